@@ -1,0 +1,1 @@
+"""A small reasoner that thinks, checks and backtracks: its problems, verifier, training, weights."""

@@ -1,0 +1,286 @@
+"""The testbed's problems: four kinds, from no chain to a long one, each with an exact verifier.
+
+| kind | question | mirrors |
+|---|---|---|
+| recall | "what is the fruit of moro ?", four options scored by likelihood | MMLU |
+| arithmetic | "compute 3 + 4 x 2 - 5", evaluated left to right | GSM8K |
+| countdown-3 | "use 3 7 2 to make 23": every number once, left to right | MATH500 |
+| countdown-4, countdown-5 | the same with four and five numbers | AIME |
+
+Training and test problems never meet: a problem belongs to the test split if a hash of its
+content says so, whatever order its numbers are written in. Facts are the exception, since to
+recall is to have seen: there the split decides nothing but the options beside the right one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import permutations
+
+from interp.errors import UserError, did_you_mean
+from testbed.vocabulary import ENTITIES, OPERATORS, RELATIONS
+
+KINDS = ("recall", "arithmetic", "countdown-3", "countdown-4", "countdown-5")
+SMALLEST_NUMBER, LARGEST_NUMBER = 2, 15
+# A search keeps its values where adding any number of the pool stays inside the vocabulary.
+SMALLEST_VALUE, LARGEST_VALUE = 1, 84
+SMALLEST_TARGET = 10
+TEST_SHARE = 10  # one problem in ten is a test problem
+# Mean thinking tokens that an undisturbed search needs, at most: the dial of difficulty.
+LONGEST_MEAN_SEARCH = {3: 400, 4: 380, 5: 800}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question. `numbers` and `target` are empty and 0 where the kind has none."""
+
+    kind: str
+    id: str
+    question: str
+    answer: str
+    choices: tuple[str, ...] = ()
+    numbers: tuple[int, ...] = ()
+    target: int = 0
+
+
+def apply(value: int, operator: str, number: int) -> int:
+    """value (+|-|x) number."""
+    if operator == "+":
+        return value + number
+    if operator == "-":
+        return value - number
+    if operator == "x":
+        return value * number
+    raise UserError(f"Unknown operator {operator!r}; known: {' '.join(OPERATORS)}.")
+
+
+def is_test(key: str) -> bool:
+    """Whether the problem with this content belongs to the test split (a fixed hash)."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % TEST_SHARE == 0
+
+
+def generate(kind: str, n: int, seed: int = 0, split: str = "test") -> list[Problem]:
+    """`n` different problems of a kind; the same call gives the same problems, everywhere.
+
+    Raises UserError for an unknown kind or split, or if the kind has fewer than n problems.
+    """
+    if kind not in KINDS:
+        raise UserError(did_you_mean(kind, KINDS, "testbed kind"))
+    if split not in ("train", "test"):
+        raise UserError(did_you_mean(split, ("train", "test"), "split"))
+    if n < 1:
+        raise UserError(f"{n} problems asked for; expected at least 1.")
+    found: dict[str, Problem] = {}
+    misses = 0
+    for problem in stream(kind, seed, split):
+        if problem.id in found:
+            misses += 1
+            if misses > 20_000:
+                raise UserError(
+                    f"{kind} has about {len(found)} {split} problems and {n} were asked for; "
+                    f"ask for fewer."
+                )
+            continue
+        found[problem.id] = problem
+        if len(found) == n:
+            break
+    return list(found.values())
+
+
+def stream(kind: str, seed: int | str, split: str) -> Iterator[Problem]:
+    """Problems of a kind without end; ids may come again."""
+    rng = random.Random(f"{kind}/{seed}/{split}")
+    if kind == "recall":
+        yield from _recalls(rng)
+    while True:
+        problem = _arithmetic(rng) if kind == "arithmetic" else _countdown(kind, rng)
+        if problem is not None and is_test(problem.id) == (split == "test"):
+            yield problem
+
+
+# ---------------------------------------------------------------- facts
+
+
+@lru_cache(maxsize=1)
+def facts() -> dict[tuple[str, str], str]:
+    """(entity, relation) -> value: 256 facts, fixed forever by a hash."""
+    return {
+        (entity, relation): values[
+            int.from_bytes(hashlib.sha256(f"{entity}/{relation}".encode()).digest()[:8], "big")
+            % len(values)
+        ]
+        for entity in ENTITIES
+        for relation, values in RELATIONS.items()
+    }
+
+
+def _recalls(rng: random.Random) -> Iterator[Problem]:
+    keys = list(facts())
+    while True:
+        rng.shuffle(keys)
+        for entity, relation in keys:
+            value = facts()[entity, relation]
+            others = rng.sample([v for v in RELATIONS[relation] if v != value], 3)
+            choices = [value, *others]
+            rng.shuffle(choices)
+            yield Problem(
+                kind="recall",
+                id=f"recall/{entity}/{relation}/{'-'.join(sorted(others))}",
+                question=f"what is the {relation} of {entity} ?",
+                answer=value,
+                choices=tuple(choices),
+            )
+
+
+# ---------------------------------------------------------------- arithmetic
+
+
+def _arithmetic(rng: random.Random) -> Problem | None:
+    steps = rng.randint(2, 4)
+    value = rng.randint(SMALLEST_NUMBER, LARGEST_NUMBER)
+    words = [str(value)]
+    numbers = [value]
+    for _ in range(steps):
+        number = rng.randint(SMALLEST_NUMBER, LARGEST_NUMBER)
+        allowed = [
+            op for op in OPERATORS if SMALLEST_VALUE <= apply(value, op, number) <= LARGEST_VALUE
+        ]
+        operator = rng.choice(allowed) if allowed else None
+        if operator is None:
+            return None
+        value = apply(value, operator, number)
+        words += [operator, str(number)]
+        numbers.append(number)
+    question = "compute " + " ".join(words)
+    return Problem("arithmetic", f"arithmetic/{' '.join(words)}", question, str(value),
+                   numbers=tuple(numbers), target=value)  # fmt: skip
+
+
+# ---------------------------------------------------------------- countdown
+
+Step = tuple[int, str, int, int]  # value, operator, number, result
+
+
+def first_steps(numbers: tuple[int, ...]) -> list[Step]:
+    """Every way to begin: + and x in the pool's order, - from the larger to the smaller."""
+    steps = []
+    for i, a in enumerate(numbers):
+        for b in numbers[i + 1 :]:
+            pairs = ((a, "+", b), (a, "x", b), (max(a, b), "-", min(a, b)))
+            for value, operator, number in pairs:
+                result = apply(value, operator, number)
+                if SMALLEST_VALUE <= result <= LARGEST_VALUE:
+                    steps.append((value, operator, number, result))
+    return steps
+
+
+def inner_steps(value: int, rest: tuple[int, ...]) -> list[Step]:
+    """Every way to go on with at least two numbers left, in the one order a search takes them."""
+    return [
+        (value, operator, number, result)
+        for number in rest
+        for operator in OPERATORS
+        if SMALLEST_VALUE <= (result := apply(value, operator, number)) <= LARGEST_VALUE
+    ]
+
+
+def last_steps(value: int, number: int, target: int) -> list[Step]:
+    """The steps worth trying with the last number: up if the value is too small, else down."""
+    if value >= target and value - number >= 0:
+        operators = ["-"]
+    elif value >= target:
+        operators = ["+"]
+    else:
+        operators = ["+"] + (["x"] if value * number <= LARGEST_VALUE else [])
+    return [(value, op, number, apply(value, op, number)) for op in operators]
+
+
+def without(rest: tuple[int, ...], *used: int) -> tuple[int, ...]:
+    """`rest` less one of each of the used numbers, order kept."""
+    left = list(rest)
+    for number in used:
+        left.remove(number)
+    return tuple(left)
+
+
+# Words a line takes: see testbed.expert, which writes them.
+def _start_words(left: int) -> int:
+    return 8 + left
+
+
+def _search_words(value: int, rest: tuple[int, ...], target: int) -> tuple[int, int | None]:
+    """(words of the whole search below a value, words up to its first solution or None)."""
+    if len(rest) == 1:
+        words = 0
+        for *_, result in last_steps(value, rest[0], target):
+            words += 7
+            if result == target:
+                return words, words
+        return words, None
+    words, solved = 0, None
+    for i, (_, _, number, result) in enumerate(inner_steps(value, rest)):
+        words += (3 + len(rest) if i else 0) + 6 + len(rest)
+        below, hit = _search_words(result, without(rest, number), target)
+        if hit is not None and solved is None:
+            solved = words + hit
+        words += below
+    return words, solved
+
+
+@lru_cache(maxsize=200_000)
+def mean_search(numbers: tuple[int, ...], target: int) -> float:
+    """Mean words of a search that takes its first steps in random order; inf if unsolvable.
+
+    With s starts that hold a solution and the rest barren, a random order meets
+    barren / (s + 1) barren ones before the first that holds one.
+    """
+    barren: list[int] = []
+    hits: list[int] = []
+    for value, operator, number, result in first_steps(numbers):
+        used = (value, number)
+        rest = without(numbers, *used)
+        opening = _start_words(len(rest))
+        words, solved = _search_words(result, rest, target)
+        del operator
+        if solved is None:
+            barren.append(opening + words)
+        else:
+            hits.append(opening + solved)
+    if not hits:
+        return float("inf")
+    return sum(hits) / len(hits) + sum(barren) / (len(hits) + 1)
+
+
+def _random_target(numbers: tuple[int, ...], rng: random.Random) -> int | None:
+    order = rng.choice(list(permutations(numbers))) if len(numbers) < 5 else None
+    if order is None:
+        shuffled = list(numbers)
+        rng.shuffle(shuffled)
+        order = tuple(shuffled)
+    value = order[0]
+    for number in order[1:]:
+        allowed = [
+            op for op in OPERATORS if SMALLEST_VALUE <= apply(value, op, number) <= LARGEST_VALUE
+        ]
+        if not allowed:
+            return None
+        value = apply(value, rng.choice(allowed), number)
+    return value
+
+
+def _countdown(kind: str, rng: random.Random) -> Problem | None:
+    n = int(kind.rsplit("-", 1)[1])
+    numbers = tuple(rng.sample(range(SMALLEST_NUMBER, LARGEST_NUMBER + 1), n))
+    target = _random_target(numbers, rng)
+    if target is None or target < SMALLEST_TARGET or target in numbers:
+        return None
+    # The pool is hashed in sorted order, so that a problem and its reorderings share a split.
+    key = f"{kind}/{' '.join(map(str, sorted(numbers)))}/{target}"
+    if mean_search(numbers, target) > LONGEST_MEAN_SEARCH[n]:
+        return None
+    question = f"use {' '.join(map(str, numbers))} to make {target}"
+    return Problem(kind, key, question, str(target), numbers=numbers, target=target)

@@ -1,0 +1,156 @@
+"""The exact verifier: is the answer right, and where did the chain first go wrong?
+
+`check_answer` decides about the answer alone. `check_chain` reads every line of the thinking as
+the expert would have written it (see `testbed.expert`) and reports what does not hold:
+
+| kind | meaning |
+|---|---|
+| arithmetic slip | a result that is not what the line computes |
+| copying slip | a number not in the pool or used twice, or a "left" that is not what is left |
+| lost state | going on from, or back to, a value that was not there |
+| missed solution | the target was reached and denied, or another expression concluded |
+| false yes | "yes" to a value that is not the target |
+| repeated branch | a step tried again that this search had already tried |
+| unreadable | words that are no line of this grammar |
+| premature conclusion | an answer given while no line had reached the target |
+| no conclusion | no answer, or thinking ended by its budget with the target not reached |
+
+After a slip the reading goes on from what the chain wrote, so one slip is counted once. A slip is
+noticed if a "wait" does the line again or a "check" computes it otherwise, and mended if that
+came out right. Repeated branches are the testbed's loops.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from testbed.problems import Problem, apply
+from testbed.reading import ArithmeticReader, Reader, Slip, is_number
+from testbed.vocabulary import OPERATORS, THINK_END, THINK_START, TURN_END
+
+KINDS_OF_STEP = (
+    "arithmetic slip",
+    "copying slip",
+    "lost state",
+    "missed solution",
+    "false yes",
+    "repeated branch",
+    "unreadable",
+    "premature conclusion",
+    "no conclusion",
+)
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """What the program read in a chain. `at` counts words of the thinking.
+
+    kind is that of the first slip the chain did not mend; where no line is wrong, what is wrong
+    with the conclusion; "" if nothing is. reached: a line made the target by a right path.
+    """
+
+    kind: str
+    first_wrong: int | None
+    slips: tuple[Slip, ...]
+    lines: int
+    starts: int
+    repeated_branches: int
+    checks: int
+    waits: int
+    reached: bool
+
+    def count(self, kind: str) -> int:
+        return sum(slip.kind == kind for slip in self.slips)
+
+    @property
+    def arithmetic_slips(self) -> int:
+        return self.count("arithmetic slip")
+
+    @property
+    def noticed(self) -> int:
+        """Arithmetic slips that the chain itself noticed."""
+        return sum(slip.noticed for slip in self.slips if slip.kind == "arithmetic slip")
+
+    @property
+    def mended(self) -> int:
+        return sum(slip.mended for slip in self.slips if slip.kind == "arithmetic slip")
+
+
+# ---------------------------------------------------------------- answers
+
+
+def evaluate(words: list[str]) -> tuple[int, list[int]] | None:
+    """(value, numbers used) of a left-to-right expression, or None if it is not one."""
+    if len(words) % 2 == 0 or not all(is_number(w) for w in words[::2]):
+        return None
+    if not all(w in OPERATORS for w in words[1::2]):
+        return None
+    numbers = [int(w) for w in words[::2]]
+    value = numbers[0]
+    for operator, number in zip(words[1::2], numbers[1:], strict=True):
+        value = apply(value, operator, number)
+    return value, numbers
+
+
+def check_answer(problem: Problem, answer_text: str | None) -> bool | None:
+    """True if right, False if wrong, None if there is no answer to speak of.
+
+    A countdown answer must use every number of the pool once and make the target, left to right;
+    words that are no expression at all are no answer.
+    """
+    skipped = (THINK_START, THINK_END, TURN_END)
+    words = [w for w in (answer_text or "").split() if w not in skipped]
+    if not words:
+        return None
+    if problem.kind == "recall":
+        return words == [problem.answer]
+    if problem.kind == "arithmetic":
+        if len(words) != 1 or not is_number(words[0]):
+            return None
+        return int(words[0]) == problem.target
+    result = evaluate(words)
+    if result is None:
+        return None
+    value, numbers = result
+    return value == problem.target and sorted(numbers) == sorted(problem.numbers)
+
+
+def check_chain(
+    problem: Problem, thinking_text: str, answer_text: str | None, *, forced: bool = False
+) -> ChainReport:
+    """Read a chain's thinking line by line and its answer.
+
+    forced: the thinking was ended by its budget, so a missing solution is no choice of the chain.
+    A recall has no lines: only its conclusion is looked at.
+    """
+    words = [w for w in thinking_text.split() if w not in (THINK_START, THINK_END)]
+    reader: Reader
+    if problem.kind == "recall":
+        reader = Reader(problem, [])
+    elif problem.kind == "arithmetic":
+        reader = ArithmeticReader(problem, words)
+    else:
+        reader = Reader(problem, words)
+    reader.read()
+    verdict = check_answer(problem, answer_text)
+    wrong = next((slip for slip in reader.slips if not slip.mended), None)
+    kind, at = (wrong.kind, wrong.at) if wrong else ("", None)
+    if not kind and verdict is not True:
+        at = len(words)
+        if reader.reached:
+            kind = "missed solution"
+        elif verdict is None or forced:
+            kind = "no conclusion"
+        else:
+            kind = "premature conclusion"
+    return ChainReport(
+        kind=kind,
+        first_wrong=at,
+        slips=tuple(reader.slips),
+        lines=reader.lines,
+        starts=reader.starts,
+        repeated_branches=reader.repeated,
+        checks=reader.checks,
+        waits=reader.waits,
+        reached=reader.reached,
+    )
