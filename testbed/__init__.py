@@ -1,1 +1,1 @@
-"""A small reasoner that thinks, checks and backtracks: its problems, verifier, training, weights."""
+"""A small reasoner that thinks and backtracks: its problems, verifier, training and weights."""

@@ -88,7 +88,7 @@ def build_model(recipe: Recipe) -> torch.nn.Module:
         bos_token_id=None,
         eos_token_id=ID[TURN_END],
         pad_token_id=ID[PAD],
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
     )
     return Qwen3ForCausalLM(config)
 
