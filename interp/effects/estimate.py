@@ -1,0 +1,231 @@
+"""What each block does to an outcome, paired with the dense model.
+
+A table of outcomes has one row a chain (or a problem's chains): `benchmark`, `problem`, `sample`,
+`variant`, `block` (dense index; empty in dense rows) and outcomes, such as correct, looped,
+tokens, reflection_per_1k. Every row of a variant is paired with the dense row of the same problem
+and sample (same noise), changes are averaged within a problem, and the problem is the unit:
+
+- value: mean paired change, variant - dense. low, high: its interval (`paired_difference`).
+- p: sign-flip test over problems. p_holm: Holm across the blocks of a group (or of all groups).
+
+Shapes: R rows of effects (group x block), P problems (of all groups), L blocks of one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.errors import UserError, did_you_mean
+from interp.statistics import holm, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+KEYS = ("benchmark", "problem", "sample", "variant", "block")
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The effect of every block on one outcome, one entry a (group, block).
+
+    groups[r]: the values of the `by` columns. blocks[r]: dense index. dense, variant: mean
+    outcome of either side of the pairs. sd: of per-problem changes (for `smallest_effect`).
+    changes [R, P]: mean change of each problem, nan where the group lacks it.
+    """
+
+    outcome: str
+    by: tuple[str, ...]
+    groups: tuple[tuple[Any, ...], ...]
+    blocks: Int[np.ndarray, " R"]
+    values: Float[np.ndarray, " R"]
+    low: Float[np.ndarray, " R"]
+    high: Float[np.ndarray, " R"]
+    p: Float[np.ndarray, " R"]
+    p_holm: Float[np.ndarray, " R"]
+    dense: Float[np.ndarray, " R"]
+    variant: Float[np.ndarray, " R"]
+    sd: Float[np.ndarray, " R"]
+    n_problems: Int[np.ndarray, " R"]
+    n_samples: Int[np.ndarray, " R"]
+    level: float
+    changes: Float[np.ndarray, "R P"] = field(repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        table: dict[str, Any] = {
+            name: [group[i] for group in self.groups] for i, name in enumerate(self.by)
+        }
+        table |= {"block": self.blocks, "outcome": [self.outcome] * len(self.blocks)}
+        columns = ("low", "high", "p", "p_holm", "dense", "variant", "sd")
+        table |= {"effect": self.values} | {name: getattr(self, name) for name in columns}
+        table |= {"n_problems": self.n_problems, "n_samples": self.n_samples}
+        return pd.DataFrame(table)
+
+    def rows(self, group: tuple[Any, ...]) -> Int[np.ndarray, " L"]:
+        """Indices of a group's rows, by block."""
+        return np.array([i for i, g in enumerate(self.groups) if g == group], dtype=np.int64)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Effect by block with intervals, a colour a group; filled where Holm's p is under .05."""
+        import matplotlib.pyplot as plt
+
+        axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
+        axes.axhline(0, color="0.6", linewidth=0.8)
+        groups = list(dict.fromkeys(self.groups))
+        for i, group in enumerate(groups):
+            rows = self.rows(group)
+            x = self.blocks[rows] + (i - (len(groups) - 1) / 2) * 0.6 / len(groups)
+            line = axes.vlines(x, self.low[rows], self.high[rows], colors=f"C{i}", linewidth=1.4)
+            sure = self.p_holm[rows] < 1 - self.level
+            for shown, fill in ((sure, f"C{i}"), (~sure, "white")):
+                axes.plot(
+                    x[shown], self.values[rows][shown], "o", color=f"C{i}", markersize=4.5,
+                    markerfacecolor=fill, linestyle="none",
+                )  # fmt: skip
+            line.set_label(" ".join(map(str, group)) or "all")
+        axes.set_xlabel("block (dense index)")
+        axes.set_ylabel(f"change in {self.outcome}")
+        axes.set_xticks(np.unique(self.blocks))
+        if len(groups) > 1:
+            axes.legend(frameon=False, fontsize="small")
+        return axes
+
+
+def block_effects(
+    frame: pd.DataFrame,
+    outcome: str,
+    by: Sequence[str] = ("benchmark",),
+    *,
+    dense: str = "dense",
+    level: float = 0.95,
+    family: Literal["group", "all"] = "group",
+    seed: int = 0,
+) -> Effects:
+    """Paired effect of every block on `outcome`, for each group of the `by` columns.
+
+    Rows of other variants without a block are left out (a plan of several blocks is not an
+    effect of one). A `by` column that dense rows leave empty (a sublayer, a window) does not
+    enter the pairing. A pair with a nan on either side is left out. family: Holm within each
+    group of `by`, or across all of them.
+    """
+    _check_columns(frame, (*KEYS, outcome, *by))
+    if family not in ("group", "all"):
+        raise UserError(did_you_mean(str(family), ("group", "all"), "family"))
+    is_dense = frame["variant"] == dense
+    control: pd.DataFrame = frame.loc[is_dense]
+    treated: pd.DataFrame = frame.loc[~is_dense & frame["block"].notna()]
+    if control.empty or treated.empty:
+        lacking = f"variant {dense!r}" if control.empty else "a variant with a block"
+        raise UserError(f"block_effects: no row of {lacking}; a dense row is needed for each pair.")
+    for part in (control, treated):
+        try:
+            part[outcome].astype(float)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"block_effects: outcome {outcome!r} is not a number in every row; make it one "
+                "(for example outcome == 'correct')."
+            ) from None
+    paired_by = [
+        name for name in by if name not in KEYS[1:] and not bool(np.any(control[name].isna()))
+    ]
+    keys = list(dict.fromkeys(["benchmark", "problem", "sample", *paired_by]))
+    _check_unique(control, keys, f"dense ({dense!r})")
+    _check_unique(treated, list(dict.fromkeys([*keys, *by, "block"])), "variant")
+    pairs = treated.merge(
+        control[[*keys, outcome]], on=keys, suffixes=("", "__dense"), validate="many_to_one"
+    )
+    if pairs.empty:
+        raise UserError(f"block_effects: no variant row has a dense row with the same {keys}.")
+    return _estimate(pairs, outcome, tuple(by), level, family, seed)
+
+
+def _estimate(
+    pairs: pd.DataFrame, outcome: str, by: tuple[str, ...], level: float, family: str, seed: int
+) -> Effects:
+    columns = {name: index for index, name in enumerate(dict.fromkeys(_problems(pairs)))}
+    groups, blocks, found, changes = [], [], [], []
+    for key, part in pairs.groupby([*by, "block"], sort=True, dropna=False):
+        *group, block = cast("tuple[Any, ...]", key)
+        a, b = _tables(part, outcome)
+        kept = (np.isfinite(a) & np.isfinite(b)).any(axis=1)
+        if not kept.any():
+            continue  # an outcome that is defined nowhere in this group (nan) has no effect here
+        found.append(paired_difference(a, b, level=level, seed=seed))
+        row = np.full(len(columns), np.nan)
+        place = np.array([columns[name] for name in dict.fromkeys(_problems(part))])
+        with np.errstate(invalid="ignore"):
+            row[place[kept]] = np.nanmean((b - a)[kept], axis=1)
+        groups.append(tuple(group))
+        blocks.append(int(block))
+        changes.append(row)
+    if not found:
+        raise UserError(f"block_effects: outcome {outcome!r} is nan in every pair.")
+    p = np.array([one.p for one in found])
+    corrected = np.empty_like(p)
+    for group in set(groups):
+        same = np.array([g == group or family == "all" for g in groups])
+        corrected[same] = holm(p[same])
+
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(one, name) for one in found])
+
+    return Effects(
+        outcome=outcome,
+        by=by,
+        groups=tuple(groups),
+        blocks=np.array(blocks, dtype=np.int64),
+        values=column("value"),
+        low=column("low"),
+        high=column("high"),
+        p=p,
+        p_holm=corrected,
+        dense=column("dense"),
+        variant=column("variant"),
+        sd=column("sd"),
+        n_problems=column("n_problems"),
+        n_samples=column("n_samples"),
+        level=level,
+        changes=np.stack(changes),
+    )
+
+
+def _problems(frame: pd.DataFrame) -> list[tuple[Any, Any]]:
+    return list(zip(frame["benchmark"], frame["problem"], strict=True))
+
+
+def _tables(part: pd.DataFrame, outcome: str) -> tuple[np.ndarray, np.ndarray]:
+    """Dense and variant outcomes [problems, samples], problems in order of appearance."""
+    names = {name: index for index, name in enumerate(dict.fromkeys(_problems(part)))}
+    rows = np.array([names[name] for name in _problems(part)])
+    # The k-th pair of a problem goes to column k: which samples they are does not matter here.
+    column = part.groupby(["benchmark", "problem"], sort=False).cumcount().to_numpy()
+    shape = (len(names), int(column.max()) + 1)
+    a, b = np.full(shape, np.nan), np.full(shape, np.nan)
+    a[rows, column] = part[f"{outcome}__dense"].to_numpy(dtype=float)
+    b[rows, column] = part[outcome].to_numpy(dtype=float)
+    return a, b
+
+
+def _check_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    for name in names:
+        if name not in frame.columns:
+            raise UserError(
+                "block_effects: " + did_you_mean(name, map(str, frame.columns), "column")
+            )
+
+
+def _check_unique(frame: pd.DataFrame, keys: list[str], what: str) -> None:
+    twice = frame.duplicated(keys)
+    if twice.any():
+        one = frame.loc[twice, keys].iloc[0].to_dict()
+        raise UserError(
+            f"block_effects: {int(twice.sum())} {what} rows appear twice for the same {keys}, "
+            f"such as {one}; choose one budget, or name the column that tells them apart in `by`."
+        )

@@ -1,0 +1,150 @@
+"""How the effects of blocks go with a score of the blocks (Block Influence).
+
+Spearman over blocks of the effect and of its size, with an interval that holds both the choice of
+blocks and the noise of the effects (problems resampled, the same ones for every block), and the
+reliability of the effects: the Spearman correlation between two halves of the problems, stepped
+up to the whole (Spearman-Brown), mean over random halvings. Its root is the `ceiling`: about the
+most that any score could correlate with effects measured this well.
+
+Caveats: the size of pure noise is positive, so read ties of sizes beside the reliability; the
+interval treats the blocks as a draw of such blocks.
+
+L blocks of one group, P problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.effects.estimate import Effects
+from interp.errors import UserError
+from interp.statistics import Correlation, resample_means, spearman, spearman_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@runtime_checkable
+class ScoresLike(Protocol):
+    """Scores of blocks: values [L]; layer_map (where there is one) gives their dense indices."""
+
+    @property
+    def values(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Tie:
+    """How an effect goes with a score over the blocks of one group.
+
+    effect: correlation of the signed effect with the score; size: of its absolute value.
+    reliability: of the effects, between halves of the problems, stepped up; ceiling: its root.
+    """
+
+    outcome: str
+    group: tuple[Any, ...]
+    effect: Correlation
+    size: Correlation
+    reliability: float
+    ceiling: float
+
+
+@dataclass(frozen=True)
+class Ties:
+    """One `Tie` a group."""
+
+    by: tuple[str, ...]
+    ties: tuple[Tie, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = []
+        for one in self.ties:
+            for name in ("effect", "size"):
+                found: Correlation = getattr(one, name)
+                row = dict(zip(self.by, one.group, strict=True))
+                row |= {"outcome": one.outcome, "of": name, "spearman": found.value}
+                row |= {"low": found.low, "high": found.high, "n_blocks": found.n}
+                row |= {"reliability": one.reliability, "ceiling": one.ceiling}
+                rows.append(row)
+        return pd.DataFrame(rows)
+
+
+def tie(
+    effects: Effects,
+    scores: ScoresLike | Mapping[int, float] | Float[np.ndarray, " L"],
+    *,
+    draws: int = 1000,
+    halvings: int = 50,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Ties:
+    """Rank correlation of effects with scores by dense index, in every group of `effects`.
+
+    scores: anything with `values` (and `layer_map`), a mapping dense index -> score, or an array
+    whose index is the dense index.
+    """
+    by_block = _by_block(scores)
+    found = []
+    for group in dict.fromkeys(effects.groups):
+        rows = effects.rows(group)
+        blocks = effects.blocks[rows].tolist()
+        if len(set(blocks)) < len(blocks):
+            raise UserError(f"tie: group {group} has several effects of one block.")
+        absent = [block for block in blocks if block not in by_block]
+        if absent:
+            raise UserError(f"tie: no score for block {absent[0]} (scores: {sorted(by_block)}).")
+        score = np.array([by_block[block] for block in blocks], dtype=float)
+        changes = effects.changes[rows]
+        changes = changes[:, np.isfinite(changes).any(axis=0)]
+        noise = resample_means(changes, draws, seed)
+        noise = noise[np.isfinite(noise).all(axis=1)]
+        noise = noise if len(noise) else effects.values[rows][None]
+        value = effects.values[rows]
+        options = {"draws": draws, "level": level, "seed": seed}
+        reliability = _reliability(changes, halvings, seed)
+        found.append(
+            Tie(
+                outcome=effects.outcome,
+                group=group,
+                effect=spearman_interval(score, value, y_replicates=noise, **options),
+                size=spearman_interval(score, np.abs(value), y_replicates=np.abs(noise), **options),
+                reliability=reliability,
+                ceiling=float(np.sqrt(np.maximum(reliability, 0.0))),
+            )
+        )
+    return Ties(effects.by, tuple(found))
+
+
+def _by_block(scores: Any) -> dict[int, float]:
+    if isinstance(scores, Mapping):
+        return {int(block): float(value) for block, value in scores.items()}
+    values = np.asarray(scores.values if hasattr(scores, "values") else scores, dtype=float)
+    blocks = getattr(scores, "layer_map", None) or range(len(values))
+    return dict(zip(map(int, blocks), values.tolist(), strict=True))
+
+
+def _reliability(changes: Float[np.ndarray, "L P"], halvings: int, seed: int) -> float:
+    """Split-half reliability of the block effects (Spearman-Brown); nan if it is not defined."""
+    total = changes.shape[1]
+    if total < 4 or changes.shape[0] < 3:
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    seen = ~np.isnan(changes)
+    filled = np.where(seen, changes, 0.0)
+    first = rng.random((halvings, total)).argsort(axis=1) < total // 2
+    means = []
+    for half in (first, ~first):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append((half @ filled.T) / (half @ seen.T.astype(float)))
+    r = spearman(means[0], means[1])
+    r = r[np.isfinite(r)]
+    if not r.size:
+        return float("nan")
+    mean = float(r.mean())
+    return 2 * mean / (1 + mean) if mean > -1 else float("nan")

@@ -1,0 +1,48 @@
+"""Statistics of small, clustered, near-zero samples: the one place for them.
+
+A benchmark of a reasoning study has 30 problems, a few samples each, and often an accuracy near
+zero. Bootstrap intervals cover 73 % there, and samples of one problem are not independent. So:
+intervals that hold near zero (`jeffreys`, `clopper_pearson`, `mean_interval`), differences paired
+within the problem (`paired_difference`, `sign_flip`), multiplicity (`holm`), rank correlation with
+an interval (`spearman`), the unbiased estimators of parallel scaling (`pass_at_k`, `cov_at_k`,
+`maj_at_k`, `best_of_n`), and the smallest effect that a design can see (`smallest_effect`).
+
+Shapes: outcomes are [problems, samples], nan where a sample is missing; [problems] is one sample
+a problem. The problem is the unit of inference everywhere.
+"""
+
+from interp.statistics.at_k import best_of_n, cov_at_k, maj_at_k, pass_at_k
+from interp.statistics.correlation import Correlation, spearman, spearman_interval
+from interp.statistics.intervals import (
+    Interval,
+    as_outcomes,
+    clopper_pearson,
+    cluster_bootstrap,
+    jeffreys,
+    mean_interval,
+    resample_means,
+)
+from interp.statistics.multiplicity import holm
+from interp.statistics.paired import PairedDifference, paired_difference, sign_flip, smallest_effect
+
+__all__ = [
+    "Correlation",
+    "Interval",
+    "PairedDifference",
+    "as_outcomes",
+    "best_of_n",
+    "clopper_pearson",
+    "cluster_bootstrap",
+    "cov_at_k",
+    "holm",
+    "jeffreys",
+    "maj_at_k",
+    "mean_interval",
+    "paired_difference",
+    "pass_at_k",
+    "resample_means",
+    "sign_flip",
+    "smallest_effect",
+    "spearman",
+    "spearman_interval",
+]

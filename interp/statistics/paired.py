@@ -1,0 +1,214 @@
+"""Paired differences: a variant against the dense model on the same problems.
+
+Pairing removes the difference between easy and hard problems from the error: for a true drop of
+.105 at 8 samples on 30 problems the paired design has power .79, the unpaired one .02.
+
+p value: `sign_flip`. Under the hypothesis that the variant changes nothing a problem's difference
+is symmetric around zero, so its sign is a fair coin. Exact by enumeration for at most 14
+non-zero problems; exact for any number of problems when differences are multiples of one step
+(graded outcomes are: 1 / samples), by convolving the distributions of +-d; by many seeded random
+flips otherwise.
+
+Interval: for outcomes in {0, 1} the two marginal intervals of `mean_interval` are combined by
+the method of variance estimates recovery (MOVER; Newcombe 1998 method 10, Zou and Donner 2008)
+with the correlation of the problem means. It is asymmetric, stays inside [-1, 1] and does not
+collapse to a point when both rates are zero, as a t or bootstrap interval does. Other outcomes:
+Student's t over per-problem differences.
+Caveat: p value and interval come from different arguments and may disagree at the border.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from scipy import optimize, stats
+
+from interp.errors import UserError
+from interp.statistics.intervals import check_level, effective_limits, t_limits
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ENUMERATED = 14  # problems whose 2^n sign patterns are listed
+LATTICE = 200_000  # the longest distribution that is convolved
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean over problems of (variant - dense), its interval and p value.
+
+    sd: standard deviation of the per-problem differences, what `smallest_effect` asks for.
+    dense, variant: the two means over the same pairs.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    dense: float
+    variant: float
+    sd: float
+    level: float
+    n_problems: int
+    n_samples: int
+    method: str
+
+    def to_frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame([asdict(self)])
+
+
+def paired_difference(
+    dense: Shaped[np.ndarray, ...],
+    variant: Shaped[np.ndarray, ...],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> PairedDifference:
+    """Compare outcomes [problems, samples] of the same problems and samples.
+
+    A pair with a nan on either side is left out; a problem without pairs too.
+    """
+    tail = check_level(level)
+    a, b = np.asarray(dense, dtype=float), np.asarray(variant, dtype=float)
+    if a.shape != b.shape or a.ndim not in (1, 2):
+        raise UserError(
+            f"paired_difference: dense has shape {a.shape}, variant {b.shape}; expected the same "
+            "[problems] or [problems, samples], row i being the same problem in both."
+        )
+    a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    both = np.isfinite(a) & np.isfinite(b)
+    kept = both.any(axis=1)
+    if not kept.any():
+        raise UserError("paired_difference: no pair of finite outcomes; expected at least one.")
+    a, b, both = a[kept], b[kept], both[kept]
+    sizes = both.sum(axis=1)
+    mean_a = np.where(both, a, 0.0).sum(axis=1) / sizes
+    mean_b = np.where(both, b, 0.0).sum(axis=1) / sizes
+    change = np.where(both, b - a, 0.0).sum(axis=1) / sizes
+    if np.isin(a[both], (0.0, 1.0)).all() and np.isin(b[both], (0.0, 1.0)).all():
+        low, high = _mover(mean_a, mean_b, float(np.mean(1 / sizes)), tail)
+        method = "mover"
+    else:
+        low, high = t_limits(change, tail)
+        method = "clustered t"
+    return PairedDifference(
+        value=float(change.mean()),
+        low=low,
+        high=high,
+        p=sign_flip(change, seed=seed),
+        dense=float(mean_a.mean()),
+        variant=float(mean_b.mean()),
+        sd=float(change.std(ddof=1)) if len(change) > 1 else float("nan"),
+        level=level,
+        n_problems=len(change),
+        n_samples=int(sizes.sum()),
+        method=method,
+    )
+
+
+def _mover(
+    a: Float[np.ndarray, " P"], b: Float[np.ndarray, " P"], floor: float, tail: float
+) -> tuple[float, float]:
+    """Limits for mean(b) - mean(a) from each one's own limits and their correlation."""
+    pa, pb = float(a.mean()), float(b.mean())
+    low_a, high_a = map(float, effective_limits(a, floor, tail))
+    low_b, high_b = map(float, effective_limits(b, floor, tail))
+    spread = a.std() * b.std()
+    tied = float(((a - pa) * (b - pb)).mean() / spread) if spread > 1e-15 else 0.0
+    tied *= len(a) / (len(a) + 2)  # the correlation is an estimate: two problems' worth of none
+    down = _combine(pb - low_b, high_a - pa, tied)
+    up = _combine(high_b - pb, pa - low_a, tied)
+    return pb - pa - down, pb - pa + up
+
+
+def _combine(x: float, y: float, tied: float) -> float:
+    return float(np.sqrt(max(x * x + y * y - 2 * tied * x * y, 0.0)))
+
+
+def sign_flip(differences: Float[np.ndarray, " P"], *, draws: int = 20_000, seed: int = 0) -> float:
+    """Two-sided p value of the hypothesis that signs are fair coins; 1 when nothing differs."""
+    d = np.asarray(differences, dtype=float)
+    if d.ndim != 1 or not np.isfinite(d).all() or d.size == 0:
+        raise UserError("sign_flip: expected finite per-problem differences, one a problem.")
+    size = np.abs(d[d != 0])
+    if size.size == 0:
+        return 1.0
+    seen = abs(float(d.sum()))
+    if size.size <= ENUMERATED:
+        return _enumerated(size, seen)
+    steps = _lattice(size)
+    if steps is not None:
+        return _convolved(steps, round(seen / (size[0] / steps[0])))
+    return _drawn(size, seen, draws, seed)
+
+
+def _enumerated(size: Float[np.ndarray, " n"], seen: float) -> float:
+    sums = np.zeros(1)
+    for value in size:
+        sums = np.concatenate([sums + value, sums - value])
+    return float(np.mean(np.abs(sums) >= seen - 1e-9 * size.sum()))
+
+
+def _lattice(size: Float[np.ndarray, " n"]) -> np.ndarray | None:
+    """Whole multiples of one step, if there is a coarse enough one."""
+    for unit in size.min() / np.arange(1, 65):
+        steps = size / unit
+        whole = np.rint(steps)
+        if np.abs(steps - whole).max() < 1e-6 and whole.sum() <= LATTICE:
+            return whole.astype(np.int64)
+    return None
+
+
+def _convolved(steps: np.ndarray, seen: int) -> float:
+    """P(|sum of +-steps| >= seen), by adding one problem at a time; index = sum + total."""
+    total = int(steps.sum())
+    chance = np.zeros(2 * total + 1)
+    chance[total] = 1.0
+    for step in steps:
+        chance = 0.5 * (np.roll(chance, step) + np.roll(chance, -step))
+    sums = np.abs(np.arange(-total, total + 1))
+    return float(min(1.0, chance[sums >= seen].sum()))
+
+
+def _drawn(size: Float[np.ndarray, " n"], seen: float, draws: int, seed: int) -> float:
+    rng = np.random.default_rng(seed)
+    extreme, done = 0, 0
+    while done < draws:  # in pieces, so that a thousand problems stay in a few megabytes
+        rows = min(2000, draws - done)
+        signs = rng.integers(0, 2, size=(rows, size.size), dtype=np.int8)
+        sums = np.abs(2.0 * (signs @ size) - size.sum())
+        extreme += int((sums >= seen - 1e-9 * size.sum()).sum())
+        done += rows
+    return (extreme + 1) / (draws + 1)
+
+
+def smallest_effect(
+    sd: float, n_problems: int, *, power: float = 0.8, alpha: float = 0.05, tests: int = 1
+) -> float:
+    """The smallest true mean difference that a paired design sees with this power.
+
+    sd: of the per-problem differences (`PairedDifference.sd`); tests: size of the family (the
+    hardest step of Holm, alpha / tests). From the noncentral t of the paired t test, which the
+    sign-flip test follows closely from about 10 problems on.
+    """
+    if not sd >= 0 or n_problems < 2 or not 0 < alpha < 1 or not alpha < power < 1 or tests < 1:
+        raise UserError(
+            f"smallest_effect(sd={sd}, n_problems={n_problems}, power={power}, alpha={alpha}, "
+            f"tests={tests}): expected sd >= 0, at least 2 problems, 0 < alpha < power < 1, "
+            "tests >= 1."
+        )
+    if sd == 0:
+        return 0.0
+    df = n_problems - 1
+    bound = float(stats.t.ppf(1 - alpha / tests / 2, df))
+
+    def missed(shift: float) -> float:
+        return float(stats.nct.sf(bound, df, shift) - power)
+
+    shift = optimize.root_scalar(missed, bracket=(0.0, bound + 40.0)).root
+    return float(shift) * sd / float(np.sqrt(n_problems))
