@@ -1,0 +1,237 @@
+"""The benchmarks: one file each in this folder, found by itself.
+
+To add one, add a file here with one function and one decorator; nothing else changes:
+
+    @benchmark("gsm8k", version="1", grader="numeric", hub=Hub("openai/gsm8k", "test", "main"))
+    def gsm8k(record: Record) -> Problem: ...
+
+for a benchmark read from a file or the Hub, record by record, or
+
+    @generated("arithmetic", version="1", grader="testbed", default_limit=100)
+    def arithmetic(n: int, seed: int) -> list[Problem]: ...
+
+for one whose problems are made. `load_benchmark` does the rest: reading, the seeded choice of
+`limit` problems (nested: 10 of seed 0 are among the 20 of seed 0), and all checks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from interp.errors import UserError, did_you_mean
+from scaling.problems import Benchmark, Problem, Scoring
+from scaling.reading import Hub, Record, read_file, read_hub
+
+__all__ = ["Benchmark", "Entry", "Problem", "benchmark", "benchmarks", "generated"]
+__all__ += ["choose", "load_benchmark"]
+
+FromRecord = Callable[[Record], Problem]
+Make = Callable[[int, int], list[Problem]]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered benchmark: how its problems come about and are judged."""
+
+    name: str
+    version: str
+    scoring: Scoring
+    grader: str
+    thinking: bool
+    instruction: str
+    doc: str
+    hub: Hub | None = None
+    from_record: FromRecord | None = None
+    make: Make | None = None
+    default_limit: int | None = None
+    drop_repeats: bool = False
+
+
+_entries: dict[str, Entry] = {}
+
+
+def _register(entry: Entry) -> None:
+    if entry.name in _entries:
+        raise ValueError(f"two benchmarks are called {entry.name!r}")
+    _entries[entry.name] = entry
+
+
+def benchmark(
+    name: str,
+    *,
+    version: str,
+    grader: str,
+    scoring: Scoring = "generate",
+    thinking: bool = True,
+    instruction: str = "",
+    hub: Hub | None = None,
+    drop_repeats: bool = False,
+) -> Callable[[FromRecord], FromRecord]:
+    """Register a function that turns one record into one problem.
+
+    drop_repeats: a public set that holds the same question twice keeps the first only (a
+    user's file with one is an error instead).
+    """
+
+    def add(function: FromRecord) -> FromRecord:
+        _register(
+            Entry(
+                name=name,
+                version=version,
+                scoring=scoring,
+                grader=grader,
+                thinking=thinking,
+                instruction=instruction,
+                doc=(function.__doc__ or "").strip(),
+                hub=hub,
+                from_record=function,
+                drop_repeats=drop_repeats,
+            )
+        )
+        return function
+
+    return add
+
+
+def generated(
+    name: str,
+    *,
+    version: str,
+    grader: str,
+    default_limit: int,
+    scoring: Scoring = "generate",
+    thinking: bool = True,
+) -> Callable[[Make], Make]:
+    """Register a function (n, seed) -> n problems."""
+
+    def add(function: Make) -> Make:
+        _register(
+            Entry(
+                name=name,
+                version=version,
+                scoring=scoring,
+                grader=grader,
+                thinking=thinking,
+                instruction="",
+                doc=(function.__doc__ or "").strip(),
+                make=function,
+                default_limit=default_limit,
+            )
+        )
+        return function
+
+    return add
+
+
+@cache
+def _discover() -> None:
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+
+
+def benchmarks() -> Mapping[str, Entry]:
+    """Every benchmark by name."""
+    _discover()
+    return dict(sorted(_entries.items()))
+
+
+def load_benchmark(
+    name: str,
+    data: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    grader: str | None = None,
+) -> Benchmark:
+    """The benchmark `name`, from `data` (a file) or where it usually comes from.
+
+    A user's own file is "jsonl", with `grader` given here, in the name ("jsonl:numeric", or
+    "jsonl:numeric:label" to tell several apart), or in each record's field "grader".
+    limit: that many problems, chosen with `seed`, in the order of the file.
+    """
+    base, _, rest = name.partition(":")
+    known = benchmarks()
+    if base not in known:
+        raise UserError(did_you_mean(base, known, "benchmark"))
+    entry = known[base]
+    if rest and base != "jsonl":
+        raise UserError(f"Benchmark {name!r}: only 'jsonl' takes a grader after the colon.")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit={limit} for {name!r}: expected at least 1 problem.")
+    if entry.make is not None:
+        if data is not None:
+            raise UserError(
+                f"{name!r} makes its own problems and reads no file; "
+                f"drop --data {name}=..., or name a benchmark that reads one."
+            )
+        problems = entry.make(limit or entry.default_limit or 100, seed)
+        return _benchmark(name, entry, problems, grader)
+    assert entry.from_record is not None
+    if data is None and entry.hub is None:
+        raise UserError(f"{name!r} reads a file of yours: give it, --data {name}=FILE.")
+    records = read_file(data) if data is not None else read_hub(name, _hub(entry))
+    problems = [_problem(entry.from_record, record) for record in records]
+    if entry.drop_repeats:
+        problems = list({(p.question, p.choices): p for p in reversed(problems)}.values())[::-1]
+    if base == "jsonl":
+        grader = grader or rest.partition(":")[0] or _grader_in(records)
+    # Checked as a whole before any is chosen, so a bad file never passes by luck of the draw.
+    return choose(_benchmark(name, entry, problems, grader), limit, seed)
+
+
+def choose(whole: Benchmark, limit: int | None, seed: int = 0) -> Benchmark:
+    """`limit` problems of a benchmark, drawn with `seed`, in its order; fewer are among more."""
+    if limit is None or limit >= len(whole):
+        return whole
+    order = random.Random(f"{whole.name}/{seed}").sample(range(len(whole)), len(whole))
+    return replace(whole, problems=tuple(whole.problems[i] for i in sorted(order[:limit])))
+
+
+def _hub(entry: Entry) -> Hub:
+    assert entry.hub is not None
+    return entry.hub
+
+
+def _problem(function: FromRecord, record: Record) -> Problem:
+    try:
+        return function(record)
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if record.where in said else f"{record.where}: {said}") from None
+
+
+def _grader_in(records: list[Record]) -> str:
+    names: set[Any] = {record.fields.get("grader") for record in records}
+    if len(names) == 1 and isinstance(only := names.pop(), str):
+        return only
+    from scaling.grading import graders
+
+    raise UserError(
+        "A file of your own needs a grader's name: call the benchmark 'jsonl:NAME', or give "
+        f"every record the same field 'grader'. Known graders: {', '.join(graders())}."
+    )
+
+
+def _benchmark(name: str, entry: Entry, problems: list[Problem], grader: str | None) -> Benchmark:
+    from scaling.grading import get_grader
+
+    judged_by = grader or entry.grader
+    if entry.scoring == "generate":
+        judge = get_grader(judged_by)
+        for problem in problems:
+            judge.check_gold(problem)
+    return Benchmark(
+        name=name,
+        version=entry.version,
+        problems=tuple(problems),
+        scoring=entry.scoring,
+        grader=judged_by,
+        thinking=entry.thinking,
+        instruction=entry.instruction,
+    )

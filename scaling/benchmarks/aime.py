@@ -1,0 +1,48 @@
+"""AIME 2024 and 2025: 30 problems each, answers whole numbers 0 to 999 (the texts are MAA's).
+
+Schemas: problem (or question) and answer, as the Hub sets and the common JSON copies have them.
+Thirty problems: 15 right is anything from .31 to .69; read intervals, not points.
+"""
+
+from __future__ import annotations
+
+from scaling.benchmarks import benchmark
+from scaling.problems import Problem
+from scaling.reading import Hub, Record
+
+INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+def _problem(year: str, record: Record) -> Problem:
+    answer = record.text("answer").strip()
+    if not answer.isdecimal() or int(answer) > 999:
+        raise record.wrong("answer", f"expected a whole number from 0 to 999, got {answer!r}.")
+    return Problem(
+        id=f"aime{year}/{record.index}",
+        question=record.text("problem", "question"),
+        answer=str(int(answer)),
+    )
+
+
+@benchmark(
+    "aime24",
+    version="1",
+    grader="integer",
+    instruction=INSTRUCTION,
+    hub=Hub("HuggingFaceH4/aime_2024", "train"),
+)
+def aime24(record: Record) -> Problem:
+    """AIME 2024, I and II."""
+    return _problem("24", record)
+
+
+@benchmark(
+    "aime25",
+    version="1",
+    grader="integer",
+    instruction=INSTRUCTION,
+    hub=Hub("math-ai/aime25", "test"),
+)
+def aime25(record: Record) -> Problem:
+    """AIME 2025, I and II."""
+    return _problem("25", record)

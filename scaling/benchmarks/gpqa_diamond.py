@@ -1,0 +1,37 @@
+"""GPQA-Diamond: 198 graduate questions with four options (Rein et al. 2023, arXiv 2311.12022).
+
+Schema: Question, Correct Answer, Incorrect Answer 1-3, Record ID. The set is gated and its authors
+ask that no example be posted in plain text: nothing of it is in this repository. The options are
+shuffled by a hash of the record's id, so the right one is not always A and never moves.
+"""
+
+from __future__ import annotations
+
+import random
+
+from scaling.benchmarks import benchmark
+from scaling.problems import Problem, lettered, letters
+from scaling.reading import Hub, Record
+
+
+@benchmark(
+    "gpqa_diamond",
+    version="1",
+    grader="choice",
+    instruction="Please reason, then put the letter of the right option within \\boxed{}.",
+    hub=Hub("Idavidrein/gpqa", "train", "gpqa_diamond"),
+)
+def gpqa_diamond(record: Record) -> Problem:
+    """Graduate-level science questions with four options."""
+    correct = record.text("Correct Answer").strip()
+    options = [correct]
+    options += [record.text(f"Incorrect Answer {i}").strip() for i in (1, 2, 3)]
+    identity = str(record.fields.get("Record ID") or record.index)
+    random.Random(f"gpqa/{identity}").shuffle(options)
+    return Problem(
+        id=f"gpqa/{identity}",
+        question=lettered(record.text("Question").strip(), tuple(options)),
+        answer=letters(4)[options.index(correct)],
+        choices=letters(4),
+        metadata={"domain": record.fields.get("High-level domain") or ""},
+    )

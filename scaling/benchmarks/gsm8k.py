@@ -1,0 +1,32 @@
+"""GSM8K: 1,319 school word problems, integer answers (Cobbe et al. 2021, arXiv 2110.14168).
+
+Schema: question, answer ("... #### 18"). The gold is what follows the last "####".
+"""
+
+from __future__ import annotations
+
+from scaling.benchmarks import benchmark
+from scaling.problems import Problem
+from scaling.reading import Hub, Record
+
+STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
+
+
+@benchmark(
+    "gsm8k",
+    version="1",
+    grader="numeric",
+    instruction=STEP_BY_STEP,
+    hub=Hub("openai/gsm8k", "test", "main"),
+)
+def gsm8k(record: Record) -> Problem:
+    """Grade-school word problems with integer answers."""
+    solution, mark, gold = record.text("answer").rpartition("####")
+    if not mark or not gold.strip():
+        raise record.wrong("answer", "expected a solution that ends with '#### NUMBER'.")
+    return Problem(
+        id=f"gsm8k/{record.index}",
+        question=record.text("question"),
+        answer=gold.strip().replace(",", ""),
+        metadata={"solution": solution.strip()},
+    )

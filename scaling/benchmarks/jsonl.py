@@ -1,0 +1,38 @@
+"""A benchmark of your own: a JSON, JSONL or parquet file and a grader's name.
+
+Fields: id, question, answer; optional choices (texts; they are shown under letters, and `answer`
+is the right text or its letter). Everything else is kept as metadata. Use it as "jsonl:numeric"
+(any grader's name), or put a field "grader" into every record.
+"""
+
+from __future__ import annotations
+
+from scaling.benchmarks import benchmark
+from scaling.problems import Problem, lettered, letters
+from scaling.reading import Record
+
+
+@benchmark("jsonl", version="1", grader="numeric")
+def jsonl(record: Record) -> Problem:
+    """A file of your own: id, question, answer, optional choices; and a grader's name."""
+    identity, question = record.text("id"), record.text("question")
+    answer = record.text("answer").strip()
+    rest = {k: v for k, v in record.fields.items() if k not in _FIELDS}
+    if record.fields.get("choices") is None:
+        return Problem(identity, question, answer, metadata=rest)
+    options = record.texts("choices")
+    if not 2 <= len(options) <= 26:
+        raise record.wrong("choices", f"expected 2 to 26 options, got {len(options)}.")
+    if len(set(options)) != len(options):
+        raise record.wrong("choices", "two options are the same.")
+    names = letters(len(options))
+    if answer in options:
+        answer = names[options.index(answer)]
+    elif answer.upper() in names:
+        answer = answer.upper()
+    else:
+        raise record.wrong("answer", f"{answer!r} is neither one of the choices nor a letter.")
+    return Problem(identity, lettered(question, options), answer, names, metadata=rest)
+
+
+_FIELDS = ("id", "question", "answer", "choices", "grader")

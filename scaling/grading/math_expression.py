@@ -1,0 +1,156 @@
+"""Grader for LaTeX answers: math-verify, in a worker process with a time limit.
+
+An answer that the worker cannot read in time, or dies of, is wrong: it was given and not shown to
+be right. The worker starts at the first use and is started anew after it was killed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib.util
+import json
+import queue
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from interp.errors import PruneScopeError, UserError
+from scaling.grading import Grader, grader
+from scaling.grading._extract import bare, last_announced, last_boxed
+from scaling.problems import Problem
+
+TIME_LIMIT = 5.0
+START_LIMIT = 120.0
+LONGEST = 2000  # characters; no answer of a benchmark comes near
+
+
+class MathWorker:
+    """One worker process; `equal` asks it and kills it when it takes too long."""
+
+    def __init__(self, time_limit: float = TIME_LIMIT) -> None:
+        self.time_limit = time_limit
+        self.kills = 0
+        self._process: subprocess.Popen[str] | None = None
+        self._replies: queue.Queue[str | None] = queue.Queue()
+        self._lock = threading.Lock()
+
+    def equal(self, gold: str, answer: str) -> bool | None:
+        """Whether the two expressions are equal; None if that could not be found out in time."""
+        with self._lock:
+            process = self._running()
+            assert process.stdin is not None
+            try:
+                process.stdin.write(json.dumps({"gold": gold, "answer": answer}) + "\n")
+                process.stdin.flush()
+                reply = self._replies.get(timeout=self.time_limit)
+            except (queue.Empty, OSError):
+                reply = None
+            if reply is None:  # too slow, or it died (memory)
+                self.close()
+                self.kills += 1
+                return None
+            return bool(json.loads(reply)["equal"])
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        script = Path(__file__).with_name("_math_worker.py")
+        # -P: the script's own folder must not shadow modules of the standard library.
+        process = subprocess.Popen(
+            [sys.executable, "-P", str(script)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+        )
+        self._process, self._replies = process, queue.Queue()
+        threading.Thread(target=_pump, args=(process, self._replies), daemon=True).start()
+        try:
+            ready = self._replies.get(timeout=START_LIMIT)
+        except queue.Empty:
+            ready = None
+        if ready is None:
+            self.close()
+            raise PruneScopeError(
+                "The math-verify worker did not start; check that `python -c 'import math_verify'` "
+                "works here."
+            )
+        return process
+
+    def close(self) -> None:
+        """End the worker, if there is one."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                with contextlib.suppress(OSError):
+                    stream.close()
+
+
+def _pump(process: subprocess.Popen[str], replies: queue.Queue[str | None]) -> None:
+    assert process.stdout is not None
+    with contextlib.suppress(ValueError, OSError):  # closed under our hands by a kill
+        for line in process.stdout:
+            replies.put(line)
+    replies.put(None)
+
+
+def _same(text: str) -> str:
+    """Text without what never changes a value: for the answers that need no parser."""
+    text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:| )", "", bare(text))
+    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    return re.sub(r"\s+", "", text)
+
+
+@grader("math")
+class Math(Grader):
+    """LaTeX, compared as mathematics."""
+
+    def __init__(self) -> None:
+        self._worker: MathWorker | None = None
+
+    @property
+    def worker(self) -> MathWorker:
+        """The worker process, made at the first use, ended with the program."""
+        if self._worker is None:
+            self._worker = MathWorker()
+            atexit.register(self._worker.close)
+        return self._worker
+
+    def strict(self, text: str, problem: Problem) -> str | None:  # noqa: ARG002
+        """A box, an announced answer, or a text of one short line."""
+        announced = last_announced(text)
+        whole = text.strip() if len(text.strip()) <= 60 and "\n" not in text.strip() else ""
+        return last_boxed(text) or (bare(announced) if announced else None) or bare(whole) or None
+
+    def lenient(self, text: str, problem: Problem) -> str | None:
+        """The strict answer, or the last formula between dollar signs, or the last line."""
+        strict = self.strict(text, problem)
+        if strict is not None:
+            return strict
+        formulas = re.findall(r"\$([^$]{1,200})\$", text)
+        lines = [line for line in text.splitlines() if line.strip()]
+        return formulas[-1].strip() if formulas else bare(lines[-1]) or None if lines else None
+
+    def equal(self, extracted: str, problem: Problem) -> bool:
+        """The same text, or equal by math-verify within the time limit."""
+        if _same(extracted) == _same(problem.answer):
+            return True
+        if len(extracted) > LONGEST:
+            return False
+        return self.worker.equal(problem.answer, extracted) is True
+
+    def check_gold(self, problem: Problem) -> None:  # noqa: ARG002
+        """math-verify must be installed: said before any computing, not at the first answer."""
+        if importlib.util.find_spec("math_verify") is None:
+            raise UserError(
+                "The grader 'math' needs math-verify: pip install 'prunescope[math]', "
+                "or choose another grader."
+            )

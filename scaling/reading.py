@@ -1,0 +1,176 @@
+"""Records of a benchmark from a local JSON, JSONL or parquet file, or from the Hugging Face Hub.
+
+A `Record` knows where it came from, so whatever is wrong with it is said with file, line and
+field. Nothing here knows a benchmark. The Hub is asked only when no file is given; `datasets`
+(extra `hub`) and `pyarrow` are imported only then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.errors import UserError
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record: its fields, where it stands, and its number (from 0) among all records."""
+
+    fields: Mapping[str, Any]
+    where: str
+    index: int
+
+    def wrong(self, name: str, problem: str) -> UserError:
+        """The error for field `name`."""
+        return UserError(f"{self.where}, field {name!r}: {problem}")
+
+    def get(self, *names: str) -> Any:
+        """The first of `names` that the record has (public schemas differ in their names)."""
+        for name in names:
+            if self.fields.get(name) is not None:
+                return self.fields[name]
+        has = ", ".join(sorted(map(str, self.fields))) or "no fields"
+        raise self.wrong(names[0], f"missing; expected one of {list(names)}; the record has {has}.")
+
+    def text(self, *names: str) -> str:
+        """A non-empty text; a number is taken as its text."""
+        value = self.get(*names)
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise self.wrong(names[0], f"expected a text, got {_short(value)}.")
+        if not str(value).strip():
+            raise self.wrong(names[0], "empty; expected a text.")
+        return str(value)
+
+    def texts(self, *names: str) -> tuple[str, ...]:
+        """A list of non-empty texts, e.g. options."""
+        value = self.get(*names)
+        if hasattr(value, "tolist"):  # parquet gives arrays
+            value = value.tolist()
+        if not isinstance(value, (list, tuple)):
+            raise self.wrong(names[0], f"expected a list of texts, got {_short(value)}.")
+        for item in value:
+            if isinstance(item, bool) or not isinstance(item, (str, int, float)):
+                raise self.wrong(names[0], f"expected texts in the list, got {_short(item)}.")
+        return tuple(str(item) for item in value)
+
+    def index_in(self, n: int, *names: str) -> int:
+        """A whole number in 0..n-1; a letter A, B, ... counts as one."""
+        value = self.get(*names)
+        if isinstance(value, str) and len(value) == 1 and value.upper().isalpha():
+            value = ord(value.upper()) - ord("A")
+        if isinstance(value, str) and value.isdecimal():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n:
+            raise self.wrong(
+                names[0], f"expected the number of an option (0 to {n - 1}), got {_short(value)}."
+            )
+        return value
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set on the Hugging Face Hub."""
+
+    path: str
+    split: str
+    config: str | None = None
+
+
+def read_file(path: str | Path) -> list[Record]:
+    """All records of a .json (list of objects), .jsonl or .parquet file."""
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"No file {str(file)!r}; expected a JSON, JSONL or parquet file.")
+    readers = {".json": _json, ".jsonl": _jsonl, ".ndjson": _jsonl, ".parquet": _parquet}
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise UserError(
+            f"{file.name}: unknown kind of file {file.suffix!r}; expected {', '.join(readers)}."
+        )
+    records = []
+    for index, (where, value) in enumerate(reader(file)):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where}: expected an object with fields, got {_short(value)}.")
+        records.append(Record(value, where, index))
+    if not records:
+        raise UserError(f"{file.name} holds no records; expected at least one problem.")
+    return records
+
+
+def _decoded(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = file.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{file.name}, line {line}: not UTF-8 ({error.reason}).") from None
+
+
+def _jsonl(file: Path) -> Iterator[tuple[str, Any]]:
+    # Split at "\n" only: str.splitlines would also cut at U+2028, which may stand inside a text.
+    for number, line in enumerate(_decoded(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{file.name}, line {number}"
+        try:
+            yield where, json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise UserError(f"{where}: not JSON ({error}).") from None
+
+
+def _json(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        value = json.loads(_decoded(file))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{file.name}, line {error.lineno}: not JSON ({error.msg}).") from None
+    except RecursionError:
+        raise UserError(f"{file.name}: JSON nested too deeply.") from None
+    if not isinstance(value, list):
+        raise UserError(f"{file.name}: expected a list of objects, got {_short(value)}.")
+    for number, item in enumerate(value, start=1):
+        yield f"{file.name}, record {number}", item
+
+
+def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise UserError("Reading parquet needs pyarrow: pip install 'prunescope[hub]'.") from None
+    try:
+        rows: Sequence[Any] = parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{file.name}: not a readable parquet file ({error}).") from None
+    for number, item in enumerate(rows, start=1):
+        yield f"{file.name}, row {number}", item
+
+
+def read_hub(name: str, hub: Hub) -> list[Record]:
+    """All records of a Hub data set (downloaded once, then from the cache of `datasets`)."""
+    remedy = f"give a local file instead: --data {name}=FILE"
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            f"{name} is read from the Hub through `datasets`: pip install 'prunescope[hub]', "
+            f"or {remedy}."
+        ) from None
+    try:
+        rows = datasets.load_dataset(hub.path, hub.config, split=hub.split)
+    except Exception as error:  # datasets raises many kinds: offline, gated, renamed
+        raise UserError(
+            f"{name} could not be read from the Hub ({hub.path}): {_short(str(error))}. "
+            f"If it is gated, log in with `hf auth login`; or {remedy}."
+        ) from error
+    return [
+        Record(dict(row), f"{hub.path} {hub.split}, row {number}", number - 1)
+        for number, row in enumerate(rows, start=1)
+    ]

@@ -1,0 +1,194 @@
+"""The store: whole batches or none, one process, its own study, and a full disk loses nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.chains import Budget, Chain, Span
+from interp.errors import UserError
+from scaling import schema
+from scaling.chainrow import ChainRow, Key, chain_row, pack, plain, unpack
+from scaling.grading import Verdict
+from scaling.problems import Problem
+from scaling.store import FILE, Store, StoreError
+
+CONFIG = {"model": "m", "seed": 0}
+IDENTITY = {"model fingerprint": "f"}
+
+
+def row(problem: str = "p", sample: int = 0, n: int = 5, **diagnosis: Any) -> ChainRow:
+    ids = np.arange(n, dtype=np.int64)
+    chain = Chain(
+        problem=problem,
+        variant="dense",
+        sample=sample,
+        seed=0,
+        budget=Budget(8, 4, 1),
+        prompt_ids=np.arange(3),
+        ids=ids,
+        forced=ids == 1,
+        thinking=Span(0, 2),
+        answer=Span(3, n),
+        finish="stop",
+        thinking_finish="end",
+        waits=1,
+        logprob=np.where(ids == 1, np.nan, -0.5),
+        entropy=np.where(ids == 1, np.nan, 0.25),
+    )
+    verdict = Verdict("correct", "7", "correct", "correct")
+    return chain_row("b", Problem(problem, "q", "7"), 0, chain, verdict, diagnosis)
+
+
+def test_what_goes_in_comes_out(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add_chains([row(looped=1, rate=float("nan")), row(sample=1, looped=0)])
+        rows = store.rows(ids=True)
+        assert store.done() == {Key("b", "p", "dense", "8+1wait", s) for s in (0, 1)}
+    assert rows["looped"].tolist() == [1, 0]
+    assert rows["rate"].isna().all()
+    assert rows["ids"][0].tolist() == [0, 1, 2, 3, 4]
+    assert rows["forced"][0].tolist() == [False, True, False, False, False]
+    first = rows.iloc[0]
+    assert (first["tokens"], first["thinking_tokens"], first["answer_tokens"]) == (5, 2, 2)
+    assert (first["mean_logprob"], first["mean_entropy"]) == (-0.5, 0.25)
+    assert "ids" not in Store(tmp_path, read_only=True).rows().columns
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1)))
+def test_packed_ids_come_back(values: list[int]) -> None:
+    assert unpack(pack(np.array(values, dtype="<i4")), "<i4").tolist() == values
+
+
+def test_plain_values_are_json() -> None:
+    mixed = {"a": np.float32(0.5), "b": float("inf"), "c": (np.int64(1), [np.bool_(True)])}
+    assert plain(mixed) == {"a": 0.5, "b": None, "c": [1, [True]]}
+
+
+def test_a_chain_twice_is_an_error_and_none_of_its_batch_stays(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add_chains([row()])
+        with pytest.raises(sqlite3.IntegrityError):
+            store.add_chains([row(sample=1), row()])
+        assert len(store.done()) == 1
+        store.add_chains([row(sample=1)])
+        assert len(store.done()) == 2
+
+
+def test_another_configuration_is_refused_and_said(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        assert store.claim(CONFIG, IDENTITY) is True
+        assert store.claim(CONFIG, IDENTITY) is False
+        with pytest.raises(UserError, match=r"seed is 0 there and 1 now.*--out"):
+            store.claim(CONFIG | {"seed": 1}, IDENTITY)
+        with pytest.raises(UserError, match="model fingerprint"):
+            store.claim(CONFIG, {"model fingerprint": "g"})
+        with pytest.raises(UserError, match="extra is not set there"):
+            store.claim(CONFIG | {"extra": 1}, IDENTITY)
+        assert store.config() == CONFIG
+
+
+def test_another_version_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("UPDATE meta SET value='999' WHERE key='schema_version'")
+    db.close()
+    with pytest.raises(UserError, match="version 999"):
+        Store(tmp_path)
+
+
+def test_migrations_run_in_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(tmp_path).close()
+    now = schema.SCHEMA_VERSION
+    seen: list[int] = []
+
+    def step(version: int) -> schema.Migration:
+        def migrate(db: sqlite3.Connection) -> None:
+            seen.append(version)
+            db.execute(f"CREATE TABLE t{version} (x)")
+
+        return migrate
+
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", now + 2)
+    with pytest.raises(UserError, match="version"):  # no way from here to there
+        Store(tmp_path)
+    for version in (now, now + 1):
+        monkeypatch.setitem(schema.MIGRATIONS, version, step(version))
+    for _ in range(2):
+        with Store(tmp_path) as store:
+            assert store.meta()["schema_version"] == str(now + 2)
+    assert seen == [now, now + 1]
+
+
+def test_a_second_process_is_told(tmp_path: Path) -> None:
+    code = (
+        "import sys; from scaling.store import Store\n"
+        "try:\n    Store(sys.argv[1])\n"
+        "except ValueError as error:\n    sys.exit(str(error))"
+    )
+    with Store(tmp_path) as store:
+        store.add_chains([row()])
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            check=False,
+        )
+        assert other.returncode == 1
+        assert "Another process" in other.stderr
+        with Store(tmp_path, read_only=True) as reader:  # to look is allowed
+            assert len(reader.rows()) == 1
+    Store(tmp_path).close()  # the lock has gone with its holder
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add_chains([row(f"kept{i}") for i in range(5)])
+        pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+        store._db.execute(f"PRAGMA max_page_count={pages + 2}")
+        big = [row(f"p{i}", text="x" * 500) for i in range(200)]
+        with pytest.raises(StoreError, match=r"No room left.*run the same command again"):
+            store.add_chains(big)
+        assert len(store.done()) == 5
+        store._db.execute("PRAGMA max_page_count=1000000")
+        store.add_chains(big)
+    with Store(tmp_path, read_only=True) as store:
+        assert len(store.rows()) == 205
+
+
+def test_a_damaged_file_is_said(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add_chains([row(f"p{i}", text="x" * 500) for i in range(200)])
+    path = tmp_path / FILE
+    data = bytearray(path.read_bytes())
+    data[4096:-4096] = b"\x5a" * (len(data) - 8192)
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"(?s)damaged.*\.recover"):
+        Store(tmp_path)
+    path.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(StoreError, match="damaged"):
+        Store(tmp_path)
+
+
+def test_a_strange_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No study"):
+        Store(tmp_path, read_only=True)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file"):
+        Store(tmp_path / "file")
+    other = tmp_path / "other"
+    other.mkdir()
+    with sqlite3.connect(other / FILE) as db:
+        db.execute("CREATE TABLE somebody (x)")
+    db.close()
+    with pytest.raises(UserError, match="not a study"):
+        Store(other)
