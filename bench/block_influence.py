@@ -1,0 +1,211 @@
+"""What Block Influence costs: time over the bare forward pass, and memory against samples.
+
+    python -m bench.block_influence [--model M] [--device D] [--random-weights CONFIG]
+
+Same tokens, same batches, one run, rounds interleaved so that a busy machine slows all alike;
+medians of each round's ratio to that round's bare pass (CPU seconds of the process on the CPU,
+which a neighbour disturbs less than the clock does; synchronised wall time on CUDA).
+
+- bare: the blocks and the final norm, no hook, no head.
+- streaming: `interp.record.BlockInfluence`, with and without sinks, per text.
+- kept: what one would write first: output_hidden_states, and the cosines of neighbours when the
+  batch is through (masked, float32), for all tokens only: no sinks, no sums by text.
+- memory_growth: extra memory of a pass over 1000 samples over that of 10, each in a process of its
+  own: highest resident set during the pass over that before it (allocated memory on CUDA).
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp.model import ReasoningModel
+from interp.record import BlockInfluence
+from interp.replay import batches, forward, replay
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3-8b": {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+    }
+}
+
+
+def load(options: argparse.Namespace) -> ReasoningModel:
+    if not options.random_weights:
+        return ReasoningModel.load(options.model, device=options.device)
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    name = options.random_weights
+    if name in SHAPES:
+        config = AutoConfig.for_model(**SHAPES[name])
+    else:
+        config = AutoConfig.for_model(**json.loads(Path(name).read_text()))
+    on_gpu = str(options.device or "").startswith("cuda")
+    with torch.device(options.device or "cpu"):
+        dtype = torch.bfloat16 if on_gpu else torch.float32
+        hf = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    folder = Path(__file__).parents[1] / "testbed" / "reasoner"
+    return ReasoningModel.load(hf, AutoTokenizer.from_pretrained(folder), name=name)
+
+
+def make_texts(model: ReasoningModel, n: int, length: int) -> list[np.ndarray]:
+    """Random ids, lengths spread over half to all of `length`."""
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(length // 2, length + 1, size=n)
+    top = min(model.vocab_size, 1000)
+    return [draw.integers(0, top, size=int(size)) for size in lengths]
+
+
+@torch.no_grad()
+def bare(model: ReasoningModel, texts: list[np.ndarray], batch_tokens: int) -> None:
+    for batch in batches(model, texts, batch_tokens):
+        forward(model, batch.ids)
+
+
+def streaming(model: ReasoningModel, texts: list[np.ndarray], batch_tokens: int) -> np.ndarray:
+    replay(model, texts, [reducer := BlockInfluence()], batch_tokens=batch_tokens)
+    return reducer.result().values()
+
+
+@torch.no_grad()
+def kept(model: ReasoningModel, texts: list[np.ndarray], batch_tokens: int) -> np.ndarray:
+    total = np.zeros(model.n_blocks)
+    tokens = 0
+    before_norm: list[torch.Tensor] = []
+    handle = model.final_norm.register_forward_pre_hook(lambda _, a: before_norm.append(a[0]))
+    for batch in batches(model, texts, batch_tokens):
+        before_norm.clear()
+        out = model.anatomy.base(input_ids=batch.ids, use_cache=False, output_hidden_states=True)
+        streams = [*out.hidden_states[:-1], before_norm[0]]
+        for l in range(model.n_blocks):
+            x, y = streams[l].float(), streams[l + 1].float()
+            cos = torch.nn.functional.cosine_similarity(x, y, dim=-1)
+            total[l] += float(((1 - cos) * batch.mask).sum())
+        tokens += int(batch.mask.sum())
+    handle.remove()
+    return total / tokens
+
+
+def timed(run: Callable[[], Any], cuda: bool) -> float:
+    if cuda:
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def peak(options: argparse.Namespace, samples: int) -> float:
+    """MiB that a pass over `samples` texts takes on top of the loaded model.
+
+    Texts of one length, a quarter of that of the timing, and batches to match: all passes have
+    one shape, and 10 texts fill more than one.
+    """
+    model = load(options)
+    length = options.length // 4
+    texts = [ids[:length] for ids in make_texts(model, samples, 2 * length)]
+    if model.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        streaming(model, texts, options.batch_tokens // 4)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = resident(reset=True)
+    streaming(model, texts, options.batch_tokens // 4)
+    return resident() - before
+
+
+def resident(reset: bool = False) -> float:
+    """Highest resident set in MiB since the last reset, which sets it to what is resident now."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def peak_elsewhere(arguments: list[str], samples: int) -> float:
+    command = [sys.executable, "-m", "bench.block_influence", *arguments, "--peak", str(samples)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(json.loads(done.stdout.splitlines()[-1])["extra_mib"])
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", default="testbed")
+    parser.add_argument("--device")
+    parser.add_argument("--random-weights", help=f"a config.json, or one of {list(SHAPES)}")
+    parser.add_argument("--samples", type=int, default=12)
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--memory-samples", type=int, nargs=2, default=[10, 1000])
+    parser.add_argument("--peak", type=int, help="only the memory of so many samples (used inside)")
+    options = parser.parse_args(arguments)
+    if options.peak:
+        print(json.dumps({"extra_mib": peak(options, options.peak)}))
+        return
+
+    model = load(options)
+    cuda = model.device.type == "cuda"
+    texts = make_texts(model, options.samples, options.length)
+    runs: dict[str, Callable[[], Any]] = {
+        "bare": lambda: bare(model, texts, options.batch_tokens),
+        "streaming": lambda: streaming(model, texts, options.batch_tokens),
+        "kept": lambda: kept(model, texts, options.batch_tokens),
+    }
+    gap = float(np.abs(runs["streaming"]() - runs["kept"]()).max())  # also the warm-up
+    runs["bare"]()
+    rounds = [{name: timed(run, cuda) for name, run in runs.items()} for _ in range(options.rounds)]
+    seconds = {name: statistics.median(r[name] for r in rounds) for name in runs}
+    over_bare = {name: statistics.median(r[name] / r["bare"] for r in rounds) for name in runs}
+    over_kept = statistics.median(r["streaming"] / r["kept"] for r in rounds)
+    few, many = (peak_elsewhere(arguments, n) for n in options.memory_samples)
+
+    tokens = sum(len(t) for t in texts)
+    print(f"{model}, {model.device}, {model.dtype}: {len(texts)} texts, {tokens} tokens")
+    print(f"{'':12}{'seconds':>10}{'over bare':>12}{'tokens/s':>12}")
+    for name in runs:
+        speed = tokens / seconds[name]
+        print(f"{name:12}{seconds[name]:>10.3f}{over_bare[name]:>12.3f}{speed:>12.0f}")
+    print(f"largest difference of a score, streaming and kept: {gap:.1e}")
+    print(f"extra memory: {few:.1f} MiB at {options.memory_samples[0]} samples, ", end="")
+    print(f"{many:.1f} MiB at {options.memory_samples[1]}")
+    figures = {
+        "bench": "block_influence",
+        "model": model.name,
+        "device": str(model.device),
+        "tokens": tokens,
+        "cost_over_forward": round(over_bare["streaming"], 4),
+        "cost_of_keeping_over_forward": round(over_bare["kept"], 4),
+        "cost_over_keeping": round(over_kept, 4),
+        "memory_growth": round(many / few, 3),
+        "extra_mib": [round(few, 1), round(many, 1)],
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,346 @@
+"""Streaming reducers over the residual stream, fed by plain forward hooks.
+
+`capture(model, reducer, ...)` hooks every block and hands each reducer what enters the block
+(`x`, resid_pre) and what leaves it (`y`, resid_post: before the final norm, the last block
+included). A reducer keeps sums, never activations, so memory does not grow with the number of
+tokens: per-text reducers hold a few scalars a text and block, moments hold D (or D x D) a block.
+
+    with capture(model, influence := BlockInfluence(), n_texts=2) as recording:
+        recording.batch = Batch(mask, texts)
+        model.hf(ids)
+    influence.result().values()
+
+Shapes: `x`, `y` [B, T, D]; mask [B, T], True where a token counts; texts [B], the text that each
+row belongs to; results [L] or [L, N] with N texts. Rows of one text may come in any order.
+
+Everything is computed in float32 whatever the model's dtype: in half precision a squared norm
+over 256 overflows. Nothing in a hook waits for the device (no `.item()`, no `.cpu()`), and no
+activation is changed. Caveat: sinks are tokens whose norm is over 100 times the median of their
+row, so a row must hold the whole text (replay does so); a row of one decoding step has no sinks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp.errors import NonFiniteError
+from interp.model import ReasoningModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SINK_RATIO = 100.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Which tokens of the rows in flight count, and which text each row belongs to."""
+
+    mask: Bool[Tensor, "B T"]
+    texts: Int[Tensor, " B"]
+
+
+class Recording:
+    """The open capture: set `batch` before each forward pass.
+
+    Without a batch every token counts, and row r belongs to text r.
+    """
+
+    batch: Batch | None = None
+
+
+class Reducer(ABC):
+    """Folds (x, y) of every block into sums. `begin` is called once, when the capture opens."""
+
+    @abstractmethod
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        """Allocate the sums."""
+
+    @abstractmethod
+    def update(
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+    ) -> None:
+        """Fold in block `index` (its position in this model) for the rows in flight."""
+
+
+@contextmanager
+def capture(model: ReasoningModel, *reducers: Reducer, n_texts: int) -> Iterator[Recording]:
+    """Hook every block for the reducers; the hooks are gone on leaving, however it is left."""
+    recording = Recording()
+    for reducer in reducers:
+        reducer.begin(model, n_texts)
+
+    def watch(index: int) -> Any:
+        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+            y = out[0] if isinstance(out, tuple) else out
+            x = args[0] if args else kwargs["hidden_states"]
+            x, y = x.detach().to(y.device), y.detach()
+            batch = recording.batch or _whole(x)
+            for reducer in reducers:
+                reducer.update(index, x, y, batch)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for index, block in enumerate(model.blocks):
+            handle = block.register_forward_hook(watch(index), with_kwargs=True)
+            hooks.callback(handle.remove)
+        yield recording
+
+
+def _whole(x: Tensor) -> Batch:
+    rows, steps = x.shape[:2]
+    mask = torch.ones(rows, steps, dtype=torch.bool, device=x.device)
+    return Batch(mask, torch.arange(rows, device=x.device))
+
+
+class PerText(Reducer):
+    """Sums of token quantities, kept apart by text: O(L x N) scalars.
+
+    A subclass names its quantities, and its `update` adds to `table` [L, N, 2Q]: sum and token
+    count of each quantity in turn. All of it lies beside the last block.
+    """
+
+    quantities: tuple[str, ...]
+
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        self.layer_map = model.layer_map
+        shape = (model.n_blocks, n_texts, 2 * len(self.quantities))
+        self.table = zeros_beside(model.blocks[-1], *shape)
+
+    def add(
+        self,
+        measured: list[tuple[Float[Tensor, "*L B T"], Bool[Tensor, "*L B T"]]],
+        batch: Batch,
+        blocks: slice,
+    ) -> None:
+        """Add (value, mask of the tokens that count for it) of every quantity."""
+        columns = []
+        for value, counted in measured:
+            columns += [value.masked_fill(~counted, 0.0).sum(-1), counted.sum(-1).float()]
+        sums = torch.stack(columns, dim=-1).to(self.table.device, non_blocking=True)
+        texts = batch.texts.to(self.table.device, non_blocking=True)
+        self.table[blocks].index_add_(1, texts, sums.view(-1, *sums.shape[-2:]))
+
+    def result(self) -> PerTextResult:
+        """What was summed, on the host. The only place that waits for the device."""
+        table = self.table.double().cpu().numpy()
+        if not np.isfinite(table).all():
+            blocks = sorted({self.layer_map[i] for i in np.argwhere(~np.isfinite(table))[:, 0]})
+            raise NonFiniteError(f"The residual stream of block {blocks} holds inf or nan.")
+        named = {
+            name: (table[:, :, 2 * q], table[:, :, 2 * q + 1])
+            for q, name in enumerate(self.quantities)
+        }
+        return PerTextResult(named, self.layer_map)
+
+
+@dataclass(frozen=True)
+class PerTextResult:
+    """Token sums and token counts [L, N] by quantity."""
+
+    tables: dict[str, tuple[Float[np.ndarray, "L N"], Float[np.ndarray, "L N"]]]
+    layer_map: tuple[int, ...]
+
+    def values(self, quantity: str | None = None) -> Float[np.ndarray, " L"]:
+        """The mean over all tokens of all texts (nan where no token counts)."""
+        sums, counts = self._table(quantity)
+        with np.errstate(invalid="ignore"):
+            return sums.sum(1) / counts.sum(1)
+
+    def interval(
+        self, quantity: str | None = None, confidence: float = 0.95
+    ) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
+        """Jackknife interval of `values`, texts being the independent draws."""
+        return jackknife_ratio(*self._table(quantity), confidence)
+
+    def n_tokens(self, quantity: str | None = None) -> int:
+        return int(self._table(quantity)[1].max(0).sum())
+
+    def _table(self, quantity: str | None) -> tuple[np.ndarray, np.ndarray]:
+        return self.tables[quantity or next(iter(self.tables))]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a block; for each quantity its mean, interval and token count."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"block": list(self.layer_map)}
+        for name, (_, counts) in self.tables.items():
+            low, high = self.interval(name)
+            columns |= {name: self.values(name), f"{name}_low": low, f"{name}_high": high}
+            columns[f"{name}_tokens"] = counts.sum(1).astype(int)
+        return pd.DataFrame(columns)
+
+
+def jackknife(
+    statistic: Callable[..., np.ndarray],
+    *tables: Float[np.ndarray, "L N"],
+    confidence: float = 0.95,
+) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
+    """Interval of statistic(totals over N texts), each text left out in turn (t with N-1).
+
+    `statistic` takes one total for each table, of any shape, and works entry by entry.
+    """
+    from scipy.stats import t
+
+    depth, n = tables[0].shape
+    if n < 2:
+        empty = np.full(depth, np.nan)
+        return empty, empty.copy()
+    totals = [table.sum(1, keepdims=True) for table in tables]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        without = statistic(*(a - b for a, b in zip(totals, tables, strict=True)))
+        error = np.sqrt((n - 1) / n * ((without - without.mean(1, keepdims=True)) ** 2).sum(1))
+        centre = statistic(*totals)[:, 0]
+    half = float(t.ppf(0.5 + confidence / 2, n - 1)) * error
+    return centre - half, centre + half
+
+
+def jackknife_ratio(
+    sums: Float[np.ndarray, "L N"], counts: Float[np.ndarray, "L N"], confidence: float = 0.95
+) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
+    """Jackknife interval of the mean sum(sums) / sum(counts)."""
+    return jackknife(np.divide, sums, counts, confidence=confidence)
+
+
+class BlockInfluence(PerText):
+    """1 - cos(x, y) of every token, with sinks ("influence") and without ("without_sinks").
+
+    ShortGPT (arXiv 2403.03853). A token is a sink at a block when its norm entering or leaving it
+    is over 100 times the median of its row.
+
+    The hooks take norms and inner products only, [B, T] a block; the rest is done for all blocks
+    at once when the last is through. The norms of `y` serve the next block as those of its `x`
+    where the two are one tensor, which they are unless something stands between the blocks.
+    """
+
+    quantities = ("influence", "without_sinks")
+
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        super().begin(model, n_texts)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._entering: list[Tensor] = []
+        self._leaving: list[Tensor] = []
+        self._dots: list[Tensor] = []
+        self._left: Tensor | None = None
+
+    def update(
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+    ) -> None:
+        if index == 0:
+            self._clear()  # of what a pass that failed half-way had left
+        device = self.table.device
+        shared = self._left is not None and same_numbers(self._left, x)
+        self._entering.append(self._leaving[-1] if shared else _norm(x).to(device))
+        self._leaving.append(_norm(y).to(device))
+        self._dots.append((x.float() * y.float()).sum(-1).to(device))
+        self._left = y
+        if index == len(self.table) - 1:
+            mask = batch.mask.to(device, non_blocking=True)
+            norm_x, norm_y = torch.stack(self._entering), torch.stack(self._leaving)
+            influence = 1.0 - _cosine(torch.stack(self._dots), norm_x, norm_y)
+            sinks = _sinks(norm_x, mask) | _sinks(norm_y, mask)
+            every = mask.expand_as(sinks)
+            self.add([(influence, every), (influence, mask & ~sinks)], batch, slice(None))
+            self._clear()
+
+
+class ResidualNorms(PerText):
+    """Mean norm of what enters a block, of what leaves it, and of what it adds."""
+
+    quantities = ("resid_pre", "resid_post", "delta")
+
+    def update(
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+    ) -> None:
+        mask = batch.mask.to(y.device, non_blocking=True)
+        measured = [(_norm(part), mask) for part in (x, y, y.float() - x.float())]
+        self.add(measured, batch, slice(index, index + 1))
+
+
+class Moments(Reducer):
+    """Mean [L, D] and second moment of `stream`: its diagonal [L, D], or whole [L, D, D].
+
+    stream: "resid_pre", "resid_post" or "delta" (what the block adds; its mean is what
+    `MeanDelta` puts in its place). Sums are kept in float64, for they run over all texts.
+    """
+
+    def __init__(self, stream: str = "delta", full: bool = False) -> None:
+        if stream not in ("resid_pre", "resid_post", "delta"):
+            raise ValueError(f"Moments(stream={stream!r}): resid_pre, resid_post or delta.")
+        self.stream = stream
+        self.full = full
+
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:  # noqa: ARG002
+        self.layer_map = model.layer_map
+        d = model.d_model
+        self.first = [zeros_beside(b, d, dtype=torch.float64) for b in model.blocks]
+        shape = (d, d) if self.full else (d,)
+        self.second = [zeros_beside(b, *shape, dtype=torch.float64) for b in model.blocks]
+        self.count = [zeros_beside(b, dtype=torch.float64) for b in model.blocks]
+
+    def update(
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+    ) -> None:
+        if self.stream == "delta":
+            value = y.float() - x.float()
+        else:
+            value = (x if self.stream == "resid_pre" else y).float()
+        mask = batch.mask.to(y.device, non_blocking=True)
+        value = value.masked_fill(~mask[..., None], 0.0).flatten(0, 1)
+        self.first[index] += value.sum(0)
+        self.second[index] += value.T @ value if self.full else value.square().sum(0)
+        self.count[index] += mask.sum()
+
+    def mean(self) -> Float[Tensor, "L D"]:
+        return self._average(self.first)
+
+    def second_moment(self) -> Float[Tensor, "L D"] | Float[Tensor, "L D D"]:
+        return self._average(self.second)
+
+    def _average(self, sums: list[Tensor]) -> Tensor:
+        each = [(s / n).cpu() for s, n in zip(sums, self.count, strict=True)]
+        return torch.stack(each).float()
+
+
+def zeros_beside(block: nn.Module, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Zeros beside the block's weights."""
+    device = next((p.device for p in block.parameters()), torch.device("cpu"))
+    if device.type == "mps":  # it has no float64
+        dtype = torch.float32
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def same_numbers(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are views of the same numbers (both are alive, so no reuse)."""
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
+
+
+def _sinks(norm: Float[Tensor, "L B T"], mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "L B T"]:
+    """Which norms are over 100 times the median of their row's counted tokens."""
+    median = norm.masked_fill(~mask, torch.nan).nanmedian(-1, keepdim=True).values
+    return norm > SINK_RATIO * median
+
+
+def _cosine(dot: Tensor, norm_x: Tensor, norm_y: Tensor) -> Tensor:
+    """Cosine in float32; two zero vectors are equal, a zero and another are not.
+
+    nan and inf stay what they are: turned into a number they would pass for a score.
+    """
+    size = norm_x * norm_y
+    return torch.where(size == 0, (norm_x == norm_y).float(), dot / size)

@@ -1,0 +1,114 @@
+"""Angular distance: the best run of neighbouring blocks. Gromov et al., arXiv 2403.17887.
+
+d(l, n) = arccos(cos(x_l, x_{l+n})) / pi at the last token of each text, x_L being what leaves the
+last block (before the final norm). To remove n blocks, the run l..l+n-1 with the smallest
+d(l, n) goes: `picks`. The scores shown are d(l, 1), each block on its own.
+
+One forward. The angle is taken from |u - v| of the unit vectors, which keeps its digits where
+arccos of a cosine near 1 loses them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import NonFiniteError
+from interp.model import ReasoningModel
+from interp.record import Batch, Reducer, zeros_beside
+from interp.replay import BATCH_TOKENS, replay
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.scores import Scores
+
+
+@criterion("angular", paper="arXiv 2403.17887", cost="1 forward")
+def angular(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Scores:
+    """d(l, 1) of each block, and for every n the best run of n blocks."""
+    from scipy.stats import t
+
+    calibration = Calibration.of(model, texts, part)
+    angles = LastTokenAngles()
+    replay(
+        model,
+        calibration.sequences,
+        [angles],
+        counted=calibration.counted(),
+        batch_tokens=batch_tokens,
+    )
+    depth, n = model.n_blocks, len(calibration.sequences)
+    mean, error = angles.mean_and_error()
+    values = np.diagonal(mean, 1)
+    half = np.full(depth, np.nan)
+    if n > 1:
+        half = float(t.ppf(0.975, n - 1)) * np.diagonal(error, 1)
+    picks = []
+    for run in range(1, depth):
+        start = int(np.argmin(np.diagonal(mean, run)))
+        picks.append(tuple(model.layer_map[start : start + run]))
+    return Scores(
+        criterion="angular",
+        values=values.copy(),
+        low=values - half,
+        high=values + half,
+        layer_map=model.layer_map,
+        n_tokens=n,
+        n_texts=n,
+        calibration=calibration.hash,
+        picks=tuple(picks),
+    )
+
+
+class LastTokenAngles(Reducer):
+    """Sums of d(a, b) and its square over texts, for all 0 <= a < b <= L: [L+1, L+1]."""
+
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        last = model.blocks[-1]
+        size = (model.n_blocks + 1, model.n_blocks + 1)
+        self.n_texts = n_texts
+        self.sums = zeros_beside(last, *size, dtype=torch.float64)
+        self.squares = zeros_beside(last, *size, dtype=torch.float64)
+        self.streams: list[Tensor] = []
+
+    def update(
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+    ) -> None:
+        if index == 0:
+            self.streams = [self._unit(x, batch)]
+        self.streams.append(self._unit(y, batch))
+        if index == self.sums.shape[0] - 2:
+            for a, b in zip(*np.triu_indices(len(self.streams), 1), strict=True):
+                gap = self.streams[a] - self.streams[b]
+                half = (torch.linalg.vector_norm(gap, dim=-1) / 2).clamp_max(1.0)
+                angle = (2 / math.pi) * torch.asin(half).double()
+                self.sums[a, b] += angle.sum()
+                self.squares[a, b] += angle.square().sum()
+            self.streams = []
+
+    def _unit(self, stream: Tensor, batch: Batch) -> Tensor:
+        """The last counted token of every row, scaled to length 1: [B, D]."""
+        mask = batch.mask.to(stream.device)
+        steps = torch.arange(mask.shape[1], device=stream.device)
+        last = (mask * steps).argmax(-1)
+        rows = torch.arange(len(last), device=stream.device)
+        chosen = torch.nn.functional.normalize(stream[rows, last].float(), dim=-1)
+        return chosen.to(self.sums.device)
+
+    def mean_and_error(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean over texts and the standard error of the mean, [L+1, L+1] each."""
+        mean = self.sums.double().cpu().numpy() / self.n_texts
+        if not np.isfinite(mean).all():
+            raise NonFiniteError("The residual stream holds inf or nan.")
+        spread = self.squares.double().cpu().numpy() / self.n_texts - mean**2
+        return mean, np.sqrt(np.maximum(spread, 0) / max(self.n_texts - 1, 1))

@@ -1,0 +1,68 @@
+"""Block Influence: 1 - E[cos(x_l, y_l)] over tokens. ShortGPT, arXiv 2403.03853.
+
+A block that hardly turns the residual stream is removed first. Per token, in float32, over the
+tokens that count and no padding; every block is scored on what leaves it before the final norm,
+the last one too. One forward pass without the head, O(L x texts) numbers kept.
+
+Caveat: attention-sink tokens (norm over 100 times the median of their text) hardly turn and pull
+the score down; `sinks=False` leaves them out, and `influence(...)` gives both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp.model import ReasoningModel
+from interp.record import BlockInfluence, PerTextResult
+from interp.replay import BATCH_TOKENS, replay
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.scores import Scores
+
+
+@criterion("shortgpt", paper="ShortGPT, arXiv 2403.03853", cost="1 forward")
+def block_influence(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    sinks: bool = True,
+    part: Part | None = None,
+    max_tokens: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Scores:
+    """Block Influence with a 95 % jackknife interval over texts."""
+    calibration = Calibration.of(model, texts, part, max_tokens)
+    found = influence(model, calibration, batch_tokens=batch_tokens)
+    quantity = "influence" if sinks else "without_sinks"
+    low, high = found.interval(quantity)
+    return Scores(
+        criterion="shortgpt" if sinks else "shortgpt, no sinks",
+        values=found.values(quantity),
+        low=low,
+        high=high,
+        layer_map=model.layer_map,
+        n_tokens=found.n_tokens(quantity),
+        n_texts=len(calibration.sequences),
+        calibration=calibration.hash,
+        model=model.fingerprint(),
+    )
+
+
+def influence(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> PerTextResult:
+    """Block Influence with and without sinks, text by text."""
+    calibration = Calibration.of(model, texts, part)
+    reducer = BlockInfluence()
+    replay(
+        model,
+        calibration.sequences,
+        [reducer],
+        counted=calibration.counted(),
+        batch_tokens=batch_tokens,
+    )
+    return reducer.result()

@@ -1,0 +1,33 @@
+"""Magnitude: the sum of |W|^p over a block's weights. The negative control: it sees no data.
+
+Shortened LLaMA (arXiv 2402.02834) reports it as failing, which is what a control is for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from interp.errors import UserError
+from interp.model import ReasoningModel
+from pruning.criteria import criterion
+from pruning.scores import Scores
+
+
+@criterion(
+    "magnitude", paper="control of arXiv 2402.02834", cost="the weights once", needs_texts=False
+)
+def magnitude(model: ReasoningModel, texts: Any = None, *, p: float = 1.0) -> Scores:  # noqa: ARG001
+    """Sum of |W|^p of each block's matrices (norm gains and biases are not counted)."""
+    if not p > 0:
+        raise UserError(f"magnitude(p={p}): expected a power above 0.")
+    values = [
+        sum(
+            float(weight.detach().float().abs().pow(p).double().sum())
+            for weight in block.parameters()
+            if weight.ndim >= 2
+        )
+        for block in model.blocks
+    ]
+    return Scores.plain("magnitude", np.asarray(values), model.layer_map)

@@ -1,0 +1,18 @@
+"""Reverse-order: the last block first. Arithmetic instead of data; the study's baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from interp.model import ReasoningModel
+from pruning.criteria import criterion
+from pruning.scores import Scores
+
+
+@criterion("reverse-order", paper="baseline of arXiv 2510.22228", cost="nothing", needs_texts=False)
+def reverse_order(model: ReasoningModel, texts: Any = None) -> Scores:  # noqa: ARG001
+    """Number of blocks above each block."""
+    above = np.arange(model.n_blocks)[::-1]
+    return Scores.plain("reverse-order", above, model.layer_map)

@@ -1,0 +1,46 @@
+"""Skip-KL: how far the next-token distribution moves without the block.
+
+KL(dense || without block l), mean over tokens, in nats: the replacement side of swap-KL
+(arXiv 2605.16234), with the block replaced by the identity. Unlike perplexity it looks at the
+whole distribution, needs no right token, and is never below zero. Prefix-shared sweep.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp.model import ReasoningModel
+from interp.replay import BATCH_TOKENS
+from interp.sweep import sweep
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.scores import Scores
+
+
+@criterion("skip-kl", paper="replacement-KL of arXiv 2605.16234", cost="L/2 forwards")
+def skip_kl(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Scores:
+    """KL a token from the dense model to the model without each block."""
+    calibration = Calibration.of(model, texts, part)
+    found = sweep(
+        model,
+        calibration.sequences,
+        scored=calibration.counted(),
+        batch_tokens=batch_tokens,
+    )
+    low, high = found.interval("kl")
+    return Scores(
+        criterion="skip-kl",
+        values=found.mean_kl(),
+        low=low,
+        high=high,
+        layer_map=model.layer_map,
+        n_tokens=int(found.counts.sum()),
+        n_texts=len(calibration.sequences),
+        calibration=calibration.hash,
+    )

@@ -1,0 +1,67 @@
+"""SLEB: greedy removal by loss, scored again after every removal. arXiv 2402.09025.
+
+Step k skips each block that is left, on top of those removed before, and removes the one whose
+absence leaves the lowest loss. Blocks that were redundant together are thereby not all removed
+at once, which a one-shot criterion cannot see.
+
+The scores shown are those of the first step; `picks` holds the order. About
+remove x L/2 forwards (each step is a prefix-shared sweep).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from interp.errors import UserError
+from interp.model import ReasoningModel
+from interp.replay import BATCH_TOKENS
+from interp.sweep import Sweep, sweep
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.scores import Scores
+
+
+@criterion("sleb", paper="SLEB, arXiv 2402.09025", cost="L/2 forwards a removal", greedy=True)
+def sleb(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    remove: int | None = None,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Scores:
+    """Greedy order for up to `remove` removals (default: a quarter of the blocks, at least 3)."""
+    calibration = Calibration.of(model, texts, part)
+    most = model.n_blocks - 1
+    steps = min(most, max(3, model.n_blocks // 4)) if remove is None else remove
+    if not 1 <= steps <= most:
+        raise UserError(f"sleb(remove={remove}): expected 1 to {most} of {model.n_blocks} blocks.")
+    first: Sweep | None = None
+    removed: tuple[int, ...] = ()
+    picks = []
+    for _ in range(steps):
+        found = sweep(
+            model,
+            calibration.sequences,
+            removed=removed,
+            scored=calibration.counted(),
+            batch_tokens=batch_tokens,
+        )
+        first = first or found
+        removed += (found.blocks[int(np.argmin(found.mean_loss()))],)
+        picks.append(removed)
+    assert first is not None
+    low, high = first.interval("excess")
+    return Scores(
+        criterion="sleb",
+        values=first.mean_excess(),
+        low=low,
+        high=high,
+        layer_map=model.layer_map,
+        n_tokens=int(first.counts.sum()),
+        n_texts=len(calibration.sequences),
+        calibration=calibration.hash,
+        picks=tuple(picks),
+    )

@@ -1,0 +1,104 @@
+"""Taylor+: how much the loss would change, to first order, if the weights went to zero.
+
+Shortened LLaMA (arXiv 2402.02834): the sum over a block's weights of |W dL/dW|, L being the mean
+loss over all calibration tokens (one gradient of the whole set, so batching does not enter). The
+"+" protects the first 4 and last 2 blocks, which score inf and are never removed.
+
+One forward and one backward, and the memory of the blocks' gradients. The model's own `.grad`
+and `requires_grad` are left as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from interp.errors import NonFiniteError, UserError
+from interp.model import ReasoningModel
+from interp.replay import (
+    BATCH_TOKENS,
+    Targets,
+    batches,
+    forward,
+    log_probability,
+    position_chunks,
+    readout,
+)
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.scores import Scores
+
+
+@criterion("taylor+", paper="Shortened LLaMA, arXiv 2402.02834", cost="1 forward, 1 backward")
+def taylor(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    protect_first: int = 4,
+    protect_last: int = 2,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Scores:
+    """Sum of |W dL/dW| of each block's matrices; protected blocks score inf."""
+    if protect_first < 0 or protect_last < 0:
+        raise UserError("taylor+: protect_first and protect_last cannot be below 0.")
+    calibration = Calibration.of(model, texts, part)
+    scored = calibration.counted()
+    n_scored = int(sum(mask[1:].sum() for mask in scored))
+    if n_scored == 0:
+        raise UserError("taylor+: no token to score; the first token of a text has none before.")
+    weights = [[w for w in block.parameters() if w.ndim >= 2] for block in model.blocks]
+    flat = [w for few in weights for w in few]
+    gradients = [torch.zeros_like(w, dtype=torch.float32) for w in flat]
+    with _differentiable(model.hf, flat), torch.enable_grad():
+        for batch in batches(model, calibration.sequences, batch_tokens):
+            targets = Targets.of(batch, scored)
+            if not len(targets.texts):
+                continue
+            picked = targets.pick(forward(model, batch.ids))
+            loss = torch.zeros((), device=picked.device)
+            for rows in position_chunks(model, len(picked)):
+                loss = loss - log_probability(readout(model, picked[rows]), targets.ids[rows]).sum()
+            each = torch.autograd.grad(loss / n_scored, flat, allow_unused=True)
+            for total, gradient in zip(gradients, each, strict=True):
+                if gradient is not None:  # an expert that no token was sent to
+                    total += gradient
+    values, used = [], 0
+    for few in weights:
+        mine = gradients[used : used + len(few)]
+        used += len(few)
+        pairs = zip(few, mine, strict=True)
+        values.append(sum(float((w.detach().float() * g).abs().double().sum()) for w, g in pairs))
+    if not np.isfinite(values).all():
+        raise NonFiniteError("A gradient is inf or nan: load the model in float32 or bfloat16.")
+    depth = model.n_blocks
+    for index in (*range(min(protect_first, depth)), *range(max(0, depth - protect_last), depth)):
+        values[index] = np.inf
+    return Scores.plain(
+        "taylor+",
+        values,
+        model.layer_map,
+        n_tokens=n_scored,
+        n_texts=len(calibration.sequences),
+        calibration=calibration.hash,
+    )
+
+
+@contextmanager
+def _differentiable(module: nn.Module, weights: list[nn.Parameter]) -> Iterator[None]:
+    """Only `weights` ask for gradients; what each parameter asked for before is restored."""
+    before = [(p, p.requires_grad) for p in module.parameters()]
+    try:
+        for parameter, _ in before:
+            parameter.requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_(True)
+        yield
+    finally:
+        for parameter, asked in before:
+            parameter.requires_grad_(asked)

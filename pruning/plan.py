@@ -1,0 +1,187 @@
+"""A plan: which blocks a variant lacks, which criterion said so, and with what scores.
+
+Every block is named by its DENSE index, also when the plan is for a model that has lost blocks
+already: `base` holds the dense indices of the blocks the plan's model has (its `layer_map`), and
+`n_blocks` how many they are. `kept` is `base` without `removed`, and is the `layer_map` of what
+the plan makes. A plan is itself a variant (`name`, `interventions()`), so it can be decoded live,
+and `pruning.surgery` makes the checkpoint that gives the same logits.
+
+A plan checks itself on construction: an index that is not there, one named twice, or nothing left
+to run is a `UserError` before any weight is touched. `check(model)` refuses a model of another
+depth, other blocks or other weights than the plan was made for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import UserError
+
+if TYPE_CHECKING:
+    from interp.interventions import Intervention
+    from interp.model import ReasoningModel
+    from pruning.scores import Scores
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """Blocks to remove from a model of `n_blocks` blocks.
+
+    removed: dense indices, kept sorted. base: dense indices of the blocks of the plan's model
+    (default: all, `range(n_blocks)`). criterion, scores (one a block of `base`), calibration
+    (hash of the text) and model (fingerprint) say where the plan came from; empty when a person
+    named the blocks.
+    """
+
+    removed: tuple[int, ...]
+    n_blocks: int
+    name: str = ""
+    criterion: str = ""
+    scores: tuple[float, ...] | None = None
+    calibration: str = ""
+    model: str = ""
+    base: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.n_blocks < 1:
+            raise UserError(f"LayerPlan(n_blocks={self.n_blocks}): a model has at least one block.")
+        base = tuple(int(l) for l in self.base) or tuple(range(self.n_blocks))
+        removed = tuple(sorted(int(l) for l in self.removed))
+        if len(base) != self.n_blocks or list(base) != sorted(set(base)):
+            raise UserError(
+                f"LayerPlan: `base` names {len(base)} blocks {list(base)}, expected "
+                f"{self.n_blocks} different dense indices in rising order."
+            )
+        twice = sorted({l for l in removed if removed.count(l) > 1})
+        if twice:
+            raise UserError(
+                f"LayerPlan: block {_list(twice)} is named twice; name each block once."
+            )
+        absent = [l for l in removed if l not in base]
+        if absent:
+            raise UserError(
+                f"LayerPlan: block {_list(absent)} is not there; the model has the blocks "
+                f"{_span(base)} (dense indices, from 0)."
+            )
+        if len(removed) == len(base):
+            raise UserError(
+                f"LayerPlan: removing all {len(base)} blocks leaves no model; keep at least one."
+            )
+        if self.scores is not None and len(self.scores) != self.n_blocks:
+            raise UserError(
+                f"LayerPlan: {len(self.scores)} scores for {self.n_blocks} blocks; "
+                "expected one score a block of the plan's model."
+            )
+        object.__setattr__(self, "base", base)
+        object.__setattr__(self, "removed", removed)
+        if not self.name:
+            object.__setattr__(self, "name", self._default_name())
+
+    def _default_name(self) -> str:
+        if self.criterion:
+            return f"{self.criterion}-{len(self.removed)}"
+        return "without " + ",".join(map(str, self.removed)) if self.removed else "nothing removed"
+
+    @classmethod
+    def lowest(cls, scores: Scores, remove: int, name: str = "") -> LayerPlan:
+        """The plan that removes what `scores` says to remove first, `remove` blocks of it."""
+        return cls(
+            removed=scores.lowest(remove),
+            n_blocks=len(scores.layer_map),
+            name=name,
+            criterion=scores.criterion,
+            scores=tuple(float(value) for value in scores.values),
+            calibration=scores.calibration,
+            model=scores.model,
+            base=scores.layer_map,
+        )
+
+    @classmethod
+    def without(cls, model: ReasoningModel, *blocks: int, name: str = "") -> LayerPlan:
+        """The plan that removes the named blocks (dense indices) of `model`."""
+        return cls(
+            removed=blocks,
+            n_blocks=model.n_blocks,
+            name=name,
+            model=model.fingerprint(),
+            base=tuple(model.layer_map),
+        )
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """Dense indices of the blocks that stay, in order."""
+        gone = set(self.removed)
+        return tuple(l for l in self.base if l not in gone)
+
+    @property
+    def layer_map(self) -> tuple[int, ...]:
+        """Index in the pruned model -> dense index."""
+        return self.kept
+
+    def interventions(self) -> tuple[Intervention, ...]:
+        """What the plan means for a live model: one `Skip` a removed block."""
+        from interp.interventions import Skip
+
+        return tuple(Skip(l) for l in self.removed)
+
+    def check(self, model: ReasoningModel) -> None:
+        """Refuse a model the plan was not made for (depth, blocks, weights)."""
+        if model.n_blocks != self.n_blocks or tuple(model.layer_map) != self.base:
+            raise UserError(
+                f"Plan {self.name!r} is for a model with the {self.n_blocks} blocks "
+                f"{_span(self.base)}; {model.name!r} has the {model.n_blocks} blocks "
+                f"{_span(model.layer_map)}. Make a plan from scores of this model."
+            )
+        if self.model and self.model != model.fingerprint():
+            raise UserError(
+                f"Plan {self.name!r} was made for a model with fingerprint {self.model}; "
+                f"{model.name!r} has {model.fingerprint()}. Score this model again, or drop the "
+                'plan\'s fingerprint (dataclasses.replace(plan, model="")) to use it all the same.'
+            )
+
+    def to_json(self) -> str:
+        """The plan as one JSON object, with the version of this format."""
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.scores is not None:  # JSON has no inf or nan
+            values["scores"] = [s if math.isfinite(s) else repr(s) for s in self.scores]
+        return json.dumps({"format": FORMAT, **values}, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> LayerPlan:
+        """The plan that `to_json` wrote."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"Not a plan: the text is not JSON ({error}).") from error
+        known = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or not {"removed", "n_blocks"} <= set(values):
+            raise UserError("Not a plan: expected a JSON object with `removed` and `n_blocks`.")
+        version = values.pop("format", FORMAT)
+        if version != FORMAT:
+            raise UserError(f"Plan of format {version}; this version of PruneScope reads {FORMAT}.")
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise UserError(f"Not a plan: unknown fields {unknown}; known: {sorted(known)}.")
+        for name in ("removed", "base"):
+            values[name] = tuple(values.get(name) or ())
+        if values.get("scores") is not None:
+            values["scores"] = tuple(float(s) for s in values["scores"])
+        return cls(**values)
+
+
+def _list(blocks: Sequence[int]) -> str:
+    return ", ".join(map(str, blocks))
+
+
+def _span(blocks: Sequence[int]) -> str:
+    """Dense indices as text, a run of them as `0..15`."""
+    blocks = tuple(blocks)
+    if len(blocks) > 2 and blocks == tuple(range(blocks[0], blocks[-1] + 1)):
+        return f"{blocks[0]}..{blocks[-1]}"
+    return _list(blocks)

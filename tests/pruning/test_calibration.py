@@ -1,0 +1,132 @@
+"""Calibration: the same sequences from whatever form, with a hash that names them."""
+
+# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.chains import Budget, Chain, Chains, Span
+from interp.errors import UserError
+from interp.model import ReasoningModel
+from pruning.calibration import Calibration
+from tests.models import tiny
+
+
+def chain(prompt: list[int], ids: list[int]) -> Chain:
+    n = len(ids)
+    return Chain(
+        problem="p",
+        variant="dense",
+        sample=0,
+        seed=0,
+        budget=Budget(),
+        prompt_ids=np.array(prompt),
+        ids=np.array(ids),
+        forced=np.zeros(n, dtype=bool),
+        thinking=Span(0, n),
+        answer=None,
+        finish="cut",
+        thinking_finish="forced",
+        waits=0,
+        logprob=np.zeros(n),
+        entropy=np.zeros(n),
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> ReasoningModel:
+    return tiny("qwen3", 2)
+
+
+def test_every_form_gives_the_same_sequences(model: ReasoningModel) -> None:
+    text = "use 3 7 to make 21"
+    ids = model.encode(text)
+    forms: list[Any] = [[text], text, [ids], [np.array(ids)], [tuple(ids)], np.array([ids])]
+    made = [Calibration.of(model, form) for form in forms]
+    assert {c.hash for c in made} == {made[0].hash}
+    assert all(c.sequences[0].tolist() == ids for c in made)
+    assert Calibration.of(model, made[0]) is made[0]
+
+
+def test_prompts_go_through_the_chat_template(model: ReasoningModel) -> None:
+    messages = [{"role": "user", "content": "use 3 7"}]
+    made = Calibration.of(model, [messages])
+    assert made.sequences[0].tolist() == model.prompt_ids("use 3 7")
+    assert made.prompts == (len(made.sequences[0]),)
+
+
+def test_prompt_and_generated_tokens_are_kept_apart(model: ReasoningModel) -> None:
+    chains = Chains([chain([7, 8, 9], [10, 11]), chain([7, 8], [12, 13, 14])], model)
+    masks = {p: Calibration.of(model, chains, p).counted() for p in ("all", "prompt", "generated")}
+    for whole, prompt, generated in zip(*masks.values(), strict=True):
+        assert whole.all()
+        assert (prompt ^ generated).all()
+    assert [m.tolist() for m in masks["prompt"]] == [
+        [True] * 3 + [False] * 2,
+        [True] * 2 + [False] * 3,
+    ]
+    assert [m.sum() for m in masks["generated"]] == [2, 3]
+    assert Calibration.of(model, chains[0]).sequences[0].tolist() == [7, 8, 9, 10, 11]
+    hashes = {Calibration.of(model, chains, p).hash for p in ("all", "prompt", "generated")}
+    assert len(hashes) == 3
+    again = Calibration.of(model, Calibration.of(model, chains), "generated")
+    assert again.hash == Calibration.of(model, chains, "generated").hash
+
+
+sequences = st.lists(st.lists(st.integers(0, 50), min_size=2, max_size=8), min_size=1, max_size=5)
+
+
+@given(sequences, st.randoms())
+def test_the_hash_names_the_sequences_in_any_order(ids: list[list[int]], random: Any) -> None:
+    model = tiny("qwen3", 1)
+    first = Calibration.of(model, ids).hash
+    shuffled = random.sample(ids, len(ids))
+    assert Calibration.of(model, shuffled).hash == first
+    changed = [*ids[:-1], [*ids[-1], 1]]
+    assert Calibration.of(model, changed).hash != first
+    assert Calibration.of(model, [*ids, ids[0]]).hash != first
+
+
+def test_the_hash_sees_where_one_text_ends_and_the_next_begins(model: ReasoningModel) -> None:
+    one, other = [[7, 8, 9], [10, 11]], [[7, 8], [9, 10, 11]]
+    assert Calibration.of(model, one).hash != Calibration.of(model, other).hash
+
+
+def test_max_tokens_cuts_every_sequence(model: ReasoningModel) -> None:
+    made = Calibration.of(model, [[7, 8, 9, 10], [7, 8]], max_tokens=3)
+    assert [s.tolist() for s in made.sequences] == [[7, 8, 9], [7, 8]]
+    assert made.n_tokens == 5
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "No calibration text"),
+        (None, "needs calibration texts"),
+        (["use 3", ""], "text 1 is empty"),
+        ([[7, 8], [9]], "text 1 is one token long"),
+        ([7, 8, 9], "wrap the one in a list"),
+        ([[7.5, 8.5]], "expected a text"),
+        ([[7, 8], 5], "text 1"),
+        (42, "No calibration text"),
+    ],
+)
+def test_bad_texts_are_refused(model: ReasoningModel, texts: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Calibration.of(model, texts)
+
+
+def test_bad_options_are_refused(model: ReasoningModel) -> None:
+    with pytest.raises(UserError, match="max_tokens=1"):
+        Calibration.of(model, ["use 3 7"], max_tokens=1)
+    with pytest.raises(UserError, match="no such part"):
+        Calibration.of(model, ["use 3 7"], "prompt")

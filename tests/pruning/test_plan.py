@@ -1,0 +1,161 @@
+"""Plans: what they keep, what they refuse, and that text and back loses nothing."""
+
+# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.errors import UserError
+from interp.interventions import Skip, VariantLike
+from pruning.plan import LayerPlan
+from pruning.scores import Scores
+from pruning.surgery import prune
+from tests.models import tiny
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> dict[str, Any]:
+    """Arguments of a plan; it is made in the test, for checked types draw random numbers."""
+    n = draw(st.integers(2, 12))
+    base = tuple(sorted(draw(st.sets(st.integers(0, 20), min_size=n, max_size=n))))
+    removed = draw(st.lists(st.sampled_from(base), unique=True, max_size=n - 1))
+    numbers = st.floats(allow_nan=False, width=32)
+    scores = draw(st.none() | st.lists(numbers, min_size=n, max_size=n).map(tuple))
+    return {
+        "removed": tuple(removed),
+        "n_blocks": n,
+        "criterion": draw(st.text()),
+        "scores": scores,
+        "base": base,
+    }
+
+
+@given(plans())
+def test_kept_and_removed_share_out_the_blocks(arguments: dict[str, Any]) -> None:
+    plan = LayerPlan(**arguments)
+    assert sorted(plan.kept + plan.removed) == list(plan.base)
+    assert list(plan.kept) == sorted(plan.kept)
+    assert plan.layer_map == plan.kept
+    assert [s.block for s in plan.interventions()] == list(plan.removed)
+    assert all(isinstance(s, Skip) and s.part == "block" for s in plan.interventions())
+    assert isinstance(plan, VariantLike)
+
+
+@given(plans())
+def test_json_and_back_is_the_same_plan(arguments: dict[str, Any]) -> None:
+    plan = LayerPlan(**arguments)
+    text = plan.to_json()
+    assert LayerPlan.from_json(text) == plan
+    json.loads(text, parse_constant=pytest.fail)  # plain JSON, no Infinity
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=12, unique=True), st.data())
+def test_lowest_removes_the_lowest_scores(values: list[float], data: st.DataObject) -> None:
+    remove = data.draw(st.integers(0, len(values) - 1))
+    layer_map = tuple(range(0, 2 * len(values), 2))
+    plan = LayerPlan.lowest(Scores.plain("x", values, layer_map), remove)
+    by_score = dict(zip(layer_map, values, strict=True))
+    assert len(plan.removed) == remove
+    if remove:
+        assert max(by_score[l] for l in plan.removed) < min(by_score[l] for l in plan.kept)
+    assert plan.name == f"x-{remove}"
+    assert plan.scores == tuple(values)
+
+
+def test_equal_scores_remove_the_deeper_block() -> None:
+    assert Scores.plain("x", [0.0, 1.0, 0.0, 1.0], (0, 1, 2, 3)).ranking == (2, 0, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"removed": (0, 1, 2), "n_blocks": 3}, "leaves no model"),
+        ({"removed": (3,), "n_blocks": 3}, "block 3 is not there.*0..2"),
+        ({"removed": (-1,), "n_blocks": 3}, "block -1 is not there"),
+        ({"removed": (1, 1), "n_blocks": 3}, "named twice"),
+        ({"removed": (), "n_blocks": 0}, "at least one block"),
+        ({"removed": (1,), "n_blocks": 2, "base": (0, 2)}, "block 1 is not there"),
+        ({"removed": (), "n_blocks": 3, "base": (0, 2)}, "expected 3 different"),
+        ({"removed": (), "n_blocks": 2, "base": (2, 0)}, "rising order"),
+        ({"removed": (), "n_blocks": 2, "scores": (1.0,)}, "1 scores for 2 blocks"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(arguments: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LayerPlan(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"removed": [1]}', "n_blocks"),
+        ('{"removed": [1], "n_blocks": 3, "format": 99}', "format 99"),
+        ('{"removed": [1], "n_blocks": 3, "colour": 1}', "colour"),
+        ('{"removed": [7], "n_blocks": 3}', "not there"),
+    ],
+)
+def test_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LayerPlan.from_json(text)
+
+
+def test_a_plan_knows_its_model() -> None:
+    model = tiny("qwen3", 4)
+    plan = LayerPlan.without(model, 2)
+    plan.check(model)
+    with pytest.raises(UserError, match=r"4 blocks.*has the 3 blocks"):
+        plan.check(tiny("qwen3", 3))
+    with pytest.raises(UserError, match="fingerprint"):
+        plan.check(tiny("qwen3", 4, seed=1))
+    replace(plan, model="").check(tiny("qwen3", 4, seed=1))
+    with pytest.raises(UserError, match=r"blocks 0, 1, 3"):
+        replace(plan, n_blocks=3, base=(0, 1, 2), removed=(), model="").check(prune(model, plan))
+
+
+def test_scores_refuse_what_makes_no_sense() -> None:
+    scores = Scores.plain("x", [1.0, 2.0, np.inf], (0, 1, 2))
+    assert scores.lowest(0) == ()
+    for n in (3, -1, True):
+        with pytest.raises(UserError, match="Cannot remove"):
+            scores.lowest(n)
+    with pytest.raises(ValueError, match="differ in length"):
+        Scores.plain("x", [1.0], (0, 1))
+    with pytest.raises(ValueError, match="nan"):
+        Scores.plain("x", [1.0, np.nan], (0, 1))
+    protected = Scores.plain("x", [1.0, np.inf, np.inf], (0, 1, 2))
+    with pytest.raises(UserError, match="protected"):
+        protected.lowest(2)
+    followed = Scores.plain("x", [1.0, 2.0, 3.0], (0, 1, 2), picks=((2,),))
+    assert followed.lowest(1) == (2,)
+    with pytest.raises(UserError, match="score again with remove=2"):
+        followed.lowest(2)
+
+
+def test_scores_as_a_table_and_a_figure() -> None:
+    values = np.array([0.3, 0.1, 0.2])
+    scores = Scores("x", values, values - 0.05, values + 0.05, (0, 2, 5), n_tokens=9)
+    frame = scores.to_frame()
+    assert list(frame["block"]) == [0, 2, 5]
+    assert list(frame["rank"]) == [2, 0, 1]
+    assert (frame["low"] < frame["score"]).all()
+    ax = scores.plot()
+    assert [p.get_height() for p in ax.patches] == pytest.approx([0.3, 0.1, 0.2])
+    assert [round(p.get_x() + p.get_width() / 2) for p in ax.patches] == [0, 2, 5]
+    assert scores.plot(ax) is ax
+    Scores.plain("y", [np.inf, 1.0], (0, 1)).plot()
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
