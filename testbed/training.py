@@ -41,7 +41,7 @@ class Recipe:
     head_width: int = 32
     feed_forward: int = 384
     positions: int = 4096
-    tokens: int = 18_000_000
+    tokens: int = 10_000_000
     tokens_per_step: int = 8_000
     micro_batch_tokens: int = 3_000
     shares: tuple[tuple[str, float], ...] = (

@@ -1,0 +1,50 @@
+# make study   set up .venv, run the default study on the bundled reasoner, say where the report is
+# make test    set up .venv, then lint, types, contracts and tests
+#
+# PYTHON=...   an interpreter, 3.11 or 3.12       VENV=...     another environment folder
+# STUDY=...    options for `prunescope study`     TESTS=...    options for pytest
+# PIP=...      options for pip, such as an index that has the CPU build of torch (a tenth of the size)
+
+SHELL := bash
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP ?=
+STUDY ?=
+TESTS ?=
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
+	&& { echo $$p; break; }; done)
+
+.PHONY: help study test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found; name one: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make a second run quick: pip is asked again only when pyproject.toml changed.
+$(VENV)/.installed: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+study: $(VENV)/.installed
+	$(BIN)/prunescope study $(STUDY)
+
+# Every check runs, the tests last; one that failed fails the target.
+test: $(VENV)/.installed-dev
+	@failed=; \
+	for check in "ruff check" "ruff format --check" "pyright --pythonpath $(BIN)/python" "lint-imports"; do \
+		echo "== $$check"; $(BIN)/$$check || failed="$$failed [$$check]"; \
+	done; \
+	echo "== pytest"; $(BIN)/python -m pytest -q $(TESTS) || failed="$$failed [pytest]"; \
+	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

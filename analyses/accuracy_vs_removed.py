@@ -1,0 +1,118 @@
+"""Accuracy against the number of blocks removed, by method, on every benchmark.
+
+At the largest budget, so that what is lost is not lost for want of tokens. One panel a benchmark
+from no chain to a long one: where the curves part is where the length of the chain begins to
+matter (arXiv 2510.22228, its first figure). Differences from dense are paired by problem and
+sample; p values are Holm-corrected over all benchmarks and variants.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from analyses import style, tables
+from analyses.frames import StudyData, largest_budget
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLE = "Accuracy against blocks removed"
+CAPTION = (
+    "Accuracy at the largest thinking budget over the number of blocks removed; one panel a "
+    "benchmark, from no chain to the longest. Bars: 95 % intervals over problems."
+)
+
+
+def table(study: StudyData) -> pd.DataFrame:
+    """One row a benchmark and variant."""
+    rows = largest_budget(study.rows("accuracy"))
+    return tables.order_variants(tables.by_variant(rows, ["correct"]), study.variants)
+
+
+def text(found: pd.DataFrame) -> list[str]:
+    """Which blocks each variant lacks, in a sentence."""
+    plans = found[found["variant"] != style.DENSE].drop_duplicates("variant")
+    said = [
+        f"{style.pretty(str(method))} "
+        + ", then ".join(" ".join(map(str, blocks)) for blocks in group["removed"])
+        for method, group in plans.sort_values("n_removed").groupby("method", sort=False)
+    ]
+    return [f"Blocks removed, by dense index: {'; '.join(said)}."] if said else []
+
+
+def plot(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
+    """One benchmark: a line a method, dense at zero blocks."""
+    ax = style.new_axes(ax)
+    part = found[found["benchmark"] == benchmark]
+    dense = part[part["variant"] == style.DENSE]
+    methods = list(dict.fromkeys(part.loc[part["variant"] != style.DENSE, "method"]))
+    look_of = style.method_looks(methods)
+    ends = []
+    for i, method in enumerate(methods):
+        line = part[(part["method"] == method) & (part["variant"] != style.DENSE)]
+        line = line.sort_values("n_removed")
+        look = look_of[method]
+        shift = 0.07 * (i - (len(methods) - 1) / 2)
+        x = line["n_removed"] + shift
+        low, high = line["value"] - line["low"], line["high"] - line["value"]
+        ax.errorbar(
+            x,
+            line["value"],
+            [low.clip(0), high.clip(0)],
+            color=look.colour,
+            marker=look.marker,
+            lw=1.7,
+            elinewidth=0.9,
+            label=method,
+        )
+        if len(dense):
+            ax.plot(
+                [0, x.iloc[0]],
+                [dense["value"].iloc[0], line["value"].iloc[0]],
+                color=look.colour,
+                lw=1.7,
+            )
+        last = line.iloc[-1]
+        ends.append((style.pretty(method), float(x.iloc[-1]), float(last["value"]), look.colour))
+    if len(dense):
+        row = dense.iloc[0]
+        ax.errorbar(
+            [0],
+            [row["value"]],
+            [[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]],
+            color=style.INK,
+            marker="o",
+            markersize=6,
+            elinewidth=1.1,
+            zorder=5,
+            label=style.DENSE,
+        )
+        ax.axhline(row["value"], color=style.INK, lw=0.7, ls=(0, (2, 2)), alpha=0.5)
+    most = int(part["n_removed"].max()) if len(part) else 1
+    ax.set_xlim(-0.3, most + 0.2)
+    ax.set_xticks(range(most + 1))
+    ax.set_xlabel("blocks removed")
+    style.share_axis(ax)
+    ax.set_title(f"{benchmark}  (n = {int(dense['problems'].max()) if len(dense) else 0})")
+    style.label_ends(ax, ends, room=0.33)
+    return ax
+
+
+def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
+    """A panel a benchmark."""
+    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
+    if not names:
+        return None
+    with style.style():
+        whole, axes = style.panels(len(names))
+        for name, ax in zip(names, axes, strict=True):
+            plot(found, name, ax)
+    return whole
+
+
+if __name__ == "__main__":
+    from analyses.command import main
+
+    main(__file__)

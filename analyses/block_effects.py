@@ -1,0 +1,160 @@
+"""What each single block is for: the change in every outcome when it alone is skipped.
+
+Every block is skipped in turn beside the dense row, with the same noise, and its chains are
+compared with the dense ones of the same problem and sample (`interp.effects`). p values are
+Holm-corrected over the blocks of one outcome on one benchmark.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyses import style
+from analyses.frames import StudyData
+from analyses.outcomes import BY_COLUMN, present, with_derived
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from interp.effects import Effects
+
+TITLE = "What each block is for"
+CAPTION = (
+    "Change in each outcome when one block is skipped, against the dense model on the same "
+    "problems with the same noise: blue, accuracy on each benchmark; purple, what the chains of "
+    "{longest} do. Filled: Holm-corrected p < .05 over the blocks of the panel; open: no clear "
+    "difference. Bars: 95 % intervals over problems, uncorrected."
+)
+MOST_PANELS = 6
+
+
+@lru_cache(maxsize=2)
+def effects(study: StudyData) -> list[Effects]:
+    """The paired effects of every block, one `Effects` an outcome that the study has."""
+    from interp.effects import block_effects
+    from interp.errors import UserError
+
+    rows = with_derived(study.rows("blocks"))
+    found = []
+    if len(rows) and rows["block"].notna().any():
+        for outcome in present(rows):
+            part = rows[rows[outcome.column].notna()]
+            keep = [
+                b
+                for b, g in part.groupby("benchmark")
+                if g["block"].notna().any() and (g["variant"] == style.DENSE).any()
+            ]
+            part = part[part["benchmark"].isin(keep)]
+            try:
+                found.append(block_effects(part, outcome.column))
+            except UserError:
+                continue  # defined on one side only: there is no pair to compare
+    samples = study.diversity
+    if len(samples) and (samples["kind"] == "block").any():
+        # Only problems of the block cells, and only at the budget the blocks were skipped at.
+        blocks = samples[samples["kind"] == "block"]
+        keys = ["benchmark", "problem", "budget"]
+        dense = samples[samples["variant"] == style.DENSE].merge(blocks[keys].drop_duplicates())
+        import pandas as pd
+
+        both = pd.concat([blocks, dense]).assign(sample=0)
+        found += [block_effects(both, o.column) for o in present(both)]
+    return found
+
+
+def table(study: StudyData) -> pd.DataFrame:
+    """One row an outcome, benchmark and block."""
+    import pandas as pd
+
+    parts = [one.to_frame() for one in effects(study)]
+    if not parts:
+        return pd.DataFrame()
+    return pd.concat(parts, ignore_index=True)
+
+
+def longest(found: pd.DataFrame) -> str:
+    """The benchmark with the longest dense thinking; the last one where nothing was generated."""
+    lengths = found[found["outcome"] == "thinking_tokens"]
+    if not len(lengths):
+        return str(found["benchmark"].iloc[-1])
+    return str(lengths.groupby("benchmark")["dense"].mean().idxmax())
+
+
+def caption(found: pd.DataFrame) -> str:
+    """The caption, with the benchmark it speaks of."""
+    return CAPTION.format(longest=longest(found))
+
+
+def plot(found: pd.DataFrame, outcome: str, benchmark: str, ax: Axes | None = None) -> Axes:
+    """One outcome on one benchmark: the change when each block is skipped."""
+    ax = style.new_axes(ax)
+    part = found[(found["outcome"] == outcome) & (found["benchmark"] == benchmark)]
+    part = part.sort_values("block")
+    colour = "#0072B2" if outcome == "correct" else "#8A4F7D"
+    ax.axhline(0, color=style.INK, lw=0.8)
+    ax.vlines(part["block"], part["low"], part["high"], color=colour, lw=1.5)
+    sure = (part["p_holm"] < 0.05).to_numpy()
+    for shown, fill in ((sure, colour), (~sure, "white")):
+        ax.plot(
+            part["block"][shown],
+            part["effect"][shown],
+            ls="none",
+            marker="o",
+            ms=5,
+            mec=colour,
+            mfc=fill,
+            zorder=4,
+        )
+    known = BY_COLUMN.get(outcome)
+    dense = float(part["dense"].mean())
+    name = known.name if known else outcome
+    words = known.words(dense) if known else f"{dense:.2f}"
+    ax.set_title(f"accuracy, {benchmark}" if outcome == "correct" else name)
+    ax.set_title(
+        f"dense {words}, n = {int(part['n_problems'].max())}",
+        loc="right",
+        fontsize=8,
+        fontweight="normal",
+        color=style.QUIET,
+    )
+    if outcome == "correct":
+        low = min(-0.25, float(np.nanmin(part["low"])))
+        high = max(0.1, float(np.nanmax(part["high"])))
+        ax.set_ylim(max(-1.03, low - 0.03), high + 0.03)
+    ax.set_ylabel("change in accuracy" if outcome == "correct" else "change")
+    ax.grid(axis="y")
+    style.block_axis(ax, part["block"].tolist())
+    return ax
+
+
+def panels_of(found: pd.DataFrame, study: StudyData) -> list[tuple[str, str]]:
+    """(outcome, benchmark) of the figure's panels: accuracy, then what the longest chains do."""
+    accuracy = found.loc[found["outcome"] == "correct", "benchmark"]
+    panels = [("correct", b) for b in study.benchmarks if b in set(accuracy)]
+    long = longest(found)
+    here = found[(found["benchmark"] == long) & (found["outcome"] != "correct")]
+    varies = here.groupby("outcome", sort=False)["effect"].apply(lambda e: bool((e != 0).any()))
+    return panels + [(o, long) for o in BY_COLUMN if varies.get(o, False)][:MOST_PANELS]
+
+
+def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
+    """Accuracy on every benchmark, and what the longest chains do."""
+    if not len(found):
+        return None
+    wanted = panels_of(found, study)
+    with style.style():
+        whole, axes = style.panels(len(wanted), columns=2, width=5.4, height=2.05)
+        for (outcome, benchmark), ax in zip(wanted, axes, strict=True):
+            plot(found, outcome, benchmark, ax)
+    return whole
+
+
+if __name__ == "__main__":
+    from analyses.command import main
+
+    main(__file__)

@@ -1,0 +1,60 @@
+"""The analyses in the order of the report. To add one, write its file and name it here.
+
+Each is a module with TITLE, CAPTION (or `caption(found)`), `table(study)` and
+`figure(found, study)`, and perhaps `text(found)`: paragraphs for the report.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from analyses.frames import StudyData
+
+NAMES = (
+    "accuracy_vs_removed",
+    "sequential_scaling",
+    "parallel_scaling",
+    "block_effects",
+    "bi_vs_effects",
+    "step_errors",
+    "loop_anatomy",
+    "reflection",
+    "diversity",
+)
+
+
+@runtime_checkable
+class Analysis(Protocol):
+    """What the report and the shared command ask of an analysis."""
+
+    TITLE: str
+    CAPTION: str
+
+    def table(self, study: StudyData) -> pd.DataFrame: ...
+    def figure(self, found: pd.DataFrame, study: StudyData) -> Figure | None: ...
+
+
+def load(name: str) -> Analysis:
+    """The analysis of that name."""
+    from interp.errors import UserError, did_you_mean
+
+    if name not in NAMES:
+        raise UserError(did_you_mean(name, NAMES, "analysis"))
+    return cast("Analysis", importlib.import_module(f"analyses.{name}"))
+
+
+def caption_of(analysis: Analysis, found: pd.DataFrame) -> str:
+    """The caption of its figure."""
+    own = getattr(analysis, "caption", None)
+    return own(found) if own is not None else analysis.CAPTION
+
+
+def text_of(analysis: Analysis, found: pd.DataFrame) -> list[str]:
+    """Paragraphs that stand before its figure."""
+    own = getattr(analysis, "text", None)
+    return own(found) if own is not None else []

@@ -1,0 +1,98 @@
+"""Parallel scaling: pass@k and maj@k from one set of samples a problem.
+
+The measures are those of `scaling.parallel`. Points with more than half of the samples (open) rest
+on few independent subsets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from analyses import style, tables
+from analyses.frames import StudyData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLE = "Parallel scaling: more samples"
+CAPTION = (
+    "Solid with marks: pass@k, the chance that at least one of k samples is correct. Dotted: "
+    "maj@k, the chance that their majority vote is. Both from one set of samples a problem; "
+    "points with more than half of the samples are open. Bands: 95 % intervals over problems."
+)
+
+
+def table(study: StudyData) -> pd.DataFrame:
+    """One row a benchmark, variant, measure (pass, cov, maj, best) and k."""
+    import pandas as pd
+
+    from scaling.parallel import parallel_scaling
+
+    rows = study.rows("parallel")
+    if not len(rows):
+        return pd.DataFrame()
+    found = parallel_scaling(rows).to_frame()
+    return tables.order_variants(found, study.variants)
+
+
+def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
+    """One benchmark: pass@k (solid) and maj@k (dotted) of each variant."""
+    ax = style.new_axes(ax)
+    look_of = style.looks(study.variants)
+    part = found[found["benchmark"] == benchmark]
+    ends = []
+    for name, _, _ in study.variants:
+        mine = part[part["variant"] == name]
+        if not len(mine):
+            continue
+        look = look_of[name]
+        for measure in ("pass", "maj"):
+            line = mine[mine["measure"] == measure].sort_values("k")
+            x, y = line["k"], line["value"]
+            if measure == "maj":
+                ax.plot(x, y, color=look.colour, ls=(0, (1, 1.5)), lw=1.2)
+                continue
+            ax.plot(x, y, color=look.colour, ls=look.line, lw=2.0, zorder=3)
+            sure = line["steady"].astype(bool)
+            ax.plot(x[sure], y[sure], ls="none", marker=look.marker, color=look.colour, zorder=4)
+            ax.plot(
+                x[~sure],
+                y[~sure],
+                ls="none",
+                marker=look.marker,
+                mfc="white",
+                mec=look.colour,
+                zorder=4,
+            )
+            ax.fill_between(x, line["low"], line["high"], color=look.colour, alpha=0.09, lw=0)
+            ends.append((style.pretty(name), float(x.iloc[-1]), float(y.iloc[-1]), look.colour))
+    ks = sorted(part["k"].unique())
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(0.9, max(ks) * 1.06)
+    ax.set_xticks(ks, [str(int(k)) for k in ks])
+    ax.minorticks_off()
+    ax.set_xlabel("samples k")
+    style.share_axis(ax, "pass@k, maj@k")
+    ax.set_title(f"{benchmark}  (n = {int(part['n_problems'].max())})")
+    style.label_ends(ax, ends, room=0.3)
+    return ax
+
+
+def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
+    """A panel a benchmark that was sampled more than once."""
+    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
+    if not names:
+        return None
+    with style.style():
+        whole, axes = style.panels(len(names), columns=2, width=5.6, height=3.7)
+        for name, ax in zip(names, axes, strict=True):
+            plot(found, name, study, ax)
+    return whole
+
+
+if __name__ == "__main__":
+    from analyses.command import main
+
+    main(__file__)

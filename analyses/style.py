@@ -1,0 +1,288 @@
+"""How every figure looks: colours, labels, intervals.
+
+One colour a variant, the same in every figure of a study: the dense model is black, a method has
+a hue of its own (Okabe and Ito's, which the colour-blind can tell apart), and the more blocks are
+removed the darker its shade. Hue is never the only sign: each method also has a marker, each number
+of removed blocks a line style, and lines carry their names at their ends, so a grey print reads.
+Blocks are always shown by dense index.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DENSE = "dense"
+INK = "#1a1a1a"
+QUIET = "#6b6b6b"
+RULE = "#d9d9d9"
+#: A method keeps its hue whatever else is in the study; the rest take what is left, in order.
+_OWN_HUE = {"shortgpt": "#0072B2", "reverse-order": "#D55E00", "random": "#7A7A7A"}
+_OTHER_HUES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#5B4FA2")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+_LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (5, 1.4, 1.4, 1.4)))
+#: Verdicts and kinds of first wrong step, from harmless to lost; pale enough for labels on top.
+OUTCOME_COLOURS = {"correct": "#009E73", "wrong": "#D55E00", "no answer": "#BDBDBD"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker and line of one variant."""
+
+    colour: str
+    marker: str
+    line: Any
+
+
+def looks(variants: Iterable[tuple[str, str, int]]) -> dict[str, Look]:
+    """The look of each variant, from (variant, method, blocks removed), in the order given."""
+    rows = list(dict.fromkeys(variants))
+    methods = list(dict.fromkeys(method for name, method, _ in rows if name != DENSE))
+    deepest = max((n for _, _, n in rows), default=1)
+    free = iter([h for h in _OTHER_HUES if h not in _OWN_HUE.values()] * 4)
+    hues = {method: _OWN_HUE.get(method) or next(free, QUIET) for method in methods}
+    found = {}
+    for name, method, n in rows:
+        if name == DENSE:
+            found[name] = Look(INK, "o", "-")
+            continue
+        line = _LINES[(max(n, 1) - 1) % len(_LINES)]
+        marker = _MARKERS[(methods.index(method) + 1) % len(_MARKERS)]
+        found[name] = Look(_shade(hues[method], max(n, 1), max(deepest, 1)), marker, line)
+    return found
+
+
+def method_looks(methods: Iterable[str]) -> dict[str, Look]:
+    """The look of each method as a whole (its full hue), for lines over blocks removed."""
+    return looks((method, method, 1) for method in methods)
+
+
+def _shade(colour: str, n: int, most: int) -> str:
+    """`colour`, lighter for few removed blocks and itself for the most."""
+    if most <= 1:
+        return colour
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    hue, light, sat = colorsys.rgb_to_hls(red, green, blue)
+    part = (min(n, most) - 1) / (most - 1)
+    top = min(light + 0.2, 0.68)
+    rgb = colorsys.hls_to_rgb(hue, top + (light * 0.72 - top) * part, sat)
+    return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
+
+
+def pretty(name: str) -> str:
+    """A name as people read it: shortgpt-2 -> ShortGPT −2."""
+    known = {"shortgpt": "ShortGPT", "reverse-order": "Reverse-order", "random": "Random"}
+    for key, words in known.items():
+        name = re.sub(rf"^{key}(?![a-z])", words, name)
+    return re.sub(r"-(\d+)\b", "\u2009\u2212\\1", name) if not name.startswith("count") else name
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """matplotlib's settings for one figure; the caller's own are untouched."""
+    import matplotlib as mpl
+
+    settings: dict[Any, Any] = {
+        "font.family": "sans-serif",
+        "font.sans-serif": ["Source Sans 3", "Helvetica Neue", "Arial", "DejaVu Sans"],
+        "font.size": 9.5,
+        "axes.titlesize": 10.5,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+        "axes.labelcolor": INK,
+        "axes.edgecolor": "#8a8a8a",
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "xtick.color": "#4a4a4a",
+        "ytick.color": "#4a4a4a",
+        "xtick.major.width": 0.8,
+        "ytick.major.width": 0.8,
+        "grid.color": "#ececec",
+        "grid.linewidth": 0.8,
+        "lines.linewidth": 1.7,
+        "lines.markersize": 5,
+        "legend.frameon": False,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "svg.fonttype": "path",
+        "svg.hashsalt": "prunescope",
+        "figure.max_open_warning": 0,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def panels(
+    n: int, *, columns: int = 3, width: float = 3.5, height: float = 2.9, **more: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `n` panels in rows of `columns`, without empty ones."""
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(columns, n))
+    rows = -(-n // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, **more).ravel().tolist()
+    for spare in grid[n:]:
+        spare.remove()
+    return figure, grid[:n]
+
+
+def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
+    """`ax`, or the axes of a new figure that no global state knows of."""
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained").subplots()
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The figure an axes stands in."""
+    from matplotlib.figure import Figure
+
+    figure = ax.get_figure(root=True)
+    if not isinstance(figure, Figure):
+        raise TypeError("the axes stand in no figure")
+    return figure
+
+
+def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """`values` moved apart until neighbours are `gap` away, kept in [low, high] if they fit."""
+    order = np.argsort(values, kind="stable")
+    placed = np.asarray(values, dtype=float)[order]
+    gap = min(gap, (high - low) / max(len(placed) - 1, 1))
+    for _ in range(100):
+        moved = False
+        for i in range(1, len(placed)):
+            lack = gap - (placed[i] - placed[i - 1])
+            if lack > 1e-9:
+                placed[i - 1] -= lack / 2
+                placed[i] += lack / 2
+                moved = True
+        placed = np.clip(placed, low, high)
+        if not moved:
+            break
+    for i in range(1, len(placed)):  # what the clip pushed together again
+        placed[i] = max(placed[i], placed[i - 1] + gap)
+    excess = placed[-1] - high if len(placed) else 0.0
+    if excess > 0:
+        placed -= excess
+    result = np.empty_like(placed)
+    result[order] = placed
+    return result.tolist()
+
+
+def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]], room: float = 0.3) -> None:
+    """Write each line's name at its end: (name, x, y, colour); names are moved apart.
+
+    `room` is the share of the panel's width kept free for them, to the right of the data.
+    """
+    if not ends:
+        return
+    left, right = ax.get_xlim()
+    log = ax.get_xscale() == "log"
+    span = np.log(right / left) if log else right - left
+    grown = span / (1 - room)
+    ax.set_xlim(left, left * float(np.exp(grown)) if log else left + grown)
+    low, high = ax.get_ylim()
+    figure = figure_of(ax)
+    inches = ax.get_subplotspec().get_gridspec().nrows if ax.get_subplotspec() else 1  # type: ignore[union-attr]
+    tall = figure.get_size_inches()[1] / inches * 0.72
+    gap = (high - low) * 8.6 / 72 / tall
+    places = spread([y for _, _, y, _ in ends], gap, low, high)
+    far = max(x for _, x, _, _ in ends)
+    start = far * float(np.exp(0.035 * grown)) if log else far + 0.035 * grown
+    for (name, x, y, colour), place in zip(ends, places, strict=True):
+        ax.plot([x, start], [y, place], color=colour, lw=0.6, alpha=0.6, clip_on=False)
+        ax.text(start, place, " " + name, color=colour, va="center", ha="left", fontsize=7.6)
+
+
+def label_points(ax: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
+    """Write a name to the right of each point (name, x, y, colour); names are moved apart."""
+    low, high = ax.get_ylim()
+    tall = ax.get_position().height * figure_of(ax).get_size_inches()[1]
+    gap = (high - low) * 8.6 / 72 / max(tall, 1.0)
+    places = spread([y for _, _, y, _ in points], gap, low, high) if points else []
+    for (name, x, y, colour), place in zip(points, places, strict=True):
+        across = ax.get_xlim()[1] - ax.get_xlim()[0]
+        ax.plot([x, x + 0.045 * across], [y, place], color=colour, lw=0.5, alpha=0.6)
+        ax.text(x + 0.05 * across, place, name, color=colour, fontsize=7.4, va="center")
+
+
+def share_axis(ax: Axes, label: str = "accuracy") -> None:
+    """A vertical axis for shares, the same in every figure."""
+    ax.set_ylim(-0.02, 1.02)
+    ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".50", ".75", "1"])
+    ax.set_ylabel(label)
+    ax.grid(axis="y")
+
+
+def block_axis(ax: Axes, blocks: Sequence[int]) -> None:
+    """A horizontal axis of blocks by dense index."""
+    blocks = sorted(int(b) for b in set(blocks))
+    every = 1 if len(blocks) <= 24 else 2 if len(blocks) <= 48 else 4
+    ax.set_xticks(blocks[::every])
+    ax.set_xlabel("block (dense index)")
+
+
+def save(figure: Figure, folder: Any, name: str) -> list[str]:
+    """Write the figure as PNG and SVG; the SVG's bytes depend on the figure only."""
+    from pathlib import Path
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
+    with style():
+        figure.savefig(png, dpi=160)
+        figure.set_layout_engine("none")  # as laid out for the PNG
+        figure.savefig(svg, metadata={"Date": None})
+    return [png.name, svg.name]
+
+
+def variant_dots(
+    ax: Axes, found: Any, variants: Sequence[tuple[str, str, int]], label: str, names: bool = True
+) -> Axes:
+    """One row a variant, top to bottom in the study's order: value with its interval.
+
+    `found` has columns variant, value, low, high and p_holm; the difference from dense is marked
+    by a filled point where p_holm < .05, by an open one where there is no clear difference.
+    """
+    look_of = looks(variants)
+    shown = [name for name, _, _ in variants if name in set(found["variant"])]
+    dense = found[found["variant"] == DENSE]
+    if len(dense):
+        ax.axvline(float(dense["value"].iloc[0]), color=INK, lw=0.7, ls=(0, (2, 2)), alpha=0.5)
+    for place, name in enumerate(shown):
+        row = found[found["variant"] == name].iloc[0]
+        look = look_of[name]
+        if np.isfinite(row["low"]) and np.isfinite(row["high"]):
+            ax.plot([row["low"], row["high"]], [place, place], color=look.colour, lw=1.5)
+        sure = name == DENSE or (np.isfinite(row["p_holm"]) and row["p_holm"] < 0.05)
+        ax.plot(
+            [row["value"]],
+            [place],
+            ls="none",
+            marker=look.marker,
+            mec=look.colour,
+            mfc=look.colour if sure else "white",
+            markersize=6,
+            zorder=4,
+        )
+    ax.set_yticks(range(len(shown)), [pretty(n) for n in shown] if names else [""] * len(shown))
+    ax.set_ylim(len(shown) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    ax.set_xlabel(label)
+    return ax

@@ -1,0 +1,146 @@
+"""PruneScope: remove blocks of a reasoning model, let it think, and see what broke, where, and why.
+
+    import prunescope as ps
+
+    model = ps.ReasoningModel.load("testbed")       # or a Hub name, a folder, a live HF model
+    scores = ps.block_influence(model, texts)       # .to_frame(), .plot()
+    plan = ps.LayerPlan.lowest(scores, remove=2)
+    chains = model.generate(prompts, variants=[ps.dense, plan], budget=ps.Budget(512), samples=8)
+
+Every public name in one place. A name's module is imported when the name is first used, so the
+import of the package itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analyses.frames import StudyData as StudyData
+    from analyses.report import write_report as write_report
+    from interp.chains import Budget as Budget
+    from interp.chains import Chain as Chain
+    from interp.chains import Chains as Chains
+    from interp.chains import Span as Span
+    from interp.decode import Request as Request
+    from interp.decode import decode as decode
+    from interp.delimiters import Delimiters as Delimiters
+    from interp.diagnosis import diagnose as diagnose
+    from interp.diagnosis import diversity as diversity
+    from interp.diagnosis import find_loop as find_loop
+    from interp.diagnosis import reflections as reflections
+    from interp.effects import block_effects as block_effects
+    from interp.effects import tie as tie
+    from interp.errors import NonFiniteError as NonFiniteError
+    from interp.errors import PruneScopeError as PruneScopeError
+    from interp.errors import UserError as UserError
+    from interp.interventions import MeanDelta as MeanDelta
+    from interp.interventions import Patch as Patch
+    from interp.interventions import ResampleDelta as ResampleDelta
+    from interp.interventions import Scale as Scale
+    from interp.interventions import Skip as Skip
+    from interp.interventions import Variant as Variant
+    from interp.interventions import Window as Window
+    from interp.interventions import ZeroDelta as ZeroDelta
+    from interp.interventions import dense as dense
+    from interp.model import ReasoningModel as ReasoningModel
+    from interp.replay import replay as replay
+    from interp.sampling import Sampling as Sampling
+    from interp.statistics import clopper_pearson as clopper_pearson
+    from interp.statistics import cov_at_k as cov_at_k
+    from interp.statistics import holm as holm
+    from interp.statistics import jeffreys as jeffreys
+    from interp.statistics import maj_at_k as maj_at_k
+    from interp.statistics import mean_interval as mean_interval
+    from interp.statistics import paired_difference as paired_difference
+    from interp.statistics import pass_at_k as pass_at_k
+    from interp.statistics import sign_flip as sign_flip
+    from interp.statistics import spearman_interval as spearman_interval
+    from pruning.calibration import Calibration as Calibration
+    from pruning.criteria import criteria as criteria
+    from pruning.criteria import criterion as criterion
+    from pruning.criteria import score as score
+    from pruning.criteria.block_influence import block_influence as block_influence
+    from pruning.plan import LayerPlan as LayerPlan
+    from pruning.scores import Scores as Scores
+    from pruning.surgery import prune as prune
+    from pruning.surgery import save as save
+    from scaling.benchmarks import Benchmark as Benchmark
+    from scaling.benchmarks import Problem as Problem
+    from scaling.benchmarks import benchmarks as benchmarks
+    from scaling.benchmarks import load_benchmark as load_benchmark
+    from scaling.grading import grade as grade
+    from scaling.runner import StudyConfig as StudyConfig
+    from scaling.runner import StudyResult as StudyResult
+    from scaling.runner import run_study as run_study
+    from scaling.store import Store as Store
+
+_HOME = {
+    "analyses.frames": ("StudyData",),
+    "analyses.report": ("write_report",),
+    "interp.chains": ("Budget", "Chain", "Chains", "Span"),
+    "interp.decode": ("Request", "decode"),
+    "interp.delimiters": ("Delimiters",),
+    "interp.diagnosis": ("diagnose", "diversity", "find_loop", "reflections"),
+    "interp.effects": ("block_effects", "tie"),
+    "interp.errors": ("NonFiniteError", "PruneScopeError", "UserError"),
+    "interp.interventions": (
+        "MeanDelta",
+        "Patch",
+        "ResampleDelta",
+        "Scale",
+        "Skip",
+        "Variant",
+        "Window",
+        "ZeroDelta",
+        "dense",
+    ),
+    "interp.model": ("ReasoningModel",),
+    "interp.replay": ("replay",),
+    "interp.sampling": ("Sampling",),
+    "interp.statistics": (
+        "clopper_pearson",
+        "cov_at_k",
+        "holm",
+        "jeffreys",
+        "maj_at_k",
+        "mean_interval",
+        "paired_difference",
+        "pass_at_k",
+        "sign_flip",
+        "spearman_interval",
+    ),
+    "pruning.calibration": ("Calibration",),
+    "pruning.criteria": ("criteria", "criterion", "score"),
+    "pruning.criteria.block_influence": ("block_influence",),
+    "pruning.plan": ("LayerPlan",),
+    "pruning.scores": ("Scores",),
+    "pruning.surgery": ("prune", "save"),
+    "scaling.benchmarks": ("Benchmark", "Problem", "benchmarks", "load_benchmark"),
+    "scaling.grading": ("grade",),
+    "scaling.runner": ("StudyConfig", "StudyResult", "run_study"),
+    "scaling.store": ("Store",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+__all__ = sorted([*_MODULE_OF, "__version__"])  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib import metadata
+
+        return metadata.version("prunescope")
+    if name not in _MODULE_OF:
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, _MODULE_OF, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"prunescope has no name {name!r}.{hint}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

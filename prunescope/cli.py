@@ -1,0 +1,100 @@
+"""The command line: options in, one call of the Python API, lines out.
+
+Exit codes: 0 done, 1 the machine or a defect (a full disk, a non-finite logit), 2 the caller's
+mistake, 130 stopped by Ctrl-C. What was finished before any of them is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tyro
+
+from interp.errors import PruneScopeError, UserError, did_you_mean
+from prunescope import commands
+
+COMMANDS: Mapping[str, type | Mapping[str, type]] = {
+    "study": commands.Study,
+    "score": commands.Score,
+    "prune": commands.Prune,
+    "scale": commands.Scale,
+    "diagnose": commands.Diagnose,
+    "effects": commands.Effects,
+    "report": commands.Report,
+    "testbed": {"train": commands.Train, "evaluate": commands.Evaluate},
+}
+ABOUT = {
+    "prunescope": "Remove blocks of a reasoning model, let it think, and see what broke, where, "
+    "and why.",
+    "prunescope testbed": "The bundled reasoner: train it from nothing, measure it.",
+}
+GO_ON = "\nStopped. What was finished is kept; run the same command again to go on from there."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line; returns the exit code."""
+    _quiet()
+    try:
+        command = parse("prunescope", COMMANDS, list(arguments))
+        if command is None:
+            return 0
+        for line in command.run():
+            print(line, flush=True)
+    except UserError as error:
+        return _said(f"prunescope: {error}", 2)
+    except (PruneScopeError, OSError) as error:
+        return _said(f"prunescope: {error}", 1)
+    except KeyboardInterrupt:
+        return _said(GO_ON, 130)
+    return 0
+
+
+def parse(prog: str, known: Mapping[str, Any], arguments: list[str]) -> Any:
+    """The command that the arguments name, with its options; None after help was asked for."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview(prog, known))
+        return None
+    name, rest = arguments[0], arguments[1:]
+    if name == "--version":
+        import prunescope
+
+        print(f"prunescope {prunescope.__version__}")
+        return None
+    if name not in known:
+        raise UserError(did_you_mean(name, known, "command"))
+    if isinstance(known[name], Mapping):
+        return parse(f"{prog} {name}", known[name], rest)
+    return tyro.cli(known[name], prog=f"{prog} {name}", args=rest)
+
+
+def overview(prog: str, known: Mapping[str, Any]) -> str:
+    """What there is, a line a command."""
+    lines = [ABOUT[prog], "", f"usage: {prog} COMMAND [options]", ""]
+    width = max(map(len, known))
+    for name, command in known.items():
+        about = ABOUT.get(f"{prog} {name}") or (command.__doc__ or "")
+        lines.append(f"  {name:<{width}}  {about.partition(chr(10) * 2)[0]}")
+    lines += ["", f"Each command explains itself with examples: {prog} COMMAND --help"]
+    if prog == "prunescope":
+        lines.append("Begin with: prunescope study --quick")
+    return "\n".join(lines)
+
+
+def _said(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+def _quiet() -> None:
+    """Libraries' progress bars and notices off: the command line has its own."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

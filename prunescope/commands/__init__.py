@@ -1,0 +1,24 @@
+"""The subcommands: frozen dataclasses whose fields are the options and whose `run` is one call.
+
+A class docstring is the command's help. What is heavy is imported in `run`, so `--help` is quick.
+`run` returns the lines for standard output; progress goes to standard error.
+"""
+
+from prunescope.commands.diagnose import Diagnose
+from prunescope.commands.pruning import Prune, Score
+from prunescope.commands.shared import default_folder
+from prunescope.commands.studies import Effects, Report, Scale, Study
+from prunescope.commands.testbed import Evaluate, Train
+
+__all__ = [
+    "Diagnose",
+    "Effects",
+    "Evaluate",
+    "Prune",
+    "Report",
+    "Scale",
+    "Score",
+    "Study",
+    "Train",
+    "default_folder",
+]

@@ -1,0 +1,173 @@
+"""What the subcommands share: types of options, loading, reading files, writing tables."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from interp.errors import UserError
+from prunescope.progress import StudyBar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scaling.runner import StudyConfig
+
+
+Lines = Iterable[str]
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+def unset(metavar: str) -> Any:
+    """An option that may be left out; its help says what happens then."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+
+
+File = Annotated[Path | None, unset("PATH")]
+Number = Annotated[int | None, unset("INT")]
+Word = Annotated[str | None, unset("STR")]
+Names = Annotated[tuple[str, ...], unset("NAME [NAME ...]")]
+Numbers = Annotated[tuple[int, ...], unset("INT [INT ...]")]
+Files = Annotated[tuple[str, ...], unset("NAME=FILE [NAME=FILE ...]")]
+
+
+def load(model: str, trust_remote_code: bool) -> Any:
+    """The model."""
+    from interp.model import ReasoningModel
+
+    return ReasoningModel.load(model, trust_remote_code=trust_remote_code)
+
+
+def study(config: StudyConfig) -> None:
+    """Run a study with a progress bar.
+
+    Names first, then the model, then the problems: a misspelt name costs no wait, and a misspelt
+    model is not found out from a benchmark it was never meant for.
+    """
+    from interp.errors import did_you_mean
+    from scaling.backends.local import LocalEngine
+    from scaling.benchmarks import benchmarks
+    from scaling.runner import run_study
+
+    for name in config.benchmark_names:
+        if name.partition(":")[0] not in benchmarks():
+            raise UserError(did_you_mean(name, benchmarks(), "benchmark"))
+    for name in config.methods:
+        check_criterion(name)
+    engine = LocalEngine(load(config.model, config.trust_remote_code))
+    with StudyBar() as bar:
+        run_study(config, bar, engine=engine)
+
+
+def report(folder: Path, out: Path | None = None) -> Path:
+    """Write a report, saying which part is being made."""
+    import sys
+
+    from tqdm import tqdm
+
+    from analyses import catalogue
+    from analyses.report import write_report
+
+    with tqdm(total=len(catalogue.NAMES), leave=False, disable=not sys.stderr.isatty(),
+              bar_format="{desc:<40} {n}/{total}") as bar:  # fmt: skip
+
+        def step(title: str) -> None:
+            bar.set_description_str(f"report: {title}")
+            bar.update()
+
+        return write_report(folder, out, on_step=step)
+
+
+def check_criterion(name: str) -> None:
+    """An unknown criterion, before a model is loaded."""
+    from interp.errors import did_you_mean
+    from pruning.criteria import criteria
+
+    if name not in criteria():
+        raise UserError(did_you_mean(name, criteria(), "criterion"))
+
+
+def own_chains(model: Any, benchmarks: tuple[str, ...], data: dict[str, str], seed: int) -> Any:
+    """The model's own chains on spare problems: what a study calibrates on."""
+    from scaling.backends.local import LocalEngine
+    from scaling.gather import gather
+    from scaling.runner import StudyConfig
+    from scaling.variants import calibration_chains
+
+    config = StudyConfig(model=model.name, benchmarks=benchmarks, data=data, seed=seed)
+    problems, spare = gather(config)
+    generated = [b for b in problems if b.scoring == "generate"]
+    return calibration_chains(config, LocalEngine(model), generated, spare)
+
+
+def default_folder(model: str, quick: bool, what: str = "") -> Path:
+    """studies/MODEL, studies/MODEL-quick: folders that do not clash."""
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name if Path(model).is_dir() else model).strip("-")
+    return Path("studies") / "-".join([name or "model", *([what] if what else []),
+                                       *(["quick"] if quick else [])])  # fmt: skip
+
+
+def pairs_of(given: tuple[str, ...]) -> dict[str, str]:
+    """NAME=FILE options as a mapping; the files must be there."""
+    found = {}
+    for item in given:
+        name, equals, file = item.partition("=")
+        if not equals or not name or not file:
+            raise UserError(f"--data {item!r}: expected NAME=FILE, such as gsm8k=test.jsonl.")
+        if name in found:
+            raise UserError(f"--data names {name!r} twice; give each benchmark one file.")
+        if not Path(file).is_file():
+            raise UserError(f"--data {item!r}: there is no file {file!r}.")
+        found[name] = file
+    return found
+
+
+def read_texts(path: Path, field: str | None = None) -> list[dict[str, str]]:
+    """Texts of a .txt (a line each) or .jsonl file, as records with the key "text"."""
+    from interp.errors import did_you_mean
+
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"Cannot read {str(path)!r}: {error}.") from None
+    if not lines:
+        raise UserError(f"{str(path)!r} is empty: expected a text a line, or a JSON object a line.")
+    if path.suffix != ".jsonl":
+        return [{"text": line} for line in lines]
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}).") from None
+        names = [field] if field else ["text", "response", "output", "answer"]
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {number}: expected a JSON object.")
+        name = next((n for n in names if isinstance(record.get(n), str)), None)
+        if name is None:
+            raise UserError(
+                f"{path}, line {number}: no text. "
+                + did_you_mean(
+                    names[0], [k for k, v in record.items() if isinstance(v, str)], "field"
+                )
+                + " Name it with --field."
+            )
+        found.append({"text": record[name]})
+    return found
+
+
+def table(frame: pd.DataFrame, out: Path | None = None, most: int = 400) -> Lines:
+    """A frame as lines of text, and as CSV where `out` names a file."""
+    shown = frame.head(most).to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="")
+    yield from shown.splitlines()
+    if len(frame) > most:
+        yield f"... {len(frame) - most} more rows"
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(out, index=False)
+        yield f"Table: {out}"

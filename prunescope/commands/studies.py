@@ -1,0 +1,252 @@
+"""Commands that run or read a study: study, scale, effects, report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from interp.errors import UserError
+from prunescope.commands.shared import (
+    File,
+    Files,
+    Flag,
+    Lines,
+    Names,
+    Number,
+    Numbers,
+    default_folder,
+    pairs_of,
+    report,
+    study,
+    table,
+    unset,
+)
+
+if TYPE_CHECKING:
+    from scaling.runner import StudyConfig
+
+
+@dataclass(frozen=True)
+class Study:
+    """Prune a model, let it think, grade and diagnose every chain, and write a report.
+
+    Without options: the bundled reasoner, ten minutes on two cores. Killed at any moment and run
+    again with the same options, it goes on where it was.
+
+    prunescope study --quick
+
+    prunescope study --model Qwen/Qwen3-8B --benchmarks gsm8k math500 --limit 50
+
+    prunescope study --model ./my-model --benchmarks gsm8k --data gsm8k=test.jsonl --remove 1 2
+    """
+
+    model: str = "testbed"
+    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    benchmarks: Names = ()
+    """Benchmarks by name; the model's usual ones if none are named."""
+    methods: tuple[str, ...] = ("shortgpt", "reverse-order", "random")
+    """Pruning criteria."""
+    remove: Numbers = ()
+    """How many blocks each method removes (default 1 2 3; with --quick 1 2)."""
+    budgets: Numbers = ()
+    """Thinking budgets in tokens (default: each benchmark's)."""
+    samples: Number = None
+    """Samples a problem for parallel scaling (default 8)."""
+    waits: Annotated[tuple[int, ...] | None, unset("INT [INT ...]")] = None
+    """How many early ends of thinking are replaced by "wait" (default 1 2)."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of noise, problems and random removals; several give a folder each, OUT/seed-N."""
+    temperature: float = 1.0
+    """Sampling temperature; 0 is greedy."""
+    out: File = None
+    """Folder of the study (default studies/MODEL)."""
+    data: Files = ()
+    """Read a benchmark from a file of yours instead of the Hub."""
+    limit: Number = None
+    """At most that many problems a benchmark."""
+    quick: Flag = False
+    """A small study of the same shape, two minutes on two cores."""
+    no_blocks: Flag = False
+    """Leave out skipping every single block in turn."""
+    no_report: Flag = False
+    """Only the rows; `prunescope report` makes the report later."""
+    trust_remote_code: Flag = False
+    """Let a model of the Hub run its own code on this machine."""
+
+    def configs(self) -> list[StudyConfig]:
+        """One study a seed."""
+        from scaling.runner import StudyConfig
+
+        base = self.out or default_folder(self.model, self.quick)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"--seeds {list(self.seeds)}: expected at least one, each once.")
+        return [
+            StudyConfig(
+                model=self.model,
+                benchmarks=self.benchmarks,
+                data=pairs_of(self.data),
+                limit=self.limit,
+                methods=self.methods,
+                remove=self.remove,
+                budgets=self.budgets,
+                samples=self.samples,
+                waits=self.waits,
+                blocks=not self.no_blocks,
+                temperature=self.temperature,
+                seed=seed,
+                quick=self.quick,
+                trust_remote_code=self.trust_remote_code,
+                out=base if len(self.seeds) == 1 else base / f"seed-{seed}",
+            )
+            for seed in self.seeds
+        ]
+
+    def run(self) -> Lines:
+        for config in self.configs():
+            study(config)
+            yield f"Rows: {config.out / 'study.sqlite'}"
+            if not self.no_report:
+                yield f"Report: {report(config.out)}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Spend test-time compute on one model: thinking budgets, "wait", and samples in parallel.
+
+    Nothing is pruned; point --model at a checkpoint of `prunescope prune` to see it pruned.
+
+    prunescope scale --benchmarks countdown-4 --budgets 64 128 256 512 1024 --samples 16
+    """
+
+    model: str = "testbed"
+    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    benchmarks: Names = ()
+    """Benchmarks by name; the model's usual ones if none are named."""
+    budgets: Numbers = ()
+    """Thinking budgets in tokens."""
+    samples: Number = None
+    """Samples a problem."""
+    waits: Annotated[tuple[int, ...] | None, unset("INT [INT ...]")] = None
+    """How many early ends of thinking are replaced by "wait"."""
+    seed: int = 0
+    """Seed of noise and problems."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    out: File = None
+    """Folder of the study (default studies/MODEL-scale)."""
+    data: Files = ()
+    """Read a benchmark from a file of yours."""
+    limit: Number = None
+    """At most that many problems a benchmark."""
+    quick: Flag = False
+    """Few problems."""
+    trust_remote_code: Flag = False
+    """Let a model of the Hub run its own code on this machine."""
+
+    def run(self) -> Lines:
+        from analyses import parallel_scaling, sequential_scaling
+        from analyses.frames import StudyData
+        from scaling.runner import StudyConfig
+
+        config = StudyConfig(
+            model=self.model,
+            benchmarks=self.benchmarks,
+            data=pairs_of(self.data),
+            limit=self.limit,
+            methods=(),
+            budgets=self.budgets,
+            samples=self.samples,
+            waits=self.waits,
+            blocks=False,
+            temperature=self.temperature,
+            seed=self.seed,
+            quick=self.quick,
+            trust_remote_code=self.trust_remote_code,
+            out=self.out or default_folder(self.model, self.quick, "scale"),
+        )
+        study(config)
+        data = StudyData.read(config.out)
+        found = sequential_scaling.table(data)
+        if len(found):
+            keys = ["benchmark", "thinking_budget", "waits_allowed"]
+            yield from table(found[[*keys, "value", "low", "high", "tokens", "problems"]])
+        found = parallel_scaling.table(data)
+        if len(found):
+            yield ""
+            yield from table(
+                found[["benchmark", "measure", "k", "value", "low", "high", "problems"]]
+            )
+        yield f"Rows: {config.out / 'study.sqlite'}"
+
+
+@dataclass(frozen=True)
+class Effects:
+    """Skip every block in turn and compare with the dense model: what each block is for.
+
+    prunescope effects --benchmarks countdown-4 --limit 100
+    """
+
+    model: str = "testbed"
+    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    benchmarks: Names = ()
+    """Benchmarks by name; the model's usual ones if none are named."""
+    budgets: Numbers = ()
+    """Thinking budgets; blocks are skipped at the largest."""
+    seed: int = 0
+    """Seed of noise and problems."""
+    out: File = None
+    """Folder of the study (default studies/MODEL-effects)."""
+    data: Files = ()
+    """Read a benchmark from a file of yours."""
+    limit: Number = None
+    """At most that many problems a benchmark."""
+    quick: Flag = False
+    """Few problems."""
+    trust_remote_code: Flag = False
+    """Let a model of the Hub run its own code on this machine."""
+
+    def run(self) -> Lines:
+        from analyses import block_effects
+        from analyses.frames import StudyData
+        from scaling.runner import StudyConfig
+
+        config = StudyConfig(
+            model=self.model,
+            benchmarks=self.benchmarks,
+            data=pairs_of(self.data),
+            limit=self.limit,
+            methods=(),
+            budgets=self.budgets,
+            samples=1,
+            waits=(),
+            blocks=self.benchmarks or True,
+            seed=self.seed,
+            quick=self.quick,
+            trust_remote_code=self.trust_remote_code,
+            out=self.out or default_folder(self.model, self.quick, "effects"),
+        )
+        study(config)
+        found = block_effects.table(StudyData.read(config.out))
+        if len(found):
+            keys = ["benchmark", "outcome", "block", "effect", "low", "high", "p_holm"]
+            yield from table(found[[*keys, "n_problems"]], config.out / "tables/block_effects.csv")
+        yield f"Rows: {config.out / 'study.sqlite'}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a study, again or of what there is so far.
+
+    prunescope report studies/testbed
+    """
+
+    study: tyro.conf.Positional[Path]
+    """Folder of the study."""
+    out: File = None
+    """Where to write (default: into the study's folder)."""
+
+    def run(self) -> Lines:
+        yield f"Report: {report(self.study, self.out)}"

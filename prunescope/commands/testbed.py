@@ -1,0 +1,87 @@
+"""The commands of the bundled reasoner: train, evaluate."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from prunescope.commands.shared import File, Lines, Number, Word, load, table
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the bundled reasoner from nothing; stopped and run again, it goes on.
+
+    prunescope testbed train --out runs/reasoner
+    """
+
+    out: Path = Path("runs/reasoner")
+    """Folder of the run: state, log, and at the end the checkpoint."""
+    device: Word = None
+    """cpu or cuda (default: cuda where there is one)."""
+    threads: Number = None
+    """Threads on the CPU."""
+    stop_after: Number = None
+    """Stop after that many steps; run again to go on."""
+
+    def run(self) -> Lines:
+        from testbed.training import train
+
+        folder = train(
+            self.out, device=self.device, threads=self.threads, stop_after=self.stop_after
+        )
+        yield f"Checkpoint: {folder}" if folder != self.out else f"State: {folder}"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a reasoner on fresh testbed problems: every figure of its model card.
+
+    prunescope testbed evaluate --problems 500
+    """
+
+    model: str = "testbed"
+    """The bundled reasoner ("testbed") or a folder of `prunescope testbed train`."""
+    problems: int = 500
+    """Problems a kind."""
+    parallel_problems: int = 100
+    """Problems of which several samples are drawn."""
+    samples: int = 8
+    """Samples a problem."""
+    seed: int = 0
+    """Seed of the noise."""
+    out: File = None
+    """Write all figures here (.json)."""
+    card: File = None
+    """Write the figures into the model card in this checkpoint folder."""
+
+    def run(self) -> Lines:
+        import sys
+
+        from tqdm import tqdm
+
+        from testbed.evaluation import card_figures, evaluate, write_card
+
+        with tqdm(leave=False, disable=not sys.stderr.isatty()) as bar:
+
+            def step(what: str, done: int, total: int) -> None:
+                bar.set_description_str(what)
+                bar.total, bar.n = total, done
+                bar.refresh()
+
+            found = evaluate(
+                load(self.model, False),
+                problems=self.problems,
+                parallel_problems=self.parallel_problems,
+                samples=self.samples,
+                seed=self.seed,
+                report=step,
+            )
+        yield from table(found.to_frame()[["kind", "budget", "value", "low", "high", "n_problems"]])
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.out.write_text(json.dumps(found.to_json(), indent=2), encoding="utf-8")
+            yield f"Figures: {self.out}"
+        if self.card is not None:
+            yield f"Card: {write_card(self.card, card_figures(found))}"

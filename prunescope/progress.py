@@ -1,0 +1,82 @@
+"""A study's progress on the terminal: one bar over tokens, with an estimate of the time left.
+
+On a terminal the bar redraws itself; into a file or a pipe a line is written now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scaling.progress import Event
+
+LINE_EVERY = 15.0  # seconds, where there is no terminal
+
+
+class StudyBar:
+    """A context manager that is called with the events of `run_study`."""
+
+    def __init__(self) -> None:
+        from tqdm import tqdm
+
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=1,
+            bar_format="{desc:<14} {percentage:3.0f}% |{bar:24}| {postfix}",
+            disable=not self._terminal,
+            leave=False,
+        )
+        self._said = 0.0
+
+    def __enter__(self) -> StudyBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "note":
+            self.write(event.message)
+        elif event.kind == "stage":
+            self.write(f"{event.stage}: {event.message}" if event.message else event.stage)
+        words = describe(event)
+        if self._terminal:
+            self._bar.set_description_str(event.stage, refresh=False)
+            self._bar.total = max(event.tokens_expected, event.tokens, 1)
+            self._bar.n = event.tokens
+            self._bar.set_postfix_str(words, refresh=False)
+            self._bar.refresh()
+        elif event.kind == "progress" and event.seconds - self._said >= LINE_EVERY:
+            self._said = event.seconds
+            self.write(f"  {words}")
+
+    def write(self, text: str) -> None:
+        """A line above the bar."""
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)
+
+
+def describe(event: Event) -> str:
+    """1,240 of 3,780 chains, 4,512 tokens/s, about 3 min left."""
+    said = [f"{event.chains:,} of {event.chains_total:,} chains"]
+    if event.rate > 0:
+        said.append(f"{event.rate:,.0f} tokens/s")
+    if event.seconds_left is not None:
+        said.append(f"about {duration(event.seconds_left)} left")
+    return ", ".join(said)
+
+
+def duration(seconds: float) -> str:
+    """40 s, 3 min, 2 h 10 min."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,31 @@
+"""Set-up of every test: offline, one thread, no display, and array shapes checked.
+
+jaxtyping's import hook lays beartype over every function of the packages, so an annotation such as
+`Float[Tensor, "B T D"]` is checked whenever a test calls through it. It must be installed before
+the packages are imported, hence here, at import.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from jaxtyping import install_import_hook
+
+import tests.typechecking  # noqa: F401  (the hook looks it up by name)
+
+# Of the testbed only what handles arrays: checking every step of a search would take minutes.
+PACKAGES = ["interp", "pruning", "scaling", "recovery", "analyses", "prunescope"]
+PACKAGES += ["testbed.training", "testbed.evaluation"]
+install_import_hook(PACKAGES, "tests.typechecking.checked")
+
+import hypothesis
+import torch
+
+torch.set_num_threads(1)
+# A first example may pay for an import or a model: time is bounded by pytest-timeout instead.
+hypothesis.settings.register_profile("prunescope", deadline=None, max_examples=50)
+hypothesis.settings.load_profile("prunescope")

@@ -1,0 +1,83 @@
+"""Slow, independent references for the laws: one row, no cache, one whole forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from interp.chains import Chain
+from interp.model import ReasoningModel
+
+Edit = Callable[[torch.Tensor], torch.Tensor]  # delta [T, D] -> delta [T, D]
+
+
+def slow_logits(
+    model: ReasoningModel, ids: list[int], edits: Mapping[tuple[int, str], Edit] | None = None
+) -> torch.Tensor:
+    """Logits [T, V] of one sequence, with deltas edited by whole-output hooks written here."""
+    handles = []
+
+    def hook_for(part: str, edit: Edit) -> Callable[..., object]:
+        def hook(_: nn.Module, args: tuple, kwargs: dict, out: object) -> object:
+            main = out[0] if isinstance(out, tuple) else out
+            assert isinstance(main, torch.Tensor)
+            if part == "block":
+                before = args[0] if args else kwargs["hidden_states"]
+                new = before + edit((main - before)[0])[None]
+            else:
+                new = edit(main[0])[None]
+            return (new, *out[1:]) if isinstance(out, tuple) else new
+
+        return hook
+
+    try:
+        for (index, part), edit in (edits or {}).items():
+            module = model.anatomy.adds(index, part)
+            handles.append(module.register_forward_hook(hook_for(part, edit), with_kwargs=True))
+        with torch.no_grad():
+            return model.hf(torch.tensor([ids]), use_cache=False).logits[0].float()
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def slow_logprobs(
+    model: ReasoningModel, chain: Chain, edits: Mapping[tuple[int, str], Edit] | None = None
+) -> np.ndarray:
+    """Log-probability of every token of a chain under the edited model; nan where forced."""
+    ids = [*chain.prompt_ids.tolist(), *chain.ids.tolist()]
+    logp = slow_logits(model, ids, edits).log_softmax(-1)
+    at = len(chain.prompt_ids) - 1 + torch.arange(chain.n_tokens)
+    got = logp[at, torch.from_numpy(chain.ids)].numpy()
+    return np.where(chain.forced, np.nan, got)
+
+
+def skipped(chain: Chain, start: int | None = None, stop: int | None = None) -> Edit:
+    """A delta set to zero at steps [start, stop); None: always. Step s reads token s."""
+
+    def edit(delta: torch.Tensor) -> torch.Tensor:
+        steps = torch.arange(delta.shape[0]) - len(chain.prompt_ids)
+        steps = steps.clamp(min=-1)
+        gone = torch.ones_like(steps, dtype=torch.bool)
+        if start is not None:
+            gone &= steps >= start
+        if stop is not None:
+            gone &= steps < stop
+        return torch.where(gone[:, None], 0.0, delta)
+
+    return edit
+
+
+def same_chain(a: Chain, b: Chain, upto: int | None = None) -> bool:
+    """Equal tokens (all, or the first `upto`) and log-probabilities within float noise."""
+    if upto is None and len(a.ids) != len(b.ids):
+        return False
+    return bool(
+        np.array_equal(a.ids[:upto], b.ids[:upto])
+        and np.array_equal(a.forced[:upto], b.forced[:upto])
+        and np.allclose(a.logprob[:upto], b.logprob[:upto], atol=1e-5, equal_nan=True)
+        and np.allclose(a.entropy[:upto], b.entropy[:upto], atol=1e-4, equal_nan=True)
+    )
