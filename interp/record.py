@@ -282,7 +282,7 @@ class Moments(Reducer):
         self.stream = stream
         self.full = full
 
-    def begin(self, model: ReasoningModel, n_texts: int) -> None:  # noqa: ARG002
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:
         self.layer_map = model.layer_map
         d = model.d_model
         self.first = [zeros_beside(b, d, dtype=torch.float64) for b in model.blocks]

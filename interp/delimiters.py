@@ -1,0 +1,111 @@
+"""The words that open and close a model's thinking, and those written for it.
+
+A chain is `prompt think_start [thinking] think_end [answer] stop`. The engine writes `think_end`
+and `answer_prefix` when a thinking budget is spent, and `wait` when an early end of thinking is
+to be continued (s1, arXiv 2501.19393).
+
+Where they come from, first that applies: what the caller gives; `delimiters.json` in the
+checkpoint folder; `prunescope_delimiters` in the tokenizer's configuration; `<think>` and
+`</think>` where the tokenizer has them as single tokens. Otherwise it is an error: a guess would
+silently measure nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class DelimiterIds:
+    """The delimiters as token ids of one tokenizer."""
+
+    think_start: tuple[int, ...]
+    think_end: tuple[int, ...]
+    answer_prefix: tuple[int, ...]
+    wait: tuple[int, ...]
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """What the engine writes to end the thinking: its end, and the answer's prefix."""
+        return self.think_end + self.answer_prefix
+
+    def closed_in(self, ids: tuple[int, ...]) -> bool:
+        """Whether a prompt's (last) thinking is already closed."""
+        return _last(ids, self.think_end) > _last(ids, self.think_start)
+
+
+def _last(ids: tuple[int, ...], part: tuple[int, ...]) -> int:
+    n = len(part)
+    return next((i for i in range(len(ids) - n, -1, -1) if ids[i : i + n] == part), -1)
+
+
+@dataclass(frozen=True)
+class Delimiters:
+    """Delimiters as text. answer_prefix and wait may be empty and None-like ("")."""
+
+    think_start: str
+    think_end: str
+    answer_prefix: str = ""
+    wait: str = "wait"
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Delimiters:
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(content) - known):
+            raise UserError(f"Delimiters with {unknown}: expected only {sorted(known)}.")
+        if missing := sorted({"think_start", "think_end"} - set(content)):
+            raise UserError(f"Delimiters without {missing}.")
+        return cls(**{k: str(v) for k, v in content.items()})
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+    @classmethod
+    def find(cls, tokenizer: PreTrainedTokenizerBase) -> Delimiters:
+        """The delimiters a tokenizer declares or plainly has."""
+        declared = tokenizer.init_kwargs.get("prunescope_delimiters")
+        if isinstance(declared, dict):
+            return cls.from_dict(declared)
+        for start, end in (("<think>", "</think>"),):
+            if _is_one_token(tokenizer, start) and _is_one_token(tokenizer, end):
+                prefix = "\n\nFinal Answer:"
+                prefix = prefix if _knows(tokenizer, prefix) else ""
+                wait = "Wait" if _knows(tokenizer, "Wait") else "wait"
+                return cls(start, end, prefix, wait if _knows(tokenizer, wait) else "")
+        raise UserError(
+            "The tokenizer has no <think> and </think> as single tokens, so where thinking ends "
+            "is not known. Pass delimiters=Delimiters(think_start=..., think_end=...) or put a "
+            "delimiters.json into the checkpoint folder."
+        )
+
+    def resolve(self, tokenizer: PreTrainedTokenizerBase) -> DelimiterIds:
+        """Token ids of each; an error where the tokenizer cannot spell one."""
+        ids = {}
+        for field in fields(self):
+            text = getattr(self, field.name)
+            found = tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
+            if text and (not found or not _knows(tokenizer, text)):
+                raise UserError(
+                    f"The tokenizer cannot spell the delimiter {field.name}={text!r}: "
+                    "pass delimiters=Delimiters(...) in words it has."
+                )
+            if not text and field.name in ("think_start", "think_end"):
+                raise UserError(f"The delimiter {field.name} is empty: expected some text.")
+            ids[field.name] = found
+        return DelimiterIds(**ids)
+
+
+def _is_one_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    return len(tokenizer.encode(text, add_special_tokens=False)) == 1 and _knows(tokenizer, text)
+
+
+def _knows(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    unknown = tokenizer.unk_token_id
+    return bool(ids) and (unknown is None or unknown not in ids)

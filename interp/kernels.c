@@ -1,0 +1,250 @@
+/* Decoding kernels for the CPU, float32: one new token a row.
+ *
+ * attend() is the heart: it reads each row's keys and values once, over that row's own length, so
+ * nothing is spent on masks, padding or repeated heads, and a row cannot depend on its neighbours.
+ * The rest are the element-wise steps around the matrix products, fused.
+ *
+ * Compiled by interp/native.py with the flags given there (no -ffast-math: a nan must stay a nan).
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define AHEAD 16 /* columns fetched ahead: the machine's own prefetch stops at every page */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef int64_t i64;
+
+/* Sixteen lanes at a time, in the compiler's own vector types: any width of machine will do. */
+typedef float v16 __attribute__((vector_size(64)));
+typedef float v16u __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t m16 __attribute__((vector_size(64)));
+#define LOAD(p) ((v16)(*(const v16u *)(p)))
+#define STORE(p, x) (*(v16u *)(p) = (x))
+#define SPLAT(x) ((v16){0} + (x))
+#define SELECT(mask, a, b) ((v16)(((m16)(a) & (mask)) | ((m16)(b) & ~(mask))))
+
+/* exp within a few units in the last place, for arguments up to 80; below -87 they count as -87,
+ * and nan stays nan */
+INLINE v16 vexp(v16 x) {
+    x = SELECT(x < -87.0f, SPLAT(-87.0f), x);
+    v16 y = x * 1.44269504088896341f;
+    m16 k = __builtin_convertvector(y + SELECT(y < 0.0f, SPLAT(-0.5f), SPLAT(0.5f)), m16);
+    v16 n = __builtin_convertvector(k, v16);
+    v16 r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    v16 p = SPLAT(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (v16)((k + 127) << 23);
+}
+
+INLINE float lanes_sum(v16 x) {
+    float sum = 0.0f;
+    for (int i = 0; i < 16; i++) sum += x[i];
+    return sum;
+}
+
+/* lane i of the result is the sum of the lanes of a[i] */
+INLINE v16 transpose_sum(v16 *a) {
+#define FOLD(A, B, E, O) (__builtin_shuffle(A, B, (m16)E) + __builtin_shuffle(A, B, (m16)O))
+    const m16 e1 = {0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30};
+    const m16 o1 = e1 + 1;
+    const m16 e2 = {0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
+    const m16 o2 = e2 + 2;
+    const m16 e3 = {0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27};
+    const m16 o3 = e3 + 4;
+    const m16 e4 = {0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23};
+    const m16 o4 = e4 + 8;
+    for (int i = 0; i < 8; i++) a[i] = FOLD(a[2 * i], a[2 * i + 1], e1, o1);
+    for (int i = 0; i < 4; i++) a[i] = FOLD(a[2 * i], a[2 * i + 1], e2, o2);
+    for (int i = 0; i < 2; i++) a[i] = FOLD(a[2 * i], a[2 * i + 1], e3, o3);
+    return FOLD(a[0], a[1], e4, o4);
+#undef FOLD
+}
+
+/* s[g] = scale q[g] K^T for two (or one) queries that share keys; d a multiple of 16 */
+INLINE void scores(const float *q, const float *K, i64 count, i64 d, int pair, float scale,
+                   float *s, i64 room) {
+    i64 t = 0;
+    for (; t + 16 <= count; t += 16) {
+        v16 x[16], y[16];
+        for (int j = 0; j < 16; j++) {
+            const float *k = K + (t + j) * d;
+            for (i64 i = 0; i < d; i += 16) __builtin_prefetch(k + AHEAD * d + i, 0, 3);
+            v16 a = LOAD(k) * LOAD(q), b = pair ? LOAD(k) * LOAD(q + d) : a;
+            for (i64 i = 16; i < d; i += 16) {
+                v16 w = LOAD(k + i);
+                a += w * LOAD(q + i);
+                if (pair) b += w * LOAD(q + d + i);
+            }
+            x[j] = a;
+            y[j] = b;
+        }
+        STORE(s + t, transpose_sum(x) * scale);
+        if (pair) STORE(s + room + t, transpose_sum(y) * scale);
+    }
+    for (; t < count; t++)
+        for (int g = 0; g <= pair; g++) {
+            v16 a = {0};
+            for (i64 i = 0; i < d; i += 16) a += LOAD(K + t * d + i) * LOAD(q + g * d + i);
+            s[g * room + t] = lanes_sum(a) * scale;
+        }
+}
+
+/* softmax of s[0..count) in place; s has room for a whole number of sixteens */
+INLINE void softmax(float *s, i64 count, float cap) {
+    i64 whole = (count + 15) / 16 * 16;
+    if (cap > 0.0f)
+        for (i64 t = 0; t < count; t++) s[t] = tanhf(s[t] / cap) * cap;
+    for (i64 t = count; t < whole; t++) s[t] = s[0];
+    v16 top = LOAD(s);
+    for (i64 t = 16; t < whole; t += 16) {
+        v16 x = LOAD(s + t);
+        top = SELECT(x > top, x, top);
+    }
+    float most = top[0];
+    for (int i = 1; i < 16; i++) most = top[i] > most ? top[i] : most;
+    for (i64 t = 0; t < whole; t += 16) STORE(s + t, vexp(LOAD(s + t) - most));
+    for (i64 t = count; t < whole; t++) s[t] = 0.0f;
+    v16 sum = {0};
+    for (i64 t = 0; t < whole; t += 16) sum += LOAD(s + t);
+    float one = 1.0f / lanes_sum(sum);
+    for (i64 t = 0; t < whole; t += 16) STORE(s + t, LOAD(s + t) * one);
+}
+
+/* out[g] = s[g] V for two (or one) rows of weights */
+INLINE void blend(const float *s, i64 room, const float *V, i64 count, i64 d, int pair,
+                  float *out) {
+    for (i64 base = 0; base < d; base += 128) { /* at most 16 accumulators: they stay registers */
+        i64 width = d - base < 128 ? d - base : 128;
+        v16 a[8], b[8];
+        for (int i = 0; i < 8; i++) a[i] = b[i] = (v16){0};
+        for (i64 t = 0; t < count; t++) {
+            const float *v = V + t * d + base;
+            for (i64 i = 0; i < width; i += 16) __builtin_prefetch(v + AHEAD * d + i, 0, 3);
+            v16 p = SPLAT(s[t]), q = SPLAT(s[(pair ? room : 0) + t]);
+            for (i64 i = 0; i < width / 16; i++) {
+                v16 w = LOAD(v + 16 * i);
+                a[i] += p * w;
+                if (pair) b[i] += q * w;
+            }
+        }
+        for (i64 i = 0; i < width / 16; i++) {
+            STORE(out + base + 16 * i, a[i]);
+            if (pair) STORE(out + d + base + 16 * i, b[i]);
+        }
+    }
+}
+
+/* out[g] = softmax(scale q[g] K^T) V over columns [lo, hi), for `group` queries of width d */
+INLINE void attend_one(const float *q, const float *K, const float *V, i64 lo, i64 hi, i64 d,
+                       i64 group, float scale, float cap, float *s, float *out) {
+    i64 count = hi - lo, room = (count + 15) / 16 * 16;
+    K += lo * d;
+    V += lo * d;
+    for (i64 g = 0; g < group; g += 2) {
+        const float *qg = q + g * d;
+        float *og = out + g * d;
+        if (g + 1 < group) {
+            scores(qg, K, count, d, 1, scale, s, room);
+            softmax(s, count, cap);
+            softmax(s + room, count, cap);
+            blend(s, room, V, count, d, 1, og);
+        } else {
+            scores(qg, K, count, d, 0, scale, s, room);
+            softmax(s, count, cap);
+            blend(s, room, V, count, d, 0, og);
+        }
+    }
+}
+
+/* b = weight * a / rms(a); d a multiple of 16; a and b may be the same */
+INLINE void rms_one(const float *a, const float *weight, float eps, i64 d, float *b) {
+    v16 sum = {0};
+    for (i64 i = 0; i < d; i += 16) sum += LOAD(a + i) * LOAD(a + i);
+    float r = 1.0f / sqrtf(lanes_sum(sum) / (float)d + eps);
+    for (i64 i = 0; i < d; i += 16) STORE(b + i, LOAD(weight + i) * (LOAD(a + i) * r));
+}
+
+INLINE void norm_rope(float *restrict x, i64 d, const float *weight, float eps,
+                      const float *restrict cos, const float *restrict sin) {
+    if (weight) rms_one(x, weight, eps, d, x);
+    if (cos) {
+        i64 h = d / 2;
+        for (i64 i = 0; i < h; i++) {
+            float a = x[i], b = x[i + h];
+            x[i] = a * cos[i] - b * sin[i];
+            x[i + h] = b * cos[i + h] + a * sin[i + h];
+        }
+    }
+}
+
+/* qkv: [n, stride] with queries first, then (if writes) keys and values; K, V: [slots, kv, cap, d].
+ * Row r attends columns (columns[r] - window, columns[r]] (window 0: all). writes: normalises and
+ * rotates queries and keys, and puts the new key and value into column columns[r]. d is a multiple of 16. out: [n, heads * d]. */
+INLINE void attend_d(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
+                     const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
+                     const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window, float scale,
+                     float softcap, int writes, float *out, int threads) {
+    i64 group = heads / kv;
+#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+    for (i64 task = 0; task < n * kv; task++) {
+        i64 r = task / kv, j = task % kv, at = columns[r];
+        float *row = qkv + r * stride;
+        float *q = row + j * group * d;
+        float *Kr = K + (r * kv + j) * cap_columns * d;
+        float *Vr = V + (r * kv + j) * cap_columns * d;
+        if (writes) {
+            const float *c = cos ? cos + r * d : 0, *w = sin ? sin + r * d : 0;
+            float *k = row + (heads + j) * d;
+            for (i64 g = 0; g < group; g++) norm_rope(q + g * d, d, q_norm, eps, c, w);
+            norm_rope(k, d, k_norm, eps, c, w);
+            memcpy(Kr + at * d, k, sizeof(float) * d);
+            memcpy(Vr + at * d, row + (heads + kv + j) * d, sizeof(float) * d);
+        }
+        i64 lo = window > 0 && at + 1 > window ? at + 1 - window : 0;
+        float s[2 * (at + 16 - lo + 16)] __attribute__((aligned(64)));
+        attend_one(q, Kr, Vr, lo, at + 1, d, group, scale, softcap, s,
+                   out + r * heads * d + j * group * d);
+    }
+}
+
+void attend(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
+            const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
+            const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window, float scale,
+            float softcap, int writes, float *out, int threads) {
+#define CASE(D)                                                                                \
+    if (d == D) {                                                                              \
+        attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, n,    \
+                 heads, kv, D, window, scale, softcap, writes, out, threads);                  \
+        return;                                                                                \
+    }
+    CASE(32)
+    CASE(64)
+    CASE(128)
+#undef CASE
+    attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, n, heads, kv,
+             d, window, scale, softcap, writes, out, threads);
+}
+
+/* out = weight * x / rms(x), row by row */
+void rms_norm(const float *x, const float *weight, float eps, i64 n, i64 d, float *out) {
+    for (i64 r = 0; r < n; r++) rms_one(x + r * d, weight, eps, d, out + r * d);
+}
+
+/* out [n, f] = silu(gate) * up, where both lie side by side: [n, 2 f]; f a multiple of 16 */
+void silu_mul(const float *both, i64 n, i64 f, float *out) {
+    for (i64 r = 0; r < n; r++) {
+        const float *g = both + 2 * r * f, *u = g + f;
+        for (i64 i = 0; i < f; i += 16) {
+            v16 x = LOAD(g + i);
+            v16 e = SELECT(x < -80.0f, SPLAT(80.0f), -x); /* beyond, silu is 0 to float32 */
+            STORE(out + r * f + i, x / (1.0f + vexp(e)) * LOAD(u + i));
+        }
+    }
+}

@@ -1,0 +1,159 @@
+"""The CPU kernels in `kernels.c`: compiled once with the machine's own C compiler, and checked.
+
+Why: while decoding, most of the time is spent reading keys and values, and the rest on small
+element-wise steps; a fused kernel reads each row's used columns once and nothing else. Where there
+is no compiler, or the check against torch fails, `kernels()` is None and the decoder does the same
+work through torch. `PRUNESCOPE_KERNELS=0` turns them off.
+
+The compiled file lies in the user's cache folder under a name made of the source, the compiler and
+the processor, so it is built once a machine (in about a second).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+log = logging.getLogger(__name__)
+
+_SAFE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC"]
+# tried in order: the widest vectors and threads first
+_FLAGS = (
+    ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
+    ["-march=native", "-fopenmp"],
+    ["-mcpu=native", "-fopenmp"],
+    ["-fopenmp"],
+    [],
+)
+_P, _I, _F, _C = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_SIGNATURES = {
+    "attend": [_P, _I, _P, _P, _F, _P, _P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _F, _F, _C, _P, _C],
+    "rms_norm": [_P, _P, _F, _I, _I, _P],
+    "silu_mul": [_P, _I, _I, _P],
+}
+
+
+class Kernels:
+    """Typed access to the compiled functions (see kernels.c for what they do)."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        for name, types in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = types, None
+            setattr(self, name, function)
+
+    def attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        columns: torch.Tensor,
+        scale: float,
+        window: int,
+        softcap: float,
+    ) -> torch.Tensor:
+        """query [n, H, d] contiguous; key, value [n, kv, used, d], views of the cache -> [n, H, d].
+
+        Row r attends columns (columns[r] - window, columns[r]]; window 0 attends all.
+        """
+        n, heads, width = query.shape
+        out = torch.empty_like(query)
+        self.attend(  # type: ignore[attr-defined]
+            query.data_ptr(), heads * width, None, None, 0.0, None, None, key.data_ptr(),
+            value.data_ptr(), key.stride(1) // width, columns.data_ptr(), n, heads, key.shape[1],
+            width, window, scale, softcap, 0, out.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+
+def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether heads of this width can go through the kernels (if there are any)."""
+    return device.type == "cpu" and dtype == torch.float32 and width % 16 == 0
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The kernels of this machine, or None where they cannot be had."""
+    if os.environ.get("PRUNESCOPE_KERNELS", "1") == "0":
+        return None
+    try:
+        path = _build()
+        found = None if path is None else Kernels(path)
+        if found is not None and not _right(found):
+            log.warning("The compiled kernels disagree with torch and are not used.")
+            return None
+        return found
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        log.info("No compiled kernels: %s", error)
+        return None
+
+
+def _build() -> Path | None:
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc"))), None)
+    if compiler is None:
+        return None
+    source = Path(str(resources.files("interp") / "kernels.c"))
+    text = source.read_bytes()
+    name = hashlib.sha256(text + f"{compiler}{_processor()}{_SAFE}{_FLAGS}".encode()).hexdigest()
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "prunescope"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        folder = Path(tempfile.mkdtemp(prefix="prunescope-"))
+    target = folder / f"kernels-{name[:16]}.so"
+    if target.is_file():
+        return target
+    for flags in _FLAGS:
+        handle, made = tempfile.mkstemp(suffix=".so", dir=folder)
+        os.close(handle)
+        command = [compiler, *_SAFE, *flags, "-o", made, str(source), "-lm"]
+        result = subprocess.run(command, capture_output=True, timeout=120, check=False)
+        if result.returncode == 0:
+            Path(made).replace(target)  # whole or not at all, whoever else builds it
+            return target
+        Path(made).unlink()
+    return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _right(found: Kernels) -> bool:
+    """One small case against torch: lengths, a window, grouped heads."""
+    g = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 4, 32, generator=g)
+    key, value = torch.randn(2, 3, 2, 40, 32, generator=g)
+    columns = torch.tensor([0, 37, 20])
+    at = torch.arange(40)
+    for window in (0, 7):
+        seen = at <= columns[:, None]
+        if window:
+            seen &= at > columns[:, None] - window
+        mask = seen[:, None, None, :]
+        want = F.scaled_dot_product_attention(query.view(3, 2, 2, 32), key, value, attn_mask=mask)
+        got = found.attention(query, key, value, columns, 32**-0.5, window, 0.0)
+        if not torch.allclose(got, want.reshape(3, 4, 32), atol=1e-5):
+            return False
+    return True
