@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 TESTBED_BENCHMARKS = ("recall", "arithmetic", "countdown-3", "countdown-4", "countdown-5")
 GENERIC_BENCHMARKS = ("mmlu", "gsm8k", "math500", "aime24")
-METHODS = ("shortgpt", "reverse-order", "random")
+METHODS = ("shortgpt", "reverse-order", "random", "perplexity", "skip-kl")
 REMOVE = (1, 2, 3)
 WAITS = (1, 2)
 CALIBRATION_PROBLEMS = 8  # of each generated benchmark
@@ -48,7 +48,8 @@ TESTBED = {
         budgets=(64, 128, 256, 512, 1024),
         parallel_problems=24,
         wait_problems=32,
-        block_problems=40,
+        block_problems=32,
+        block_samples=2,
     ),
     "countdown-5": Workload(problems=32, budgets=(64, 128, 256, 512, 1024)),
 }

@@ -22,7 +22,8 @@ def test_the_python_example_runs_as_printed(capsys):
     for source in blocks("python"):
         exec(compile(source, "README.md", "exec"), names)  # noqa: S102
     out = capsys.readouterr().out
-    assert "countdown-3" in out
+    assert "shortgpt-2" in out
+    assert "dense" in out
     assert len(names["plan"].removed) == 2
     variants = {chain.variant for chain in names["chains"]}
     assert variants == {"dense", "half of block 6", "no block 6 after token 40"}

@@ -24,6 +24,7 @@ from prunescope.commands.shared import (
     table,
     unset,
 )
+from scaling.defaults import METHODS
 
 if TYPE_CHECKING:
     from scaling.runner import StudyConfig
@@ -47,7 +48,7 @@ class Study:
     """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
     benchmarks: Names = ()
     """Benchmarks by name; the model's usual ones if none are named."""
-    methods: tuple[str, ...] = ("shortgpt", "reverse-order", "random")
+    methods: tuple[str, ...] = METHODS
     """Pruning criteria."""
     remove: Numbers = ()
     """How many blocks each method removes (default 1 2 3; with --quick 1 2)."""

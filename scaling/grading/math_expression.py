@@ -124,7 +124,7 @@ class Math(Grader):
             atexit.register(self._worker.close)
         return self._worker
 
-    def strict(self, text: str, problem: Problem) -> str | None:  # noqa: ARG002
+    def strict(self, text: str, problem: Problem) -> str | None:
         """A box, an announced answer, or a text of one short line."""
         announced = last_announced(text)
         whole = text.strip() if len(text.strip()) <= 60 and "\n" not in text.strip() else ""
@@ -147,7 +147,7 @@ class Math(Grader):
             return False
         return self.worker.equal(problem.answer, extracted) is True
 
-    def check_gold(self, problem: Problem) -> None:  # noqa: ARG002
+    def check_gold(self, problem: Problem) -> None:
         """math-verify must be installed: said before any computing, not at the first answer."""
         if importlib.util.find_spec("math_verify") is None:
             raise UserError(

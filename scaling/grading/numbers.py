@@ -67,7 +67,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 class Numeric(Grader):
     """A number, compared exactly as a fraction."""
 
-    def strict(self, text: str, problem: Problem) -> str | None:  # noqa: ARG002
+    def strict(self, text: str, problem: Problem) -> str | None:
         """A box, an announced answer, or a text that is one number."""
         for candidate in (last_boxed(text), last_announced(text), text):
             if candidate is not None and read_number(candidate) is not None:
