@@ -27,7 +27,7 @@ from interp.statistics import (
     mean_interval,
     paired_difference,
 )
-from testbed.problems import KINDS, Problem, generate
+from testbed.problems import KINDS, Problem, content, generate
 from testbed.verify import check_answer, check_chain
 
 if TYPE_CHECKING:
@@ -89,6 +89,26 @@ def _verdicts(problems: Sequence[Problem], chains: dict, model: ReasoningModel) 
             for problem in problems
         ]
     )
+
+
+def _by_content(problems: Sequence[Problem], verdicts: np.ndarray) -> np.ndarray:
+    """Verdicts [problems, samples] with reorderings of one pool in one row, nan-padded.
+
+    They are nearly the same problem, so the interval must not count them as independent.
+    """
+    rows: dict[str, list[float]] = {}
+    for problem, few in zip(problems, verdicts, strict=True):
+        rows.setdefault(content(problem), []).extend(few)
+    longest = max(map(len, rows.values()))
+    return np.array([row + [np.nan] * (longest - len(row)) for row in rows.values()])
+
+
+def _different(problems: Sequence[Problem], n: int) -> list[Problem]:
+    """The first n problems that are no reorderings of each other."""
+    first: dict[str, Problem] = {}
+    for problem in problems:
+        first.setdefault(content(problem), problem)
+    return list(first.values())[:n]
 
 
 def _decode(
@@ -153,7 +173,9 @@ def evaluate(
             continue
         budgets = tuple(Budget(b, ANSWER) for b in BUDGETS[kind])
         chains = _decode(model, some, budgets, 1, seed, kind, report)
-        verdict = {b.thinking: _verdicts(some, chains[b], model) for b in budgets}
+        verdict = {
+            b.thinking: _by_content(some, _verdicts(some, chains[b], model)) for b in budgets
+        }
         by_budget[kind] = {b: mean_interval(v) for b, v in verdict.items()}
         rises[kind] = {
             b: paired_difference(verdict[a], verdict[b])
@@ -166,7 +188,7 @@ def evaluate(
         if not kind.startswith("countdown"):
             continue
         waited = Budget(budgets[-1].thinking, ANSWER, waits=1)
-        few = some[:parallel_problems]
+        few = _different(some, parallel_problems)
         what = f"{kind}, parallel"
         extended = _decode(model, few, (budgets[-1], waited), samples, seed, what, report)
         plain = _verdicts(few, extended[budgets[-1]], model)
@@ -272,13 +294,13 @@ def _share(interval: Interval | PairedDifference) -> str:
 def card_figures(result: Evaluation) -> str:
     """The figures as Markdown tables, for the model card."""
     lines = [
-        "| kind | accuracy | problems | mean thinking tokens |",
-        "|---|---|---|---|",
+        "| kind | accuracy | problems | different up to order | mean thinking tokens |",
+        "|---|---|---|---|---|",
     ]
     for kind, interval in result.accuracy.items():
         tokens = result.thinking_tokens.get(kind)
         lines.append(
-            f"| {kind} | {_share(interval)} | {interval.n_problems} | "
+            f"| {kind} | {_share(interval)} | {interval.n_samples} | {interval.n_problems} | "
             f"{f'{tokens:.0f}' if tokens is not None else '-'} |"
         )
     lines += ["", "Accuracy by thinking budget (tokens), one chain a problem, answers forced:", ""]

@@ -8,7 +8,8 @@
 | countdown-4, countdown-5 | the same with four and five numbers | AIME |
 
 Training and test problems never meet: a problem belongs to the test split if a hash of its
-content says so, whatever order its numbers are written in. Facts are the exception, since to
+content says so, whatever order its numbers are written in (written in another order it is another
+problem of the same split). Facts are the exception, since to
 recall is to have seen: there the split decides nothing but the options beside the right one.
 """
 
@@ -58,8 +59,15 @@ def apply(value: int, operator: str, number: int) -> int:
     raise UserError(f"Unknown operator {operator!r}; known: {' '.join(OPERATORS)}.")
 
 
+def content(problem: Problem) -> str:
+    """What a problem is about, whatever order its pool is written in."""
+    if not problem.kind.startswith("countdown"):
+        return problem.id
+    return f"{problem.kind}/{' '.join(map(str, sorted(problem.numbers)))}/{problem.target}"
+
+
 def is_test(key: str) -> bool:
-    """Whether the problem with this content belongs to the test split (a fixed hash)."""
+    """Whether the problem with this `content` belongs to the test split (a fixed hash)."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % TEST_SHARE == 0
 
 
@@ -98,7 +106,7 @@ def stream(kind: str, seed: int | str, split: str) -> Iterator[Problem]:
         yield from _recalls(rng)
     while True:
         problem = _arithmetic(rng) if kind == "arithmetic" else _countdown(kind, rng)
-        if problem is not None and is_test(problem.id) == (split == "test"):
+        if problem is not None and is_test(content(problem)) == (split == "test"):
             yield problem
 
 
@@ -278,9 +286,8 @@ def _countdown(kind: str, rng: random.Random) -> Problem | None:
     target = _random_target(numbers, rng)
     if target is None or target < SMALLEST_TARGET or target in numbers:
         return None
-    # The pool is hashed in sorted order, so that a problem and its reorderings share a split.
-    key = f"{kind}/{' '.join(map(str, sorted(numbers)))}/{target}"
     if mean_search(numbers, target) > LONGEST_MEAN_SEARCH[n]:
         return None
     question = f"use {' '.join(map(str, numbers))} to make {target}"
-    return Problem(kind, key, question, str(target), numbers=numbers, target=target)
+    name = f"{kind}/{' '.join(map(str, numbers))}/{target}"
+    return Problem(kind, name, question, str(target), numbers=numbers, target=target)
