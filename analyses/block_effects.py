@@ -56,9 +56,10 @@ def effects(study: StudyData) -> list[Effects]:
                 continue  # defined on one side only: there is no pair to compare
     samples = study.diversity
     if len(samples) and (samples["kind"] == "block").any():
-        # Only problems of the block cells, and only at the budget the blocks were skipped at.
+        # Only problems of the block cells, at the budget the blocks were skipped at, and measured
+        # on as many samples: a Vendi score of eight samples is not that of two.
         blocks = samples[samples["kind"] == "block"]
-        keys = ["benchmark", "problem", "budget"]
+        keys = ["benchmark", "problem", "budget", "samples"]
         dense = samples[samples["variant"] == style.DENSE].merge(blocks[keys].drop_duplicates())
         import pandas as pd
 

@@ -43,6 +43,9 @@ def table(study: StudyData) -> pd.DataFrame:
     if not len(measures):
         return pd.DataFrame()
     measures = measures[measures["kind"] != "block"].assign(sample=0)
+    most = measures.groupby(["benchmark", "variant"])["samples"].max().groupby("benchmark").min()
+    # Measures compare at equal numbers of samples: the most that all variants have.
+    measures = measures[measures["samples"] == measures["benchmark"].map(most)]
     columns = [c for c in COLUMNS if c in measures and measures[c].notna().any()]
     found = tables.by_variant(measures, columns)
     rows = study.rows("parallel")

@@ -25,8 +25,10 @@ CAPTION = (
     "Accuracy over the thinking budget, doubled from point to point; budgets nest, so a line "
     "follows the same chains. Bands: 95 % intervals over problems, for dense and for the first "
     "method. Open marks: the largest budget with one (or more) early ends of thinking replaced "
-    "by “wait”."
+    "by “wait”. Where variants are many, the other methods are drawn with the most blocks they "
+    "remove; the table has all."
 )
+MOST_LINES = 8
 
 
 def table(study: StudyData) -> pd.DataFrame:
@@ -115,9 +117,14 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
     plain = part[part["waits_allowed"] == 0]
     first = next((m for name, m, _ in study.variants if name != style.DENSE), "")
     ends = []
-    for name, method, _ in study.variants:
+    most: dict[str, int] = {}
+    for _, method, removed in study.variants:
+        most[method] = max(most.get(method, 0), removed)
+    crowded = len(study.variants) > MOST_LINES
+    for name, method, removed in study.variants:
         line = plain[plain["variant"] == name].sort_values("thinking_budget")
-        if not len(line):
+        aside = name != style.DENSE and method != first and removed < most[method]
+        if not len(line) or (crowded and aside):
             continue
         look = look_of[name]
         x, y = line["thinking_budget"], line["value"]

@@ -26,21 +26,34 @@ GROUP = ["benchmark", "problem", "variant", "budget"]
 
 
 def measure_diversity(store: Store) -> None:
-    """A row of `diversity` for every problem, variant and budget with several samples."""
-    known = set(store.frame("diversity")[GROUP].itertuples(index=False, name=None))
+    """Rows of `diversity` for every problem, variant and budget with several samples.
+
+    Measures such as the Vendi score grow with the number of samples, so variants compare at equal
+    numbers only. Every group is measured at each number that occurs in its benchmark and budget
+    and that it has: on all its samples, and on its first few where others have no more.
+    """
+    groups = store.several_samples()
+    sizes: dict[tuple[str, str], set[int]] = {}
+    for benchmark, _, _, budget, count in groups:
+        sizes.setdefault((benchmark, budget), set()).add(count)
+    known = set(store.frame("diversity")[[*GROUP, "samples"]].itertuples(index=False, name=None))
     rows: list[dict[str, Any]] = []
-    for key in store.several_samples():
-        if key in known:
+    for benchmark, problem, variant, budget, count in groups:
+        key = (benchmark, problem, variant, budget)
+        fits = sorted(n for n in sizes[benchmark, budget] if n <= count and (*key, n) not in known)
+        if not fits:
             continue
         found = store.samples_of(*key)
         ids = [unpack(blob, np.int32) for blob in found["ids"]]
-        rows.append(
-            {
-                **dict(zip(GROUP, key, strict=True)),
-                "samples": len(ids),
-                "measures": json.dumps(plain(_diversity(found, ids)), sort_keys=True),
-            }
-        )
+        for n in fits:
+            measures = plain(_diversity(found.iloc[:n], ids[:n]))
+            rows.append(
+                {
+                    **dict(zip(GROUP, key, strict=True)),
+                    "samples": n,
+                    "measures": json.dumps(measures, sort_keys=True),
+                }
+            )
         if len(rows) >= 100:
             store.put("diversity", rows)
             rows = []

@@ -106,7 +106,7 @@ CREATE TABLE diversity (
     budget TEXT NOT NULL,
     samples INTEGER NOT NULL,
     measures TEXT NOT NULL,
-    PRIMARY KEY (benchmark, problem, variant, budget)
+    PRIMARY KEY (benchmark, problem, variant, budget, samples)
 );
 CREATE TABLE sessions (
     session INTEGER PRIMARY KEY,

@@ -257,10 +257,10 @@ class Store:
             frame["forced"] = [unpack(blob, np.uint8).astype(bool) for blob in frame["forced"]]
         return pd.concat([frame, found], axis=1)
 
-    def several_samples(self) -> list[tuple[str, str, str, str]]:
-        """(benchmark, problem, variant, budget) with more than one sample."""
+    def several_samples(self) -> list[tuple[str, str, str, str, int]]:
+        """(benchmark, problem, variant, budget, samples) where there is more than one sample."""
         sql = (
-            "SELECT benchmark, problem, variant, budget FROM chains "
+            "SELECT benchmark, problem, variant, budget, COUNT(*) FROM chains "
             "GROUP BY 1, 2, 3, 4 HAVING COUNT(*) > 1 ORDER BY 1, 2, 3, 4"
         )
         return [tuple(row) for row in self._db.execute(sql)]
