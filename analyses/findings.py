@@ -44,6 +44,12 @@ class Group:
     lines: tuple[str, ...]
 
 
+def _but_controls(study: StudyData) -> str:
+    """Said where a control took part: it is drawn, and not counted among the criteria."""
+    used = any(method in CONTROLS for _, method, _ in study.variants)
+    return ", random removal not counted" if used else ""
+
+
 def findings(study: StudyData, found: Mapping[str, pd.DataFrame]) -> list[Group]:
     """All sentences of a study; `found` are the tables by name of the analysis."""
     groups = [
@@ -133,8 +139,9 @@ def what_broke(study: StudyData, found: pd.DataFrame) -> list[str]:
             worst = mine.loc[mine["change"].idxmin()]
             lines.append(
                 f"{_capital(benchmark)} held: no clear difference with up to "
-                f"{removed_words(int(mine['n_removed'].max()))} removed by any criterion (largest "
-                f"change {change_words(worst)}, {plan_words(worst)})."
+                f"{removed_words(int(mine['n_removed'].max()))} removed by any criterion"
+                f"{_but_controls(study)} (largest change {change_words(worst)}, "
+                f"{plan_words(worst)})."
             )
     lines += _kindest(chosen, fewest)
     return lines
