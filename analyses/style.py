@@ -160,27 +160,18 @@ def figure_of(ax: Axes) -> Figure:
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """`values` moved apart until neighbours are `gap` away, kept in [low, high] if they fit."""
+    from scipy.optimize import isotonic_regression
+
+    if not len(values):
+        return []
     order = np.argsort(values, kind="stable")
-    placed = np.asarray(values, dtype=float)[order]
-    gap = min(gap, (high - low) / max(len(placed) - 1, 1))
-    for _ in range(100):
-        moved = False
-        for i in range(1, len(placed)):
-            lack = gap - (placed[i] - placed[i - 1])
-            if lack > 1e-9:
-                placed[i - 1] -= lack / 2
-                placed[i] += lack / 2
-                moved = True
-        placed = np.clip(placed, low, high)
-        if not moved:
-            break
-    for i in range(1, len(placed)):  # what the clip pushed together again
-        placed[i] = max(placed[i], placed[i - 1] + gap)
-    excess = placed[-1] - high if len(placed) else 0.0
-    if excess > 0:
-        placed -= excess
-    result = np.empty_like(placed)
-    result[order] = placed
+    gap = min(gap, (high - low) / max(len(values) - 1, 1))
+    # Less its own share of gaps, a value may only rise along the order: the nearest such places
+    # are an isotonic regression, and clipping keeps the distances.
+    shares = gap * np.arange(len(values))
+    rising = isotonic_regression(np.asarray(values, dtype=float)[order] - shares).x
+    result = np.empty(len(values))
+    result[order] = np.clip(rising, low, high - shares[-1]) + shares
     return result.tolist()
 
 
