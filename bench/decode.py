@@ -22,11 +22,7 @@ The last line is one JSON object.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -34,42 +30,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from bench.block_influence import load
-from interp import decode as engine
-from interp.chains import Budget, Chain
+from bench.common import Clock, arguments, close, load, problems
+from interp import passes as engine
+from interp.chains import Chain
+from interp.decode import decode
 from interp.model import ReasoningModel
-from interp.requests import Request, cross
-
-
-def rows_for(model: ReasoningModel, rows: int, tokens: int) -> list[Request]:
-    from testbed.problems import generate
-
-    problems = generate("countdown-4", rows, seed=1, split="test")
-    answer = min(32, tokens // 4)
-    room = tokens - answer - len(model.delimiter_ids.closing)
-    return cross(
-        model,
-        [p.question for p in problems],
-        problem_ids=[f"{i}" for i in range(rows)],
-        budgets=Budget(room, answer),
-    )
-
-
-class Clock:
-    def __init__(self, kind: str, device: torch.device) -> None:
-        self.read = time.process_time if kind == "cpu" else time.perf_counter
-        self.device = device
-
-    def __call__(self, work: Callable[[], Any]) -> tuple[float, Any]:
-        self._settle()
-        begin = self.read()
-        result = work()
-        self._settle()
-        return self.read() - begin, result
-
-    def _settle(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+from interp.requests import Request
 
 
 @contextmanager
@@ -99,7 +65,7 @@ def plain_torch() -> Iterator[None]:
 
 
 def ours(model: ReasoningModel, requests: list[Request]) -> list[Chain]:
-    return list(engine.decode(model, requests, slots=len(requests)))
+    return list(decode(model, requests, slots=len(requests)))
 
 
 def pad_id(model: ReasoningModel) -> int:
@@ -200,20 +166,15 @@ def work(model: ReasoningModel, chains: list[Chain], passes: int) -> tuple[float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", default="testbed")
-    parser.add_argument("--device", default=None)
-    parser.add_argument("--random-weights", default=None)
+    parser = arguments(__doc__)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--skip", nargs="*", default=[], help="ways to leave out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     model = load(options)
-    requests = rows_for(model, options.rows, options.tokens)
+    requests = problems(model, "countdown-4", options.rows, options.tokens)
     clock = Clock(options.clock, model.device)
 
     ours(model, requests[:4])  # kernels compiled, memory touched
@@ -265,22 +226,18 @@ def main() -> None:
     for name, value in sorted(rate.items(), key=lambda item: -item[1]):
         print(f"{name:>20} {value:>10.0f} {rate['ours'] / value:>13.2f}")
     ratios = {f"ratio_to_{k}": round(rate["ours"] / v, 3) for k, v in rate.items() if k != "ours"}
-    print(
-        json.dumps(
-            {
-                "bench": "decode",
-                "tokens_per_second": {k: round(v, 1) for k, v in rate.items()},
-                **ratios,
-                "rows": options.rows,
-                "max_tokens": options.tokens,
-                "threads": options.threads,
-                "clock": options.clock,
-                "rounds": options.repeats,
-                "copy_gb_s": round(bytes_second / 1e9, 2),
-                "matrix_gflop_s": round(flops_second / 1e9, 1),
-            }
-        )
-    )
+    figures = {
+        "tokens_per_second": {k: round(v, 1) for k, v in rate.items()},
+        **ratios,
+        "rows": options.rows,
+        "max_tokens": options.tokens,
+        "threads": options.threads,
+        "clock": options.clock,
+        "rounds": options.repeats,
+        "copy_gb_s": round(bytes_second / 1e9, 2),
+        "matrix_gflop_s": round(flops_second / 1e9, 1),
+    }
+    close("decode", model, figures)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION = ("self_attn", "attention", "attn", "self_attention")
+OUTPUT_PROJECTION = ("o_proj", "out_proj", "dense", "c_proj")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 NORM = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm")
 # (a child only such blocks have, the norm behind attention, the norm behind the MLP)
@@ -40,6 +41,23 @@ class Anatomy:
     adds_mlp: tuple[nn.Module, ...]
     final_norm: nn.Module
     head: nn.Module
+
+    @property
+    def n_heads(self) -> int:
+        """Attention heads of a block (queries)."""
+        return int(self.config.num_attention_heads)
+
+    def output_projection(self, index: int) -> nn.Linear:
+        """What mixes the heads of block `index` into the residual stream: z [.., H * d] -> D."""
+        attention = self.attention[index]
+        for name in OUTPUT_PROJECTION:
+            found = getattr(attention, name, None)
+            if isinstance(found, nn.Linear) and found.in_features % self.n_heads == 0:
+                return found
+        raise UserError(
+            f"{type(attention).__name__} has no linear output projection over its {self.n_heads} "
+            f"heads (looked for {', '.join(OUTPUT_PROJECTION)})."
+        )
 
     def adds(self, index: int, part: str) -> nn.Module:
         """The module whose output is what `part` of block `index` adds (block: the block)."""

@@ -4,10 +4,10 @@ A model takes either one mask tensor or a dictionary by layer type (`full_attent
 `sliding_attention`); which one is found by asking the model once (`MaskForm.of`). Masks are made
 once a pass for all blocks, as additive floats, so no block converts them again.
 
-`row_attention` is registered with transformers under the name "prunescope" and is in force only
-inside `attending(model)`. For one query a row it packs the heads that share keys and values into
-the query dimension, so grouped keys are never repeated, and takes care of soft caps, which SDPA
-lacks. For longer queries (prefill) it hands over to SDPA.
+`row_attention` is registered with transformers and is in force only inside `attending(model)`. For
+one query a row it packs the heads that share keys and values into the query dimension, so grouped
+keys are never repeated, and takes care of soft caps, which SDPA lacks. For longer queries (prefill)
+it hands over to SDPA. `length_attention` does the same through the compiled kernel, where it can.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from interp.cache import Layout
     from interp.model import ReasoningModel
 
-NAME = "prunescope"
+BY_MASK, BY_LENGTH = "prunescope", "prunescope by length"
 Masks = torch.Tensor | dict[str, torch.Tensor]
 # the layout of the cache being decoded with, for kernels that go by lengths and not by masks
 _layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
@@ -106,20 +106,12 @@ def row_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
-    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """query [B, H, Q, d], key and value [B, kv heads, K, d] -> [B, Q, H, d]."""
     batch, heads, length, width = query.shape
     shared = heads // key.shape[1]
     scale = width**-0.5 if scaling is None else scaling
-    layout = _layout.get()
-    if length == 1 and layout is not None and (run := kernels()) is not None:
-        flat = query.reshape(batch, heads, width)
-        out = run.attention(
-            flat, key, value, layout.columns, scale, sliding_window or 0, softcap or 0.0
-        )
-        return out.view(batch, 1, heads, width), None
     if length == 1:  # the heads of one group become its queries
         grouped = query.view(batch, key.shape[1], shared, width)
         out = _attend(grouped, key, value, attention_mask, scale, softcap)
@@ -129,6 +121,29 @@ def row_attention(
         value = value.repeat_interleave(shared, dim=1)
     out = _attend(query, key, value, attention_mask, scale, softcap)
     return out.transpose(1, 2).contiguous(), None
+
+
+def length_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same for one query a row, by the compiled kernel: the layout's lengths, no mask."""
+    layout, run = _layout.get(), kernels()
+    batch, heads, length, width = query.shape
+    if length != 1 or layout is None or run is None:
+        return row_attention(module, query, key, value, attention_mask, scaling, softcap)
+    scale = width**-0.5 if scaling is None else scaling
+    flat = query.reshape(batch, heads, width)
+    window = sliding_window or 0
+    out = run.attention(flat, key, value, layout.columns, scale, window, softcap or 0.0)
+    return out.view(batch, 1, heads, width), None
 
 
 def _attend(
@@ -182,14 +197,15 @@ def attending(model: ReasoningModel, layout: Layout | None = None) -> Iterator[N
     if not getattr(model.hf, "_supports_attention_backend", False):
         yield
         return
-    if NAME not in ALL_ATTENTION_FUNCTIONS:
-        ALL_ATTENTION_FUNCTIONS.register(NAME, row_attention)
+    if BY_MASK not in ALL_ATTENTION_FUNCTIONS:
+        ALL_ATTENTION_FUNCTIONS.register(BY_MASK, row_attention)
+        ALL_ATTENTION_FUNCTIONS.register(BY_LENGTH, length_attention)
     configs = {id(c): c for c in (getattr(a, "config", None) for a in model.anatomy.attention)}
     changed = [(c, c._attn_implementation) for c in configs.values() if c is not None]
     token = _layout.set(layout)
     try:
         for config, _ in changed:
-            config._attn_implementation = NAME
+            config._attn_implementation = BY_MASK if layout is None else BY_LENGTH
         yield
     finally:
         _layout.reset(token)

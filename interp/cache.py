@@ -23,7 +23,6 @@ class Layout:
     """What all layers of a `RowCache` share: which rows and columns the next pass uses.
 
     n: rows in the batch. columns: int64 [n], where each row writes. used: columns attended.
-    lengths: int64 [n], columns each row attends (its own new one included).
     """
 
     def __init__(self, slots: int, capacity: int, blank: bool = True) -> None:
@@ -32,15 +31,18 @@ class Layout:
         self.n = 0
         self.used = 0
         self.columns = torch.zeros(0, dtype=torch.int64)
-        self.lengths = torch.zeros(0, dtype=torch.int64)
-        self.rows = torch.zeros(0, dtype=torch.int64)
+        self._every = torch.arange(slots)
 
     def aim(self, columns: torch.Tensor, used: int) -> None:
         """Sets where the next pass writes and how far it looks back."""
-        if self.rows.shape != columns.shape or self.rows.device != columns.device:
-            self.rows = torch.arange(columns.shape[0], device=columns.device)
+        if self._every.device != columns.device:
+            self._every = self._every.to(columns.device)
         self.n, self.columns, self.used = columns.shape[0], columns, used
-        self.lengths = columns + 1
+
+    @property
+    def rows(self) -> torch.Tensor:
+        """int64 [n], the slots of the batch: a view of what stays where it is."""
+        return self._every[: self.n]
 
 
 class RowLayer(CacheLayerMixin):
@@ -131,6 +133,15 @@ class RowCache(Cache):
         self.layout.capacity = capacity
         for layer in self.rows:
             layer.grow(capacity)
+
+    def shrink(self, slots: int) -> None:
+        """Keeps the first `slots` slots; the memory of the others is given back."""
+        self.layout.slots = slots
+        for layer in self.rows:
+            if layer.is_initialized:
+                assert layer.keys is not None and layer.values is not None
+                layer.keys = layer.keys[:slots].clone()
+                layer.values = layer.values[:slots].clone()
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copies the first `length` columns of slot `source` to slot `target`."""

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.errors import UserError
+from interp.stream import StreamRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,8 @@ class Chain:
     "looped" (ended early as certainly looping), "positions" (the model's positions ran out).
     thinking_finish: "end" (the model closed it), "forced" (budget), "looped", "none" (a prompt
     without thinking). logprob / entropy: of every token under the model's own distribution at
-    temperature 1, in nats; nan where the engine wrote the token without asking.
+    temperature 1, in nats; nan where the engine wrote the token without asking. stream: what each
+    block did to the residual stream in the pass that chose each token, where it was recorded.
     """
 
     problem: str
@@ -91,6 +93,7 @@ class Chain:
     logprob: Float[np.ndarray, " S"]
     entropy: Float[np.ndarray, " S"]
     layer_map: tuple[int, ...] = field(default=(), repr=False)
+    stream: StreamRecord | None = field(default=None, repr=False, compare=False)
 
     @property
     def thinking_ids(self) -> Int[np.ndarray, " T"]:

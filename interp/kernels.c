@@ -248,3 +248,24 @@ void silu_mul(const float *both, i64 n, i64 f, float *out) {
         }
     }
 }
+
+/* out[r] = |x|, |y|, |y - x|, <x, y> of row r; rows of `out` are `stride` floats apart;
+ * d a multiple of 16 */
+void stream_numbers(const float *x, const float *y, i64 n, i64 d, float *out, i64 stride) {
+    for (i64 r = 0; r < n; r++) {
+        const float *a = x + r * d, *b = y + r * d;
+        v16 xx = {0}, yy = {0}, dd = {0}, xy = {0};
+        for (i64 i = 0; i < d; i += 16) {
+            v16 p = LOAD(a + i), q = LOAD(b + i), g = q - p;
+            xx += p * p;
+            yy += q * q;
+            dd += g * g;
+            xy += p * q;
+        }
+        float *o = out + r * stride;
+        o[0] = sqrtf(lanes_sum(xx));
+        o[1] = sqrtf(lanes_sum(yy));
+        o[2] = sqrtf(lanes_sum(dd));
+        o[3] = lanes_sum(xy);
+    }
+}

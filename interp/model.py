@@ -251,13 +251,18 @@ class ReasoningModel:
         problem_ids: Sequence[str] | None = None,
         slots: int | None = None,
         progress: bool | Callable[[int, int, int], None] = False,
+        stop: Sequence[str] = (),
         stop_on_loop: bool = False,
+        record: bool = False,
+        compiled: bool | None = None,
         thinking: bool = True,
     ) -> Chains:
         """Chains for every prompt x variant x sample x budget, in that order.
 
-        prompts: questions, message lists, or token ids ready made. One seed gives the same chains
-        whatever else is decoded beside them (up to ties of float noise).
+        prompts: questions, message lists, or token ids ready made. record: keep what every block
+        does to the residual stream (`chain.stream`). stop, stop_on_loop, compiled: see
+        `interp.decode.decode`. One seed gives the same chains whatever else is decoded beside
+        them (up to ties of float noise).
         """
         from interp.decode import Sampling, decode
         from interp.requests import cross
@@ -283,7 +288,10 @@ class ReasoningModel:
                 requests,
                 sampling=sampling or Sampling(),
                 slots=slots,
+                stop=stop,
                 stop_on_loop=stop_on_loop,
+                record=record,
+                compiled=compiled,
                 progress=report,
             )
             chains.extend(found)

@@ -42,6 +42,7 @@ _SIGNATURES = {
     "attend": [_P, _I, _P, _P, _F, _P, _P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _F, _F, _C, _P, _C],
     "rms_norm": [_P, _P, _F, _I, _I, _P],
     "silu_mul": [_P, _I, _I, _P],
+    "stream_numbers": [_P, _P, _I, _I, _P, _I],
 }
 
 
@@ -77,6 +78,13 @@ class Kernels:
             width, window, scale, softcap, 0, out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return out
+
+    def stream(self, x: torch.Tensor, y: torch.Tensor, buffer: torch.Tensor, block: int) -> None:
+        """x, y [n, D] contiguous -> buffer[:n, block] (see `interp.stream`); [slots, L, 4]."""
+        n, d = x.shape
+        self.stream_numbers(  # type: ignore[attr-defined]
+            x.data_ptr(), y.data_ptr(), n, d, buffer[:, block].data_ptr(), buffer.stride(0)
+        )
 
 
 def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -156,4 +164,8 @@ def _right(found: Kernels) -> bool:
         got = found.attention(query, key, value, columns, 32**-0.5, window, 0.0)
         if not torch.allclose(got, want.reshape(3, 4, 32), atol=1e-5):
             return False
-    return True
+    x, y = torch.randn(2, 3, 32, generator=g)
+    found_numbers = torch.zeros(3, 2, 4)
+    found.stream(x, y, found_numbers, 1)
+    norms = torch.stack((x.norm(dim=1), y.norm(dim=1), (y - x).norm(dim=1), (x * y).sum(1)), 1)
+    return torch.allclose(found_numbers[:, 1], norms, atol=1e-4)

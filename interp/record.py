@@ -1,106 +1,54 @@
-"""Streaming reducers over the residual stream, fed by plain forward hooks.
+"""Reducers over the residual stream: Block Influence, norms, moments.
 
-`capture(model, reducer, ...)` hooks every block and hands each reducer what enters the block
-(`x`, resid_pre) and what leaves it (`y`, resid_post: before the final norm, the last block
-included). A reducer keeps sums, never activations, so memory does not grow with the number of
-tokens: per-text reducers hold a few scalars a text and block, moments hold D (or D x D) a block.
+    replay(model, texts, [influence := BlockInfluence()])      # or under `capture`
+    influence.result().to_frame()
 
-    with capture(model, influence := BlockInfluence(), n_texts=2) as recording:
-        recording.batch = Batch(mask, texts)
-        model.hf(ids)
-    influence.result().values()
+A reducer keeps sums, never activations, so memory does not grow with the number of tokens:
+per-text reducers hold a few scalars a text and block, moments hold D (or D x D) a block.
 
-Shapes: `x`, `y` [B, T, D]; mask [B, T], True where a token counts; texts [B], the text that each
-row belongs to; results [L] or [L, N] with N texts. Rows of one text may come in any order.
+Shapes: `x`, `y` [B, T, D], what enters and leaves a block; results [L] or [L, N] with N texts.
+Rows of one text may come in any order, and a long row in pieces (`Batch.first`, `Batch.last`).
 
 Everything is computed in float32 whatever the model's dtype: in half precision a squared norm
-over 256 overflows. Nothing in a hook waits for the device (no `.item()`, no `.cpu()`), and no
-activation is changed. Caveat: sinks are tokens whose norm is over 100 times the median of their
-row, so a row must hold the whole text (replay does so); a row of one decoding step has no sinks.
+over 256 overflows. Caveat: sinks are tokens whose norm is over 100 times the median of their row,
+so a row must hold the whole text (replay sees to that); a row of one decoding step has no sinks.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 
+from interp.capture import Batch, Recording, Reducer, capture, same_numbers, zeros_beside
 from interp.errors import NonFiniteError
 from interp.model import ReasoningModel
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = [
+    "Batch",
+    "BlockInfluence",
+    "Moments",
+    "PerText",
+    "PerTextResult",
+    "Recording",
+    "Reducer",
+    "ResidualNorms",
+    "capture",
+    "jackknife",
+    "jackknife_ratio",
+    "same_numbers",
+    "zeros_beside",
+]
+
 SINK_RATIO = 100.0
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Which tokens of the rows in flight count, and which text each row belongs to."""
-
-    mask: Bool[Tensor, "B T"]
-    texts: Int[Tensor, " B"]
-
-
-class Recording:
-    """The open capture: set `batch` before each forward pass.
-
-    Without a batch every token counts, and row r belongs to text r.
-    """
-
-    batch: Batch | None = None
-
-
-class Reducer(ABC):
-    """Folds (x, y) of every block into sums. `begin` is called once, when the capture opens."""
-
-    @abstractmethod
-    def begin(self, model: ReasoningModel, n_texts: int) -> None:
-        """Allocate the sums."""
-
-    @abstractmethod
-    def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
-    ) -> None:
-        """Fold in block `index` (its position in this model) for the rows in flight."""
-
-
-@contextmanager
-def capture(model: ReasoningModel, *reducers: Reducer, n_texts: int) -> Iterator[Recording]:
-    """Hook every block for the reducers; the hooks are gone on leaving, however it is left."""
-    recording = Recording()
-    for reducer in reducers:
-        reducer.begin(model, n_texts)
-
-    def watch(index: int) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-            y = out[0] if isinstance(out, tuple) else out
-            x = args[0] if args else kwargs["hidden_states"]
-            x, y = x.detach().to(y.device), y.detach()
-            batch = recording.batch or _whole(x)
-            for reducer in reducers:
-                reducer.update(index, x, y, batch)
-
-        return hook
-
-    with ExitStack() as hooks:
-        for index, block in enumerate(model.blocks):
-            handle = block.register_forward_hook(watch(index), with_kwargs=True)
-            hooks.callback(handle.remove)
-        yield recording
-
-
-def _whole(x: Tensor) -> Batch:
-    rows, steps = x.shape[:2]
-    mask = torch.ones(rows, steps, dtype=torch.bool, device=x.device)
-    return Batch(mask, torch.arange(rows, device=x.device))
 
 
 class PerText(Reducer):
@@ -220,13 +168,16 @@ class BlockInfluence(PerText):
 
     The hooks take norms and inner products only, [B, T] a block; the rest is done for all blocks
     at once when the last is through. The norms of `y` serve the next block as those of its `x`
-    where the two are one tensor, which they are unless something stands between the blocks.
+    where the two are one tensor, which they are unless something stands between the blocks. Of a
+    row in pieces, these scalars are kept until its last piece is there: the median is the row's.
     """
 
     quantities = ("influence", "without_sinks")
+    chunked = True
 
     def begin(self, model: ReasoningModel, n_texts: int) -> None:
         super().begin(model, n_texts)
+        self._pieces: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self._clear()
 
     def _clear(self) -> None:
@@ -240,6 +191,8 @@ class BlockInfluence(PerText):
     ) -> None:
         if index == 0:
             self._clear()  # of what a pass that failed half-way had left
+            if batch.first == 0:
+                self._pieces = []
         device = self.table.device
         shared = self._left is not None and same_numbers(self._left, x)
         self._entering.append(self._leaving[-1] if shared else _norm(x).to(device))
@@ -250,16 +203,26 @@ class BlockInfluence(PerText):
             mask = batch.mask.to(device, non_blocking=True)
             norm_x, norm_y = torch.stack(self._entering), torch.stack(self._leaving)
             influence = 1.0 - _cosine(torch.stack(self._dots), norm_x, norm_y)
-            sinks = _sinks(norm_x, mask) | _sinks(norm_y, mask)
-            every = mask.expand_as(sinks)
-            self.add([(influence, every), (influence, mask & ~sinks)], batch, slice(None))
             self._clear()
+            self._pieces.append((influence, norm_x, norm_y, mask))
+            if batch.last:
+                self._fold(batch)
+
+    def _fold(self, batch: Batch) -> None:
+        """The rows are complete: find the sinks and add everything."""
+        pieces, self._pieces = self._pieces, []
+        parts = zip(*pieces, strict=True)
+        influence, norm_x, norm_y, mask = (p[0] if len(p) == 1 else torch.cat(p, -1) for p in parts)
+        sinks = _sinks(norm_x, mask) | _sinks(norm_y, mask)
+        every = mask.expand_as(sinks)
+        self.add([(influence, every), (influence, mask & ~sinks)], batch, slice(None))
 
 
 class ResidualNorms(PerText):
     """Mean norm of what enters a block, of what leaves it, and of what it adds."""
 
     quantities = ("resid_pre", "resid_post", "delta")
+    chunked = True
 
     def update(
         self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
@@ -275,6 +238,8 @@ class Moments(Reducer):
     stream: "resid_pre", "resid_post" or "delta" (what the block adds; its mean is what
     `MeanDelta` puts in its place). Sums are kept in float64, for they run over all texts.
     """
+
+    chunked = True
 
     def __init__(self, stream: str = "delta", full: bool = False) -> None:
         if stream not in ("resid_pre", "resid_post", "delta"):
@@ -312,19 +277,6 @@ class Moments(Reducer):
     def _average(self, sums: list[Tensor]) -> Tensor:
         each = [(s / n).cpu() for s, n in zip(sums, self.count, strict=True)]
         return torch.stack(each).float()
-
-
-def zeros_beside(block: nn.Module, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Zeros beside the block's weights."""
-    device = next((p.device for p in block.parameters()), torch.device("cpu"))
-    if device.type == "mps":  # it has no float64
-        dtype = torch.float32
-    return torch.zeros(shape, dtype=dtype, device=device)
-
-
-def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are views of the same numbers (both are alive, so no reuse)."""
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
 def _norm(x: Tensor) -> Tensor:

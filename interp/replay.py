@@ -1,161 +1,63 @@
 """Teacher-forced passes over token sequences, without decoding.
 
 For a causal model one pass over the ids of a finished chain gives the residual stream of its
-decoding. Sequences of any length are sorted by length, bucketed and padded on the RIGHT: a causal
-model's real tokens never look right, so no padding mask is needed, attention stays on its fast
-path and padding cannot change a number.
+decoding. Sequences of any length are sorted into batches (`interp.batching`) and read whole or,
+when long, in chunks with a key/value cache (`interp.chunks`).
 
-`replay` feeds reducers (`interp.record`). `losses` gives the loss of every text.
-`token_logprobs` gives log-probabilities of chosen continuations under several variants.
-`interp.sweep` skips every block in turn.
+`replay` and `replay_chains` feed reducers (`interp.record`). `losses` gives the loss of every
+text. `continuation_logprobs` gives log-probabilities of chosen continuations under several
+variants. `interp.sweep` skips every block in turn, `interp.divergence` compares two variants
+token by token.
 
-Blocks that a variant skips throughout are not computed at all (`bypass`): for teacher-forced
-work that beats masking rows of one batch, which pays for every block in every row.
-
-Caveat: one sequence goes through in one piece, so memory grows with the longest sequence.
+Steps: of a sequence with a prompt of P tokens, position j is step j - P and the prompt is step -1.
+The pass that chose generated token s is the one at position P - 1 + s; the last generated token
+is never read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.batching import BATCH_TOKENS, Ids, TokenBatch, batches
+from interp.chains import Chain
+from interp.chunks import CHUNK_TOKENS, Reader, bypass, forward, present, running
 from interp.errors import NonFiniteError, UserError
-from interp.interventions import Skip, VariantLike, apply
+from interp.interventions import VariantLike
 from interp.model import ReasoningModel
 from interp.record import Batch, Reducer, capture
 
-Ids = Sequence[int] | np.ndarray
-BATCH_TOKENS = 4096
+__all__ = [
+    "BATCH_TOKENS",
+    "CHUNK_TOKENS",
+    "Ids",
+    "Reader",
+    "Targets",
+    "TokenBatch",
+    "batches",
+    "bypass",
+    "continuation_logprobs",
+    "finite",
+    "forward",
+    "log_probability",
+    "losses",
+    "position_chunks",
+    "present",
+    "readout",
+    "replay",
+    "replay_chains",
+    "running",
+]
+
 LOGIT_FLOATS = 2**24  # of logits held at a time (64 MiB)
-MAX_WASTE = 0.2  # of a row may be padding once a batch is a quarter full
 
 
-@dataclass(frozen=True)
-class TokenBatch:
-    """Right-padded rows: ids [B, T], mask [B, T] (True where real), texts [B]."""
-
-    ids: Int[Tensor, "B T"]
-    mask: Bool[Tensor, "B T"]
-    texts: Int[Tensor, " B"]
-
-    def pad(self, values: Sequence[np.ndarray] | None) -> Bool[Tensor, "B T"]:
-        """A boolean per token of each text, padded like the ids (None: every real token)."""
-        if values is None:
-            return self.mask
-        out = torch.zeros(self.mask.shape, dtype=torch.bool)
-        for row, text in enumerate(self.texts.tolist()):
-            out[row, : len(values[text])] = torch.from_numpy(np.asarray(values[text], dtype=bool))
-        return out.to(self.mask.device)
-
-
-def batches(
-    model: ReasoningModel, sequences: Sequence[Ids], batch_tokens: int = BATCH_TOKENS
-) -> Iterator[TokenBatch]:
-    """Sequences sorted by length (longest first) and cut into batches of `batch_tokens`."""
-    if batch_tokens < 1:
-        raise UserError(f"batch_tokens={batch_tokens}: expected at least 1.")
-    lengths = [len(s) for s in sequences]
-    for text, length in enumerate(lengths):
-        if length == 0:
-            raise UserError(f"Sequence {text} is empty: expected at least one token.")
-        if length > model.max_positions:
-            raise UserError(
-                f"Sequence {text} has {length} tokens; {model.name} has {model.max_positions} "
-                "positions. Cut it, or take a model with more."
-            )
-    order = sorted(range(len(sequences)), key=lambda text: -lengths[text])
-    group: list[int] = []
-    longest = real = 0
-    for text in order:
-        wider = max(longest, lengths[text])
-        full = (len(group) + 1) * wider > batch_tokens
-        wasteful = real > batch_tokens // 4 and lengths[text] < (1 - MAX_WASTE) * longest
-        if group and (full or wasteful):
-            yield _collate(model, sequences, group, longest)
-            group, longest, real = [], 0, 0
-        group.append(text)
-        longest = max(longest, lengths[text])
-        real += lengths[text]
-    if group:
-        yield _collate(model, sequences, group, longest)
-
-
-def _collate(
-    model: ReasoningModel, sequences: Sequence[Ids], group: list[int], longest: int
-) -> TokenBatch:
-    ids = torch.zeros(len(group), longest, dtype=torch.long)
-    mask = torch.zeros(len(group), longest, dtype=torch.bool)
-    for row, text in enumerate(group):
-        length = len(sequences[text])
-        ids[row, :length] = torch.as_tensor(np.asarray(sequences[text], dtype=np.int64))
-        mask[row, :length] = True
-    if (bad := (ids < 0) | (ids >= model.vocab_size)).any():
-        raise UserError(
-            f"Token id {int(ids[bad][0])} is outside the vocabulary of {model.name} "
-            f"(0..{model.vocab_size - 1}); were the ids made by another tokenizer?"
-        )
-    device = model.device
-    return TokenBatch(ids.to(device), mask.to(device), torch.tensor(group, device=device))
-
-
-# ------------------------------------------------------------------------------- variants
-
-
-@contextmanager
-def bypass(model: ReasoningModel, blocks: Sequence[int]) -> Iterator[None]:
-    """Blocks (positions in this model) hand their input on, uncomputed, until the end.
-
-    Only right for passes without a cache: a bypassed block writes no keys and values.
-    """
-
-    def through(*args: Any, **kwargs: Any) -> Any:
-        return args[0] if args else kwargs["hidden_states"]
-
-    with ExitStack() as undo:
-        for index in blocks:
-            block = model.blocks[index]
-            undo.callback(_restore, block, block.__dict__.get("forward"))
-            block.__dict__["forward"] = through
-        yield
-
-
-def _restore(block: torch.nn.Module, forward: Any) -> None:
-    if forward is None:
-        block.__dict__.pop("forward", None)
-    else:  # accelerate had put its own there
-        block.__dict__["forward"] = forward
-
-
-def present(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:
-    """Dense indices as positions in this model; an error where one was removed."""
-    positions = [model.index_of(block) for block in blocks]
-    if lacking := [b for b, i in zip(blocks, positions, strict=True) if i is None]:
-        raise UserError(f"Block {lacking} was removed from {model.name}; it has {model.layer_map}.")
-    return [i for i in positions if i is not None]
-
-
-@contextmanager
-def running(model: ReasoningModel, variant: VariantLike | None, rows: int) -> Iterator[None]:
-    """The model as `variant` for passes of `rows` rows: bypass where it suffices, else hooks."""
-    steps = tuple(variant.interventions()) if variant is not None else ()
-    if all(isinstance(s, Skip) and s.part == "block" and s.window is None for s in steps):
-        with bypass(model, present(model, [s.block for s in steps])):
-            yield
-    else:
-        assert variant is not None
-        with apply(model, [variant] * rows):
-            yield
-
-
-# ------------------------------------------------------------------------------- passes
+# ------------------------------------------------------------------------------- reducers
 
 
 @torch.no_grad()
@@ -166,21 +68,88 @@ def replay(
     variant: VariantLike | None = None,
     counted: Sequence[np.ndarray] | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    *,
+    prompts: Sequence[int] | None = None,
+    chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> None:
     """One pass over the sequences; the reducers see every block (the head is not computed).
 
     counted: for each sequence a boolean a token, False where it shall not count (a prompt, say).
+    prompts: how many tokens of each sequence are its prompt, needed by a variant with windows.
+    chunk_tokens: columns read at a time (None: whole rows). Reducers that need whole rows
+    (`chunked` is False) are given them.
     """
-    with capture(model, *reducers, n_texts=len(sequences)) as recording:
-        for batch in batches(model, sequences, batch_tokens):
-            recording.batch = Batch(batch.mask & batch.pad(counted), batch.texts)
-            with running(model, variant, len(batch.ids)):
-                forward(model, batch.ids)
+    if not all(reducer.chunked for reducer in reducers):
+        chunk_tokens = None
+    reader = Reader(model, sequences, batch_tokens, chunk_tokens, prompts=prompts)
+    _replay(reader, reducers, [variant] * len(sequences), counted)
 
 
-def forward(model: ReasoningModel, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """The residual stream after the final norm; no cache, no head."""
-    return model.anatomy.base(input_ids=ids, use_cache=False)[0]
+@torch.no_grad()
+def replay_chains(
+    model: ReasoningModel,
+    chains: Sequence[Chain],
+    reducers: Sequence[Reducer] = (),
+    variant: VariantLike | Sequence[VariantLike | None] | None = None,
+    counted: Sequence[np.ndarray] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    *,
+    chunk_tokens: int | None = CHUNK_TOKENS,
+) -> None:
+    """Replays chains under a variant, or each under its own; text i of the reducers is chain i.
+
+    variant: one for all, or one a chain (None: the model as it is). What counts are the passes
+    that chose the generated tokens; counted: for each chain a boolean a generated token [S], to
+    count fewer. Windows at steps and events lie where they lay when the chain was decoded, and
+    what is random is drawn as it was then.
+    """
+    if variant is None or isinstance(variant, VariantLike):
+        each: list[VariantLike | None] = [variant] * len(chains)
+    else:
+        each = list(variant)
+    if len(each) != len(chains):
+        raise UserError(f"{len(each)} variants for {len(chains)} chains: one each, or one for all.")
+    if counted is not None and len(counted) != len(chains):
+        raise UserError(f"{len(counted)} masks for {len(chains)} chains: one each.")
+    if not all(reducer.chunked for reducer in reducers):
+        chunk_tokens = None
+    reader = Reader.of_chains(model, chains, batch_tokens, chunk_tokens)
+    rows = []
+    for i, chain in enumerate(chains):
+        chosen = np.ones(chain.n_tokens, bool) if counted is None else np.asarray(counted[i], bool)
+        if chosen.shape != (chain.n_tokens,):
+            raise UserError(
+                f"Chain {i}: a mask of shape {list(chosen.shape)} for {chain.n_tokens} generated "
+                "tokens; expected one entry a token."
+            )
+        rows.append(np.concatenate([np.zeros(len(chain.prompt_ids) - 1, bool), chosen]))
+    _replay(reader, reducers, each, rows)
+
+
+def _replay(
+    reader: Reader,
+    reducers: Sequence[Reducer],
+    variants: Sequence[VariantLike | None],
+    counted: Sequence[np.ndarray] | None,
+) -> None:
+    """Texts of one variant share batches; their numbers are those of the reader's sequences."""
+    groups: dict[int, list[int]] = {}
+    for text, variant in enumerate(variants):
+        plain = variant is None or not variant.interventions()
+        groups.setdefault(0 if plain else id(variant), []).append(text)
+    with capture(reader.model, *reducers, n_texts=len(variants)) as recording:
+        for texts in groups.values():
+            for batch in reader.batches(only=texts):
+                reading = reader.read(batch, variants[texts[0]])
+                mask = batch.mask & batch.pad(counted)
+                for columns in reading.pieces:
+                    last = columns.stop == mask.shape[1]
+                    part = mask[:, columns]
+                    recording.batch = Batch(part, batch.texts, columns.start, last)
+                    reading(columns)
+
+
+# --------------------------------------------------------------------------------- losses
 
 
 def readout(model: ReasoningModel, normed: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
@@ -210,22 +179,28 @@ def losses(
     variant: VariantLike | None = None,
     scored: Sequence[np.ndarray] | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    *,
+    prompts: Sequence[int] | None = None,
+    chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
     """Negative log-likelihood in nats summed over the scored tokens of each text, and their count.
 
-    The first token of a text has nothing before it and is never scored.
+    The first token of a text has nothing before it and is never scored. prompts, chunk_tokens: as
+    for `replay`.
     """
     total = torch.zeros(len(sequences), device=model.device)
     count = torch.zeros(len(sequences), device=model.device)
-    for batch in batches(model, sequences, batch_tokens):
-        with running(model, variant, len(batch.ids)):
-            stream = forward(model, batch.ids)
-        targets = Targets.of(batch, scored)
-        picked = targets.pick(stream)
-        for part in position_chunks(model, len(picked)):
-            nll = -log_probability(readout(model, picked[part]), targets.ids[part])
-            total.index_add_(0, targets.texts[part], nll.to(total.device))
-        count.index_add_(0, targets.texts, torch.ones_like(targets.texts, dtype=count.dtype))
+    reader = Reader(model, sequences, batch_tokens, chunk_tokens, prompts=prompts)
+    for batch in reader.batches():
+        reading = reader.read(batch, variant)
+        every = Targets.of(batch, scored)
+        for columns in reading.pieces:
+            targets = every.within(columns)
+            picked = targets.pick(reading(columns))
+            for part in position_chunks(model, len(picked)):
+                nll = -log_probability(readout(model, picked[part]), targets.ids[part])
+                total.index_add_(0, targets.texts[part], nll.to(total.device))
+        count.index_add_(0, every.texts, torch.ones_like(every.texts, dtype=count.dtype))
     return finite(total, "loss"), count.double().cpu().numpy()
 
 
@@ -243,6 +218,12 @@ class Targets:
         mask = (batch.mask & batch.pad(scored))[:, 1:]
         rows, positions = mask.nonzero(as_tuple=True)
         return cls(rows, positions, batch.ids[rows, positions + 1], batch.texts[rows])
+
+    def within(self, columns: slice) -> Targets:
+        """Those predicted at `columns`; positions count from the first of them."""
+        here = (self.positions >= columns.start) & (self.positions < columns.stop)
+        positions = self.positions[here] - columns.start
+        return Targets(self.rows[here], positions, self.ids[here], self.texts[here])
 
     def pick(self, stream: Float[Tensor, "B T D"]) -> Float[Tensor, "K D"]:
         return stream[self.rows.to(stream.device), self.positions.to(stream.device)]
@@ -272,6 +253,8 @@ def continuation_logprobs(
     options: Sequence[Sequence[Ids]],
     variants: Sequence[VariantLike],
     batch_tokens: int = BATCH_TOKENS,
+    *,
+    chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> Float[np.ndarray, "V P O"]:
     """Log-likelihood of each option's ids after its prompt, under each variant.
 
@@ -302,18 +285,23 @@ def continuation_logprobs(
     by_row: dict[int, list[tuple[int, int, int, int, int]]] = {}
     for want in wanted:
         by_row.setdefault(want[0], []).append(want)
-    for batch in batches(model, rows, batch_tokens):
-        texts = batch.texts.tolist()
-        picks = [(r, *want[1:]) for r, text in enumerate(texts) for want in by_row[text]]
+    lengths = [len(heads[by_row[row][0][3]]) for row in range(len(rows))]
+    reader = Reader(model, rows, batch_tokens, chunk_tokens, prompts=lengths)
+    for batch in reader.batches():
+        picks = [
+            (r, *want[1:]) for r, text in enumerate(batch.texts.tolist()) for want in by_row[text]
+        ]
         where, position, token, prompt, option = torch.tensor(picks, device=model.device).T
+        cell = prompt * width + option
+        every = Targets(where, position, token, cell)
         for v, variant in enumerate(variants):
-            with running(model, variant, len(texts)):
-                stream = forward(model, batch.ids)
-            picked = stream[where.to(stream.device), position.to(stream.device)]
-            for part in position_chunks(model, len(picked)):
-                logp = log_probability(readout(model, picked[part]), token[part])
-                cell = prompt[part] * width + option[part]
-                table[v].index_add_(0, cell, logp.to(table.device))
+            reading = reader.read(batch, variant)
+            for columns in reading.pieces:
+                targets = every.within(columns)
+                picked = targets.pick(reading(columns))
+                for part in position_chunks(model, len(picked)):
+                    logp = log_probability(readout(model, picked[part]), targets.ids[part])
+                    table[v].index_add_(0, targets.texts[part], logp.to(table.device))
     out = finite(table, "log-likelihood").reshape(len(variants), len(heads), width)
     for p, few in enumerate(tails):
         out[:, p, len(few) :] = np.nan

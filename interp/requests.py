@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from interp.chains import Budget
+from interp.chains import Budget, Chain
 from interp.errors import UserError
-from interp.interventions import VariantLike, dense, touches_prefill
+from interp.interventions import VariantLike, dense, touches
 from interp.sampling import noise_key
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ class Request:
 
     prompt_ids ends where the model is to go on: after the start of thinking, or after an empty
     thinking (then there is only an answer, and of the budgets only `answer` counts).
+    prefix: generated tokens that the chain begins with, as if the model had chosen them (a fork of
+    a chain that is there; see `fork`). Steps and budgets count them.
     """
 
     problem: str
@@ -29,6 +31,7 @@ class Request:
     sample: int = 0
     seed: int = 0
     budgets: tuple[Budget, ...] = (Budget(),)
+    prefix: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -46,7 +49,17 @@ class Request:
     @property
     def prefill_key(self) -> tuple[Any, ...]:
         """Requests with equal keys share the keys and values of their prompt."""
-        return (self.prompt_ids, self.variant.name if touches_prefill(self.variant) else None)
+        return (self.read, self.variant.name if self._touched else None)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """What is there before the first token is chosen."""
+        return self.prompt_ids + self.prefix
+
+    @property
+    def _touched(self) -> bool:
+        """Whether the variant changes how the prompt and the prefix are read."""
+        return touches(self.variant, len(self.prefix) - 2 if self.prefix else -1)
 
 
 def check(model: ReasoningModel, requests: Sequence[Request]) -> None:
@@ -54,12 +67,14 @@ def check(model: ReasoningModel, requests: Sequence[Request]) -> None:
     seen: dict[tuple[str, str, int, int], Request] = {}
     names: dict[str, VariantLike] = {}
     for r in requests:
-        if len(r.prompt_ids) >= model.max_positions:
+        if len(r.read) >= model.max_positions:
             raise UserError(
-                f"The prompt of problem {r.problem!r} has {len(r.prompt_ids)} tokens; "
+                f"The prompt of problem {r.problem!r} has {len(r.read)} tokens; "
                 f"{model.name} has {model.max_positions} positions, and an answer needs some."
             )
-        if min(r.prompt_ids) < 0 or max(r.prompt_ids) >= model.vocab_size:
+        if r.prefix:
+            _check_prefix(model, r)
+        if min(r.read) < 0 or max(r.read) >= model.vocab_size:
             raise UserError(
                 f"The prompt of problem {r.problem!r} has token ids outside "
                 f"0..{model.vocab_size - 1}: it was made with another tokenizer."
@@ -79,6 +94,48 @@ def check(model: ReasoningModel, requests: Sequence[Request]) -> None:
                 'A budget asks for waits, but the delimiters have no "wait": '
                 "pass delimiters=Delimiters(..., wait=...)."
             )
+
+
+def _check_prefix(model: ReasoningModel, r: Request) -> None:
+    if model.delimiter_ids.closed_in(r.read):
+        raise UserError(
+            f"Problem {r.problem!r}: the thinking is closed before the fork at token "
+            f"{len(r.prefix)}; fork a chain inside its thinking."
+        )
+    if short := [b.label for b in r.budgets if b.thinking <= len(r.prefix)]:
+        raise UserError(
+            f"Problem {r.problem!r}: a fork at token {len(r.prefix)} leaves nothing of the budget "
+            f"{', '.join(short)}; give larger budgets."
+        )
+
+
+def fork(
+    chain: Chain,
+    at: int,
+    variants: Sequence[VariantLike] = (dense,),
+    *,
+    budgets: Budget | Sequence[Budget] | None = None,
+) -> list[Request]:
+    """Requests that go on from the first `at` tokens of a chain, one a variant.
+
+    They keep its problem, sample, seed and noise, so the chain's own variant reproduces it, and
+    any other differs by what it does from there on. (A variant without a window also reads the
+    given tokens in its own way; `Window(at)` limits it to what comes after: step `at` reads the
+    first token that the fork chooses.) budgets: the chain's own unless given. at: inside the
+    chain's thinking.
+    """
+    if not 0 <= at <= chain.n_thinking:
+        raise UserError(
+            f"Cannot fork chain {chain.problem!r} at token {at}: its thinking has "
+            f"{chain.n_thinking} tokens."
+        )
+    chosen = chain.budget if budgets is None else budgets
+    allowed = (chosen,) if isinstance(chosen, Budget) else tuple(chosen)
+    prompt, prefix = tuple(chain.prompt_ids.tolist()), tuple(chain.ids[:at].tolist())
+    return [
+        Request(chain.problem, prompt, v, chain.sample, chain.seed, allowed, prefix)
+        for v in variants
+    ]
 
 
 def cross(

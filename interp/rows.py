@@ -21,6 +21,8 @@ import numpy as np
 from interp.chains import Budget, Chain, Finish, Span, ThinkingFinish
 from interp.delimiters import DelimiterIds
 from interp.requests import Request
+from interp.stream import StreamRecord
+from interp.windows import NEVER, answer_from
 
 Phase = Literal["thinking", "answer"]
 
@@ -57,13 +59,14 @@ class Row:
     tasks: list[Task] = field(default_factory=list)
     limit: int = 0
     limited_by_positions: bool = False
+    loop_at: int | None = None  # generated tokens there were when a loop was found
 
     @classmethod
     def begin(cls, request: Request, ids: DelimiterIds, max_positions: int) -> Row:
         if ids.closed_in(request.prompt_ids):
             task = Task(0, (), "answer", request.budgets, thinking_finish="none")
         else:
-            task = Task(0, (), "thinking", request.budgets)
+            task = Task(len(request.prefix), (), "thinking", request.budgets)
         row = cls(request, ids, max_positions - len(request.prompt_ids), task)
         row.enter(task)
         return row
@@ -71,6 +74,16 @@ class Row:
     @property
     def thinking(self) -> bool:
         return self.task.phase == "thinking"
+
+    @property
+    def answer_from(self) -> int:
+        """The first step of the answer, or `NEVER` while there is none."""
+        return NEVER if self.thinking else answer_from(self.task.start)
+
+    @property
+    def open_budgets(self) -> tuple[Budget, ...]:
+        """Those that no chain was made for yet."""
+        return tuple(b for task in (self.task, *self.tasks) for b in task.budgets)
 
     def enter(self, task: Task) -> None:
         self.task = task
@@ -171,19 +184,28 @@ class Record:
     logprob: np.ndarray
     entropy: np.ndarray
     forced: np.ndarray
+    stream: np.ndarray | None = None
 
 
 def finish_answer(
-    row: Row, record: Record, n: int, how: Finish, layer_map: tuple[int, ...]
+    row: Row,
+    record: Record,
+    n: int,
+    how: Finish,
+    layer_map: tuple[int, ...],
+    kept: int | None = None,
 ) -> list[Chain]:
-    """Chains of all budgets of an answer that ended with n tokens; small answer caps cut it."""
+    """Chains of all budgets of an answer that ended with n tokens; small answer caps cut it.
+
+    kept: where the answer ends if a stop string did it (else a stop token, which is the last).
+    """
     task = row.task
     chains = []
     for budget in task.budgets:
         total, finish = n, how
         if n - task.start > budget.answer or (n - task.start == budget.answer and how != "stop"):
             total, finish = task.start + budget.answer, "cut"
-        stop = total - 1 if finish == "stop" else total
+        stop = (total - 1 if kept is None else kept) if finish == "stop" else total
         span = Span(task.start, stop)
         chains.append(_chain(row, record, budget, total, span, finish, layer_map))
     return chains
@@ -233,27 +255,5 @@ def _chain(
         logprob=record.logprob[:n].copy(),
         entropy=record.entropy[:n].copy(),
         layer_map=layer_map,
+        stream=None if record.stream is None else StreamRecord.of(record.stream[:n], layer_map),
     )
-
-
-def tail_period(ids: np.ndarray, repeats: int = 4, least: int = 64) -> int | None:
-    """The period of a tail that certainly loops: `repeats` times or more, `least` tokens or more.
-
-    The smallest p with ids[i] == ids[i - p] over the whole tail; None where there is no loop.
-    """
-    n = len(ids)
-    if n < least:
-        return None
-    back = ids[::-1]
-    probe = min(8, n // repeats)
-    match = np.ones(n - probe + 1, dtype=bool)  # where does the last 8-gram occur before?
-    for j in range(probe):
-        match &= back[j : n - probe + 1 + j] == back[j]
-    for p in np.flatnonzero(match)[1:]:
-        if p * repeats > n:
-            return None
-        differs = np.flatnonzero(back[p:] != back[: n - p])
-        run = int(p) + (int(differs[0]) if differs.size else n - int(p))
-        if run >= max(least, repeats * int(p)):
-            return int(p)
-    return None

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
-from interp.interventions import Intervention, Patch, Site, Skip, VariantLike
+from interp.interventions import Intervention, Patch, Skip, VariantLike
+from interp.windows import Site
 
 if TYPE_CHECKING:
     from interp.model import ReasoningModel
@@ -34,6 +35,7 @@ class _Op:
 
     intervention: Intervention
     variants: list[int]
+    source: Intervention  # as the variant gave it
     rows: torch.Tensor | None = None  # bool [B, 1, 1]; None: every row
     mask: torch.Tensor | None = None  # rows and window together; None: everywhere
 
@@ -43,14 +45,23 @@ class RowHooks:
 
     Call order: `assign(rows)` when the batch changes, `at(steps)` before a pass whose steps matter,
     and `with hooks:` around the passes.
+
+    static: at most so many rows, whose marks are written in place and where nothing is bypassed,
+    so that a captured pass (`interp.graphs`) stays right when rows come and go.
     """
 
     def __init__(
-        self, model: ReasoningModel, variants: Sequence[VariantLike], *, bypass: bool = False
+        self,
+        model: ReasoningModel,
+        variants: Sequence[VariantLike],
+        *,
+        bypass: bool = False,
+        static: int | None = None,
     ) -> None:
         self.model = model
         self.variants = tuple(variants)
         self.bypass = bypass
+        self.static = static
         self._all = _places(model, self.variants)
         self._ops: dict[Place, list[_Op]] = {}
         self._bypassed: list[int] = []
@@ -60,6 +71,9 @@ class RowHooks:
 
     def assign(self, rows: Sequence[int] | None) -> None:
         """rows[r] is the number of row r's variant; None gives every row the first variant."""
+        if self.static is not None and rows is not None:
+            self._assign_in_place(rows, self.static)
+            return
         self._ops, self._bypassed, self.windowed = {}, [], False
         device = self.model.device
         for place, ops in self._all.items():
@@ -74,7 +88,7 @@ class RowHooks:
                     if not any(flags):
                         continue
                     here = None if all(flags) else torch.tensor(flags, device=device)[:, None, None]
-                kept.append(_Op(op.intervention, op.variants, here, here))
+                kept.append(_Op(op.intervention, op.variants, op.source, here, here))
                 self.windowed |= op.intervention.window is not None
             block = self.model.anatomy.blocks[place[0]]
             if self.bypass and place[1] == "block" and _never_runs(kept) and _returns_tensor(block):
@@ -82,32 +96,46 @@ class RowHooks:
             elif kept:
                 self._ops[place] = kept
 
+    def _assign_in_place(self, rows: Sequence[int], size: int) -> None:
+        device = self.model.device
+        self._ops, self.windowed = self._all, True  # masks are cut to the batch in every pass
+        for op in (op for ops in self._all.values() for op in ops):
+            if op.rows is None:
+                op.rows = torch.zeros((size, 1, 1), dtype=torch.bool, device=device)
+            flags = [v in op.variants for v in rows] + [False] * (size - len(rows))
+            op.rows.copy_(torch.tensor(flags)[:, None, None])
+
     def at(self, steps: torch.Tensor | None, keys: torch.Tensor | None = None) -> None:
         """Sets the step of every position of the next pass: int [B, T] or [1, T]."""
         if keys is None:
             size = 1 if steps is None else steps.shape[0]
             keys = torch.arange(size, dtype=torch.int64, device=self.model.device)
-        self._site = Site(steps, keys)
+        self.enter(Site(steps, keys))
+
+    def enter(self, site: Site) -> None:
+        """Sets what the interventions may look at in the next pass."""
+        self._site = site
         if not self.windowed:
             return
         for ops in self._ops.values():
             for op in ops:
-                window = op.intervention.window
-                if window is None:
-                    continue
-                if steps is None:
-                    raise UserError(
-                        "A variant has a window in steps: give the step of every position, "
-                        "apply(model, rows, steps=...)."
-                    )
-                inside = window.active(steps)[..., None]
-                op.mask = inside if op.rows is None else op.rows & inside
+                rows = op.rows
+                if self.static is not None and rows is not None:
+                    op.mask = rows = rows[: site.keys.shape[0]]
+                if (window := op.intervention.window) is not None:
+                    inside = window.active(site)[..., None]
+                    op.mask = inside if rows is None else rows & inside
 
     # ---------------------------------------------------------------- hooks
 
     def __enter__(self) -> RowHooks:
         try:
             for (index, part), ops in self._ops.items():
+                if part == "heads":
+                    mixer = self.model.anatomy.output_projection(index)
+                    handle = mixer.register_forward_pre_hook(self._on_heads(ops))
+                    self._undo.append(handle.remove)
+                    continue
                 module = self.model.anatomy.adds(index, part)
                 make = self._on_block if part == "block" else self._on_sublayer
                 wants = part == "block"  # the block's hook looks at what came in
@@ -128,6 +156,7 @@ class RowHooks:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple) else output
+            before = before.to(after.device)
             for op in ops:
                 if isinstance(op.intervention, Skip):
                     new = before
@@ -145,6 +174,18 @@ class RowHooks:
                 new = op.intervention.new_delta(delta, self._site)
                 delta = _select(op.mask, new, delta)
             return (delta, *output[1:]) if isinstance(output, tuple) else delta
+
+        return hook
+
+    def _on_heads(self, ops: list[_Op]) -> Callable[..., Any]:
+        n_heads = self.model.anatomy.n_heads
+
+        def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+            z = args[0].unflatten(-1, (n_heads, -1))
+            for op in ops:
+                mask = None if op.mask is None else op.mask[..., None]
+                z = _select(mask, op.intervention.new_delta(z, self._site), z)
+            return (z.flatten(-2), *args[1:])
 
         return hook
 
@@ -169,13 +210,21 @@ def _places(model: ReasoningModel, variants: Sequence[VariantLike]) -> dict[Plac
                     f"{model.name}; it has {model.layer_map}."
                 )
             ops = places.setdefault((index, step.part), [])
-            same = next((op for op in ops if _alike(op.intervention, step)), None)
+            same = next((op for op in ops if _alike(op.source, step)), None)
             # two different interventions of one variant at one place keep their order
             if same is not None and v not in same.variants and _last_of(ops, v) < ops.index(same):
                 same.variants.append(v)
             else:
-                ops.append(_Op(step, [v]))
+                ops.append(_Op(step.beside(_weight(model, index)), [v], step))
     return places
+
+
+def _weight(model: ReasoningModel, index: int) -> torch.Tensor:
+    """What a block's numbers are like: where it lies and its dtype."""
+    found = next(model.anatomy.blocks[index].parameters(), None)
+    if found is None or found.device.type == "meta":  # offloaded
+        return torch.zeros((), dtype=model.dtype, device=model.device)
+    return found
 
 
 def _alike(a: Intervention, b: Intervention) -> bool:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from interp.chains import Span as Span
     from interp.decode import Request as Request
     from interp.decode import decode as decode
+    from interp.decode import fork as fork
     from interp.delimiters import Delimiters as Delimiters
     from interp.diagnosis import diagnose as diagnose
     from interp.diagnosis import diversity as diversity
@@ -35,17 +36,24 @@ if TYPE_CHECKING:
     from interp.errors import NonFiniteError as NonFiniteError
     from interp.errors import PruneScopeError as PruneScopeError
     from interp.errors import UserError as UserError
+    from interp.events import mark as mark
+    from interp.heads import HeadLens as HeadLens
+    from interp.influence import by_event as by_event
+    from interp.influence import by_step as by_step
+    from interp.interventions import AblateHeads as AblateHeads
     from interp.interventions import MeanDelta as MeanDelta
     from interp.interventions import Patch as Patch
     from interp.interventions import ResampleDelta as ResampleDelta
     from interp.interventions import Scale as Scale
     from interp.interventions import Skip as Skip
     from interp.interventions import Variant as Variant
-    from interp.interventions import Window as Window
     from interp.interventions import ZeroDelta as ZeroDelta
     from interp.interventions import dense as dense
+    from interp.lens import contributions as contributions
+    from interp.lens import lens as lens
     from interp.model import ReasoningModel as ReasoningModel
     from interp.replay import replay as replay
+    from interp.replay import replay_chains as replay_chains
     from interp.sampling import Sampling as Sampling
     from interp.statistics import clopper_pearson as clopper_pearson
     from interp.statistics import cov_at_k as cov_at_k
@@ -57,6 +65,11 @@ if TYPE_CHECKING:
     from interp.statistics import pass_at_k as pass_at_k
     from interp.statistics import sign_flip as sign_flip
     from interp.statistics import spearman_interval as spearman_interval
+    from interp.windows import AfterLoop as AfterLoop
+    from interp.windows import Answer as Answer
+    from interp.windows import AtTokens as AtTokens
+    from interp.windows import Thinking as Thinking
+    from interp.windows import Window as Window
     from pruning.calibration import Calibration as Calibration
     from pruning.criteria import criteria as criteria
     from pruning.criteria import criterion as criterion
@@ -80,24 +93,28 @@ _HOME = {
     "analyses.frames": ("StudyData",),
     "analyses.report": ("write_report",),
     "interp.chains": ("Budget", "Chain", "Chains", "Span"),
-    "interp.decode": ("Request", "decode"),
+    "interp.decode": ("Request", "decode", "fork"),
     "interp.delimiters": ("Delimiters",),
     "interp.diagnosis": ("diagnose", "diversity", "find_loop", "reflections"),
     "interp.effects": ("block_effects", "tie"),
     "interp.errors": ("NonFiniteError", "PruneScopeError", "UserError"),
+    "interp.events": ("mark",),
+    "interp.heads": ("HeadLens",),
+    "interp.influence": ("by_event", "by_step"),
     "interp.interventions": (
+        "AblateHeads",
         "MeanDelta",
         "Patch",
         "ResampleDelta",
         "Scale",
         "Skip",
         "Variant",
-        "Window",
         "ZeroDelta",
         "dense",
     ),
     "interp.model": ("ReasoningModel",),
-    "interp.replay": ("replay",),
+    "interp.lens": ("contributions", "lens"),
+    "interp.replay": ("replay", "replay_chains"),
     "interp.sampling": ("Sampling",),
     "interp.statistics": (
         "clopper_pearson",
@@ -111,6 +128,7 @@ _HOME = {
         "sign_flip",
         "spearman_interval",
     ),
+    "interp.windows": ("AfterLoop", "Answer", "AtTokens", "Thinking", "Window"),
     "pruning.calibration": ("Calibration",),
     "pruning.criteria": ("criteria", "criterion", "score"),
     "pruning.criteria.block_influence": ("block_influence",),

@@ -15,10 +15,24 @@ Edit = Callable[[torch.Tensor], torch.Tensor]  # delta [T, D] -> delta [T, D]
 
 
 def slow_logits(
-    model: ReasoningModel, ids: list[int], edits: Mapping[tuple[int, str], Edit] | None = None
+    model: ReasoningModel,
+    ids: list[int],
+    edits: Mapping[tuple[int, str], Edit] | None = None,
+    seen: dict[int, tuple[torch.Tensor, torch.Tensor]] | None = None,
 ) -> torch.Tensor:
-    """Logits [T, V] of one sequence, with deltas edited by whole-output hooks written here."""
+    """Logits [T, V] of one sequence, with deltas edited by whole-output hooks written here.
+
+    seen: takes what entered and what left every block, [T, D] each, by its index.
+    """
     handles = []
+
+    def watch(index: int) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple, kwargs: dict, out: object) -> None:
+            main = out[0] if isinstance(out, tuple) else out
+            assert isinstance(main, torch.Tensor) and seen is not None
+            seen[index] = ((args[0] if args else kwargs["hidden_states"])[0], main[0])
+
+        return hook
 
     def hook_for(part: str, edit: Edit) -> Callable[..., object]:
         def hook(_: nn.Module, args: tuple, kwargs: dict, out: object) -> object:
@@ -37,6 +51,9 @@ def slow_logits(
         for (index, part), edit in (edits or {}).items():
             module = model.anatomy.adds(index, part)
             handles.append(module.register_forward_hook(hook_for(part, edit), with_kwargs=True))
+        if seen is not None:  # behind the others, so they see what those made of it
+            for index, block in enumerate(model.blocks):
+                handles.append(block.register_forward_hook(watch(index), with_kwargs=True))
         with torch.no_grad():
             return model.hf(torch.tensor([ids]), use_cache=False).logits[0].float()
     finally:

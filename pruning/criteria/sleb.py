@@ -5,7 +5,8 @@ absence leaves the lowest loss. Blocks that were redundant together are thereby 
 at once, which a one-shot criterion cannot see.
 
 The scores shown are those of the first step; `picks` holds the order. About
-remove x L/2 forwards (each step is a prefix-shared sweep).
+remove x L/2 forwards: each step is a prefix-shared sweep, and what the model without the removed
+blocks computes below the last of them is kept from step to step (`interp.sweep.Sweeper`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from interp.errors import UserError
 from interp.model import ReasoningModel
 from interp.replay import BATCH_TOKENS
-from interp.sweep import Sweep, sweep
+from interp.sweep import Sweep, Sweeper
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.scores import Scores
@@ -38,20 +39,17 @@ def sleb(
     steps = min(most, max(3, model.n_blocks // 4)) if remove is None else remove
     if not 1 <= steps <= most:
         raise UserError(f"sleb(remove={remove}): expected 1 to {most} of {model.n_blocks} blocks.")
+    sweeper = Sweeper(model, calibration.sequences, calibration.counted(), batch_tokens)
     first: Sweep | None = None
     removed: tuple[int, ...] = ()
     picks = []
-    for _ in range(steps):
-        found = sweep(
-            model,
-            calibration.sequences,
-            removed=removed,
-            scored=calibration.counted(),
-            batch_tokens=batch_tokens,
-        )
+    for step in range(steps):
+        found = sweeper.sweep()
         first = first or found
         removed += (found.blocks[int(np.argmin(found.mean_loss()))],)
         picks.append(removed)
+        if step < steps - 1:
+            sweeper.remove(removed[-1])
     assert first is not None
     low, high = first.interval("excess")
     return Scores(

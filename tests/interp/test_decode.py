@@ -17,7 +17,7 @@ from interp.delimiters import Delimiters
 from interp.errors import NonFiniteError, UserError
 from interp.interventions import Patch, Skip, Variant, dense
 from interp.model import ReasoningModel
-from interp.rows import tail_period
+from interp.windows import tail_period
 from tests.models import tiny, tiny_hf, tokenizer
 from tests.reference import same_chain
 
@@ -178,7 +178,7 @@ def test_looking_seldom_changes_nothing(stride: int, monkeypatch: pytest.MonkeyP
 
     def patient(self, *args) -> None:
         begin(self, *args)
-        self.stride = stride
+        self.passes.stride = stride
 
     monkeypatch.setattr(module._Engine, "__init__", patient)
     for c in decode(model, requests, slots=5):
@@ -188,17 +188,17 @@ def test_looking_seldom_changes_nothing(stride: int, monkeypatch: pytest.MonkeyP
 
 def test_prompts_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Samples and windowed variants of one prompt share its prefill; others have their own."""
-    from interp import decode as module
+    from interp.passes import Passes
 
     model = tiny(ends=False)
     read: list[int] = []
-    plain = module._Engine._read
+    plain = Passes.read
 
-    def counting(self, requests, width):
+    def counting(self, requests, variants, width):
         read.append(len(requests))
-        return plain(self, requests, width)
+        return plain(self, requests, variants, width)
 
-    monkeypatch.setattr(module._Engine, "_read", counting)
+    monkeypatch.setattr(Passes, "read", counting)
     from interp.interventions import Window
 
     variants = [dense, Variant("late", (Skip(0, window=Window(3)),)), Variant("x", (Skip(1),))]
@@ -315,9 +315,9 @@ def test_every_way_through_the_blocks_gives_the_same_chains(
         return {(c.problem, c.variant): c for c in decode(model, requests)}
 
     fastest = run()
-    monkeypatch.setattr("interp.decode.fuse", lambda *_: {})
+    monkeypatch.setattr("interp.passes.fuse", lambda *_: {})
     unfused = run()
-    monkeypatch.setattr("interp.decode.kernel_ready", lambda *_: False)
+    monkeypatch.setattr("interp.passes.kernel_ready", lambda *_: False)
     plain = run()
     for key, chain in fastest.items():
         assert same_chain(chain, unfused[key]) and same_chain(chain, plain[key])

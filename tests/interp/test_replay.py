@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 
@@ -17,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import NonFiniteError, UserError
-from interp.interventions import Scale, Skip, Variant, apply, dense
+from interp.interventions import Part, Scale, Skip, Variant, apply, dense
+from interp.model import ReasoningModel
 from interp.record import BlockInfluence
 from interp.replay import (
     batches,
@@ -28,7 +30,7 @@ from interp.replay import (
     readout,
     replay,
 )
-from interp.sweep import sweep
+from interp.sweep import Sweeper, sweep
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
@@ -171,16 +173,147 @@ def test_sweep_does_not_depend_on_batching_or_order(batch_tokens: int, seed: int
     np.testing.assert_allclose(many.kl, one.kl[:, order], atol=2e-4)
 
 
+def evaluations(model: ReasoningModel) -> Callable[[], int]:
+    """Counts block forwards from now on; each call gives those since the last one.
+
+    A block that hands its input on (bypassed: it has a `forward` of its own) does not count.
+    """
+    calls: list[int] = []
+
+    def count(block: torch.nn.Module, *_: object) -> None:
+        if "forward" not in block.__dict__:
+            calls.append(1)
+
+    for block in model.blocks:
+        block.register_forward_hook(count)
+
+    def since() -> int:
+        found = len(calls)
+        calls.clear()
+        return found
+
+    return since
+
+
 def test_sweep_evaluates_half_of_the_blocks() -> None:
     model = tiny("qwen3", 6)
-    calls = []
-    handles = [b.register_forward_hook(lambda *_: calls.append(1)) for b in model.blocks]
+    since = evaluations(model)
     sweep(model, texts(model, [9, 9]))
-    for handle in handles:
-        handle.remove()
     check = 6  # the pass that checks the readout on 8 tokens
     check_of_hf = 6
-    assert len(calls) == 6 + 6 * 5 // 2 + check + check_of_hf
+    assert since() == 6 + 6 * 5 // 2 + check + check_of_hf
+    sweep(model, texts(model, [9, 9]), part="mlp")
+    assert since() == 6 + 6 * 7 // 2 + check + check_of_hf
+
+
+def test_a_sweeper_computes_nothing_below_the_last_change_again() -> None:
+    """m blocks left, k of them above the removed one: m(m-1)/2 rows, and k for the new base."""
+    model = tiny("qwen3", 7)
+    sequences = texts(model, (9, 13, 6))
+    since = evaluations(model)
+    sweeper = Sweeper(model, sequences, batch_tokens=14)
+    batches_of_14 = 3
+    assert since() == 2 * 7  # the readout is checked once
+    sweeper.sweep()
+    assert since() == batches_of_14 * (7 + 7 * 6 // 2)
+    sweeper.sweep()
+    assert since() == batches_of_14 * (7 * 6 // 2)  # nothing has changed
+    sweeper.remove(4)
+    sweeper.sweep()
+    assert since() == batches_of_14 * (6 * 5 // 2 + 2)
+    sweeper.remove(2)
+    sweeper.sweep(blocks=[5, 6])
+    assert since() == batches_of_14 * ((1 + 0) + 3)  # 3, 5 and 6 lie above 2; 6 above 5
+    sweeper.remove(6)
+    sweeper.remove(1)
+    sweeper.sweep()
+    assert since() == batches_of_14 * (3 * 2 // 2 + 2)  # 0, 3, 5 are left
+    sweeper.sweep(part="attention")
+    assert since() == batches_of_14 * (3 * 4 // 2)
+    sweeper.remove(3, part="attention")
+    sweeper.sweep()
+    assert since() == batches_of_14 * (3 * 2 // 2 + 2)  # 3 itself, and 5
+
+
+def test_beyond_its_memory_a_sweeper_runs_the_base_again() -> None:
+    model = tiny("qwen3", 5)
+    sequences = texts(model, (10, 10))
+    one = (5 + 1) * 10 * model.d_model * 4  # bytes of the streams of one text
+    for keep_bytes, kept in ((0, 0), (int(1.5 * one), 1), (4 * one, 2)):
+        sweeper = Sweeper(model, sequences, batch_tokens=10, keep_bytes=keep_bytes)
+        sweeper.sweep()
+        since = evaluations(model)
+        sweeper.remove(3)
+        found = sweeper.sweep()
+        assert since() == 2 * (4 * 3 // 2) + kept * 1 + (2 - kept) * 4
+        np.testing.assert_allclose(found.loss, sweep(model, sequences, removed=[3]).loss, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gemma2"])
+def test_a_greedy_path_is_that_of_fresh_sweeps(arch: str) -> None:
+    model = tiny(arch, 5)
+    sequences = texts(model, LENGTHS)
+    scored = [np.arange(len(ids)) >= 1 for ids in sequences]
+    sweeper = Sweeper(model, sequences, scored, batch_tokens=30)
+    gone: list[int] = []
+    for block in (3, 1, 4):
+        found = sweeper.sweep()
+        fresh = sweep(model, sequences, removed=gone, scored=scored)
+        assert (found.blocks, found.removed) == (fresh.blocks, fresh.removed)
+        for name in ("loss", "kl", "base_loss", "counts"):
+            np.testing.assert_allclose(getattr(found, name), getattr(fresh, name), atol=1e-4)
+        sweeper.remove(block)
+        gone.append(block)
+
+
+@pytest.mark.parametrize("part", ["attention", "mlp", "block"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_each_row_of_a_sweep_is_the_loss_without_that_part(arch: str, part: Part) -> None:
+    model = tiny(arch, 3)
+    sequences = texts(model, (6, 14))
+    found = sweep(model, sequences, batch_tokens=15, part=part)
+    tokens = found.counts.sum()
+    for row, block in enumerate(found.blocks):
+        nll, count = losses(model, sequences, variant=Variant("x", (Skip(block, part=part),)))
+        np.testing.assert_allclose(found.loss[row] / tokens, nll / tokens, atol=1e-5)
+        np.testing.assert_array_equal(found.counts, count)
+    base, _ = losses(model, sequences)
+    np.testing.assert_allclose(found.base_loss, base, atol=2e-4)
+    assert np.abs(found.loss - base).min() > 1e-3
+    assert (found.to_frame()["part"] == part).all()
+
+
+def test_sweeping_on_a_base_without_some_sublayers() -> None:
+    """What BlockPruner does: attention and MLP go one by one, both together are the block."""
+    model = tiny("gemma3", 4)
+    sequences = texts(model, LENGTHS)
+    sweeper = Sweeper(model, sequences, batch_tokens=40)
+    steps: list[Skip] = []
+    for block, part in ((2, "attention"), (1, "mlp"), (3, "block"), (2, "mlp")):
+        sweeper.sweep(part=part)
+        sweeper.remove(block, part)
+        steps.append(Skip(block, part=part))
+    found = sweeper.sweep(part="attention")
+    assert (found.blocks, found.removed, found.removed_parts) == ((0, 1), (2, 3), ((1, "mlp"),))
+    base, _ = losses(model, sequences, Variant("base", tuple(steps)))
+    np.testing.assert_allclose(found.base_loss, base, atol=2e-4)
+    for row, block in enumerate(found.blocks):
+        without = Variant("x", (*steps, Skip(block, part="attention")))
+        np.testing.assert_allclose(found.loss[row], losses(model, sequences, without)[0], atol=2e-4)
+    with pytest.raises(UserError, match="MLP of block 1 is removed already"):
+        sweeper.remove(1, "mlp")
+    with pytest.raises(UserError, match="Attention of block 2 is removed already"):
+        sweeper.remove(2, "attention")
+    with pytest.raises(UserError, match="cannot be skipped"):
+        sweeper.sweep([1], part="mlp")
+    with pytest.raises((UserError, TypeError)):  # types are checked in tests
+        sweeper.sweep(part="head")
+    sweeper.remove(0)
+    with pytest.raises(UserError, match="without blocks"):
+        sweeper.remove(1)
+    assert sweeper.sweep().blocks == (1,)  # a refused removal changes nothing
+    with pytest.raises(UserError, match="has its mlp left"):
+        sweeper.sweep(part="mlp")
 
 
 def test_sweep_of_chosen_blocks_with_scored_tokens_leaves_the_model_alone() -> None:

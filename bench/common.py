@@ -1,0 +1,124 @@
+"""What the benchmarks share: models, problems, clocks, the closing line.
+
+Every benchmark runs on the bundled reasoner by default. `--random-weights CONFIG` makes a model
+of another shape: a config.json, or a name of `SHAPES`; its chains are noise, its speed is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.chains import Budget
+from interp.interventions import VariantLike
+from interp.model import ReasoningModel
+from interp.requests import Request, cross
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "qwen3-8b": {
+        "model_type": "qwen3",
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 40960,
+    }
+}
+REASONER = Path(__file__).parents[1] / "testbed" / "reasoner"
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+    parser.add_argument("--model", default="testbed")
+    parser.add_argument("--device")
+    parser.add_argument("--random-weights", help=f"a config.json, or one of {list(SHAPES)}")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    return parser
+
+
+def load(options: argparse.Namespace) -> ReasoningModel:
+    """The model to measure; random weights on a GPU are bfloat16."""
+    if not options.random_weights:
+        return ReasoningModel.load(options.model, device=options.device)
+    name = options.random_weights
+    shape = SHAPES[name] if name in SHAPES else json.loads(Path(name).read_text())
+    return random_model(shape, options.device, name)
+
+
+def random_model(shape: dict[str, Any], device: Any = None, name: str = "random") -> ReasoningModel:
+    """A model of this configuration with random weights and the reasoner's tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    config = AutoConfig.for_model(**shape)
+    dtype = torch.bfloat16 if str(device or "").startswith("cuda") else torch.float32
+    with torch.device(device or "cpu"):
+        hf = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return ReasoningModel.load(hf, AutoTokenizer.from_pretrained(REASONER), name=name)
+
+
+def problems(
+    model: ReasoningModel,
+    kind: str,
+    count: int,
+    tokens: int,
+    variants: Sequence[VariantLike] | None = None,
+) -> list[Request]:
+    """Requests for `count` problems of the reasoner, with room for `tokens` new tokens each."""
+    from testbed.problems import generate
+
+    found = generate(kind, count, seed=1, split="test")
+    answer = min(32, tokens // 4)
+    room = tokens - answer - len(model.delimiter_ids.closing)
+    return cross(
+        model,
+        [p.question for p in found],
+        variants=variants,
+        problem_ids=[f"{i}" for i in range(count)],
+        budgets=Budget(room, answer),
+    )
+
+
+class Clock:
+    """Seconds of a piece of work: by the wall, or of this process's CPUs.
+
+    CPU seconds are fair on a busy machine; use them with one thread.
+    """
+
+    def __init__(self, kind: str, device: torch.device) -> None:
+        self.read = time.process_time if kind == "cpu" else time.perf_counter
+        self.device = device
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[float, Any]:
+        self._settle()
+        begin = self.read()
+        result = work()
+        self._settle()
+        return self.read() - begin, result
+
+    def _settle(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def device_name(model: ReasoningModel) -> str:
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return str(model.device)
+
+
+def close(name: str, model: ReasoningModel, figures: dict[str, Any]) -> None:
+    """The last line: one JSON object."""
+    head = {"bench": name, "model": model.name, "device": device_name(model)}
+    print(json.dumps(head | figures))

@@ -1,0 +1,132 @@
+"""What many variants and budgets at once save, over one by one.
+
+    python -m bench.sweep [--model M] [--device D] [--random-weights CONFIG] [--rounds 3]
+
+Same work on both sides, one process, rounds interleaved, medians of each round's ratio.
+
+- generation_speedup: dense and every single block skipped, on the same problems (16 of
+  countdown-3, at most 256 new tokens, temperature 1). One by one: for each, the block is taken out
+  of the model and `generate` runs its problems as one left-padded batch; at once: one decoding,
+  row-wise. Useful tokens a second of either (nothing counts after the end of a chain), since
+  sampled chains differ.
+- nested_budget_cost: five budgets of one problem set decoded once (a chain at the largest, the
+  answers of the others forked from it), over one decoding a budget, all by the same decoder.
+- teacher_forced_cost: loss and KL of every skipped block over the same texts by the prefix-shared
+  sweep, over L passes that each lack a block and one that does not.
+
+The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.common import Clock, arguments, close, load, problems
+from bench.decode import hf_generate
+from interp.chains import Budget, Chain
+from interp.decode import decode
+from interp.interventions import Skip, Variant, dense
+from interp.model import ReasoningModel
+from interp.replay import losses
+from interp.requests import Request
+from interp.sweep import sweep
+from pruning.plan import LayerPlan
+from pruning.surgery import prune
+
+BUDGETS = (16, 32, 64, 128, 220)
+
+
+def one_by_one(models: Sequence[ReasoningModel], requests: Sequence[Request], tokens: int) -> int:
+    """Useful tokens of `generate` on the dense model and on each without a block."""
+    return sum(hf_generate(model, list(requests), tokens) for model in models)
+
+
+def apart(model: ReasoningModel, requests: list[Request]) -> list[Chain]:
+    """One decoding a budget."""
+    chains = []
+    for budget in requests[0].budgets:
+        chains += decode(model, [replace(r, budgets=(budget,)) for r in requests])
+    return chains
+
+
+def full_passes(model: ReasoningModel, texts: Sequence[np.ndarray]) -> list[float]:
+    """Loss without each block, then with all, one pass each."""
+    variants = [Variant(f"{b}", (Skip(b),)) for b in model.layer_map]
+    return [float(losses(model, texts, v)[0].sum()) for v in (*variants, dense)]
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--problems", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=256)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = load(options)
+    clock = Clock(options.clock, model.device)
+    blocks = list(model.layer_map)
+    variants = [dense, *(Variant(f"no {b}", (Skip(b),)) for b in blocks)]
+    every = problems(model, "countdown-3", options.problems, options.tokens, variants)
+    plain = problems(model, "countdown-3", options.problems, options.tokens)
+    pruned = [model, *(prune(model, LayerPlan.without(model, b)) for b in blocks)]
+    nested = [replace(r, budgets=tuple(Budget(b, 24) for b in BUDGETS)) for r in plain]
+    texts = [np.concatenate([c.prompt_ids, c.ids]) for c in decode(model, plain)]
+
+    both: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "generation": (
+            lambda: sum(c.n_tokens for c in decode(model, every, slots=len(every))),
+            lambda: one_by_one(pruned, plain, options.tokens),
+        ),
+        "nested budgets": (
+            lambda: list(decode(model, nested)),
+            lambda: apart(model, nested),
+        ),
+        "teacher-forced": (
+            lambda: sweep(model, texts),
+            lambda: full_passes(model, texts),
+        ),
+    }
+    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in both}
+    rates: list[tuple[float, float]] = []
+    for _ in range(options.rounds):
+        for name, (ours, theirs) in both.items():
+            a, made = clock(ours)
+            b, useful = clock(theirs)
+            rounds[name].append((a, b))
+            if name == "generation":
+                rates.append((made / a, useful / b))
+
+    print(f"{model}, {options.threads} threads, {options.clock} seconds, {options.rounds} rounds")
+    print(f"{'':>16}{'at once, s':>12}{'one by one, s':>15}")
+    for name, times in rounds.items():
+        at_once, one = (statistics.median(t[i] for t in times) for i in (0, 1))
+        print(f"{name:>16}{at_once:>12.2f}{one:>15.2f}")
+    fast, slow = (statistics.median(r[i] for r in rates) for i in (0, 1))
+    print(f"useful tokens/s: {fast:.0f} at once, {slow:.0f} one by one")
+
+    def ratio(name: str) -> float:
+        return round(statistics.median(a / b for a, b in rounds[name]), 3)
+
+    figures = {
+        "generation_speedup": round(statistics.median(a / b for a, b in rates), 2),
+        "nested_budget_cost": ratio("nested budgets"),
+        "teacher_forced_cost": ratio("teacher-forced"),
+        "variants": len(variants),
+        "problems": options.problems,
+        "max_tokens": options.tokens,
+        "budgets": list(BUDGETS),
+        "threads": options.threads,
+        "clock": options.clock,
+        "rounds": options.rounds,
+    }
+    close("sweep", model, figures)
+
+
+if __name__ == "__main__":
+    main()

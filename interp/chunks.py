@@ -1,0 +1,325 @@
+"""Reading a batch of known tokens as a variant, whole or a chunk of columns at a time.
+
+A batch wider than `chunk_tokens` goes through in pieces: each attends to the keys and values of
+the pieces before it, so what is held of the residual stream is O(chunk) and not O(length). The
+numbers are those of one whole pass (a law in the tests); narrower batches do take one whole pass,
+without a cache and on attention's fast path.
+
+    reader = Reader(model, sequences, prompts=prompts)
+    for batch in reader.batches():
+        reading = reader.read(batch, variant)
+        for columns in reading.pieces:
+            normed = reading(columns)              # [B, T of the piece, D], after the final norm
+
+What a variant does may depend on the step (windows, random deltas): a position's step follows from
+the length of its prompt, and `running` is the one place where a variant is put in force for a pass.
+Blocks that it skips throughout are not computed at all (`bypass`): for teacher-forced work that
+beats masking rows of one batch, which pays for every block in every row.
+
+Memory of a chunked pass: keys and values O(rows x length) a block, one mask O(chunk x length).
+Caveats: blocks of full and of sliding-window attention only. Rotary embeddings that depend on how
+long a pass is (dynamic NTK, LongRoPE beyond its first length) see the pieces, as they do when the
+tokens are decoded one by one, and not the whole row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from interp.attention import MaskForm, attending
+from interp.batching import BATCH_TOKENS, Ids, TokenBatch, batches
+from interp.chains import Chain
+from interp.errors import UserError
+from interp.interventions import Intervention, Patch, Skip, VariantLike, apply
+from interp.model import ReasoningModel
+from interp.sampling import noise_key
+from interp.windows import Site, Timeline, site
+
+CHUNK_TOKENS = 2048
+
+
+# ------------------------------------------------------------------------------- variants
+
+
+@contextmanager
+def bypass(model: ReasoningModel, blocks: Sequence[int]) -> Iterator[None]:
+    """Blocks (positions in this model) hand their input on, uncomputed, until the end.
+
+    A bypassed block writes no keys and values: with a cache, only right for the whole of a row.
+    """
+
+    def through(*args: Any, **kwargs: Any) -> Any:
+        return args[0] if args else kwargs["hidden_states"]
+
+    with ExitStack() as undo:
+        for index in blocks:
+            block = model.blocks[index]
+            undo.callback(_restore, block, block.__dict__.get("forward"))
+            block.__dict__["forward"] = through
+        yield
+
+
+def _restore(block: torch.nn.Module, forward: Any) -> None:
+    if forward is None:
+        block.__dict__.pop("forward", None)
+    else:  # accelerate had put its own there
+        block.__dict__["forward"] = forward
+
+
+def present(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:
+    """Dense indices as positions in this model; an error where one was removed."""
+    positions = [model.index_of(block) for block in blocks]
+    if lacking := [b for b, i in zip(blocks, positions, strict=True) if i is None]:
+        raise UserError(f"Block {lacking} was removed from {model.name}; it has {model.layer_map}.")
+    return [i for i in positions if i is not None]
+
+
+@contextmanager
+def running(
+    model: ReasoningModel, variant: VariantLike | None, rows: int, at: Site | None = None
+) -> Iterator[None]:
+    """The model as `variant` for passes of `rows` rows.
+
+    Blocks skipped throughout are bypassed: whatever else is done to their deltas, what is skipped
+    adds nothing. The rest is done by hooks. at: the steps of the pass and what else interventions
+    may look at (needed by windows).
+    """
+    steps = variant.interventions() if variant is not None else ()
+    gone = {s.block for s in steps if _skips_for_good(s)}
+    with bypass(model, present(model, sorted(gone))):
+        if variant is None or _only_bypassed(variant):
+            yield
+        else:
+            with apply(model, [variant] * rows, at=at):
+                yield
+
+
+def _skips_for_good(step: Intervention) -> bool:
+    return isinstance(step, Skip) and step.part == "block" and step.window is None
+
+
+def _only_bypassed(variant: VariantLike) -> bool:
+    return all(_skips_for_good(step) for step in variant.interventions())
+
+
+# ------------------------------------------------------------------------------- the cache
+
+
+class _Cursor:
+    """Where in its rows a pass writes: the same for all blocks, whether they run or not."""
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.first = 0
+
+
+class _ChunkLayer(CacheLayerMixin):
+    """One block's keys and values, [B, kv heads, columns, d], made when the block first runs."""
+
+    is_sliding = False
+
+    def __init__(self, cursor: _Cursor) -> None:
+        super().__init__()
+        self.cursor = cursor
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        rows, heads, _, width = key_states.shape
+        size = (rows, heads, self.cursor.columns)
+        self.keys = key_states.new_empty((*size, width))
+        self.values = value_states.new_empty((*size, value_states.shape[3]))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Writes a piece behind those before it; returns all that is written."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
+        first, stop = self.cursor.first, self.cursor.first + key_states.shape[2]
+        self.keys[:, :, first:stop] = key_states
+        self.values[:, :, first:stop] = value_states
+        return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cursor.first + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.cursor.first
+
+    def get_max_length(self) -> int:
+        return self.cursor.columns
+
+
+class ChunkCache(Cache):
+    """Keys and values of rows that are read in pieces.
+
+    The length is the reader's and not the first block's, which may be bypassed; blocks with a
+    sliding window keep all columns, for the window is a matter of the mask.
+    """
+
+    def __init__(self, n_blocks: int, columns: int) -> None:
+        self.cursor = _Cursor(columns)
+        super().__init__(layers=[_ChunkLayer(self.cursor) for _ in range(n_blocks)])
+
+
+# ------------------------------------------------------------------------------- passes
+
+
+def forward(model: ReasoningModel, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """The residual stream after the final norm; no cache, no head."""
+    return model.anatomy.base(input_ids=ids, use_cache=False)[0]
+
+
+class Reader:
+    """How sequences are read: in which pieces, and what is known of their steps.
+
+    prompts: length of each sequence's prompt, so that position j behind a prompt of P tokens is
+    step j - P, and the prompt is step -1. What is random is keyed by the sequence's number (for
+    chains: as when they were decoded). Build it before hooks that count passes: where a batch will
+    be chunked, it asks the model for its form of masks, which takes a pass over one token.
+    """
+
+    def __init__(
+        self,
+        model: ReasoningModel,
+        sequences: Sequence[Ids],
+        batch_tokens: int = BATCH_TOKENS,
+        chunk_tokens: int | None = CHUNK_TOKENS,
+        *,
+        prompts: Sequence[int] | None = None,
+    ) -> None:
+        if prompts is not None and len(prompts) != len(sequences):
+            raise UserError(f"{len(prompts)} prompts for {len(sequences)} sequences: one each.")
+        self.model, self.sequences = model, sequences
+        self.batch_tokens, self.chunk_tokens = batch_tokens, chunk_tokens
+        self.prompts = prompts
+        self.chains: Sequence[Chain] | None = None
+        self.keys = torch.arange(len(sequences))
+        self._timelines: dict[int, Timeline] = {}
+        longest = max((len(s) for s in sequences), default=0)
+        in_pieces = chunk_tokens is not None and 0 < chunk_tokens < longest
+        self.form = MaskForm.of(model) if in_pieces else None
+
+    @classmethod
+    def of_chains(
+        cls,
+        model: ReasoningModel,
+        chains: Sequence[Chain],
+        batch_tokens: int = BATCH_TOKENS,
+        chunk_tokens: int | None = CHUNK_TOKENS,
+    ) -> Reader:
+        """Of what is read while each chain is made: all but its last generated token."""
+        for i, chain in enumerate(chains):
+            if not len(chain.prompt_ids) or not chain.n_tokens:
+                what = "prompt" if not len(chain.prompt_ids) else "generated token"
+                raise UserError(f"Chain {i} has no {what}: there is no pass of it to replay.")
+        sequences = [np.concatenate([c.prompt_ids, c.ids[:-1]]).astype(np.int64) for c in chains]
+        reader = cls(model, sequences, batch_tokens, chunk_tokens)
+        reader.chains = chains
+        reader.keys = torch.tensor([noise_key(c.seed, c.problem, c.sample) for c in chains])
+        return reader
+
+    def batches(self, only: Sequence[int] | None = None) -> Iterator[TokenBatch]:
+        """The sequences (or those named) in batches of `batch_tokens` a pass."""
+        return batches(
+            self.model,
+            self.sequences,
+            self.batch_tokens,
+            chunk_tokens=self.chunk_tokens,
+            only=only,
+        )
+
+    def read(self, batch: TokenBatch, variant: VariantLike | None = None) -> Reading:
+        """The batch, to be read as `variant` (None: as it is)."""
+        for step in variant.interventions() if variant is not None else ():
+            if isinstance(step, Patch) and step.row is not None:
+                raise UserError(
+                    "Patch(row=...) names a row of a batch, and sequences are sorted into batches "
+                    "here: record the row and give Patch(stream=...), or use `apply`."
+                )
+        return Reading(self, batch, variant)
+
+    def site(self, batch: TokenBatch, columns: slice, variant: VariantLike) -> Site:
+        """What interventions may look at in the pass over `columns`."""
+        texts = batch.texts.tolist()
+        keys = self.keys[texts].to(self.model.device)
+        if self.chains is None and self.prompts is None:
+            return Site(None, keys)
+        windows = [s.window for s in variant.interventions() if s.window is not None]
+        reach = max((w.reach for w in windows), default=0)
+        lines = [self._timeline(text) for text in texts]
+        found = site(lines, columns.start, columns.stop, keys=keys, reach=reach)
+        if self.chains is None:  # where the answer begins, the length of a prompt does not say
+            found = replace(found, answer_from=None, loop_from=None)
+        return found
+
+    def _timeline(self, text: int) -> Timeline:
+        if (known := self._timelines.get(text)) is not None:
+            return known
+        if self.chains is not None:
+            line = Timeline.of(self.chains[text])
+        else:
+            assert self.prompts is not None
+            prompt, ids = self.prompts[text], np.asarray(self.sequences[text], dtype=np.int64)
+            if not 0 <= prompt <= len(ids):
+                raise UserError(
+                    f"Sequence {text}: a prompt of {prompt} tokens in a sequence of {len(ids)}; "
+                    f"expected 0 to {len(ids)}."
+                )
+            line = Timeline(prompt, ids[prompt:])
+        self._timelines[text] = line
+        return line
+
+
+class Reading:
+    """One batch on its way through the model. Call it with each of `pieces`, in order."""
+
+    def __init__(self, reader: Reader, batch: TokenBatch, variant: VariantLike | None) -> None:
+        self.reader, self.batch, self.variant = reader, batch, variant
+        width = batch.ids.shape[1]
+        size = min(reader.chunk_tokens or width, width)
+        self.pieces = [slice(a, min(a + size, width)) for a in range(0, width, size)]
+        self._cache: ChunkCache | None = None
+        if len(self.pieces) > 1:
+            self._cache = ChunkCache(reader.model.n_blocks, width)
+
+    @torch.no_grad()
+    def __call__(self, columns: slice) -> Float[Tensor, "B T D"]:
+        """The stream after the final norm at `columns`."""
+        model, ids = self.reader.model, self.batch.ids[:, columns]
+        at = None
+        if self.variant is not None and not _only_bypassed(self.variant):
+            at = self.reader.site(self.batch, columns, self.variant)
+        with running(model, self.variant, len(ids), at):
+            if self._cache is None:
+                return forward(model, ids)
+            return self._onward(self._cache, ids, columns)
+
+    def _onward(self, cache: ChunkCache, ids: Tensor, columns: slice) -> Tensor:
+        model, form = self.reader.model, self.reader.form
+        if cache.cursor.first != columns.start or form is None:
+            raise ValueError(f"Columns {columns} out of order: next is {cache.cursor.first}.")
+        at = torch.arange(columns.stop, device=ids.device)
+        gap = (at[columns, None] - at[None, :])[None, None]  # pads come after: one mask for all
+        with attending(model):
+            out = model.anatomy.base(
+                input_ids=ids,
+                attention_mask=form.build(gap >= 0, gap, model.dtype),
+                position_ids=at[columns].expand(len(ids), -1),
+                past_key_values=cache,
+                use_cache=True,
+            )[0]
+        cache.cursor.first = columns.stop
+        if columns == self.pieces[-1]:
+            self._cache = None
+        return out
