@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -101,6 +101,8 @@ class Profile:
 
 class _Numbers(Reducer):
     """Keeps the four numbers of every counted token: [n_i, L, 4] of text i."""
+
+    chunked: ClassVar[bool] = True
 
     def begin(self, model: ReasoningModel, n_texts: int) -> None:
         self.depth = model.n_blocks

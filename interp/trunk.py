@@ -50,15 +50,16 @@ class Base:
     @contextmanager
     def silent(self, index: int | None = None, *more: Part) -> Iterator[None]:
         """The missing parts of block `index` (None: of all), and `more` of it, add nothing."""
-        missing: list[tuple[int, Part]] = sorted(self.parts)
-        places = [(i, p) for i, p in missing if index in (None, i)]
-        places += [(index, part) for part in more if index is not None]
-        if not places:
+        skips = [self._skip(i, p) for i, p in sorted(self.parts) if index in (None, i)]
+        skips += [self._skip(index, part) for part in more if index is not None]
+        if not skips:
             yield
             return
-        skips = tuple(Skip(self.model.layer_map[i], part=p) for i, p in places)
-        with apply(self.model, Variant("base", skips)):
+        with apply(self.model, Variant("base", tuple(skips))):
             yield
+
+    def _skip(self, index: int, part: Part) -> Skip:
+        return Skip(self.model.layer_map[index], part=part)
 
 
 class Trunk:
