@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from interp.diagnosis import diversity as diversity
     from interp.diagnosis import find_loop as find_loop
     from interp.diagnosis import reflections as reflections
+    from interp.divergence import damage_and_drift as damage_and_drift
+    from interp.divergence import divergence as divergence
+    from interp.divergence import divergence_table as divergence_table
+    from interp.divergence import first_divergence as first_divergence
     from interp.effects import block_effects as block_effects
     from interp.effects import tie as tie
     from interp.errors import NonFiniteError as NonFiniteError
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from interp.heads import HeadLens as HeadLens
     from interp.influence import by_event as by_event
     from interp.influence import by_step as by_step
+    from interp.influence import recorded as recorded
     from interp.interventions import AblateHeads as AblateHeads
     from interp.interventions import MeanDelta as MeanDelta
     from interp.interventions import Patch as Patch
@@ -52,6 +57,8 @@ if TYPE_CHECKING:
     from interp.lens import contributions as contributions
     from interp.lens import lens as lens
     from interp.model import ReasoningModel as ReasoningModel
+    from interp.raw import RawCapture as RawCapture
+    from interp.raw import load_raw as load_raw
     from interp.replay import replay as replay
     from interp.replay import replay_chains as replay_chains
     from interp.sampling import Sampling as Sampling
@@ -71,14 +78,23 @@ if TYPE_CHECKING:
     from interp.windows import Thinking as Thinking
     from interp.windows import Window as Window
     from pruning.calibration import Calibration as Calibration
+    from pruning.calibration import hub_texts as hub_texts
+    from pruning.calibration import read_texts as read_texts
+    from pruning.controls import against_chance as against_chance
+    from pruning.controls import noise_at_kl as noise_at_kl
     from pruning.criteria import criteria as criteria
     from pruning.criteria import criterion as criterion
     from pruning.criteria import score as score
     from pruning.criteria.block_influence import block_influence as block_influence
+    from pruning.folder import prune_folder as prune_folder
     from pruning.plan import LayerPlan as LayerPlan
+    from pruning.plans import published_plans as published_plans
     from pruning.scores import Scores as Scores
     from pruning.surgery import prune as prune
     from pruning.surgery import save as save
+    from pruning.weights import match_latency as match_latency
+    from pruning.weights import matched_sparsity as matched_sparsity
+    from pruning.weights import sparsify as sparsify
     from scaling.benchmarks import Benchmark as Benchmark
     from scaling.benchmarks import Problem as Problem
     from scaling.benchmarks import benchmarks as benchmarks
@@ -96,11 +112,17 @@ _HOME = {
     "interp.decode": ("Request", "decode", "fork"),
     "interp.delimiters": ("Delimiters",),
     "interp.diagnosis": ("diagnose", "diversity", "find_loop", "reflections"),
+    "interp.divergence": (
+        "damage_and_drift",
+        "divergence",
+        "divergence_table",
+        "first_divergence",
+    ),
     "interp.effects": ("block_effects", "tie"),
     "interp.errors": ("NonFiniteError", "PruneScopeError", "UserError"),
     "interp.events": ("mark",),
     "interp.heads": ("HeadLens",),
-    "interp.influence": ("by_event", "by_step"),
+    "interp.influence": ("by_event", "by_step", "recorded"),
     "interp.interventions": (
         "AblateHeads",
         "MeanDelta",
@@ -114,6 +136,7 @@ _HOME = {
     ),
     "interp.model": ("ReasoningModel",),
     "interp.lens": ("contributions", "lens"),
+    "interp.raw": ("RawCapture", "load_raw"),
     "interp.replay": ("replay", "replay_chains"),
     "interp.sampling": ("Sampling",),
     "interp.statistics": (
@@ -129,12 +152,16 @@ _HOME = {
         "spearman_interval",
     ),
     "interp.windows": ("AfterLoop", "Answer", "AtTokens", "Thinking", "Window"),
-    "pruning.calibration": ("Calibration",),
+    "pruning.calibration": ("Calibration", "hub_texts", "read_texts"),
+    "pruning.controls": ("against_chance", "noise_at_kl"),
     "pruning.criteria": ("criteria", "criterion", "score"),
     "pruning.criteria.block_influence": ("block_influence",),
+    "pruning.folder": ("prune_folder",),
     "pruning.plan": ("LayerPlan",),
+    "pruning.plans": ("published_plans",),
     "pruning.scores": ("Scores",),
     "pruning.surgery": ("prune", "save"),
+    "pruning.weights": ("match_latency", "matched_sparsity", "sparsify"),
     "scaling.benchmarks": ("Benchmark", "Problem", "benchmarks", "load_benchmark"),
     "scaling.grading": ("grade",),
     "scaling.runner": ("StudyConfig", "StudyResult", "run_study"),

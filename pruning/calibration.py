@@ -4,6 +4,9 @@ Taken from texts (strings), prompts (lists of messages, through the chat templat
 the model's own chains; a list may mix them. A chain keeps its prompt and its generated tokens
 apart: `part` says which of them count. What does not count is still read as context.
 
+Texts come from a list, from a file (`read_texts`), or from a data set of the Hub (`hub_texts`,
+only when it is called, and only then is `datasets` needed).
+
 The hash is the sha256 of the sequences, their prompt lengths and the part; the order of the
 sequences does not enter, for it changes no score.
 """
@@ -11,8 +14,11 @@ sequences does not enter, for it changes no score.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +30,7 @@ from interp.model import ReasoningModel
 
 Part = Literal["all", "prompt", "generated"]
 PARTS = ("all", "prompt", "generated")
+FIELDS = ("text", "question", "problem", "prompt", "content")  # looked for in this order
 KINDS = "a text, a list of messages, token ids or a Chain"
 
 
@@ -134,3 +141,99 @@ def _built(
             'or part="all".'
         )
     return built
+
+
+# ------------------------------------------------------------------------- texts from outside
+
+
+def read_texts(
+    file: str | Path, field: str | None = None, *, paragraphs: bool = False
+) -> list[str]:
+    """The texts of a file: a text a line, or a JSON object a line where it ends in .jsonl.
+
+    field: of a .jsonl, what holds the text (default: "text", or what questions are usually
+    called). paragraphs: texts of a plain file are parted by blank lines, and keep their line
+    breaks. Blank texts are left out.
+    """
+    path = Path(file)
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}).") from None
+    except OSError as error:
+        raise UserError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from None
+    lines = content.replace("\r\n", "\n").split("\n")  # a text may hold other line breaks
+    if path.suffix in (".jsonl", ".ndjson"):
+        found = [
+            _text_of(_record(line, f"{path}, line {number}"), field, f"{path}, line {number}")
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ]
+    elif paragraphs:
+        blank_lines_bare = "\n".join(line if line.strip() else "" for line in lines)
+        found = [part.strip("\n") for part in blank_lines_bare.split("\n\n")]
+    else:
+        found = lines
+    found = [text for text in found if text.strip()]
+    if not found:
+        raise UserError(
+            f"{str(path)!r} is empty: expected a text a line, or a JSON object a line (.jsonl)."
+        )
+    return found
+
+
+def hub_texts(
+    name: str,
+    config: str | None = None,
+    *,
+    split: str = "train",
+    field: str | None = None,
+    limit: int = 128,
+) -> list[str]:
+    """The first `limit` non-blank texts of a data set of the Hugging Face Hub, read as a stream."""
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(
+            "Texts of the Hub are read through `datasets`: pip install 'prunescope[hub]', or give "
+            "a file of texts."
+        ) from None
+    if limit < 1:
+        raise UserError(f"limit={limit}: expected at least 1 text.")
+    where = f"{name} ({config or 'default'}, {split})"
+    try:
+        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+        texts = (_text_of(row, field, where) for row in rows)
+        found = list(islice((text for text in texts if text.strip()), limit))
+    except UserError:
+        raise
+    except Exception as error:  # datasets raises many kinds: offline, gated, renamed, no such split
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"{where} could not be read from the Hub: {reason[0] if reason else repr(error)} "
+            "Check the name, the configuration and the split, or give a file of texts."
+        ) from error
+    if not found:
+        raise UserError(f"{where} holds no text.")
+    return found
+
+
+def _record(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error}).") from None
+    if not isinstance(record, Mapping):
+        raise UserError(f"{where}: expected a JSON object.")
+    return record
+
+
+def _text_of(record: Mapping[str, Any], field: str | None, where: str) -> str:
+    """The text of a record, in the field named or the first of the usual ones."""
+    for name in [field] if field else FIELDS:
+        if isinstance(record.get(name), str):
+            return record[name]
+    has = [name for name, value in record.items() if isinstance(value, str)]
+    wanted = did_you_mean(field or FIELDS[0], has, "field")
+    raise UserError(f"{where}: no text. {wanted} Name the field that holds it.")

@@ -6,6 +6,8 @@ already: `base` holds the dense indices of the blocks the plan's model has (its 
 the plan makes. A plan is itself a variant (`name`, `interventions()`), so it can be decoded live,
 and `pruning.surgery` makes the checkpoint that gives the same logits.
 
+Plans of published papers are data in `pruning/plans/`, usable by name: `LayerPlan.published`.
+
 A plan checks itself on construction: an index that is not there, one named twice, or nothing left
 to run is a `UserError` before any weight is touched. `check(model)` refuses a model of another
 depth, other blocks or other weights than the plan was made for.
@@ -36,7 +38,7 @@ class LayerPlan:
     removed: dense indices, kept sorted. base: dense indices of the blocks of the plan's model
     (default: all, `range(n_blocks)`). criterion, scores (one a block of `base`), calibration
     (hash of the text) and model (fingerprint) say where the plan came from; empty when a person
-    named the blocks.
+    named the blocks. source: where it was published, if it was.
     """
 
     removed: tuple[int, ...]
@@ -47,6 +49,7 @@ class LayerPlan:
     calibration: str = ""
     model: str = ""
     base: tuple[int, ...] = ()
+    source: str = ""
 
     def __post_init__(self) -> None:
         if self.n_blocks < 1:
@@ -113,6 +116,16 @@ class LayerPlan:
             base=tuple(model.layer_map),
         )
 
+    @classmethod
+    def published(cls, name: str) -> LayerPlan:
+        """A published plan, such as "llama-2-7b/shortgpt-9"; `pruning.plans` lists them.
+
+        A paper gives no fingerprint, so only the number of blocks is checked against a model.
+        """
+        from pruning.plans import published_plan
+
+        return published_plan(name)
+
     @property
     def kept(self) -> tuple[int, ...]:
         """Dense indices of the blocks that stay, in order."""
@@ -130,18 +143,25 @@ class LayerPlan:
 
         return tuple(Skip(l) for l in self.removed)
 
-    def check(self, model: ReasoningModel) -> None:
-        """Refuse a model the plan was not made for (depth, blocks, weights)."""
+    def check(self, model: ReasoningModel, fingerprint: str | None = None) -> None:
+        """Refuse a model the plan was not made for (depth, blocks, weights).
+
+        fingerprint: the model's, where it is known without asking the model for it.
+        """
         if model.n_blocks != self.n_blocks or tuple(model.layer_map) != self.base:
             raise UserError(
                 f"Plan {self.name!r} is for a model with the {self.n_blocks} blocks "
                 f"{_span(self.base)}; {model.name!r} has the {model.n_blocks} blocks "
                 f"{_span(model.layer_map)}. Make a plan from scores of this model."
             )
-        if self.model and self.model != model.fingerprint():
+        if not self.model:
+            return
+        if fingerprint is None:
+            fingerprint = model.fingerprint()
+        if self.model != fingerprint:
             raise UserError(
                 f"Plan {self.name!r} was made for a model with fingerprint {self.model}; "
-                f"{model.name!r} has {model.fingerprint()}. Score this model again, or drop the "
+                f"{model.name!r} has {fingerprint}. Score this model again, or drop the "
                 'plan\'s fingerprint (dataclasses.replace(plan, model="")) to use it all the same.'
             )
 
@@ -154,12 +174,14 @@ class LayerPlan:
 
     @classmethod
     def from_json(cls, text: str) -> LayerPlan:
-        """The plan that `to_json` wrote."""
+        """The plan that `to_json` wrote, or that a pruned checkpoint's pruning.json holds."""
         try:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise UserError(f"Not a plan: the text is not JSON ({error}).") from error
         known = {f.name for f in fields(cls)}
+        if isinstance(values, dict) and isinstance(values.get("plan"), dict):
+            values = values["plan"]
         if not isinstance(values, dict) or not {"removed", "n_blocks"} <= set(values):
             raise UserError("Not a plan: expected a JSON object with `removed` and `n_blocks`.")
         version = values.pop("format", FORMAT)
@@ -168,11 +190,33 @@ class LayerPlan:
         unknown = sorted(set(values) - known)
         if unknown:
             raise UserError(f"Not a plan: unknown fields {unknown}; known: {sorted(known)}.")
+        wrong = sorted(name for name, value in values.items() if not _is_field(name, value))
+        if wrong:
+            raise UserError(
+                f"Not a plan: {wrong[0]} is {values[wrong[0]]!r}; expected `removed` and `base` as "
+                "lists of block indices, `n_blocks` as a number, `scores` as a list of numbers or "
+                "null, and the others as text."
+            )
         for name in ("removed", "base"):
-            values[name] = tuple(values.get(name) or ())
+            values[name] = tuple(values.get(name, ()))
         if values.get("scores") is not None:
             values["scores"] = tuple(float(s) for s in values["scores"])
         return cls(**values)
+
+
+def _is_field(name: str, value: Any) -> bool:
+    """Whether a value read from JSON has the type of the plan's field `name`."""
+    if name == "n_blocks":
+        return type(value) is int
+    if name in ("removed", "base"):
+        return isinstance(value, list) and all(type(l) is int for l in value)
+    if name == "scores":
+        return value is None or (isinstance(value, list) and all(map(_is_score, value)))
+    return isinstance(value, str)
+
+
+def _is_score(value: Any) -> bool:
+    return type(value) in (int, float) or value in ("inf", "-inf", "nan")
 
 
 def _list(blocks: Sequence[int]) -> str:

@@ -3,8 +3,10 @@
 A low score means "remove me first". `values[i]` belongs to the block with dense index
 `layer_map[i]`. Two kinds of criterion do not simply take the n lowest values: a greedy one scores
 again after every removal, and a contiguous one removes a run of neighbours. They fill `picks`:
-`picks[n - 1]` is the set of dense indices to remove when n are to go. `low` and `high` bound a
-95 % interval over calibration texts; nan where the criterion has none (weights, depth, a seed).
+`picks[n - 1]` is the set of dense indices to remove when n are to go; an empty one was not looked
+for. `tie_break` orders blocks of equal score (low first); where it is equal too, or absent, the
+deeper block goes first. `low` and `high` bound a 95 % interval over calibration texts; nan where
+the criterion has none (weights, depth, a seed).
 """
 
 from __future__ import annotations
@@ -37,9 +39,12 @@ class Scores:
     model: str = ""
     seed: int | None = None
     picks: tuple[tuple[int, ...], ...] | None = field(default=None, repr=False)
+    tie_break: tuple[float, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         sizes = {len(self.values), len(self.low), len(self.high), len(self.layer_map)}
+        if self.tie_break is not None:
+            sizes.add(len(self.tie_break))
         if len(sizes) != 1:
             raise ValueError(f"Scores: values, low, high and layer_map differ in length: {sizes}.")
         if np.isnan(self.values).any():
@@ -54,10 +59,20 @@ class Scores:
         return cls(criterion, array, empty, empty.copy(), tuple(layer_map), **more)
 
     @property
+    def items(self) -> tuple[str, ...]:
+        """What each value belongs to, in words."""
+        return tuple(map(str, self.layer_map))
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Positions in `values` from the lowest score to the highest."""
+        ties = self.tie_break or (0.0,) * len(self.values)
+        return tuple(sorted(range(len(ties)), key=lambda i: (self.values[i], ties[i], -i)))
+
+    @property
     def ranking(self) -> tuple[int, ...]:
-        """Dense indices from the lowest score to the highest; equal scores: the deeper first."""
-        order = sorted(range(len(self.values)), key=lambda i: (self.values[i], -i))
-        return tuple(self.layer_map[i] for i in order)
+        """Dense indices from the lowest score to the highest (equal scores: see the module)."""
+        return tuple(self.layer_map[i] for i in self.order)
 
     def lowest(self, n: int) -> tuple[int, ...]:
         """The dense indices to remove when `n` blocks are to go."""
@@ -75,6 +90,11 @@ class Scores:
                     f"Criterion {self.criterion!r} was followed for {len(self.picks)} removals, "
                     f"not {n}; score again with remove={n}."
                 )
+            if len(self.picks[n - 1]) != n:
+                known = [len(pick) for pick in self.picks if pick]
+                raise UserError(
+                    f"Criterion {self.criterion!r} was asked for {known} removals, not for {n}."
+                )
             return self.picks[n - 1]
         chosen = self.ranking[:n]
         finite = {l for l, value in zip(self.layer_map, self.values, strict=True) if value < np.inf}
@@ -86,11 +106,49 @@ class Scores:
             )
         return chosen
 
+    def removal_ranks(self) -> Float[np.ndarray, " L"]:
+        """When each item goes, 0 first; equal scores share their mean rank.
+
+        Where the sets for n = 1, 2, ... nest, in the order they add to one another, and what they
+        never name after it, by score.
+        """
+        from scipy.stats import rankdata
+
+        followed = self._followed()
+        if not followed:
+            if self.tie_break is None:
+                return rankdata(self.values) - 1
+            followed = self.order
+        rest = [i for i in self.order if i not in set(followed)]
+        ranks = np.empty(len(self.values))
+        ranks[[*followed, *rest]] = np.arange(len(ranks))
+        return ranks
+
+    def _followed(self) -> tuple[int, ...]:
+        """Positions in the order of their removal, as far as the picks nest; else nothing."""
+        order: list[int] = []
+        for pick in self.picks or ():
+            new = [self.layer_map.index(l) for l in pick]
+            added = [i for i in new if i not in order]
+            if len(added) != 1 or len(new) != len(order) + 1:
+                return ()
+            order += added
+        return tuple(order)
+
+    def removals(self) -> tuple[str, ...]:
+        """For n = 1, 2, ... what goes, in words; nothing where the lowest scores do."""
+        return tuple(", ".join(map(str, pick)) for pick in self.picks or ())
+
+    def first(self, n: int) -> frozenset[int]:
+        """Positions of what goes when `n` are to go."""
+        return frozenset(self.layer_map.index(l) for l in self.lowest(n))
+
     def to_frame(self) -> pd.DataFrame:
         """One row a block: dense index, score, interval, rank (0 = removed first)."""
         import pandas as pd
 
-        rank = {l: position for position, l in enumerate(self.ranking)}
+        rank = np.empty(len(self.values), dtype=np.int64)
+        rank[list(self.order)] = np.arange(len(rank))
         return pd.DataFrame(
             {
                 "criterion": self.criterion,
@@ -98,7 +156,7 @@ class Scores:
                 "score": self.values,
                 "low": self.low,
                 "high": self.high,
-                "rank": [rank[l] for l in self.layer_map],
+                "rank": rank,
                 "n_tokens": self.n_tokens,
                 "n_texts": self.n_texts,
                 "calibration": self.calibration,

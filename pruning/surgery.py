@@ -2,7 +2,9 @@
 
 `prune` returns a new model in memory; `save` writes a checkpoint folder that
 `AutoModelForCausalLM` loads with no missing, unexpected or newly initialised weight. Both give
-the logits of the live `Skip` of the same blocks. The caller's model is not touched.
+the logits of the live `Skip` of the same blocks. The caller's model is not touched. What was done
+to a model otherwise (a repair, weights set to zero) is written by `write_checkpoint`.
+`pruning.folder` removes blocks from a folder without ever loading the model.
 
 What must follow when blocks go, and is done here:
 - `layer_idx` is numbered anew, or a cache would read its length from a block that is not there;
@@ -14,73 +16,50 @@ Then the model is built from its new configuration without weights and compared 
 made, shapes and settings block by block; an architecture where they differ is refused rather than
 saved wrong.
 
-`save` writes to a sibling folder and renames it, so the target never holds half a checkpoint, and
-shares the weights with the caller's model, so they are never in memory twice.
+What is saved shares its weights with the caller's model, so they are never in memory twice.
 """
 
 from __future__ import annotations
 
 import copy
-import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from interp.errors import PruneScopeError, UserError
+from interp.errors import UserError
 from interp.model import PRUNING_FILE, ReasoningModel
+from pruning.checkpoint import (
+    SHARD_BYTES,
+    free_target,
+    plan_card,
+    plan_record,
+    whole_or_nothing,
+    write_json,
+    write_weights,
+)
 from pruning.plan import LayerPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FORMAT = 1
 INDEX_LISTS = ("mlp_only_layers", "moe_layers")  # values are block indices
 NOT_PER_BLOCK = ("architectures", "token", "keys_to_ignore", *INDEX_LISTS)
 
 
-def prune(model: ReasoningModel, plan: LayerPlan) -> ReasoningModel:
-    """A new model without the plan's blocks; it shares no weight with `model`."""
-    plan.check(model)
-    return _pruned(model, plan, share=False)
+def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> ReasoningModel:
+    """A new model without the plan's blocks.
 
-
-def save(model: ReasoningModel, plan: LayerPlan, out_dir: str | Path) -> Path:
-    """Write the checkpoint without the plan's blocks; returns its folder.
-
-    Beside weights and configuration: tokenizer, generation configuration, delimiters.json,
-    pruning.json (layer_map, criterion, scores, calibration hash, fingerprint) and a model card.
+    share: it holds the very weights of `model` and takes no memory of its own: good for looking
+    at, measuring and saving, and not to be trained or edited.
     """
     plan.check(model)
-    target = Path(out_dir).expanduser().absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(
-            f"{target} is there already and is not an empty folder: name a new one, or empty it."
-        )
-    with _whole_or_nothing(target) as folder:
-        pruned = _pruned(model, plan, share=True)
-        pruned.hf.save_pretrained(folder)
-        pruned.tokenizer.save_pretrained(folder)
-        _write_json(folder / "delimiters.json", pruned.delimiters.to_dict())
-        _write_json(folder / PRUNING_FILE, _record(model, plan))
-        (folder / "README.md").write_text(_card(model, plan), encoding="utf-8")
-    return target
-
-
-def _pruned(model: ReasoningModel, plan: LayerPlan, share: bool) -> ReasoningModel:
     gone = set(plan.removed)
     kept = [i for i, block in enumerate(model.layer_map) if block not in gone]
-    hf = _without_blocks(model, kept, share)
-    config = hf.config.get_text_config()
-    hf.config.use_cache = config.use_cache = True
-    if getattr(hf, "generation_config", None) is not None:
-        hf.generation_config.use_cache = True
-    _verify(hf, model.name)
+    hf = without_blocks(model, kept, share)
+    verify(hf, model.name)
     return ReasoningModel(
         hf,
         model.tokenizer,
@@ -91,17 +70,58 @@ def _pruned(model: ReasoningModel, plan: LayerPlan, share: bool) -> ReasoningMod
     )
 
 
+def save(model: ReasoningModel, plan: LayerPlan, out_dir: str | Path) -> Path:
+    """Write the checkpoint without the plan's blocks; returns its folder.
+
+    Beside weights and configuration: tokenizer, generation configuration, delimiters.json,
+    pruning.json (layer_map, criterion, scores, calibration hash, fingerprint) and a model card.
+    """
+    free_target(out_dir)
+    record = plan_record(model, plan, model.fingerprint())
+    return write_checkpoint(prune(model, plan, share=True), out_dir, record, plan_card(model, plan))
+
+
+def write_checkpoint(
+    model: ReasoningModel,
+    out_dir: str | Path,
+    record: Mapping[str, Any],
+    card: str,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> Path:
+    """Write `model` as it is to a new folder, whole or not at all; returns the folder.
+
+    record: what pruning.json shall say (plain JSON values); layer_map and n_blocks are the
+    model's own, and a record that says otherwise is an error. card: the model card, Markdown.
+    shard_bytes: about how large a file of weights may grow.
+    """
+    target = free_target(out_dir)
+    own = {"layer_map": list(model.layer_map), "n_blocks": model.n_dense}
+    if wrong := [k for k, v in own.items() if k in record and record[k] != v]:
+        raise ValueError(f"write_checkpoint: record[{wrong[0]!r}] is not that of the model.")
+    hf = without_blocks(model, list(range(model.n_blocks)), share=True)  # its own configuration
+    verify(hf, model.name)
+    n_bytes = sum(weight.nbytes for weight in hf.parameters())
+    with whole_or_nothing(target, n_bytes) as folder:
+        write_weights(hf, block_path(model), folder, shard_bytes)
+        model.tokenizer.save_pretrained(folder)
+        write_json(folder / "delimiters.json", model.delimiters.to_dict())
+        write_json(folder / PRUNING_FILE, {**record, **own})
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return target
+
+
 # ---------------------------------------------------------------------------- the model
 
 
-def _without_blocks(model: ReasoningModel, kept: list[int], share: bool) -> PreTrainedModel:
-    """A copy of the Hugging Face model with the blocks at positions `kept` only.
+def without_blocks(model: ReasoningModel, kept: list[int], share: bool) -> PreTrainedModel:
+    """A copy of the Hugging Face model with the blocks at positions `kept` only, not yet verified.
 
     The removed blocks are never copied: the list of blocks is put into deepcopy's memo first.
     share: the copy holds the very weights of the original.
     """
     hf = model.hf
-    holder = _block_list(model)
+    holder = hf.get_submodule(block_path(model))
     memo: dict[int, Any] = {}
     if share:
         memo |= {id(tensor): tensor for tensor in (*hf.parameters(), *hf.buffers())}
@@ -112,14 +132,19 @@ def _without_blocks(model: ReasoningModel, kept: list[int], share: bool) -> PreT
         for module in block.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
                 module.layer_idx = index  # pyright: ignore[reportArgumentType]
-    shorten(pruned.config.get_text_config(), kept, model.n_blocks)
+    config = pruned.config.get_text_config()
+    shorten(config, kept, model.n_blocks)
+    pruned.config.use_cache = config.use_cache = True
+    if getattr(pruned, "generation_config", None) is not None:
+        pruned.generation_config.use_cache = True
     return pruned
 
 
-def _block_list(model: ReasoningModel) -> nn.ModuleList:
-    for module in model.hf.modules():
+def block_path(model: ReasoningModel) -> str:
+    """Where the list of blocks is in the Hugging Face model, such as "model.layers"."""
+    for path, module in model.hf.named_modules():
         if isinstance(module, nn.ModuleList) and list(module) == model.blocks:
-            return module
+            return path
     raise UserError(f"{type(model.hf).__name__} keeps its blocks in no ModuleList: not supported.")
 
 
@@ -155,7 +180,7 @@ def _renumber_experts(config: Any, kept: list[int]) -> None:
         config.first_k_dense_replace = sum(i < first_dense for i in kept)
 
 
-def _verify(hf: PreTrainedModel, name: str) -> None:
+def verify(hf: PreTrainedModel, name: str) -> None:
     """Refuse unless the configuration alone rebuilds what surgery made."""
     with torch.device("meta"):
         rebuilt = type(hf)(copy.deepcopy(hf.config))
@@ -185,58 +210,3 @@ def _settings(module: nn.Module) -> dict[str, Any]:
         and not name.startswith("_")
         and name not in ("training", "name_or_path", "gradient_checkpointing")
     }
-
-
-# ----------------------------------------------------------------------- the checkpoint
-
-
-@contextmanager
-def _whole_or_nothing(target: Path) -> Iterator[Path]:
-    """A folder beside `target` that takes its name only once everything in it is written."""
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
-    except OSError as error:
-        raise PruneScopeError(
-            f"The checkpoint {target} could not be written ({error}); nothing was left there. "
-            "Is there room on the disk, and may you write to it?"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _record(model: ReasoningModel, plan: LayerPlan) -> dict[str, Any]:
-    """What pruning.json says; n_blocks counts the blocks of the dense model."""
-    return {
-        "format": FORMAT,
-        "layer_map": list(plan.layer_map),
-        "n_blocks": model.n_dense,
-        "removed": [l for l in range(model.n_dense) if l not in plan.layer_map],
-        "criterion": plan.criterion,
-        "calibration": plan.calibration,
-        "source": model.name,
-        "fingerprint": model.fingerprint(),
-        "plan": json.loads(plan.to_json()),
-    }
-
-
-def _card(model: ReasoningModel, plan: LayerPlan) -> str:
-    gone = [l for l in range(model.n_dense) if l not in plan.layer_map]
-    why = f"by the criterion `{plan.criterion}`" if plan.criterion else "by name"
-    hashed = f"Calibration sha256: `{plan.calibration}`.\n\n" if plan.calibration else ""
-    return (
-        f"---\ntags:\n- layer-pruning\n- prunescope\n---\n\n# {model.name}, {plan.name}\n\n"
-        f"Blocks removed from the dense model of {model.n_dense} blocks: {gone} "
-        f"(dense indices, from 0), chosen {why}. Block i here is dense block `layer_map[i]`: "
-        f"{list(plan.layer_map)}.\n\n{hashed}Nothing was trained afterwards. The plan and its "
-        f"scores are in `{PRUNING_FILE}`. Load it with `AutoModelForCausalLM.from_pretrained`, or "
-        "with `prunescope.ReasoningModel.load`, which keeps the dense indices.\n"
-    )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from interp.errors import UserError
 from prunescope.commands.shared import (
@@ -15,12 +15,15 @@ from prunescope.commands.shared import (
     Names,
     Number,
     Numbers,
+    Word,
+    calibrate,
     check_criterion,
+    check_repair,
     load,
-    own_chains,
+    named_texts,
     pairs_of,
-    read_texts,
     table,
+    unset,
 )
 
 
@@ -29,19 +32,34 @@ class Score:
     """Score every block by a pruning criterion; low scores are removed first.
 
     Calibrated on the model's own chains on spare problems of the benchmarks, as a study does, or
-    on texts of yours.
+    on texts of yours. --compare sets criteria side by side, and Block Influence as public code
+    variously computes it: the order in which blocks go, and how far the orders agree.
 
     prunescope score --method shortgpt
 
     prunescope score --model Qwen/Qwen3-8B --texts calibration.txt
+
+    prunescope score --compare shortgpt angular perplexity --out comparison.csv
     """
 
     model: str = "testbed"
     """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
     method: str = "shortgpt"
     """The criterion."""
-    texts: File = None
-    """Calibration texts: .txt (a text a line) or .jsonl (field "text")."""
+    compare: Annotated[tuple[str, ...] | None, unset("[NAME ...]")] = None
+    """Compare these criteria; without a name, all that score blocks at once."""
+    remove: Number = None
+    """How many removals a criterion that goes step by step is followed for."""
+    texts: Word = None
+    """Calibration texts: a file (.txt, a text a line; .jsonl), hub:NAME[:CONFIG[:SPLIT]], or the
+    folder of a finished study of this model, for its own chains. Default: the model's chains on
+    spare problems of the benchmarks."""
+    field: Word = None
+    """The field of a .jsonl or of a Hub data set that holds the text."""
+    paragraphs: Flag = False
+    """Texts of a .txt are parted by blank lines, not by lines."""
+    part: Word = None
+    """Which tokens count: all, prompt (the questions only) or generated."""
     benchmarks: Names = ()
     """Calibrate on the model's chains on these; the model's usual benchmarks if none are named."""
     data: Files = ()
@@ -49,33 +67,127 @@ class Score:
     seed: int = 0
     """Seed of the chains, and of criteria that draw."""
     out: File = None
-    """Write the table here (.csv) as well."""
+    """Write the table here (.csv) as well; of a comparison also the agreement and a figure."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
 
     def run(self) -> Lines:
-        frame = self.scores(load(self.model, self.trust_remote_code)).to_frame()
-        yield from table(frame[["block", "score", "low", "high", "rank"]], self.out)
+        from interp.errors import did_you_mean
+        from pruning.calibration import PARTS
+        from pruning.criteria import criteria
 
-    def scores(self, model: Any) -> Any:
-        """The scores of `model`."""
-        from pruning.criteria import score
-
-        check_criterion(self.method)
-        if self.texts is not None:
-            texts: Any = [record["text"] for record in read_texts(self.texts)]
+        for name in (self.method,) if self.compare is None else self.compare:
+            check_criterion(name)
+        if self.part is not None and self.part not in PARTS:
+            raise UserError(did_you_mean(self.part, PARTS, "part of a chain"))
+        if self.remove is not None and "remove" not in criteria()[self.method].options:
+            raise UserError(
+                f"--remove is for criteria that go step by step; {self.method!r} scores every "
+                "block at once, and its lowest scores go first."
+            )
+        texts = named_texts(self.texts, self.field, self.paragraphs)
+        model = load(self.model, self.trust_remote_code)
+        if self.compare is None:
+            yield from self._scored(model, texts)
         else:
-            texts = own_chains(model, self.benchmarks, pairs_of(self.data), self.seed)
-        return score(self.method, model, texts, seed=self.seed)
+            yield from self._compared(model, texts, self.compare)
+
+    def _scored(self, model: Any, texts: Any) -> Lines:
+        """A row a block (or sublayer), and the way of a criterion that goes step by step."""
+        from pruning.criteria import criteria, score
+
+        chosen = criteria()[self.method]
+        options: dict[str, Any] = {}
+        if self.remove is not None:
+            options["remove"] = self.remove
+        given: Any = None
+        if "accept" in chosen.options:
+            given, options["accept"], options["budget"] = self._problems(model, texts)
+        elif chosen.needs_texts:
+            given = self._calibration(model, texts)
+        found = score(self.method, model, given, seed=self.seed, **options)
+        frame = found.to_frame()
+        columns = ["block", "part", "score", "low", "high", "rank"]
+        yield from table(frame[[c for c in columns if c in frame]], self.out)
+        for n, gone in enumerate(found.removals(), start=1):
+            yield f"{n} removed: {gone}"
+
+    def _compared(self, model: Any, texts: Any, names: tuple[str, ...]) -> Lines:
+        """Rankings side by side, then the agreement of every pair."""
+        from pruning.compare import compare_criteria
+
+        found = compare_criteria(model, self._calibration(model, texts), names, self.seed)
+        yield from found.lines()
+        if self.out is None:
+            return
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        for what, path, frame in (
+            ("Table", self.out, found.to_frame()),
+            ("Agreement", self.out.with_stem(f"{self.out.stem}-agreement"), found.agreement()),
+        ):
+            frame.to_csv(path, index=False)
+            yield f"{what}: {path}"
+        figure = self.out.with_suffix(".png")
+        found.save_figure(figure)
+        yield f"Figure: {figure}"
+
+    def _calibration(self, model: Any, texts: Any) -> Any:
+        data = pairs_of(self.data)
+        return calibrate(model, texts, self.part, self.benchmarks, data, self.seed)
+
+    def _problems(self, model: Any, texts: Any) -> tuple[list[list[int]], Any, Any]:
+        """Prompts of spare problems, the graders' judgement of an answer, and a budget for all."""
+        from interp.chains import Budget
+        from scaling.defaults import CALIBRATION_PROBLEMS
+        from scaling.gather import gather
+        from scaling.grading import grade_text
+        from scaling.runner import StudyConfig
+
+        if texts is not None:
+            raise UserError(
+                f"{self.method!r} grades answers, and texts have no gold ones: leave --texts out, "
+                "and name --benchmarks (a file of yours with --data)."
+            )
+        config = StudyConfig(
+            model=model.name, benchmarks=self.benchmarks, data=pairs_of(self.data), seed=self.seed
+        )
+        benches, spare = gather(config)
+        asked = [
+            (bench, problem)
+            for bench in benches
+            if bench.scoring == "generate"
+            for problem in (spare[bench.name] or bench.problems)[:CALIBRATION_PROBLEMS]
+        ]
+        if not asked:
+            raise UserError(f"{self.method!r} needs a benchmark whose answers are generated.")
+        loads = [config.workload(bench.name) for bench, _ in asked]
+        budget = Budget(max(max(w.budgets) for w in loads), max(w.answer for w in loads))
+
+        def accept(index: int, answer: str) -> bool:
+            return grade_text(*asked[index], answer).outcome == "correct"
+
+        prompts = [
+            model.prompt_ids(bench.prompt(problem), thinking=bench.thinking)
+            for bench, problem in asked
+        ]
+        return prompts, accept, budget
 
 
 @dataclass(frozen=True)
 class Prune:
     """Write a checkpoint without some blocks; it loads like any other.
 
+    What goes is chosen by a criterion (--remove), named (--blocks), or a plan (--plan): a JSON
+    file, the pruning.json of another checkpoint, or a published one by name. Named blocks and
+    plans need no memory: the weights are copied from file to file, and keep their dtype.
+
     prunescope prune --remove 2 --out reasoner-minus-2
 
     prunescope prune --model Qwen/Qwen3-8B --blocks 24 25 --out qwen3-minus-2
+
+    prunescope prune --model meta-llama/Llama-2-7b-hf --plan llama-2-7b/shortgpt-9 --out short
+
+    prunescope prune --remove 3 --texts calibration.txt --repair replaceme --out mended
     """
 
     out: Path
@@ -86,10 +198,23 @@ class Prune:
     """How many blocks the method removes."""
     blocks: Numbers = ()
     """Or the blocks themselves, by dense index."""
+    plan: Word = None
+    """Or a plan: a JSON file, or the name of a published one (a wrong name lists them)."""
     method: str = "shortgpt"
     """The criterion that chooses."""
-    texts: File = None
-    """Calibration texts, as in `prunescope score`."""
+    repair: Word = None
+    """Make up for the lost blocks in the weights (a wrong name lists the repairs). One that
+    chooses the blocks itself (laco) needs none named."""
+    texts: Word = None
+    """Calibration texts: a file (.txt, a text a line; .jsonl), hub:NAME[:CONFIG[:SPLIT]], or the
+    folder of a finished study of this model, for its own chains. Default: the model's chains on
+    spare problems of the benchmarks."""
+    field: Word = None
+    """The field of a .jsonl or of a Hub data set that holds the text."""
+    paragraphs: Flag = False
+    """Texts of a .txt are parted by blank lines, not by lines."""
+    part: Word = None
+    """Which tokens count: all, prompt (the questions only) or generated."""
     benchmarks: Names = ()
     """Benchmarks to calibrate on, as in `prunescope score`."""
     data: Files = ()
@@ -100,21 +225,142 @@ class Prune:
     """Let a model of the Hub run its own code on this machine."""
 
     def run(self) -> Lines:
-        from pruning.plan import LayerPlan
-        from pruning.surgery import save
+        from pruning.checkpoint import free_target
+        from pruning.folder import NotStreamable, prune_folder
 
-        if (self.remove is None) == (not self.blocks):
-            raise UserError("Say what goes: either --remove N (by --method) or --blocks L [L ...].")
+        plan, texts = self._check(), None
+        free_target(self.out)
+        if self.remove is None and self.repair is None:
+            what = plan or self.blocks
+            try:
+                folder = prune_folder(
+                    self.model, what, self.out, trust_remote_code=self.trust_remote_code
+                )
+                yield from self._said(plan.removed if plan else sorted(self.blocks), plan, folder)
+                return
+            except NotStreamable:
+                pass  # it has to be loaded
+        else:
+            texts = named_texts(self.texts, self.field, self.paragraphs)
+        model = load(self.model, self.trust_remote_code)
+        if plan is None and (self.blocks or self.remove is not None):
+            plan = self._plan(model, texts)
+        if self.repair is not None:
+            yield from self._repaired(model, plan, texts)
+        elif plan is not None:
+            yield from self._said(plan.removed, plan, self._written(model, plan))
+
+    def _check(self) -> Any:
+        """Everything that is wrong without looking at a model; the plan, if one is named."""
+        from interp.errors import did_you_mean
+        from pruning.calibration import PARTS
+        from pruning.criteria import criteria
+        from pruning.plan import LayerPlan
+
+        if self.repair is not None:
+            check_repair(self.repair)
+        given = [self.remove is not None, bool(self.blocks), self.plan is not None]
+        if sum(given) > 1 or (sum(given) == 0 and not self._chooses()):
+            raise UserError(
+                "Say what goes: --remove N (by --method), --blocks L [L ...] or --plan PLAN, and "
+                "only one of them."
+            )
         if self.remove is not None:
             check_criterion(self.method)
-        model = load(self.model, self.trust_remote_code)
+            if criteria()[self.method].removes != "blocks":
+                raise UserError(
+                    f"{self.method!r} drops attention or MLP sublayers, and no configuration can "
+                    "say that of a checkpoint: score with it and skip them live, or choose a "
+                    "criterion that removes blocks."
+                )
+            if self.remove < 1:
+                raise UserError(f"--remove {self.remove}: expected at least 1 block.")
+        if self.part is not None and self.part not in PARTS:
+            raise UserError(did_you_mean(self.part, PARTS, "part of a chain"))
+        if self.plan is None:
+            return None
+        file = Path(self.plan)
+        if file.is_file():
+            return LayerPlan.from_json(file.read_text(encoding="utf-8"))
+        if file.suffix == ".json":
+            raise UserError(f"--plan {self.plan!r}: there is no such file.")
+        return LayerPlan.published(self.plan)
+
+    def _plan(self, model: Any, texts: Any) -> Any:
+        """The plan of --blocks, or the criterion's."""
+        from pruning.criteria import criteria, score
+        from pruning.plan import LayerPlan
+
         if self.blocks:
-            plan = LayerPlan.without(model, *self.blocks)
-        else:
-            asked = Score(
-                self.model, self.method, self.texts, self.benchmarks, self.data, self.seed
+            return LayerPlan.without(model, *self.blocks)
+        remove = int(self.remove or 0)
+        if remove >= model.n_blocks:
+            raise UserError(
+                f"Cannot remove {remove} blocks of {model.n_blocks}: at least one must stay."
             )
-            plan = LayerPlan.lowest(asked.scores(model), remove=int(self.remove or 0))
-        folder = save(model, plan, self.out)
-        yield f"Removed (dense indices): {' '.join(map(str, plan.removed))}"
+        chosen = criteria()[self.method]
+        options: dict[str, Any] = {"remove": remove} if "remove" in chosen.options else {}
+        given: Any = None
+        if "accept" in chosen.options:  # it grades answers, as `prunescope score` does
+            asked = Score(
+                method=self.method, benchmarks=self.benchmarks, data=self.data, seed=self.seed
+            )
+            given, options["accept"], options["budget"] = asked._problems(model, texts)
+        elif chosen.needs_texts:
+            given = self._calibration(model, texts)
+        scores = score(self.method, model, given, seed=self.seed, **options)
+        return LayerPlan.lowest(scores, remove=remove)
+
+    def _calibration(self, model: Any, texts: Any) -> Any:
+        data = pairs_of(self.data)
+        return calibrate(model, texts, self.part, self.benchmarks, data, self.seed)
+
+    def _chooses(self) -> bool:
+        """Whether the repair can choose the blocks itself."""
+        from pruning.repairs import repairs
+
+        return self.repair is not None and not repairs()[self.repair].needs_plan
+
+    def _repaired(self, model: Any, plan: Any, texts: Any) -> Lines:
+        """The repaired checkpoint, in the dtype of the model's files."""
+        from pruning.repairs import mend, repairs, save_repaired
+
+        name = str(self.repair)
+        needed = plan is None or repairs()[name].needs_texts
+        calibration = self._calibration(model, texts) if needed else None
+        repaired = mend(name, model, plan, calibration, seed=self.seed)
+        self._as_stored(repaired.model)
+        said = f"Repaired by {name}"
+        if kl := repaired.record.get("kl"):
+            said += f", KL to the dense model {kl['repaired']:.3g} nats a token"
+            said += f" (unrepaired {kl['removed']:.3g})"
+        yield said
+        folder = save_repaired(repaired, self.out)
+        yield from self._said(repaired.plan.removed, repaired.plan, folder)
+
+    def _written(self, model: Any, plan: Any) -> Path:
+        """The checkpoint: copied from the model's files, or written from memory in their dtype."""
+        from pruning.folder import NotStreamable, prune_folder
+        from pruning.surgery import save
+
+        try:
+            return prune_folder(
+                self.model, plan, self.out, trust_remote_code=self.trust_remote_code
+            )
+        except NotStreamable:
+            self._as_stored(model)
+            return save(model, plan, self.out)
+
+    def _as_stored(self, model: Any) -> None:
+        """Weights in the dtype of the model's files (on the CPU they were loaded in float32)."""
+        from pruning.folder import stored_dtype
+
+        dtype = stored_dtype(self.model)
+        if dtype is not None:
+            model.hf.to(dtype)
+
+    def _said(self, removed: Any, plan: Any, folder: Path) -> Lines:
+        yield f"Removed (dense indices): {' '.join(map(str, removed))}"
+        if plan is not None and plan.source:
+            yield f"Published: {plan.source}"
         yield f"Checkpoint: {folder}"

@@ -16,6 +16,7 @@ from prunescope.progress import StudyBar
 if TYPE_CHECKING:
     import pandas as pd
 
+    from interp.chains import Chain
     from scaling.runner import StudyConfig
 
 
@@ -103,6 +104,147 @@ def own_chains(model: Any, benchmarks: tuple[str, ...], data: dict[str, str], se
     problems, spare = gather(config)
     generated = [b for b in problems if b.scoring == "generate"]
     return calibration_chains(config, LocalEngine(model), generated, spare)
+
+
+def check_repair(name: str) -> None:
+    """An unknown repair, before a model is loaded."""
+    from interp.errors import did_you_mean
+    from pruning.repairs import repairs
+
+    if name not in repairs():
+        raise UserError(did_you_mean(name, repairs(), "repair"))
+
+
+Texts = list[str] | Path | None
+
+
+def named_texts(texts: str | None, field: str | None, paragraphs: bool) -> Texts:
+    """What --texts stands for: texts, or a study's folder; nothing of the model is needed.
+
+    A file, hub:NAME[:CONFIG[:SPLIT]], or the folder of a finished study.
+    """
+    from pruning.calibration import hub_texts, read_texts
+
+    if texts is None:
+        return None
+    if texts.startswith("hub:"):
+        name, config, split, *more = (*texts.removeprefix("hub:").split(":"), "", "")
+        if not name or any(more):
+            raise UserError(f"--texts {texts!r}: expected hub:NAME, hub:NAME:CONFIG:SPLIT.")
+        return hub_texts(name, config or None, split=split or "train", field=field)
+    if Path(texts).is_dir():
+        return Path(texts)
+    return read_texts(texts, field, paragraphs=paragraphs)
+
+
+def calibrate(
+    model: Any,
+    texts: Texts,
+    part: str | None,
+    benchmarks: tuple[str, ...],
+    data: dict[str, str],
+    seed: int,
+) -> Any:
+    """The `Calibration` that the options ask for.
+
+    texts: from `named_texts`; None is the model's own chains on spare problems of the benchmarks,
+    as in a study. part "prompt" then needs no chains, only the questions.
+    """
+    from pruning.calibration import Calibration
+
+    if isinstance(texts, Path):
+        return Calibration.of(model, study_chains(texts, model), part)  # pyright: ignore[reportArgumentType]
+    if texts is not None:
+        return Calibration.of(model, texts, part)  # pyright: ignore[reportArgumentType]
+    if part == "prompt":
+        return Calibration.of(model, spare_questions(model, benchmarks, data, seed), "prompt")
+    chains = own_chains(model, benchmarks, data, seed)
+    return Calibration.of(model, chains, part)  # pyright: ignore[reportArgumentType]
+
+
+def spare_questions(
+    model: Any, benchmarks: tuple[str, ...], data: dict[str, str], seed: int
+) -> list[list[dict[str, str]]]:
+    """Questions of the benchmarks that a study would calibrate on, as messages."""
+    from scaling.defaults import CALIBRATION_PROBLEMS
+    from scaling.gather import gather
+    from scaling.runner import StudyConfig
+
+    config = StudyConfig(model=model.name, benchmarks=benchmarks, data=data, seed=seed)
+    problems, spare = gather(config)
+    return [
+        [{"role": "user", "content": bench.prompt(problem)}]
+        for bench in problems
+        for problem in (spare[bench.name] or bench.problems)[:CALIBRATION_PROBLEMS]
+    ]
+
+
+def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
+    """The dense chains of a finished study of this very model, at most `most` a benchmark.
+
+    Each problem's first sample at the largest budget without extensions. These are problems that
+    the study measured on: judge what is calibrated on them by others.
+    """
+    from scaling.benchmarks import benchmarks
+    from scaling.store import Store
+
+    with Store(folder, read_only=True) as store:
+        rows, problems, meta = store.rows(ids=True), store.frame("problems"), store.meta()
+    if meta.get("model fingerprint") != model.fingerprint():
+        raise UserError(
+            f"The study in {str(folder)!r} is of another model than {model.name!r}; these would "
+            "not be its own chains. Give the model of the study, or texts."
+        )
+    asked = problems.set_index(["benchmark", "problem"])["question"]
+    rows = rows[(rows["variant"] == "dense") & (rows["scoring"] == "generate")]
+    rows = rows[(rows["waits_allowed"] == 0) & (rows["sample"] == 0)]
+    rows = rows.sort_values(["benchmark", "position", "thinking_budget"])
+    rows = rows.drop_duplicates(["benchmark", "problem"], keep="last")
+    found = []
+    for row in rows.groupby("benchmark").head(most).to_dict("records"):
+        entry = benchmarks().get(str(row["benchmark"]).partition(":")[0])
+        if entry is None:
+            continue
+        question = asked[row["benchmark"], row["problem"]]
+        if entry.instruction:
+            question = f"{question}\n\n{entry.instruction}"
+        prompt = model.prompt_ids(question, thinking=entry.thinking)
+        if len(prompt) != row["prompt_tokens"]:
+            raise UserError(
+                f"The study in {str(folder)!r} asked {row['problem']!r} in another way than this "
+                "version of PruneScope would. Give texts, or run the study again."
+            )
+        found.append(_chain(row, prompt))
+    if not found:
+        raise UserError(f"The study in {str(folder)!r} has no generated chain of the dense model.")
+    return found
+
+
+def _chain(row: dict[str, Any], prompt: list[int]) -> Chain:
+    """A row of a study's store as the chain it was; log-probabilities are not kept there."""
+    import numpy as np
+
+    from interp.chains import Budget, Chain, Span
+
+    unknown = np.full(len(row["ids"]), np.nan)
+    has_answer = row["answer_start"] == row["answer_start"]  # nan where there was none
+    return Chain(
+        problem=str(row["problem"]),
+        variant="dense",
+        sample=int(row["sample"]),
+        seed=int(row["seed"]),
+        budget=Budget(int(row["thinking_budget"]), int(row["answer_budget"])),
+        prompt_ids=np.asarray(prompt, dtype=np.int64),
+        ids=np.asarray(row["ids"], dtype=np.int64),
+        forced=row["forced"],
+        thinking=Span(int(row["thinking_start"]), int(row["thinking_stop"])),
+        answer=Span(int(row["answer_start"]), int(row["answer_stop"])) if has_answer else None,
+        finish=row["finish"],
+        thinking_finish=row["thinking_finish"],
+        waits=int(row["waits"]),
+        logprob=unknown,
+        entropy=unknown,
+    )
 
 
 def default_folder(model: str, quick: bool, what: str = "") -> Path:

@@ -27,7 +27,7 @@ from pruning.criteria import criterion
 from pruning.scores import Scores
 
 
-@criterion("angular", paper="arXiv 2403.17887", cost="1 forward")
+@criterion("angular", paper="arXiv 2403.17887", cost="1 forward", kind="contiguous")
 def angular(
     model: ReasoningModel,
     texts: Any,
@@ -71,7 +71,7 @@ def angular(
 
 
 class LastTokenAngles(Reducer):
-    """Sums of d(a, b) and its square over texts, for all 0 <= a < b <= L: [L+1, L+1]."""
+    """Sums of d(a, b) and its square over texts, for all 0 <= a, b <= L: [L+1, L+1]."""
 
     def begin(self, model: ReasoningModel, n_texts: int) -> None:
         last = model.blocks[-1]
@@ -85,22 +85,22 @@ class LastTokenAngles(Reducer):
         self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
     ) -> None:
         if index == 0:
-            self.streams = [self._unit(x, batch)]
-        self.streams.append(self._unit(y, batch))
+            steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
+            self.last = (batch.mask * steps).argmax(-1)
+            self.streams = [self._unit(x)]
+        self.streams.append(self._unit(y))
         if index == self.sums.shape[0] - 2:
-            for a, b in zip(*np.triu_indices(len(self.streams), 1), strict=True):
-                gap = self.streams[a] - self.streams[b]
-                half = (torch.linalg.vector_norm(gap, dim=-1) / 2).clamp_max(1.0)
-                angle = (2 / math.pi) * torch.asin(half).double()
-                self.sums[a, b] += angle.sum()
-                self.squares[a, b] += angle.square().sum()
+            units = torch.stack(self.streams, dim=1)
+            exact = "donot_use_mm_for_euclid_dist"  # |u|^2 + |v|^2 - 2uv would lose the digits
+            half = (torch.cdist(units, units, compute_mode=exact) / 2).clamp_max(1.0)
+            angle = (2 / math.pi) * torch.asin(half).to(self.sums.dtype)
+            self.sums += angle.sum(0)
+            self.squares += angle.square().sum(0)
             self.streams = []
 
-    def _unit(self, stream: Tensor, batch: Batch) -> Tensor:
-        """The last counted token of every row, scaled to length 1: [B, D]."""
-        mask = batch.mask.to(stream.device)
-        steps = torch.arange(mask.shape[1], device=stream.device)
-        last = (mask * steps).argmax(-1)
+    def _unit(self, stream: Tensor) -> Float[Tensor, "B D"]:
+        """The last counted token of every row, scaled to length 1."""
+        last = self.last.to(stream.device)
         rows = torch.arange(len(last), device=stream.device)
         chosen = torch.nn.functional.normalize(stream[rows, last].float(), dim=-1)
         return chosen.to(self.sums.device)

@@ -6,17 +6,24 @@ the last one too. One forward pass without the head, O(L x texts) numbers kept.
 
 Caveat: attention-sink tokens (norm over 100 times the median of their text) hardly turn and pull
 the score down; `sinks=False` leaves them out, and `influence(...)` gives both.
+
+`positions`, `padding`, `precision` and `last_block` turn it into what other public code computes,
+for comparison: see `influence_definitions`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from interp.errors import UserError
 from interp.model import ReasoningModel
 from interp.record import BlockInfluence, PerTextResult
 from interp.replay import BATCH_TOKENS, replay
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
+from pruning.criteria.influence_definitions import Definition, defined_influence
 from pruning.scores import Scores
 
 
@@ -28,16 +35,36 @@ def block_influence(
     sinks: bool = True,
     part: Part | None = None,
     max_tokens: int | None = None,
+    positions: str = "all",
+    padding: str = "none",
+    precision: str = "float32",
+    last_block: str = "before norm",
+    padded_batch: int = 8,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """Block Influence with a 95 % jackknife interval over texts."""
+    """Block Influence with a 95 % jackknife interval over texts.
+
+    positions: "all" or "last". padding: "none", "right" or "left" counts. precision: "float32",
+    "float16" or "bfloat16". last_block: "before norm", "after norm" or "unscored". padded_batch:
+    texts a batch where padding counts.
+    """
+    how = Definition(positions, padding, sinks, precision, last_block, padded_batch)
     calibration = Calibration.of(model, texts, part, max_tokens)
-    found = influence(model, calibration, batch_tokens=batch_tokens)
-    quantity = "influence" if sinks else "without_sinks"
+    quantity = "influence"
+    if (positions, padding, precision, last_block) == ("all", "none", "float32", "before norm"):
+        found = influence(model, calibration, batch_tokens=batch_tokens)
+        quantity = "influence" if sinks else "without_sinks"
+    else:
+        found = defined_influence(model, calibration, how, batch_tokens)
+    values = found.values(quantity)
     low, high = found.interval(quantity)
+    if np.isnan(values).any():
+        raise UserError(f"{how.name}: no token is left to score; every one that counts is a sink.")
+    if last_block == "unscored":
+        values[-1], low[-1], high[-1] = np.inf, np.nan, np.nan
     return Scores(
-        criterion="shortgpt" if sinks else "shortgpt, no sinks",
-        values=found.values(quantity),
+        criterion=how.name,
+        values=values,
         low=low,
         high=high,
         layer_map=model.layer_map,

@@ -72,22 +72,21 @@ class Hsic(Reducer):
 
     def begin(self, model: ReasoningModel, n_texts: int) -> None:
         self.sums = [zeros_beside(block, n_texts, 3) for block in model.blocks]
-        self._left: tuple[Tensor, Tensor, Tensor] | None = None
+        self._left: tuple[Tensor, _Stream, Tensor] | None = None
 
     def update(
         self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
     ) -> None:
         mask = batch.mask.to(y.device)
-        n = mask.sum(-1).float()
         if self._left is not None and same_numbers(self._left[0], x):
-            gram_x, xx = self._left[1:]
+            entering, xx = self._left[1:]
         else:
-            gram_x = _gram(x, mask)
-            xx = _hsic(gram_x, gram_x, n)
-        gram_y = _gram(y, mask)
-        yy = _hsic(gram_y, gram_y, n)
-        self._left = None if index == len(self.sums) - 1 else (y, gram_y, yy)
-        each = torch.stack([_hsic(gram_x, gram_y, n), xx, yy], dim=-1)
+            entering = _Stream(x, mask)
+            xx = entering.hsic(entering)
+        leaving = _Stream(y, mask)
+        yy = leaving.hsic(leaving)
+        self._left = None if index == len(self.sums) - 1 else (y, leaving, yy)
+        each = torch.stack([entering.hsic(leaving), xx, yy], dim=-1)
         self.sums[index].index_add_(0, batch.texts.to(y.device), each)
 
     def tables(self) -> Float[np.ndarray, "3 L N"]:
@@ -98,20 +97,32 @@ class Hsic(Reducer):
         return np.moveaxis(table, -1, 0)
 
 
-def _gram(x: Tensor, mask: Tensor) -> Float[Tensor, "B T T"]:
-    """Inner products of a text's centred tokens, the diagonal and uncounted tokens zero."""
-    x = x.float().masked_fill(~mask[..., None], 0.0)
-    mean = x.sum(1, keepdim=True) / mask.sum(1)[:, None, None]
-    x = (x - mean).masked_fill(~mask[..., None], 0.0)
-    gram = x @ x.mT
-    gram.diagonal(dim1=1, dim2=2).zero_()
-    return gram
+class _Stream:
+    """The centred tokens of each text, uncounted ones zero, and what HSIC needs of them.
 
+    Song et al., eq. 5, for K and L without their diagonals: with centred tokens K's rows sum to
+    -|x_i|^2, and tr(KL) is |X^T Y|^2 less the diagonals' share. The D x D product is taken where
+    a text has more tokens than that, and the T x T matrices of inner products elsewhere.
+    """
 
-def _hsic(k: Float[Tensor, "B T T"], l: Float[Tensor, "B T T"], n: Tensor) -> Float[Tensor, " B"]:
-    """Song et al., eq. 5, for matrices with a zero diagonal and n counted tokens."""
-    row_k, row_l = k.sum(-1), l.sum(-1)
-    trace = (k * l).sum((1, 2))
-    outer = row_k.sum(-1) * row_l.sum(-1) / ((n - 1) * (n - 2))
-    cross = 2 / (n - 2) * (row_k * row_l).sum(-1)
-    return (trace + outer - cross) / (n * (n - 3))
+    def __init__(self, x: Float[Tensor, "B T D"], mask: Tensor) -> None:
+        counted = mask.float()
+        self.n = counted.sum(-1)
+        x = x.float()
+        mean = (counted[:, None] @ x) / self.n[:, None, None]
+        self.x = (x - mean).mul_(counted[..., None])
+        self.squares = torch.linalg.vector_norm(self.x, dim=-1).square()
+        self.gram: Tensor | None = None
+        if x.shape[1] <= x.shape[2]:
+            self.gram = self.x @ self.x.mT
+            self.gram.diagonal(dim1=1, dim2=2).zero_()
+
+    def hsic(self, other: _Stream) -> Float[Tensor, " B"]:
+        """Unbiased HSIC of linear kernels, text by text."""
+        n, diagonal = self.n, (self.squares * other.squares).sum(-1)
+        if self.gram is not None and other.gram is not None:
+            trace = (self.gram.flatten(1) * other.gram.flatten(1)).sum(-1)
+        else:
+            trace = torch.linalg.matrix_norm(self.x.mT @ other.x).square() - diagonal
+        outer = self.squares.sum(-1) * other.squares.sum(-1) / ((n - 1) * (n - 2))
+        return (trace + outer - 2 / (n - 2) * diagonal) / (n * (n - 3))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +19,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp.chains import Budget
 from interp.errors import NonFiniteError, UserError
-from interp.interventions import Part, Scale, Skip, Variant, apply, dense
+from interp.interventions import Part, Patch, Scale, Skip, Variant, Window, apply, dense
 from interp.model import ReasoningModel
-from interp.record import BlockInfluence
+from interp.record import Batch, BlockInfluence, Reducer
 from interp.replay import (
     batches,
     bypass,
@@ -29,8 +32,10 @@ from interp.replay import (
     losses,
     readout,
     replay,
+    replay_chains,
 )
 from interp.sweep import Sweeper, sweep
+from interp.windows import Answer
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
@@ -425,6 +430,76 @@ def test_bad_sequences_are_refused() -> None:
         losses(model, [[7, model.vocab_size]])
     with pytest.raises(UserError, match="batch_tokens"):
         losses(model, [[7, 8]], batch_tokens=0)
+
+
+def test_a_chunked_pass_holds_no_more_than_a_chunk_of_columns() -> None:
+    model = tiny("qwen3", 2)
+    widths: list[int] = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda _, args, out: widths.append(out.shape[1]))
+    sequences = texts(model, (40, 33, 6))
+    losses(model, sequences, chunk_tokens=8)
+    assert max(widths) == 8
+    widths.clear()
+    losses(model, sequences[2:], chunk_tokens=8)
+    assert widths == [6, 6]  # short enough for the whole way: not even asked for its masks
+
+
+def test_a_reducer_that_needs_whole_rows_is_given_them() -> None:
+    class Widths(Reducer):
+        def begin(self, model: ReasoningModel, n_texts: int) -> None:
+            self.seen: list[tuple[int, int, bool]] = []
+
+        def update(self, index: int, x: Any, y: Any, batch: Batch) -> None:
+            self.seen.append((x.shape[1], batch.first, batch.last))
+
+    class Chunked(Widths):
+        chunked = True
+
+    model = tiny("qwen3", 1)
+    sequences = texts(model, [20])
+    replay(model, sequences, [BlockInfluence(), widths := Widths()], chunk_tokens=8)
+    assert widths.seen == [(20, 0, True)]
+    replay(model, sequences, [widths := Chunked()], chunk_tokens=8)
+    assert widths.seen == [(8, 0, False), (8, 8, False), (4, 16, True)]
+
+
+def test_what_is_not_known_of_steps_is_refused() -> None:
+    model = tiny("qwen3", 2)
+    sequences = texts(model, (7, 9))
+    windowed = Variant("w", (Skip(1, window=Window(2)),))
+    at_answer = Variant("a", (Skip(1, window=Answer()),))
+    with pytest.raises(UserError, match="steps"):
+        losses(model, sequences, windowed)
+    with pytest.raises(UserError, match="answer_from"):
+        losses(model, sequences, at_answer, prompts=[2, 3])
+    with pytest.raises(UserError, match="1 prompts for 2 sequences"):
+        losses(model, sequences, windowed, prompts=[2])
+    with pytest.raises(UserError, match="prompt of 8 tokens in a sequence of 7"):
+        losses(model, sequences, windowed, prompts=[8, 3])
+    with pytest.raises(UserError, match="names a row of a batch"):
+        losses(model, sequences, Variant("p", (Patch(1, row=0),)))
+    with pytest.raises(UserError, match="chunk_tokens"):
+        losses(model, sequences, chunk_tokens=0)
+    assert hooks_of(model) == 0
+
+
+def test_chains_that_cannot_be_replayed_are_refused() -> None:
+    model = tiny("qwen3", 2, ends=False)
+    chains = list(model.generate([[6, 7, 8]], budget=Budget(4, 2)))
+    empty = replace(chains[0], prompt_ids=chains[0].prompt_ids[:0])
+    with pytest.raises(UserError, match="Chain 1 has no prompt"):
+        replay_chains(model, [chains[0], empty])
+    names = ("ids", "forced", "logprob", "entropy")
+    nothing = replace(chains[0], **{name: getattr(chains[0], name)[:0] for name in names})
+    with pytest.raises(UserError, match="Chain 0 has no generated token"):
+        replay_chains(model, [nothing])
+    with pytest.raises(UserError, match="2 variants for 1 chains"):
+        replay_chains(model, chains, variant=[None, dense])
+    with pytest.raises(UserError, match="2 masks for 1 chains"):
+        replay_chains(model, chains, counted=[np.ones(3, bool)] * 2)
+    with pytest.raises(UserError, match="one entry a token"):
+        replay_chains(model, chains, counted=[np.ones(3, bool)])
 
 
 def test_texts_are_sorted_so_that_little_is_padded() -> None:

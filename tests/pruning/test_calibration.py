@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 from interp.chains import Budget, Chain, Chains, Span
 from interp.errors import UserError
 from interp.model import ReasoningModel
-from pruning.calibration import Calibration
+from pruning.calibration import Calibration, hub_texts, read_texts
 from tests.models import tiny
 
 
@@ -130,3 +133,116 @@ def test_bad_options_are_refused(model: ReasoningModel) -> None:
         Calibration.of(model, ["use 3 7"], max_tokens=1)
     with pytest.raises(UserError, match="no such part"):
         Calibration.of(model, ["use 3 7"], "prompt")
+
+
+# --------------------------------------------------------------------------------- files
+
+lines = st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(st.lists(lines.filter(str.strip), min_size=1, max_size=5), st.booleans())
+def test_a_text_a_line_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], windows: bool
+) -> None:
+    """Also with line ends of Windows, blank lines, and breaks that only str.splitlines sees."""
+    file = tmp_path_factory.mktemp("texts") / "texts.txt"
+    end = "\r\n" if windows else "\n"
+    file.write_bytes((end + (2 * end).join(texts) + end).encode())
+    assert read_texts(file) == texts
+
+
+def test_texts_parted_by_blank_lines_keep_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("one\n  two\n\n \t\n\nthree\nfour\n\n", encoding="utf-8")
+    assert read_texts(file, paragraphs=True) == ["one\n  two", "three\nfour"]
+    assert read_texts(file) == ["one", "  two", "three", "four"]
+
+
+def test_texts_of_a_jsonl(tmp_path: Path) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text(
+        '{"text": "a\\nb", "id": 3}\n\n{"text": "c\u2028d"}\n{"text": " "}\n', encoding="utf-8"
+    )
+    assert read_texts(file) == ["a\nb", "c\u2028d"]
+    file.write_text('{"question": "q", "solution": "s"}\n', encoding="utf-8")
+    assert read_texts(file) == ["q"]
+    assert read_texts(file, "solution") == ["s"]
+    with pytest.raises(UserError, match=r"line 1: no text.*Did you mean 'solution'"):
+        read_texts(file, "soluton")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", "is empty"),
+        ("a.txt", b" \n\t\n", "is empty"),
+        ("a.jsonl", b"{}\n", "line 1: no text"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": 3}\n', "line 2: no text"),
+        ("a.jsonl", b'{"text"\n', "line 1: not JSON"),
+        ("a.jsonl", b"[1]\n", "line 1: expected a JSON object"),
+        ("a.jsonl", b'{"text": ""}\n', "is empty"),
+        ("a.txt", b"one\ntwo \xff\n", "line 2: not UTF-8"),
+    ],
+)
+def test_a_file_without_texts_is_refused(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_texts(tmp_path / name)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.txt", tmp_path):
+        with pytest.raises(UserError, match="Cannot read"):
+            read_texts(path)
+
+
+# ----------------------------------------------------------------------------- the Hub
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, rows: Any) -> list[Any]:
+    """`datasets` with one data set; what it is asked for."""
+    asked: list[Any] = []
+
+    def load_dataset(*names: Any, **options: Any) -> Any:
+        asked.append((names, options))
+        if isinstance(rows, Exception):
+            raise rows
+        return iter(rows)
+
+    stand_in = types.SimpleNamespace(load_dataset=load_dataset)
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)  # pyright: ignore[reportArgumentType]
+    return asked
+
+
+def test_texts_of_the_hub_are_read_as_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless() -> Any:
+        number = 0
+        while True:
+            yield {"text": f"text {number}"}
+            yield {"text": " "}
+            number += 1
+
+    asked = hub(monkeypatch, endless())
+    assert hub_texts("org/set", "small", split="test", limit=3) == ["text 0", "text 1", "text 2"]
+    assert asked == [(("org/set", "small"), {"split": "test", "streaming": True})]
+    hub(monkeypatch, [{"problem": "p", "level": 1}])
+    assert hub_texts("org/set") == ["p"]
+
+
+def test_what_is_wrong_with_the_hub_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub(monkeypatch, ConnectionError("offline"))
+    with pytest.raises(UserError, match=r"org/set \(default, train\).*offline"):
+        hub_texts("org/set")
+    hub(monkeypatch, [{"title": "x"}])
+    with pytest.raises(UserError, match=r"no text.*title"):
+        hub_texts("org/set")
+    hub(monkeypatch, [])
+    with pytest.raises(UserError, match="holds no text"):
+        hub_texts("org/set")
+    with pytest.raises(UserError, match="limit=0"):
+        hub_texts("org/set", limit=0)
+    monkeypatch.setitem(sys.modules, "datasets", None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match=r"pip install 'prunescope\[hub\]'"):
+        hub_texts("org/set")

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from interp.errors import UserError
 from interp.interventions import Skip, VariantLike
 from pruning.plan import LayerPlan
+from pruning.plans import published_plans
 from pruning.scores import Scores
 from pruning.surgery import prune
 from tests.models import tiny
@@ -38,6 +39,7 @@ def plans(draw: st.DrawFn) -> dict[str, Any]:
         "criterion": draw(st.text()),
         "scores": scores,
         "base": base,
+        "source": draw(st.text()),
     }
 
 
@@ -105,11 +107,78 @@ def test_a_plan_that_makes_no_sense_is_refused(arguments: dict, message: str) ->
         ('{"removed": [1], "n_blocks": 3, "format": 99}', "format 99"),
         ('{"removed": [1], "n_blocks": 3, "colour": 1}', "colour"),
         ('{"removed": [7], "n_blocks": 3}', "not there"),
+        ('{"removed": [1.5], "n_blocks": 3}', "removed is"),
+        ('{"removed": "12", "n_blocks": 3}', "removed is"),
+        ('{"removed": [true], "n_blocks": 3}', "removed is"),
+        ('{"removed": [1], "n_blocks": "3"}', "n_blocks is"),
+        ('{"removed": [1], "n_blocks": 3, "scores": ["low", 1, 2]}', "scores is"),
+        ('{"removed": [1], "n_blocks": 3, "model": null}', "model is"),
+        ('{"plan": {"n_blocks": 3}, "layer_map": [0]}', "removed"),
     ],
 )
 def test_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LayerPlan.from_json(text)
+
+
+def test_a_plan_is_read_from_the_record_of_a_checkpoint() -> None:
+    plan = LayerPlan((1, 3), 5, criterion="shortgpt", scores=(1.0, 0.2, 3.0, 0.1, np.inf))
+    record = {"layer_map": [0, 2, 4], "n_blocks": 5, "plan": json.loads(plan.to_json())}
+    assert LayerPlan.from_json(json.dumps(record)) == plan
+
+
+# What the papers print, typed in here a second time: a slip in the data would show.
+PRINTED = {
+    "llama-2-7b/shortgpt-9": (32, {21, 22, 23, 24, 25, 26, 27, 28, 29}),
+    "llama-2-13b/shortgpt-10": (40, {26, 27, 28, 29, 30, 31, 32, 33, 34, 35}),
+    "baichuan2-7b/shortgpt-9": (32, {22, 23, 24, 25, 26, 27, 28, 29, 30}),
+    "baichuan2-13b/shortgpt-10": (40, {26, 27, 28, 29, 30, 31, 32, 33, 34, 35}),
+    "llama-2-7b/perplexity-10": (32, {11, 8, 24, 21, 12, 7, 9, 10, 18, 27}),
+    "llama-2-7b/perplexity-3": (32, {11, 8, 24}),
+    "llama-3-8b/perplexity-6": (32, {8, 23, 9, 11, 10, 25}),
+    "llama-3-8b/taylor+-6": (32, {24, 25, 26, 28, 29, 23}),
+    "vicuna-7b-v1.3/perplexity-6": (32, {25, 27, 10, 24, 11, 20}),
+    "mistral-7b-instruct-v0.2/angular-8": (32, {21, 22, 23, 24, 25, 26, 27, 28}),
+}
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_published_plan_by_name(name: str) -> None:
+    n_blocks, removed = PRINTED[name]
+    plan = LayerPlan.published(name)
+    assert (plan.n_blocks, set(plan.removed), plan.name) == (n_blocks, removed, name)
+    assert plan.model == ""
+    assert LayerPlan.from_json(plan.to_json()) == plan
+
+
+def test_every_published_plan_names_its_source() -> None:
+    assert len(published_plans()) >= 12
+    for name, found in published_plans().items():
+        assert name == f"{name.partition('/')[0]}/{found.criterion}-{len(found.order)}"
+        assert "arXiv" in found.source
+        assert found.models
+        plan = found.plan()
+        assert set(plan.removed) == set(found.order)
+        assert len(plan.removed) == len(found.order)
+        assert found.source in plan.source
+        if found.criterion == "taylor+":  # the paper never removes the first 4 and the last 2
+            assert set(found.order) <= set(range(4, found.n_blocks - 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("llama-2-7b/shortgtp-9", "Did you mean 'llama-2-7b/shortgpt-9'"),
+        ("llama-2-7b/shortgpt-3", "published for exactly 9"),
+        ("llama-2-7b/perplexity-11", "published for 1 to 10"),
+        ("llama-2-7b/perplexity-0", "published for 1 to 10"),
+        ("llama-2-7b/perplexity-x", "Unknown published plan"),
+        ("", "Unknown published plan"),
+    ],
+)
+def test_a_plan_that_nobody_published_is_refused(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LayerPlan.published(name)
 
 
 def test_a_plan_knows_its_model() -> None:
@@ -120,6 +189,8 @@ def test_a_plan_knows_its_model() -> None:
         plan.check(tiny("qwen3", 3))
     with pytest.raises(UserError, match="fingerprint"):
         plan.check(tiny("qwen3", 4, seed=1))
+    with pytest.raises(UserError, match="has other"):
+        plan.check(model, fingerprint="other")
     replace(plan, model="").check(tiny("qwen3", 4, seed=1))
     with pytest.raises(UserError, match=r"blocks 0, 1, 3"):
         replace(plan, n_blocks=3, base=(0, 1, 2), removed=(), model="").check(prune(model, plan))

@@ -8,6 +8,14 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +32,11 @@ from transformers import (
 
 from interp.errors import PruneScopeError, UserError
 from interp.model import ReasoningModel
+from pruning import checkpoint
+from pruning.checkpoint import plan_card
 from pruning.criteria import score
 from pruning.plan import LayerPlan
-from pruning.surgery import prune, save, shorten
+from pruning.surgery import prune, save, shorten, write_checkpoint
 from tests.models import tiny
 from tests.streams import hooks_of, same_weights, snapshot
 
@@ -130,6 +140,10 @@ def test_the_folder_holds_all_that_a_checkpoint_needs(tmp_path: Path) -> None:
     assert "shortgpt" in card
     assert str(list(plan.removed)) in card
     assert plan.calibration in card
+    assert plan.scores is not None
+    for block, value in enumerate(plan.scores):
+        gone = "removed" if block in plan.removed else ""
+        assert f"| {block} | {value:.6g} | {gone} |" in card
     assert AutoTokenizer.from_pretrained(folder).get_vocab() == model.tokenizer.get_vocab()
     again = ReasoningModel.load(folder)
     assert again.layer_map == plan.kept
@@ -183,6 +197,46 @@ def test_no_weight_is_copied_for_saving(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(saved) < own
 
 
+def test_a_model_that_was_changed_otherwise_is_written_as_it_is(tmp_path: Path) -> None:
+    model = tiny("qwen3", 4)
+    changed = prune(model, LayerPlan.without(model, 2))
+    with torch.no_grad():
+        changed.blocks[0].mlp.down_proj.weight.mul_(1.5)
+    changed.hf.config.use_cache = False
+    before, config = snapshot(changed), changed.hf.config.to_dict()
+    record = {"repair": "a half more", "numbers": [1, 2.5], "layer_map": [0, 1, 3]}
+    folder = write_checkpoint(changed, tmp_path / "out", record, "# A card\n")
+    assert same_weights(changed, before)
+    assert changed.hf.config.to_dict() == config
+    content = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
+    assert content == {**record, "layer_map": [0, 1, 3], "n_blocks": 4}
+    assert (folder / "README.md").read_text(encoding="utf-8") == "# A card\n"
+    again = ReasoningModel.load(folder)
+    assert same_weights(again, before)
+    assert (again.layer_map, again.n_dense, again.hf.config.use_cache) == ((0, 1, 3), 4, True)
+    with pytest.raises(ValueError, match="layer_map"):
+        write_checkpoint(changed, tmp_path / "no", {"layer_map": [0, 1, 2]}, "")
+    assert not (tmp_path / "no").exists()
+
+
+def test_the_card_says_where_a_plan_was_published() -> None:
+    model = tiny("qwen3", 4)
+    plan = LayerPlan((1,), 4, criterion="shortgpt", source="a paper, table 9")
+    card = plan_card(model, plan, "It was trained for a week.")
+    assert "a paper, table 9" in card
+    assert "It was trained for a week." in card
+    assert "Nothing was trained" not in card
+
+
+def test_a_model_that_shares_its_weights_takes_no_memory() -> None:
+    model = tiny("qwen3", 4)
+    shared = prune(model, LayerPlan.without(model, 0), share=True)
+    own = {p.data_ptr() for p in model.hf.parameters()}
+    assert {p.data_ptr() for p in shared.hf.parameters()} < own
+    assert shared.n_blocks == 3
+    assert [b.self_attn.layer_idx for b in model.blocks] == [0, 1, 2, 3]
+
+
 # ---------------------------------------------------------------------------- refusals
 
 
@@ -226,6 +280,39 @@ def test_no_half_checkpoint_is_left(
         assert not isinstance(caught.value, UserError)  # not the caller's mistake
 
 
+@contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """No file may grow beyond `limit` bytes: the system refuses the write itself."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_write_that_the_system_refuses_leaves_nothing(tmp_path: Path) -> None:
+    model = tiny("qwen3", 3, intermediate_size=256)
+    plan = LayerPlan.without(model, 1)
+    with small_files(60_000), pytest.raises(PruneScopeError, match="nothing was left") as caught:
+        save(model, plan, tmp_path / "out")
+    assert not isinstance(caught.value, UserError)
+    assert not list(tmp_path.iterdir())
+    assert save(model, plan, tmp_path / "out").is_dir()
+
+
+def test_a_disk_without_room_is_found_out_before_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("qwen3", 3)
+    room = types.SimpleNamespace(free=1000)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: room)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", lambda *_, **__: pytest.fail("wrote"))
+    with pytest.raises(PruneScopeError, match=r"it takes 0\.00 GB and the disk has"):
+        save(model, LayerPlan.without(model, 1), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
     plan = LayerPlan.without(tiny("qwen3", 4), 1)
     for other in (tiny("qwen3", 3), tiny("qwen3", 4, seed=5)):
@@ -247,3 +334,69 @@ def test_an_architecture_that_its_configuration_would_not_rebuild_is_refused() -
     model.hf.config.num_kv_shared_layers = 2
     with pytest.raises(UserError, match="share keys and values"):
         prune(model, LayerPlan.without(model, 1))
+
+
+# ---------------------------------------------------------------------------- memory
+
+MEASURE = """
+    import sys
+    from pathlib import Path
+    import torch
+    import transformers
+    from tests.models import config, tokenizer
+    from interp.model import ReasoningModel
+    from pruning.checkpoint import plan_record
+    from pruning.folder import prune_folder
+    from pruning.plan import LayerPlan
+    from pruning.surgery import prune, save, write_checkpoint
+
+    def peak():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(l.split()[1]) for l in lines if l.startswith("VmHWM")) * 1024
+
+    arch, work = sys.argv[1], Path(sys.argv[2])
+    sizes = {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16}
+    if arch == "qwen3_moe":
+        sizes = {"hidden_size": 512, "moe_intermediate_size": 512, "num_experts": 16}
+    conf = config(arch, 8, head_dim=64, **sizes)
+    hf = transformers.AutoModelForCausalLM.from_config(conf, dtype=torch.float32)
+    model = ReasoningModel.load(hf, tokenizer(), name="large")
+    size = sum(weight.nbytes for weight in hf.parameters())
+    plan = LayerPlan.without(model, 0, 3)
+    save(model, LayerPlan.without(model), work / "dense")  # warm: all is imported
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now
+    start = peak()
+    record = plan_record(model, plan, model.fingerprint())
+    write_checkpoint(
+        prune(model, plan, share=True), work / "saved", record, "", shard_bytes=2**25
+    )
+    saved = peak() - start
+    del model, hf
+    Path("/proc/self/clear_refs").write_text("5")
+    start = peak()
+    prune_folder(work / "dense", [0, 3], work / "streamed")
+    print(size, saved, peak() - start)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="counts Linux's peak memory")
+@pytest.mark.parametrize("arch", ["qwen3", "qwen3_moe"])
+def test_neither_saving_nor_streaming_holds_the_model_a_second_time(
+    arch: str, tmp_path: Path
+) -> None:
+    """Beside the model at most a shard or two of 32 MiB; from a folder, next to nothing."""
+    root = Path(__file__).parents[2]
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MEASURE), arch, str(tmp_path)],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    size, saved, streamed = map(int, ran.stdout.split())
+    assert size > 300 * 2**20
+    assert saved < 80 * 2**20
+    assert streamed < 32 * 2**20

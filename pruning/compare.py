@@ -1,0 +1,296 @@
+"""Rankings side by side: how far criteria, or definitions of one criterion, agree.
+
+Two ways to agree, and they can differ: over all blocks (Kendall's tau-b and Spearman's rho of the
+order in which blocks go) and where it matters (the share that the first n removed have in
+common). Two random orders share n / L of their first n: read the overlap against that.
+
+What is compared is the order of removal, not the score: a greedy criterion goes by its path, a
+one-shot one by its scores, equal scores sharing a rank. Where sets of n do not nest (the best run
+of neighbours), the order is that of the single scores and the overlap that of the sets.
+
+Shapes: C criteria, L blocks (or sublayers), K the most removals compared.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.errors import UserError, did_you_mean
+from interp.model import ReasoningModel
+from pruning.calibration import Calibration
+from pruning.scores import Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+ANNOTATED = 40  # blocks up to which the ranks are written into the plot
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """C criteria over the same L blocks.
+
+    ranks: when each block goes, 0 first. overlap[a, b, n - 1]: share of the first n that a and b
+    have in common, nan where one of them was not followed so far.
+    """
+
+    names: tuple[str, ...]
+    items: tuple[str, ...]
+    layer_map: tuple[int, ...]
+    values: Float[np.ndarray, "C L"]
+    ranks: Float[np.ndarray, "C L"]
+    kendall: Float[np.ndarray, "C C"]
+    spearman: Float[np.ndarray, "C C"]
+    overlap: Float[np.ndarray, "C C K"]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a criterion and block: its score and rank (0 = removed first)."""
+        import pandas as pd
+
+        rows = [
+            {
+                "criterion": name,
+                "block": self.layer_map[i],
+                "item": self.items[i],
+                "score": self.values[c, i],
+                "rank": self.ranks[c, i],
+            }
+            for c, name in enumerate(self.names)
+            for i in range(len(self.items))
+        ]
+        return pd.DataFrame(rows)
+
+    def rankings(self) -> pd.DataFrame:
+        """One row a place (0 = removed first), one column a criterion: the block in that place."""
+        import pandas as pd
+
+        order = [sorted(range(len(self.items)), key=lambda i: (rank[i], -i)) for rank in self.ranks]
+        columns = {
+            name: [self.items[i] for i in places]
+            for name, places in zip(self.names, order, strict=True)
+        }
+        return pd.DataFrame({"place": range(len(self.items)), **columns})
+
+    def lines(self) -> list[str]:
+        """All of it as text for a terminal: rankings, then two matrices over numbered criteria."""
+        frame = self.rankings().drop(columns="place")
+        item = max(map(len, self.items))
+        depth, most = len(self.items), self.overlap.shape[-1]
+        order = [" ".join(f"{place:>{item}}" for place in frame[c]) for c in self.names]
+        return [
+            "Blocks (dense indices) in the order of their removal:",
+            *self._numbered(order),
+            "",
+            "Kendall's tau of two orders (1 the same, 0 as of random orders, -1 reversed):",
+            *self._matrix(self.kendall),
+            "",
+            f"Share of the first {most} in common (of random orders: {most / depth:.2f}):",
+            *self._matrix(self.overlap[..., -1]),
+        ]
+
+    def _matrix(self, values: Float[np.ndarray, "C C"]) -> list[str]:
+        cells = [[f"{v:.2f}".replace("0.", ".").replace("nan", "") for v in row] for row in values]
+        head = " ".join(f"{n:>4}" for n in range(1, len(values) + 1))
+        rows = self._numbered([" ".join(f"{cell:>4}" for cell in row) for row in cells])
+        return [" " * (len(rows[0]) - len(head)) + head, *rows]
+
+    def _numbered(self, rows: list[str]) -> list[str]:
+        width = max(map(len, self.names))
+        pairs = enumerate(zip(self.names, rows, strict=True), start=1)
+        return [f"{number:>2} {name:<{width}}  {row}" for number, (name, row) in pairs]
+
+    def agreement(self) -> pd.DataFrame:
+        """One row a pair of criteria: tau, rho, and the overlap of the first n removed."""
+        import pandas as pd
+
+        rows = []
+        for a, b in combinations(range(len(self.names)), 2):
+            shared = {f"overlap_{n + 1}": v for n, v in enumerate(self.overlap[a, b].tolist())}
+            rows.append(
+                {
+                    "a": self.names[a],
+                    "b": self.names[b],
+                    "kendall": self.kendall[a, b],
+                    "spearman": self.spearman[a, b],
+                    **shared,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def save_figure(self, path: Path) -> Path:
+        """Write both plots into one picture."""
+        import matplotlib.pyplot as plt
+
+        n, depth = self.ranks.shape
+        widths = (0.36 * depth, 0.44 * n)
+        size = (3.2 + sum(widths), 2.8 + 0.4 * n)
+        figure, axes = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=widths)
+        self.plot(axes[0])
+        self.plot_agreement(axes[1]).set_yticklabels([])
+        figure.savefig(path, dpi=120)
+        plt.close(figure)
+        return path
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """A map of ranks: a row a criterion, a column a block, dark where it goes first."""
+        import matplotlib.pyplot as plt
+
+        n_criteria, depth = self.ranks.shape
+        if ax is None:
+            size = (1.6 + 0.32 * depth, 1.2 + 0.32 * n_criteria)
+            _, ax = plt.subplots(figsize=size, layout="constrained")
+        ax.imshow(self.ranks, cmap="Blues_r", aspect="auto", vmin=0, vmax=depth - 1)
+        ax.set_xticks(range(depth), self.items, rotation=0 if depth <= ANNOTATED else 90)
+        ax.set_yticks(range(n_criteria), self.names)
+        if depth <= ANNOTATED:
+            for c, i in np.ndindex(n_criteria, depth):
+                rank = self.ranks[c, i]
+                colour = "white" if rank < depth / 2 else "black"
+                ax.text(i, c, f"{rank:.3g}", ha="center", va="center", fontsize=7, color=colour)
+        ax.set_xlabel("block (dense index)")
+        ax.set_title("Order of removal (0 goes first)")
+        return ax
+
+    def plot_agreement(self, ax: Axes | None = None) -> Axes:
+        """Kendall's tau of every pair of criteria."""
+        import matplotlib.pyplot as plt
+
+        n = len(self.names)
+        if ax is None:
+            size = 2.5 + 0.5 * n
+            _, ax = plt.subplots(figsize=(size, size), layout="constrained")
+        ax.imshow(self.kendall, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
+        ax.set_xticks(range(n), self.names, rotation=90)
+        ax.set_yticks(range(n), self.names)
+        for a, b in np.ndindex(n, n):
+            tau = self.kendall[a, b]
+            colour = "white" if abs(tau) > 0.6 else "black"
+            ax.text(b, a, f"{tau:.2f}", ha="center", va="center", fontsize=7, color=colour)
+        ax.set_title("Kendall's tau of the orders of removal")
+        return ax
+
+
+def compare(scores: Sequence[Scores], most: int | None = None) -> Comparison:
+    """Compare at least two criteria's scores of one model.
+
+    most: the largest number of removals whose sets are compared (default: a third of the blocks).
+    """
+    from scipy.stats import kendalltau
+
+    from interp.statistics import spearman
+
+    _check(scores)
+    depth = len(scores[0].values)
+    most = max(1, depth // 3) if most is None else most
+    if not 1 <= most < depth:
+        raise UserError(f"compare(most={most}): expected 1 to {depth - 1} of {depth} blocks.")
+    ranks = np.stack([s.removal_ranks() for s in scores]).astype(np.float64)
+    pairs = list(combinations(range(len(scores)), 2))
+    tau, rho = np.eye(len(scores)), np.eye(len(scores))
+    shared = np.ones((len(scores), len(scores), most))
+    sets = [[_first(s, n) for n in range(1, most + 1)] for s in scores]
+    for a, b in pairs:
+        found: Any = kendalltau(ranks[a], ranks[b])
+        tau[a, b] = tau[b, a] = float(found.statistic)
+        rho[a, b] = rho[b, a] = spearman(ranks[a][None], ranks[b][None])[0]
+    for n in range(1, most + 1):
+        for a, b in [*pairs, *((c, c) for c in range(len(scores)))]:
+            one, other = sets[a][n - 1], sets[b][n - 1]
+            share = np.nan if one is None or other is None else len(one & other) / n
+            shared[a, b, n - 1] = shared[b, a, n - 1] = share
+    return Comparison(
+        names=_names(scores),
+        items=scores[0].items,
+        layer_map=scores[0].layer_map,
+        values=np.stack([s.values for s in scores]).astype(np.float64),
+        ranks=ranks,
+        kendall=tau,
+        spearman=rho,
+        overlap=shared,
+    )
+
+
+def _check(scores: Sequence[Scores]) -> None:
+    if len(scores) < 2:
+        raise UserError(f"compare: {len(scores)} scores given; at least two are needed.")
+    first = scores[0]
+    for other in scores[1:]:
+        if other.items != first.items:
+            raise UserError(
+                f"compare: {first.criterion!r} scored {_span(first)} and {other.criterion!r} "
+                f"{_span(other)}; only scores of the same blocks (or sublayers) compare."
+            )
+        if first.model and other.model and first.model != other.model:
+            raise UserError(
+                f"compare: {first.criterion!r} scored model {first.model} and {other.criterion!r} "
+                f"model {other.model}; score one model with both."
+            )
+
+
+def _span(scores: Scores) -> str:
+    return f"{scores.items[0]}..{scores.items[-1]} ({len(scores.items)})"
+
+
+def _first(scores: Scores, n: int) -> frozenset[int] | None:
+    """Positions of the first n to go; None where the criterion cannot say."""
+    try:
+        return scores.first(n)
+    except UserError:
+        return None
+
+
+def _names(scores: Sequence[Scores]) -> tuple[str, ...]:
+    """The criteria's names, told apart by seed or number where they repeat."""
+    names = [s.criterion for s in scores]
+    for suffix in ([f" seed {s.seed}" if s.seed is not None else "" for s in scores],
+                   [f" ({i})" for i in range(1, len(scores) + 1)]):  # fmt: skip
+        often = Counter(names)
+        names = [n + more if often[n] > 1 else n for n, more in zip(names, suffix, strict=True)]
+    return tuple(names)
+
+
+def compare_criteria(
+    model: ReasoningModel,
+    texts: Any,
+    names: Sequence[str] = (),
+    seed: int = 0,
+    most: int | None = None,
+) -> Comparison:
+    """Score by each named criterion and compare; "shortgpt" by each of its public definitions.
+
+    Without names: every criterion that scores blocks at once, from forward passes or weights.
+    """
+    from pruning.criteria import criteria, score
+    from pruning.criteria.influence_definitions import DEFINITIONS
+
+    known = criteria()
+    chosen = [names] if isinstance(names, str) else list(names)
+    if not chosen:
+        chosen = [
+            c.name
+            for c in known.values()
+            if c.kind in ("one-shot", "contiguous")
+            and c.removes == "blocks"
+            and not (c.draws or c.cost.backwards or c.cost.generations)
+        ]
+    for name in chosen:
+        if name not in known:
+            raise UserError(did_you_mean(name, known, "criterion"))
+    if len(kinds := {known[name].removes for name in chosen}) > 1:
+        raise UserError(f"compare: {chosen} score both {' and '.join(sorted(kinds))}; only one.")
+    if any(known[name].needs_texts for name in chosen):
+        texts = Calibration.of(model, texts)
+    found = []
+    for name in chosen:
+        ways = [asdict(d) for d in DEFINITIONS] if name == "shortgpt" else [{}]
+        found += [score(name, model, texts, seed=seed, **way) for way in ways]
+    return compare(found, most)

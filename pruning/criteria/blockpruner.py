@@ -1,0 +1,41 @@
+"""BlockPruner: greedy removal of attention and MLP sublayers by loss. arXiv 2406.10594.
+
+Each step removes the sublayer whose absence leaves the lowest perplexity (here its logarithm, the
+mean loss a token), and all are tried again. Scores are of the first step: the rise of the loss
+without the sublayer, in nats.
+
+What comes out are sublayers: `SublayerPlan.lowest(scores, remove=n)`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from interp.model import ReasoningModel
+from interp.replay import BATCH_TOKENS
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.criteria.sublayer_greedy import Measure, greedy_sublayers
+from pruning.sublayers import SublayerScores
+
+RISE = Measure(lambda tables: tables.loss[:-1] - tables.loss[-1])
+
+
+@criterion(
+    "blockpruner",
+    paper="BlockPruner, arXiv 2406.10594",
+    cost="L forwards a removal",
+    kind="greedy",
+    removes="sublayers",
+)
+def blockpruner(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    remove: int | None = None,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> SublayerScores:
+    """Greedy order by loss for up to `remove` sublayers (default: a quarter of L)."""
+    calibration = Calibration.of(model, texts, part)
+    return greedy_sublayers("blockpruner", model, calibration, RISE, remove, batch_tokens)

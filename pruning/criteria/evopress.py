@@ -1,0 +1,240 @@
+"""EvoPress: evolutionary search over sets of blocks. arXiv 2410.14649.
+
+A candidate is a set of n blocks to remove, its fitness KL(dense || without the set), mean over
+tokens: whole sets are judged, so nothing is assumed of how single removals add up. The search is
+the paper's (1 + lambda) one. `initial` random sets, the best becomes the parent; in each generation
+`offspring` sets differ from the parent by a few exchanges of a removed block for a kept one (the
+smaller of two draws from 1 to `mutations`), and go through steps of selection on more and more
+tokens, drawn anew each time; the parent takes part in the last. Where trying every set on all
+tokens costs no more than the search would, that is done instead; single removals always are, by a
+sweep.
+
+The scores shown are those of single removals; `picks` the set found for each n up to `remove`
+(or for the numbers in `sizes`). Sets for n and n + 1 need not nest.
+
+Cost of one n: initial x tokens[0] + generations x (offspring x tokens[0] + (survivors[0] + 1) x
+tokens[1]) tokens at most, by default n (L - n) / 1.5 generations as the paper has it. Removed
+blocks are not computed, and of candidates in the order of their first differing block each runs
+from there on only. Where the calibration has no more than tokens[0] tokens, every draw is all of
+them and no set is tried twice. Memory: L + 1 streams of one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from interp.errors import UserError
+from interp.model import ReasoningModel
+from interp.replay import BATCH_TOKENS, Targets, batches
+from interp.sweep import sweep
+from interp.trunk import Base, Trunk
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.criteria.prefix import Tables
+from pruning.criteria.steps import removals
+from pruning.scores import Scores
+
+Removed = tuple[int, ...]  # positions in the model, sorted
+Texts = list[tuple[np.ndarray, np.ndarray]]  # ids, and which of them count
+ATTEMPTS = 50  # draws for each offspring wanted, before fewer are taken
+
+
+@criterion(
+    "evopress",
+    paper="EvoPress, arXiv 2410.14649",
+    cost="tens of generations of 32 sets for each number of removals",
+    kind="search",
+)
+def evopress(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    remove: int | None = None,
+    sizes: Sequence[int] | None = None,
+    generations: int | None = None,
+    offspring: int = 32,
+    initial: int = 64,
+    tokens: Sequence[int] = (2048, 32768),
+    survivors: Sequence[int] = (2, 1),
+    mutations: int = 3,
+    seed: int = 0,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Scores:
+    """The best set found for each number of removals up to `remove` (default: a quarter)."""
+    depth = model.n_blocks
+    most = removals("evopress", remove, depth, depth - 1)
+    wanted = sorted(set(range(1, most + 1) if sizes is None else sizes))
+    if not wanted or wanted[0] < 1 or wanted[-1] >= depth:
+        raise UserError(f"evopress(sizes={sizes}): expected numbers from 1 to {depth - 1}.")
+    if len(tokens) != len(survivors) or not len(tokens) or survivors[-1] != 1 or min(tokens) < 1:
+        raise UserError(
+            f"evopress(tokens={tokens}, survivors={survivors}): expected as many numbers of tokens "
+            "as of survivors, the last survivor alone."
+        )
+    for name, value in (("offspring", offspring), ("initial", initial), ("mutations", mutations)):
+        if value < 1:
+            raise UserError(f"evopress({name}={value}): expected at least 1.")
+    calibration = Calibration.of(model, texts, part)
+    single = sweep(
+        model, calibration.sequences, scored=calibration.counted(), batch_tokens=batch_tokens
+    )
+    search = _Search(model, calibration, offspring, mutations, tokens, survivors, batch_tokens)
+    picks: list[Removed] = [()] * wanted[-1]
+    for n in wanted:
+        count = math.ceil(n * (depth - n) / 1.5) if generations is None else generations
+        if n == 1:
+            found: Removed = (int(np.argmin(single.mean_kl())),)
+        elif math.comb(depth, n) * search.total <= search.cost(initial, count):
+            found = search.best(list(combinations(range(depth), n)), search.texts)
+        else:
+            found = search.run(n, initial, count, np.random.default_rng([seed, n]))
+        picks[n - 1] = tuple(model.layer_map[i] for i in found)
+    low, high = single.interval("kl")
+    return Scores(
+        criterion="evopress",
+        values=single.mean_kl(),
+        low=low,
+        high=high,
+        layer_map=model.layer_map,
+        n_tokens=int(single.counts.sum()),
+        n_texts=len(calibration.sequences),
+        calibration=calibration.hash,
+        seed=seed,
+        picks=tuple(picks),
+    )
+
+
+class _Search:
+    """The search for one model and calibration set."""
+
+    def __init__(
+        self,
+        model: ReasoningModel,
+        calibration: Calibration,
+        offspring: int,
+        mutations: int,
+        tokens: Sequence[int],
+        survivors: Sequence[int],
+        batch_tokens: int,
+    ) -> None:
+        self.model = model
+        pairs = zip(calibration.sequences, calibration.counted(), strict=True)
+        # by content: the order in which texts were given must not enter the draws
+        self.texts: Texts = sorted(pairs, key=lambda pair: pair[0].tobytes() + pair[1].tobytes())
+        self.offspring = offspring
+        self.mutations = mutations
+        self.steps = list(zip(tokens, survivors, strict=True))
+        self.batch_tokens = batch_tokens
+        self.total = int(sum(counted[1:].sum() for _, counted in self.texts))
+        self.known: dict[Removed, float] = {}  # divergences on all texts
+
+    def cost(self, initial: int, generations: int) -> int:
+        """Tokens that a search scores at most."""
+        tokens = [min(t, self.total) for t, _ in self.steps]
+        tried = [self.offspring, *(survive for _, survive in self.steps[:-1])]
+        tried[-1] += 1  # the parent
+        each = sum(n * t for n, t in zip(tried, tokens, strict=True))
+        return initial * tokens[0] + generations * each
+
+    def run(self, n: int, initial: int, generations: int, rng: np.random.Generator) -> Removed:
+        depth = self.model.n_blocks
+        start: dict[Removed, None] = {}
+        for _ in range(ATTEMPTS * initial):
+            if len(start) == initial:
+                break
+            start[tuple(sorted(rng.choice(depth, size=n, replace=False).tolist()))] = None
+        parent = self.best(list(start), self._draw(self.steps[0][0], rng))
+        for _ in range(generations):
+            few = self._mutate(parent, rng)
+            for step, (tokens, survive) in enumerate(self.steps):
+                if step == len(self.steps) - 1:
+                    few.append(parent)
+                texts = self._draw(tokens, rng)
+                order = np.argsort(self.judge(few, texts), kind="stable")
+                few = [few[i] for i in order[:survive]]
+            parent = few[0]
+        return parent
+
+    def best(self, candidates: list[Removed], texts: Texts) -> Removed:
+        """The candidate of least divergence on the texts."""
+        return candidates[int(np.argmin(self.judge(candidates, texts)))]
+
+    def judge(self, candidates: list[Removed], texts: Texts) -> Float[np.ndarray, " C"]:
+        """Divergences of the candidates; known ones, where the texts are all there are."""
+        if texts is not self.texts:
+            return self._divergences(candidates, texts)
+        new = [c for c in dict.fromkeys(candidates) if c not in self.known]
+        if new:
+            self.known |= dict(zip(new, self._divergences(new, texts).tolist(), strict=True))
+        return np.array([self.known[c] for c in candidates])
+
+    def _mutate(self, parent: Removed, rng: np.random.Generator) -> list[Removed]:
+        """Different sets, none of them the parent."""
+        depth = self.model.n_blocks
+        found: dict[Removed, None] = {}
+        for _ in range(ATTEMPTS * self.offspring):
+            if len(found) == self.offspring:
+                break
+            child = set(parent)
+            for _ in range(int(rng.integers(1, self.mutations + 1, size=2).min())):
+                back = rng.choice(sorted(child))
+                gone = rng.choice([i for i in range(depth) if i not in child])
+                child = (child - {int(back)}) | {int(gone)}
+            if child != set(parent):
+                found[tuple(sorted(child))] = None
+        return list(found)
+
+    def _draw(self, tokens: int, rng: np.random.Generator) -> Texts:
+        """Texts in random order, the last cut, until so many tokens are scored."""
+        if tokens >= self.total:
+            return self.texts
+        drawn: Texts = []
+        left = tokens
+        for i in rng.permutation(len(self.texts)):
+            ids, counted = self.texts[i]
+            scored = np.cumsum(np.r_[False, counted[1:]])  # the first token has none before it
+            if scored[-1] == 0:
+                continue
+            end = int(np.searchsorted(scored, min(left, scored[-1]))) + 1
+            drawn.append((ids[:end], counted[:end]))
+            left -= int(scored[end - 1])
+            if left <= 0:
+                break
+        return drawn
+
+    @torch.no_grad()
+    def _divergences(self, candidates: Sequence[Removed], texts: Texts) -> Float[np.ndarray, " C"]:
+        """KL a token from the dense model to the model without each set."""
+        model, sequences = self.model, [ids for ids, _ in texts]
+        counted = [mask for _, mask in texts]
+        tables = Tables(model, len(candidates), len(texts), "kl")
+        dense = Base(model)
+        gone = [[i in removed for i in range(model.n_blocks)] for removed in candidates]
+        order = sorted(range(len(candidates)), key=lambda row: gone[row])
+        for batch in batches(model, sequences, self.batch_tokens):
+            targets = Targets.of(batch, counted)
+            if not len(targets.texts):
+                continue
+            tables.count(targets)
+            trunk = Trunk(dense, batch.ids)
+            base = model.final_norm(targets.pick(trunk.entering[-1]))
+            streams, before = trunk.entering[:1], gone[order[0]]
+            trunk.entering.clear()
+            for row in order:
+                pairs = zip(before, gone[row], strict=True)
+                same = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
+                del streams[same + 1 :]  # what the candidate before has in common stays
+                for i in range(same, model.n_blocks):
+                    last = streams[-1]
+                    streams.append(last if gone[row][i] else trunk.run(dense, i, last))
+                before = gone[row]
+                tables.add(base, [model.final_norm(targets.pick(streams[-1]))], targets, first=row)
+        return tables.divergence("kl").sum(1) / tables.counts.sum()

@@ -1,0 +1,177 @@
+"""Block Influence as public code computes it: the definitions that differ, each a switch.
+
+The defaults are the definition of the paper done with care (see `block_influence`). The other
+settings exist to see how much a ranking owes to the definition; none is advised.
+
+| switch | default | other settings, and where they are met |
+|---|---|---|
+| positions | "all" tokens | "last": the last position of each text only, the habit of the angular distance (arXiv 2403.17887) |
+| padding | "none" counts | "right", "left": texts are batched in the order given, padded to the longest, and the padding counts like text. So does code that tokenizes with `padding=True` and averages whole hidden states (github.com/sramshetty/ShortGPT); the side is the tokenizer's |
+| sinks | True: counted | False: tokens with over 100 times the median norm of their row are left out |
+| precision | "float32" | "float16", "bfloat16": norms, inner product, product of norms and quotient are each rounded to it, then `nan_to_num(nan=0.5)`, as where the cosine is taken in the model's own dtype (the same repository). In float16 a product of norms over 65504 is inf: the cosine becomes 0 (influence 1), or inf / inf, which becomes 0.5 |
+| last_block | "before norm" | "after norm": the last block is scored on Hugging Face's `hidden_states[-1]`, which has passed the final norm. "unscored": only what enters blocks is compared, so the last has no score (inf here: never removed) |
+
+What is not imitated: the model itself runs in the dtype it was loaded in, and the mean over tokens
+is taken in float32.
+
+Shapes: x, y [B, T, D]; influence [B, T]; sums [L, N] over N texts.
+"""  # noqa: E501
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.errors import UserError, did_you_mean
+from interp.model import ReasoningModel
+from interp.record import SINK_RATIO, Batch, PerText, PerTextResult, capture
+from interp.replay import TokenBatch, batches, replay
+from pruning.calibration import Calibration
+
+SETTINGS = {
+    "positions": ("all", "last"),
+    "padding": ("none", "right", "left"),
+    "precision": ("float32", "float16", "bfloat16"),
+    "last_block": ("before norm", "after norm", "unscored"),
+}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One way to compute Block Influence. padded_batch: texts a batch where padding counts."""
+
+    positions: str = "all"
+    padding: str = "none"
+    sinks: bool = True
+    precision: str = "float32"
+    last_block: str = "before norm"
+    padded_batch: int = 8
+
+    def __post_init__(self) -> None:
+        for name, known in SETTINGS.items():
+            if getattr(self, name) not in known:
+                raise UserError(did_you_mean(getattr(self, name), known, name))
+        if self.padded_batch < 1:
+            raise UserError(f"padded_batch={self.padded_batch}: expected at least 1 text a batch.")
+
+    @property
+    def name(self) -> str:
+        """The criterion's name, with what differs from the default."""
+        differs = [
+            "" if self.sinks else "no sinks",
+            "" if self.positions == "all" else "last position",
+            "" if self.padding == "none" else f"{self.padding} padding",
+            "" if self.precision == "float32" else self.precision,
+            {"after norm": "after final norm", "unscored": "last block unscored"}.get(
+                self.last_block, ""
+            ),
+        ]
+        return ", ".join(["shortgpt", *filter(None, differs)])
+
+
+DEFINITIONS = (
+    Definition(),
+    Definition(sinks=False),
+    Definition(positions="last"),
+    Definition(padding="right"),
+    Definition(padding="left"),
+    Definition(precision="float16"),
+    Definition(precision="bfloat16"),
+    Definition(last_block="after norm"),
+    Definition(last_block="unscored"),
+)
+
+
+def defined_influence(
+    model: ReasoningModel, calibration: Calibration, definition: Definition, batch_tokens: int
+) -> PerTextResult:
+    """Block Influence by `definition`, text by text (the last block too, if it is unscored)."""
+    reducer = _DefinedInfluence(definition)
+    counted = calibration.counted()
+    if definition.padding == "none":
+        replay(model, calibration.sequences, [reducer], counted=counted, batch_tokens=batch_tokens)
+        return reducer.result()
+    with torch.no_grad(), capture(model, reducer, n_texts=len(counted)) as recording:
+        for batch, mask in _padded(model, calibration, definition):
+            recording.batch = Batch(mask, batch.texts)
+            model.anatomy.base(
+                input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False
+            )
+    return reducer.result()
+
+
+def _padded(
+    model: ReasoningModel, calibration: Calibration, definition: Definition
+) -> Iterator[tuple[TokenBatch, Bool[Tensor, "B T"]]]:
+    """Batches in the order given; a position counts if it is padding, or text that counts."""
+    for _ in batches(model, calibration.sequences):
+        pass  # refuses ids and lengths that the model does not have
+    found = model.tokenizer.pad_token_id
+    pad = int(found if isinstance(found, int) else next(iter(model.stop_ids), 0))
+    texts = list(zip(calibration.sequences, calibration.counted(), strict=True))
+    for start in range(0, len(texts), definition.padded_batch):
+        few = texts[start : start + definition.padded_batch]
+        width = max(len(ids) for ids, _ in few)
+        rows, real, counts = [], [], []
+        for ids, counted in few:
+            more = width - len(ids)
+            sides = (more, 0) if definition.padding == "left" else (0, more)
+            rows.append(np.pad(ids, sides, constant_values=pad))
+            real.append(np.pad(np.ones(len(ids), dtype=bool), sides))
+            counts.append(np.pad(counted, sides, constant_values=True))
+        ids, mask, counted = (torch.from_numpy(np.stack(x)) for x in (rows, real, counts))
+        numbers = torch.arange(start, start + len(few))
+        batch = TokenBatch(*(x.to(model.device) for x in (ids, mask, numbers)))
+        yield batch, counted.to(model.device)
+
+
+class _DefinedInfluence(PerText):
+    """Influence of the counted tokens by a definition."""
+
+    quantities = ("influence",)
+
+    def __init__(self, definition: Definition) -> None:
+        self.definition = definition
+
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        super().begin(model, n_texts)
+        self.final_norm = model.final_norm
+
+    def update(
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+    ) -> None:
+        how = self.definition
+        if how.last_block == "after norm" and index == len(self.layer_map) - 1:
+            y = self.final_norm(y)
+            x = x.to(y.device)
+        counted = mask = batch.mask.to(y.device, non_blocking=True)
+        if how.positions == "last":
+            steps = torch.arange(mask.shape[1], device=mask.device)
+            counted = mask & (steps == (mask * steps).argmax(-1, keepdim=True))
+        if not how.sinks:
+            counted = counted & ~_sinks(x, mask) & ~_sinks(y, mask)
+        value = _influence(x, y, how.precision)
+        self.add([(value, counted)], batch, slice(index, index + 1))
+
+
+def _influence(x: Tensor, y: Tensor, precision: str) -> Float[Tensor, "B T"]:
+    """1 - cos(x, y), every intermediate rounded to `precision` (sums run in float32)."""
+    kind: torch.dtype = getattr(torch, precision)
+    x, y = x.to(kind), y.to(kind)
+    norm_x, norm_y = (torch.linalg.vector_norm(z, dim=-1, dtype=torch.float32) for z in (x, y))
+    dot = (x.float() * y.float()).sum(-1).to(kind)
+    size = norm_x.to(kind) * norm_y.to(kind)
+    if kind == torch.float32:  # nan and inf stay what they are
+        return 1 - torch.where(size == 0, (norm_x == norm_y).float(), dot / size)
+    return (1 - torch.nan_to_num(dot / size, nan=0.5)).float()
+
+
+def _sinks(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
+    norm = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
+    median = norm.masked_fill(~mask, torch.nan).nanmedian(-1, keepdim=True).values
+    return norm > SINK_RATIO * median

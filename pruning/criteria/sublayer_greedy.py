@@ -1,0 +1,111 @@
+"""Greedy removal of sublayers: what BlockPruner and FinerCut share.
+
+Each step tries every sublayer that is left on top of those removed before, and removes the one
+that does least harm. Prefix-shared: a candidate in block l runs from x_l on, about L forwards a
+step for the 2L sublayers of L blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from interp.model import ReasoningModel
+from interp.record import jackknife_ratio
+from interp.replay import Targets, batches, forward
+from interp.sweep import check_readout
+from interp.trunk import Base, Trunk
+from pruning.calibration import Calibration
+from pruning.criteria.prefix import Tables
+from pruning.criteria.steps import removals
+from pruning.sublayers import PARTS, Sublayer, SublayerScores
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a candidate is judged by: harm of every candidate and text, summed over tokens.
+
+    divergence: of which divergences from the dense model the tables are needed. harm(tables):
+    [C, N].
+    """
+
+    harm: Callable[[Tables], Float[np.ndarray, "C N"]]
+    divergence: tuple[str, ...] = ()
+
+
+@torch.no_grad()
+def greedy_sublayers(
+    name: str,
+    model: ReasoningModel,
+    calibration: Calibration,
+    measure: Measure,
+    remove: int | None,
+    batch_tokens: int,
+) -> SublayerScores:
+    """Follow `remove` removals (default: a quarter of the number of blocks, at least 3).
+
+    The scores are those of the first step: harm a token, with a 95 % jackknife interval.
+    """
+    every = [Sublayer(l, part) for l in model.layer_map for part in PARTS]
+    steps = removals(name, remove, model.n_blocks, len(every) - 1, "sublayers")
+    check_readout(model, calibration.sequences[0])
+    removed: list[Sublayer] = []
+    first: tuple[np.ndarray, np.ndarray] | None = None
+    for _ in range(steps):
+        left = [sublayer for sublayer in every if sublayer not in removed]
+        tables = _step(model, calibration, removed, left, measure, batch_tokens)
+        harm = measure.harm(tables)
+        first = first or (harm, tables.counts)
+        removed.append(left[int(np.argmin(harm.sum(1)))])
+    assert first is not None
+    sums, counts = first
+    low, high = jackknife_ratio(sums, np.broadcast_to(counts, sums.shape))
+    return SublayerScores(
+        criterion=name,
+        values=sums.sum(1) / counts.sum(),
+        low=low,
+        high=high,
+        layer_map=tuple(sublayer.block for sublayer in every),
+        parts=tuple(sublayer.part for sublayer in every),
+        n_tokens=int(counts.sum()),
+        n_texts=len(calibration.sequences),
+        calibration=calibration.hash,
+        followed=tuple(removed),
+    )
+
+
+def _step(
+    model: ReasoningModel,
+    calibration: Calibration,
+    removed: list[Sublayer],
+    candidates: list[Sublayer],
+    measure: Measure,
+    batch_tokens: int,
+) -> Tables:
+    """Loss and divergences of every candidate on top of what is removed."""
+    tables = Tables(model, len(candidates), len(calibration.sequences), *measure.divergence)
+    counted = calibration.counted()
+    base = Base(model)
+    for block, part in removed:
+        base = base.without(model.layer_map.index(block), part)
+    for batch in batches(model, calibration.sequences, batch_tokens):
+        targets = Targets.of(batch, counted)
+        if not len(targets.texts):
+            continue
+        tables.count(targets)
+        dense = targets.pick(forward(model, batch.ids)) if measure.divergence and removed else None
+        trunk, finals = Trunk(base, batch.ids), []
+        for sublayer in candidates:
+            index = model.layer_map.index(sublayer.block)
+            stream = trunk.run(base, index, trunk.entering[index], sublayer.part)
+            for above in range(index + 1, model.n_blocks):
+                stream = trunk.run(base, above, stream)
+            finals.append(model.final_norm(targets.pick(stream)))
+        if dense is None:
+            dense = model.final_norm(targets.pick(trunk.entering[-1]))
+        tables.add(dense, finals, targets)
+    return tables

@@ -1,0 +1,111 @@
+"""Swap-KL: how far the next-token distribution moves when two neighbours change places.
+
+arXiv 2605.16234. Interchange: KL(dense || model with blocks l and l+1 exchanged), mean over
+tokens, in nats. Low where the two nearly commute, so that each adds its part whatever the other
+did. Replacement: one of the two runs in both places; of the two ways the worse (larger) KL. The
+two protocols disagree about which blocks are safe (the paper finds interchange the better guide).
+
+These are distances of pairs; a block's score is the distance to its nearer neighbour, so the two
+of the nearest pair score alike, and of equals the weaker goes first (the smaller mean norm of
+what it adds), as in the paper. Weights change places and slots keep their mask and positions,
+which matters where attention types differ by depth.
+
+L(L-1)/2 block evaluations beside one pass, for replacement twice that. The replacement by nothing
+is the criterion "skip-kl".
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from interp.errors import UserError, did_you_mean
+from interp.model import ReasoningModel
+from interp.record import jackknife
+from interp.replay import BATCH_TOKENS, Targets, batches
+from interp.sweep import check_readout
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.criteria.prefix import Slots, Tables
+from pruning.scores import Scores
+
+# what runs in slots l and l + 1, counted from l; and the slot from which anything changes
+ARRANGEMENTS = {"interchange": (((1, 0), 0),), "replacement": (((1, 1), 0), ((0, 0), 1))}
+
+
+@criterion("swap-kl", paper="interchange-KL of arXiv 2605.16234", cost="L/2 forwards")
+@torch.no_grad()
+def swap_kl(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    protocol: str = "interchange",
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Scores:
+    """KL a token of the nearer neighbour's swap; protocol: "interchange" or "replacement"."""
+    if protocol not in ARRANGEMENTS:
+        raise UserError(did_you_mean(protocol, ARRANGEMENTS, "protocol"))
+    depth = model.n_blocks
+    if depth < 2:
+        raise UserError("swap-kl: a model of one block has no neighbours to swap.")
+    calibration = Calibration.of(model, texts, part)
+    ways = ARRANGEMENTS[protocol]
+    pairs, n_texts = depth - 1, len(calibration.sequences)
+    counted = calibration.counted()
+    check_readout(model, calibration.sequences[0])
+    tables = Tables(model, pairs * len(ways), n_texts, "kl")
+    added = torch.zeros(depth, dtype=torch.float64)
+    for batch in batches(model, calibration.sequences, batch_tokens):
+        targets = Targets.of(batch, counted)
+        if not len(targets.texts):
+            continue
+        tables.count(targets)
+        walk = Slots(model, batch.ids)
+        added += _norms(walk, batch.mask & batch.pad(counted))
+        finals = []
+        for l in range(pairs):
+            for blocks, start in ways:
+                stream = walk.entering[l + start]
+                for slot in range(start, 2):
+                    stream = walk.run_in(l + slot, l + blocks[slot], stream)
+                for above in range(l + 2, depth):
+                    stream = walk.run_in(above, above, stream)
+                finals.append(model.final_norm(targets.pick(stream)))
+            walk.entering[l] = walk.entering[-1]  # the pairs above do not need it
+        tables.add(model.final_norm(targets.pick(walk.entering[-1])), finals, targets)
+    kl = tables.divergence("kl").reshape(pairs, len(ways), n_texts)
+    below, above = kl[[0, *range(pairs)]], kl[[*range(pairs), pairs - 1]]  # the ends have one
+    counts = np.broadcast_to(tables.counts, (depth, n_texts))
+    ways_of = [table[:, w] for w in range(len(ways)) for table in (below, above)]
+    low, high = jackknife(_nearer, counts, *ways_of)
+    return Scores(
+        criterion="swap-kl" if protocol == "interchange" else "swap-kl, replacement",
+        values=_nearer(*(table.sum(-1) for table in (counts, *ways_of))),
+        low=low,
+        high=high,
+        layer_map=model.layer_map,
+        n_tokens=int(tables.counts.sum()),
+        n_texts=n_texts,
+        calibration=calibration.hash,
+        tie_break=tuple(added.tolist()),
+    )
+
+
+def _nearer(counts: np.ndarray, *distances: np.ndarray) -> np.ndarray:
+    """The smaller of the distances to the block below and above, each the worse of its ways."""
+    below, above = (np.maximum.reduce(distances[side::2]) for side in (0, 1))
+    return np.minimum(below, above) / counts
+
+
+def _norms(walk: Slots, counted: torch.Tensor) -> torch.Tensor:
+    """Norms of what each block adds, summed over the tokens that count: [L]."""
+    sums = []
+    for before, after in pairwise(walk.entering):
+        delta = after.float() - before.to(after.device).float()
+        norm = torch.linalg.vector_norm(delta, dim=-1)
+        sums.append(norm.masked_fill(~counted.to(norm.device), 0.0).sum().double().cpu())
+    return torch.stack(sums)

@@ -1,0 +1,241 @@
+"""Task-greedy: remove what costs the fewest right answers, answers being generated. 2602.01997.
+
+Each step lets the model answer every prompt without each block that is left, on top of those
+removed before, and removes the block without which most answers are right. All candidates decode
+side by side in one batch, with the same noise for a sample of a prompt. The paper never removes
+block 0 (`protect_first`).
+
+Accuracy on a few dozen prompts is coarse, so candidates tie. Of equals goes the one under which
+the dense model's own answers to the same prompts stay likeliest (the lowest loss, by a sweep); the
+paper takes the deepest. Scores are of the first step: the accuracy lost without the block, paired
+with the dense model's chains, with a 95 % interval; protected blocks score inf.
+
+texts are prompts: questions, messages, token ids, or chains, whose prompts are taken. This package
+knows no task, so `accept` says which answers are right: a function of the prompt's number and the
+answer's text, or for each prompt its gold answer, or a function of the answer's text. Of an answer
+cut by the budget the last word is left out, which may be half a word; a chain without an answer is
+never right.
+
+Cost: (blocks left) x prompts x samples chains a removal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.chains import Budget, Chain
+from interp.errors import UserError
+from interp.interventions import Skip, Variant, dense
+from interp.model import ReasoningModel
+from interp.replay import BATCH_TOKENS
+from interp.statistics import paired_difference
+from interp.sweep import sweep
+from pruning.calibration import Calibration
+from pruning.criteria import criterion
+from pruning.criteria.steps import removals
+from pruning.scores import Scores
+
+if TYPE_CHECKING:
+    from interp.decode import Sampling
+
+Accept = Callable[[int, str], bool]
+HOW = (
+    "pass accept=..., a function (number of the prompt, text of the answer) -> bool, or a list "
+    "with the gold answer of each prompt (or a function of its answer's text)."
+)
+
+
+@criterion(
+    "task-greedy",
+    paper="arXiv 2602.01997",
+    cost="L generations a removal",
+    kind="greedy",
+)
+def task_greedy(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    accept: Any = None,
+    remove: int | None = None,
+    samples: int = 1,
+    budget: Budget | None = None,
+    sampling: Sampling | None = None,
+    thinking: bool = True,
+    protect_first: int = 1,
+    slots: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    seed: int = 0,
+) -> Scores:
+    """Greedy order by accuracy for up to `remove` removals (default: a quarter of the blocks)."""
+    if protect_first < 0:
+        raise UserError("task-greedy: protect_first cannot be below 0.")
+    free = list(model.layer_map[protect_first:])
+    steps = removals("task-greedy", remove, model.n_blocks, min(len(free), model.n_blocks - 1))
+    prompts = _prompts(model, texts, thinking)
+    options: dict[str, Any] = {"budget": budget, "samples": samples, "sampling": sampling}
+    exam = _Exam(model, prompts, _acceptor(accept, len(prompts)), samples, seed, options, slots)
+    before, chains = exam.take([dense])
+    if not before[0].any():
+        raise UserError(
+            "task-greedy: the model answers none of the prompts acceptably as it is, so no removal "
+            "can cost an answer. Give easier prompts, a larger budget, or check `accept`."
+        )
+    own = Calibration.of(model, chains, "generated")
+    tried: list[_Step] = []
+    removed: tuple[int, ...] = ()
+    picks = []
+    for _ in range(steps):
+        left = tuple(l for l in free if l not in removed)
+        found = sweep(
+            model,
+            own.sequences,
+            blocks=left,
+            removed=removed,
+            scored=own.counted(),
+            batch_tokens=batch_tokens,
+        )
+        sets = [(*removed, l) for l in left]
+        right, _ = exam.take([Variant(f"without {gone}", tuple(map(Skip, gone))) for gone in sets])
+        tried.append(_Step(left, right, found.mean_loss()))
+        removed += (tried[-1].best,)
+        picks.append(removed)
+    values, low, high, ties = tried[0].scores(model, before[0])
+    return Scores(
+        criterion="task-greedy",
+        values=values,
+        low=low,
+        high=high,
+        layer_map=model.layer_map,
+        n_tokens=own.n_tokens,
+        n_texts=len(prompts),
+        calibration=own.hash,
+        seed=seed,
+        picks=tuple(picks),
+        tie_break=tuple(ties.tolist()),
+    )
+
+
+@dataclass(frozen=True)
+class _Exam:
+    """The prompts, and who says which answers to them are right."""
+
+    model: ReasoningModel
+    prompts: list[list[int]]
+    accept: Accept
+    samples: int
+    seed: int
+    options: dict[str, Any]
+    slots: int | None
+
+    def take(self, variants: Sequence[Variant]) -> tuple[Float[np.ndarray, "V P S"], list[Chain]]:
+        """Which answers are right, and the chains; all variants decode in one batch."""
+        names = _names(self.prompts)
+        places = {v.name: i for i, v in enumerate(variants)}
+        right = np.zeros((len(variants), len(self.prompts), self.samples))
+        chains = self.model.generate(
+            self.prompts,
+            variants,
+            seed=self.seed,
+            problem_ids=names,
+            slots=self.slots,
+            **self.options,
+        )
+        for chain in chains:
+            prompt, text = names.index(chain.problem), _answer(self.model, chain)
+            judged = text is not None and self.accept(prompt, text)
+            right[places[chain.variant], prompt, chain.sample] = judged
+        return right, list(chains)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One step: the blocks tried, the right answers without each, the loss that breaks ties."""
+
+    blocks: tuple[int, ...]
+    right: Float[np.ndarray, "F P S"]
+    loss: Float[np.ndarray, " F"]
+
+    @property
+    def best(self) -> int:
+        """The block to remove."""
+        keys = zip(-self.right.mean((1, 2)), self.loss, (-l for l in self.blocks), strict=True)
+        return min(zip(keys, self.blocks, strict=True))[1]
+
+    def scores(
+        self, model: ReasoningModel, before: Float[np.ndarray, "P S"]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Accuracy lost without each block, its interval, and the loss: [L] each."""
+        values, ties = np.full(model.n_blocks, np.inf), np.zeros(model.n_blocks)
+        low, high = np.full((2, model.n_blocks), np.nan)
+        for block, right, loss in zip(self.blocks, self.right, self.loss, strict=True):
+            i = model.layer_map.index(block)
+            gained = paired_difference(before, right)
+            values[i], ties[i] = 0.0 - gained.value, loss
+            low[i], high[i] = 0.0 - gained.high, 0.0 - gained.low
+        return values, low, high, ties
+
+
+def _answer(model: ReasoningModel, chain: Chain) -> str | None:
+    """The answer's text; None if none began."""
+    if chain.answer is None:
+        return None
+    text = model.text(chain.answer_ids.tolist()).strip()
+    return text if chain.finish == "stop" else re.sub(r"[\w.,/]+$", "", text).strip()
+
+
+def _acceptor(accept: Any, n_prompts: int) -> Accept:
+    """`accept` as one function."""
+    if accept is None:
+        raise UserError(f"task-greedy needs to know which answers are right: {HOW}")
+    if callable(accept):
+        return lambda index, text: bool(accept(index, text))
+    if isinstance(accept, str) or not isinstance(accept, Sequence):
+        raise UserError(f"task-greedy: accept is {type(accept).__name__}; {HOW}")
+    if len(accept) != n_prompts:
+        raise UserError(f"task-greedy: {len(accept)} accepted answers for {n_prompts} prompts.")
+    for index, gold in enumerate(accept):
+        if not isinstance(gold, str) and not callable(gold):
+            raise UserError(f"task-greedy: accept[{index}] is {type(gold).__name__}; {HOW}")
+
+    def right(index: int, text: str) -> bool:
+        gold = accept[index]
+        return text.split() == gold.split() if isinstance(gold, str) else bool(gold(text))
+
+    return right
+
+
+def _prompts(model: ReasoningModel, texts: Any, thinking: bool) -> list[list[int]]:
+    """Token ids of every prompt."""
+    if isinstance(texts, Calibration):
+        texts = [ids[:n] for ids, n in zip(texts.sequences, texts.prompts, strict=True)]
+        if not all(map(len, texts)):
+            raise UserError("task-greedy: the calibration texts have no prompts; give questions.")
+    if isinstance(texts, (str, Chain)) or not isinstance(texts, Sequence) or not len(texts):
+        raise UserError("task-greedy: expected a list of prompts (questions, messages, ids).")
+    found: list[list[int]] = []
+    for item in texts:
+        if isinstance(item, Chain):
+            found.append([int(i) for i in item.prompt_ids])
+        elif isinstance(item, str) or (len(item) and isinstance(item[0], dict)):
+            found.append(model.prompt_ids(item, thinking=thinking))
+        else:
+            found.append([int(i) for i in item])
+    return found
+
+
+def _names(prompts: list[list[int]]) -> list[str]:
+    """Names by content, so that a prompt's noise does not depend on its place in the list."""
+    names = [hashlib.sha256(repr(ids).encode()).hexdigest()[:16] for ids in prompts]
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        seen[name] += 1
+        names[i] = name if seen[name] == 1 else f"{name}-{seen[name]}"
+    return names

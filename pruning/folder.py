@@ -1,0 +1,256 @@
+"""Surgery on a folder: blocks removed from a checkpoint without loading it.
+
+`prune_folder` copies the bytes of every weight that stays from the source's safetensors files to
+new ones, with the blocks numbered anew, and writes the shortened configuration. A weight is never
+decoded, so it keeps its bits and its dtype, and memory stays at a few megabytes plus the header
+of one file: a model of any size can be pruned on a laptop once the blocks are named.
+
+That the result is right is proved before a byte is copied. The dense model is built without
+weights (on the meta device) and goes through the same surgery and the same verification as a
+live one (`pruning.surgery`). Then the weights that transformers would write for the dense model
+must be those that the source has, and the ones it would write for the pruned model those that
+the new files will have, by name and shape. Where they are not (quantised weights, a format of
+another library, weights the architecture does not know), `NotStreamable` says so; load such a
+model and `save` it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp.anatomy import dissect
+from interp.errors import UserError
+from interp.model import PRUNING_FILE, ReasoningModel, _checked_layer_map, _locate, _side_file
+from pruning.checkpoint import (
+    INDEX,
+    free_target,
+    plan_card,
+    plan_record,
+    whole_or_nothing,
+    write_index,
+    write_json,
+)
+from pruning.plan import LayerPlan
+from pruning.stored import FLOATS, Stored, copy_weights, few_numbers, stored_weights
+from pruning.surgery import block_path, verify, without_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Files beside the weights that are written anew, and kinds of files that hold other weights.
+ANEW = ("config.json", INDEX, PRUNING_FILE, "README.md")
+OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
+WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
+UNWANTED = ("*/*.safetensors", "consolidated*")  # the same weights in another format
+
+
+class NotStreamable(UserError):  # noqa: N818
+    """The checkpoint must be loaded to be pruned."""
+
+
+def prune_folder(
+    source: str | Path,
+    plan: LayerPlan | Sequence[int],
+    out_dir: str | Path,
+    *,
+    name: str | None = None,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Write the checkpoint `source` without the plan's blocks, never loading it.
+
+    source: a folder with safetensors, a Hub name (downloaded whole first), or "testbed". plan: a
+    plan, or the blocks themselves (dense indices). name: what to call the source in its records.
+    Returns the new folder. It is as `pruning.surgery.save` writes it, but that the weights keep
+    the source's dtype and shards, and that the files of the tokenizer are copied.
+    """
+    target = free_target(out_dir)
+    folder = _on_disk(str(source))
+    weights = stored_weights(folder)
+    dense = outline(folder, name or str(source), trust_remote_code)
+    fingerprint = _fingerprint(dense, weights)
+    if not isinstance(plan, LayerPlan):
+        plan = LayerPlan(
+            removed=tuple(plan),
+            n_blocks=dense.n_blocks,
+            base=dense.layer_map,
+            model=fingerprint,
+        )
+    if plan.model and not fingerprint:
+        replace(plan, model="").check(dense)
+        raise NotStreamable(
+            f"Plan {plan.name!r} names the weights it was made for, and those of {dense.name} "
+            "(stored apart, used fused) can only be compared once they are loaded."
+        )
+    plan.check(dense, fingerprint)
+    gone = set(plan.removed)
+    kept = [i for i, block in enumerate(dense.layer_map) if block not in gone]
+    pruned = without_blocks(dense, kept, share=True)
+    verify(pruned, dense.name)
+    names = _renamed(weights, block_path(dense), kept, dense)
+    _same(dense.hf, {key: weight.shape for key, weight in weights.items()}, dense.name)
+    _same(pruned, {new: weights[old].shape for old, new in names.items()}, dense.name)
+    n_bytes = sum(weights[old].n_bytes for old in names)
+    with whole_or_nothing(target, n_bytes) as part:
+        home = copy_weights(weights, names, part)
+        if len(set(home.values())) > 1:
+            write_index(part, home, n_bytes)
+        pruned.config.save_pretrained(part)
+        _copy_side_files(folder, part)
+        write_json(part / PRUNING_FILE, plan_record(dense, plan, fingerprint))
+        (part / "README.md").write_text(plan_card(dense, plan), encoding="utf-8")
+    return target
+
+
+def stored_dtype(source: str | Path) -> torch.dtype | None:
+    """The floating dtype that most of the weights of a source are stored in; None if in none."""
+    size: Counter[torch.dtype] = Counter()
+    for weight in stored_weights(_on_disk(str(source))).values():
+        if weight.dtype in FLOATS:
+            size[FLOATS[weight.dtype]] += weight.n_bytes
+    return size.most_common(1)[0][0] if size else None
+
+
+def _on_disk(source: str) -> Path:
+    """The source's folder; a Hub name is downloaded (once, into the Hub's own cache)."""
+    place = _locate(source)
+    if Path(place).is_dir():
+        return Path(place)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(place, allow_patterns=[*WANTED], ignore_patterns=[*UNWANTED]))
+    except Exception as error:  # offline, gated, no such name: many kinds
+        reason = str(error).strip().splitlines()
+        raise UserError(
+            f"Cannot fetch {source!r} from the Hub: {reason[0] if reason else error!r} "
+            "Expected 'testbed', a checkpoint folder with safetensors, or a Hub name."
+        ) from error
+
+
+class Outline(ReasoningModel):
+    """A model as its configuration has it, without weights and tokenizer: it cannot compute.
+
+    Nothing is asked of its thinking, so a model without delimiters for it can be pruned as well.
+    """
+
+    def __init__(
+        self, hf: PreTrainedModel, name: str, layer_map: Sequence[int] | None, n_dense: int | None
+    ) -> None:
+        self.hf = hf
+        self.name = name
+        self.anatomy = dissect(hf)
+        self.layer_map = _checked_layer_map(layer_map, self.n_blocks)
+        self.n_dense = max(n_dense or 0, max(self.layer_map) + 1)
+
+
+def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline:
+    """The model of a folder without its weights, on the meta device."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if getattr(config, "quantization_config", None) is not None:
+            raise NotStreamable(
+                f"{name} is quantised: remove blocks from the model it was made from, and "
+                "quantise the result."
+            )
+        with torch.device("meta"):
+            hf = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"Cannot read the configuration of {name}: {error}") from error
+    pruning = _side_file(str(folder), PRUNING_FILE) or {}
+    return Outline(hf, name, pruning.get("layer_map"), pruning.get("n_blocks"))
+
+
+# ---------------------------------------------------------------------------- the weights
+
+
+def _renamed(
+    weights: Mapping[str, Stored], blocks: str, kept: list[int], dense: ReasoningModel
+) -> dict[str, str]:
+    """Names of the weights that stay -> their new names."""
+    number = {old: new for new, old in enumerate(kept)}
+    pattern = re.compile(rf"{re.escape(blocks)}\.(\d+)\.(.+)")
+    names, seen = {}, set()
+    for key in weights:
+        match = pattern.fullmatch(key)
+        if match is None:
+            names[key] = key
+            continue
+        index = int(match[1])
+        seen.add(index)
+        if index in number:
+            names[key] = f"{blocks}.{number[index]}.{match[2]}"
+    if seen != set(range(dense.n_blocks)):
+        raise NotStreamable(
+            f"{dense.name} stores weights of {len(seen)} blocks under {blocks!r}; its "
+            f"configuration says {dense.n_blocks}."
+        )
+    return names
+
+
+def _same(hf: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """Refuse unless transformers would write weights of just these names and shapes."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    state = revert_weight_conversion(hf, dict(hf.state_dict()))
+    tied = set(getattr(hf, "all_tied_weights_keys", None) or ())
+    wanted = {key: tuple(weight.shape) for key, weight in state.items()}
+    keys = (wanted.keys() | shapes.keys()) - {key for key in tied if key not in shapes}
+    differing = sorted(key for key in keys if wanted.get(key) != shapes.get(key))
+    if differing:
+        raise NotStreamable(
+            f"{name} does not store the weights that {type(hf).__name__} has "
+            f"({', '.join(differing[:3])})."
+        )
+
+
+def _copy_side_files(folder: Path, part: Path) -> None:
+    """Tokenizer, chat template, delimiters, generation configuration, the model's own code."""
+    for file in folder.iterdir():
+        if file.is_dir() and file.name == "additional_chat_templates":
+            shutil.copytree(file, part / file.name)
+        if not file.is_file() or file.name in ANEW or file.name.startswith("."):
+            continue
+        if file.suffix not in OTHER_WEIGHTS and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, part / file.name)
+    generation = part / "generation_config.json"
+    if generation.is_file():
+        content = json.loads(generation.read_text(encoding="utf-8"))
+        write_json(generation, {k: True if k == "use_cache" else v for k, v in content.items()})
+
+
+# ------------------------------------------------------------------------- the fingerprint
+
+
+def _fingerprint(dense: ReasoningModel, weights: Mapping[str, Stored]) -> str:
+    """What `ReasoningModel.fingerprint` says of the loaded model, read off its files.
+
+    Empty where a weight is not stored as it is used (a mixture of experts) or is no float.
+    """
+    config = dense.hf.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        config.pop(volatile, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    digest.update(repr(dense.layer_map).encode())
+    tied = getattr(dense.hf, "all_tied_weights_keys", None) or {}
+    for key, weight in sorted(dense.hf.state_dict().items()):
+        stored = weights.get(key) or weights.get(str(tied.get(key)))
+        shape = tuple(weight.shape)
+        if stored is None or stored.dtype not in FLOATS or stored.shape != shape:
+            return ""
+        digest.update(key.encode() + repr(shape).encode())
+        digest.update(few_numbers(stored).numpy().tobytes())
+    return digest.hexdigest()[:16]

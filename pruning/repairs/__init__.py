@@ -1,0 +1,189 @@
+"""Repairs: make up, in the weights, for blocks that a plan removes. One file each.
+
+A repair is a function in a file of this folder:
+
+    @repair("replaceme", paper="arXiv 2505.02819", cost="2 forwards a cut")
+    def replaceme(model, plan, texts, ...) -> Repaired
+
+and adding the file is all there is to do: the folder is searched on the first call. Its name,
+paper and cost are in `repairs()`; `mend` carries one out.
+
+A repair returns a new model and leaves the caller's alone; they share no weight. What it returns
+is an ordinary checkpoint of the same architecture (`save_repaired`, law 8). Where the repair is a
+linear map laid on the residual stream or on an MLP, the maps come back as well (`Repaired.maps`),
+so that the fold can be held against the hook: `live(prune(model, plan), repaired.maps)`.
+What several repairs share is in `machinery/`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import UserError, did_you_mean
+from interp.model import ReasoningModel
+from pruning.plan import LayerPlan
+from pruning.repairs.machinery.live import Map, live
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Map", "Repair", "Repaired", "live", "mend", "repair", "repairs", "save_repaired"]
+
+NOT_OPTIONS = ("model", "plan", "texts", "seed")
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A repaired model, the plan it follows (`model.layer_map == plan.kept`), and what was done.
+
+    record: plain numbers, strings and lists, for pruning.json and the model card; `cuts` has one
+    entry a cut. maps: the linear maps that were folded, as hooks would apply them to the model
+    without the plan's blocks; empty where the repair is no such map.
+    """
+
+    model: ReasoningModel
+    plan: LayerPlan
+    record: Mapping[str, Any]
+    maps: tuple[Map, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cut. block: dense index of the first block of the run, removed: the run."""
+        import pandas as pd
+
+        rows = [{"block": cut["removed"][0], **cut} for cut in self.record["cuts"]]
+        frame = pd.DataFrame(rows)
+        frame.insert(0, "repair", str(self.record.get("repair", "")))
+        return frame
+
+
+@dataclass(frozen=True)
+class Repair:
+    """A registered repair. needs_plan False: without a plan it chooses the blocks itself."""
+
+    name: str
+    function: Callable[..., Repaired]
+    paper: str
+    cost: str
+    needs_texts: bool
+    needs_plan: bool
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """What may be passed on to the repair by name."""
+        names = inspect.signature(self.function).parameters
+        return tuple(name for name in names if name not in NOT_OPTIONS)
+
+
+_REGISTRY: dict[str, Repair] = {}
+
+
+def repair(
+    name: str, *, paper: str, cost: str, needs_texts: bool = True, needs_plan: bool = True
+) -> Callable[[Callable[..., Repaired]], Callable[..., Repaired]]:
+    """Register the function below as the repair `name`."""
+
+    def register(function: Callable[..., Repaired]) -> Callable[..., Repaired]:
+        known = _REGISTRY.get(name)
+        if known is not None and known.function.__module__ != function.__module__:
+            raise ValueError(f"Repair {name!r} is in {known.function.__module__} already.")
+        _REGISTRY[name] = Repair(name, function, paper, cost, needs_texts, needs_plan)
+        return function
+
+    return register
+
+
+def repairs() -> Mapping[str, Repair]:
+    """Every repair by name, in alphabetical order."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return MappingProxyType(dict(sorted(_REGISTRY.items())))
+
+
+def mend(
+    name: str,
+    model: ReasoningModel,
+    plan: LayerPlan | None,
+    texts: Any = None,
+    *,
+    seed: int = 0,
+    measure: bool = True,
+    **options: Any,
+) -> Repaired:
+    """The model without the plan's blocks, repaired as named.
+
+    plan: what goes; None for a repair that chooses itself. texts: texts, prompts, token ids,
+    chains or a `Calibration` to fit on. seed: for repairs that draw. measure: also take, on the
+    same texts, the KL divergence a token from the model to the plan without a repair and to the
+    repaired model (`record["kl"]`; three more forwards). options: the repair's own
+    (`repairs()[name].options`).
+    """
+    from pruning.calibration import Calibration
+    from pruning.repairs.machinery.measure import divergences
+
+    known = repairs()
+    if name not in known:
+        raise UserError(did_you_mean(name, known, "repair"))
+    chosen = known[name]
+    if wrong := sorted(set(options) - set(chosen.options)):
+        raise UserError(did_you_mean(wrong[0], chosen.options, f"option of repair {name!r}:"))
+    if chosen.needs_plan and plan is None:
+        raise UserError(f"Repair {name!r} needs a plan: which blocks are to go?")
+    if chosen.needs_texts and texts is None:
+        raise UserError(f"Repair {name!r} needs calibration texts: mend(name, model, plan, texts).")
+    if plan is not None:
+        plan.check(model)
+        if not plan.removed:
+            raise UserError(
+                f"Plan {plan.name!r} removes nothing: there is nothing to repair. Name a block."
+            )
+    if texts is not None:
+        texts = Calibration.of(model, texts, options.get("part"))
+    if "seed" in inspect.signature(chosen.function).parameters:
+        options["seed"] = seed
+    found = chosen.function(model, plan, texts, **options)
+    record: dict[str, Any] = {
+        "repair": name,
+        "paper": chosen.paper,
+        "options": _settled(chosen.function, model, plan, texts, options),
+        "source": model.name,
+        "fingerprint": model.fingerprint(),
+        "plan_given": list(plan.removed) if plan is not None else None,
+        **found.record,
+    }
+    if texts is not None:
+        record |= {"calibration": texts.hash, "n_tokens": texts.n_tokens}
+        record["n_texts"] = len(texts.sequences)
+        if measure:
+            removed, repaired = divergences(model, [plan or found.plan, found.model], texts)
+            record["kl"] = {"removed": removed, "repaired": repaired}
+    found.model.name = f"{model.name} {found.plan.name} + {name}"
+    return replace(found, record=record)
+
+
+def save_repaired(repaired: Repaired, out_dir: str | Path) -> Path:
+    """Write the repaired checkpoint; returns its folder. See `pruning.repairs.machinery.saving`."""
+    from pruning.repairs.machinery.saving import write
+
+    return write(repaired, out_dir)
+
+
+def _settled(
+    function: Callable[..., Repaired],
+    model: ReasoningModel,
+    plan: LayerPlan | None,
+    texts: Any,
+    options: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Every option with the value it had, as far as JSON can hold it (a callback it cannot)."""
+    bound = inspect.signature(function).bind(model, plan, texts, **options)
+    bound.apply_defaults()
+    held = {k: v for k, v in bound.arguments.items() if k not in NOT_OPTIONS or k == "seed"}
+    return {k: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+            for k, v in held.items() if not callable(v)}  # fmt: skip

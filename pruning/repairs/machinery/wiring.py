@@ -1,0 +1,148 @@
+"""Which weights of a block read the residual stream and which write to it.
+
+A sublayer (attention or MLP) reads through a norm in front of it, or bare (OLMo 2), and writes
+straight to the stream, or through a norm behind it (Gemma 2 and 3, OLMo 2, GLM 4). Weights are
+known by name, and a name that is not known is refused: a fold that overlooked one weight would
+be wrong without any sign of it.
+
+Matrices are [out, in], or [experts, out, in] for a mixture of experts. So a read has D on its last
+axis (the router of the experts is one), a write on the last but one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from interp.anatomy import NORM_BEHIND
+from interp.errors import UserError
+from interp.model import ReasoningModel
+
+READS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
+ROUTERS = ("gate", "router", "shared_expert_gate")
+WRITES = ("o_proj", "down_proj")
+INSIDE = ("q_norm", "k_norm", "e_score_correction_bias")  # act on what was read
+IN_FRONT = {  # of attention, of the MLP; the first name that the block has
+    "attention": ("input_layernorm",),
+    "mlp": ("pre_feedforward_layernorm", "post_attention_layernorm"),
+}
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """Where one sublayer touches the stream.
+
+    norm: in front of the reads; None: they read the stream as it is. behind: between the writes
+    and the stream. biases: of the writes, [..., D].
+    """
+
+    path: str
+    norm: nn.Module | None
+    reads: tuple[nn.Parameter, ...]
+    writes: tuple[nn.Parameter, ...]
+    biases: tuple[nn.Parameter, ...]
+    behind: nn.Module | None
+
+
+def sublayers(model: ReasoningModel, index: int) -> tuple[Sublayer, Sublayer]:
+    """Attention and MLP of the block at position `index`."""
+    return _sublayer(model, index, "attention"), _sublayer(model, index, "mlp")
+
+
+def mlp_of(model: ReasoningModel, index: int) -> Sublayer:
+    """The MLP of the block at position `index`."""
+    return _sublayer(model, index, "mlp")
+
+
+def has_norm_behind(model: ReasoningModel) -> bool:
+    """Whether a norm stands between sublayers and the stream."""
+    return any(_norm_behind(block) for block in model.blocks)
+
+
+def _norm_behind(block: nn.Module) -> tuple[str, str] | None:
+    """Names of the norms behind attention and behind the MLP."""
+    for sign, attention, mlp in NORM_BEHIND:
+        if isinstance(getattr(block, sign, None), nn.Module):
+            return attention, mlp
+    return None
+
+
+def _sublayer(model: ReasoningModel, index: int, part: str) -> Sublayer:
+    block = model.blocks[index]
+    module = (model.anatomy.attention if part == "attention" else model.anatomy.mlp)[index]
+    behind = _norm_behind(block)
+    own = None if behind is None else behind[part == "mlp"]
+    front = None
+    for name in IN_FRONT[part]:
+        found = getattr(block, name, None)
+        if isinstance(found, nn.Module) and (behind is None or name not in behind):
+            front = found
+            break
+    if front is None and behind is None:
+        raise _unknown(model, f"no norm in front of the {part} of block {model.layer_map[index]}")
+    reads, writes, biases = [], [], []
+    for path, weight in module.named_parameters():
+        if not weight.is_floating_point():
+            raise _unknown(model, f"quantised weights ({path})")
+        name = path.removesuffix(".weight").removesuffix(".bias").split(".")[-1]
+        is_bias = path.endswith(".bias")
+        if name in WRITES:
+            (biases if is_bias else writes).append(weight)
+        elif name in (*READS, *ROUTERS):
+            reads += [] if is_bias else [weight]
+        elif name not in INSIDE:
+            raise _unknown(model, f"the weight {path!r} in its {part}")
+    d = model.d_model
+    odd = [w for w in reads if w.shape[-1] != d] + [w for w in writes if w.shape[-2] != d]
+    if odd or not reads or not writes:
+        raise _unknown(model, f"weights of other shapes in the {part}")
+    return Sublayer(
+        path=f"blocks[{index}].{part}",
+        norm=front,
+        reads=tuple(reads),
+        writes=tuple(writes),
+        biases=tuple(biases),
+        behind=None if own is None else getattr(block, own),
+    )
+
+
+def _unknown(model: ReasoningModel, what: str) -> UserError:
+    return UserError(
+        f"{type(model.hf).__name__} has {what}, which folding does not know: expected "
+        f"{', '.join((*READS, *ROUTERS, *WRITES))}. Take a repair that folds nothing "
+        '("laco", "llm-streamline").'
+    )
+
+
+@torch.no_grad()
+def norm_offset(model: ReasoningModel, norm: nn.Module) -> float:
+    """0 where an RMS norm multiplies by its weight w, 1 where by 1 + w (Gemma).
+
+    Found by trying the norm on one vector; a norm that does neither is refused.
+    """
+    weight = getattr(norm, "weight", None)
+    if isinstance(weight, torch.Tensor) and getattr(norm, "bias", None) is None:
+        x = torch.linspace(-2.0, 3.0, weight.numel(), device=weight.device).sin() + 0.1
+        unit = x / x.square().mean().sqrt()
+        given = cast("torch.Tensor", norm(x.to(weight.dtype)[None, None]))[0, 0].float()
+        tolerance = 1e-3 if weight.dtype == torch.float32 else 3e-2
+        for offset in (0.0, 1.0):
+            if torch.allclose(given, unit * (weight.float() + offset), atol=tolerance, rtol=1e-2):
+                return offset
+    raise _unknown(model, f"{type(norm).__name__}, which is no plain RMS norm,")
+
+
+def norms(model: ReasoningModel, first: int) -> Iterator[tuple[int, nn.Module, Sublayer | None]]:
+    """(position, norm, its sublayer) of every norm that reads the stream from position `first` on.
+
+    The final norm comes last, at position L and with no sublayer. Bare reads have no norm.
+    """
+    for index in range(first, model.n_blocks):
+        for part in sublayers(model, index):
+            if part.norm is not None:
+                yield index, part.norm, part
+    yield model.n_blocks, model.final_norm, None

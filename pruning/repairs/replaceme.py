@@ -1,0 +1,194 @@
+"""ReplaceMe: a linear map on the last MLP before a cut, by ridge least squares. arXiv 2505.02819.
+
+With M what the MLP of the last kept block adds, Y the rest of the stream there and y the stream
+behind the removed run, over counted tokens (rows):
+    min over T of  sum |M T + Y - y|^2 + lambda |T - T_0|^2,
+and T goes into the down-projection, W := T^T W, in a mixture of experts into every expert's. T_0 is
+the identity (toward="identity": little data leaves plain removal as it is, and the fit is never
+worse than it on its own tokens) or zero (toward="zero", the paper's). With T = T_0 + Z and the
+normal equations' sums G = M^T M, C = M^T (y - Y - M), kept in float64:
+    (G + lambda 1) Z = C  for the identity;   lambda = ridge x mean diag G.
+ridge=None tries powers of ten on texts held out (every fifth; the last of fewer than five), takes
+the best, and fits again on all. One batch is in memory at a time, and four D x D sums.
+
+Where a norm stands behind the MLP (Gemma 2 and 3, OLMo 2) no matrix can be folded through it, only
+one number a channel: form="diagonal", least squares channel by channel, folded into that norm.
+
+Where the run starts the model no MLP comes before; then M is the embedding and Y nothing, and T is
+folded into the embedding itself, as exactly, for every architecture (a tied head is untied).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model import ReasoningModel
+from interp.replay import BATCH_TOKENS
+from pruning.calibration import Calibration, Part
+from pruning.plan import LayerPlan
+from pruning.repairs import Repaired, repair
+from pruning.repairs.machinery.cuts import Cut, cuts
+from pruning.repairs.machinery.fold import checked, fold, refuse
+from pruning.repairs.machinery.live import Map
+from pruning.repairs.machinery.streams import CutErrors, at_cut, held_out
+from pruning.surgery import prune
+
+RIDGES = tuple(10.0**k for k in range(-6, 3))
+RIDGE_OF_ONE_TEXT = 1e-1
+FORMS = ("full", "diagonal")
+TOWARD = ("identity", "zero")
+
+
+@repair(
+    "replaceme", paper="ReplaceMe, arXiv 2505.02819", cost="2 forwards a cut, and least squares"
+)
+def replaceme(
+    model: ReasoningModel,
+    plan: LayerPlan,
+    texts: Any,
+    *,
+    ridge: float | None = None,
+    toward: str = "identity",
+    form: str = "full",
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Repaired:
+    """The pruned model with T folded in before every cut.
+
+    toward: "identity" or "zero". form: "full" or "diagonal".
+    """
+    if toward not in TOWARD:
+        raise UserError(f"toward={toward!r}: expected 'identity' or 'zero'.")
+    if form not in FORMS:
+        raise UserError(f"form={form!r}: expected 'full' or 'diagonal'.")
+    if ridge is not None and not ridge >= 0.0:
+        raise UserError(f"ridge={ridge}: expected 0 or more, or None to choose it.")
+    found = cuts(plan)
+    shape = torch.eye(1) if form == "full" else torch.ones(1)
+    refuse(model, [_before(cut, shape) for cut in found])
+    calibration = Calibration.of(model, texts, part)
+    pruned = prune(model, plan)
+    maps: list[Map] = []
+    entries = []
+    for cut in found:
+        each, entry = _fit(model, pruned, maps, cut, calibration, ridge, toward, form, batch_tokens)
+        maps.append(each)
+        entries.append(entry)
+    with checked(pruned, maps, calibration):
+        fold(pruned, maps)
+    return Repaired(pruned, plan, {"cuts": entries}, tuple(maps))
+
+
+@dataclass(frozen=True)
+class NormalEquations:
+    """Sums over tokens in float64: G = M^T M, C = M^T R, and |R|^2, with R = y - Y - M.
+
+    Of a diagonal T only the diagonals of G and C are kept.
+    """
+
+    gram: Float[Tensor, "*shape"]
+    cross: Float[Tensor, "*shape"]
+    squares: float
+
+    @classmethod
+    def of(
+        cls, added: Float[Tensor, "K D"], left: Float[Tensor, "K D"], diagonal: bool
+    ) -> NormalEquations:
+        """Of tokens with M `added` and R `left`."""
+        m, r = added.double(), left.double()
+        squares = float(r.square().sum())
+        if diagonal:
+            return cls(m.square().sum(0), (m * r).sum(0), squares)
+        return cls(m.T @ m, m.T @ r, squares)
+
+    def __add__(self, other: NormalEquations) -> NormalEquations:
+        return NormalEquations(
+            self.gram + other.gram, self.cross + other.cross, self.squares + other.squares
+        )
+
+    def solve(self, ridge: float, toward: str) -> Float[Tensor, "*shape"]:
+        """T."""
+        diagonal = self.gram.ndim == 1
+        level = float((self.gram if diagonal else self.gram.diagonal()).mean())
+        pull = torch.full_like(self.gram[0] if not diagonal else self.gram, ridge * level)
+        identity = torch.ones_like(pull) if diagonal else torch.eye(len(pull)).to(self.gram)
+        goal = self.cross + self.gram if toward == "zero" else self.cross
+        if diagonal:
+            whole = self.gram + pull
+            change = torch.where(whole > 0, goal / whole, 0.0)
+        else:
+            change = _symmetric_solve(self.gram + pull.diag(), goal)
+        return change if toward == "zero" else identity + change
+
+    def error(self, t: Float[Tensor, "*shape"]) -> float:
+        """The sum of squares |M T + Y - y|^2 = |R - M (T - 1)|^2."""
+        if self.gram.ndim == 1:
+            z = t - 1.0
+            return float(self.squares - 2 * (z * self.cross).sum() + (z * z * self.gram).sum())
+        z = t - torch.eye(len(t)).to(t)
+        return float(self.squares - 2 * (z * self.cross).sum() + (z * (self.gram @ z)).sum())
+
+
+def _symmetric_solve(whole: Float[Tensor, "D D"], goal: Float[Tensor, "D D"]) -> Tensor:
+    """Cholesky; the shortest least-squares solution where the matrix is singular."""
+    factor, failed = torch.linalg.cholesky_ex(whole)
+    if not int(failed):
+        solved = torch.cholesky_solve(goal, factor)
+        if (whole @ solved - goal).norm() <= 1e-8 * goal.norm():
+            return solved
+    values, vectors = torch.linalg.eigh(whole)
+    kept = values > values[-1].clamp_min(0.0) * len(values) * torch.finfo(values.dtype).eps
+    inverse = torch.where(kept, 1.0 / values, 0.0)
+    return vectors @ (inverse[:, None] * (vectors.T @ goal))
+
+
+def _fit(
+    model: ReasoningModel,
+    pruned: ReasoningModel,
+    maps: list[Map],
+    cut: Cut,
+    calibration: Calibration,
+    ridge: float | None,
+    toward: str,
+    form: str,
+    batch_tokens: int,
+) -> tuple[Map, dict[str, Any]]:
+    """T of one cut, and what the record says of it."""
+    errors = CutErrors()
+    held = held_out(len(calibration.sequences)) if ridge is None else None
+    halves: list[NormalEquations | None] = [None, None]  # fitted on, held out
+    for batch in at_cut(model, pruned, maps, cut, calibration, batch_tokens):
+        errors.add(batch)
+        added = batch.entering if batch.mlp is None else batch.mlp
+        left = batch.target - batch.entering
+        out = torch.zeros_like(batch.texts, dtype=torch.bool)
+        if held is not None:
+            out = held.to(batch.texts.device)[batch.texts]
+        for half, rows in enumerate((~out, out)):
+            if rows.any():
+                sums = NormalEquations.of(added[rows], left[rows], form == "diagonal")
+                before = halves[half]
+                halves[half] = sums if before is None else before + sums
+    fitted, tried = halves
+    whole = fitted if tried is None else (tried if fitted is None else fitted + tried)
+    assert whole is not None
+    if ridge is None:
+        ridge = RIDGE_OF_ONE_TEXT
+        if fitted is not None and tried is not None:
+            ridge = min(RIDGES, key=lambda r: tried.error(fitted.solve(r, toward)))
+    t = whole.solve(ridge, toward)
+    numbers: dict[str, Any] = {"ridge": ridge}
+    if fitted is not None and tried is not None and tried.squares:
+        numbers["held_out_gain"] = 1.0 - tried.error(fitted.solve(ridge, toward)) / tried.squares
+    return _before(cut, t), errors.entry(cut, whole.error(t), **numbers)
+
+
+def _before(cut: Cut, t: Float[Tensor, "*shape"]) -> Map:
+    """T on the MLP of the last block before the cut, or on the embedding where there is none."""
+    return Map(t, cut.before, "embedding" if cut.before is None else "mlp")

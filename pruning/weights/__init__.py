@@ -1,0 +1,225 @@
+"""Unstructured pruning: single weights set to zero, as the control for removing whole blocks.
+
+What removes as many parameters without taking depth away? `sparsify` zeroes a share of the
+weights of every block's matrices (`matrices`), by:
+- "magnitude": the smallest |W_ij| of each matrix;
+- "wanda" (arXiv 2306.11695): the smallest |W_ij| ||X_j||_2 of each output's row, X_j being input
+  channel j over the calibration text. As in the paper block after block: a block's inputs are
+  those behind the blocks pruned before it (`sequential`; L/2 forwards instead of one).
+The share is the same in every block, or follows the outliers (OWL, arXiv 2310.05175, see
+`allocation`). Given a `LayerPlan` in place of a share, as many weights go as the plan's blocks
+have parameters (`matched.matched_sparsity`).
+
+The caller's model is not touched. A row's number of zeros is the share, up to one weight, so that
+the total is exact. The zeros are stored and multiplied like any number: they save no time and no
+memory with dense kernels (`matched.match_latency` measures it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.errors import UserError, did_you_mean
+from interp.model import ReasoningModel
+from interp.replay import BATCH_TOKENS
+from pruning.calibration import Calibration, Part
+from pruning.plan import LayerPlan
+from pruning.surgery import prune
+from pruning.weights.allocation import (
+    OUTLIER,
+    SPREAD,
+    outlier_ratios,
+    owl_sparsities,
+    wanda_scores,
+)
+from pruning.weights.matched import LatencyMatch, decode_latency, match_latency, matched_sparsity
+from pruning.weights.matrices import (
+    Matrix,
+    input_norms,
+    lowest_in_groups,
+    lowest_in_rows,
+    lowest_of_all,
+    matrices,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "LatencyMatch",
+    "Sparse",
+    "decode_latency",
+    "match_latency",
+    "matched_sparsity",
+    "sparsify",
+]
+
+METHODS = ("wanda", "magnitude")
+ALLOCATIONS = ("uniform", "owl")
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """A model with weights set to zero, and where.
+
+    table: block (dense index), matrix, weights, zeros (those set now and those that were there).
+    """
+
+    model: ReasoningModel
+    method: str
+    allocation: str
+    sparsity: float
+    table: tuple[tuple[int, str, int, int], ...]
+    calibration: str = ""
+    n_tokens: int = 0
+
+    @property
+    def zeros(self) -> int:
+        return sum(row[3] for row in self.table)
+
+    @property
+    def share(self) -> float:
+        """Zeros over weights, of all the matrices together."""
+        return self.zeros / sum(row[2] for row in self.table)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What was done, for pruning.json (`pruning.surgery.write_checkpoint`)."""
+        return {
+            "method": self.method,
+            "allocation": self.allocation,
+            "sparsity": self.sparsity,
+            "zeros": self.zeros,
+            "calibration": self.calibration,
+        }
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a matrix."""
+        import pandas as pd
+
+        frame = pd.DataFrame(self.table, columns=["block", "matrix", "weights", "zeros"])  # pyright: ignore[reportArgumentType]
+        frame["sparsity"] = frame["zeros"] / frame["weights"]
+        return frame.assign(method=self.method, allocation=self.allocation)
+
+
+@torch.no_grad()
+def sparsify(
+    model: ReasoningModel,
+    sparsity: float | LayerPlan,
+    texts: Any = None,
+    *,
+    method: str = "wanda",
+    allocation: str = "uniform",
+    outlier: float = OUTLIER,
+    spread: float = SPREAD,
+    rule: str = "code",
+    pattern: tuple[int, int] | None = None,
+    sequential: bool = True,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Sparse:
+    """A new model in which a share of the blocks' weights is zero.
+
+    sparsity: the share, or a plan whose parameters are to be matched. texts: what Wanda and OWL
+    measure activations on. method: "wanda" or "magnitude"; allocation: "uniform" or "owl", with
+    outlier, spread, rule as OWL's M, lambda and scale. sequential: see the module. pattern: (n, m)
+    keeps the n best of every m neighbours in a row, (2, 4) for sparse tensor cores; the share is
+    then 1 - n/m.
+    """
+    _check(method, allocation, texts)
+    if isinstance(sparsity, LayerPlan):
+        sparsity = matched_sparsity(model, sparsity)
+    if isinstance(sparsity, bool) or not 0 <= sparsity < 1:
+        raise UserError(f"sparsity={sparsity!r}: expected a share of the weights, from 0 to 1.")
+    sparsity = float(sparsity)
+    calibration = Calibration.of(model, texts, part) if texts is not None else None
+    new = prune(model, LayerPlan((), model.n_blocks, base=model.layer_map))
+    blocks = matrices(new)
+    _check_pattern(pattern, sparsity, allocation, blocks)
+    shares = np.full(len(blocks), sparsity)
+    dense: list[list[Tensor]] | None = None
+    if calibration is not None and (allocation == "owl" or (method == "wanda" and not sequential)):
+        flat = [matrix for own in blocks for matrix in own]
+        every = iter(input_norms(new, flat, calibration, batch_tokens))
+        dense = [[next(every) for _ in own] for own in blocks]
+    if allocation == "owl" and dense is not None:
+        sizes = np.asarray([sum(m.weight.numel() for m in own) for own in blocks], dtype=float)
+        shares = owl_sparsities(
+            sparsity, outlier_ratios(blocks, dense, outlier), sizes, spread, rule
+        )
+    table = []
+    for l, own in enumerate(blocks):
+        norms: list[Tensor | None] = [None] * len(own)
+        if method == "wanda" and calibration is not None:
+            if sequential or dense is None:
+                norms = list(input_norms(new, own, calibration, batch_tokens, last=l))
+            else:
+                norms = list(dense[l])
+        for matrix, norm in zip(own, norms, strict=True):
+            matrix.weight.masked_fill_(_gone(matrix, norm, float(shares[l]), pattern), 0.0)
+            zeros = int((matrix.weight == 0).sum())
+            table.append((matrix.block, matrix.name, matrix.weight.numel(), zeros))
+    new.name = f"{model.name} {method}-{sparsity:.3g}" + ("-owl" if allocation == "owl" else "")
+    return Sparse(
+        model=new,
+        method=method,
+        allocation=allocation,
+        sparsity=sparsity,
+        table=tuple(table),
+        calibration=calibration.hash if calibration else "",
+        n_tokens=calibration.n_tokens if calibration else 0,
+    )
+
+
+def _gone(
+    matrix: Matrix,
+    norm: Float[Tensor, " I"] | None,
+    share: float,
+    pattern: tuple[int, int] | None,
+) -> Bool[Tensor, "O I"]:
+    """Which weights of a matrix are set to zero. norm: of its inputs; None goes by magnitude."""
+    scores = matrix.weight.float().abs() if norm is None else wanda_scores(matrix, norm)
+    if pattern is not None:
+        return lowest_in_groups(scores, *pattern)
+    zeros = round(share * scores.numel())
+    return lowest_of_all(scores, zeros) if norm is None else lowest_in_rows(scores, zeros)
+
+
+def _check(method: str, allocation: str, texts: Any) -> None:
+    if method not in METHODS:
+        raise UserError(did_you_mean(method, METHODS, "method of unstructured pruning"))
+    if allocation not in ALLOCATIONS:
+        raise UserError(did_you_mean(allocation, ALLOCATIONS, "allocation"))
+    if texts is None and (method == "wanda" or allocation == "owl"):
+        what = "Wanda" if method == "wanda" else "OWL"
+        raise UserError(f"{what} measures activations: it needs calibration texts.")
+
+
+def _check_pattern(
+    pattern: tuple[int, int] | None,
+    sparsity: float,
+    allocation: str,
+    blocks: list[list[Matrix]],
+) -> None:
+    if pattern is None:
+        return
+    keep, of = pattern
+    if not 0 < keep < of:
+        raise UserError(f"pattern={pattern}: expected (n, m) with 0 < n < m, such as (2, 4).")
+    if allocation != "uniform" or abs(sparsity - (1 - keep / of)) > 1e-9:
+        raise UserError(
+            f"pattern={pattern} sets {1 - keep / of:.3g} of every block to zero: give just that "
+            "as the sparsity, and a uniform allocation."
+        )
+    for matrix in (matrix for own in blocks for matrix in own):
+        if matrix.weight.shape[1] % of:
+            raise UserError(
+                f"pattern={pattern}: {matrix.name} of block {matrix.block} has "
+                f"{matrix.weight.shape[1]} inputs, no multiple of {of}."
+            )

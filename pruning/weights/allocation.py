@@ -1,0 +1,78 @@
+"""How much of each block goes: the same share of all (uniform), or less where outliers are (OWL).
+
+OWL (arXiv 2310.05175): a block's outlier ratio D_l is the share of its weights whose Wanda score
+is over M times the block's mean score. Blocks with more outliers keep more. The paper asks of the
+blocks' sparsities that they fall with D, average the sparsity S asked for, and stay within
+[S - lambda, S + lambda]; it gives no formula. Two rules, linear in D, that differ in the scale:
+- "code": D is stretched to a width of 2 lambda, as the authors' code does. With one block far out,
+  its sparsity can leave the paper's range.
+- "range": the block farthest from the mean is lambda away, so all are within the paper's range.
+
+The average is weighted by the number of weights, so that the total is S also where blocks differ
+in size. Published choices: M = 5 or 7, lambda = .08. Shapes: L blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import UserError, did_you_mean
+from pruning.weights.matrices import Matrix
+
+RULES = ("code", "range")
+OUTLIER = 5.0
+SPREAD = 0.08
+
+
+def wanda_scores(matrix: Matrix, norm: Float[Tensor, " I"]) -> Float[Tensor, "O I"]:
+    """|W_ij| ||X_j||, in float32."""
+    return matrix.weight.float().abs() * norm.float()
+
+
+def outlier_ratios(
+    blocks: Sequence[Sequence[Matrix]],
+    norms: Sequence[Sequence[Float[Tensor, " _"]]],
+    outlier: float = OUTLIER,
+) -> Float[np.ndarray, " L"]:
+    """D: the share of each block's weights that score over `outlier` times its mean score."""
+    if not outlier > 0:
+        raise UserError(f"outlier={outlier}: expected a multiple of the mean score above 0.")
+    found = []
+    for own, inputs in zip(blocks, norms, strict=True):
+        pairs = list(zip(own, inputs, strict=True))
+        size = sum(matrix.weight.numel() for matrix in own)
+        total = sum(float(wanda_scores(m, x).double().sum()) for m, x in pairs)
+        edge = outlier * total / size
+        found.append(sum(int((wanda_scores(m, x) > edge).sum()) for m, x in pairs) / size)
+    return np.asarray(found)
+
+
+def owl_sparsities(
+    sparsity: float,
+    ratios: Float[np.ndarray, " L"],
+    sizes: Float[np.ndarray, " L"],
+    spread: float = SPREAD,
+    rule: str = "code",
+) -> Float[np.ndarray, " L"]:
+    """The sparsity of every block; `spread` is lambda, `sizes` the weights of each block."""
+    if rule not in RULES:
+        raise UserError(did_you_mean(rule, RULES, "rule of OWL"))
+    if not 0 <= spread <= min(sparsity, 1 - sparsity):
+        raise UserError(
+            f"spread={spread}: expected a number from 0 to {min(sparsity, 1 - sparsity):.3g}, so "
+            f"that every block's sparsity around {sparsity:.3g} is a share."
+        )
+    away = ratios - np.average(ratios, weights=sizes)
+    alike = np.ptp(ratios) <= 1e-9  # under a weight in a billion: rounding, not outliers
+    width = np.ptp(ratios) / 2 if rule == "code" else np.abs(away).max()
+    found = np.full_like(away, sparsity) if alike else sparsity - spread * away / width
+    if found.min() < 0 or found.max() > 1:
+        raise UserError(
+            f"spread={spread} asks for a block of sparsity {found.min():.3g} or {found.max():.3g}: "
+            'make it smaller, or take rule="range".'
+        )
+    return found
