@@ -10,8 +10,12 @@ which a neighbour disturbs less than the clock does; synchronised wall time on C
 - streaming: `interp.record.BlockInfluence`, with and without sinks, per text.
 - kept: what one would write first: output_hidden_states, and the cosines of neighbours when the
   batch is through (masked, float32), for all tokens only: no sinks, no sums by text.
-- memory_growth: extra memory of a pass over 1000 samples over that of 10, each in a process of its
-  own: highest resident set during the pass over that before it (allocated memory on CUDA).
+- memory_growth: extra memory of one pass over 1000 samples over that of passes over 10, as many as
+  make the same number of tokens. Extra memory is the highest resident set during the passes over
+  that before them (allocated memory on CUDA), after a warm-up, with what the allocator had kept
+  handed back, in a process of its own with one thread; medians of alternating rounds. The two
+  do the same work in the same batches, so what differs is what is kept for every sample: one pass
+  in a fresh process varies by 10 MiB, with where the allocator finds room after loading.
 
 The last line is one JSON object.
 """
@@ -19,6 +23,8 @@ The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import statistics
 import subprocess
@@ -118,23 +124,46 @@ def timed(run: Callable[[], Any], cuda: bool) -> float:
     return time.process_time() - start
 
 
-def peak(options: argparse.Namespace, samples: int) -> float:
-    """MiB that a pass over `samples` texts takes on top of the loaded model.
+def growth(options: argparse.Namespace) -> list[list[float]]:
+    """MiB that passes take on top of the loaded model: a list for each of `memory_samples`.
 
     Texts of one length, a quarter of that of the timing, and batches to match: all passes have
-    one shape, and 10 texts fill more than one.
+    one shape, and 10 texts fill more than one. Each round runs through as many texts for every
+    number of samples.
     """
+    torch.set_num_threads(1)  # what a thread's arena keeps is the allocator's
     model = load(options)
-    length = options.length // 4
-    texts = [ids[:length] for ids in make_texts(model, samples, 2 * length)]
+    length, batch_tokens = options.length // 4, options.batch_tokens // 4
+    most = max(options.memory_samples)
+    texts = [ids[:length] for ids in make_texts(model, most, 2 * length)]
+    streaming(model, texts[: min(options.memory_samples)], batch_tokens)
+    found: list[list[float]] = [[] for _ in options.memory_samples]
+    for _ in range(options.memory_rounds):
+        for samples, sizes in zip(options.memory_samples, found, strict=True):
+            before = start(model)
+            for _ in range(most // samples):
+                streaming(model, texts[:samples], batch_tokens)
+            sizes.append(highest(model) - before)
+    return found
+
+
+def start(model: ReasoningModel) -> float:
+    """MiB in use, with nothing kept back for later; the highest mark is set to it."""
+    gc.collect()
     if model.device.type == "cuda":
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        streaming(model, texts, options.batch_tokens // 4)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    before = resident(reset=True)
-    streaming(model, texts, options.batch_tokens // 4)
-    return resident() - before
+        return torch.cuda.memory_allocated() / 2**20
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+        trim(0)
+    return resident(reset=True)
+
+
+def highest(model: ReasoningModel) -> float:
+    """Most MiB in use since `start`."""
+    if model.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resident()
 
 
 def resident(reset: bool = False) -> float:
@@ -146,10 +175,11 @@ def resident(reset: bool = False) -> float:
     return int(line.split()[1]) / 1024
 
 
-def peak_elsewhere(arguments: list[str], samples: int) -> float:
-    command = [sys.executable, "-m", "bench.block_influence", *arguments, "--peak", str(samples)]
+def growth_elsewhere(arguments: list[str]) -> list[float]:
+    """Medians of `growth` in a process of its own."""
+    command = [sys.executable, "-m", "bench.block_influence", *arguments, "--memory-only"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["extra_mib"])
+    return [statistics.median(sizes) for sizes in json.loads(done.stdout.splitlines()[-1])]
 
 
 def main(arguments: list[str]) -> None:
@@ -162,10 +192,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--batch-tokens", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--memory-samples", type=int, nargs=2, default=[10, 1000])
-    parser.add_argument("--peak", type=int, help="only the memory of so many samples (used inside)")
+    parser.add_argument("--memory-rounds", type=int, default=3)
+    parser.add_argument("--memory-only", action="store_true", help="MiB of every round, as JSON")
     options = parser.parse_args(arguments)
-    if options.peak:
-        print(json.dumps({"extra_mib": peak(options, options.peak)}))
+    if options.memory_only:
+        print(json.dumps(growth(options)))
         return
 
     model = load(options)
@@ -182,7 +213,7 @@ def main(arguments: list[str]) -> None:
     seconds = {name: statistics.median(r[name] for r in rounds) for name in runs}
     over_bare = {name: statistics.median(r[name] / r["bare"] for r in rounds) for name in runs}
     over_kept = statistics.median(r["streaming"] / r["kept"] for r in rounds)
-    few, many = (peak_elsewhere(arguments, n) for n in options.memory_samples)
+    few, many = growth_elsewhere(arguments)
 
     tokens = sum(len(t) for t in texts)
     print(f"{model}, {model.device}, {model.dtype}: {len(texts)} texts, {tokens} tokens")

@@ -57,6 +57,11 @@ if TYPE_CHECKING:
     from interp.lens import contributions as contributions
     from interp.lens import lens as lens
     from interp.model import ReasoningModel as ReasoningModel
+    from interp.probes import foretell as foretell
+    from interp.probes import gather as gather
+    from interp.probes import outcome as outcome
+    from interp.probes import probe as probe
+    from interp.probes import probe_ahead as probe_ahead
     from interp.raw import RawCapture as RawCapture
     from interp.raw import load_raw as load_raw
     from interp.replay import replay as replay
@@ -89,6 +94,9 @@ if TYPE_CHECKING:
     from pruning.folder import prune_folder as prune_folder
     from pruning.plan import LayerPlan as LayerPlan
     from pruning.plans import published_plans as published_plans
+    from pruning.repairs import mend as mend
+    from pruning.repairs import repairs as repairs
+    from pruning.repairs import save_repaired as save_repaired
     from pruning.scores import Scores as Scores
     from pruning.surgery import prune as prune
     from pruning.surgery import save as save
@@ -136,6 +144,7 @@ _HOME = {
     ),
     "interp.model": ("ReasoningModel",),
     "interp.lens": ("contributions", "lens"),
+    "interp.probes": ("foretell", "gather", "outcome", "probe", "probe_ahead"),
     "interp.raw": ("RawCapture", "load_raw"),
     "interp.replay": ("replay", "replay_chains"),
     "interp.sampling": ("Sampling",),
@@ -159,6 +168,7 @@ _HOME = {
     "pruning.folder": ("prune_folder",),
     "pruning.plan": ("LayerPlan",),
     "pruning.plans": ("published_plans",),
+    "pruning.repairs": ("mend", "repairs", "save_repaired"),
     "pruning.scores": ("Scores",),
     "pruning.surgery": ("prune", "save"),
     "pruning.weights": ("match_latency", "matched_sparsity", "sparsify"),

@@ -38,7 +38,7 @@ def slow_tau(x: np.ndarray, y: np.ndarray) -> float:
 def slow_rho(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rho as the correlation of mean ranks."""
     ranks = [[np.mean([(v < w) + 0.5 * (v == w) for v in z]) for w in z] for z in (x, y)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(np.array(ranks))[0, 1])
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=4, max_size=12))
@@ -175,3 +175,76 @@ def test_sublayers_compare_among_themselves() -> None:
         compare_criteria(model, data, ["blockpruner", "cka"])
     with pytest.raises(UserError, match="Did you mean 'cka'"):
         compare_criteria(model, data, ["ckaa"])
+
+
+# ------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def calibration(tmp_path: Path) -> str:
+    path = tmp_path / "texts.txt"
+    path.write_text("try 3 + 4 = 7 left 2 .\nback 3 left 4 2 .\n", encoding="utf-8")
+    return str(path)
+
+
+def test_the_command_compares(
+    calibration: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pandas as pd
+
+    from prunescope import cli
+
+    out = tmp_path / "deep" / "compared.csv"
+    asked = ["score", "--compare", "shortgpt", "angular", "--texts", calibration]
+    assert cli.run([*asked, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "shortgpt, float16" in said
+    assert "Kendall's tau" in said
+    table = pd.read_csv(out)
+    assert table["criterion"].nunique() == len(DEFINITIONS) + 1
+    agreement = pd.read_csv(out.with_name("compared-agreement.csv"))
+    assert agreement["kendall"].between(-1, 1).all()
+    assert out.with_suffix(".png").stat().st_size > 1000
+
+
+def test_the_command_shows_sublayers_and_the_way_of_a_greedy_criterion(
+    calibration: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prunescope import cli
+
+    asked = ["score", "--method", "blockpruner", "--remove", "2", "--texts", calibration]
+    assert cli.run(asked) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].split() == ["block", "part", "score", "low", "high", "rank"]
+    assert said[-2].startswith("1 removed: ") and said[-1].startswith("2 removed: ")
+    assert said[-1].count(",") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--compare", "shortgtp", "cka"], "Did you mean 'shortgpt'"),
+        (["--method", "cka", "--remove", "2"], "step by step"),
+        (["--part", "promt"], "Did you mean 'prompt'"),
+        (["--method", "task-greedy", "--texts", "TEXTS"], "leave --texts out"),
+        (["--method", "task-greedy", "--benchmarks", "recall"], "answers are generated"),
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(
+    arguments: list[str], said: str, calibration: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prunescope import cli
+
+    assert cli.run(["score", *(a.replace("TEXTS", calibration) for a in arguments)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_command_grades_answers_for_task_greedy(capsys: pytest.CaptureFixture[str]) -> None:
+    from prunescope import cli
+
+    asked = ["score", "--method", "task-greedy", "--remove", "1", "--benchmarks", "arithmetic"]
+    assert cli.run(asked) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("1 removed: ")
+    ranked = {line.split()[-1]: float(line.split()[1]) for line in said[1:-1]}
+    assert ranked["0"] <= ranked["5"]

@@ -24,10 +24,8 @@ PROMPTS = [[2, 8, 9, 4], [2, 11, 12, 13, 4], [2, 14, 15, 4], [2, 30, 7, 4], [2, 
 BUDGET = Budget(12, 6)
 
 
-def answers(
-    model: ReasoningModel, gone: tuple[int, ...], samples: int = 1
-) -> dict[Any, str | None]:
-    """Answer texts (None: no answer) by (prompt, sample) without the blocks `gone`, named as the criterion does."""
+def answers(model: ReasoningModel, gone: tuple[int, ...]) -> dict[Any, str | None]:
+    """Answers (None: no answer) by (prompt, sample) without the blocks `gone`."""
     from pruning.criteria.task_greedy import _answer, _names
 
     names = _names(PROMPTS)
