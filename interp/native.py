@@ -79,12 +79,13 @@ class Kernels:
         )  # fmt: skip
         return out
 
-    def stream(self, x: torch.Tensor, y: torch.Tensor, buffer: torch.Tensor, block: int) -> None:
-        """x, y [n, D] contiguous -> buffer[:n, block] (see `interp.stream`); [slots, L, 4]."""
-        n, d = x.shape
-        self.stream_numbers(  # type: ignore[attr-defined]
-            x.data_ptr(), y.data_ptr(), n, d, buffer[:, block].data_ptr(), buffer.stride(0)
-        )
+    def stream(self, x: torch.Tensor, y: torch.Tensor, place: int, stride: int) -> None:
+        """Four numbers a row (see `interp.stream`) of x, y [n, .., D], contiguous, to `place`.
+
+        place: the address of row 0's; rows are `stride` floats apart.
+        """
+        n, d = x.shape[0], x.shape[-1]
+        self.stream_numbers(x.data_ptr(), y.data_ptr(), n, d, place, stride)  # type: ignore[attr-defined]
 
 
 def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -166,6 +167,6 @@ def _right(found: Kernels) -> bool:
             return False
     x, y = torch.randn(2, 3, 32, generator=g)
     found_numbers = torch.zeros(3, 2, 4)
-    found.stream(x, y, found_numbers, 1)
+    found.stream(x, y, found_numbers[:, 1].data_ptr(), found_numbers.stride(0))
     norms = torch.stack((x.norm(dim=1), y.norm(dim=1), (y - x).norm(dim=1), (x * y).sum(1)), 1)
     return torch.allclose(found_numbers[:, 1], norms, atol=1e-4)
