@@ -32,7 +32,7 @@ from interp.diagnosis.reading import NUMBER, Pieces, Reads, read
 from interp.diagnosis.reflection import NATURAL, Lexicon, reflections
 from interp.errors import UserError
 
-Masks = dict[str, list[Bool[np.ndarray, " S"]]]
+Masks = dict[str, list[Bool[np.ndarray, " _"]]]
 DECISION = 0.5  # nats
 NEAR = 16  # tokens
 

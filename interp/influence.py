@@ -183,7 +183,7 @@ def _records(chains: Sequence[Chain]) -> list[StreamRecord]:
 def _profile(
     chains: Sequence[Chain],
     records: Sequence[StreamRecord],
-    groups: Sequence[tuple[str, Sequence[Bool[np.ndarray, " S"]]]],
+    groups: Sequence[tuple[str, Sequence[Bool[np.ndarray, " _"]]]],
     quantity: str,
 ) -> Profile:
     from interp.errors import did_you_mean

@@ -76,6 +76,7 @@ def test_the_end_of_thinking_is_the_models_own() -> None:
 def test_means_by_event_and_step_are_sums_over_tokens() -> None:
     model = tiny(ends=False)
     chains = chains_of(model)
+    chains += list(model.generate(PROMPTS, budget=Budget(9, 2), sampling=LONG, record=True))
     rng = np.random.default_rng(0)
     events = {
         "some": [rng.random(c.n_tokens) < 0.3 for c in chains],
