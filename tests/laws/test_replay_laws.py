@@ -182,9 +182,7 @@ def test_a_window_lies_at_the_steps_of_each_sequence(arch: str, chunk: int | Non
 
 
 @pytest.mark.parametrize(("window", "samples"), [(None, 1), (Window.decode_only(), 2)])
-def test_random_deltas_of_replay_are_those_of_decoding(
-    window: Window | None, samples: int
-) -> None:
+def test_random_deltas_of_replay_are_those_of_decoding(window: Window | None, samples: int) -> None:
     model = tiny("qwen3", 3, ends=False)
     pool = torch.randn(9, model.d_model, generator=torch.Generator().manual_seed(0))
     variant = Variant("noisy", (ResampleDelta(1, pool=pool, seed=5, window=window),))
