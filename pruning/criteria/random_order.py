@@ -1,6 +1,7 @@
 """Random: blocks in an order drawn from a seed. The control every criterion must beat.
 
-The orders nest: the blocks removed for n are among those removed for n + 1 with the same seed.
+One order is one draw, so compare with many seeds. The orders nest: the blocks removed for n are
+among those removed for n + 1 with the same seed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Skip-KL: how far the next-token distribution moves without the block.
 
-KL(dense || without block l), mean over tokens, in nats: the replacement side of swap-KL
-(arXiv 2605.16234), with the block replaced by the identity. Unlike perplexity it looks at the
-whole distribution, needs no right token, and is never below zero. Prefix-shared sweep.
+KL(dense || without block l), mean over tokens, in nats. Beside "swap-kl" (arXiv 2605.16234), where
+a block changes places with a neighbour or is replaced by it, here nothing takes its place. Unlike
+perplexity it looks at the whole distribution, needs no right token, and is never below zero.
+Prefix-shared sweep.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pruning.criteria import criterion
 from pruning.scores import Scores
 
 
-@criterion("skip-kl", paper="replacement-KL of arXiv 2605.16234", cost="L/2 forwards")
+@criterion("skip-kl", paper="deletion, beside the swaps of arXiv 2605.16234", cost="L/2 forwards")
 def skip_kl(
     model: ReasoningModel,
     texts: Any,

@@ -107,5 +107,5 @@ def _norms(walk: Slots, counted: torch.Tensor) -> torch.Tensor:
     for before, after in pairwise(walk.entering):
         delta = after.float() - before.to(after.device).float()
         norm = torch.linalg.vector_norm(delta, dim=-1)
-        sums.append(norm.masked_fill(~counted.to(norm.device), 0.0).sum().double().cpu())
+        sums.append(norm.masked_fill(~counted.to(norm.device), 0.0).sum().cpu().double())
     return torch.stack(sums)
