@@ -10,8 +10,12 @@ damage: what the variant does to a token when everything before is right), and a
 own chains (what it does where it has taken itself). `first_divergence` and `divergence_table` are
 of the tokens alone: where a variant's chain leaves the dense one of the same noise.
 
+Averages are over the tokens that a model chose: those that the engine wrote are compared too, and
+count only where a mask says so. The problem is the unit of their intervals (jackknife), for chains
+of one problem are not independent.
+
 Shapes: N chains of S tokens, V vocabulary. Row s belongs to the pass that CHOSE token s. Logits are
-held a chunk of positions at a time, so memory does not grow with a chain's length or number.
+held a chunk of positions at a time; what is kept is 8 numbers a token.
 """
 
 from __future__ import annotations
@@ -29,11 +33,11 @@ from torch import Tensor
 from interp.batching import BATCH_TOKENS
 from interp.chains import Chain
 from interp.chunks import CHUNK_TOKENS, Reader
-from interp.errors import NonFiniteError, UserError
+from interp.errors import NonFiniteError, UserError, did_you_mean
 from interp.events import Masks, check_masks
 from interp.interventions import VariantLike, dense
 from interp.model import ReasoningModel
-from interp.record import jackknife_ratio
+from interp.record import jackknife, jackknife_ratio
 from interp.replay import position_chunks, readout
 
 if TYPE_CHECKING:
@@ -47,23 +51,43 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Divergence:
-    """One array [S] a chain of every quantity. problems: whose chain each is."""
+    """One array [S] a chain of every quantity.
+
+    problems, samples, seeds: whose chain each is. chosen: where the model chose the token itself.
+    layer_map: position in the model -> dense index.
+    """
 
     base: str
     variant: str
     problems: tuple[str, ...]
+    samples: tuple[int, ...]
+    seeds: tuple[int, ...]
+    chosen: tuple[Bool[np.ndarray, " _"], ...]
     quantities: dict[str, tuple[Float[np.ndarray, " _"], ...]]
+    layer_map: tuple[int, ...] = ()
+
+    def sums(
+        self, quantity: str = "kl", masks: Sequence[Bool[np.ndarray, " _"]] | None = None
+    ) -> tuple[dict[str, float], dict[str, int]]:
+        """Sum and number of tokens of every problem (of `masks`, one a chain)."""
+        if quantity not in self.quantities:
+            raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+        sums = dict.fromkeys(self.problems, 0.0)
+        counts = dict.fromkeys(self.problems, 0)
+        several = self.chosen if masks is None else masks
+        for problem, values, here in zip(
+            self.problems, self.quantities[quantity], several, strict=True
+        ):
+            sums[problem] += float(values[here].sum(dtype=np.float64))
+            counts[problem] += int(here.sum())
+        return sums, counts
 
     def mean(
         self, quantity: str = "kl", masks: Sequence[Bool[np.ndarray, " _"]] | None = None
     ) -> tuple[float, float, float, int]:
         """Mean over tokens (of `masks`, one a chain), 95 % jackknife over problems, and tokens."""
-        names = list(dict.fromkeys(self.problems))
-        sums, counts = np.zeros((2, 1, len(names)))
-        for i, values in enumerate(self.quantities[quantity]):
-            here = np.ones(len(values), bool) if masks is None else masks[i]
-            sums[0, names.index(self.problems[i])] += values[here].sum()
-            counts[0, names.index(self.problems[i])] += here.sum()
+        each = self.sums(quantity, masks)
+        sums, counts = (np.array([list(table.values())], dtype=np.float64) for table in each)
         has = counts[0] > 0
         if not has.any():
             return float("nan"), float("nan"), float("nan"), 0
@@ -85,11 +109,16 @@ class Divergence:
         """One row a bin of tokens [edges[i], edges[i + 1]), the last one open."""
         import pandas as pd
 
+        if not len(edges) or any(b <= a for a, b in pairwise(edges)):
+            raise UserError(
+                f"by_step(edges={list(edges)}): expected rising steps, such as [0, 64]."
+            )
         bounds = [*edges, None]
         rows = []
         for start, stop in pairwise(bounds):
             steps = [np.arange(len(v)) for v in self.quantities[quantity]]
-            masks = [(s >= start) & (stop is None or s < stop) for s in steps]
+            inside = [(s >= start) & (stop is None or s < stop) for s in steps]
+            masks = [a & b for a, b in zip(inside, self.chosen, strict=True)]
             value, low, high, n = self.mean(quantity, masks)
             row = {"start": start, "stop": stop, quantity: value, "low": low, "high": high}
             rows.append({**row, "n_tokens": n})
@@ -105,7 +134,10 @@ class Divergence:
             {
                 "chain": np.repeat(np.arange(len(sizes)), sizes),
                 "problem": np.repeat(np.array(self.problems, dtype=object), sizes),
+                "sample": np.repeat(self.samples, sizes),
+                "seed": np.repeat(self.seeds, sizes),
                 "token": np.concatenate([np.arange(size) for size in sizes]),
+                "chosen": np.concatenate(self.chosen),
                 **columns,
             }
         )
@@ -160,6 +192,10 @@ def divergence(
         base=base.name,
         variant=variant.name,
         problems=tuple(c.problem for c in chains),
+        samples=tuple(c.sample for c in chains),
+        seeds=tuple(c.seed for c in chains),
+        chosen=tuple(~c.forced for c in chains),
+        layer_map=model.layer_map,
         quantities={name: tuple(found[q]) for q, name in enumerate(QUANTITIES)},
     )
 
@@ -168,12 +204,13 @@ def _compare(
     model: ReasoningModel, one: Float[Tensor, "K D"], other: Float[Tensor, "K D"], ids: Tensor
 ) -> Float[Tensor, "8 K"]:
     p, q = (readout(model, s).log_softmax(-1) for s in (one, other))
+    q = q.to(p.device)
     ids = ids.to(p.device)[:, None]
     gap = p - q
     return torch.stack(
         [
-            (p.exp() * gap).sum(-1),
-            -(q.exp() * gap).sum(-1),
+            (p.exp() * gap).sum(-1).clamp_min(0),  # float noise goes below; nan stays nan
+            -(q.exp() * gap).sum(-1).clamp_max(0),
             (p.exp() - q.exp()).abs().sum(-1) / 2,
             p.gather(-1, ids)[:, 0],
             q.gather(-1, ids)[:, 0],
@@ -187,8 +224,14 @@ def _compare(
 def first_divergence(a: Chain, b: Chain) -> int | None:
     """The first generated index at which the tokens differ; None where one goes on from the other.
 
-    Two chains of different lengths that agree as far as both go have not diverged.
+    Two chains of different lengths that agree as far as both go have not diverged: one was cut.
+    An end of sequence is a token, so a chain that stops where the other goes on has diverged.
     """
+    if not np.array_equal(a.prompt_ids, b.prompt_ids):
+        raise UserError(
+            f"first_divergence: the chains of problems {a.problem!r} and {b.problem!r} have "
+            "different prompts."
+        )
     n = min(a.n_tokens, b.n_tokens)
     differs = np.flatnonzero(a.ids[:n] != b.ids[:n])
     return int(differs[0]) if differs.size else None
@@ -197,14 +240,21 @@ def first_divergence(a: Chain, b: Chain) -> int | None:
 def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFrame:
     """Every chain beside the base's of the same problem, sample, seed and budget.
 
-    divergence: first index at which they differ (nan: they never do); tokens, tokens_base.
+    divergence: first index at which they differ (nan: they never do); tokens, tokens_base. Chains
+    that have none of the base's to stand beside are left out.
     """
     import pandas as pd
 
     def key(c: Chain) -> tuple[object, ...]:
         return c.problem, c.sample, c.seed, c.budget
 
-    known = {key(c): c for c in chains if c.variant == base}
+    known: dict[tuple[object, ...], Chain] = {}
+    for c in chains:
+        if c.variant == base and known.setdefault(key(c), c) is not c:
+            raise UserError(
+                f"divergence_table: {base!r} has two chains of problem {c.problem!r}, sample "
+                f"{c.sample}, seed {c.seed}, budget {c.budget.label}."
+            )
     rows = []
     for c in chains:
         if c.variant == base or key(c) not in known:
@@ -229,18 +279,44 @@ def damage_and_drift(
 ) -> pd.DataFrame:
     """KL(dense || variant) along the dense chains (damage) and along the variant's (drift).
 
-    events: masks of the two lists of chains, for one row an event; else one row each.
+    events: masks of the two lists of chains, for three rows an event. along: "dense", the
+    variant's name, and "difference": the second less the first, jackknifed over the problems that
+    both lists have (each left out of both), and over nothing else.
     """
     import pandas as pd
 
+    both = [divergence(model, chains, variant) for chains in (dense_chains, variant_chains)]
+    masks = tuple({"all": list(found.chosen)} for found in both) if events is None else events
+    for chains, few in zip((dense_chains, variant_chains), masks, strict=True):
+        check_masks(chains, few, "damage_and_drift")
     frames = []
-    for i, (along, chains) in enumerate((("dense", dense_chains), (variant.name, variant_chains))):
-        found = divergence(model, chains, variant)
-        masks = {"all": [np.ones(c.n_tokens, bool) for c in chains]}
-        if events is not None:
-            masks = events[i]
-            check_masks(chains, masks, "damage_and_drift")
-        frame = found.by_event(masks)
+    for along, found, few in zip(("dense", variant.name), both, masks, strict=True):
+        frame = found.by_event(few)
         frame.insert(0, "along", along)
         frames.append(frame)
-    return pd.concat(frames, ignore_index=True)
+    shared = [name for name in masks[0] if name in masks[1]]
+    rows = [
+        {"along": "difference", "event": name, **_difference(both, [m[name] for m in masks])}
+        for name in shared
+    ]
+    return pd.concat([*frames, pd.DataFrame(rows)], ignore_index=True)
+
+
+def _difference(
+    both: Sequence[Divergence], masks: Sequence[Sequence[Bool[np.ndarray, " _"]]]
+) -> dict[str, float]:
+    """Mean KL of the second less that of the first, over the problems that both have."""
+    tables = [found.sums("kl", few) for found, few in zip(both, masks, strict=True)]
+    (_, first), (_, second) = tables
+    shared = [p for p, n in first.items() if n and second.get(p)]
+    if not shared:
+        return {"kl": np.nan, "low": np.nan, "high": np.nan, "n_tokens": 0}
+    columns = [np.array([[t[p] for p in shared]], dtype=float) for pair in tables for t in pair]
+
+    def gap(a: np.ndarray, n: np.ndarray, b: np.ndarray, m: np.ndarray) -> np.ndarray:
+        return b / m - a / n
+
+    low, high = jackknife(gap, *columns)
+    (value,) = gap(*(column.sum(1) for column in columns))
+    tokens = int(columns[1].sum() + columns[3].sum())
+    return {"kl": float(value), "low": float(low[0]), "high": float(high[0]), "n_tokens": tokens}

@@ -11,13 +11,17 @@ from one that is complete. Numbers keep the model's dtype unless told otherwise.
 
 Shapes: a piece is [T of the piece, D]; tokens that do not count (`Batch.mask`) are left out, and
 `positions` says which were kept.
+
+Caveat: unlike the other reducers it waits for the device in every block, for what it writes must
+first be on the host. Disk: tokens x blocks x streams x D x the dtype's bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -27,7 +31,7 @@ from torch import Tensor
 
 from interp.capture import Batch, Reducer
 from interp.chunks import present
-from interp.errors import PruneScopeError, UserError
+from interp.errors import NonFiniteError, PruneScopeError, UserError
 from interp.model import ReasoningModel
 
 if TYPE_CHECKING:
@@ -38,10 +42,15 @@ INDEX = "index.json"
 SHARD_BYTES = 2**28
 Stream = Literal["resid_pre", "resid_post", "delta"]
 STREAMS = ("resid_pre", "resid_post", "delta")
+Key = tuple[int, int, str]  # text, block (dense index), stream
 
 
 class RawCapture(Reducer):
-    """Writes streams of `blocks` (dense indices; default: all) into an empty or new `directory`."""
+    """Writes streams of `blocks` (dense indices; default: all) into an empty or new `directory`.
+
+    shard_bytes: size of a file, and of what is held until it is written (one piece, if that is
+    larger). dtype: of the numbers on disk (default: as the model has them).
+    """
 
     chunked: ClassVar[bool] = True
 
@@ -58,6 +67,8 @@ class RawCapture(Reducer):
         self.blocks, self.streams, self.dtype = blocks, tuple(streams), dtype
         if not self.streams or (unknown := set(self.streams) - set(STREAMS)):
             raise UserError(f"RawCapture(streams={unknown or '()'}): expected some of {STREAMS}.")
+        if blocks is not None and (not len(blocks) or len(set(blocks)) < len(blocks)):
+            raise UserError(f"RawCapture(blocks={list(blocks)}): expected some, none named twice.")
         if shard_bytes < 1:
             raise UserError(f"RawCapture(shard_bytes={shard_bytes}): expected 1 or more.")
         self.shard_bytes = shard_bytes
@@ -79,12 +90,15 @@ class RawCapture(Reducer):
             "layer_map": list(model.layer_map),
             "blocks": blocks,
             "streams": list(self.streams),
+            "dtype": str(self.dtype or model.dtype).removeprefix("torch."),
             "width": model.d_model,
             "n_texts": n_texts,
         }
         self.pieces: list[dict[str, Any]] = []
         self.held: dict[str, Tensor] = {}
-        self.size = self.shards = 0
+        self.next: dict[Key, int] = {}  # the first position that has not come yet
+        self.lengths = [0] * n_texts
+        self.size = self.shards = self.written = 0  # written: how many pieces are in a shard
 
     def update(
         self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
@@ -94,32 +108,45 @@ class RawCapture(Reducer):
         mask = batch.mask.cpu()
         for stream in self.streams:
             value = {"resid_pre": x, "resid_post": y}.get(stream)
-            value = y - x if value is None else value
-            value = value.to("cpu", self.dtype or value.dtype)
+            value = y.float() - x.float() if value is None else value
             for row, text in enumerate(batch.texts.tolist()):
                 kept = mask[row].nonzero()[:, 0]
-                if not len(kept):
-                    continue
-                key = f"{text}.{self.dense[index]}.{stream}.{batch.first}"
-                self.held[key] = value[row, kept].contiguous()
-                self.size += self.held[key].nbytes
-                self.pieces.append(
-                    {
-                        "key": key,
-                        "text": text,
-                        "block": self.dense[index],
-                        "stream": stream,
-                        "positions": _runs((kept + batch.first).tolist()),
-                    }
-                )
-                if self.size >= self.shard_bytes:
-                    self._write()
+                if len(kept):
+                    part = value[row, kept.to(value.device)].to("cpu", self.dtype or y.dtype)
+                    self._add((text, self.dense[index], stream), part, kept + batch.first)
+
+    def _add(self, key: Key, part: Float[Tensor, "T D"], positions: Int[Tensor, " T"]) -> None:
+        text, block, stream = key
+        runs = _runs(positions.tolist())
+        if not 0 <= text < len(self.lengths):
+            raise UserError(f"A row is of text {text}; the capture is of {len(self.lengths)}.")
+        if runs[0][0] < self.next.get(key, 0):
+            raise UserError(
+                f"Text {text} came back at position {runs[0][0]}: a raw capture keeps each token "
+                "once, in order. Set `recording.batch` before each pass, with texts and `first`."
+            )
+        if not part.isfinite().all():
+            raise NonFiniteError(
+                f"{stream} of block {block} holds inf or nan in text {text} (as {part.dtype})."
+            )
+        if self.size + part.nbytes > self.shard_bytes:
+            self._write()
+        name = f"{text}.{block}.{stream}.{runs[0][0]}"
+        self.held[name] = part
+        self.size += part.nbytes
+        self.next[key] = runs[-1][1]
+        if (block, stream) == (next(iter(self.dense.values())), self.streams[0]):
+            self.lengths[text] += len(part)
+        self.pieces.append(
+            {"key": name, "text": text, "block": block, "stream": stream, "positions": runs}
+        )
 
     def end(self, complete: bool) -> None:
         if complete:
             self._write()
-            whole = self.head | {"shards": self.shards, "pieces": self.pieces}
-            self._put(INDEX, lambda path: path.write_text(json.dumps(whole), encoding="utf-8"))
+            whole = self.head | {"lengths": self.lengths, "shards": self.shards}
+            text = json.dumps(whole | {"pieces": self.pieces})
+            self._put(INDEX, lambda path: path.write_text(text, encoding="utf-8"))
         self.held.clear()
 
     def _write(self) -> None:
@@ -129,13 +156,13 @@ class RawCapture(Reducer):
             return
         name = f"streams-{self.shards:05d}.safetensors"
         self._put(name, lambda path: save_file(self.held, path))
-        for piece in self.pieces:
-            piece.setdefault("shard", name)
+        for piece in self.pieces[self.written :]:
+            piece["shard"] = name
         self.held.clear()
+        self.written, self.size = len(self.pieces), 0
         self.shards += 1
-        self.size = 0
 
-    def _put(self, name: str, write: Any) -> None:
+    def _put(self, name: str, write: Callable[[Path], Any]) -> None:
         """A file that takes its name once it is whole."""
         partial = self.directory / f".{name}.partial"
         try:
@@ -171,18 +198,28 @@ class RawStreams:
     def layer_map(self) -> tuple[int, ...]:
         return tuple(self.index["layer_map"])
 
-    @property
+    @cached_property
     def texts(self) -> tuple[int, ...]:
+        """The numbers of the texts of which something was kept."""
         return tuple(sorted({piece["text"] for piece in self.index["pieces"]}))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many tokens of each text were kept."""
+        return tuple(self.index["lengths"])
 
     def stream(self, text: int, block: int, stream: Stream | None = None) -> Float[Tensor, "T D"]:
         """The kept tokens of one text at one block (dense index), in order."""
-        from safetensors import safe_open
+        from safetensors import SafetensorError, safe_open
 
         read = []
         for piece in self._pieces(text, block, stream):
-            with safe_open(self.directory / piece["shard"], framework="pt") as shard:
-                read.append(shard.get_tensor(piece["key"]))
+            path = self.directory / piece["shard"]
+            try:
+                with safe_open(path, framework="pt") as shard:
+                    read.append(shard.get_tensor(piece["key"]))
+            except SafetensorError as error:
+                raise UserError(f"{path} is damaged ({error}): run the capture again.") from error
         return torch.cat(read)
 
     def positions(self, text: int, block: int, stream: Stream | None = None) -> Int[Tensor, " T"]:
@@ -190,20 +227,26 @@ class RawStreams:
         found = [run for p in self._pieces(text, block, stream) for run in p["positions"]]
         return torch.cat([torch.arange(a, b) for a, b in found])
 
+    @cached_property
+    def _by_key(self) -> dict[Key, list[dict[str, Any]]]:
+        found: dict[Key, list[dict[str, Any]]] = {}
+        for piece in self.index["pieces"]:
+            found.setdefault((piece["text"], piece["block"], piece["stream"]), []).append(piece)
+        return found
+
     def _pieces(self, text: int, block: int, stream: Stream | None) -> list[dict[str, Any]]:
         name = stream or self.index["streams"][0]
-        want = {"text": text, "block": block, "stream": name}
-        found = [p for p in self.index["pieces"] if all(p[k] == v for k, v in want.items())]
+        found = self._by_key.get((text, block, name))
         if not found:
             raise UserError(
                 f"{self.directory} holds no {name} of text {text} at block {block}: it has blocks "
                 f"{self.index['blocks']}, {', '.join(self.index['streams'])}, and "
                 f"{len(self.texts)} texts."
             )
-        return sorted(found, key=lambda p: p["positions"][0][0])
+        return found
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a piece: text, block (dense index), stream, tokens, shard."""
+        """One row a piece: text, block (dense index), stream, first position, tokens, shard."""
         import pandas as pd
 
         rows = [

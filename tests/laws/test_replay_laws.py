@@ -124,12 +124,13 @@ def test_chunks_and_batches_of_any_size_change_nothing(
 
 @pytest.mark.parametrize("arch", ["qwen3", "gemma3"])
 def test_no_reducer_notices_the_chunks(arch: str) -> None:
-    """With a sink in an early chunk, whose median is that of the whole row."""
+    """With sinks, one of them a whole chunk: the median is that of the row and not of the piece."""
     model = tiny(arch, 3)
     with torch.no_grad():
         model.hf.get_input_embeddings().weight[7] *= 500
     sequences = [np.where(ids == 7, 8, ids) for ids in texts(model, LENGTHS)]
-    sequences[2][3] = sequences[0][20] = 7
+    sequences[0][20] = sequences[2][3] = 7
+    sequences[4][12:18] = 7
     counted = [np.arange(len(ids)) >= 2 for ids in sequences]
     found = []
     for chunk in (None, 6):
@@ -143,7 +144,7 @@ def test_no_reducer_notices_the_chunks(arch: str) -> None:
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
             np.testing.assert_array_equal(m, n)
     every, without = (found[1][0].result().tables[n][1] for n in BlockInfluence.quantities)
-    assert (every - without)[0].tolist() == [1, 0, 1, 0, 0]
+    assert (every - without)[0].tolist() == [1, 0, 1, 0, 6]
     for whole, pieces in zip(*(f[2:] for f in found), strict=True):
         torch.testing.assert_close(pieces.mean(), whole.mean(), atol=1e-5, rtol=1e-5)
         moments = pieces.second_moment(), whole.second_moment()
