@@ -217,13 +217,21 @@ class Reader:
         chains: Sequence[Chain],
         batch_tokens: int = BATCH_TOKENS,
         chunk_tokens: int | None = CHUNK_TOKENS,
+        *,
+        last_rows: Sequence[int] | None = None,
     ) -> Reader:
-        """Of what is read while each chain is made: all but its last generated token."""
+        """Of what is read while each chain is made: all but its last generated token.
+
+        last_rows: the last row wanted of each chain; what comes after it is not read.
+        """
         for i, chain in enumerate(chains):
             if not len(chain.prompt_ids) or not chain.n_tokens:
                 what = "prompt" if not len(chain.prompt_ids) else "generated token"
                 raise UserError(f"Chain {i} has no {what}: there is no pass of it to replay.")
         sequences = [np.concatenate([c.prompt_ids, c.ids[:-1]]).astype(np.int64) for c in chains]
+        if last_rows is not None:
+            ends = [len(c.prompt_ids) + int(r) for c, r in zip(chains, last_rows, strict=True)]
+            sequences = [ids[:end] for ids, end in zip(sequences, ends, strict=True)]
         reader = cls(model, sequences, batch_tokens, chunk_tokens)
         reader.chains = chains
         reader.keys = torch.tensor([noise_key(c.seed, c.problem, c.sample) for c in chains])

@@ -9,8 +9,8 @@ stops before the last token that is given: reading that one is every row's first
 (step -1, or the last step of a fork's prefix). Budgets nest: see `interp.rows`. Noise is keyed by
 (seed, problem, sample, step): see `interp.sampling`.
 
-The device runs a few passes between two looks of the host (1 on a CPU, where looking is free);
-what a row generates past its own end is thrown away. The host's tables are in `interp.slots`, the
+The device runs a few passes between two looks of the host; what a row generates past its own end
+is thrown away. The host's tables are in `interp.slots`, the
 device's side in `interp.passes`. The model is as it was whenever the generator is suspended.
 
 Where memory runs out, the last half of the rows goes back to the waiting ones and fewer slots are

@@ -1,17 +1,18 @@
 """A shorter way through the blocks of the Llama family, for decoding on a CPU.
 
 `fused(model, cache)` gives recognised blocks (Llama, Mistral, Qwen 2, Qwen 3 in float32) another
-`forward` for passes of one token a row: four matrix products and the kernels of `kernels.c`
-between them, in buffers that all blocks share. The block is still called as a module, so hooks
-on blocks (recording, row-wise interventions) fire as ever; a block with a hook on anything inside
-it takes its own way for that pass, as does every other kind of block.
+`forward` for passes of one token a row: one call of `kernels.c` from the stream that enters to the
+stream that leaves, with weights packed for it and buffers that all blocks share. The block is
+still called as a module, so hooks on blocks (row-wise interventions) fire as ever; a block with a
+hook on anything inside it takes its own way for that pass, as does every other kind of block.
 
-The joined projections are copies, so only models below a size are fused. Tests hold both ways to
+The packed weights are copies, so only models below a size are fused. Tests hold both ways to
 the same logits.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from interp.native import Kernels, kernels, suits
+from interp.native import BlockStruct, Kernels, RoomStruct, kernels, panels, suits
 
 if TYPE_CHECKING:
     from interp.cache import RowCache
@@ -29,47 +30,73 @@ KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3
 LARGEST = 2 * 2**30  # bytes of weights; beyond, a copy of them is too much
 
 
-class _Buffers:
-    """Room for what one block computes, shared by all: [slots, ...] each."""
+class _Room:
+    """Room for what one block computes on the way, shared by all: [slots, ...] each."""
 
     def __init__(self, slots: int, d: int, heads: int, kv: int, width: int, inner: int) -> None:
         self.normed = torch.empty(slots, d)
         self.qkv = torch.empty(slots, (heads + 2 * kv) * width)
         self.attended = torch.empty(slots, heads * width)
-        self.both = torch.empty(slots, 2 * inner)
+        self.middle = torch.empty(slots, d)
         self.inner = torch.empty(slots, inner)
+        names = [field[0] for field in RoomStruct._fields_]
+        self.struct = RoomStruct(*(getattr(self, name).data_ptr() for name in names))
 
 
 class FusedBlock:
-    """The fused forward of one block."""
+    """The fused forward of one block.
+
+    numbers: where `interp.live` wants the four numbers of each row (address, floats between rows).
+    """
 
     def __init__(
-        self, block: nn.Module, cache: RowCache, found: Kernels, shared: dict[Any, _Buffers]
+        self, block: nn.Module, cache: RowCache, found: Kernels, shared: dict[Any, _Room]
     ) -> None:
         b = cast("Any", block)
         attn, mlp = b.self_attn, b.mlp
-        self.kernels, self.cache, self.index = found, cache, int(attn.layer_idx)
-        self.width = int(attn.head_dim)
-        self.heads = attn.q_proj.out_features // self.width
-        self.kv = attn.k_proj.out_features // self.width
-        self.window = int(_window(attn) or 0)
-        self.scale = float(attn.scaling)
+        self.run, self.cache, self.index = found.run_block, cache, int(attn.layer_idx)  # type: ignore[attr-defined]
+        width = int(attn.head_dim)
+        heads, kv = (p.out_features // width for p in (attn.q_proj, attn.k_proj))
         projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-        self.qkv = torch.cat([p.weight.detach() for p in projections]).t()
-        self.qkv_bias = None
+        gates = mlp.gate_proj.weight.detach().t().unflatten(1, (-1, 16))
+        others = mlp.up_proj.weight.detach().t().unflatten(1, (-1, 16))
+        weights = {
+            "qkv": panels(torch.cat([p.weight.detach() for p in projections]).t()),
+            "o": panels(attn.o_proj.weight.detach().t()),
+            "up": panels(torch.stack([gates, others], 2).flatten(1)),  # 16 of each in turn
+            "down": panels(mlp.down_proj.weight.detach().t()),
+            "norm": b.input_layernorm.weight.detach(),
+            "norm_mlp": b.post_attention_layernorm.weight.detach(),
+        }
         if attn.q_proj.bias is not None:
-            self.qkv_bias = torch.cat([p.bias.detach() for p in projections])
-        self.out = attn.o_proj.weight.detach().t()
-        self.out_bias = attn.o_proj.bias
-        self.up = torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()]).t()
-        self.down = mlp.down_proj.weight.detach().t()
-        self.norms = [_norm(b.input_layernorm), _norm(b.post_attention_layernorm)]
-        self.q_norm, self.k_norm = (_norm(getattr(attn, n, None)) for n in ("q_norm", "k_norm"))
-        d, inner = self.qkv.shape[0], self.down.shape[0]
-        key = (d, self.heads, self.kv, self.width, inner)
+            weights["qkv_bias"] = torch.cat([p.bias.detach() for p in projections])
+        if attn.o_proj.bias is not None:
+            weights["o_bias"] = attn.o_proj.bias.detach()
+        for name in ("q_norm", "k_norm"):
+            if (module := getattr(attn, name, None)) is not None:
+                weights[name] = module.weight.detach()
+        self.weights = {name: weight.contiguous() for name, weight in weights.items()}
+        d, inner = b.input_layernorm.weight.shape[0], mlp.down_proj.in_features
+        self.struct = BlockStruct(
+            d=d,
+            heads=heads,
+            kv=kv,
+            width=width,
+            inner=inner,
+            window=int(_window(attn) or 0),
+            scale=float(attn.scaling),
+            eps=float(b.input_layernorm.variance_epsilon),
+            eps_mlp=float(b.post_attention_layernorm.variance_epsilon),
+            eps_qk=float(getattr(getattr(attn, "q_norm", None), "variance_epsilon", 0.0)),
+            **{name: weight.data_ptr() for name, weight in self.weights.items()},
+        )
+        key = (d, heads, kv, width, inner)
         if key not in shared:
-            shared[key] = _Buffers(cache.layout.slots, *key)
-        self.buffers = shared[key]
+            shared[key] = _Room(cache.layout.slots, *key)
+        self.room = shared[key]
+        self.here, self.there = (ctypes.addressof(x) for x in (self.struct, self.room.struct))
+        self.shape = (kv, width)
+        self.numbers: tuple[int | None, int] = (None, 0)
         self.inside = [m for m in block.modules() if m is not block]
 
     @property
@@ -84,42 +111,20 @@ class FusedBlock:
         position_embeddings: Any = None,
         **_: Any,
     ) -> torch.Tensor:
-        run, room = self.kernels, self.buffers
-        n, _one, d = hidden_states.shape
-        x = hidden_states.reshape(n, d)
-        normed, qkv, attended = room.normed[:n], room.qkv[:n], room.attended[:n]
-        both, inner = room.both[:n], room.inner[:n]
         layer, layout = self.cache.rows[self.index], self.cache.layout
         if not layer.is_initialized:
-            like = qkv.view(n, -1, 1, self.width)[:, : self.kv]
+            like = hidden_states.new_empty(1, self.shape[0], 1, self.shape[1])
             layer.lazy_initialization(like, like)
         assert layer.keys is not None and layer.values is not None
-        cos, sin = position_embeddings
-        cos, sin = cos.contiguous(), sin.contiguous()
-        threads = torch.get_num_threads()
-
-        weight, eps = self.norms[0]
-        run.rms_norm(x.data_ptr(), weight.data_ptr(), eps, n, d, normed.data_ptr())  # type: ignore[attr-defined]
-        if self.qkv_bias is None:
-            torch.mm(normed, self.qkv, out=qkv)
-        else:
-            torch.addmm(self.qkv_bias, normed, self.qkv, out=qkv)
-        q_norm, q_eps = self.q_norm
-        k_norm, _eps = self.k_norm
-        run.attend(  # type: ignore[attr-defined]
-            qkv.data_ptr(), qkv.shape[1], _pointer(q_norm), _pointer(k_norm), q_eps,
-            cos.data_ptr(), sin.data_ptr(), layer.keys.data_ptr(), layer.values.data_ptr(),
-            layer.keys.shape[2], layout.columns.data_ptr(), n, self.heads, self.kv, self.width,
-            self.window, self.scale, 0.0, 1, attended.data_ptr(), threads,
+        x = hidden_states.contiguous()
+        cos, sin = (table.contiguous() for table in position_embeddings)
+        out = torch.empty_like(x)
+        self.run(
+            self.here, self.there, x.data_ptr(), out.data_ptr(), x.shape[0], cos.data_ptr(),
+            sin.data_ptr(), layer.keys.data_ptr(), layer.values.data_ptr(), layer.keys.shape[2],
+            layout.columns.data_ptr(), *self.numbers, torch.get_num_threads(),
         )  # fmt: skip
-        x = torch.addmm(x, attended, self.out)
-        if self.out_bias is not None:
-            x += self.out_bias
-        weight, eps = self.norms[1]
-        run.rms_norm(x.data_ptr(), weight.data_ptr(), eps, n, d, normed.data_ptr())  # type: ignore[attr-defined]
-        torch.mm(normed, self.up, out=both)
-        run.silu_mul(both.data_ptr(), n, inner.shape[1], inner.data_ptr())  # type: ignore[attr-defined]
-        return torch.addmm(x, inner, self.down).view(n, 1, d)
+        return out
 
 
 def fusable(model: ReasoningModel, block: nn.Module) -> bool:
@@ -153,7 +158,7 @@ def fuse(model: ReasoningModel, cache: RowCache) -> dict[int, FusedBlock]:
     size = sum(p.numel() * p.element_size() for p in model.hf.parameters())
     if found is None or size > LARGEST:
         return {}
-    shared: dict[Any, _Buffers] = {}
+    shared: dict[Any, _Room] = {}
     with torch.inference_mode():
         return {
             i: FusedBlock(block, cache, found, shared)
@@ -176,16 +181,6 @@ def fused(model: ReasoningModel, blocks: dict[int, FusedBlock]) -> Iterator[None
     finally:
         for block in changed:
             block.__dict__.pop("forward", None)
-
-
-def _norm(module: Any) -> tuple[torch.Tensor, float] | tuple[None, float]:
-    if module is None:
-        return None, 0.0
-    return module.weight.detach(), float(module.variance_epsilon)
-
-
-def _pointer(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 def _window(attn: Any) -> int | None:

@@ -2,7 +2,9 @@
  *
  * attend() is the heart: it reads each row's keys and values once, over that row's own length, so
  * nothing is spent on masks, padding or repeated heads, and a row cannot depend on its neighbours.
- * The rest are the element-wise steps around the matrix products, fused.
+ * run_block() is a whole Llama-like block around it in one parallel region: a pass has few rows, so
+ * what a general matrix product spends on packing its operands and on starting threads is as much
+ * as the product itself. Weights are packed once instead (see project()).
  *
  * Compiled by interp/native.py with the flags given there (no -ffast-math: a nan must stay a nan).
  */
@@ -186,13 +188,14 @@ INLINE void norm_rope(float *restrict x, i64 d, const float *weight, float eps,
 
 /* qkv: [n, stride] with queries first, then (if writes) keys and values; K, V: [slots, kv, cap, d].
  * Row r attends columns (columns[r] - window, columns[r]] (window 0: all). writes: normalises and
- * rotates queries and keys, and puts the new key and value into column columns[r]. d is a multiple of 16. out: [n, heads * d]. */
+ * rotates queries and keys, and puts the new key and value into column columns[r]. d is a multiple
+ * of 16. out: [n, heads * d]. Shared by the threads of the parallel region that it is called in. */
 INLINE void attend_d(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
                      const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
                      const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window, float scale,
-                     float softcap, int writes, float *out, int threads) {
+                     float softcap, int writes, float *out) {
     i64 group = heads / kv;
-#pragma omp parallel for schedule(dynamic, 4) num_threads(threads) if (threads > 1)
+#pragma omp for schedule(dynamic, 4)
     for (i64 task = 0; task < n * kv; task++) {
         i64 r = task / kv, j = task % kv, at = columns[r];
         float *row = qkv + r * stride;
@@ -214,14 +217,14 @@ INLINE void attend_d(float *qkv, i64 stride, const float *q_norm, const float *k
     }
 }
 
-void attend(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
-            const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
-            const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window, float scale,
-            float softcap, int writes, float *out, int threads) {
+INLINE void attend_rows(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
+                        const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
+                        const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window,
+                        float scale, float softcap, int writes, float *out) {
 #define CASE(D)                                                                                \
     if (d == D) {                                                                              \
         attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, n,    \
-                 heads, kv, D, window, scale, softcap, writes, out, threads);                  \
+                 heads, kv, D, window, scale, softcap, writes, out);                           \
         return;                                                                                \
     }
     CASE(32)
@@ -229,43 +232,147 @@ void attend(float *qkv, i64 stride, const float *q_norm, const float *k_norm, fl
     CASE(128)
 #undef CASE
     attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, n, heads, kv,
-             d, window, scale, softcap, writes, out, threads);
+             d, window, scale, softcap, writes, out);
 }
 
-/* out = weight * x / rms(x), row by row */
-void rms_norm(const float *x, const float *weight, float eps, i64 n, i64 d, float *out) {
+/* q [n, heads, d], already rotated, over keys and values that are there: out [n, heads, d] */
+void attend(float *q, float *K, float *V, i64 cap_columns, const i64 *columns, i64 n, i64 heads,
+            i64 kv, i64 d, i64 window, float scale, float softcap, float *out, int threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    attend_rows(q, heads * d, 0, 0, 0.0f, 0, 0, K, V, cap_columns, columns, n, heads, kv, d, window,
+                scale, softcap, 0, out);
+}
+
+#ifdef __AVX512F__
+#define TILE 12 /* rows at a time: 2 x 12 sums and what they are made of fit the registers */
+#else
+#define TILE 3
+#endif
+
+typedef enum { PLAIN, ADD, SILU } Ending;
+
+/* `rows` rows of x [., k] times one panel [k, 32]; then what `ending` says, into out from `col` on:
+ * PLAIN with a bias (or none), ADD to `base` and a bias, SILU: columns 0-15 are gates for 16-31 */
+INLINE void tile(const float *x, i64 k, const float *panel, int rows, Ending ending,
+                 const float *bias, const float *base, float *out, i64 width, i64 col) {
+    v16 a[TILE], b[TILE];
+    for (int r = 0; r < rows; r++) a[r] = b[r] = (v16){0};
+    for (i64 i = 0; i < k; i++) {
+        v16 u = LOAD(panel + 32 * i), w = LOAD(panel + 32 * i + 16);
+        for (int r = 0; r < rows; r++) {
+            a[r] += x[r * k + i] * u;
+            b[r] += x[r * k + i] * w;
+        }
+    }
+    int second = ending != SILU && col + 16 < width; /* the last panel may be half empty */
+    for (int r = 0; r < rows; r++) {
+        float *o = out + r * width + col;
+        if (ending == SILU) {
+            v16 e = SELECT(a[r] < -80.0f, SPLAT(80.0f), -a[r]); /* beyond, silu is 0 to float32 */
+            STORE(o, a[r] / (1.0f + vexp(e)) * b[r]);
+            continue;
+        }
+        if (bias) {
+            a[r] += LOAD(bias + col);
+            if (second) b[r] += LOAD(bias + col + 16);
+        }
+        if (ending == ADD) {
+            a[r] += LOAD(base + r * width + col);
+            if (second) b[r] += LOAD(base + r * width + col + 16);
+        }
+        STORE(o, a[r]);
+        if (second) STORE(o + 16, b[r]);
+    }
+}
+
+#define CHUNK (4 * TILE) /* rows to which one thread applies a panel, so that few columns suffice */
+
+/* out [n, width] = x [n, k] times a matrix in panels [panels, k, 32], and the ending. Shared by the
+ * threads of the parallel region that it is called in. */
+INLINE void project(const float *x, i64 n, i64 k, const float *panels, i64 count, Ending ending,
+                    const float *bias, const float *base, float *out, i64 width) {
+    i64 chunks = (n + CHUNK - 1) / CHUNK, step = ending == SILU ? 16 : 32;
+#pragma omp for schedule(static)
+    for (i64 task = 0; task < count * chunks; task++) {
+        i64 p = task / chunks, from = task % chunks * CHUNK;
+        i64 to = from + CHUNK < n ? from + CHUNK : n;
+        const float *panel = panels + p * 32 * k;
+        i64 r = from;
+#define ROWS(R)                                                                                \
+    for (; r + R <= to; r += R)                                                                \
+        tile(x + r * k, k, panel, R, ending, bias, base ? base + r * width : 0,                \
+             out + r * width, width, step * p);
+        ROWS(TILE)
+#ifdef __AVX512F__
+        ROWS(6)
+        ROWS(3)
+#endif
+        ROWS(1)
+#undef ROWS
+    }
+}
+
+/* out = weight * x / rms(x), row by row; shared by the threads of the region */
+INLINE void rms_norm(const float *x, const float *weight, float eps, i64 n, i64 d, float *out) {
+#pragma omp for schedule(static)
     for (i64 r = 0; r < n; r++) rms_one(x + r * d, weight, eps, d, out + r * d);
 }
 
-/* out [n, f] = silu(gate) * up, where both lie side by side: [n, 2 f]; f a multiple of 16 */
-void silu_mul(const float *both, i64 n, i64 f, float *out) {
-    for (i64 r = 0; r < n; r++) {
-        const float *g = both + 2 * r * f, *u = g + f;
-        for (i64 i = 0; i < f; i += 16) {
-            v16 x = LOAD(g + i);
-            v16 e = SELECT(x < -80.0f, SPLAT(80.0f), -x); /* beyond, silu is 0 to float32 */
-            STORE(out + r * f + i, x / (1.0f + vexp(e)) * LOAD(u + i));
-        }
+INLINE void stream_one(const float *a, const float *b, i64 d, float *o) {
+    v16 xx = {0}, yy = {0}, dd = {0}, xy = {0};
+    for (i64 i = 0; i < d; i += 16) {
+        v16 p = LOAD(a + i), q = LOAD(b + i), g = q - p;
+        xx += p * p;
+        yy += q * q;
+        dd += g * g;
+        xy += p * q;
     }
+    o[0] = sqrtf(lanes_sum(xx));
+    o[1] = sqrtf(lanes_sum(yy));
+    o[2] = sqrtf(lanes_sum(dd));
+    o[3] = lanes_sum(xy);
 }
 
 /* out[r] = |x|, |y|, |y - x|, <x, y> of row r; rows of `out` are `stride` floats apart;
  * d a multiple of 16 */
 void stream_numbers(const float *x, const float *y, i64 n, i64 d, float *out, i64 stride) {
-    for (i64 r = 0; r < n; r++) {
-        const float *a = x + r * d, *b = y + r * d;
-        v16 xx = {0}, yy = {0}, dd = {0}, xy = {0};
-        for (i64 i = 0; i < d; i += 16) {
-            v16 p = LOAD(a + i), q = LOAD(b + i), g = q - p;
-            xx += p * p;
-            yy += q * q;
-            dd += g * g;
-            xy += p * q;
+    for (i64 r = 0; r < n; r++) stream_one(x + r * d, y + r * d, d, out + r * stride);
+}
+
+/* What never changes of a block; interp/native.py has the same fields in the same order. Matrices
+ * are panels of 32 columns; `up` has 16 columns of the gate and 16 of the other in each. */
+typedef struct {
+    i64 d, heads, kv, width, inner, window;
+    float scale, eps, eps_mlp, eps_qk;
+    const float *norm, *norm_mlp, *q_norm, *k_norm, *qkv, *qkv_bias, *o, *o_bias, *up, *down;
+} Block;
+
+/* Room for what a block computes on the way, shared by all: [n, ...] each. */
+typedef struct {
+    float *normed, *qkv, *attended, *middle, *inner;
+} Room;
+
+/* y [n, d] = the block's output for x [n, d], one token a row; its key and value are written into
+ * columns[r] of K, V [slots, kv, cap, width]. cos, sin [n, width]. numbers: if not null, the four
+ * numbers of stream_numbers() for x and y. */
+void run_block(const Block *m, const Room *room, const float *x, float *y, i64 n, const float *cos,
+               const float *sin, float *K, float *V, i64 cap_columns, const i64 *columns,
+               float *numbers, i64 stride, int threads) {
+    i64 d = m->d, heads = m->heads * m->width, all = heads + 2 * m->kv * m->width;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        rms_norm(x, m->norm, m->eps, n, d, room->normed);
+        project(room->normed, n, d, m->qkv, (all + 31) / 32, PLAIN, m->qkv_bias, 0, room->qkv, all);
+        attend_rows(room->qkv, all, m->q_norm, m->k_norm, m->eps_qk, cos, sin, K, V, cap_columns,
+                    columns, n, m->heads, m->kv, m->width, m->window, m->scale, 0.0f, 1,
+                    room->attended);
+        project(room->attended, n, heads, m->o, (d + 31) / 32, ADD, m->o_bias, x, room->middle, d);
+        rms_norm(room->middle, m->norm_mlp, m->eps_mlp, n, d, room->normed);
+        project(room->normed, n, d, m->up, m->inner / 16, SILU, 0, 0, room->inner, m->inner);
+        project(room->inner, n, m->inner, m->down, (d + 31) / 32, ADD, 0, room->middle, y, d);
+        if (numbers) {
+#pragma omp for schedule(static)
+            for (i64 r = 0; r < n; r++) stream_one(x + r * d, y + r * d, d, numbers + r * stride);
         }
-        float *o = out + r * stride;
-        o[0] = sqrtf(lanes_sum(xx));
-        o[1] = sqrtf(lanes_sum(yy));
-        o[2] = sqrtf(lanes_sum(dd));
-        o[3] = lanes_sum(xy);
     }
 }

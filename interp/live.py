@@ -3,7 +3,8 @@
 Plain forward hooks on the blocks, after those of the interventions (so they see what the variant
 made of the block's output). Each writes four numbers a row (`interp.stream`) into a preallocated
 buffer by tensor index: no allocation that lasts, nothing waits for the device, and the whole pass
-can be captured in a CUDA graph. On a CPU one compiled loop reads each stream once.
+can be captured in a CUDA graph. On a CPU one compiled loop reads each stream once; a block that
+goes its fused way with nothing hooked writes its numbers itself.
 
 Shapes: n rows of one token each; the buffer is [slots, L, 4] float32.
 """
@@ -18,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.fused import FusedBlock
 from interp.native import kernels
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ class LiveRecord:
         """While open, every pass of one token a row is recorded."""
         with ExitStack() as hooks:
             for index, block in enumerate(self.model.blocks):
+                short = block.__dict__.get("forward")
+                if isinstance(short, FusedBlock) and not block._forward_hooks:
+                    short.numbers = (self.buffer[:, index].data_ptr(), self.buffer.stride(0))
+                    hooks.callback(setattr, short, "numbers", (None, 0))
+                    continue
                 handle = block.register_forward_hook(self._hook(index), with_kwargs=True)
                 hooks.callback(handle.remove)
             yield

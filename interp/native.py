@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +40,34 @@ _FLAGS = (
 )
 _P, _I, _F, _C = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES = {
-    "attend": [_P, _I, _P, _P, _F, _P, _P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _F, _F, _C, _P, _C],
-    "rms_norm": [_P, _P, _F, _I, _I, _P],
-    "silu_mul": [_P, _I, _I, _P],
+    "attend": [_P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _F, _F, _P, _C],
+    "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _I, _C],
     "stream_numbers": [_P, _P, _I, _I, _P, _I],
 }
+
+
+class BlockStruct(ctypes.Structure):
+    """`Block` of kernels.c, field by field."""
+
+    _fields_ = (
+        *((name, _I) for name in ("d", "heads", "kv", "width", "inner", "window")),
+        *((name, _F) for name in ("scale", "eps", "eps_mlp", "eps_qk")),
+        *((name, _P) for name in ("norm", "norm_mlp", "q_norm", "k_norm", "qkv", "qkv_bias")),
+        *((name, _P) for name in ("o", "o_bias", "up", "down")),
+    )
+
+
+class RoomStruct(ctypes.Structure):
+    """`Room` of kernels.c, field by field."""
+
+    _fields_ = tuple((name, _P) for name in ("normed", "qkv", "attended", "middle", "inner"))
+
+
+def panels(weight: torch.Tensor) -> torch.Tensor:
+    """A matrix [k, out] as kernels.c reads it: [out / 32 panels, k, 32], the last filled with 0."""
+    width = -(-weight.shape[1] // 32) * 32
+    filled = torch.nn.functional.pad(weight, (0, width - weight.shape[1]))
+    return rearrange(filled, "k (p c) -> p k c", c=32).contiguous()
 
 
 class Kernels:
@@ -73,9 +97,9 @@ class Kernels:
         n, heads, width = query.shape
         out = torch.empty_like(query)
         self.attend(  # type: ignore[attr-defined]
-            query.data_ptr(), heads * width, None, None, 0.0, None, None, key.data_ptr(),
-            value.data_ptr(), key.stride(1) // width, columns.data_ptr(), n, heads, key.shape[1],
-            width, window, scale, softcap, 0, out.data_ptr(), torch.get_num_threads(),
+            query.data_ptr(), key.data_ptr(), value.data_ptr(), key.stride(1) // width,
+            columns.data_ptr(), n, heads, key.shape[1], width, window, scale, softcap,
+            out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return out
 

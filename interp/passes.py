@@ -37,8 +37,10 @@ if TYPE_CHECKING:
     from interp.requests import Request
     from interp.slots import Slots
 
-CUDA_STRIDE = 8  # passes between two looks of the host
-assert CUDA_STRIDE <= LOOP_CHECK, "a loop's window opens before the host could know of it"
+CUDA_STRIDE, CPU_STRIDE = 8, 4  # passes between two looks of the host
+assert max(CUDA_STRIDE, CPU_STRIDE) <= LOOP_CHECK, (
+    "a loop's window opens before the host could know of it"
+)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Passes:
         compiled: bool | None = None,
     ) -> None:
         self.model, self.sampling, self.slots = model, sampling, slots
-        self.stride = 1 if model.device.type == "cpu" else CUDA_STRIDE
+        self.stride = CPU_STRIDE if model.device.type == "cpu" else CUDA_STRIDE
         self.graphs = Graphs() if wanted(model, compiled) else None
         self.prefill_hooks = RowHooks(model, variants, bypass=True)
         static = None if self.graphs is None else slots

@@ -85,9 +85,13 @@ if TYPE_CHECKING:
     from pruning.calibration import Calibration as Calibration
     from pruning.calibration import hub_texts as hub_texts
     from pruning.calibration import read_texts as read_texts
+    from pruning.compare import Comparison as Comparison
+    from pruning.compare import compare as compare
+    from pruning.compare import compare_criteria as compare_criteria
     from pruning.controls import against_chance as against_chance
     from pruning.controls import noise_at_kl as noise_at_kl
     from pruning.criteria import criteria as criteria
+    from pruning.criteria import criteria_table as criteria_table
     from pruning.criteria import criterion as criterion
     from pruning.criteria import score as score
     from pruning.criteria.block_influence import block_influence as block_influence
@@ -98,6 +102,8 @@ if TYPE_CHECKING:
     from pruning.repairs import repairs as repairs
     from pruning.repairs import save_repaired as save_repaired
     from pruning.scores import Scores as Scores
+    from pruning.sublayers import SublayerPlan as SublayerPlan
+    from pruning.sublayers import SublayerScores as SublayerScores
     from pruning.surgery import prune as prune
     from pruning.surgery import save as save
     from pruning.weights import match_latency as match_latency
@@ -162,14 +168,16 @@ _HOME = {
     ),
     "interp.windows": ("AfterLoop", "Answer", "AtTokens", "Thinking", "Window"),
     "pruning.calibration": ("Calibration", "hub_texts", "read_texts"),
+    "pruning.compare": ("Comparison", "compare", "compare_criteria"),
     "pruning.controls": ("against_chance", "noise_at_kl"),
-    "pruning.criteria": ("criteria", "criterion", "score"),
+    "pruning.criteria": ("criteria", "criteria_table", "criterion", "score"),
     "pruning.criteria.block_influence": ("block_influence",),
     "pruning.folder": ("prune_folder",),
     "pruning.plan": ("LayerPlan",),
     "pruning.plans": ("published_plans",),
     "pruning.repairs": ("mend", "repairs", "save_repaired"),
     "pruning.scores": ("Scores",),
+    "pruning.sublayers": ("SublayerPlan", "SublayerScores"),
     "pruning.surgery": ("prune", "save"),
     "pruning.weights": ("match_latency", "matched_sparsity", "sparsify"),
     "scaling.benchmarks": ("Benchmark", "Problem", "benchmarks", "load_benchmark"),

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from interp.errors import PruneScopeError, UserError
-from interp.model import PRUNING_FILE, ReasoningModel
+from interp.model import ReasoningModel
+from interp.source import PRUNING_FILE
 from pruning.plan import LayerPlan
 
 if TYPE_CHECKING:

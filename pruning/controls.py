@@ -33,8 +33,8 @@ from interp.interventions import VariantLike
 from interp.model import ReasoningModel
 from interp.replay import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
+from pruning.distance import divergences
 from pruning.plan import LayerPlan
-from pruning.repairs.machinery.measure import divergences
 from pruning.surgery import prune
 from pruning.weights.matrices import Matrix, matrices
 

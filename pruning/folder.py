@@ -16,7 +16,6 @@ model and `save` it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -30,7 +29,8 @@ import torch
 
 from interp.anatomy import dissect
 from interp.errors import UserError
-from interp.model import PRUNING_FILE, ReasoningModel, _checked_layer_map, _locate, _side_file
+from interp.model import ReasoningModel
+from interp.source import PRUNING_FILE, Fingerprint, checked_layer_map, locate, side_file
 from pruning.checkpoint import (
     INDEX,
     free_target,
@@ -122,7 +122,7 @@ def stored_dtype(source: str | Path) -> torch.dtype | None:
 
 def _on_disk(source: str) -> Path:
     """The source's folder; a Hub name is downloaded (once, into the Hub's own cache)."""
-    place = _locate(source)
+    place = locate(source)
     if Path(place).is_dir():
         return Path(place)
     from huggingface_hub import snapshot_download
@@ -149,7 +149,7 @@ class Outline(ReasoningModel):
         self.hf = hf
         self.name = name
         self.anatomy = dissect(hf)
-        self.layer_map = _checked_layer_map(layer_map, self.n_blocks)
+        self.layer_map = checked_layer_map(layer_map, self.n_blocks)
         self.n_dense = max(n_dense or 0, max(self.layer_map) + 1)
 
 
@@ -170,7 +170,7 @@ def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline
         raise
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"Cannot read the configuration of {name}: {error}") from error
-    pruning = _side_file(str(folder), PRUNING_FILE) or {}
+    pruning = side_file(str(folder), PRUNING_FILE) or {}
     return Outline(hf, name, pruning.get("layer_map"), pruning.get("n_blocks"))
 
 
@@ -240,17 +240,12 @@ def _fingerprint(dense: ReasoningModel, weights: Mapping[str, Stored]) -> str:
 
     Empty where a weight is not stored as it is used (a mixture of experts) or is no float.
     """
-    config = dense.hf.config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
-        config.pop(volatile, None)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    digest.update(repr(dense.layer_map).encode())
+    found = Fingerprint(dense.hf.config, dense.layer_map)
     tied = getattr(dense.hf, "all_tied_weights_keys", None) or {}
     for key, weight in sorted(dense.hf.state_dict().items()):
         stored = weights.get(key) or weights.get(str(tied.get(key)))
         shape = tuple(weight.shape)
         if stored is None or stored.dtype not in FLOATS or stored.shape != shape:
             return ""
-        digest.update(key.encode() + repr(shape).encode())
-        digest.update(few_numbers(stored).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        found.add(key, shape, few_numbers(stored))
+    return found.hex()

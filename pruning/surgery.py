@@ -30,7 +30,8 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
-from interp.model import PRUNING_FILE, ReasoningModel
+from interp.model import ReasoningModel
+from interp.source import PRUNING_FILE
 from pruning.checkpoint import (
     SHARD_BYTES,
     free_target,

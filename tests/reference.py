@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from interp.chains import Chain
 from interp.model import ReasoningModel
+from interp.passes import Passes
 
 Edit = Callable[[torch.Tensor], torch.Tensor]  # delta [T, D] -> delta [T, D]
 
@@ -98,3 +100,14 @@ def same_chain(a: Chain, b: Chain, upto: int | None = None) -> bool:
         and np.allclose(a.logprob[:upto], b.logprob[:upto], atol=1e-5, equal_nan=True)
         and np.allclose(a.entropy[:upto], b.entropy[:upto], atol=1e-4, equal_nan=True)
     )
+
+
+def look_every(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
+    """The host looks only every `stride` passes, as it does on a GPU."""
+    begin = Passes.__init__
+
+    def patient(self, *args, **kwargs) -> None:
+        begin(self, *args, **kwargs)
+        self.stride = stride
+
+    monkeypatch.setattr(Passes, "__init__", patient)

@@ -15,6 +15,7 @@ from prunescope.commands.shared import (
     Names,
     Number,
     Numbers,
+    Settings,
     Word,
     calibrate,
     check_criterion,
@@ -22,9 +23,18 @@ from prunescope.commands.shared import (
     load,
     named_texts,
     pairs_of,
+    settings_of,
     table,
     unset,
 )
+
+
+def settable(method: str) -> tuple[str, ...]:
+    """What --options may set of a criterion: all that has no option of its own."""
+    from pruning.criteria import criteria
+
+    own = ("remove", "accept", "budget", "part")
+    return tuple(name for name in criteria()[method].options if name not in own)
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,8 @@ class Score:
     """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
     method: str = "shortgpt"
     """The criterion."""
+    options: Settings = ()
+    """Settings of the criterion (a wrong name lists them), such as protect_last=2."""
     compare: Annotated[tuple[str, ...] | None, unset("[NAME ...]")] = None
     """Compare these criteria; without a name, all that score blocks at once."""
     remove: Number = None
@@ -80,6 +92,7 @@ class Score:
             check_criterion(name)
         if self.part is not None and self.part not in PARTS:
             raise UserError(did_you_mean(self.part, PARTS, "part of a chain"))
+        self._settings()
         if self.remove is not None and "remove" not in criteria()[self.method].options:
             raise UserError(
                 f"--remove is for criteria that go step by step; {self.method!r} scores every "
@@ -92,12 +105,15 @@ class Score:
         else:
             yield from self._compared(model, texts, self.compare)
 
+    def _settings(self) -> dict[str, Any]:
+        return settings_of(self.options, settable(self.method), f"criterion {self.method!r}")
+
     def _scored(self, model: Any, texts: Any) -> Lines:
         """A row a block (or sublayer), and the way of a criterion that goes step by step."""
         from pruning.criteria import criteria, score
 
         chosen = criteria()[self.method]
-        options: dict[str, Any] = {}
+        options = self._settings()
         if self.remove is not None:
             options["remove"] = self.remove
         given: Any = None
@@ -202,9 +218,13 @@ class Prune:
     """Or a plan: a JSON file, or the name of a published one (a wrong name lists them)."""
     method: str = "shortgpt"
     """The criterion that chooses."""
+    options: Settings = ()
+    """Settings of the criterion (a wrong name lists them)."""
     repair: Word = None
     """Make up for the lost blocks in the weights (a wrong name lists the repairs). One that
     chooses the blocks itself (laco) needs none named."""
+    repair_options: Settings = ()
+    """Settings of the repair (a wrong name lists them), such as merge=3 of laco."""
     texts: Word = None
     """Calibration texts: a file (.txt, a text a line; .jsonl), hub:NAME[:CONFIG[:SPLIT]], or the
     folder of a finished study of this model, for its own chains. Default: the model's chains on
@@ -259,6 +279,7 @@ class Prune:
 
         if self.repair is not None:
             check_repair(self.repair)
+        self._repair_settings()
         given = [self.remove is not None, bool(self.blocks), self.plan is not None]
         if sum(given) > 1 or (sum(given) == 0 and not self._chooses()):
             raise UserError(
@@ -267,6 +288,7 @@ class Prune:
             )
         if self.remove is not None:
             check_criterion(self.method)
+            self._settings()
             if criteria()[self.method].removes != "blocks":
                 raise UserError(
                     f"{self.method!r} drops attention or MLP sublayers, and no configuration can "
@@ -299,7 +321,9 @@ class Prune:
                 f"Cannot remove {remove} blocks of {model.n_blocks}: at least one must stay."
             )
         chosen = criteria()[self.method]
-        options: dict[str, Any] = {"remove": remove} if "remove" in chosen.options else {}
+        options = self._settings()
+        if "remove" in chosen.options:
+            options["remove"] = remove
         given: Any = None
         if "accept" in chosen.options:  # it grades answers, as `prunescope score` does
             asked = Score(
@@ -315,6 +339,20 @@ class Prune:
         data = pairs_of(self.data)
         return calibrate(model, texts, self.part, self.benchmarks, data, self.seed)
 
+    def _settings(self) -> dict[str, Any]:
+        return settings_of(self.options, settable(self.method), f"criterion {self.method!r}")
+
+    def _repair_settings(self) -> dict[str, Any]:
+        """Settings of the repair; given without a repair they are an error."""
+        from pruning.repairs import repairs
+
+        if self.repair is None:
+            if self.repair_options:
+                raise UserError("--repair-options without --repair: name the repair.")
+            return {}
+        known = repairs()[self.repair].options
+        return settings_of(self.repair_options, known, f"repair {self.repair!r}")
+
     def _chooses(self) -> bool:
         """Whether the repair can choose the blocks itself."""
         from pruning.repairs import repairs
@@ -328,7 +366,7 @@ class Prune:
         name = str(self.repair)
         needed = plan is None or repairs()[name].needs_texts
         calibration = self._calibration(model, texts) if needed else None
-        repaired = mend(name, model, plan, calibration, seed=self.seed)
+        repaired = mend(name, model, plan, calibration, seed=self.seed, **self._repair_settings())
         self._as_stored(repaired.model)
         said = f"Repaired by {name}"
         if kl := repaired.record.get("kl"):

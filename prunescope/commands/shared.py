@@ -35,6 +35,7 @@ Word = Annotated[str | None, unset("STR")]
 Names = Annotated[tuple[str, ...], unset("NAME [NAME ...]")]
 Numbers = Annotated[tuple[int, ...], unset("INT [INT ...]")]
 Files = Annotated[tuple[str, ...], unset("NAME=FILE [NAME=FILE ...]")]
+Settings = Annotated[tuple[str, ...], unset("NAME=VALUE [NAME=VALUE ...]")]
 
 
 def load(model: str, trust_remote_code: bool) -> Any:
@@ -82,6 +83,29 @@ def report(folder: Path, out: Path | None = None) -> Path:
             bar.update()
 
         return write_report(folder, out, on_step=step)
+
+
+def settings_of(given: tuple[str, ...], known: tuple[str, ...], what: str) -> dict[str, Any]:
+    """NAME=VALUE settings of a criterion or repair: numbers, tuples, booleans, None, or words."""
+    import ast
+
+    from interp.errors import did_you_mean
+
+    found: dict[str, Any] = {}
+    for item in given:
+        name, equals, text = item.partition("=")
+        if not equals:
+            raise UserError(f"{item!r}: expected NAME=VALUE, a setting of {what}.")
+        if name not in known or name in found:
+            twice = f"{what} is given {name!r} twice."
+            raise UserError(
+                twice if name in found else did_you_mean(name, known, f"{what}: setting")
+            )
+        try:
+            found[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            found[name] = text
+    return found
 
 
 def check_criterion(name: str) -> None:

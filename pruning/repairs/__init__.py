@@ -125,7 +125,7 @@ def mend(
     (`repairs()[name].options`).
     """
     from pruning.calibration import Calibration
-    from pruning.repairs.machinery.measure import divergences
+    from pruning.distance import divergences
 
     known = repairs()
     if name not in known:

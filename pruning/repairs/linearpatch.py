@@ -37,6 +37,7 @@ from interp.errors import UserError
 from interp.model import ReasoningModel
 from interp.replay import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
+from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, repair
 from pruning.repairs.machinery.cuts import Cut, cuts
@@ -49,7 +50,6 @@ from pruning.repairs.machinery.fold import (
 from pruning.repairs.machinery.gains import read_gains
 from pruning.repairs.machinery.hadamard import hadamard
 from pruning.repairs.machinery.live import Map, live, on_the_stream
-from pruning.repairs.machinery.measure import divergences
 from pruning.repairs.machinery.streams import CutErrors, at_cut
 from pruning.surgery import prune
 

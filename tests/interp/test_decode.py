@@ -19,7 +19,7 @@ from interp.interventions import Patch, Skip, Variant, dense
 from interp.model import ReasoningModel
 from interp.windows import tail_period
 from tests.models import tiny, tiny_hf, tokenizer
-from tests.reference import same_chain
+from tests.reference import look_every, same_chain
 
 END, EOS = 5, 3
 PROMPTS = ["use 3 7 to make 21", "compute 3 + 4", "what ?"]
@@ -168,19 +168,11 @@ def test_slots_change_nothing(slots: int) -> None:
 @pytest.mark.parametrize("stride", [3, 8])
 def test_looking_seldom_changes_nothing(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a GPU does, looking only every few passes, gives the chains of looking at each."""
-    from interp import decode as module
-
     model = tiny()
     budgets = [Budget(9, 3), Budget(25, 4, 1)]
     requests = cross(model, PROMPTS, samples=4, budgets=budgets)
     want = {(c.problem, c.sample, c.budget): c for c in decode(model, requests)}
-    begin = module._Engine.__init__
-
-    def patient(self, *args) -> None:
-        begin(self, *args)
-        self.passes.stride = stride
-
-    monkeypatch.setattr(module._Engine, "__init__", patient)
+    look_every(monkeypatch, stride)
     for c in decode(model, requests, slots=5):
         other = want[c.problem, c.sample, c.budget]
         assert same_chain(c, other) and (c.finish, c.waits) == (other.finish, other.waits)

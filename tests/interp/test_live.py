@@ -10,10 +10,9 @@ from interp.chains import Budget, Chain
 from interp.decode import Sampling, cross, decode, fork
 from interp.interventions import Scale, Skip, Variant, Window, dense
 from interp.model import ReasoningModel
-from interp.passes import Passes
 from interp.stream import SINK_RATIO, StreamRecord
 from tests.models import ARCHS, tiny
-from tests.reference import skipped, slow_logits
+from tests.reference import look_every, skipped, slow_logits
 
 PROMPTS = ["use 3 7 to make 21", "compute 3 + 4 x 2 - 5 + 6 + 7"]
 LONG = Sampling(top_k=8)
@@ -50,13 +49,7 @@ def check(model: ReasoningModel, chain: Chain, edits: dict, first: int = 0) -> N
 @pytest.mark.parametrize("stride", [1, 8])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_live_is_a_slow_pass(arch: str, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = Passes.__init__
-
-    def patient(self, *args, **kwargs) -> None:
-        begin(self, *args, **kwargs)
-        self.stride = stride
-
-    monkeypatch.setattr(Passes, "__init__", patient)
+    look_every(monkeypatch, stride)
     model = tiny(arch)
     variants = [
         dense,

@@ -18,14 +18,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import interp.probes
 from interp.chains import Budget, Chain, Span
 from interp.diagnosis import TESTBED
 from interp.errors import NonFiniteError, UserError
 from interp.events import mark
 from interp.interventions import MeanDelta, Patch, Scale, Skip, Variant, Window
 from interp.model import ReasoningModel
-from interp.probes import Examples, Probes, foretell, gather, outcome, probe, probe_ahead
+from interp.probes import Examples, Probes, fitting, foretell, gather, outcome, probe, probe_ahead
+from interp.probes.fitting import Trial, auc_of
+from interp.probes.folds import shuffled
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
@@ -421,9 +422,9 @@ def test_auc_is_the_share_of_pairs_in_order(seed: int, n: int, ties: int) -> Non
     rng = np.random.default_rng(seed)
     scores, labels = rng.integers(0, ties, n).astype(float), rng.random(n) < 0.5
     fold, weights = rng.integers(0, 3, n), rng.integers(0, 4, (2, n))
-    found = interp.probes._auc(scores, labels, fold)
+    found = auc_of(scores, labels, fold)
     assert found[0] == pytest.approx(slow_auc(scores, labels, fold), nan_ok=True)
-    for row, value in zip(weights, interp.probes._auc(scores, labels, fold, weights), strict=True):
+    for row, value in zip(weights, auc_of(scores, labels, fold, weights), strict=True):
         again = np.repeat(np.arange(n), row)
         expected = slow_auc(scores[again], labels[again], fold[again])
         assert value == pytest.approx(expected, nan_ok=True)
@@ -517,8 +518,8 @@ def test_noise_is_found_no_more_often_than_said() -> None:
         assert 0.6 < ratio < 1.6, "the control spreads as the AUC itself does"
         alone = np.arange(len(labels))  # as if each example were a problem of its own
         rng = np.random.default_rng(seed)
-        again = [interp.probes._shuffled(labels, alone, 0 * alone, rng) for _ in range(60)]
-        trial = interp.probes._Trial(np.arange(21)[group] % 3, group, (1.0,), None)
+        again = [shuffled(labels, alone, 0 * alone, rng) for _ in range(60)]
+        trial = Trial(np.arange(21)[group] % 3, group, (1.0,), None)
         scores, _ = trial.scores(features[:, 0], np.stack(again))
         free += [slow_auc(s, y, trial.fold) for s, y in zip(scores, again, strict=True)]
     assert np.std(free) < 0.75 * np.mean(spread)
@@ -553,16 +554,16 @@ def test_a_shuffle_gives_a_problem_the_labels_of_another(seed: int) -> None:
     group = np.repeat(np.arange(6), 4)
     strata = np.tile([0, 0, 1, 1], 6)
     labels = rng.random(24) < 0.5
-    found = interp.probes._shuffled(labels, group, strata, rng)
+    found = shuffled(labels, group, strata, rng)
     given_up = sorted(labels.reshape(6, 4).tolist())
     assert sorted(found.reshape(6, 4).tolist()) == given_up, "problems of equal size swap whole"
     order = rng.permutation(24)
     sizes = rng.permutation(np.repeat(np.arange(5), rng.integers(1, 9, 5)))
     constant = (rng.random(5) < 0.5)[sizes]
-    moved = interp.probes._shuffled(constant, sizes, 0 * sizes, rng)
+    moved = shuffled(constant, sizes, 0 * sizes, rng)
     for g in range(5):
         assert len(set(moved[sizes == g])) == 1, "a problem's labels stay together"
-    kept = interp.probes._shuffled(labels[order], group[order], np.arange(24), rng)
+    kept = shuffled(labels[order], group[order], np.arange(24), rng)
     np.testing.assert_array_equal(kept, labels[order])
 
 
@@ -673,7 +674,7 @@ def test_a_fit_that_is_cut_short_is_counted_and_says_no_warning(
 ) -> None:
     features, labels, group = noise(4, d=12)
     assert probe(features, labels, group, C=1e6, permutations=10).unconverged == 0
-    monkeypatch.setattr(interp.probes, "MAX_ITERATIONS", 1)
+    monkeypatch.setattr(fitting, "MAX_ITERATIONS", 1)
     assert probe(features, labels, group, C=1e6, permutations=10).unconverged > 0
 
 

@@ -20,7 +20,7 @@ from interp.model import ReasoningModel
 from interp.passes import Passes
 from interp.windows import LOOP_CHECK, AfterLoop, Answer, AtTokens, Thinking, When, tail_period
 from tests.models import ARCHS, tiny, tiny_hf, tokenizer
-from tests.reference import Edit, skipped, slow_logprobs
+from tests.reference import Edit, look_every, skipped, slow_logprobs
 
 PROMPTS = ["use 3 7 to make 21", "compute 3 + 4 x 2 - 5 + 6 + 7"]
 GREEDY = Sampling(temperature=0.0)
@@ -70,13 +70,7 @@ def looping(chain: Chain) -> np.ndarray:
 @pytest.mark.parametrize("stride", [1, 8])
 @pytest.mark.parametrize("arch", ARCHS)
 def test_windows_at_events(arch: str, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = Passes.__init__
-
-    def patient(self, *args, **kwargs) -> None:
-        begin(self, *args, **kwargs)
-        self.stride = stride
-
-    monkeypatch.setattr(Passes, "__init__", patient)
+    look_every(monkeypatch, stride)
     model = tiny(arch)
     some = set(range(10, 20))
     cases: dict[str, tuple[When, Callable[[Chain], np.ndarray]]] = {
@@ -117,13 +111,7 @@ def cyclic(seed: int) -> ReasoningModel:
 @pytest.mark.parametrize("stride", [1, 8])
 def test_a_window_after_a_loop(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In thinking and in an answer; a smaller budget does not know of a later loop."""
-    begin = Passes.__init__
-
-    def patient(self, *args, **kwargs) -> None:
-        begin(self, *args, **kwargs)
-        self.stride = stride
-
-    monkeypatch.setattr(Passes, "__init__", patient)
+    look_every(monkeypatch, stride)
     looped = 0
     for seed in range(2):
         model = cyclic(seed)

@@ -239,6 +239,21 @@ def prune_without_repair(place: Path, out: Path, capsys: Any) -> Path:
     return out
 
 
+def test_settings_reach_the_criterion_and_the_repair(
+    place: Path, texts: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """Numbers arrive as numbers, words as words."""
+    prune(
+        capsys, "--model", place, "--remove", 1, "--method", "taylor+", "--texts", texts,
+        "--options", "protect_first=2", "protect_last=2", "--repair", "replaceme",
+        "--repair-options", "ridge=0.5", "toward=zero", "--out", tmp_path / "out",
+    )  # fmt: skip
+    found = record(tmp_path / "out")
+    assert found["removed"] == [2], "the only block that is not protected"
+    options = found["repair"]["options"]
+    assert (options["ridge"], options["toward"]) == (0.5, "zero")
+
+
 # ------------------------------------------------------------------------ calibration
 
 
@@ -328,6 +343,11 @@ def test_texts_of_the_hub_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--plan", "nowhere.json"], "no such file"),
         (["--plan", "nobody/knows-1"], "Unknown published plan"),
         (["--remove", 1, "--texts", "/nowhere.txt"], "Cannot read"),
+        (["--remove", 1, "--options", "sink=drop"], "Did you mean 'sinks'"),
+        (["--remove", 1, "--options", "sinks"], "expected NAME=VALUE"),
+        (["--remove", 1, "--options", "sinks=1", "sinks=2"], "twice"),
+        (["--remove", 1, "--repair-options", "ridge=1"], "name the repair"),
+        (["--remove", 1, "--repair", "replaceme", "--repair-options", "rigde=1"], "'ridge'"),
     ],
     ids=str,
 )

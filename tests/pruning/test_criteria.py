@@ -449,7 +449,7 @@ def test_the_registry_says_what_each_criterion_is() -> None:
         name for name, c in found.items() if c.removes == "sublayers"
     }
     assert {"random", "evopress", "task-greedy"} <= {name for name, c in found.items() if c.draws}
-    assert found["sleb"].options == ("remove", "part", "batch_tokens")
+    assert found["sleb"].options == ("remove", "part", "batch_tokens", "keep_bytes")
     frame = criteria_table()
     assert frame["criterion"].tolist() == list(found)
     assert frame.set_index("criterion").loc["taylor+", "backwards"] == "1"

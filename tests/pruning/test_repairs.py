@@ -24,11 +24,11 @@ import pruning.repairs
 from interp.errors import NonFiniteError, PruneScopeError, UserError
 from interp.model import ReasoningModel
 from pruning.calibration import Calibration
+from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import Map, Repaired, live, mend, repair, repairs, save_repaired
 from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.hadamard import hadamard
-from pruning.repairs.machinery.measure import divergences
 from pruning.repairs.machinery.saving import plain
 from pruning.surgery import prune
 from tests.models import tiny

@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from interp.errors import NonFiniteError, UserError
 from interp.model import ReasoningModel
 from pruning.calibration import Calibration
+from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import live, mend
 from pruning.repairs.linearpatch import channel_gains
-from pruning.repairs.machinery.measure import divergences
 from pruning.repairs.procrustes import Sums, nearest
 from pruning.repairs.replaceme import RIDGES, NormalEquations
 from pruning.surgery import prune

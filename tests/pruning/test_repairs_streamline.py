@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM
 from interp.errors import NonFiniteError, UserError
 from interp.model import ReasoningModel
 from pruning.calibration import Calibration
+from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, mend, save_repaired
 from pruning.repairs.llm_streamline import Training, split
-from pruning.repairs.machinery.measure import divergences
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
 from tests.streams import plant_identity, same_weights, snapshot, streams, texts

@@ -1,0 +1,131 @@
+"""Probes for several horizons: how many tokens ahead does a block know?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Shaped
+
+from interp.chains import Chain
+from interp.errors import UserError
+from interp.interventions import VariantLike
+from interp.model import ReasoningModel
+from interp.probes.features import MAX_BYTES, gather
+from interp.probes.labels import Examples, check_masks, foretell
+from interp.probes.probe import Probes, draw, probe
+from interp.replay import BATCH_TOKENS, CHUNK_TOKENS
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class Horizons:
+    """Probes and their examples for each number of tokens ahead."""
+
+    ahead: tuple[int, ...]
+    probes: tuple[Probes, ...]
+    examples: tuple[Examples, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a horizon and block."""
+        import pandas as pd
+
+        tables = []
+        for ahead, found, examples in zip(self.ahead, self.probes, self.examples, strict=True):
+            table = found.to_frame().assign(unmatched=examples.unmatched)
+            table.insert(0, "ahead", ahead)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """AUC by block with intervals, a colour a horizon; filled where Holm's p is small."""
+        import matplotlib.pyplot as plt
+
+        axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
+        for i, (ahead, found) in enumerate(zip(self.ahead, self.probes, strict=True)):
+            shift = (i - (len(self.ahead) - 1) / 2) * 0.6 / len(self.ahead)
+            draw(found, axes, f"C{i}", f"within {ahead}", shift)
+        return axes
+
+
+def probe_ahead(
+    model: ReasoningModel,
+    chains: Sequence[Chain],
+    masks: Sequence[Shaped[np.ndarray, ...]],
+    ahead: Sequence[int] = (1, 8, 32),
+    blocks: Sequence[int] | None = None,
+    *,
+    stream: Literal["resid_pre", "resid_post", "delta"] = "resid_post",
+    variant: VariantLike | None = None,
+    within: Sequence[Shaped[np.ndarray, ...]] | None = None,
+    per_event: int | None = 4,
+    negatives_from: Literal["all", "event", "never"] = "all",
+    bin_tokens: int = 16,
+    folds: int = 5,
+    batch_tokens: int = BATCH_TOKENS,
+    chunk_tokens: int | None = CHUNK_TOKENS,
+    max_bytes: int = MAX_BYTES,
+    seed: int = 0,
+    **options: Any,
+) -> Horizons:
+    """`foretell`, `gather` and `probe` for several horizons; the chains are read once.
+
+    within: rows that may be used; default: those whose token the model chose itself. The position
+    and the last token read are baselines. options: those of `probe` that are left.
+    """
+    named = sorted(model.layer_map if blocks is None else blocks)
+    check_masks("mask", masks, [c.forced for c in chains])
+    if not len(ahead):
+        raise UserError("probe_ahead: no horizon; expected at least one number of tokens ahead.")
+    allowed = [~c.forced for c in chains] if within is None else within
+    examples = tuple(
+        foretell(
+            masks,
+            n,
+            [c.problem for c in chains],
+            within=allowed,
+            per_event=per_event,
+            negatives_from=negatives_from,
+            bin_tokens=bin_tokens,
+            folds=folds,
+            seed=seed,
+        )
+        for n in ahead
+    )
+    sites = [np.stack([e.chains, e.rows], axis=1) for e in examples]
+    every, place = np.unique(np.concatenate(sites), axis=0, return_inverse=True)
+    ends = np.searchsorted(every[:, 0], np.arange(len(chains) + 1))
+    features = gather(
+        model,
+        chains,
+        [every[a:b, 1] for a, b in pairwise(ends)],
+        blocks=named,
+        stream=stream,
+        variant=variant,
+        batch_tokens=batch_tokens,
+        chunk_tokens=chunk_tokens,
+        max_bytes=max_bytes,
+    )
+    cuts = np.cumsum([len(e) for e in examples])[:-1]
+    probes = tuple(
+        probe(
+            features[where],
+            e.labels,
+            e.problems,
+            blocks=named,
+            rows=e.rows,
+            bins=e.bins,
+            folds=e.folds,
+            baselines={"last_token": e.last_tokens(chains)},
+            seed=seed,
+            **options,
+        )
+        for e, where in zip(examples, np.split(place.ravel(), cuts), strict=True)
+    )
+    return Horizons(tuple(int(n) for n in ahead), probes, examples)

@@ -1,0 +1,274 @@
+"""Labelled examples for probes: does an event begin within n tokens; how does a chain end?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from interp.chains import Chain, Span
+from interp.errors import UserError, did_you_mean
+from interp.probes.fitting import auc_of
+from interp.probes.folds import numbered, parts_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TOKENS_KEPT = 256  # columns of the last-token baseline
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of chains with labels, sorted by chain and row: the order in which `gather` returns.
+
+    problems: of each example's chain. bins: the step bin, within which examples differ little in
+    position. folds: the part that each problem is held out with. unmatched: positives left out
+    because no negative was left for them.
+    """
+
+    asked: str
+    chains: Int[np.ndarray, " K"]
+    rows: Int[np.ndarray, " K"]
+    labels: Bool[np.ndarray, " K"]
+    problems: Shaped[np.ndarray, " K"]
+    bins: Int[np.ndarray, " K"]
+    folds: Int[np.ndarray, " K"]
+    unmatched: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picks(self, n_chains: int) -> list[Int[np.ndarray, " k"]]:
+        """The rows of each of `n_chains` chains, for `gather`."""
+        ends = np.searchsorted(self.chains, np.arange(n_chains + 1))
+        return [self.rows[a:b] for a, b in pairwise(ends)]
+
+    def last_tokens(self, chains: Sequence[Chain]) -> Float[np.ndarray, "K F"]:
+        """One-hot of the last token read, for the commonest ones: a text baseline."""
+        read = [
+            int(chains[c].ids[s - 1] if s else chains[c].prompt_ids[-1])
+            for c, s in zip(self.chains.tolist(), self.rows.tolist(), strict=True)
+        ]
+        _, column, count = np.unique(read, return_inverse=True, return_counts=True)
+        common = np.argsort(-count, kind="stable")[:TOKENS_KEPT]
+        return (column[:, None] == common).astype(np.float64)
+
+    @property
+    def position_auc(self) -> float:
+        """AUC of the row number alone, 1/2 where it tells nothing."""
+        return float(auc_of(self.rows.astype(float), self.labels, np.zeros(len(self)))[0])
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an example."""
+        import pandas as pd
+
+        names = ("chains", "rows", "labels", "problems", "bins", "folds")
+        columns = {name[:-1]: getattr(self, name) for name in names}
+        return pd.DataFrame({"asked": self.asked} | columns)
+
+
+def foretell(
+    masks: Sequence[Shaped[np.ndarray, ...]],
+    ahead: int,
+    problems: Sequence[Any],
+    *,
+    within: Sequence[Shaped[np.ndarray, ...]] | None = None,
+    per_event: int | None = 4,
+    negatives: int = 1,
+    negatives_from: Literal["all", "event", "never"] = "all",
+    bin_tokens: int = 16,
+    folds: int = 5,
+    seed: int = 0,
+) -> Examples:
+    """Examples of "the event begins within the next `ahead` tokens" (1: with the one chosen now).
+
+    masks: for each chain a boolean a generated token, True where it belongs to the event
+    (`interp.events.mark` makes some); the event begins where False turns to True. problems: of each
+    chain. within: as masks, True for rows that may be used. Never used are rows that have just read
+    a token of the event, and those whose next `ahead` tokens are not all there. Up to `per_event`
+    positives are drawn before each beginning (None: all), and each gets `negatives` rows of other
+    chains from its bin of `bin_tokens` steps, the nearest in step first. negatives_from: all
+    chains, those where the event happens somewhere, or those where it never does. folds: parts
+    into which the problems are cut, for the probe; matches are made inside a part, for a match
+    across parts would turn the position that a probe learns against it where it is tested.
+    """
+    for name, value in (("ahead", ahead), ("negatives", negatives), ("bin_tokens", bin_tokens)):
+        if value < 1:
+            raise UserError(f"foretell({name}={value}): expected 1 or more.")
+    if per_event is not None and per_event < 1:
+        raise UserError(f"foretell(per_event={per_event}): expected 1 or more, or None for all.")
+    if negatives_from not in ("all", "event", "never"):
+        known = ("all", "event", "never")
+        raise UserError("foretell: " + did_you_mean(str(negatives_from), known, "negatives_from"))
+    check_masks("mask", masks, masks)
+    check_masks("mask of `within`", masks if within is None else within, masks)
+    if len(problems) != len(masks):
+        raise UserError(f"foretell: {len(problems)} problems for {len(masks)} chains: one each.")
+    rng = np.random.default_rng(seed)
+    positives: list[tuple[int, int]] = []
+    others: list[tuple[int, int]] = []
+    for number, mask in enumerate(masks):
+        usable, coming = _coming(mask, ahead)
+        if within is not None:
+            usable &= within[number]
+        for begin in np.unique(coming[usable & (coming >= 0)]):
+            before = np.flatnonzero(usable & (coming == begin))
+            few = per_event is not None and len(before) > per_event
+            drawn = rng.choice(before, per_event, replace=False) if few else before
+            positives += [(number, s) for s in drawn.tolist()]
+        if negatives_from == "all" or bool(mask.any()) == (negatives_from == "event"):
+            others += [(number, s) for s in np.flatnonzero(usable & (coming < 0)).tolist()]
+    if not positives:
+        raise UserError(
+            f"foretell: the event never begins within {ahead} tokens of a usable row in "
+            f"{len(masks)} chains; expected chains in which it happens."
+        )
+    happens = np.array([bool(mask.any()) for mask in masks])
+    part = parts_of(happens, numbered(problems), folds, seed)
+    kept, taken = _matched(np.array(positives), others, part, negatives, bin_tokens, rng)
+    if not len(kept):
+        raise UserError(
+            f"foretell: none of {len(positives)} rows before the event has {negatives} rows of "
+            f"another chain (negatives_from={negatives_from!r}) in its bin of {bin_tokens} steps "
+            "and its fold: give more chains, wider bins or fewer folds."
+        )
+    where = np.concatenate([kept, taken])
+    labels = np.arange(len(where)) < len(kept)
+    order = np.lexsort((where[:, 1], where[:, 0]))
+    chains, rows = where[order].T
+    return Examples(
+        asked=f"begins within {ahead}",
+        chains=chains,
+        rows=rows,
+        labels=labels[order],
+        problems=np.array(list(problems))[chains],
+        bins=rows // bin_tokens,
+        folds=part[chains],
+        unmatched=len(positives) - len(kept),
+    )
+
+
+def check_masks(what: str, masks: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> None:
+    if len(masks) != len(like):
+        raise UserError(f"foretell: {len(masks)} times a {what}, for {len(like)} chains: one each.")
+    for number, (mask, other) in enumerate(zip(masks, like, strict=True)):
+        if mask.ndim != 1 or mask.dtype != np.bool_ or mask.shape != other.shape:
+            raise UserError(
+                f"foretell: the {what} of chain {number} is {mask.dtype} of shape {mask.shape}; "
+                f"expected a boolean for each of its {other.size} generated tokens."
+            )
+
+
+def _coming(
+    mask: Bool[np.ndarray, " S"], ahead: int
+) -> tuple[Bool[np.ndarray, " S"], Int[np.ndarray, " S"]]:
+    """Which rows may be used, and the beginning that lies within `ahead` tokens (-1: none)."""
+    rows = np.arange(len(mask))
+    read = np.zeros_like(mask)  # the last token read is one of the event
+    read[1:] = mask[:-1]
+    begins = np.flatnonzero(mask & ~read)
+    following = np.append(begins, len(mask) + ahead)[np.searchsorted(begins, rows)]
+    usable = ~read & (rows + ahead <= len(mask))
+    return usable, np.where(following < rows + ahead, following, -1)
+
+
+def _matched(
+    positives: Int[np.ndarray, "N 2"],
+    others: list[tuple[int, int]],
+    part: Int[np.ndarray, " chains"],
+    negatives: int,
+    bin_tokens: int,
+    rng: np.random.Generator,
+) -> tuple[Int[np.ndarray, "M 2"], Int[np.ndarray, "Q 2"]]:
+    """Positives with `negatives` (chain, row) each: of other chains, same bin and part, nearest."""
+
+    def cells(where: np.ndarray) -> np.ndarray:
+        return where[:, 1] // bin_tokens * (part.max() + 1) + part[where[:, 0]]
+
+    pool = rng.permutation(np.array(others, dtype=np.int64).reshape(-1, 2))
+    asking, offered = cells(positives), cells(pool)
+    kept, taken = [], []
+    for cell in np.unique(asking):
+        free = pool[offered == cell]
+        for chain, row in rng.permutation(positives[asking == cell]):
+            fits = np.flatnonzero(free[:, 0] != chain)
+            if len(fits) < negatives:
+                continue
+            nearest = np.argsort(np.abs(free[fits, 1] - row), kind="stable")[:negatives]
+            kept.append((chain, row))
+            taken.append(free[fits[nearest]])
+            free = np.delete(free, fits[nearest], axis=0)
+    found = np.concatenate(taken) if taken else np.empty((0, 2), dtype=np.int64)
+    return np.array(kept, dtype=np.int64).reshape(-1, 2), found
+
+
+def outcome(
+    chains: Sequence[Chain],
+    labels: Sequence[bool] | Shaped[np.ndarray, " _"],
+    *,
+    fraction: float | None = None,
+    before_end: int | None = None,
+    part: Literal["thinking", "chain"] = "thinking",
+    n_bins: int = 4,
+    folds: int = 5,
+    seed: int = 0,
+) -> Examples:
+    """One example a chain, labelled as a whole (a wrong answer, say), at one point of its way.
+
+    The point is a `fraction` of the part's tokens (1: all read, the next is chosen), or
+    `before_end` tokens before all are read. Chains whose part is empty or shorter than that are
+    left out. bins: quantiles of the row, for shuffling. Long chains are more often wrong, and
+    nothing is matched here: read the AUC beside the position baseline (bins of steps are coarse,
+    so the shuffled labels hold only some of what the position tells).
+    """
+    truth = checked_labels(np.asarray(labels))
+    if len(truth) != len(chains):
+        raise UserError(f"outcome: {len(truth)} labels for {len(chains)} chains: one each.")
+    if (fraction is None) == (before_end is None):
+        raise UserError("outcome: give either fraction or before_end, and not both.")
+    if fraction is not None and not 0 <= fraction <= 1:
+        raise UserError(f"outcome(fraction={fraction}): expected a number from 0 to 1.")
+    if before_end is not None and before_end < 0:
+        raise UserError(f"outcome(before_end={before_end}): expected 0 tokens or more.")
+    if part not in ("thinking", "chain"):
+        raise UserError("outcome: " + did_you_mean(str(part), ("thinking", "chain"), "part"))
+    if n_bins < 1:
+        raise UserError(f"outcome(n_bins={n_bins}): expected 1 or more.")
+    found = []
+    for number, chain in enumerate(chains):
+        span = chain.thinking if part == "thinking" else Span(0, chain.n_tokens)
+        first, stop = span.start, span.stop
+        last = min(stop, chain.n_tokens - 1)
+        row = first + round((fraction or 0) * (last - first))
+        if before_end is not None:
+            row = last - before_end
+        if stop > first and row >= first:
+            found.append((number, row))
+    if not found:
+        raise UserError(f"outcome: no chain has a {part} that long; expected a point it reaches.")
+    where, rows = np.array(found, dtype=np.int64).T
+    problems = np.array([chains[c].problem for c in where.tolist()])
+    edges = np.quantile(rows, np.arange(1, n_bins) / n_bins)
+    point = f"at {fraction:g}" if fraction is not None else f"{before_end} before the end"
+    return Examples(
+        asked=f"{point} of the {part}",
+        chains=where,
+        rows=rows,
+        labels=truth[where],
+        problems=problems,
+        bins=np.searchsorted(edges, rows),
+        folds=parts_of(truth[where], numbered(problems), folds, seed),
+    )
+
+
+def checked_labels(labels: np.ndarray) -> Bool[np.ndarray, " K"]:
+    if labels.ndim != 1 or labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
+        raise UserError(
+            f"labels are {labels.dtype} of shape {labels.shape}: expected one truth value (or 0 "
+            "and 1) an example."
+        )
+    return labels.astype(bool)
