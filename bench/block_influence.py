@@ -37,41 +37,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.common import SHAPES, load
 from interp.model import ReasoningModel
 from interp.record import BlockInfluence
 from interp.replay import batches, forward, replay
-
-SHAPES: dict[str, dict[str, Any]] = {
-    "qwen3-8b": {
-        "model_type": "qwen3",
-        "vocab_size": 151936,
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "max_position_embeddings": 40960,
-    }
-}
-
-
-def load(options: argparse.Namespace) -> ReasoningModel:
-    if not options.random_weights:
-        return ReasoningModel.load(options.model, device=options.device)
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    name = options.random_weights
-    if name in SHAPES:
-        config = AutoConfig.for_model(**SHAPES[name])
-    else:
-        config = AutoConfig.for_model(**json.loads(Path(name).read_text()))
-    on_gpu = str(options.device or "").startswith("cuda")
-    with torch.device(options.device or "cpu"):
-        dtype = torch.bfloat16 if on_gpu else torch.float32
-        hf = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    folder = Path(__file__).parents[1] / "testbed" / "reasoner"
-    return ReasoningModel.load(hf, AutoTokenizer.from_pretrained(folder), name=name)
 
 
 def make_texts(model: ReasoningModel, n: int, length: int) -> list[np.ndarray]:

@@ -32,7 +32,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.block_influence import SHAPES, bare, load, make_texts, resident, timed
+from bench.block_influence import bare, make_texts, resident, timed
+from bench.common import SHAPES, load
 from interp.chains import Budget
 from interp.errors import UserError
 from interp.interventions import dense

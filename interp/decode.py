@@ -19,7 +19,6 @@ used from then on: chains depend on neither, so none changes and none is lost.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -27,7 +26,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 
 from interp.cache import Prefix
 from interp.chains import Budget, Chain, Finish, ThinkingFinish
@@ -35,6 +33,7 @@ from interp.errors import NonFiniteError, UserError
 from interp.interventions import VariantLike
 from interp.passes import Outcome, Passes
 from interp.requests import Request, check, cross, fork
+from interp.room import most_columns, out_of_memory, slots_that_fit
 from interp.rows import Row, Task, finish_answer, finish_without_answer
 from interp.rowwise import reject_row_patches
 from interp.sampling import Sampling
@@ -51,7 +50,6 @@ Progress = Callable[[int, int, int], None]
 PREFILL_TOKENS = 8192  # padded tokens in one prefill pass
 LOOP_EVERY = 64  # steps between two looks for a loop that ends a row
 REPORT_EVERY = 16  # strides between two progress reports
-CPU_SLOTS, CUDA_SLOTS = 128, 256
 
 
 def decode(
@@ -132,8 +130,8 @@ class _Engine:
         self.wanting = Counter(r.prefill_key for r in requests)
         self.shared: dict[Any, _Shared] = {}
 
-        longest = max(_most_columns(model, r) for r in requests)
-        self.slots = min(_slots(model, longest, slots), len(requests) * 4)
+        longest = max(most_columns(model, r) for r in requests)
+        self.slots = min(slots_that_fit(model, longest, slots), len(requests) * 4)
         self.batch = max(1, self.slots // 16)  # requests admitted together
         self.passes = Passes(
             model, list(variants.values()), sampling, slots=self.slots, longest=longest, **how
@@ -157,7 +155,7 @@ class _Engine:
                 self._fill()
                 outcome = self._stride()
             except RuntimeError as error:
-                if not _out_of_memory(error) or self.slots == 1:
+                if not out_of_memory(error) or self.slots == 1:
                     raise
                 self._shrink()
                 continue
@@ -491,36 +489,3 @@ def _non_finite(row: Row, step: int) -> NonFiniteError:
         f"sample {r.sample}, step {step}. Chains finished before are kept; leave this variant "
         "out, or load the model in float32."
     )
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _most_columns(model: ReasoningModel, request: Request) -> int:
-    closing = len(model.delimiter_ids.closing)
-    longest = max(b.thinking + closing + b.answer for b in request.budgets)
-    return min(len(request.prompt_ids) + longest, model.max_positions)
-
-
-def _slots(model: ReasoningModel, columns: int, asked: int | None) -> int:
-    """As many rows as were asked for or are usual, and fit into the device's free memory.
-
-    Half of it where nothing was asked for: the passes need some, and so may others.
-    """
-    config = model.anatomy.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row = 2 * model.n_blocks * heads * width * columns * model.dtype.itemsize
-    usual = CPU_SLOTS
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if model.device.type == "cuda":
-        usual, free = CUDA_SLOTS, torch.cuda.mem_get_info(model.device)[0]
-    fit = max(1, int((free * 0.9 if asked else free // 2) // row))
-    want = asked or usual
-    if fit < want:
-        warnings.warn(
-            f"{want} rows of {columns} tokens do not fit into memory: decoding {fit} at a time.",
-            stacklevel=4,
-        )
-    return min(want, fit)

@@ -335,7 +335,9 @@ INLINE void stream_one(const float *a, const float *b, i64 d, float *o) {
 
 /* out[r] = |x|, |y|, |y - x|, <x, y> of row r; rows of `out` are `stride` floats apart;
  * d a multiple of 16 */
-void stream_numbers(const float *x, const float *y, i64 n, i64 d, float *out, i64 stride) {
+void stream_numbers(const float *x, const float *y, i64 n, i64 d, float *out, i64 stride,
+                    int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (i64 r = 0; r < n; r++) stream_one(x + r * d, y + r * d, d, out + r * stride);
 }
 

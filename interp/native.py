@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,11 @@ _P, _I, _F, _C = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES = {
     "attend": [_P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _F, _F, _P, _C],
     "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _I, _C],
-    "stream_numbers": [_P, _P, _I, _I, _P, _I],
+    "stream_numbers": [_P, _P, _I, _I, _P, _I, _C],
 }
+
+
+SMALL = 2**16  # numbers in a stream that one thread is through with before another has begun
 
 
 class BlockStruct(ctypes.Structure):
@@ -104,17 +108,33 @@ class Kernels:
         return out
 
     def stream(self, x: torch.Tensor, y: torch.Tensor, place: int, stride: int) -> None:
-        """Four numbers a row (see `interp.stream`) of x, y [n, .., D], contiguous, to `place`.
+        """Four numbers a row (see `interp.stream`) of x, y [.., D], contiguous, to `place`.
 
         place: the address of row 0's; rows are `stride` floats apart.
         """
-        n, d = x.shape[0], x.shape[-1]
-        self.stream_numbers(x.data_ptr(), y.data_ptr(), n, d, place, stride)  # type: ignore[attr-defined]
+        d = x.shape[-1]
+        n = x.numel() // d
+        threads = torch.get_num_threads() if n * d > SMALL else 1
+        self.stream_numbers(x.data_ptr(), y.data_ptr(), n, d, place, stride, threads)  # type: ignore[attr-defined]
 
 
 def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether heads of this width can go through the kernels (if there are any)."""
     return device.type == "cpu" and dtype == torch.float32 and width % 16 == 0
+
+
+def two_streams(
+    x: Float[torch.Tensor, "*B D"], y: Float[torch.Tensor, "*B D"]
+) -> Float[torch.Tensor, "*B 4"]:
+    """|x|, |y|, |y - x| and <x, y> in float32, each stream read once where the kernels can."""
+    run = kernels() if suits(x.shape[-1], x.dtype, x.device) and x.numel() else None
+    if run is None or y.dtype != x.dtype or not (x.is_contiguous() and y.is_contiguous()):
+        x, y = x.float(), y.float()
+        norms = [torch.linalg.vector_norm(z, dim=-1) for z in (x, y, y - x)]
+        return torch.stack([*norms, (x * y).sum(-1)], dim=-1)
+    out = torch.empty((*x.shape[:-1], 4))
+    run.stream(x, y, out.data_ptr(), 4)
+    return out
 
 
 @cache

@@ -28,6 +28,7 @@ from torch import Tensor
 from interp.capture import Batch, Recording, Reducer, capture, same_numbers, zeros_beside
 from interp.errors import NonFiniteError
 from interp.model import ReasoningModel
+from interp.native import two_streams
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -167,9 +168,8 @@ class BlockInfluence(PerText):
     is over 100 times the median of its row.
 
     The hooks take norms and inner products only, [B, T] a block; the rest is done for all blocks
-    at once when the last is through. The norms of `y` serve the next block as those of its `x`
-    where the two are one tensor, which they are unless something stands between the blocks. Of a
-    row in pieces, these scalars are kept until its last piece is there: the median is the row's.
+    at once when the last is through. Of a row in pieces, these scalars are kept until its last
+    piece is there: the median is the row's.
     """
 
     quantities = ("influence", "without_sinks")
@@ -181,10 +181,7 @@ class BlockInfluence(PerText):
         self._clear()
 
     def _clear(self) -> None:
-        self._entering: list[Tensor] = []
-        self._leaving: list[Tensor] = []
-        self._dots: list[Tensor] = []
-        self._left: Tensor | None = None
+        self._numbers: list[Float[Tensor, "B T 4"]] = []
 
     def update(
         self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
@@ -194,15 +191,11 @@ class BlockInfluence(PerText):
             if batch.first == 0:
                 self._pieces = []
         device = self.table.device
-        shared = self._left is not None and same_numbers(self._left, x)
-        self._entering.append(self._leaving[-1] if shared else _norm(x).to(device))
-        self._leaving.append(_norm(y).to(device))
-        self._dots.append((x.float() * y.float()).sum(-1).to(device))
-        self._left = y
+        self._numbers.append(two_streams(x, y).to(device))
         if index == len(self.table) - 1:
             mask = batch.mask.to(device, non_blocking=True)
-            norm_x, norm_y = torch.stack(self._entering), torch.stack(self._leaving)
-            influence = 1.0 - _cosine(torch.stack(self._dots), norm_x, norm_y)
+            norm_x, norm_y, _, dot = torch.stack(self._numbers).unbind(-1)
+            influence = 1.0 - _cosine(dot, norm_x, norm_y)
             self._clear()
             self._pieces.append((influence, norm_x, norm_y, mask))
             if batch.last:

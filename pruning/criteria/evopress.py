@@ -27,17 +27,15 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from interp.errors import UserError
 from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS, Targets, batches
+from interp.replay import BATCH_TOKENS
 from interp.sweep import sweep
-from interp.trunk import Base, Trunk
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
-from pruning.criteria.prefix import Tables
+from pruning.criteria.prefix import judge_sets
 from pruning.criteria.steps import removals
 from pruning.scores import Scores
 
@@ -210,31 +208,8 @@ class _Search:
                 break
         return drawn
 
-    @torch.no_grad()
     def _divergences(self, candidates: Sequence[Removed], texts: Texts) -> Float[np.ndarray, " C"]:
         """KL a token from the dense model to the model without each set."""
-        model, sequences = self.model, [ids for ids, _ in texts]
-        counted = [mask for _, mask in texts]
-        tables = Tables(model, len(candidates), len(texts), "kl")
-        dense = Base(model)
-        gone = [[i in removed for i in range(model.n_blocks)] for removed in candidates]
-        order = sorted(range(len(candidates)), key=lambda row: gone[row])
-        for batch in batches(model, sequences, self.batch_tokens):
-            targets = Targets.of(batch, counted)
-            if not len(targets.texts):
-                continue
-            tables.count(targets)
-            trunk = Trunk(dense, batch.ids)
-            base = model.final_norm(targets.pick(trunk.entering[-1]))
-            streams, before = trunk.entering[:1], gone[order[0]]
-            trunk.entering.clear()
-            for row in order:
-                pairs = zip(before, gone[row], strict=True)
-                same = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
-                del streams[same + 1 :]  # what the candidate before has in common stays
-                for i in range(same, model.n_blocks):
-                    last = streams[-1]
-                    streams.append(last if gone[row][i] else trunk.run(dense, i, last))
-                before = gone[row]
-                tables.add(base, [model.final_norm(targets.pick(streams[-1]))], targets, first=row)
+        sequences, counted = [ids for ids, _ in texts], [mask for _, mask in texts]
+        tables = judge_sets(self.model, candidates, sequences, counted, "kl", self.batch_tokens)
         return tables.divergence("kl").sum(1) / tables.counts.sum()

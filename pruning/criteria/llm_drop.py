@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from interp.errors import PruneScopeError, UserError, did_you_mean
 from interp.model import ReasoningModel
+from interp.native import two_streams
 from interp.record import Batch, PerText, capture
 from interp.replay import BATCH_TOKENS, batches, forward
 from pruning.calibration import Calibration, Part
@@ -124,6 +125,6 @@ class SublayerInfluence(PerText):
 
 
 def _one_minus_cosine(a: Float[Tensor, "B T D"], b: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
-    norm_a, norm_b = (torch.linalg.vector_norm(z, dim=-1) for z in (a, b))
+    norm_a, norm_b, _, dot = two_streams(a, b).unbind(-1)
     size = norm_a * norm_b
-    return 1 - torch.where(size == 0, (norm_a == norm_b).float(), (a * b).sum(-1) / size)
+    return 1 - torch.where(size == 0, (norm_a == norm_b).float(), dot / size)

@@ -2,7 +2,7 @@
 
 `Slots` keeps what entered every block, so that another order of blocks can run on from x_l without
 computing what lies below. `Tables` sums loss and divergences by candidate and text, holding no
-logits of more than one chunk of positions.
+logits of more than one chunk of positions. `judge_sets` fills one for many sets of removed blocks.
 
 Shapes: B rows of T tokens, K scored tokens, C candidates, N texts. Memory: L + 1 streams of one
 batch.
@@ -11,15 +11,16 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
 from interp.model import ReasoningModel
-from interp.replay import Targets, finite, position_chunks, readout
+from interp.replay import BATCH_TOKENS, Targets, batches, finite, position_chunks, readout
 from interp.trunk import Base, Trunk
 
 
@@ -46,7 +47,8 @@ class Tables:
     """Sums over scored tokens by candidate and text, in nats.
 
     loss [C + 1, N] (the base last), and of each divergence asked for [C, N], from the base to the
-    candidate: "kl" is KL(base || candidate), "js" the Jensen-Shannon divergence.
+    candidate: "kl" is KL(base || candidate), "js" the Jensen-Shannon divergence, "apart" the
+    Bhattacharyya distance, -log sum sqrt(p q).
     """
 
     def __init__(
@@ -115,4 +117,61 @@ def js_divergence(p: Float[Tensor, "K V"], q: Float[Tensor, "K V"]) -> Float[Ten
     return (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2
 
 
-DIVERGENCE = {"kl": kl_divergence, "js": js_divergence}
+def bhattacharyya(p: Float[Tensor, "K V"], q: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
+    """-log sum sqrt(p q) of log-probabilities."""
+    return -((p + q) / 2).logsumexp(-1)
+
+
+DIVERGENCE = {"kl": kl_divergence, "js": js_divergence, "apart": bhattacharyya}
+
+
+@torch.no_grad()
+def judge_sets(
+    model: ReasoningModel,
+    candidates: Sequence[tuple[int, ...]],
+    sequences: Sequence[Int[np.ndarray, " _"]],
+    counted: Sequence[Bool[np.ndarray, " _"]],
+    divergence: str,
+    batch_tokens: int = BATCH_TOKENS,
+    pieces: Sequence[Int[np.ndarray, " _"]] | None = None,
+) -> Tables:
+    """A divergence from the dense model to the model without each set of blocks (positions).
+
+    pieces: for each text the number of the piece that each of its tokens belongs to; the tables
+    are then by piece, not by text. Removed blocks are not computed, and of candidates in the order
+    of their first differing block each runs from there on only.
+    """
+    size = len(sequences) if pieces is None else 1 + max(int(p.max()) for p in pieces)
+    tables = Tables(model, len(candidates), size, divergence)
+    dense = Base(model)
+    gone = [[i in removed for i in range(model.n_blocks)] for removed in candidates]
+    order = sorted(range(len(candidates)), key=lambda row: gone[row])
+    for batch in batches(model, sequences, batch_tokens):
+        targets = Targets.of(batch, counted)
+        if not len(targets.texts):
+            continue
+        if pieces is not None:
+            targets = _by_piece(targets, pieces)
+        tables.count(targets)
+        trunk = Trunk(dense, batch.ids)
+        base = model.final_norm(targets.pick(trunk.entering[-1]))
+        streams, before = trunk.entering[:1], gone[order[0]]
+        trunk.entering.clear()
+        for row in order:
+            pairs = zip(before, gone[row], strict=True)
+            same = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
+            del streams[same + 1 :]  # what the candidate before has in common stays
+            for i in range(same, model.n_blocks):
+                last = streams[-1]
+                streams.append(last if gone[row][i] else trunk.run(dense, i, last))
+            before = gone[row]
+            tables.add(base, [model.final_norm(targets.pick(streams[-1]))], targets, first=row)
+    return tables
+
+
+def _by_piece(targets: Targets, pieces: Sequence[Int[np.ndarray, " _"]]) -> Targets:
+    """The scored tokens with the number of their piece in the place of their text's."""
+    starts = np.cumsum([0, *map(len, pieces)])[targets.texts.cpu().numpy()]
+    tokens = targets.positions.cpu().numpy() + 1  # the token that is predicted there
+    found = torch.from_numpy(np.concatenate(list(pieces))[starts + tokens])
+    return replace(targets, texts=found.to(targets.texts))

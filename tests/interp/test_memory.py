@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp import decode as module
+from interp import room
 from interp.chains import Budget
 from interp.decode import cross, decode
 from interp.interventions import Skip, Variant, dense
@@ -75,7 +75,7 @@ def test_one_row_that_does_not_fit_and_other_errors_are_raised(
 def test_more_slots_than_memory_are_refused_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
     sizes = {"SC_AVPHYS_PAGES": 40, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(module.os, "sysconf", lambda name: sizes[name])
+    monkeypatch.setattr(room.os, "sysconf", lambda name: sizes[name])
     requests = cross(model, PROMPTS, budgets=Budget(20, 3), samples=4)
     with pytest.warns(UserWarning, match="12 rows of .* tokens do not fit"):
         chains = list(decode(model, requests, slots=12))

@@ -187,8 +187,7 @@ def test_state_grows_with_texts_and_blocks_only() -> None:
     for length in (4, 40):
         replay(model, texts(model, [length] * 5), [influence := BlockInfluence()])
         sizes.append(influence.table.numel())
-        assert influence._left is None  # no activation is kept after the pass
-        assert not influence._dots
+        assert not influence._numbers  # nothing of a token is kept after the pass
     assert sizes[0] == sizes[1] == 3 * 5 * 4
 
 

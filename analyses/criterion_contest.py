@@ -1,0 +1,305 @@
+"""Which criterion keeps most of long chains? Every one calibrated alike, on problems none has seen.
+
+    python -m analyses.criterion_contest --out studies/contest [--methods ...] [--remove 2 3 4 5 6]
+
+On the bundled reasoner. All criteria read the same chains: the dense model's own, on
+`--calibration` training problems of each kind. Each names a set for every number of blocks; every
+distinct set is skipped live beside the dense model on `--problems` test problems of each kind, with
+the same noise.
+What is kept is compared problem by problem with `--ours`: by number of removals, and over all of
+them (a problem's mean over kinds would mix problems, so each problem of each kind is a pair of its
+own). p values are of sign flips, Holm-corrected over the other criteria.
+
+Stopped at any time and run again it goes on: plans and outcomes are kept in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyses import style
+from interp.chains import Budget
+from interp.errors import UserError
+from interp.interventions import Skip, Variant, dense
+from interp.statistics import holm, mean_interval, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from interp.model import ReasoningModel
+
+KINDS = ("countdown-4", "countdown-5")
+METHODS = ("shortgpt", "angular", "cka", "taylor+", "perplexity", "skip-kl", "sleb", "evopress")
+OURS = ("chain-survival", "chain-aware")
+BUDGET = Budget(1024, 32)
+CALIBRATION_SEED, TEST_SEED, NOISE_SEED = 11, 12, 0
+TOGETHER = 6  # sets decoded in one batch
+
+Set = tuple[int, ...]
+
+
+@dataclass
+class Contest:
+    """Plans by method and size, and the outcomes of every set; kept in a folder."""
+
+    folder: Path
+    settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        known = self._read("settings.json")
+        if known is not None and known != self.settings:
+            raise UserError(
+                f"{self.folder} holds a contest with other settings ({known}): "
+                "choose another --out."
+            )
+        self._write("settings.json", self.settings)
+        self.plans: dict[str, dict[str, list[int]]] = self._read("plans.json") or {}
+        self.outcomes: dict[str, dict[str, list[int]]] = self._read("outcomes.json") or {}
+
+    def _read(self, name: str) -> Any:
+        path = self.folder / name
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def _write(self, name: str, content: Any) -> None:
+        part = self.folder / f"{name}.part"
+        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        part.replace(self.folder / name)
+
+    def decide(self, model: ReasoningModel, methods: Sequence[str], sizes: Sequence[int]) -> None:
+        """The plans of every method that has none yet."""
+        from pruning.criteria import criteria, score
+
+        todo = [m for m in methods if not {str(n) for n in sizes} <= set(self.plans.get(m, {}))]
+        if not todo:
+            return
+        chains = calibration(model, self.settings["calibration"])
+        for method in todo:
+            began = time.monotonic()
+            options = {"remove": max(sizes)} if "remove" in criteria()[method].options else {}
+            if "sizes" in criteria()[method].options:
+                options = {"sizes": list(sizes)}
+            found = score(method, model, chains, **options)
+            self.plans[method] = {str(n): sorted(found.lowest(n)) for n in sizes}
+            self._write("plans.json", self.plans)
+            _say(f"{method}: {time.monotonic() - began:.0f} s")
+
+    def sets(self, methods: Sequence[str], sizes: Sequence[int]) -> list[Set]:
+        """Every distinct set, dense first."""
+        named = [tuple(self.plans[m][str(n)]) for n in sizes for m in methods]
+        return list(dict.fromkeys([(), *named]))
+
+    def run(self, model: ReasoningModel, sets: Sequence[Set]) -> None:
+        """The outcomes of every set that has none yet."""
+        for kind in KINDS:
+            known = self.outcomes.setdefault(kind, {})
+            todo = [s for s in sets if _name(s) not in known]
+            for start in range(0, len(todo), TOGETHER):
+                few = todo[start : start + TOGETHER]
+                known |= dict(examined(model, kind, self.settings["problems"], few))
+                self._write("outcomes.json", self.outcomes)
+                _say(f"{kind}: {start + len(few)} of {len(todo)} sets")
+
+    def right(self, kind: str, removed: Set) -> np.ndarray:
+        return np.array(self.outcomes[kind][_name(removed)], dtype=float)
+
+
+def calibration(model: ReasoningModel, count: int) -> list[Any]:
+    """The dense model's own chains on training problems of each kind."""
+    from testbed.problems import generate
+
+    problems = [p for kind in KINDS for p in generate(kind, count, CALIBRATION_SEED, "train")]
+    asked = [p.question for p in problems]
+    return list(model.generate(asked, budget=BUDGET, seed=NOISE_SEED, stop_on_loop=True))
+
+
+def examined(
+    model: ReasoningModel, kind: str, count: int, sets: Sequence[Set]
+) -> Iterator[tuple[str, list[int]]]:
+    """(set, right or not on each of `count` test problems)."""
+    from testbed.problems import generate
+    from testbed.verify import check_answer
+
+    problems = generate(kind, count, TEST_SEED, "test")
+    variants = [Variant(_name(s), tuple(map(Skip, s))) if s else dense for s in sets]
+    chains = model.generate(
+        [p.question for p in problems],
+        variants,
+        BUDGET,
+        seed=NOISE_SEED,
+        problem_ids=[p.id for p in problems],
+        stop_on_loop=True,
+    )
+    right = {(c.problem, c.variant): c for c in chains}
+    for removed, variant in zip(sets, variants, strict=True):
+        found = []
+        for problem in problems:
+            chain = right[problem.id, variant.name]
+            answer = model.text(chain.answer_ids.tolist())
+            found.append(int(check_answer(problem, answer) is True))
+        yield _name(removed), found
+
+
+def table(contest: Contest, methods: Sequence[str], sizes: Sequence[int]) -> pd.DataFrame:
+    """One row a method, size and kind: what is kept, with its interval."""
+    import pandas as pd
+
+    rows = []
+    for kind in KINDS:
+        for method in ("dense", *methods):
+            for size in [0] if method == "dense" else sizes:
+                removed = () if method == "dense" else tuple(contest.plans[method][str(size)])
+                kept = mean_interval(contest.right(kind, removed)[:, None])
+                row = {"benchmark": kind, "method": method, "n_removed": size}
+                row |= {"removed": " ".join(map(str, removed)), "value": kept.value}
+                rows.append(row | {"low": kept.low, "high": kept.high, "n": kept.n_problems})
+    return pd.DataFrame(rows)
+
+
+def differences(
+    contest: Contest, methods: Sequence[str], sizes: Sequence[int], ours: str
+) -> pd.DataFrame:
+    """What `ours` keeps more than each other method: by size and over all, both kinds together."""
+    import pandas as pd
+
+    rows = []
+    for method in methods:
+        if method == ours:
+            continue
+        pairs = []
+        for size in sizes:
+            plans = [tuple(contest.plans[m][str(size)]) for m in (method, ours)]
+            pairs.append([np.concatenate([contest.right(k, s) for k in KINDS]) for s in plans])
+        everything = np.array(pairs).transpose(1, 2, 0)  # [2, problems, sizes]
+        parts = {str(size): everything[:, :, i : i + 1] for i, size in enumerate(sizes)}
+        for name, (theirs, own) in ({"all": everything} | parts).items():
+            found = paired_difference(theirs, own)
+            row = {"other": method, "n_removed": name, "difference": found.value}
+            row |= {"low": found.low, "high": found.high, "p": found.p, "n": found.n_problems}
+            rows.append(row)
+    frame = pd.DataFrame(rows)
+    frame["p_holm"] = np.nan
+    for name in frame["n_removed"].unique():
+        here = frame["n_removed"] == name
+        frame.loc[here, "p_holm"] = holm(frame.loc[here, "p"].to_numpy())
+    return frame
+
+
+def plot_kept(found: pd.DataFrame, kind: str, ax: Axes | None = None) -> Axes:
+    """One kind: accuracy over the number of blocks removed, a line a method."""
+    ax = style.new_axes(ax)
+    part = found[found["benchmark"] == kind]
+    start = float(part.loc[part["method"] == "dense", "value"].iloc[0])
+    methods = [m for m in dict.fromkeys(part["method"]) if m != "dense"]
+    look_of, ends = style.method_looks(methods), []
+    ax.axhline(start, color=style.INK, lw=0.8, ls=(0, (2, 2)))
+    for method in methods:
+        line = part[part["method"] == method].sort_values("n_removed")
+        look, own = look_of[method], method in OURS
+        ax.plot(
+            line["n_removed"], line["value"], color=look.colour, marker=look.marker, ms=4,
+            lw=2 if own else 1, zorder=4 if own else 2,
+        )  # fmt: skip
+        if own:
+            ax.fill_between(
+                line["n_removed"], line["low"], line["high"], color=look.colour, alpha=0.15
+            )
+        end = line.iloc[-1]
+        ends.append(
+            (style.pretty(method), float(end["n_removed"]), float(end["value"]), look.colour)
+        )
+    ax.set_xticks(sorted(set(part["n_removed"]) - {0}))
+    ax.set_xlabel("blocks removed")
+    ax.set_title(kind)
+    style.share_axis(ax)
+    style.label_ends(ax, ends, room=0.4)
+    return ax
+
+
+def plot_differences(found: pd.DataFrame, ours: str, ax: Axes | None = None) -> Axes:
+    """Over all sizes: what ours keeps more than each other, filled where Holm's p is below .05."""
+    ax = style.new_axes(ax)
+    part = found[found["n_removed"] == "all"].sort_values("difference")
+    look_of = style.method_looks([*part["other"]])
+    ax.axvline(0, color=style.QUIET, lw=0.8)
+    for place, row in enumerate(part.to_dict("records")):
+        colour = look_of[row["other"]].colour
+        ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.6)
+        fill = colour if row["p_holm"] < 0.05 else "white"
+        ax.plot([row["difference"]], [place], "o", mec=colour, mfc=fill, ms=6, zorder=4)
+    ax.set_yticks(range(len(part)), [style.pretty(m) for m in part["other"]])
+    ax.set_xlabel("kept more by " + ours)
+    ax.set_title("both kinds, all sizes")
+    ax.grid(axis="x")
+    return ax
+
+
+def figure(found: pd.DataFrame, gaps: pd.DataFrame, ours: str) -> Figure:
+    """Two panels of accuracy, one of differences."""
+    import matplotlib.pyplot as plt
+
+    with style.style():
+        made, axes = plt.subplots(
+            1, 3, figsize=(11, 3.6), layout="constrained", width_ratios=[1, 1, 0.8]
+        )
+        for kind, ax in zip(KINDS, axes[:2], strict=True):
+            plot_kept(found, kind, ax)
+        plot_differences(gaps, ours, axes[2])
+    return made
+
+
+def _name(removed: Set) -> str:
+    return "without " + " ".join(map(str, removed)) if removed else "dense"
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m analyses.criterion_contest", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder; a stopped contest goes on")
+    parser.add_argument("--methods", nargs="+", default=[*METHODS, *OURS])
+    parser.add_argument("--ours", default="chain-aware", help="the method that is compared")
+    parser.add_argument("--remove", nargs="+", type=int, default=[2, 3, 4, 5, 6])
+    parser.add_argument("--problems", type=int, default=200, help="test problems of each kind")
+    parser.add_argument(
+        "--calibration", type=int, default=32, help="training problems of each kind"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        from interp.model import ReasoningModel
+
+        model = ReasoningModel.load("testbed")
+        settings = {"problems": given.problems, "calibration": given.calibration}
+        contest = Contest(given.out, settings | {"model": model.fingerprint()})
+        contest.decide(model, given.methods, given.remove)
+        contest.run(model, contest.sets(given.methods, given.remove))
+        found = table(contest, given.methods, given.remove)
+        gaps = differences(contest, given.methods, given.remove, given.ours)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    folder = given.out
+    found.to_csv(folder / "criterion_contest.csv", index=False)
+    gaps.to_csv(folder / "differences.csv", index=False)
+    names = style.save(figure(found, gaps, given.ours), folder, "criterion_contest")
+    sys.stdout.write(gaps.round(4).to_string(index=False) + "\n")
+    sys.stdout.write("".join(f"{folder / name}\n" for name in names))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Chain survival: how much of the model's own chains a pruned model would still have written.
+
+A long chain is right only if nothing in it goes wrong, so damage is not a mean over tokens: it adds
+up along a chain, and a chain that is lost can be lost only once. For a piece of a chain with tokens
+1..S, p the dense model and q the pruned one, both reading the same tokens,
+
+    survival = prod_s sum_v sqrt(p_s(v) q_s(v)),    score = 1 - mean over pieces of survival.
+
+The sum is the Bhattacharyya coefficient of the two next-token distributions: 1 where they agree,
+0 where they share nothing, and bounded, so that a token which a pruned model gets utterly wrong
+costs a chain and not the whole mean (as it does in a mean KL). Where the model is sure and stays
+sure nothing is lost; what is lost lies at decisions and at results that come out wrong, which is
+why no token has to be picked by hand.
+
+Pieces are chains cut into equal parts of at most `window` tokens (so that very long chains do not
+all count as lost). Calibrate on the model's own chains: then the generated tokens count unless
+`part` says otherwise. How it does against other criteria: `analyses/criterion_contest.py` and
+docs/criterion_contest.md.
+
+This file scores single removals (one-shot); `chain_aware` searches whole sets by the same measure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.errors import UserError
+from interp.model import ReasoningModel
+from interp.record import jackknife_ratio
+from interp.replay import BATCH_TOKENS
+from pruning.calibration import Calibration, Part
+from pruning.criteria import criterion
+from pruning.criteria.prefix import judge_sets
+from pruning.scores import Scores
+
+WINDOW = 512
+HERE = "this project, docs/criterion_contest.md"
+
+
+@criterion("chain-survival", paper=HERE, cost="L/2 forwards")
+def chain_survival(
+    model: ReasoningModel,
+    texts: Any,
+    *,
+    window: int = WINDOW,
+    part: Part | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Scores:
+    """The share of the model's chains lost without each block, with a jackknife over chains."""
+    survival = Survival.of(model, texts, part, window, batch_tokens)
+    lost = survival.lost([(i,) for i in range(model.n_blocks)])
+    low, high = jackknife_ratio(lost, np.broadcast_to(survival.sizes, lost.shape))
+    return Scores(
+        criterion="chain-survival",
+        values=lost.sum(1) / survival.sizes.sum(),
+        low=low,
+        high=high,
+        layer_map=model.layer_map,
+        n_tokens=survival.calibration.n_tokens,
+        n_texts=len(survival.calibration.sequences),
+        calibration=survival.calibration.hash,
+    )
+
+
+@dataclass(frozen=True)
+class Survival:
+    """Survival of the chains of a calibration under sets of removed blocks.
+
+    starts: the number of each chain's first piece. sizes: pieces of each chain.
+    """
+
+    model: ReasoningModel
+    calibration: Calibration
+    pieces: tuple[np.ndarray, ...]
+    sizes: Float[np.ndarray, " N"]
+    batch_tokens: int
+
+    @classmethod
+    def of(
+        cls, model: ReasoningModel, texts: Any, part: Part | None, window: int, batch_tokens: int
+    ) -> Survival:
+        if window < 1:
+            raise UserError(f"window={window}: expected a number of tokens, 1 or more.")
+        calibration = Calibration.of(model, texts, part)
+        if part is None and any(calibration.prompts) and _generated(calibration):
+            calibration = Calibration.of(model, calibration, "generated")
+        pieces, sizes, first = [], [], 0
+        for counted in calibration.counted():
+            scored = np.flatnonzero(counted[1:]) + 1  # nothing predicts a text's first token
+            number = -(-len(scored) // window)
+            own = np.full(len(counted), first, dtype=np.int64)
+            for i, few in enumerate(np.array_split(scored, max(1, number))):
+                own[few] = first + i
+            pieces.append(own)
+            sizes.append(number)
+            first += max(1, number)
+        if not any(sizes):
+            raise UserError(
+                "No token to score: give texts of 2 tokens or more, and a part they have."
+            )
+        return cls(
+            model, calibration, tuple(pieces), np.array(sizes, dtype=np.float64), batch_tokens
+        )
+
+    def lost(self, sets: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "C N"]:
+        """Pieces of each chain lost under each set of blocks (positions in the model)."""
+        tables = judge_sets(
+            self.model,
+            sets,
+            self.calibration.sequences,
+            self.calibration.counted(),
+            "apart",
+            self.batch_tokens,
+            self.pieces,
+        )
+        gone = -np.expm1(-np.maximum(tables.divergence("apart"), 0.0))  # [C, pieces]
+        first = np.array([own.min() for own in self.pieces])
+        return np.add.reduceat(gone, first, axis=1)
+
+    def share(self, sets: Sequence[tuple[int, ...]]) -> Float[np.ndarray, " C"]:
+        """The share of all pieces lost under each set."""
+        return self.lost(sets).sum(1) / self.sizes.sum()
+
+
+def _generated(calibration: Calibration) -> bool:
+    """Whether every sequence has something behind its prompt."""
+    pairs = zip(calibration.sequences, calibration.prompts, strict=True)
+    return all(prompt < len(ids) for ids, prompt in pairs)
