@@ -1,8 +1,10 @@
 # make study   set up .venv, run the default study on the bundled reasoner, say where the report is
 # make test    set up .venv, then lint, types, contracts and tests
+# make recovery  the same with the recovery libraries, then train pruned reasoners and measure them
 #
 # PYTHON=...   an interpreter, 3.11 or 3.12       VENV=...     another environment folder
 # STUDY=...    options for `prunescope study`     TESTS=...    options for pytest
+# RECOVERY=... options for `prunescope recover-study`
 # PIP=...      options for pip, such as an index that has the CPU build of torch (a tenth of the size)
 
 SHELL := bash
@@ -10,12 +12,13 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP ?=
 STUDY ?=
+RECOVERY ?=
 TESTS ?=
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: help study test lint clean
+.PHONY: help study recovery test lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -34,8 +37,15 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-recovery: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP) -e '.[recovery]'
+	@touch $@ $(VENV)/.installed
+
 study: $(VENV)/.installed
 	$(BIN)/prunescope study $(STUDY)
+
+recovery: $(VENV)/.installed-recovery
+	$(BIN)/prunescope recover-study $(RECOVERY)
 
 # Every check runs, the tests last; one that failed fails the target.
 test: $(VENV)/.installed-dev
@@ -43,7 +53,7 @@ test: $(VENV)/.installed-dev
 	for check in "ruff check" "ruff format --check" "pyright --pythonpath $(BIN)/python" "lint-imports"; do \
 		echo "== $$check"; $(BIN)/$$check || failed="$$failed [$$check]"; \
 	done; \
-	echo "== pytest"; $(BIN)/python -m pytest -q $(TESTS) || failed="$$failed [pytest]"; \
+	echo "== pytest"; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(TESTS) || failed="$$failed [pytest]"; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
 
 clean:

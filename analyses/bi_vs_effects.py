@@ -1,18 +1,24 @@
 """Does Block Influence foretell what a block's loss does?
 
-For every outcome and benchmark: Spearman's correlation, over blocks, of Block Influence with the
-size of the effect, with an interval that holds the choice of blocks and the noise of the effects,
-and the ceiling that the effects' own reliability sets (`interp.effects.tie`).
+For every outcome and benchmark (`interp.effects.explain`): Spearman's correlation, over blocks, of
+Block Influence with the size of the effect, with an interval that holds the choice of blocks and
+the noise of the effects; the same with depth (and the norm of the stream) held fixed; and the share
+of what could be explained, given how reliable both are, that is explained. Block Influence is that
+on calibration text, and, where the stored dense chains were read again, that on chains and at
+events: the tokens that open a reflection, decisions, the answer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analyses import style, tables
 from analyses.block_effects import effects
+from analyses.derived import derived, kept
 from analyses.frames import StudyData
 from analyses.outcomes import BY_COLUMN
 
@@ -21,13 +27,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from analyses.workbench import Workbench
+    from interp.chains import Chain
+    from interp.effects import BlockScores, Explanation, Explanations
+
 TITLE = "Block Influence against what is lost"
 CAPTION = (
     "The change in accuracy when a block is skipped; blocks from the lowest Block Influence, which "
     "ShortGPT removes first, to the highest. Where Block Influence is right, the points on the "
     "left lie at zero. Filled: Holm-corrected p < .05. ρ: Spearman's correlation of Block "
-    "Influence with the size of the change, with its 95 % interval."
+    "Influence with the size of the change, with its 95 % interval. Orange triangles: blocks that "
+    "Block Influence clearly underrates (called safe, cost much). Last panel: of the differences "
+    "between blocks that could be explained, given how reliable both numbers are, the share that "
+    "each score does explain."
 )
+BI = "calibration text"  # Block Influence as the study scored it
+EVENTS = {
+    "all": "chains",
+    "reflection": "reflections",
+    "decision": "decisions",
+    "answer": "answers",
+}
+NORM = "norm"
+CHAINS = 24  # dense chains that are read again
+LEAST_TOKENS = 20  # an event with fewer says nothing of a block
 
 
 def influence(study: StudyData) -> pd.DataFrame:
@@ -39,22 +62,123 @@ def influence(study: StudyData) -> pd.DataFrame:
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row an outcome and benchmark: the correlation of Block Influence with the effect's size.
+    """One row an outcome, benchmark and score: its correlation with the effect.
 
-    of: "size" (absolute change) or "effect" (signed change).
+    of: "size" (absolute change) or "effect" (signed change). score: where Block Influence was
+    taken. See `interp.effects.explain` for the columns. worst: the block it is most wrong about.
     """
     import pandas as pd
 
-    from interp.effects import tie
-
-    scores = influence(study)
-    by_block = dict(zip(scores.get("block", []), scores.get("score", []), strict=True))
     parts = []
-    for one in effects(study):
-        blocks = set(one.blocks.tolist())
-        if len(blocks) >= 4 and blocks <= set(by_block):
-            parts.append(tie(one, by_block).to_frame())
+    for found in explained(study):
+        frame = found.to_frame()
+        frame["worst"] = [_worst(one) for one in found.found]
+        parts.append(frame)
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+@lru_cache(maxsize=2)
+def explained(study: StudyData) -> list[Explanations]:
+    """Every score that the study has against every outcome."""
+    from interp.effects import explain
+
+    scores, controls = scores_of(study)
+    found = []
+    for one in effects(study) if scores else []:
+        blocks = set(one.blocks.tolist())
+        if len(blocks) >= 4 and all(blocks <= set(s.layer_map) for s in scores.values()):
+            found.append(explain(one, scores, controls, draws=400))
+    return found
+
+
+def _worst(one: Explanation) -> float:
+    """The block that the score underrates most, where it clearly does; else nan."""
+    mistakes = one.mistakes()
+    clear = mistakes[mistakes["clear"] & (mistakes["kind"] == "underrated")]
+    return float(clear["block"].iloc[0]) if len(clear) else np.nan
+
+
+# ---------------------------------------------------------------------- scores
+
+
+def scores_of(study: StudyData) -> tuple[dict[str, BlockScores], dict[str, BlockScores]]:
+    """Block Influence wherever it was taken, and what is held fixed beside the depth."""
+    from interp.effects import BlockScores
+
+    own = influence(study)
+    if not len(own):
+        return {}, {}
+    value, low, high = (own[name].to_numpy(float) for name in ("score", "low", "high"))
+    scores = {BI: BlockScores.of_interval(BI, value, low, high, own["block"].tolist())}
+    controls: dict[str, BlockScores] = {}
+    settings = settings_of(study)
+    more = kept(study, "bi_vs_effects", settings) if settings is not None else None
+    if more is None:
+        return scores, controls
+    for name, part in more.groupby("score", sort=False):
+        one = BlockScores(
+            str(name),
+            part["value"].to_numpy(float),
+            tuple(int(b) for b in part["block"]),
+            float(part["reliability"].iloc[0]),
+        )
+        (controls if name == NORM else scores)[str(name)] = one
+    return scores, controls
+
+
+def settings_of(study: StudyData) -> dict[str, Any] | None:
+    """What decides Block Influence on chains; None where nothing was generated."""
+    from analyses.workbench import longest_solved, problem_settings
+
+    benchmark = longest_solved(study)
+    if benchmark is None:
+        return None
+    return {**problem_settings(study, benchmark), "chains": CHAINS, "version": 1}
+
+
+def on_chains(study: StudyData) -> pd.DataFrame:
+    """Block Influence along the stored dense chains, as kept in the study or computed now."""
+    import pandas as pd
+
+    settings = settings_of(study)
+    if settings is None or study.folder is None:
+        return pd.DataFrame()
+    return derived(study, "bi_vs_effects", settings, lambda: _on_chains(study, settings))
+
+
+def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    from analyses.replayed import chain_rows, stored_chains
+    from analyses.workbench import Workbench
+    from interp.effects import BlockScores
+    from interp.events import mark
+    from interp.influence import recorded
+
+    rows = chain_rows(study)
+    mine = (rows["benchmark"] == settings["benchmark"]) & (rows["variant"] == style.DENSE)
+    rows = rows[mine & (rows["tokens"] > 0)].iloc[:CHAINS]
+    bench = Workbench.of(study, settings["benchmark"], int(rows["thinking_budget"].max()))
+    chains = _with_entropy(bench, stored_chains(bench, rows))
+    chains = recorded(bench.model, chains)
+    events = mark(chains, bench.model, lexicon=bench.lexicon)
+    found = [
+        BlockScores.of_chains(name, chains, events[event]).to_frame()
+        for event, name in EVENTS.items()
+        if sum(int(mask.sum()) for mask in events[event]) >= LEAST_TOKENS
+    ]
+    found.append(BlockScores.of_chains(NORM, chains, events["all"], "resid_pre").to_frame())
+    return pd.concat(found, ignore_index=True)
+
+
+def _with_entropy(bench: Workbench, chains: list[Chain]) -> list[Chain]:
+    """Their entropies are not stored, and decisions are where the model is unsure: read again."""
+    from interp.divergence import divergence
+    from interp.interventions import dense
+
+    same = divergence(bench.model, chains, dense)
+    entropies = same.quantities["entropy"]
+    return [replace(c, entropy=e) for c, e in zip(chains, entropies, strict=True)]
 
 
 def points(study: StudyData) -> pd.DataFrame:
@@ -65,7 +189,17 @@ def points(study: StudyData) -> pd.DataFrame:
     of_accuracy = [one.to_frame() for one in effects(study) if one.outcome == "correct"]
     if not of_accuracy or not len(scores):
         return pd.DataFrame()
-    return of_accuracy[0].merge(scores[["block", "score"]], on="block")
+    dots = of_accuracy[0].merge(scores[["block", "score"]], on="block")
+    wrong = set()
+    for found in explained(study):
+        for one in found.found:
+            if (one.outcome, one.score, one.of) == ("correct", BI, "size"):
+                table = one.mistakes()
+                clear = table[table["clear"] & (table["kind"] == "underrated")]
+                wrong |= {(one.group[0], int(b)) for b in clear["block"]}
+    pairs = zip(dots["benchmark"], dots["block"], strict=True)
+    dots["underrated"] = [(b, int(l)) in wrong for b, l in pairs]
+    return dots
 
 
 def plot(dots: pd.DataFrame, found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
@@ -76,11 +210,13 @@ def plot(dots: pd.DataFrame, found: pd.DataFrame, benchmark: str, ax: Axes | Non
     ax.axhline(0, color=style.INK, lw=0.8)
     ax.vlines(part.index, part["low"], part["high"], color="#0072B2", lw=1.1, alpha=0.6)
     sure = part["p_holm"] < tables.ALPHA
-    for shown, fill in ((sure, "#0072B2"), (~sure, "white")):
-        ax.plot(
-            part.index[shown], part["effect"][shown], ls="none", marker="o", ms=5, mfc=fill,
-            mec="#0072B2", zorder=4,
-        )  # fmt: skip
+    under = part["underrated"] if "underrated" in part else sure & False
+    for side, marker, colour in ((~under, "o", "#0072B2"), (under, "^", "#D55E00")):
+        for shown, fill in ((side & sure, colour), (side & ~sure, "white")):
+            ax.plot(
+                part.index[shown], part["effect"][shown], ls="none", marker=marker, ms=5.5,
+                mfc=fill, mec=colour, zorder=4,
+            )  # fmt: skip
     every = -(-len(part) // 16)
     ticks = [
         f"{row.block}\n{tables.number(row.score, 3).removeprefix('0')}" if i % every == 0 else ""
@@ -95,6 +231,7 @@ def plot(dots: pd.DataFrame, found: pd.DataFrame, benchmark: str, ax: Axes | Non
             (found["benchmark"] == benchmark)
             & (found["outcome"] == "correct")
             & (found["of"] == "size")
+            & (found["score"] == BI)
         ]
         if len(found)
         else found
@@ -115,11 +252,47 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     names = [b for b in study.benchmarks if len(dots) and b in set(dots["benchmark"])]
     if not names:
         return None
+    shares = shares_of(found)
     with style.style():
-        whole, axes = style.panels(len(names), columns=2, width=5.2, height=3.2)
-        for name, ax in zip(names, axes, strict=True):
+        whole, axes = style.panels(len(names) + bool(len(shares)), columns=2, width=5.2, height=3.2)
+        for name, ax in zip(names, axes, strict=False):
             plot(dots, found, name, ax)
+        if len(shares):
+            plot_shares(shares, axes[-1])
     return whole
+
+
+def shares_of(found: pd.DataFrame) -> pd.DataFrame:
+    """The shares explained of the size of the change in accuracy, where there is any to explain."""
+    if not len(found):
+        return found
+    part = found[(found["outcome"] == "correct") & (found["of"] == "size")]
+    return part[part["explained"].notna()]
+
+
+def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Share of the explainable that each score explains, a row a score, a marker a benchmark."""
+    ax = style.new_axes(ax)
+    names = list(dict.fromkeys(shares["score"]))
+    benchmarks = list(dict.fromkeys(shares["benchmark"]))
+    # hues belong to the variants: benchmarks are told apart by marker and grey
+    greys, markers = (style.INK, style.QUIET, "#9a9a9a", "#bdbdbd"), "osD^vP"
+    for i, benchmark in enumerate(benchmarks):
+        part = shares[shares["benchmark"] == benchmark]
+        colour, marker = greys[i % len(greys)], markers[i % len(markers)]
+        y = [names.index(s) + 0.7 * ((i + 0.5) / len(benchmarks) - 0.5) for s in part["score"]]
+        ax.hlines(y, part["explained_low"], part["explained_high"], color=colour, lw=1.2)
+        ax.plot(part["explained"], y, ls="none", marker=marker, color=colour, label=benchmark)
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -1.1)  # room for the key
+    ax.set_xlim(-0.02, 1.02)
+    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".50", ".75", "1"])
+    ax.set_xlabel("share of the explainable that is explained")
+    ax.set_title("Block Influence on …")
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    ax.legend(fontsize=7.5, loc="upper center", ncols=4, columnspacing=1.2, handletextpad=0.3)
+    return ax
 
 
 def said_of(column: str) -> str:
@@ -130,5 +303,7 @@ def said_of(column: str) -> str:
 
 if __name__ == "__main__":
     from analyses.command import main
+    from analyses.replayed import first
 
+    first(on_chains)
     main(__file__)

@@ -26,6 +26,8 @@ NAMES = (
     "reflection",
     "diversity",
 )
+#: Computed through the engine in a few minutes and then kept in the study (`analyses.derived`).
+COMPUTED = ("time_maps", "mechanism", "sets")
 
 
 @runtime_checkable
@@ -43,9 +45,14 @@ def load(name: str) -> Analysis:
     """The analysis of that name."""
     from interp.errors import UserError, did_you_mean
 
-    if name not in NAMES:
-        raise UserError(did_you_mean(name, NAMES, "analysis"))
+    if name not in (*NAMES, *COMPUTED):
+        raise UserError(did_you_mean(name, (*NAMES, *COMPUTED), "analysis"))
     return cast("Analysis", importlib.import_module(f"analyses.{name}"))
+
+
+def in_store(study: StudyData) -> tuple[str, ...]:
+    """Of `COMPUTED`, those that this study holds already."""
+    return tuple(n for n in COMPUTED if importlib.import_module(f"analyses.{n}").in_store(study))
 
 
 def caption_of(analysis: Analysis, found: pd.DataFrame) -> str:

@@ -87,8 +87,9 @@ class Contest:
         chains = calibration(model, self.settings["calibration"])
         for method in todo:
             began = time.monotonic()
-            options = {"remove": max(sizes)} if "remove" in criteria()[method].options else {}
-            if "sizes" in criteria()[method].options:
+            own = criteria()[method].options
+            options: dict[str, Any] = {"remove": max(sizes)} if "remove" in own else {}
+            if "sizes" in own:
                 options = {"sizes": list(sizes)}
             found = score(method, model, chains, **options)
             self.plans[method] = {str(n): sorted(found.lowest(n)) for n in sizes}

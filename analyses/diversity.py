@@ -2,12 +2,19 @@
 
 Self-BLEU (high = alike), the Vendi score (how many different samples there are in effect), and the
 entropy of the answers. Noise is maximally diverse, so a measure is never shown without the accuracy
-of the same chains. Lengths differ between variants; `mean_length` says how much.
+of the same chains (`reading` says both in one).
+
+Longer samples share more n-grams, so from a study in a folder the measures are taken anew from the
+token ids: problem by problem all variants are cut to the shortest sample's length and to as many
+samples as the fewest have (`interp.diagnosis.beside`). Rows made in memory have the measures only
+that they came with, at their own lengths.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from analyses import style, tables
 from analyses.frames import StudyData
@@ -21,8 +28,8 @@ TITLE = "Diversity between samples"
 CAPTION = (
     "Each point is a variant: the accuracy of its samples and how different they are (self-"
     "BLEU: lower is more diverse; Vendi score: how many different samples in effect; entropy of"
-    " the answers). More diversity at less accuracy is noise. Bars: 95 % intervals over "
-    "problems."
+    " the answers), all cut to the same length and number. More diversity at less accuracy is "
+    "noise. Bars: 95 % intervals over problems."
 )
 COLUMNS = {
     "self_bleu": "self-BLEU",
@@ -30,6 +37,8 @@ COLUMNS = {
     "answer_entropy": "answer entropy (nats)",
     "edit_distance": "edit distance",
     "distinct_4": "distinct 4-grams",
+    "common_prefix": "tokens before two samples part",
+    "branching_points": "branching points",
     "mean_length": "mean length (tokens)",
 }
 SHOWN = ("self_bleu", "vendi", "answer_entropy")
@@ -42,6 +51,8 @@ def table(study: StudyData) -> pd.DataFrame:
     measures = study.diversity
     if not len(measures):
         return pd.DataFrame()
+    if study.folder is not None and len(fair := beside(study)):
+        return tables.order_variants(fair, study.variants)
     measures = measures[measures["kind"] != "block"].assign(sample=0)
     most = measures.groupby(["benchmark", "variant"])["samples"].max().groupby("benchmark").min()
     # Measures compare at equal numbers of samples: the most that all variants have.
@@ -54,6 +65,51 @@ def table(study: StudyData) -> pd.DataFrame:
         rows = rows.merge(asked, on=list(asked.columns))
         found = pd.concat([found, tables.by_variant(rows, ["correct"])], ignore_index=True)
     return tables.order_variants(found, study.variants)
+
+
+def beside(study: StudyData) -> pd.DataFrame:
+    """Measures at equal length and number, from the stored token ids of the parallel chains."""
+    import pandas as pd
+
+    from analyses.replayed import chain_rows
+    from interp.diagnosis import diversity_beside
+    from interp.errors import UserError
+    from interp.statistics import mean_interval
+
+    rows = chain_rows(study, "parallel")
+    parts = []
+    for benchmark, mine in rows.groupby("benchmark", sort=False) if len(rows) else ():
+        samples: dict[str, dict[str, list[np.ndarray]]] = {}
+        correct: dict[str, dict[str, list[bool]]] = {}
+        answers: dict[str, dict[str, list[str | None]]] = {}
+        ordered = mine.sort_values(["variant", "problem", "sample"])
+        for row in cast("list[dict[str, Any]]", ordered.to_dict("records")):
+            variant, problem = str(row["variant"]), str(row["problem"])
+            thinking = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
+            said = None if row["outcome"] == "no answer" else row["extracted"]
+            samples.setdefault(variant, {}).setdefault(problem, []).append(thinking)
+            correct.setdefault(variant, {}).setdefault(problem, []).append(row["correct"] == 1)
+            answers.setdefault(variant, {}).setdefault(problem, []).append(said)
+        if style.DENSE not in samples:
+            continue
+        try:
+            found = diversity_beside(samples, correct, answers, dense=style.DENSE)
+        except UserError:
+            continue  # no problem has two samples of every variant
+        frame = found.to_frame().rename(columns={"measure": "outcome"})
+        accuracy = []
+        for v, variant in enumerate(found.variants):
+            one = mean_interval(found.accuracy[v])
+            row = {"outcome": "correct", "variant": variant, "value": one.value, "low": one.low}
+            accuracy.append(row | {"high": one.high, "problems": one.n_problems})
+        frame = pd.concat([frame, pd.DataFrame(accuracy)], ignore_index=True)
+        frame["mean_length"] = float(np.mean(found.lengths))
+        first = mine.drop_duplicates("variant").set_index("variant")
+        frame["method"] = [first.loc[v, "method"] for v in frame["variant"]]
+        frame["n_removed"] = [int(first.loc[v, "n_removed"]) for v in frame["variant"]]
+        frame.insert(0, "benchmark", benchmark)
+        parts.append(frame)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def plot(

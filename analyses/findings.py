@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import block_effects, sequential_scaling, style
+from analyses import bi_vs_effects, block_effects, sequential_scaling, style
 from analyses.frames import StudyData, largest_budget
 from analyses.outcomes import BY_COLUMN
 from analyses.tables import (
@@ -368,7 +368,8 @@ def influence(study: StudyData, ties: pd.DataFrame, effects: pd.DataFrame) -> li
     if not len(ties):
         return []
     lines = []
-    mine = ties[(ties["of"] == "size") & (ties["outcome"] == "correct")].set_index("benchmark")
+    sizes = ties[(ties["of"] == "size") & (ties["outcome"] == "correct")]
+    mine = sizes[sizes["score"] == bi_vs_effects.BI].set_index("benchmark")
     said = []
     for benchmark in [b for b in study.benchmarks if b in mine.index]:
         row = mine.loc[benchmark]
@@ -384,6 +385,7 @@ def influence(study: StudyData, ties: pd.DataFrame, effects: pd.DataFrame) -> li
             f"Spearman's correlation of Block Influence with the accuracy a block's loss costs, "
             f"over {n} blocks: {'; '.join(said)}."
         )
+    lines += _explained(study, sizes)
     scores = study.scores[study.scores["criterion"] == "shortgpt"].sort_values("score")
     accuracy = effects[effects["outcome"] == "correct"]
     if len(scores) and len(accuracy):
@@ -402,6 +404,29 @@ def influence(study: StudyData, ties: pd.DataFrame, effects: pd.DataFrame) -> li
                 f"Its lowest block, {lowest} (Block Influence {value}), shows no clear difference "
                 f"on {listing([str(b) for b in here['benchmark']])}."
             )
+    return lines
+
+
+def _explained(study: StudyData, sizes: pd.DataFrame) -> list[str]:
+    """The share of the explainable that Block Influence explains, and where it does best."""
+    lines = []
+    for benchmark in study.benchmarks:
+        part = sizes[(sizes["benchmark"] == benchmark) & sizes["explained"].notna()]
+        own = part[part["score"] == bi_vs_effects.BI]
+        if not len(own):
+            continue
+        row = own.iloc[0]
+        said = (
+            f"On {benchmark}, given how reliable both are, it explains "
+            f"{share(row['explained'])} {interval(row['explained_low'], row['explained_high'])} of "
+            f"what could be explained of the accuracy that blocks cost"
+        )
+        if np.isfinite(row["partial_depth"]):
+            between = interval(row["partial_depth_low"], row["partial_depth_high"])
+            said += f"; with depth held fixed ρ = {share(row['partial_depth'])} {between}"
+        if np.isfinite(row["worst"]):
+            said += f"; block {int(row['worst'])} is the one it underrates most"
+        lines.append(said + ".")
     return lines
 
 

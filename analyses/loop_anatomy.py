@@ -1,8 +1,17 @@
-"""Loops: how many chains end in one, of which kind, how long its period is, what it wastes.
+"""Loops: how many chains end in one, of which kind, what it wastes, and what it takes to get out.
 
 On the accuracy chains at the largest budget. A chain that is certainly looping is stopped, so
-`wasted` is what was decoded of the loop, a lower bound. On the testbed a search can also go in
-circles without repeating its tokens: branches searched twice are counted beside the loops.
+`wasted` is what was decoded of the loop, a lower bound, and how long loops last is not to be seen
+from the rows. Of the loops there are, two more numbers tell:
+
+- the entry hazard: loops begun per 1k tokens outside loops, those left again too
+  (`interp.diagnosis.hazard`);
+- the chance of leaving in each pass of the loop, from the probabilities the variant itself gives
+  along the stored chains (`interp.diagnosis.escape`), on the benchmark where most chains loop; of
+  the single skipped blocks, where no chain of a plan loops.
+
+On the testbed a search can also go in circles without repeating its tokens: branches searched
+twice are counted beside the loops.
 """
 
 from __future__ import annotations
@@ -12,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses import style, tables
+from analyses.derived import derived, kept
 from analyses.frames import StudyData, largest_budget
 from analyses.outcomes import with_derived
 
@@ -24,10 +34,21 @@ TITLE = "Loops and branches searched twice"
 CAPTION = (
     "Share of chains that end in a loop (the tail repeats at least three times, exactly or with"
     " other numbers), and on the testbed of chains that search a branch twice; chains at the "
-    "largest budget. Filled: differs from dense (Holm-corrected p < .05 over benchmarks and "
-    "variants). Bars: 95 % intervals."
+    "largest budget; loops begun per 1k tokens outside loops; where it was computed, the chance "
+    "that the sampler leaves a loop in each of its passes. Filled: differs from dense "
+    "(Holm-corrected p < .05 over benchmarks and variants). Bars: 95 % intervals."
 )
-COLUMNS = {"looped": "chains that end in a loop", "has_repeated_branch": "branch searched twice"}
+COLUMNS = {
+    "looped": "chains that end in a loop",
+    "has_repeated_branch": "branch searched twice",
+    "loop_entries_per_1k": "loops begun per 1k tokens",
+}
+RATES = ("loop_entries_per_1k",)  # not shares
+ESCAPE = "chance of leaving"
+CHAINS = 24  # looping chains of a variant that are read again, at most
+PASSES = 24
+BLOCK_COLOURS = ("#8A4F7D", "#8C564B", "#5B4FA2", "#6b6b6b")  # no variant's own
+BLOCK_MARKERS = "osD^"
 
 
 def rows_of(study: StudyData) -> pd.DataFrame:
@@ -37,7 +58,13 @@ def rows_of(study: StudyData) -> pd.DataFrame:
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, outcome and variant; the loops' anatomy where there are any."""
+    """One row a benchmark, outcome and variant; the loops' anatomy where there are any.
+
+    Of "loop_entries_per_1k" the value is the rate over all tokens with its interval, and the
+    change that of the chains' own rates. Of "chance of leaving" there is one row a pass.
+    """
+    import pandas as pd
+
     rows = rows_of(study)
     columns = [c for c in COLUMNS if c in rows and rows[c].notna().any()]
     found = tables.by_variant(rows, columns)
@@ -49,7 +76,131 @@ def table(study: StudyData) -> pd.DataFrame:
     ]
     for name in ("exact", "template", "median_period", "median_onset", "wasted_share"):
         found[name] = [one.get(name, np.nan) for one in anatomy]
+    found = _with_rates(found, rows)
+    if (settings := settings_of(study)) is not None:
+        escapes = kept(study, "loop_anatomy", settings)
+        if escapes is not None and len(escapes):
+            found = pd.concat([found, escapes], ignore_index=True)
     return tables.order_variants(found, study.variants)
+
+
+def _with_rates(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The entry hazard over all tokens in the place of the mean of the chains' rates."""
+    from interp.diagnosis import rate
+
+    found = found.copy()
+    for index, row in found[found["outcome"] == "loop_entries_per_1k"].iterrows():
+        part = rows[(rows["benchmark"] == row["benchmark"]) & (rows["variant"] == row["variant"])]
+        part = part[part["loop_entries"].notna()]
+        part = part.assign(at_risk=part["tokens"] - part["loop_tokens"] + part["loop_entries"])
+        each = part.groupby("problem")[["loop_entries", "at_risk"]].sum()
+        one = rate(each["loop_entries"].to_numpy(float), each["at_risk"].to_numpy(float))
+        found.loc[index, ["value", "low", "high"]] = [one.value, one.low, one.high]
+    return found
+
+
+# ---------------------------------------------------------------------- the chance of leaving
+
+
+def settings_of(study: StudyData) -> dict[str, Any] | None:
+    """What decides the chances of leaving; None where no chain loops."""
+    from analyses.workbench import problem_settings
+
+    for purpose in ("accuracy", "blocks"):
+        rows = largest_budget(study.rows(purpose))
+        if len(rows) and "looped" in rows and (rows["looped"] == 1).any():
+            break
+    else:
+        return None
+    counts = rows[rows["looped"] == 1].groupby("benchmark").size()
+    looping = rows[(rows["looped"] == 1) & (rows["benchmark"] == str(counts.idxmax()))]
+    names = sorted(set(looping["variant"]))
+    sizes = [int((looping["variant"] == name).sum()) for name in names]
+    return {
+        **problem_settings(study, str(counts.idxmax())),
+        "purpose": purpose,
+        "variants": names,
+        "chains": [min(n, CHAINS) for n in sizes],
+        "passes": PASSES,
+        "version": 1,
+    }
+
+
+def escapes(study: StudyData) -> pd.DataFrame:
+    """The chances of leaving, as kept in the study or computed now: one row a variant and pass."""
+    import pandas as pd
+
+    settings = settings_of(study)
+    if settings is None or study.folder is None:
+        return pd.DataFrame()
+    return derived(study, "loop_anatomy", settings, lambda: _escapes(study, settings))
+
+
+def _escapes(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    from analyses.replayed import chain_rows, stored_chains, variants_of
+    from analyses.workbench import Workbench
+    from interp.diagnosis import escape_mass
+
+    rows = chain_rows(study, settings["purpose"])
+    rows = rows[(rows["benchmark"] == settings["benchmark"]) & (rows["looped"] == 1)]
+    bench = Workbench.of(study, settings["benchmark"], int(rows["thinking_budget"].max()))
+    variants = variants_of(rows)
+    parts = []
+    for name, part in rows.groupby("variant", sort=False):
+        chains = stored_chains(bench, part.iloc[:CHAINS])
+        mass = escape_mass(bench.model, chains, variants[str(name)], sampling=bench.sampling)
+        found = mass.by_pass(PASSES)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "benchmark": settings["benchmark"],
+                    "variant": str(name),
+                    "method": str(part["method"].iloc[0]),
+                    "n_removed": int(part["n_removed"].iloc[0]),
+                    "outcome": ESCAPE,
+                    "pass": found["pass"],
+                    "value": found["chance"],
+                    "low": found["low"],
+                    "high": found["high"],
+                    "problems": found["problems"],
+                    "chains": found["episodes"],
+                    "trapped": mass.trapped,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def plot_escapes(found: pd.DataFrame, study: StudyData, ax: Axes | None = None) -> Axes:
+    """The chance of leaving in each pass of the loop, a line a variant."""
+    ax = style.new_axes(ax)
+    part = found[found["outcome"] == ESCAPE]
+    shown = list(dict.fromkeys(part["variant"]))
+    known = style.looks(study.variants)
+    blocks = [name for name in shown if name not in known]
+    look_of = known | {
+        name: style.Look(BLOCK_COLOURS[i % len(BLOCK_COLOURS)], BLOCK_MARKERS[i % 4], "-")
+        for i, name in enumerate(blocks)
+    }
+    ends = []
+    for name in shown:
+        mine, look = part[part["variant"] == name].sort_values("pass"), look_of[name]
+        ax.plot(
+            mine["pass"], mine["value"], color=look.colour, marker=look.marker, ls=look.line, ms=3.5
+        )
+        ax.vlines(mine["pass"], mine["low"], mine["high"], color=look.colour, lw=0.8, alpha=0.6)
+        last = mine.iloc[-1]
+        ends.append((style.pretty(name), float(last["pass"]), float(last["value"]), look.colour))
+    top = float(np.nanmax(np.r_[part["value"], part["high"]].astype(float)))
+    ax.set_ylim(-0.02 * top, 1.05 * top or 1.0)
+    ax.set_xlabel("pass of the loop")
+    ax.set_ylabel(ESCAPE)
+    ax.grid(axis="y")
+    ax.set_title(f"{part['benchmark'].iloc[0]}, out of the loop")
+    style.label_ends(ax, ends)
+    return ax
 
 
 def _anatomy(rows: pd.DataFrame, benchmark: Any, variant: Any) -> dict[str, float]:
@@ -77,38 +228,43 @@ def plot(
     part = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
     style.variant_dots(ax, part, study.variants, COLUMNS[outcome], names)
     highest = float(part["high"].max()) if part["high"].notna().any() else 0.0
-    ax.set_xlim(-0.02, max(0.25, highest) + 0.03)
+    if outcome in RATES:
+        ax.set_xlim(-0.03 * highest, 1.1 * highest or 1.0)
+    else:
+        ax.set_xlim(-0.02, max(0.25, highest) + 0.03)
     ax.set_title(f"{benchmark}  (n = {int(part['chains'].max())} chains)")
     return ax
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A row a benchmark, a column an outcome that occurs at all."""
+    """A panel an outcome and benchmark where it occurs, and the chances of leaving."""
     if not len(found):
         return None
-    outcomes = [o for o in COLUMNS if (found.loc[found["outcome"] == o, "value"] > 0).any()]
-    names = [b for b in study.benchmarks if (found.loc[found["benchmark"] == b, "value"] > 0).any()]
-    if not outcomes or not names:
+    pairs = []
+    for outcome in COLUMNS:
+        for benchmark in study.benchmarks:
+            here = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
+            if (here["value"] > 0).any():  # it happened there
+                pairs.append((benchmark, outcome))
+    left = bool((found["outcome"] == ESCAPE).any())
+    if not pairs and not left:
         return None
+    columns = min(3, len(pairs) + left)
     tall = 0.9 + 0.2 * len(study.variants)
     with style.style():
         whole, axes = style.panels(
-            len(outcomes) * len(names),
-            columns=len(names),
-            width=max(2.6, 10.8 / len(names)),
-            height=tall,
+            len(pairs) + left, columns=columns, width=10.8 / columns, height=tall
         )
-        for i, ax in enumerate(axes):
-            outcome, benchmark = outcomes[i // len(names)], names[i % len(names)]
-            here = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
-            if (here["value"] > 0).any():
-                plot(found, benchmark, outcome, study, ax, names=i % len(names) == 0)
-            else:  # it never happened there
-                ax.remove()
+        for i, ((benchmark, outcome), ax) in enumerate(zip(pairs, axes, strict=False)):
+            plot(found, benchmark, outcome, study, ax, names=i % columns == 0)
+        if left:
+            plot_escapes(found, study, axes[-1])
     return whole
 
 
 if __name__ == "__main__":
     from analyses.command import main
+    from analyses.replayed import first
 
+    first(escapes)
     main(__file__)

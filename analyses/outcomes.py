@@ -39,6 +39,9 @@ OUTCOMES = (
     Outcome("no_answer", "no answer", "the share of chains without an answer", True, +1),
     Outcome("looped", "chains that loop", "the share of chains that loop", True, +1),
     Outcome(
+        "loop_entries_per_1k", "loops begun per 1k tokens", "loops begun per 1k tokens", False, +1
+    ),
+    Outcome(
         "has_repeated_branch",
         "branch searched twice",
         "the share of chains that search a branch twice",
@@ -66,6 +69,9 @@ def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
     if not len(frame):
         return frame
     frame = frame.copy()
+    if "loop_entries" in frame:
+        outside = frame["tokens"] - frame["loop_tokens"] + frame["loop_entries"]
+        frame["loop_entries_per_1k"] = 1000 * frame["loop_entries"] / outside.where(outside > 0)
     if "step_repeated_branches" in frame:
         known = frame["step_repeated_branches"].notna()
         frame["has_repeated_branch"] = (frame["step_repeated_branches"] > 0).where(known) * 1.0

@@ -1,7 +1,8 @@
 """Parallel scaling: pass@k and maj@k from one set of samples a problem.
 
 The measures are those of `scaling.parallel`. Points with more than half of the samples (open) rest
-on few independent subsets.
+on few independent subsets. Where many samples of a variant are equal, the panel says so: pass@k
+would count one sample several times.
 """
 
 from __future__ import annotations
@@ -76,6 +77,17 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
     ax.set_xlabel("samples k")
     style.share_axis(ax, "pass@k, maj@k")
     ax.set_title(f"{benchmark}  (n = {int(part['n_problems'].max())})")
+    if part["suspect"].any():
+        worst = part.loc[part["duplicates"].idxmax()]
+        ax.text(
+            0.02,
+            0.03,
+            f"{worst['duplicates']:.0%} of the samples of {style.pretty(worst['variant'])} repeat "
+            "another token by token",
+            transform=ax.transAxes,
+            fontsize=7.4,
+            color=style.QUIET,
+        )
     style.label_ends(ax, ends, room=0.3)
     return ax
 

@@ -4,15 +4,23 @@ Reflections per 1k thinking tokens, loops and tokens written by the engine left 
 (`interp.diagnosis.reflection`). On the testbed a program knows which slips were made and which the
 chain itself noticed: `noticed` is the share of a chain's arithmetic slips that it noticed; a chain
 without a slip says nothing about it and is left out.
+
+No word need be written to be likely: `opener_mass` is the probability that a variant puts on
+opening a reflection at the places of the DENSE model's chains where one could begin
+(`interp.diagnosis.openers`), so its change is the variant's and not that of the text. `gain` is
+what a reflection was worth: accuracy when the chain must answer after it, less accuracy when it
+must answer in front of it, each less the same for a stretch of equal length without a reflection
+(`interp.diagnosis.benefit`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from analyses import style, tables
+from analyses.derived import derived, kept
 from analyses.frames import StudyData
 from analyses.loop_anatomy import rows_of
 
@@ -24,8 +32,10 @@ if TYPE_CHECKING:
 TITLE = "Reflection"
 CAPTION = (
     "Reflections per 1k thinking tokens by kind, loops left out; where slips are known, the "
-    "share of arithmetic slips that the chain itself noticed. Filled: differs from dense (Holm-"
-    "corrected p < .05). Bars: 95 % intervals over problems."
+    "share of arithmetic slips that the chain itself noticed; where it was computed, the "
+    "probability of opening a reflection along the dense model's chains, and what reflections gain "
+    "beyond thinking on. Filled: differs from dense (of the gain: from 0; Holm-corrected p < .05). "
+    "Bars: 95 % intervals over problems."
 )
 COLUMNS = {
     "verification_per_1k": "verifications per 1k tokens",
@@ -33,7 +43,12 @@ COLUMNS = {
     "subgoal_per_1k": "subgoals per 1k tokens",
     "backward_chaining_per_1k": "backward chaining per 1k tokens",
     "noticed": "share of arithmetic slips noticed",
+    "opener_mass": "probability of opening one",
+    "gain": "gain beyond thinking on",
 }
+READ = ("opener_mass", "gain")  # from a pass over stored chains
+CHAINS = 40  # read again, of each variant at most
+PER_CHAIN = 3  # reflections of a chain that are tried
 
 
 def table(study: StudyData) -> pd.DataFrame:
@@ -43,7 +58,90 @@ def table(study: StudyData) -> pd.DataFrame:
         made = rows["step_arithmetic_slip"].where(rows["step_arithmetic_slip"] > 0)
         rows = rows.assign(noticed=rows["step_noticed"] / made)
     columns = [c for c in COLUMNS if c in rows and rows[c].notna().any() and (rows[c] != 0).any()]
-    return tables.order_variants(tables.by_variant(rows, columns), study.variants)
+    found = tables.by_variant(rows, columns)
+    if (settings := settings_of(study)) is not None:
+        more = kept(study, "reflection", settings)
+        if more is not None and len(more):
+            import pandas as pd
+
+            found = pd.concat([found, more], ignore_index=True)
+    return tables.order_variants(found, study.variants)
+
+
+# ---------------------------------------------------------------------- read again
+
+
+def settings_of(study: StudyData) -> dict[str, Any] | None:
+    """What decides what is read again; None where nothing was generated."""
+    from analyses.workbench import longest_solved, problem_settings
+
+    benchmark = longest_solved(study)
+    if benchmark is None:
+        return None
+    return {
+        **problem_settings(study, benchmark),
+        "variants": [name for name, _, _ in study.variants],
+        "chains": CHAINS,
+        "per_chain": PER_CHAIN,
+        "version": 1,
+    }
+
+
+def read_again(study: StudyData) -> pd.DataFrame:
+    """Opener mass and gains of every variant, as kept in the study or computed now."""
+    import pandas as pd
+
+    settings = settings_of(study)
+    if settings is None or study.folder is None:
+        return pd.DataFrame()
+    return derived(study, "reflection", settings, lambda: _read_again(study, settings))
+
+
+def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    from analyses.replayed import chain_rows, stored_chains, variants_of
+    from analyses.workbench import Workbench
+    from interp.diagnosis import compare_openers, opener_mass, reflection_benefit
+
+    rows = chain_rows(study)
+    rows = rows[(rows["benchmark"] == settings["benchmark"]) & (rows["kind"] != "block")]
+    bench = Workbench.of(study, settings["benchmark"], int(rows["thinking_budget"].max()))
+    variants = variants_of(rows)
+    chains = {
+        str(name): stored_chains(bench, part.iloc[:CHAINS])
+        for name, part in rows.groupby("variant", sort=False)
+    }
+    found = []
+    base = opener_mass(bench.model, chains[style.DENSE], lexicon=bench.lexicon)
+    for name, variant in variants.items():
+        first = rows[rows["variant"] == name].iloc[0]
+        head = {"benchmark": settings["benchmark"], "variant": name}
+        head |= {"method": first["method"], "n_removed": int(first["n_removed"])}
+        mass = base
+        if variant is not None:
+            mass = opener_mass(bench.model, chains[style.DENSE], variant, lexicon=bench.lexicon)
+        value, low, high, places = mass.mean()
+        row = {**head, "outcome": "opener_mass", "value": value, "low": max(low, 0.0), "high": high}
+        row |= {"problems": len(set(mass.problems)), "chains": places, "change": 0.0, "p": np.nan}
+        if variant is not None:
+            paired = compare_openers(base, mass)
+            row |= {"change": paired.value, "change_low": paired.low, "change_high": paired.high}
+            row |= {"p": paired.p, "pairs": paired.n_problems}
+        found.append(row)
+        worth = reflection_benefit(
+            bench.model, chains[name], bench.correct, variant, lexicon=bench.lexicon,
+            per_chain=PER_CHAIN, answer=bench.budget.answer,
+        )  # fmt: skip
+        if (gain := worth.beyond()) is not None:
+            table = worth.to_frame()
+            helped = int(((table["before"] == 0) & (table["after"] == 1)).sum())
+            harmed = int(((table["before"] == 1) & (table["after"] == 0)).sum())
+            row = {**head, "outcome": "gain", "value": gain.value, "low": gain.low}
+            row |= {"high": gain.high, "p": gain.p, "problems": gain.n_problems}
+            row |= {"chains": gain.n_samples, "helped": helped, "harmed": harmed}
+            found.append(row)
+    return tables.with_holm(pd.DataFrame(found))
 
 
 def plot(
@@ -66,32 +164,29 @@ def plot(
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A row a benchmark, a column a kind."""
+    """A panel a kind and benchmark that has it."""
     if not len(found):
         return None
-    kinds = [k for k in COLUMNS if k in set(found["outcome"])]
-    names = [b for b in study.benchmarks if (found.loc[found["benchmark"] == b, "value"] > 0).any()]
-    if not kinds or not names:
+    pairs = []
+    for kind in [k for k in COLUMNS if k in set(found["outcome"])]:
+        for benchmark in study.benchmarks:
+            here = found[(found["benchmark"] == benchmark) & (found["outcome"] == kind)]
+            if (here["value"].fillna(0) != 0).any():  # it happened there
+                pairs.append((benchmark, kind))
+    if not pairs:
         return None
+    columns = min(3, len(pairs))
     tall = 0.9 + 0.2 * len(study.variants)
     with style.style():
-        whole, axes = style.panels(
-            len(kinds) * len(names),
-            columns=len(names),
-            width=max(2.6, 10.8 / len(names)),
-            height=tall,
-        )
-        for i, ax in enumerate(axes):
-            kind, benchmark = kinds[i // len(names)], names[i % len(names)]
-            here = found[(found["benchmark"] == benchmark) & (found["outcome"] == kind)]
-            if (here["value"] > 0).any():
-                plot(found, benchmark, kind, study, ax, names=i % len(names) == 0)
-            else:  # it never happened there
-                ax.remove()
+        whole, axes = style.panels(len(pairs), columns=columns, width=10.8 / columns, height=tall)
+        for i, ((benchmark, kind), ax) in enumerate(zip(pairs, axes, strict=True)):
+            plot(found, benchmark, kind, study, ax, names=i % columns == 0)
     return whole
 
 
 if __name__ == "__main__":
     from analyses.command import main
+    from analyses.replayed import first
 
+    first(read_again)
     main(__file__)

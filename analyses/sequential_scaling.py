@@ -1,18 +1,27 @@
-"""Sequential scaling: accuracy against the thinking budget, dense and pruned.
+"""Sequential scaling: accuracy against what thinking costs, dense and pruned.
 
 A chain cut by its budget is closed and made to answer (s1, arXiv 2501.19393); budgets nest, so the
 points of a line are forks of the same chains. "wait": an early end of thinking is replaced by
 "wait" once or twice, and the chain goes on with what remains of the largest budget; drawn as open
 marks beside the line's end. `gain` is the accuracy at the largest budget minus that at the
 smallest, paired by problem and sample.
+
+A budget is a limit, so curves are drawn over the tokens really spent and over FLOPs, and a variant
+is compared with dense where dense has spent the same (`scaling.matched`). Seconds are modelled: the
+study's own rate for the dense model, and for a variant less in the proportion of weights it reads.
+Slope and ceiling are those of the logistic fit over tokens spent (`scaling.fits`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from analyses import style, tables
 from analyses.frames import StudyData
+from interp.errors import UserError
 from interp.statistics import holm
 
 if TYPE_CHECKING:
@@ -20,19 +29,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from scaling.flops import ModelCost
+
 TITLE = "Sequential scaling: more thinking tokens"
 CAPTION = (
-    "Accuracy over the thinking budget, doubled from point to point; budgets nest, so a line "
-    "follows the same chains. Bands: 95 % intervals over problems, for dense and for the first "
-    "method. Open marks: the largest budget with one (or more) early ends of thinking replaced "
-    "by “wait”. Where variants are many, the other methods are drawn with the most blocks they "
-    "remove; the table has all."
+    "Accuracy over the tokens a chain spent on average, and over its FLOPs: a mark is a thinking "
+    "budget, doubled from mark to mark; budgets nest, so a line follows the same chains. A "
+    "vertical line compares at equal cost. Bands: 95 % intervals over problems, for dense and for "
+    "the first method. Open marks: the largest budget with one (or more) early ends of thinking "
+    "replaced by “wait”. Where variants are many, the other methods are drawn with the most blocks "
+    "they remove; the table has all."
 )
+AXES = {
+    "thinking_budget": "thinking budget (tokens)",
+    "tokens": "tokens spent",
+    "flops": "FLOPs of a chain",
+    "seconds": "seconds of a chain (modelled)",
+}
+EQUAL = {"spent": "equal_tokens", "flops": "equal_flops", "seconds": "equal_seconds"}
 MOST_LINES = 8
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, budget, number of waits and variant."""
+    """One row a benchmark, budget, number of waits and variant.
+
+    tokens (thinking_tokens, answer_tokens), flops, seconds: what a chain cost on average; the
+    last two only where the model's configuration is at hand. equal_tokens, equal_flops,
+    equal_seconds: accuracy minus that of dense at the cost of this row, with _low, _high and _p
+    (Holm); nan where dense was not measured at that cost. slope, ceiling: of the variant's
+    logistic fit, with intervals; fit_reason says what the data could not tell.
+    """
     import pandas as pd
 
     plain = study.rows("sequential")
@@ -44,18 +70,156 @@ def table(study: StudyData) -> pd.DataFrame:
     found = tables.by_variant(rows, ["correct"], keys)
     if not len(found):
         return found
-    found["tokens"] = [
-        rows.loc[
-            (rows["benchmark"] == r.benchmark)
-            & (rows["thinking_budget"] == r.thinking_budget)
-            & (rows["waits_allowed"] == r.waits_allowed)
-            & (rows["variant"] == r.variant),
-            "thinking_tokens",
-        ].mean()
-        for r in found.itertuples()
-    ]
+    rows = costed(rows, study).rename(columns={"spent": "tokens", "tokens": "all_tokens"})
+    costs = ["tokens", "thinking_tokens", "answer_tokens", "flops", "seconds"]
+    known = [name for name in costs if name in rows]
+    means = rows.groupby([*keys, "variant"], sort=False)[known].mean().reset_index()
+    found = found.merge(means, on=[*keys, "variant"], how="left")
+    for part in (_equal_columns(study), _fit_columns(study)):
+        if len(part):
+            shared = [name for name in (*keys, "variant") if name in part]
+            found = found.merge(part, on=shared, how="left")
     found = found.sort_values(["benchmark", "thinking_budget", "waits_allowed"], kind="stable")
     return tables.order_variants(found, study.variants)
+
+
+@lru_cache(maxsize=4)
+def model_cost(study: StudyData) -> ModelCost | None:
+    """The cost of the study's model from its configuration, if that is here and of a known kind.
+
+    Blocks are in dense order, as the plans name them; a model that is itself pruned is None.
+    """
+    from transformers import AutoConfig
+
+    from interp.source import PRUNING_FILE, locate, side_file
+    from scaling.flops import ModelCost
+
+    try:
+        place = locate(str(study.config.get("model") or ""))
+        config = AutoConfig.from_pretrained(place, local_files_only=True)
+        return None if side_file(place, PRUNING_FILE) else ModelCost.of(config)
+    except (UserError, OSError, ValueError):
+        return None
+
+
+def costed(rows: pd.DataFrame, study: StudyData) -> pd.DataFrame:
+    """Rows with what each chain cost: spent, and where it is known flops and seconds."""
+    from scaling.matched import modelled_seconds, with_costs
+
+    model = model_cost(study)
+    if model is None:
+        return with_costs(rows)
+    removed = dict(zip(rows["variant"], rows["removed"], strict=True))
+    seconds = None
+    ran = study.sessions
+    if ran is not None and len(ran) and ran["tokens"].sum() > 0 and ran["decode_seconds"].sum() > 0:
+        rate = float(ran["decode_seconds"].sum() / ran["tokens"].sum())
+        seconds = modelled_seconds(model, removed, rate)
+    return with_costs(rows, model, removed, seconds)
+
+
+@lru_cache(maxsize=4)
+def _plain(study: StudyData) -> pd.DataFrame:
+    rows = study.rows("sequential")
+    rows = rows[(rows["thinking_budget"] > 0) & (rows["waits_allowed"] == 0)] if len(rows) else rows
+    return costed(rows, study) if len(rows) else rows
+
+
+@lru_cache(maxsize=4)
+def fits(study: StudyData) -> pd.DataFrame:
+    """Slope and ceiling of every benchmark and variant, by both forms (`scaling.fits`)."""
+    import pandas as pd
+
+    from scaling.fits import scaling_fits
+
+    rows = _plain(study)
+    return scaling_fits(rows).to_frame() if len(rows) else pd.DataFrame()
+
+
+def equal_cost(study: StudyData, points: int | None = 4) -> pd.DataFrame:
+    """Every variant against dense at equal tokens, FLOPs and seconds (`scaling.matched`)."""
+    import pandas as pd
+
+    from scaling.matched import equal_cost as compare
+
+    rows = _plain(study)
+    axes = [axis for axis in EQUAL if axis in rows] if len(rows) else []
+    frames = [compare(rows, axis, points=points).to_frame() for axis in axes]
+    return pd.concat([f for f in frames if len(f)] or [pd.DataFrame()], ignore_index=True)
+
+
+def _equal_columns(study: StudyData) -> pd.DataFrame:
+    found = equal_cost(study, points=None)
+    wide: Any = None
+    for axis, name in EQUAL.items():
+        part = found[found["axis"] == axis] if len(found) else found
+        if not len(part):
+            continue
+        columns = {"difference": name, "low": f"{name}_low", "high": f"{name}_high"}
+        columns |= {"p_holm": f"{name}_p", "variant_budget": "thinking_budget"}
+        part = part.rename(columns=columns)
+        part = part[["benchmark", "variant", *columns.values()]].assign(waits_allowed=0)
+        on = ["benchmark", "variant", "thinking_budget", "waits_allowed"]
+        wide = part if wide is None else wide.merge(part, on=on, how="outer")
+    return found if wide is None else wide
+
+
+def _fit_columns(study: StudyData) -> pd.DataFrame:
+    found = fits(study)
+    if not len(found):
+        return found
+    keep = [f"{name}{end}" for name in ("slope", "ceiling") for end in ("", "_low", "_high")]
+    found = found[found["form"] == "logistic"].rename(columns={"reason": "fit_reason"})
+    return found[["benchmark", "variant", *keep, "fit_reason"]]
+
+
+def text(found: pd.DataFrame) -> list[str]:
+    """Slope, ceiling and the comparison at equal cost, in words: a paragraph a benchmark."""
+    said = []
+    if not len(found) or "slope" not in found:
+        return said
+    for benchmark, part in found[found["waits_allowed"] == 0].groupby("benchmark", sort=False):
+        last = (
+            part.sort_values("thinking_budget", kind="stable")
+            .groupby("variant", sort=False)
+            .tail(1)
+        )
+        told = last[np.isfinite(last["slope"].to_numpy(dtype=float))]
+        if not len(told):
+            continue
+        deepest = told.groupby("method", sort=False)["n_removed"].transform("max")
+        shown = [_scaling_words(r) for r in told[told["n_removed"] == deepest].to_dict("records")]
+        said.append(
+            f"{benchmark}: accuracy for each doubling of the tokens spent: {'; '.join(shown)}."
+            + _equal_words(last)
+        )
+    return said
+
+
+def _scaling_words(row: dict[Any, Any]) -> str:
+    name = style.pretty(row["variant"])
+    words = f"{name} {tables.signed(row['slope'])} "
+    words += tables.interval(row["slope_low"], row["slope_high"])
+    if np.isfinite(row["ceiling"]):
+        words += f", ceiling {tables.share(row['ceiling'])} "
+        words += tables.interval(row["ceiling_low"], row["ceiling_high"])
+    return words
+
+
+def _equal_words(last: pd.DataFrame) -> str:
+    """How many variants are clearly behind dense at equal FLOPs (or tokens)."""
+    for axis, words in (("equal_flops", "FLOPs"), ("equal_tokens", "tokens")):
+        if axis not in last:
+            continue
+        rest = last[(last["variant"] != style.DENSE) & last[axis].notna()]
+        if not len(rest):
+            continue
+        clear = rest[rest[f"{axis}_p"] < tables.ALPHA]
+        behind, ahead = clear[clear[axis] < 0], clear[clear[axis] > 0]
+        parts = [f"{len(behind)} clearly less accurate than dense"]
+        parts += [f"{len(ahead)} clearly more"] if len(ahead) else []
+        return f" At equal {words}, of {len(rest)} pruned variants {tables.listing(parts)}."
+    return ""
 
 
 def gains(study: StudyData) -> pd.DataFrame:
@@ -109,27 +273,30 @@ def waits(study: StudyData) -> pd.DataFrame:
     return wait_extensions(rows).to_frame() if len(rows) else pd.DataFrame()
 
 
-def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
-    """One benchmark: a line a variant over the budget."""
+def plot(
+    found: pd.DataFrame,
+    benchmark: str,
+    study: StudyData,
+    ax: Axes | None = None,
+    x: str = "thinking_budget",
+) -> Axes:
+    """One benchmark: a line a variant over the budget, or over a cost (see AXES)."""
+    if x not in AXES or x not in found:
+        raise UserError(f"x={x!r}: expected one of {[a for a in AXES if a in found]}.")
     ax = style.new_axes(ax)
     look_of = style.looks(study.variants)
     part = found[found["benchmark"] == benchmark]
     plain = part[part["waits_allowed"] == 0]
     first = next((m for name, m, _ in study.variants if name != style.DENSE), "")
     ends = []
-    most: dict[str, int] = {}
-    for _, method, removed in study.variants:
-        most[method] = max(most.get(method, 0), removed)
-    crowded = len(study.variants) > MOST_LINES
-    for name, method, removed in study.variants:
+    for name, method, _ in drawn(study):
         line = plain[plain["variant"] == name].sort_values("thinking_budget")
-        aside = name != style.DENSE and method != first and removed < most[method]
-        if not len(line) or (crowded and aside):
+        if not len(line):
             continue
         look = look_of[name]
-        x, y = line["thinking_budget"], line["value"]
+        at, y = line[x], line["value"]
         ax.plot(
-            x,
+            at,
             y,
             color=look.colour,
             ls=look.line,
@@ -139,45 +306,84 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
             zorder=4 if name == style.DENSE else 3,
         )
         if name == style.DENSE or method == first:
-            ax.fill_between(x, line["low"], line["high"], color=look.colour, alpha=0.1, lw=0)
-        ends.append((style.pretty(name), float(x.iloc[-1]), float(y.iloc[-1]), look.colour))
+            ax.fill_between(at, line["low"], line["high"], color=look.colour, alpha=0.1, lw=0)
+        ends.append((style.pretty(name), float(at.iloc[-1]), float(y.iloc[-1]), look.colour))
+    by_budget = x == "thinking_budget"
     ax.set_xscale("log", base=2)
-    budgets = sorted(plain["thinking_budget"].unique())
-    if budgets:
-        ax.set_xlim(budgets[0] / 1.12, budgets[-1] * 1.22)
-        ax.set_xticks(budgets, [str(int(b)) for b in budgets])
-    ax.minorticks_off()
+    if len(plain):
+        low, high = float(plain[x].min()), float(plain[x].max())
+        ax.set_xlim(low / 1.12, high * 1.22)
+        budgets = sorted({float(b) for b in plain["thinking_budget"]})
+        _ticks(ax, budgets if by_budget else _round_numbers(low, high))
     for name, _, _ in study.variants:
         mine = part[(part["variant"] == name) & (part["waits_allowed"] > 0)]
-        for row in mine.itertuples():
+        for row in mine.to_dict("records"):
+            aside = 1 + 0.07 * row["waits_allowed"] if by_budget else 1
             ax.plot(
-                [row.thinking_budget * (1 + 0.07 * row.waits_allowed)],
-                [row.value],
+                [row[x] * aside],
+                [row["value"]],
                 ls="none",
                 marker=look_of[name].marker,
                 mfc="white",
                 mec=look_of[name].colour,
                 zorder=6,
             )
-    ax.set_xlabel("thinking budget (tokens)")
+    ax.set_xlabel(AXES[x])
     style.share_axis(ax)
     ax.set_title(benchmark)
     style.label_ends(ax, ends, room=0.34)
     return ax
 
 
+def drawn(study: StudyData) -> list[tuple[str, str, int]]:
+    """The variants a panel has room for."""
+    first = next((m for name, m, _ in study.variants if name != style.DENSE), "")
+    most: dict[str, int] = {}
+    for _, method, removed in study.variants:
+        most[method] = max(most.get(method, 0), removed)
+    if len(study.variants) <= MOST_LINES:
+        return study.variants
+    return [
+        (name, method, removed)
+        for name, method, removed in study.variants
+        if name == style.DENSE or method == first or removed == most[method]
+    ]
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """A few round numbers from low to high, evenly spread on a log axis."""
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    inside = [step * 10.0**p for p in powers for step in (1, 1.5, 2, 3, 4, 5, 7)]
+    inside = [value for value in inside if low / 1.05 <= value <= high * 1.05]
+    if len(inside) < 2:
+        return sorted({float(f"{value:.2g}") for value in (low, high)})
+    return inside[:: max(1, -(-len(inside) // 5))]
+
+
+def _ticks(ax: Axes, values: list[float]) -> None:
+    """Ticks at these numbers, written as 128, 1.5k, 2G."""
+    from matplotlib.ticker import EngFormatter
+
+    write = EngFormatter(sep="")
+    written = [f"{v:.0f}" if 1 <= v < 10_000 else write(v) for v in values]
+    ax.set_xticks(values, written)
+    ax.minorticks_off()
+
+
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark that has more than one budget."""
+    """A row a benchmark that has more than one budget: over tokens, and over FLOPs if known."""
     if not len(found):
         return None
     counts = found.groupby("benchmark")["thinking_budget"].nunique()
     names = [b for b in study.benchmarks if counts.get(b, 0) > 1]
     if not names:
         return None
+    axes_ = ["tokens", *(["flops"] if "flops" in found else [])]
     with style.style():
-        whole, axes = style.panels(len(names), columns=2, width=5.2, height=3.5)
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, study, ax)
+        whole, axes = style.panels(len(names) * len(axes_), columns=2, width=5.2, height=3.5)
+        pairs = [(name, x) for name in names for x in axes_]
+        for (name, x), ax in zip(pairs, axes, strict=True):
+            plot(found, name, study, ax, x)
     return whole
 
 

@@ -27,15 +27,28 @@ if TYPE_CHECKING:
     from interp.decode import decode as decode
     from interp.decode import fork as fork
     from interp.delimiters import Delimiters as Delimiters
+    from interp.diagnosis import compare_openers as compare_openers
     from interp.diagnosis import diagnose as diagnose
     from interp.diagnosis import diversity as diversity
+    from interp.diagnosis import diversity_beside as diversity_beside
+    from interp.diagnosis import escape_mass as escape_mass
+    from interp.diagnosis import find_episodes as find_episodes
     from interp.diagnosis import find_loop as find_loop
+    from interp.diagnosis import loop_dynamics as loop_dynamics
+    from interp.diagnosis import opener_mass as opener_mass
+    from interp.diagnosis import reflection_benefit as reflection_benefit
     from interp.diagnosis import reflections as reflections
+    from interp.diagnosis import restatement as restatement
     from interp.divergence import damage_and_drift as damage_and_drift
     from interp.divergence import divergence as divergence
     from interp.divergence import divergence_table as divergence_table
     from interp.divergence import first_divergence as first_divergence
+    from interp.effects import BlockScores as BlockScores
+    from interp.effects import Deltas as Deltas
+    from interp.effects import ablations as ablations
     from interp.effects import block_effects as block_effects
+    from interp.effects import explain as explain
+    from interp.effects import measure_effects as measure_effects
     from interp.effects import tie as tie
     from interp.errors import NonFiniteError as NonFiniteError
     from interp.errors import PruneScopeError as PruneScopeError
@@ -109,11 +122,21 @@ if TYPE_CHECKING:
     from pruning.weights import match_latency as match_latency
     from pruning.weights import matched_sparsity as matched_sparsity
     from pruning.weights import sparsify as sparsify
+    from recovery.config import RecoveryConfig as RecoveryConfig
+    from recovery.run import Recovered as Recovered
+    from recovery.run import recover as recover
+    from scaling.backends.check import check_budget as check_budget
+    from scaling.backends.server import ServerEngine as ServerEngine
     from scaling.benchmarks import Benchmark as Benchmark
     from scaling.benchmarks import Problem as Problem
     from scaling.benchmarks import benchmarks as benchmarks
     from scaling.benchmarks import load_benchmark as load_benchmark
+    from scaling.fits import scaling_fits as scaling_fits
+    from scaling.flops import ModelCost as ModelCost
     from scaling.grading import grade as grade
+    from scaling.judging import Judge as Judge
+    from scaling.judging import judge_study as judge_study
+    from scaling.matched import equal_cost as equal_cost
     from scaling.runner import StudyConfig as StudyConfig
     from scaling.runner import StudyResult as StudyResult
     from scaling.runner import run_study as run_study
@@ -125,14 +148,35 @@ _HOME = {
     "interp.chains": ("Budget", "Chain", "Chains", "Span"),
     "interp.decode": ("Request", "decode", "fork"),
     "interp.delimiters": ("Delimiters",),
-    "interp.diagnosis": ("diagnose", "diversity", "find_loop", "reflections"),
+    "interp.diagnosis": (
+        "compare_openers",
+        "diagnose",
+        "diversity",
+        "diversity_beside",
+        "escape_mass",
+        "find_episodes",
+        "find_loop",
+        "loop_dynamics",
+        "opener_mass",
+        "reflection_benefit",
+        "reflections",
+        "restatement",
+    ),
     "interp.divergence": (
         "damage_and_drift",
         "divergence",
         "divergence_table",
         "first_divergence",
     ),
-    "interp.effects": ("block_effects", "tie"),
+    "interp.effects": (
+        "BlockScores",
+        "Deltas",
+        "ablations",
+        "block_effects",
+        "explain",
+        "measure_effects",
+        "tie",
+    ),
     "interp.errors": ("NonFiniteError", "PruneScopeError", "UserError"),
     "interp.events": ("mark",),
     "interp.heads": ("HeadLens",),
@@ -180,8 +224,16 @@ _HOME = {
     "pruning.sublayers": ("SublayerPlan", "SublayerScores"),
     "pruning.surgery": ("prune", "save"),
     "pruning.weights": ("match_latency", "matched_sparsity", "sparsify"),
+    "recovery.config": ("RecoveryConfig",),
+    "recovery.run": ("Recovered", "recover"),
+    "scaling.backends.check": ("check_budget",),
+    "scaling.backends.server": ("ServerEngine",),
     "scaling.benchmarks": ("Benchmark", "Problem", "benchmarks", "load_benchmark"),
+    "scaling.fits": ("scaling_fits",),
+    "scaling.flops": ("ModelCost",),
     "scaling.grading": ("grade",),
+    "scaling.judging": ("Judge", "judge_study"),
+    "scaling.matched": ("equal_cost",),
     "scaling.runner": ("StudyConfig", "StudyResult", "run_study"),
     "scaling.store": ("Store",),
 }

@@ -23,7 +23,11 @@ COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "scale": commands.Scale,
     "diagnose": commands.Diagnose,
     "effects": commands.Effects,
+    "judge": commands.Judge,
+    "recover": commands.Recover,
+    "recover-study": commands.RecoverStudy,
     "report": commands.Report,
+    "rescue": commands.Rescue,
     "testbed": {"train": commands.Train, "evaluate": commands.Evaluate},
 }
 ABOUT = {

@@ -1,5 +1,24 @@
-"""Recovery: try to mend a pruned model by training it (supervised, distilled, on its own chains).
+"""Recovery: try to mend a pruned model by training it, and say what the training cost and bought.
 
-This room may use scaling, pruning and interp, and nothing here is used by them. It is empty until
-its first method; see the order of rooms in CONTRIBUTING.md.
+`recovery.run.recover` is the whole of it: a pruned model, a method (`lora`, `full`, `self`,
+`distill`, `rl`), training data, a folder; a checkpoint comes out that loads like any other. TRL,
+PEFT and Accelerate do the training (extra `recovery`). What stands here is what they do not know:
+blocks and plans, thinking and its delimiters, problems with a verifier, overlap with what is
+measured afterwards, equal training tokens, and a run that is killed and goes on.
+
+| file | what it holds |
+|---|---|
+| examples.py, sources.py | training data: what it is, where it comes from |
+| tokens.py, overlap.py | its ids; what it must not hold |
+| config.py | everything that decides a run |
+| answers.py, writing.py | the dense model's answers; completions of the model in training |
+| building.py, trainers.py | TRL's configurations and trainers, and what is added to them |
+| training.py, sweep.py, run.py | one rate, several, a run from settings to checkpoint |
+| teacher.py, saving.py, result.py | the dense model; the checkpoint; what a run says of itself |
+| watching.py, folder.py, libraries.py | log, progress, states; whose folder; quiet libraries |
+| changes.py | how far a training moved each block |
+| memory.py, configs/ | what a run needs on each GPU, on paper; Accelerate's configurations |
+| study.py | every method on several plans at equal training tokens, measured |
+
+This room may use scaling, pruning, testbed and interp; only analyses and the front door use it.
 """

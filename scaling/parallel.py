@@ -6,10 +6,12 @@
 | cov@k | the share of problems that the first k samples in fact solved |
 | maj@k | the majority answer is correct; no answer does not vote, ties are averaged |
 | best@k | the sample with the highest mean log-probability is correct |
+| best by X@k | the sample with the highest X is correct: scores of a verifier, a reward model |
 
 Intervals are over problems. pass@k is steady for k up to half the samples; beyond that `steady` is
 False and its variance is that of few independent sets. Equal samples at temperature > 0 would
-count as independent: their share stands in `duplicates`.
+count as independent: their share stands in `duplicates`, and `ParallelPoint.suspect` is the alarm.
+An unscored sample (nan) is chosen only where no sample of the subset has a score.
 """
 
 from __future__ import annotations
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+LOGPROB = "mean_logprob"
 MEASURES = ("pass", "cov", "maj", "best")
+SUSPECT = 0.1  # the share of equal samples from which on something is wrong
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,11 @@ class ParallelPoint:
     steady: bool
     duplicates: float
 
+    @property
+    def suspect(self) -> bool:
+        """Whether so many samples are equal that pass@k counts the same sample several times."""
+        return self.duplicates > SUSPECT
+
 
 @dataclass(frozen=True)
 class ParallelScaling:
@@ -60,7 +69,7 @@ class ParallelScaling:
         """One row a point."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(point) for point in self.points])
+        return pd.DataFrame([{**asdict(p), "suspect": p.suspect} for p in self.points])
 
     def plot(self, ax: Axes | None = None, measure: str = "pass") -> Axes:
         """One measure over k, a line a benchmark and variant, with intervals."""
@@ -85,13 +94,24 @@ class ParallelScaling:
         return ax
 
 
-def parallel_scaling(rows: pd.DataFrame, ks: Sequence[int] | None = None) -> ParallelScaling:
+def parallel_scaling(
+    rows: pd.DataFrame,
+    ks: Sequence[int] | None = None,
+    scores: Sequence[str] = (LOGPROB,),
+) -> ParallelScaling:
     """Tables of pass@k, cov@k, maj@k and best@k from rows of the purpose "parallel".
 
     ks: powers of two up to the samples unless given. Groups with one sample are left out; a k
-    larger than the samples of a problem is a UserError.
+    larger than the samples of a problem is a UserError. scores: columns by which the best of k
+    samples is chosen; give the scores of a verifier or reward model as a column of the rows.
     """
-    check_rows(rows, (*NEEDED, "extracted", "mean_logprob", "ids_hash"))
+    check_rows(rows, (*NEEDED, "extracted", "ids_hash", *scores))
+    chosen_by = {"best" if name == LOGPROB else f"best by {name}": name for name in scores}
+    from pandas.api.types import is_numeric_dtype
+
+    for name in scores:
+        if not is_numeric_dtype(rows[name]) and rows[name].notna().any():
+            raise UserError(f"The score {name!r} is not a column of numbers.")
     points: list[ParallelPoint] = []
     for key, part in groups(rows, ("benchmark", "variant", "budget")):
         fewest = min(len(one) for _, one in part.groupby("problem"))
@@ -107,8 +127,8 @@ def parallel_scaling(rows: pd.DataFrame, ks: Sequence[int] | None = None) -> Par
         duplicates = share(part.duplicated(["problem", "ids_hash"]))
         problems = [problem for _, problem in part.sort_values("sample").groupby("problem")]
         for k in chosen:
-            for measure in MEASURES:
-                found = _measure(measure, part, problems, k)
+            for measure in (*MEASURES[:3], *chosen_by):
+                found = _measure(measure, part, problems, k, chosen_by.get(measure, ""))
                 points.append(
                     ParallelPoint(
                         *key[:3],
@@ -127,7 +147,7 @@ def parallel_scaling(rows: pd.DataFrame, ks: Sequence[int] | None = None) -> Par
 
 
 def _measure(
-    measure: str, part: pd.DataFrame, problems: Sequence[pd.DataFrame], k: int
+    measure: str, part: pd.DataFrame, problems: Sequence[pd.DataFrame], k: int, score: str
 ) -> Interval:
     outcomes = table(part)
     if measure == "pass":
@@ -135,14 +155,15 @@ def _measure(
     if measure == "cov":
         solved = int(np.nansum(outcomes[:, :k], axis=1).astype(bool).sum())
         return jeffreys(solved, len(outcomes))
-    each = np.array([_one(measure, problem, k) for problem in problems])
+    each = np.array([_one(problem, k, score) for problem in problems])
     return _over_problems(each, outcomes)
 
 
-def _one(measure: str, problem: pd.DataFrame, k: int) -> float:
+def _one(problem: pd.DataFrame, k: int, score: str) -> float:
+    """The best of k by a score, or the majority where there is none."""
     correct = (problem["outcome"] == "correct").to_numpy()
-    if measure == "best":
-        scores = problem["mean_logprob"].fillna(-np.inf).to_numpy(dtype=float)
+    if score:
+        scores = problem[score].fillna(-np.inf).to_numpy(dtype=float)
         return best_of_n(correct, scores, k)
     pairs = zip(problem["extracted"], problem["outcome"], strict=True)
     return maj_at_k([vote(text, outcome) for text, outcome in pairs], correct, k)

@@ -8,6 +8,7 @@ field. Nothing here knows a benchmark. The Hub is asked only when no file is giv
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,9 +42,11 @@ class Record:
         value = self.get(*names)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise self.wrong(names[0], f"expected a text, got {_short(value)}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise self.wrong(names[0], f"expected a text or a finite number, got {value}.")
         if not str(value).strip():
             raise self.wrong(names[0], "empty; expected a text.")
-        return str(value)
+        return self._whole(names[0], str(value))
 
     def texts(self, *names: str) -> tuple[str, ...]:
         """A list of non-empty texts, e.g. options."""
@@ -55,14 +58,24 @@ class Record:
         for item in value:
             if isinstance(item, bool) or not isinstance(item, (str, int, float)):
                 raise self.wrong(names[0], f"expected texts in the list, got {_short(item)}.")
-        return tuple(str(item) for item in value)
+        return tuple(self._whole(names[0], str(item)) for item in value)
+
+    def _whole(self, name: str, text: str) -> str:
+        """A text that can be written down: JSON may spell half of a character, such as \\ud83e."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise self.wrong(
+                name, f"half of a character (a lone surrogate) at {error.start}: {_short(text)}."
+            ) from None
+        return text
 
     def index_in(self, n: int, *names: str) -> int:
         """A whole number in 0..n-1; a letter A, B, ... counts as one."""
         value = self.get(*names)
-        if isinstance(value, str) and len(value) == 1 and value.upper().isalpha():
+        if isinstance(value, str) and len(value) == 1 and value.isascii() and value.isalpha():
             value = ord(value.upper()) - ord("A")
-        if isinstance(value, str) and value.isdecimal():
+        if isinstance(value, str) and value.isdecimal() and len(value) < 4:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n:
             raise self.wrong(
@@ -109,9 +122,25 @@ def read_file(path: str | Path) -> list[Record]:
 def _decoded(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(f"Cannot read {str(file)!r}: {error.strerror or error}.") from None
     except UnicodeDecodeError as error:
         line = file.read_bytes()[: error.start].count(b"\n") + 1
         raise UserError(f"{file.name}, line {line}: not UTF-8 ({error.reason}).") from None
+
+
+def _loads(text: str) -> Any:
+    """JSON in which no object has a field twice (Python would take the last one)."""
+    return json.loads(text, object_pairs_hook=_fields_once)
+
+
+def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the field {twice!r} is there twice")
+    return found
 
 
 def _jsonl(file: Path) -> Iterator[tuple[str, Any]]:
@@ -121,16 +150,20 @@ def _jsonl(file: Path) -> Iterator[tuple[str, Any]]:
             continue
         where = f"{file.name}, line {number}"
         try:
-            yield where, json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            yield where, _loads(line)
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{where}: not JSON ({error}).") from None
 
 
 def _json(file: Path) -> Iterator[tuple[str, Any]]:
     try:
-        value = json.loads(_decoded(file))
+        value = _loads(_decoded(file))
     except json.JSONDecodeError as error:
         raise UserError(f"{file.name}, line {error.lineno}: not JSON ({error.msg}).") from None
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{file.name}: not JSON ({error}).") from None
     except RecursionError:
         raise UserError(f"{file.name}: JSON nested too deeply.") from None
     if not isinstance(value, list):
@@ -147,7 +180,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
         raise UserError("Reading parquet needs pyarrow: pip install 'prunescope[hub]'.") from None
     try:
         rows: Sequence[Any] = parquet.read_table(file).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{file.name}: not a readable parquet file ({error}).") from None
     for number, item in enumerate(rows, start=1):
         yield f"{file.name}, row {number}", item

@@ -34,7 +34,8 @@ from scaling.problems import Benchmark, Problem
 from scaling.progress import OnEvent, Progress
 from scaling.samples import measure_diversity, note_duplicates
 from scaling.store import Store, StoreError
-from scaling.variants import calibration_chains, check_methods, decide, read_variants
+from scaling.variants import calibration_chains, check_methods, decide, read_variants, scored
+from scaling.workers import program
 
 if TYPE_CHECKING:
     from interp.interventions import VariantLike
@@ -73,7 +74,7 @@ def run_study(
     check_methods(config, engine)
     with Store(config.out) as store:
         store.claim(config.settings(), _identity(engine, problems))
-        with _session(store, progress):
+        with _session(store, progress, engine):
             return _Study(config, engine, store, progress, problems, spare).run()
 
 
@@ -91,8 +92,8 @@ def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
 
 
 @contextmanager
-def _session(store: Store, progress: Progress) -> Iterator[None]:
-    """Notes how long this stretch of running took, however it ends."""
+def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]:
+    """Notes how long this stretch of running took and by what, however it ends."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         yield
@@ -103,6 +104,8 @@ def _session(store: Store, progress: Progress) -> Iterator[None]:
             "decode_seconds": progress.decode_seconds,
             "tokens": progress.tokens,
             "chains": progress.chains,
+            "engine": str(getattr(engine, "about", type(engine).__name__)),
+            "program": program(),
         }
         with suppress(StoreError):  # a full disk is being reported already
             store.put("sessions", [row])
@@ -169,7 +172,6 @@ class _Study:
         variants = read_variants(self.store)
         if variants:
             return variants
-        self.progress.begin("calibration", "dense chains on spare problems, scores of the blocks")
         rows = [
             {
                 "benchmark": b.name,
@@ -184,7 +186,10 @@ class _Study:
             for i, p in enumerate(b.problems)
         ]
         self.store.put("problems", rows)
-        chains = calibration_chains(self.config, self.engine, self.problems, self.spare)
+        chains: list[Chain] = []
+        if scored(self.config):
+            self.progress.begin("calibration", "dense chains on spare problems, the blocks' scores")
+            chains = calibration_chains(self.config, self.engine, self.problems, self.spare)
         decide(self.config, self.engine, self.store, chains)
         return read_variants(self.store)
 

@@ -10,10 +10,15 @@
 | cells | a unit of the study: purpose x benchmark x variant x budget x sample range |
 | chains | a chain: keys, verdict, answer, how it ended, token counts, diagnosis, ids |
 | diversity | what differs between the samples of one problem |
-| sessions | a stretch of running: seconds and tokens (the one table that two runs differ in) |
+| sessions | a stretch of running: by what, seconds, tokens (here alone two runs differ) |
 
 `chains.diagnosis` is a JSON object; `rows()` makes columns of it. `chains.ids` is zlib over
-little-endian int32, `chains.forced` over bytes of 0 and 1.
+little-endian int32, `chains.forced` over bytes of 0 and 1. docs/store.md has every column.
+
+| version | what changed |
+|---|---|
+| 1 | the first |
+| 2 | `sessions.engine` and `sessions.program`: by what and which version rows were made |
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -114,13 +119,23 @@ CREATE TABLE sessions (
     seconds REAL NOT NULL,
     decode_seconds REAL NOT NULL,
     tokens INTEGER NOT NULL,
-    chains INTEGER NOT NULL
+    chains INTEGER NOT NULL,
+    engine TEXT NOT NULL DEFAULT '',
+    program TEXT NOT NULL DEFAULT ''
 );
 """
 
 Migration = Callable[[sqlite3.Connection], None]
+
+
+def _who_made_it(connection: sqlite3.Connection) -> None:
+    """1 to 2: the engine and the program of a session; unknown ("") for those that were."""
+    for column in ("engine", "program"):
+        connection.execute(f"ALTER TABLE sessions ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+
+
 # MIGRATIONS[v] brings a file of version v to version v + 1, inside one transaction.
-MIGRATIONS: dict[int, Migration] = {}
+MIGRATIONS: dict[int, Migration] = {1: _who_made_it}
 
 
 def create(connection: sqlite3.Connection) -> None:

@@ -1,9 +1,11 @@
 """Sequential scaling: what thinking tokens buy, by truncation and by "wait" extensions.
 
 `sequential_scaling` gives accuracy at each budget, beside what was really spent (thinking and
-answer tokens apart: a budget is a limit, not an expense), the share of forced ends and of chains
-without an answer. `wait_extensions` compares each number of "wait"s with none, at the same limit,
-paired by problem; what a "wait" cost in tokens stands beside it.
+answer tokens apart: a budget is a limit, not an expense; FLOPs and seconds where the rows have
+them, see `scaling.matched.with_costs`), the share of forced ends and of chains without an answer.
+`wait_extensions` compares each number of "wait"s with none, at the same limit, paired by problem;
+what a "wait" cost in tokens stands beside it. Slope and ceiling are in `scaling.fits`, comparisons
+at equal cost in `scaling.matched`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from interp.errors import UserError, did_you_mean
 from interp.statistics import holm, mean_interval, paired_difference
 from scaling.outcomes import NEEDED, check_rows, groups, share, table, where
 
@@ -20,12 +23,16 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+AXES = ("thinking_budget", "thinking_tokens", "tokens", "flops", "seconds")
 COLUMNS = (*NEEDED, "thinking_budget", "waits_allowed", "thinking_tokens", "answer_tokens")
 
 
 @dataclass(frozen=True)
 class SequentialPoint:
-    """Accuracy of one benchmark and variant at one budget, and what it cost."""
+    """Accuracy of one benchmark and variant at one budget, and what a chain cost on average.
+
+    tokens: thinking and answer together. flops, seconds: nan where the rows do not have them.
+    """
 
     benchmark: str
     variant: str
@@ -39,6 +46,8 @@ class SequentialPoint:
     thinking_high: float
     answer_tokens: float
     tokens: float
+    flops: float
+    seconds: float
     forced: float
     no_answer: float
     n_problems: int
@@ -58,11 +67,14 @@ class SequentialScaling:
         return pd.DataFrame([asdict(point) for point in self.points])
 
     def plot(self, ax: Axes | None = None, *, x: str = "thinking_budget") -> Axes:
-        """Accuracy over the budget, or over tokens spent (x="tokens"), a line a variant."""
+        """Accuracy over the budget, or over a cost (x="tokens", "flops", "seconds"), a line a
+        variant."""
         import matplotlib.pyplot as plt
 
         if ax is None:
             ax = plt.subplots()[1]
+        if x not in AXES:
+            raise UserError(did_you_mean(x, AXES, "axis"))
         lines: dict[str, list[SequentialPoint]] = {}
         for point in self.points:
             lines.setdefault(f"{point.benchmark}, {point.variant}", []).append(point)
@@ -103,6 +115,7 @@ def sequential_scaling(rows: pd.DataFrame) -> SequentialScaling:
                 thinking_high=spent.high,
                 answer_tokens=answer,
                 tokens=spent.value + answer,
+                **{name: _mean(part, name) for name in ("flops", "seconds")},
                 forced=share(part["thinking_finish"] == "forced"),
                 no_answer=share(part["outcome"] == "no answer"),
                 n_problems=accuracy.n_problems,
@@ -112,6 +125,13 @@ def sequential_scaling(rows: pd.DataFrame) -> SequentialScaling:
     order = {name: i for i, name in enumerate(dict.fromkeys(rows["benchmark"]))}
     points.sort(key=lambda p: (order[p.benchmark], p.variant != "dense", p.variant))
     return SequentialScaling(tuple(points))
+
+
+def _mean(rows: pd.DataFrame, column: str) -> float:
+    """Mean over problems of a cost, nan where it is not known."""
+    if column not in rows.columns:
+        return float("nan")
+    return float(np.nanmean(np.nanmean(table(rows, column), axis=1)))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 A batch of finished chains is one transaction (write-ahead log), so a process killed at any moment
 leaves every committed chain and no half of one. Keys make a row unique: writing it twice is an
 error, not a second row. A lock file keeps a second process out. Read it with `rows()`, or with
-pandas or any SQLite tool; scaling/schema.py says what the tables hold.
+pandas or any SQLite tool; scaling/schema.py and docs/store.md say what the tables hold.
+
+A file of an older version is brought up to date when it is opened for writing. Opened for reading
+only, it stays as it is and a copy in memory is brought up to date.
 """
 
 from __future__ import annotations
@@ -72,6 +75,9 @@ class Store:
                 db = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
             try:
                 self._ready(db, read_only)
+                if read_only and self._version(db) < schema.SCHEMA_VERSION:
+                    db = _in_memory(db)
+                self._migrate(db)
             except BaseException:
                 db.close()
                 raise
@@ -93,21 +99,22 @@ class Store:
         check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if check != "ok":
             raise sqlite3.DatabaseError(str(check))
-        self._migrate(db, read_only)
 
-    def _migrate(self, db: sqlite3.Connection, read_only: bool) -> None:
-        version = int(db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()[0])
+    @staticmethod
+    def _version(db: sqlite3.Connection) -> int:
+        found = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
+        if found is None or not str(found[0]).isdecimal():
+            raise sqlite3.DatabaseError("the table `meta` does not say the version of the schema")
+        return int(found[0])
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        version = self._version(db)
         reachable = all(v in schema.MIGRATIONS for v in range(version, schema.SCHEMA_VERSION))
         if version > schema.SCHEMA_VERSION or not reachable:
             raise UserError(
                 f"The study in {str(self.folder)!r} was written with version {version} of the "
                 f"store; this PruneScope reads version {schema.SCHEMA_VERSION}. Use the PruneScope "
                 f"that wrote it, or choose another folder (--out)."
-            )
-        if read_only and version < schema.SCHEMA_VERSION:
-            raise UserError(
-                f"The study in {str(self.folder)!r} is of an older version ({version}); open it "
-                f"once for writing to bring it up to date."
             )
         for step in range(version, schema.SCHEMA_VERSION):
             db.execute("BEGIN IMMEDIATE")
@@ -138,9 +145,9 @@ class Store:
             raise
         except sqlite3.DatabaseError as error:
             raise StoreError(
-                f"{self.path} is damaged ({error}). What can be saved: "
-                f"`sqlite3 {self.path.name} .recover | sqlite3 rescued.sqlite` in that folder; "
-                f"then put the rescued file in its place, or start again in another folder."
+                f"{self.path} is damaged ({error}). Copy what can be read into a new folder with "
+                f"`prunescope rescue {self.folder} NEW`; the same command with --out NEW then "
+                f"goes on from there."
             ) from error
 
     @contextmanager
@@ -303,6 +310,14 @@ class Store:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy in memory; the original is closed."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    db.backup(copy)
+    db.close()
+    return copy
 
 
 def _locked(path: Path) -> Any:

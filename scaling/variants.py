@@ -43,12 +43,35 @@ def check_methods(config: StudyConfig, engine: Engine) -> None:
     for name in config.methods:
         if name not in known:
             raise UserError(did_you_mean(name, known, "criterion"))
+        if known[name].removes != "blocks":
+            raise UserError(
+                f"Criterion {name!r} removes {known[name].removes}; a study removes whole blocks. "
+                f"See what it would remove (`prunescope score --method {name}`), and generate "
+                "under its plan from Python: model.generate(prompts, variants=[plan])."
+            )
+        if "accept" in known[name].options:
+            raise UserError(
+                f"Criterion {name!r} grades answers while it scores (`accept`), which a study "
+                f"cannot give it. Prune with it first, `prunescope prune --method {name} "
+                "--remove N --out FOLDER`, then study that checkpoint with --model FOLDER."
+            )
     depth = len(engine.layer_map)
     if config.methods and max(config.remove_counts) >= depth:
         raise UserError(
             f"Cannot remove {max(config.remove_counts)} blocks of {depth}: at least one must stay. "
             f"Give smaller numbers (--remove)."
         )
+
+
+def scored(config: StudyConfig) -> tuple[str, ...]:
+    """The criteria that a study scores: its methods, and Block Influence.
+
+    None where no block is removed or skipped: there is nothing to compare the scores with.
+    """
+    skips = any(config.workload(name).block_problems for name in config.benchmark_names)
+    if not config.methods and not skips:
+        return ()
+    return tuple(dict.fromkeys((INFLUENCE, *config.methods)))
 
 
 def calibration_chains(
@@ -88,7 +111,7 @@ def decide(config: StudyConfig, engine: Engine, store: Store, chains: Sequence[C
 
     scores, variants = [], [_row("dense", "dense", "", (), "")]
     most = max(config.remove_counts, default=1)
-    for method in dict.fromkeys((INFLUENCE, *config.methods)):
+    for method in scored(config):
         found = engine.score(method, chains, config.seed, most)
         scores += [_score_row(row) for row in found.to_frame().to_dict("records")]
         if method not in config.methods:

@@ -1,15 +1,32 @@
 """Diagnosis of chains: loops, reflection and repetition of one; diversity between several.
 
-`diagnose` makes one flat row of one chain, for tables; `diversity` is of a problem's samples.
+| file | what it says |
+|---|---|
+| `loops`, `episodes` | the loop a chain ends in; every loop it fell into |
+| `hazard`, `escape` | how often chains fall into loops and get out; what chance the sampler gives |
+| `restatement` | the same said again, in the same or in other words |
+| `diversity`, `beside` | how different a problem's samples are; variants compared, with accuracy |
+| `reflection`, `openers` | reflections written; the probability of opening one |
+| `benefit` | the verdict before and after a reflection |
+
+`diagnose` makes one flat row of one chain, for tables. What takes a model to compute (`escape`,
+`openers`, `benefit`) reads finished chains once more.
 """
 
 from __future__ import annotations
 
 from interp.chains import Chain
-from interp.diagnosis.diversity import Diversity, diversity, repetition
+from interp.diagnosis.benefit import Attempt, Benefit, reflection_benefit
+from interp.diagnosis.beside import Beside, diversity_beside
+from interp.diagnosis.diversity import Diversity, branching, diversity, repetition
+from interp.diagnosis.episodes import Episode, find_episodes
+from interp.diagnosis.escape import EscapeMass, escape_mass
+from interp.diagnosis.hazard import LoopDynamics, Rate, episodes_of, loop_dynamics, rate
 from interp.diagnosis.loops import Loop, find_loop, text_loop
+from interp.diagnosis.openers import OpenerMass, compare_openers, opener_mass
 from interp.diagnosis.reading import NUMBER, Pieces, Reading, Reads, read, words
 from interp.diagnosis.reflection import NATURAL, TESTBED, Lexicon, Reflection, reflections
+from interp.diagnosis.restatement import Restatement, restatement, stream_embedder
 
 WINDOW = 128  # tokens over which repetition is measured
 
@@ -27,6 +44,10 @@ def diagnose(
     loop_wasted, which is 0. Reflections are those of the thinking (of the answer, for a chain
     without thinking), loop and forced tokens left out; per-1k fields are nan where no token
     remains. repetition: of 4-grams in windows of 128 tokens; nan for a shorter chain.
+
+    loop_entries, loop_escapes, loop_tokens: of that span's episodes, those that were left too
+    (`episodes`). restated: share of its sentences that restate an earlier one word for word
+    (nan for a lexicon that is not for prose).
     """
     pieces = model if isinstance(model, Pieces) else Pieces(model)
     spans = [("thinking", chain.thinking), ("answer", chain.answer)]
@@ -58,9 +79,16 @@ def diagnose(
         own_loop = loop if loop_in == main else None
         found = reflections(reading, lexicon, loop=own_loop, forced=forced)
         row["repetition"] = repetition(ids, window=WINDOW)
+        own = chain.thinking_finish == "end" if main == "thinking" else chain.finish == "stop"
+        episodes = find_episodes(ids, reading.mask(NUMBER), ended=own)
+        restated = restatement(reading.text).share if lexicon.prose else float("nan")
     else:
-        found = reflections("", lexicon)
+        found, episodes, restated = reflections("", lexicon), (), float("nan")
         row["repetition"] = float("nan")
+    row["loop_entries"] = len(episodes)
+    row["loop_escapes"] = sum(one.escaped for one in episodes)
+    row["loop_tokens"] = sum(map(len, episodes))
+    row["restated"] = restated
     row["reflections"] = found.total
     row["reflection_per_1k"] = found.rate()
     for kind in lexicon.kinds:
@@ -74,19 +102,40 @@ __all__ = [
     "NATURAL",
     "TESTBED",
     "WINDOW",
+    "Attempt",
+    "Benefit",
+    "Beside",
     "Diversity",
+    "Episode",
+    "EscapeMass",
     "Lexicon",
     "Loop",
+    "LoopDynamics",
+    "OpenerMass",
     "Pieces",
+    "Rate",
     "Reading",
     "Reads",
     "Reflection",
+    "Restatement",
+    "branching",
+    "compare_openers",
     "diagnose",
     "diversity",
+    "diversity_beside",
+    "episodes_of",
+    "escape_mass",
+    "find_episodes",
     "find_loop",
+    "loop_dynamics",
+    "opener_mass",
+    "rate",
     "read",
+    "reflection_benefit",
     "reflections",
     "repetition",
+    "restatement",
+    "stream_embedder",
     "text_loop",
     "words",
 ]

@@ -14,6 +14,8 @@ N samples of S_i token ids each; all measures are over token ids and need no tex
   arXiv 2210.02410), K the cosine of unigram and bigram counts, averaged: how many different
   samples there are in effect.
 - common_prefix: mean over pairs of tokens shared before they branch.
+- branching_points, in [0, N - 1]: prefixes of samples behind which they go on with different
+  tokens (inner nodes of the tree of samples that fork); first_branch: tokens before the first.
 - answer_entropy, in nats: of the answers given (None, no answer, is left out; `answered` is the
   share that gave one).
 Measures between samples are nan for fewer than two samples; nothing can be said of one.
@@ -34,7 +36,7 @@ from interp.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-Ids = Sequence[int] | Int[np.ndarray, " S"]
+Ids = Sequence[int] | Int[np.ndarray, " _"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Diversity:
     edit_distance: float
     vendi: float
     common_prefix: float
+    branching_points: float
+    first_branch: float
     answer_entropy: float
     answered: float
     accuracy: float
@@ -90,6 +94,7 @@ def diversity(
     several = len(rows) > 1
     pairs = [(i, j) for i in range(len(rows)) for j in range(i)]
     nan = float("nan")
+    branches = branching(rows)
     return Diversity(
         n_samples=len(rows),
         mean_length=float(np.mean([len(row) for row in rows])) if rows else nan,
@@ -102,6 +107,8 @@ def diversity(
         common_prefix=float(np.mean([_prefix(rows[i], rows[j]) for i, j in pairs]))
         if several
         else nan,
+        branching_points=float(len(branches)) if several else nan,
+        first_branch=float(min(branches)) if branches else nan,
         answer_entropy=_entropy(answers),
         answered=float(np.mean([a is not None for a in answers])) if answers else nan,
         accuracy=float(np.mean(np.asarray(correct, dtype=float))) if correct is not None else nan,
@@ -241,6 +248,28 @@ def _prefix(a: np.ndarray, b: np.ndarray) -> int:
     size = min(len(a), len(b))
     differ = np.flatnonzero(a[:size] != b[:size])
     return int(differ[0]) if differ.size else size
+
+
+def branching(rows: Sequence[Ids]) -> list[int]:
+    """How many tokens stand in front of each place where samples go on with different tokens.
+
+    A sample that ends where another goes on does not branch there.
+    """
+    found = []
+    groups = [([np.asarray(row, dtype=np.int64) for row in rows], 0)]
+    while groups:
+        group, depth = groups.pop()
+        if len(group) < 2:
+            continue
+        shared = min(_prefix(group[0], other) for other in group[1:])
+        kept: dict[int, list[np.ndarray]] = {}
+        for row in group:
+            if len(row) > shared:
+                kept.setdefault(int(row[shared]), []).append(row[shared + 1 :])
+        if len(kept) > 1:
+            found.append(depth + shared)
+        groups += [(part, depth + shared + 1) for part in kept.values()]
+    return sorted(found)
 
 
 def _entropy(answers: Sequence[Hashable | None] | None) -> float:

@@ -11,9 +11,9 @@ no further from `onset` on), so repeating the loop's tokens once more doubles `w
 `repeats`) and leaves kind, period and onset as they were.
 
 Measured on the hand labels of real GPT-3 solutions and on healthy chains: see the tests.
-Caveats: only a loop that lasts to the end is one (a chain that escapes is not in a loop); a
+Caveats: only a loop that lasts to the end is one (`episodes` finds those that were left too); a
 period or onset of a template is counted in marks and tokens as said in `Loop`; looping with new
-words every time (restating) is not seen here.
+words every time is not seen here (`restatement`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MIN_TOKENS = 30
 MIN_REPEATS = 3.0
 MIN_TEMPLATE = 3  # different tokens, numbers aside, in one period of a template
-_MARK = -1
+MARK = -1  # stands for a run of number tokens
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,7 @@ def find_loop(
     number_ids: which tokens are numbers, as a collection of ids or as a boolean mask [S]; without
     it only exact loops are looked for.
     """
-    if min_tokens < 2 or min_repeats < 2:
-        raise UserError(
-            f"find_loop(min_tokens={min_tokens}, min_repeats={min_repeats}): both are at least 2."
-        )
+    check_loop_size("find_loop", min_tokens, min_repeats)
     tokens = np.asarray(ids)
     if tokens.ndim != 1:
         raise UserError(f"find_loop: ids have shape {tokens.shape}; expected one row of token ids.")
@@ -86,14 +83,13 @@ def find_loop(
         return Loop("exact", period, size - length, length / period, length)
     if number_ids is None:
         return None
-    mask = _number_mask(tokens, number_ids)
-    kept = ~(mask & np.r_[False, mask[:-1]])  # the first of a run of numbers stands for the run
-    marks = np.where(mask, _MARK, tokens)[kept].tolist()
+    row, kept = marks_of(tokens, number_mask("find_loop", tokens, number_ids))
+    marks = row.tolist()
     found = tail_period(marks, min_tokens, min_repeats)
     if found is None:
         return None
     period, length = found
-    if len(set(marks[-period:]) - {_MARK}) < MIN_TEMPLATE:
+    if len(set(marks[-period:]) - {MARK}) < MIN_TEMPLATE:
         return None
     onset = int(np.flatnonzero(kept)[len(marks) - length])
     return Loop("template", period, onset, length / period, size - onset)
@@ -137,13 +133,30 @@ def tail_period(
     return None
 
 
-def _number_mask(
-    tokens: np.ndarray, numbers: Collection[int] | Bool[np.ndarray, ...]
+def check_loop_size(who: str, min_tokens: int, min_repeats: float) -> None:
+    """Refuses bounds under which everything would be a loop."""
+    if min_tokens < 2 or min_repeats < 2:
+        raise UserError(
+            f"{who}(min_tokens={min_tokens}, min_repeats={min_repeats}): both are at least 2."
+        )
+
+
+def marks_of(
+    tokens: Int[np.ndarray, " S"], mask: Bool[np.ndarray, " S"]
+) -> tuple[Int[np.ndarray, " M"], Bool[np.ndarray, " S"]]:
+    """The row with every run of numbers as one mark, and which tokens begin a mark."""
+    kept = ~(mask & np.r_[False, mask[:-1]])  # the first of a run of numbers stands for the run
+    return np.where(mask, MARK, tokens)[kept], kept
+
+
+def number_mask(
+    who: str, tokens: Int[np.ndarray, " S"], numbers: Collection[int] | Bool[np.ndarray, ...]
 ) -> Bool[np.ndarray, " S"]:
+    """Which tokens are numbers, from a mask or from a collection of ids."""
     if isinstance(numbers, np.ndarray) and numbers.dtype == np.bool_:
         if numbers.shape != tokens.shape:
             raise UserError(
-                f"find_loop: the mask of numbers has shape {numbers.shape}, the ids "
+                f"{who}: the mask of numbers has shape {numbers.shape}, the ids "
                 f"{tokens.shape}; expected one truth value a token (or a collection of ids)."
             )
         return numbers

@@ -35,12 +35,23 @@ if TYPE_CHECKING:
 _OPENING = r"(?:(?<=[.!?:;\n])|(?<=[.!?:;\n][\s\"'(*])|(?<=[.!?:;\n][\s\"'(*]{2})|\A)[\s\"'(*]*"
 
 
+SENTENCE = r"\A[\s\"'(*]*|[.!?:;\n][\s\"'(*]*"  # in front of a sentence or line
+
+
 @dataclass(frozen=True)
 class Lexicon:
-    """Phrases of each kind of reflection."""
+    """Phrases of each kind of reflection.
+
+    openers: single words that open a reflection where one may begin. boundary: a pattern of what
+    stands in front of such a place. prose: whether it is for natural text (sentences can then be
+    compared with each other).
+    """
 
     name: str
     kinds: Mapping[str, tuple[str, ...]]
+    openers: tuple[str, ...] = ()
+    boundary: str = SENTENCE
+    prose: bool = True
 
     def __post_init__(self) -> None:
         phrases = [p for kind in self.kinds.values() for p in kind]
@@ -48,6 +59,11 @@ class Lexicon:
             raise UserError(f"lexicon {self.name!r}: expected at least one phrase, and none empty.")
         if len({p.lower() for p in phrases}) < len(phrases):
             raise UserError(f"lexicon {self.name!r}: a phrase is listed twice; one kind a phrase.")
+
+    @cached_property
+    def boundaries(self) -> re.Pattern[str]:
+        """What stands in front of a place where a reflection may begin."""
+        return re.compile(self.boundary)
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -108,9 +124,17 @@ NATURAL = Lexicon(
             "for this to be true", "for that to happen",
         ),
     },
+    openers=("wait", "hmm", "alternatively", "actually"),
 )  # fmt: skip
 
-TESTBED = Lexicon("testbed", {"verification": ("wait", "check"), "backtracking": ("back", "again")})
+#: A line ends with "."; "wait" may come wherever a result or what is left stands.
+TESTBED = Lexicon(
+    "testbed",
+    {"verification": ("wait", "check"), "backtracking": ("back", "again")},
+    openers=("wait", "check", "back", "again"),
+    boundary=r"(?:\A|\.\s|= \d+\s)\s*",
+    prose=False,
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,45 @@
-"""Paired effects of blocks on outcomes (`block_effects`), and their ties to scores (`tie`)."""
+"""Effects of blocks on what chains do, and how they go with scores of the blocks.
 
-from interp.effects.estimate import Effects, block_effects
-from interp.effects.tie import ScoresLike, Tie, Ties, tie
+| file | what it does |
+|---|---|
+| `ablations` | skip, mean, resample, scale: for every block, attention and MLP |
+| `measure` | decode, diagnose and compare them all: `measure_effects` |
+| `estimate` | paired effects from any table of outcomes: `block_effects` |
+| `dose` | the response to a part's gain |
+| `tie`, `explain` | correlation with a score; what share of the explainable it explains |
+| `scores`, `partial` | scores with their reliability; rank correlation with others held fixed |
+"""
 
-__all__ = ["Effects", "ScoresLike", "Tie", "Ties", "block_effects", "tie"]
+from interp.effects.ablations import Ablation, Deltas, ablations
+from interp.effects.dose import DoseResponse, dose_response
+from interp.effects.estimate import Effects, block_effects, effects_of_pairs
+from interp.effects.explain import Explanation, Explanations, explain
+from interp.effects.measure import Measured, effects_of_chains, measure_effects
+from interp.effects.partial import partial_interval, partial_spearman
+from interp.effects.scores import BlockScores, ScoresLike, split_half
+from interp.effects.tie import Tie, Ties, tie
+
+__all__ = [
+    "Ablation",
+    "BlockScores",
+    "Deltas",
+    "DoseResponse",
+    "Effects",
+    "Explanation",
+    "Explanations",
+    "Measured",
+    "ScoresLike",
+    "Tie",
+    "Ties",
+    "ablations",
+    "block_effects",
+    "dose_response",
+    "effects_of_chains",
+    "effects_of_pairs",
+    "explain",
+    "measure_effects",
+    "partial_interval",
+    "partial_spearman",
+    "split_half",
+    "tie",
+]

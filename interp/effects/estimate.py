@@ -14,7 +14,7 @@ Shapes: R rows of effects (group x block), P problems (of all groups), L blocks 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KEYS = ("benchmark", "problem", "sample", "variant", "block")
+# Okabe and Ito's, which the colour-blind can tell apart; markers for print without colour
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^DvPX"
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,30 @@ class Effects:
         """Indices of a group's rows, by block."""
         return np.array([i for i, g in enumerate(self.groups) if g == group], dtype=np.int64)
 
+    def only(self, **values: Any) -> Effects:
+        """The groups in which the `by` columns named have these values."""
+        for name in values:
+            if name not in self.by:
+                raise UserError(did_you_mean(name, self.by, "column of `by`"))
+        wanted = [
+            r
+            for r, group in enumerate(self.groups)
+            if all(group[self.by.index(name)] == value for name, value in values.items())
+        ]
+        if not wanted:
+            known = list(dict.fromkeys(self.groups))
+            raise UserError(f"No effects with {values}; the groups of {self.by} are {known}.")
+        rows = np.array(wanted)
+        parts = {
+            f.name: value[rows]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), np.ndarray)
+        }
+        return replace(self, groups=tuple(self.groups[r] for r in wanted), **parts)
+
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Effect by block with intervals, a colour a group; filled where Holm's p is under .05."""
+        """Effect by block with intervals, a colour and marker a group; filled where Holm's p is
+        under 1 - level."""
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
@@ -82,12 +107,13 @@ class Effects:
         for i, group in enumerate(groups):
             rows = self.rows(group)
             x = self.blocks[rows] + (i - (len(groups) - 1) / 2) * 0.6 / len(groups)
-            line = axes.vlines(x, self.low[rows], self.high[rows], colors=f"C{i}", linewidth=1.4)
+            colour = COLOURS[i % len(COLOURS)]
+            line = axes.vlines(x, self.low[rows], self.high[rows], colors=colour, linewidth=1.4)
             sure = self.p_holm[rows] < 1 - self.level
-            for shown, fill in ((sure, f"C{i}"), (~sure, "white")):
+            for shown, fill in ((sure, colour), (~sure, "white")):
                 axes.plot(
-                    x[shown], self.values[rows][shown], "o", color=f"C{i}", markersize=4.5,
-                    markerfacecolor=fill, linestyle="none",
+                    x[shown], self.values[rows][shown], MARKERS[i % len(MARKERS)], color=colour,
+                    markersize=4.5, markerfacecolor=fill, linestyle="none",
                 )  # fmt: skip
             line.set_label(" ".join(map(str, group)) or "all")
         axes.set_xlabel("block (dense index)")
@@ -143,6 +169,30 @@ def block_effects(
     )
     if pairs.empty:
         raise UserError(f"block_effects: no variant row has a dense row with the same {keys}.")
+    return _estimate(pairs, outcome, tuple(by), level, family, seed)
+
+
+def effects_of_pairs(
+    pairs: pd.DataFrame,
+    outcome: str,
+    by: Sequence[str] = ("benchmark",),
+    *,
+    level: float = 0.95,
+    family: Literal["group", "all"] = "group",
+    seed: int = 0,
+) -> Effects:
+    """The same from pairs already made: each row has `outcome` and `{outcome}__dense`.
+
+    For outcomes whose dense side depends on what it is compared with, such as diversity at the
+    length that both sides have.
+    """
+    _check_columns(pairs, ("benchmark", "problem", "sample", "block", *by))
+    _check_columns(pairs, (outcome, f"{outcome}__dense"))
+    if family not in ("group", "all"):
+        raise UserError(did_you_mean(str(family), ("group", "all"), "family"))
+    _check_unique(
+        pairs, list(dict.fromkeys(["benchmark", "problem", "sample", *by, "block"])), "paired"
+    )
     return _estimate(pairs, outcome, tuple(by), level, family, seed)
 
 

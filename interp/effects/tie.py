@@ -16,25 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from interp.effects.estimate import Effects
+from interp.effects.scores import ScoresLike, as_scores, split_half
 from interp.errors import UserError
-from interp.statistics import Correlation, resample_means, spearman, spearman_interval
+from interp.statistics import Correlation, resample_means, spearman_interval
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@runtime_checkable
-class ScoresLike(Protocol):
-    """Scores of blocks: values [L]; layer_map (where there is one) gives their dense indices."""
-
-    @property
-    def values(self) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +82,7 @@ def tie(
     scores: anything with `values` (and `layer_map`), a mapping dense index -> score, or an array
     whose index is the dense index.
     """
-    by_block = _by_block(scores)
+    by_block = as_scores("scores", scores).by_block()
     found = []
     for group in dict.fromkeys(effects.groups):
         rows = effects.rows(group)
@@ -107,7 +100,8 @@ def tie(
         noise = noise if len(noise) else effects.values[rows][None]
         value = effects.values[rows]
         options = {"draws": draws, "level": level, "seed": seed}
-        reliability = _reliability(changes, halvings, seed)
+        seen = np.isfinite(changes)
+        reliability = split_half(np.where(seen, changes, 0.0), seen, halvings=halvings, seed=seed)
         found.append(
             Tie(
                 outcome=effects.outcome,
@@ -119,32 +113,3 @@ def tie(
             )
         )
     return Ties(effects.by, tuple(found))
-
-
-def _by_block(scores: Any) -> dict[int, float]:
-    if isinstance(scores, Mapping):
-        return {int(block): float(value) for block, value in scores.items()}
-    values = np.asarray(scores.values if hasattr(scores, "values") else scores, dtype=float)
-    blocks = getattr(scores, "layer_map", None) or range(len(values))
-    return dict(zip(map(int, blocks), values.tolist(), strict=True))
-
-
-def _reliability(changes: Float[np.ndarray, "L P"], halvings: int, seed: int) -> float:
-    """Split-half reliability of the block effects (Spearman-Brown); nan if it is not defined."""
-    total = changes.shape[1]
-    if total < 4 or changes.shape[0] < 3:
-        return float("nan")
-    rng = np.random.default_rng(seed)
-    seen = ~np.isnan(changes)
-    filled = np.where(seen, changes, 0.0)
-    first = rng.random((halvings, total)).argsort(axis=1) < total // 2
-    means = []
-    for half in (first, ~first):
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means.append((half @ filled.T) / (half @ seen.T.astype(float)))
-    r = spearman(means[0], means[1])
-    r = r[np.isfinite(r)]
-    if not r.size:
-        return float("nan")
-    mean = float(r.mean())
-    return 2 * mean / (1 + mean) if mean > -1 else float("nan")

@@ -56,6 +56,13 @@ class PairedDifference:
     n_samples: int
     method: str
 
+    def smallest(self, tests: int = 1, power: float = 0.8) -> float:
+        """The smallest true difference that this design sees with `power` among `tests` tests
+        (alpha .05, Holm's hardest step); nan for a single problem."""
+        if self.n_problems < 2:
+            return float("nan")
+        return smallest_effect(self.sd, self.n_problems, power=power, tests=tests)
+
     def to_frame(self) -> pd.DataFrame:
         import pandas as pd
 
@@ -91,7 +98,7 @@ def paired_difference(
     mean_b = np.where(both, b, 0.0).sum(axis=1) / sizes
     change = np.where(both, b - a, 0.0).sum(axis=1) / sizes
     if np.isin(a[both], (0.0, 1.0)).all() and np.isin(b[both], (0.0, 1.0)).all():
-        low, high = _mover(mean_a, mean_b, float(np.mean(1 / sizes)), tail)
+        low, high = mover_limits(mean_a, mean_b, float(np.mean(1 / sizes)), tail)
         method = "mover"
     else:
         low, high = t_limits(change, tail)
@@ -111,10 +118,11 @@ def paired_difference(
     )
 
 
-def _mover(
-    a: Float[np.ndarray, " P"], b: Float[np.ndarray, " P"], floor: float, tail: float
+def mover_limits(
+    a: Float[np.ndarray, " P"], b: Float[np.ndarray, " P"], floor: float, tail: float = 0.025
 ) -> tuple[float, float]:
-    """Limits for mean(b) - mean(a) from each one's own limits and their correlation."""
+    """Limits for mean(b) - mean(a) of problem means in [0, 1], from each one's own limits and
+    their correlation. floor: the least variance ratio, 1 / samples."""
     pa, pb = float(a.mean()), float(b.mean())
     low_a, high_a = map(float, effective_limits(a, floor, tail))
     low_b, high_b = map(float, effective_limits(b, floor, tail))

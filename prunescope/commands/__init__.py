@@ -5,17 +5,23 @@ A class docstring is the command's help. What is heavy is imported in `run`, so 
 """
 
 from prunescope.commands.diagnose import Diagnose
+from prunescope.commands.judge import Judge
 from prunescope.commands.pruning import Prune, Score
+from prunescope.commands.recover import Recover, RecoverStudy
 from prunescope.commands.shared import default_folder
-from prunescope.commands.studies import Effects, Report, Scale, Study
+from prunescope.commands.studies import Effects, Report, Rescue, Scale, Study
 from prunescope.commands.testbed import Evaluate, Train
 
 __all__ = [
     "Diagnose",
     "Effects",
     "Evaluate",
+    "Judge",
     "Prune",
+    "Recover",
+    "RecoverStudy",
     "Report",
+    "Rescue",
     "Scale",
     "Score",
     "Study",

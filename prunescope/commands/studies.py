@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from interp.errors import UserError
+from prunescope.commands.judge import check_judge, judged_study, written
+from prunescope.commands.machines import estimate, on_cluster
+from prunescope.commands.server import on_server
 from prunescope.commands.shared import (
     File,
     Files,
@@ -17,6 +20,7 @@ from prunescope.commands.shared import (
     Names,
     Number,
     Numbers,
+    Word,
     default_folder,
     pairs_of,
     report,
@@ -28,6 +32,29 @@ from scaling.defaults import METHODS
 
 if TYPE_CHECKING:
     from scaling.runner import StudyConfig
+
+
+def _run(
+    config: StudyConfig,
+    ray: str | None,
+    workers: int | None,
+    server: str | None = None,
+    served: str | None = None,
+) -> None:
+    """Run a study here, on a cluster, or on a server."""
+    if served is not None and server is None:
+        raise UserError("--served-model without --server: say where the model is served.")
+    if server is not None and ray is not None:
+        raise UserError("--server and --ray: a server spreads its work itself; name one of them.")
+    if server is not None:
+        on_server(config, server, served)
+        return
+    if ray is None and workers is not None:
+        raise UserError("--ray-workers without --ray: say which cluster, such as --ray local.")
+    if ray is None:
+        study(config)
+    else:
+        on_cluster(config, ray, workers)
 
 
 @dataclass(frozen=True)
@@ -42,6 +69,10 @@ class Study:
     prunescope study --model Qwen/Qwen3-8B --benchmarks gsm8k math500 --limit 50
 
     prunescope study --model ./my-model --benchmarks gsm8k --data gsm8k=test.jsonl --remove 1 2
+
+    prunescope study --model Qwen/Qwen3-8B --estimate --machine h200
+
+    prunescope study --model Qwen/Qwen3-8B --ray auto
     """
 
     model: str = "testbed"
@@ -74,6 +105,24 @@ class Study:
     """Leave out skipping every single block in turn."""
     no_report: Flag = False
     """Only the rows; `prunescope report` makes the report later."""
+    ray: Word = None
+    """Spread the work over a Ray cluster: "local", "auto" or HOST:PORT (docs/cluster.md)."""
+    ray_workers: Number = None
+    """Workers on the cluster (default: one a GPU, or one a core without)."""
+    server: Word = None
+    """Measure the model that a server has (vLLM, SGLang, transformers serve; docs/serving.md);
+    --model is then the folder or name that its tokenizer is read from here."""
+    served_model: Word = None
+    """Name of the model at the server (default: the only one it lists)."""
+    judge: Word = None
+    """Afterwards let a language model at this endpoint judge the answers (prunescope judge)."""
+    judge_model: Word = None
+    """Name of the judging model."""
+    estimate: Flag = False
+    """Only say what it would cost: tokens, FLOPs, time, memory, disk."""
+    machine: Word = None
+    """Estimate for h200, h100, a100, rtx4090 or cpu from the model's configuration (its config.json
+    is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
 
@@ -106,9 +155,18 @@ class Study:
         ]
 
     def run(self) -> Lines:
+        if self.judge is not None or self.judge_model is not None:
+            check_judge(self.judge, self.judge_model)
         for config in self.configs():
-            study(config)
+            if self.estimate:
+                yield from estimate(config, self.machine)
+                continue
+            _run(config, self.ray, self.ray_workers, self.server, self.served_model)
             yield f"Rows: {config.out / 'study.sqlite'}"
+            if self.judge and self.judge_model:
+                yield from written(
+                    judged_study(config.out, self.judge, self.judge_model), config.out
+                )
             if not self.no_report:
                 yield f"Report: {report(config.out)}"
 
@@ -144,6 +202,20 @@ class Scale:
     """At most that many problems a benchmark."""
     quick: Flag = False
     """Few problems."""
+    ray: Word = None
+    """Spread the work over a Ray cluster: "local", "auto" or HOST:PORT (docs/cluster.md)."""
+    ray_workers: Number = None
+    """Workers on the cluster (default: one a GPU, or one a core without)."""
+    server: Word = None
+    """Measure the model that a server has (vLLM, SGLang, transformers serve; docs/serving.md);
+    --model is then the folder or name that its tokenizer is read from here."""
+    served_model: Word = None
+    """Name of the model at the server (default: the only one it lists)."""
+    estimate: Flag = False
+    """Only say what it would cost: tokens, FLOPs, time, memory, disk."""
+    machine: Word = None
+    """Estimate for h200, h100, a100, rtx4090 or cpu from the model's configuration (its config.json
+    is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
 
@@ -168,7 +240,10 @@ class Scale:
             trust_remote_code=self.trust_remote_code,
             out=self.out or default_folder(self.model, self.quick, "scale"),
         )
-        study(config)
+        if self.estimate:
+            yield from estimate(config, self.machine)
+            return
+        _run(config, self.ray, self.ray_workers, self.server, self.served_model)
         data = StudyData.read(config.out)
         found = sequential_scaling.table(data)
         if len(found):
@@ -206,6 +281,15 @@ class Effects:
     """At most that many problems a benchmark."""
     quick: Flag = False
     """Few problems."""
+    ray: Word = None
+    """Spread the work over a Ray cluster: "local", "auto" or HOST:PORT (docs/cluster.md)."""
+    ray_workers: Number = None
+    """Workers on the cluster (default: one a GPU, or one a core without)."""
+    estimate: Flag = False
+    """Only say what it would cost: tokens, FLOPs, time, memory, disk."""
+    machine: Word = None
+    """Estimate for h200, h100, a100, rtx4090 or cpu from the model's configuration (its config.json
+    is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
 
@@ -229,7 +313,10 @@ class Effects:
             trust_remote_code=self.trust_remote_code,
             out=self.out or default_folder(self.model, self.quick, "effects"),
         )
-        study(config)
+        if self.estimate:
+            yield from estimate(config, self.machine)
+            return
+        _run(config, self.ray, self.ray_workers)
         found = block_effects.table(StudyData.read(config.out))
         if len(found):
             keys = ["benchmark", "outcome", "block", "effect", "low", "high", "p_holm"]
@@ -251,3 +338,26 @@ class Report:
 
     def run(self) -> Lines:
         yield f"Report: {report(self.study, self.out)}"
+
+
+@dataclass(frozen=True)
+class Rescue:
+    """Copy what can be read of a damaged study into a new folder, to go on there.
+
+    prunescope rescue studies/testbed studies/rescued
+    """
+
+    study: tyro.conf.Positional[Path]
+    """Folder of the damaged study; it is only read."""
+    out: tyro.conf.Positional[Path]
+    """A new folder."""
+
+    def run(self) -> Lines:
+        from scaling.rescue import rescue
+
+        found = rescue(self.study, self.out)
+        yield from table(found.to_frame())
+        if found.resumable:
+            yield f"Go on with the command of the study and --out {self.out}"
+        else:
+            yield f"What defines the study is damaged: {self.out} can be read, not gone on with."

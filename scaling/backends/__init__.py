@@ -1,7 +1,8 @@
 """Backends: what can turn requests into chains.
 
 `Engine` is the protocol a study needs; `scaling.backends.local.LocalEngine` fulfils it with the
-package's own decoder. Nothing of a study knows which one it talks to.
+package's own decoder, `scaling.backends.server.ServerEngine` with a model that vLLM, SGLang or
+`transformers serve` serves. Nothing of a study knows which one it talks to.
 """
 
 from __future__ import annotations

@@ -177,12 +177,13 @@ def load_benchmark(
         raise UserError(f"{name!r} reads a file of yours: give it, --data {name}=FILE.")
     records = read_file(data) if data is not None else read_hub(name, _hub(entry))
     problems = [_problem(entry.from_record, record) for record in records]
+    where = _places(name, problems, records)
     if entry.drop_repeats:
         problems = list({(p.question, p.choices): p for p in reversed(problems)}.values())[::-1]
     if base == "jsonl":
         grader = grader or rest.partition(":")[0] or _grader_in(records)
     # Checked as a whole before any is chosen, so a bad file never passes by luck of the draw.
-    return choose(_benchmark(name, entry, problems, grader), limit, seed)
+    return choose(_benchmark(name, entry, problems, grader, where), limit, seed)
 
 
 def choose(whole: Benchmark, limit: int | None, seed: int = 0) -> Benchmark:
@@ -218,14 +219,38 @@ def _grader_in(records: list[Record]) -> str:
     )
 
 
-def _benchmark(name: str, entry: Entry, problems: list[Problem], grader: str | None) -> Benchmark:
+def _places(name: str, problems: list[Problem], records: list[Record]) -> dict[str, str]:
+    """Where each problem stands (file and line), by its id; an id twice is an error."""
+    where: dict[str, str] = {}
+    for problem, record in zip(problems, records, strict=True):
+        first = where.setdefault(problem.id, record.where)
+        if first != record.where:
+            raise UserError(
+                f"{record.where}: the problem id {problem.id!r} occurs more than once in "
+                f"{name!r}, first in {first}; give every problem its own id."
+            )
+    return where
+
+
+def _benchmark(
+    name: str,
+    entry: Entry,
+    problems: list[Problem],
+    grader: str | None,
+    where: Mapping[str, str] | None = None,
+) -> Benchmark:
     from scaling.grading import get_grader
 
     judged_by = grader or entry.grader
     if entry.scoring == "generate":
         judge = get_grader(judged_by)
         for problem in problems:
-            judge.check_gold(problem)
+            try:
+                judge.check_gold(problem)
+            except UserError as error:
+                if where is None:
+                    raise
+                raise UserError(f"{where[problem.id]}: {error}") from None
     return Benchmark(
         name=name,
         version=entry.version,

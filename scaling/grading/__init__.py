@@ -144,8 +144,9 @@ def grade_text(
     if answer is None:
         return NO_ANSWER
     judge = get_grader(benchmark.grader)
+    answer = _without_gaps(answer)
     if cut and judge.partial_words:
-        answer = re.sub(r"[\w.,/]+$", "", answer)
+        answer = _without_last_word(answer)
     strict = judge.strict(answer, problem)
     lenient = strict if strict is not None else judge.lenient(answer, problem)
     strict_outcome = _outcome(judge, strict, problem)
@@ -162,6 +163,19 @@ def answer_part(text: str, *, opened: bool, think: tuple[str, str]) -> str | Non
     if (opened and not closed) or start in tail:
         return None
     return tail
+
+
+def _without_gaps(text: str) -> str:
+    """Runs of white space as one: a chain may loop on it, and no extractor should have to care."""
+    return re.sub(r"\s{64,}", lambda run: "\n" if "\n" in run[0] else " ", text)
+
+
+def _without_last_word(text: str) -> str:
+    """Without the word or number that a cut may have halved."""
+    end = len(text)
+    while end and (text[end - 1].isalnum() or text[end - 1] in "_.,/"):
+        end -= 1
+    return text[:end]
 
 
 def _outcome(judge: Grader, extracted: str | None, problem: Problem) -> Outcome:

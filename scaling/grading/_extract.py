@@ -12,21 +12,27 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 
+# A box, a brace, or an escaped character; but the second backslash of a new line may begin a box.
+_BRACES = re.compile(r"\\f?boxed\s*\{|\\(?!\\f?boxed\s*\{)[\s\S]|[{}]")
+
 
 def last_boxed(text: str) -> str | None:
-    """What the last complete \\boxed{...} or \\fbox{...} holds, braces balanced."""
-    found = None
-    for match in re.finditer(r"\\f?boxed\s*\{", text):
-        depth, position = 1, match.end()
-        while position < len(text) and depth:
-            character = text[position]
-            if character == "\\":
-                position += 1
-            elif character in "{}":
-                depth += 1 if character == "{" else -1
-            position += 1
-        if depth == 0:
-            found = text[match.end() : position - 1].strip()
+    """What the last complete \\boxed{...} or \\fbox{...} holds, braces balanced.
+
+    One pass with a stack: a chain that loops may open thousands of boxes and close none.
+    """
+    found, last = None, -1
+    opened: list[int] = []  # where each open brace's content begins; negative if it is no box
+    for match in _BRACES.finditer(text):
+        token = match[0]
+        if token.endswith("{") and len(token) > 2:
+            opened.append(match.end())
+        elif token == "{":
+            opened.append(-1)
+        elif token == "}" and opened:
+            start = opened.pop()
+            if start > last:
+                found, last = text[start : match.start()].strip(), start
     return found or None
 
 
@@ -45,3 +51,10 @@ def bare(text: str) -> str:
         if text.startswith(left) and text.endswith(right) and len(text) > len(left + right):
             text = text[len(left) : -len(right)].strip()
     return text.rstrip(".").strip()
+
+
+def same_text(text: str) -> str:
+    """Text without what never changes a value: for the answers that need no parser."""
+    text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:| )", "", bare(text))
+    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    return re.sub(r"\s+", "", text)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from interp.errors import PruneScopeError, UserError
 from scaling.grading import Grader, grader
-from scaling.grading._extract import bare, last_announced, last_boxed
+from scaling.grading._extract import bare, last_announced, last_boxed, same_text
 from scaling.problems import Problem
 
 TIME_LIMIT = 5.0
@@ -102,13 +102,6 @@ def _pump(process: subprocess.Popen[str], replies: queue.Queue[str | None]) -> N
     replies.put(None)
 
 
-def _same(text: str) -> str:
-    """Text without what never changes a value: for the answers that need no parser."""
-    text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:| )", "", bare(text))
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    return re.sub(r"\s+", "", text)
-
-
 @grader("math")
 class Math(Grader):
     """LaTeX, compared as mathematics."""
@@ -141,7 +134,7 @@ class Math(Grader):
 
     def equal(self, extracted: str, problem: Problem) -> bool:
         """The same text, or equal by math-verify within the time limit."""
-        if _same(extracted) == _same(problem.answer):
+        if same_text(extracted) == same_text(problem.answer):
             return True
         if len(extracted) > LONGEST:
             return False

@@ -31,10 +31,11 @@ from interp.statistics import (
     spearman_interval,
 )
 from interp.statistics.intervals import effective_limits, jeffreys_limits
-from interp.statistics.paired import _convolved, _drawn, _enumerated, _lattice, _mover
+from interp.statistics.paired import _convolved, _drawn, _enumerated, _lattice, mover_limits
 
 P = 30
 MEANS = (0.01, 0.03, 0.1, 0.5)
+CORRELATIONS = (0.0, 0.1, 0.3, 0.5, 0.8)
 
 
 def problem_means(
@@ -107,14 +108,35 @@ def test_one_sample_a_problem_is_jeffreys_and_covers(mean: float) -> None:
     assert stats.binom.pmf(x, P, mean)[(low <= mean) & (mean <= high)].sum() >= 0.93
 
 
-@pytest.mark.parametrize("n", [4, 8])
+def limits(means: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """`effective_limits` of simulated problem means, each pattern of them computed once."""
+    patterns, back = np.unique(np.sort(means, axis=1), axis=0, return_inverse=True)
+    low, high = effective_limits(patterns, floor)
+    return low[back.ravel()], high[back.ravel()]
+
+
+def coverage(n: int, mean: float, runs: int) -> dict[float, float]:
+    """Coverage by intra-problem correlation."""
+    rng, found = np.random.default_rng([int(1000 * mean), n]), {}
+    for correlation in CORRELATIONS:
+        low, high = limits(problem_means(rng, mean, n, correlation, runs), 1 / n)
+        found[correlation] = float(np.mean((low <= mean) & (mean <= high)))
+    return found
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16])
 @pytest.mark.parametrize("mean", MEANS)
 def test_several_samples_cover(mean: float, n: int) -> None:
-    rng = np.random.default_rng([int(1000 * mean), n])
-    for correlation in (0.0, 0.1, 0.3, 0.5, 0.8):
-        low, high = effective_limits(problem_means(rng, mean, n, correlation, 10_000), 1 / n)
-        covered = np.mean((low <= mean) & (mean <= high))
-        assert covered >= 0.93 - 0.004, (correlation, covered)  # .004: the simulation's own error
+    found = coverage(n, mean, 4000)
+    assert min(found.values()) >= 0.93 - 0.008, found  # twice the simulation's own error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [2, 3, 4, 8, 16, 32])
+@pytest.mark.parametrize("mean", MEANS)
+def test_several_samples_cover_by_a_long_simulation(mean: float, n: int) -> None:
+    found = coverage(n, mean, 40_000)
+    assert min(found.values()) >= 0.93 - 0.0025, found
 
 
 def test_not_much_wider_than_jeffreys_where_that_covers() -> None:
@@ -122,11 +144,11 @@ def test_not_much_wider_than_jeffreys_where_that_covers() -> None:
     without variance between problems."""
     rng = np.random.default_rng(5)
     wider = []
-    for n, mean in itertools.product((1, 4, 8), MEANS):
-        means = problem_means(rng, mean, n, 0.0, 10_000)
-        low, high = effective_limits(means, 1 / n)
+    for n, mean in itertools.product((1, 2, 4, 8, 16), MEANS):
+        means = problem_means(rng, mean, n, 0.0, 4000)
+        low, high = limits(means, 1 / n)
         pooled = jeffreys_limits(means.sum(axis=1) * n, np.full(len(means), P * n * 1.0))
-        assert np.mean((pooled[0] <= mean) & (mean <= pooled[1])) >= 0.925
+        assert np.mean((pooled[0] <= mean) & (mean <= pooled[1])) >= 0.92
         wider.append((high - low).mean() / (pooled[1] - pooled[0]).mean())
     assert np.mean(wider) <= 1.15, wider
 
@@ -161,7 +183,8 @@ def test_identical_samples_are_worth_one() -> None:
     """Eight copies of one sample a problem tell nothing that one does not."""
     one = (np.arange(P) < 12).astype(float)
     copied, single = mean_interval(np.repeat(one[:, None], 8, axis=1)), mean_interval(one)
-    assert (copied.low, copied.high) == pytest.approx((single.low, single.high), abs=0.003)
+    assert copied.low <= single.low and single.high <= copied.high
+    assert copied.high - copied.low < 1.12 * (single.high - single.low)
 
 
 def test_numbers_other_than_verdicts_get_student_t() -> None:
@@ -273,7 +296,7 @@ def test_paired_interval_covers_and_p_is_honest(dense: float, pruned: float) -> 
         other = np.where(rng.random((P, n)) < 0.5, noise, rng.random((P, n)))
         a = (noise < rate_a[:, None]).mean(axis=1)
         b = (other < rate_b[:, None]).mean(axis=1)
-        low, high = _mover(a, b, 1 / n, 0.025)
+        low, high = mover_limits(a, b, 1 / n, 0.025)
         covered += low - 1e-12 <= pruned - dense <= high + 1e-12
         rejected += sign_flip(b - a) <= 0.05
     assert covered / runs >= 0.93 - 0.015  # of 400 runs
@@ -289,6 +312,10 @@ def test_smallest_effect_is_found_with_its_power() -> None:
     assert power == pytest.approx(0.8, abs=0.025)
     assert smallest_effect(sd, problems, tests=16) > effect > smallest_effect(sd, 4 * problems)
     assert smallest_effect(2 * sd, problems) == pytest.approx(2 * effect)
+    a, b = (np.random.default_rng(1).random((2, problems, 4)) < 0.5).astype(float)
+    found = paired_difference(a, b)
+    assert found.smallest(3) == smallest_effect(found.sd, problems, tests=3)
+    assert np.isnan(paired_difference(a[:1], b[:1]).smallest())
 
 
 # --- multiplicity and correlation

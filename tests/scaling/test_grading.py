@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import NonFiniteError, UserError
 from scaling.benchmarks import load_benchmark
 from scaling.grading import get_grader, grade_likelihood, grade_text, graders
+from scaling.grading._extract import last_boxed
 from scaling.grading.numbers import read_number
 from scaling.problems import Benchmark, Problem
 from tests.scaling.data import data_file
@@ -158,23 +159,78 @@ def test_testbed_answers() -> None:
         assert grade_text(b, problem, "wait wait").outcome == N
 
 
-def test_agreement_with_the_labels_of_real_solutions() -> None:
-    """Every one of 5,276 GPT-3 solutions is judged as the file's authors judged it."""
-    b = load_benchmark("gsm8k", data=data_file("gsm8k_test.jsonl"))
-    by_question = {p.question: p for p in b.problems}
-    disagree, counts = [], {C: 0, W: 0, N: 0}
-    with data_file("gsm8k_gpt3_model_solutions.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            record = json.loads(line)
-            problem = by_question[record["question"]]
-            for key in set(record) - {"question", "ground_truth"}:
-                verdict = grade_text(b, problem, record[key]["solution"])
-                counts[verdict.outcome] += 1
-                right = record[key]["is_correct"]
-                if (verdict.outcome == C) != right or (verdict.lenient_outcome == C) != right:
-                    disagree.append((problem.id, key, verdict))
-    assert disagree == []
-    assert counts == {C: 2001, W: 3264, N: 11}
+@pytest.mark.parametrize("name", ["numeric", "integer", "choice", "math", "testbed"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        " ",
+        "\n",
+        "\t",
+        "\\boxed{",
+        "\\boxed{7",
+        "the answer is ",
+        "A: ",
+        "9",
+        "a",
+        "$",
+        "-",
+        "{",
+        "}",
+        "\\frac{",
+        "\\frac{1}{",
+        "**",
+        "(A",
+        "1,",
+        "1/",
+        "#### ",
+        "\\",
+        "\\text{",
+        "\u2028",
+        "=",
+        "/ ",
+    ],
+)
+def test_a_chain_that_loops_is_graded_at_once(name: str, piece: str) -> None:
+    """100,000 characters of one piece, whole and cut: seconds would be hours over a study."""
+    if name == "math":
+        pytest.importorskip("math_verify")
+    problem = Problem("p", "q", "7", ("7", "8"))
+    if name == "choice":
+        problem = Problem("p", "q", "A", ("A", "B"))
+    if name == "testbed":
+        problem = load_benchmark("arithmetic", limit=1).problems[0]
+    bench_ = Benchmark("b", "1", (problem,), grader=name)
+    began = time.process_time()
+    for cut in (False, True):
+        grade_text(bench_, problem, "so " + piece * (100_000 // len(piece)), cut=cut)
+    assert time.process_time() - began < 2
+
+
+@given(
+    st.lists(
+        st.sampled_from(["\\boxed{", "\\fbox {", "{", "}", "\\", "\\{", "x", "\n"]), max_size=14
+    )
+)
+def test_the_last_box_is_the_one_found_by_counting_braces(pieces: list[str]) -> None:
+    """Against the definition: of all boxes that close, the one that opens last."""
+    text, found = "".join(pieces), None
+    for match in re.finditer(r"\\f?boxed\s*\{", text):
+        depth, position = 1, match.end()
+        while position < len(text) and depth:
+            if text[position] == "\\" and not re.match(r"\\\\f?boxed\s*\{", text[position:]):
+                position += 1
+            elif text[position] in "{}":
+                depth += 1 if text[position] == "{" else -1
+            position += 1
+        if depth == 0:
+            found = text[match.end() : position - 1].strip()
+    assert last_boxed(text) == (found or None)
+
+
+def test_a_box_behind_a_new_line_of_latex() -> None:
+    assert last_boxed(r"so \\boxed{5}") == "5"
+    assert last_boxed(r"\boxed{a\}b}") == r"a\}b"
+    assert last_boxed(r"} \boxed{5} {") == "5"
 
 
 # ------------------------------------------------------------------ math-verify
@@ -215,6 +271,65 @@ def test_hostile_latex_is_cut_short_and_the_worker_comes_back(worker: Any) -> No
     assert time.monotonic() - began < 15
     assert worker.kills == kills + 1
     assert worker.equal("4", "2+2") is True
+
+
+HOSTILE = [
+    "9" * 1500,
+    "9^{9^{9^{9^{9}}}}",
+    "(" * 400 + ")" * 400,
+    r"\frac{1}{" * 150 + "1" + "}" * 150,
+    r"\sqrt{" * 300 + "2" + "}" * 300,
+    r"\sum_{n=1}^{10^{10}} \frac{1}{n^{n}}",
+    r"\int_0^\infty \frac{\sin(x^{x^x})}{\ln x} dx",
+    r"\prod_{k=1}^{99999999} k!",
+    "99999999!!!!",
+    "x" * 1900,
+    "x^{x^{x^{x^{x^{x}}}}} = y^{y^{y^{y}}}",
+    r"\left\{" * 100,
+    r"\begin{matrix}" * 60,
+    "__import__('os').system('true')",
+    "\x00\x01\ud800",
+    "{}[]()^^__\\\\&&%%$$##",
+    "1/0",
+    r"\frac{0}{0}",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def judge() -> Iterator[Any]:
+    pytest.importorskip("math_verify")
+    from scaling.grading.math_expression import Math, MathWorker
+
+    made = Math()
+    made._worker = MathWorker(time_limit=1.5)
+    made.worker.equal("1", "1")  # started
+    yield made
+    made.worker.close()
+
+
+@pytest.mark.parametrize("answer", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_latex_is_not_correct_and_the_next_answer_is_judged(
+    judge: Any, answer: str
+) -> None:
+    began = time.monotonic()
+    assert judge.equal(answer, Problem("p", "q", "5")) is False
+    assert judge.equal("5.0", Problem("p", "q", "5"))
+    assert time.monotonic() - began < 60
+
+
+PIECES = (
+    r"\frac{ \sqrt{ { } ^ _ ( ) 1 99 x \\ $ = , \pi \text{ ! / - \left( \begin{pmatrix}".split()
+)
+PIECES += [" ", r"\int "]
+
+
+@settings(max_examples=25)
+@given(st.lists(st.sampled_from(PIECES), max_size=25))
+def test_no_latex_breaks_the_grader(judge: Any, pieces: list[str]) -> None:
+    problem = Problem("p", "q", "31415")  # no product of the pieces' numbers
+    assert judge.equal("".join(pieces), problem) is False
+    assert judge.equal(r"\frac{62830}{2}", problem)
 
 
 def test_math_grader_on_real_golds() -> None:

@@ -205,6 +205,8 @@ def test_a_second_study_on_the_folder_is_told(tmp_path: Path) -> None:
         ({"data": {"recall": "x.jsonl"}}, "reads no file"),
         ({"benchmarks": ("recall", "recall")}, "twice"),
         ({"temperature": 0.0}, "the same chain"),
+        ({"methods": ("blockpruner",)}, "removes sublayers; a study removes whole blocks"),
+        ({"methods": ("task-greedy",)}, "`accept`"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_written(
@@ -214,6 +216,26 @@ def test_what_cannot_be_is_said_before_anything_is_written(
     with pytest.raises(UserError, match=said):
         run_study(config(out, **changes), engine=Watched())
     assert not out.exists()
+
+
+def test_what_removes_nothing_scores_nothing(tmp_path: Path) -> None:
+    engine = Watched()
+    run_study(config(tmp_path, methods=(), blocks=False), engine=engine)
+    assert not any(r.problem.startswith("calibration/") for r in engine.asked)
+    with Store(tmp_path, read_only=True) as store:
+        assert set(store.rows()["variant"]) == {"dense"}
+        assert not len(store.frame("scores"))
+        session = store.frame("sessions").iloc[0]
+    assert session["engine"] == "Watched"
+    assert session["program"].startswith("prunescope")
+    run_study(config(tmp_path, methods=(), blocks=False), engine=(again := Watched()))
+    assert again.asked == []
+
+
+def test_single_blocks_are_compared_with_their_influence(tmp_path: Path) -> None:
+    run_study(config(tmp_path, methods=(), benchmarks=("recall",)), engine=Watched())
+    with Store(tmp_path, read_only=True) as store:
+        assert set(store.frame("scores")["criterion"]) == {"shortgpt"}
 
 
 def test_own_file_through_a_study(tmp_path: Path) -> None:

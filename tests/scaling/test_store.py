@@ -105,6 +105,55 @@ def test_another_version_is_refused(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
+@pytest.fixture
+def version_1(tmp_path: Path) -> Path:
+    """A folder with the file of a study that version 1 of the store wrote."""
+    folder = tmp_path / "old"
+    folder.mkdir()
+    dump = Path(__file__).with_name("store_v1.sql").read_text(encoding="utf-8")
+    with sqlite3.connect(folder / FILE) as db:
+        db.executescript(dump)
+    db.close()
+    return folder
+
+
+def test_a_file_of_version_1_is_brought_up_to_date_and_loses_nothing(version_1: Path) -> None:
+    with Store(version_1) as store:
+        assert store.meta()["schema_version"] == str(schema.SCHEMA_VERSION)
+        assert store.claim(CONFIG, IDENTITY) is False  # the same study
+        rows = store.rows(ids=True)
+        assert rows["ids"][0].tolist() == [0, 1, 2, 3, 4]
+        assert rows["looped"].tolist() == [1, 0]
+        assert store.frame("scores")["score"].tolist() == [0.25]
+        session = store.frame("sessions").iloc[0]
+        assert (session["tokens"], session["engine"], session["program"]) == (10, "", "")
+        store.put("sessions", [{**session, "session": 2, "engine": "LocalEngine"}])
+        store.add_chains([row(sample=2)])
+    with Store(version_1) as store:  # a second time there is nothing to do
+        assert len(store.rows()) == 3
+
+
+def test_to_read_a_file_of_version_1_does_not_change_it(version_1: Path) -> None:
+    before = (version_1 / FILE).read_bytes()
+    with Store(version_1, read_only=True) as store:
+        assert len(store.rows()) == 2
+        assert "engine" in store.frame("sessions").columns
+    assert (version_1 / FILE).read_bytes() == before
+
+
+def test_an_old_and_a_new_file_have_the_same_tables(version_1: Path, tmp_path: Path) -> None:
+    def columns(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
+        with sqlite3.connect(folder / FILE) as db:
+            names = [row[0] for row in db.execute("SELECT name FROM sqlite_master ORDER BY name")]
+            found = {n: db.execute(f"PRAGMA table_info({n})").fetchall() for n in names}
+        db.close()
+        return found
+
+    Store(version_1).close()
+    Store(tmp_path / "new").close()
+    assert columns(version_1) == columns(tmp_path / "new")
+
+
 def test_migrations_run_in_order_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Store(tmp_path).close()
     now = schema.SCHEMA_VERSION
@@ -172,7 +221,7 @@ def test_a_damaged_file_is_said(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[4096:-4096] = b"\x5a" * (len(data) - 8192)
     path.write_bytes(data)
-    with pytest.raises(StoreError, match=r"(?s)damaged.*\.recover"):
+    with pytest.raises(StoreError, match=r"(?s)damaged.*prunescope rescue"):
         Store(tmp_path)
     path.write_bytes(b"not a database at all" * 100)
     with pytest.raises(StoreError, match="damaged"):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interp.errors import UserError
-from scaling.outcomes import table, vote
+from scaling.outcomes import by_budget, crossed, ended, extractors, table, vote
 from scaling.parallel import parallel_scaling
 from scaling.samples import duplicate_samples
 from scaling.sequential import sequential_scaling, wait_extensions
@@ -41,6 +41,7 @@ def rows(
             "thinking_tokens": 30 + i,
             "answer_tokens": 2,
             "thinking_finish": "end",
+            "finish": "stop",
             **columns,
         }
         for i, line in enumerate(answers)
@@ -127,6 +128,7 @@ def test_votes() -> None:
     assert vote("3 + 4") == vote("3+4") != vote("4+3")
     assert vote(None) is None
     assert vote("7", "no answer") is None
+    assert vote(r"\left( 3, \dfrac{\pi}{2} \right)") == vote(r"(3,\frac{\pi}{2})")
 
 
 def test_outcomes_keep_their_places() -> None:
@@ -145,6 +147,82 @@ def test_accuracy_at_each_budget_and_what_it_cost() -> None:
     assert (first.no_answer, second.no_answer) == (pytest.approx(1 / 3), 0)
     assert first.tokens == pytest.approx(31 + 2)
     assert first.low <= first.accuracy <= first.high
+
+
+def test_costs_stand_beside_the_tokens_where_they_are_known() -> None:
+    plain = rows([["1", "2"], ["2", None]])
+    assert np.isnan(sequential_scaling(plain).points[0].flops)
+    frame = plain.assign(flops=[1.0, 3.0, 5.0, 7.0], seconds=0.5)
+    (point,) = sequential_scaling(frame).points
+    assert (point.flops, point.seconds) == (4.0, 0.5)
+    with pytest.raises(UserError, match="Did you mean 'flops'"):
+        sequential_scaling(frame).plot(x="flop")
+
+
+ENDINGS = st.tuples(
+    st.sampled_from(["stop", "cut", "looped", "positions"]),
+    st.sampled_from(["end", "forced", "looped", "none"]),
+    st.sampled_from([0, 1, None]),
+    st.sampled_from(["correct", "wrong", "no answer"]),
+)
+
+
+@given(st.lists(ENDINGS, min_size=1, max_size=12))
+def test_outcomes_are_crossed_with_how_chains_ended(chains: list[tuple]) -> None:
+    frame = rows([["1"]] * len(chains))
+    for column, values in zip(
+        ("finish", "thinking_finish", "looped", "outcome"), zip(*chains, strict=True), strict=True
+    ):
+        frame[column] = values
+    found = crossed(frame)
+    assert len(found) == 9
+    assert found["chains"].sum() == len(chains)
+    assert found["share"].sum() == pytest.approx(1)
+    for row in found.to_dict("records"):
+        here = [c[3] for c in chains if one_end(*c[:3]) == row["end"]]
+        assert row["chains"] == here.count(row["outcome"])
+        if here:
+            assert row["share_of_end"] == pytest.approx(here.count(row["outcome"]) / len(here))
+            assert row["low"] <= row["share_of_end"] <= row["high"]
+        else:
+            assert np.isnan(row["share_of_end"])
+    if "looped" in frame:
+        without = ended(frame.drop(columns="looped"))
+        assert all(a == b or a == "looped" for a, b in zip(ended(frame), without, strict=True))
+
+
+def one_end(finish: str, thinking: str, looped: int | None) -> str:
+    """The rule, once more in words: a loop first, then any budget."""
+    if finish == "looped" or thinking == "looped" or looped == 1:
+        return "looped"
+    return "cut" if finish != "stop" or thinking == "forced" else "finished"
+
+
+def test_two_extractors_side_by_side() -> None:
+    frame = rows([["1", "2"], [None, None], [None, None]])
+    frame["strict_outcome"] = frame["outcome"]
+    frame["lenient_outcome"] = ["correct", "wrong", "correct", "wrong", "no answer", "correct"]
+    (row,) = extractors(frame).to_dict("records")
+    assert (row["strict"], row["lenient"]) == (pytest.approx(1 / 6), pytest.approx(0.5))
+    assert (row["saved"], row["guessed"], row["no_answer"], row["disagree"]) == (2, 1, 1, 3)
+    assert row["strict_low"] < row["strict"] < row["strict_high"]
+    with pytest.raises(UserError, match="lack"):
+        extractors(frame.drop(columns="lenient_outcome"))
+
+
+def test_budgets_of_the_same_problems() -> None:
+    small = rows([["1"], ["2"], ["1"]])
+    large = rows([["1"], ["1"]], budget="128", thinking_budget=128)
+    waited = rows([["1"]], budget="64+1wait", waits_allowed=1)
+    found = by_budget(pd.concat([large, waited, small]))
+    assert (found.budgets, found.problems, found.samples) == ((64, 128), ("p0", "p1"), 1)
+    np.testing.assert_array_equal(found.accuracy, [[1, 0], [1, 1]])
+    np.testing.assert_array_equal(found.cost, [[32, 33], [32, 33]])
+    np.testing.assert_array_equal(found.of(["p1"]).accuracy, [[0], [1]])
+    with pytest.raises(UserError, match="no column 'flops'"):
+        by_budget(small, "flops")
+    with pytest.raises(UserError, match="not positive"):
+        by_budget(small.assign(flops=0.0), "flops")
 
 
 def test_waits_are_compared_with_none_on_the_same_problems() -> None:

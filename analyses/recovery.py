@@ -1,0 +1,379 @@
+"""Can training mend it? Each recovery method against the pruned model and the dense one.
+
+Reads the folder of a recovery study (`prunescope recover-study`), in which every model was measured
+on the same problems with the same noise, so that any two pair problem by problem and sample by
+sample. `change` is after minus before, `gap` is after minus dense, both paired; `share` is the part
+of what pruning took that came back, (after - before) / (dense - before), given where pruning took
+something (its interval excludes 0). p values are of `change`, Holm-corrected within an outcome.
+
+| outcome | is |
+|---|---|
+| correct | accuracy at the largest budget |
+| gain | accuracy gained by each doubling of the budget, smallest to largest |
+| slope, ceiling | of the curve fitted to accuracy over tokens spent (`scaling.fits`), unpaired |
+| pass@k | the chance that one of k samples is correct |
+| entered, persisted | chains that fell into a loop; of these, the ones that never left it |
+| reflection_per_1k, slips_per_1k | reflections and wrong steps per 1k thinking tokens |
+| self_bleu, vendi, answer_entropy | what the samples of a problem have in common |
+| effect_shift | how far the effect of skipping a block moved from the dense model's, mean of abs |
+
+`blocks` is the table of single blocks: how far each block's weights moved, what skipping it costs
+before, after and in the dense model, and the difference between the last two, paired.
+
+Caveats: skipping a block costs no more than the accuracy there is, so a model that is bad as it is
+shows small effects. A chain that certainly loops is ended, so persistence counts those among the
+ones that never left. Methods train on equal numbers of tokens, not of seconds; seconds are in the
+table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyses import style, tables
+from analyses.recovery_data import (
+    BEFORE,
+    DENSE,
+    Measured,
+    RecoveryData,
+    effect_changes,
+    outcomes_of,
+)
+from interp.errors import UserError
+from interp.statistics import holm
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLE = "Can training mend it?"
+CAPTION = (
+    "Accuracy at the largest budget by recovery method, at equal training tokens: one mark a plan, "
+    "the bar their mean; dashed, the dense model. Then, for the plan that lost most, accuracy over "
+    "the budget, how far each block's weights moved, and what skipping each block costs."
+)
+HUES = {
+    BEFORE: "#7A7A7A",
+    "lora": "#0072B2",
+    "full": "#D55E00",
+    "self": "#009E73",
+    "distill": "#CC79A7",
+    "distill-off": "#E69F00",
+    "rl": "#56B4E9",
+}
+MARKS = dict(zip(HUES, "osD^vPX", strict=True))
+
+
+# ------------------------------------------------------------------------- tables
+
+
+def table(data: RecoveryData) -> pd.DataFrame:
+    """One row a model, benchmark and outcome."""
+    import pandas as pd
+
+    frames = {unit: outcomes_of(unit) for unit in data.units}
+    rows = []
+    for unit in data.units:
+        before = data.before(unit) if unit.plan else None
+        for (outcome, benchmark), mine in frames[unit].items():
+            row: dict[str, Any] = {
+                "plan": unit.plan,
+                "method": unit.label,
+                "n_removed": len(unit.removed),
+                "removed": list(unit.removed),
+                "tokens": unit.run.get("tokens"),
+                "rate": unit.run.get("rate"),
+                "seconds": unit.run.get("seconds"),
+                "benchmark": benchmark,
+                "outcome": outcome,
+                **tables.estimate(mine, outcome),
+            }
+            dense = frames[data.dense].get((outcome, benchmark))
+            if unit.plan and dense is not None:
+                row |= _renamed(tables.difference(mine, dense, outcome), "gap")
+            if unit.method and before is not None:
+                old = frames[before].get((outcome, benchmark))
+                if old is not None:
+                    row |= _renamed(tables.difference(mine, old, outcome), "change")
+                    if dense is not None:
+                        row["share"] = _share(mine, old, dense, outcome)
+            rows.append(row)
+    found = pd.DataFrame([*rows, *_fits(data), *_shifts(data)])
+    found["p_holm"] = np.nan
+    if "change_p" in found:
+        for index in found.groupby("outcome", sort=False).groups.values():
+            found.loc[index, "p_holm"] = holm(found.loc[index, "change_p"].to_numpy(dtype=float))
+    return found
+
+
+def _renamed(cells: dict[str, Any], name: str) -> dict[str, Any]:
+    return {
+        name: cells["change"],
+        f"{name}_low": cells["change_low"],
+        f"{name}_high": cells["change_high"],
+        f"{name}_p": cells["p"],
+        f"{name}_pairs": cells["pairs"],
+    }
+
+
+def _share(mine: pd.DataFrame, old: pd.DataFrame, dense: pd.DataFrame, column: str) -> float:
+    """The part of what pruning took that came back; nan where it took nothing for certain."""
+    lost = tables.difference(old, dense, column)
+    certain = lost["change_low"] * lost["change_high"] > 0
+    if not (np.isfinite(lost["change"]) and certain):
+        return float("nan")
+    return float(tables.difference(mine, old, column)["change"] / -lost["change"])
+
+
+def _fits(data: RecoveryData) -> list[dict[str, Any]]:
+    """Slope and ceiling of every model's curve, with their own intervals."""
+    from scaling.fits import scaling_fits
+
+    rows: list[dict[str, Any]] = []
+    for unit in data.units:
+        chains = unit.data.rows("sequential")
+        chains = chains[chains["thinking_budget"] > 0] if len(chains) else chains
+        if not len(chains):
+            continue
+        for point in scaling_fits(chains, forms=("logistic",)).points:
+            for name in ("slope", "ceiling"):
+                value = getattr(point, name)
+                if np.isfinite(value):
+                    rows.append(
+                        {
+                            "plan": unit.plan,
+                            "method": unit.label,
+                            "n_removed": len(unit.removed),
+                            "removed": list(unit.removed),
+                            "tokens": unit.run.get("tokens"),
+                            "benchmark": point.benchmark,
+                            "outcome": name,
+                            "value": value,
+                            "low": getattr(point, f"{name}_low"),
+                            "high": getattr(point, f"{name}_high"),
+                            "problems": point.n_problems,
+                        }
+                    )
+    return rows
+
+
+def _shifts(data: RecoveryData) -> list[dict[str, Any]]:
+    """How far the single blocks' effects are from the dense model's, over the blocks of each."""
+    found = blocks(data)
+    rows: list[dict[str, Any]] = []
+    for key, part in (
+        found.groupby(["plan", "method", "benchmark"], sort=False) if len(found) else ()
+    ):
+        plan, method, benchmark = key if isinstance(key, tuple) else (key, "", "")
+        shift = part["shift"].dropna()
+        if len(shift):
+            row = {"plan": plan, "method": method, "benchmark": benchmark}
+            rows.append({**row, "outcome": "effect_shift", "value": float(shift.abs().mean())})
+    return rows
+
+
+def blocks(data: RecoveryData) -> pd.DataFrame:
+    """One row a model, benchmark and block: its weights' change, its effect, and the shift.
+
+    effect: change in accuracy when the block is skipped. shift: that effect minus the one in the
+    dense model, paired by problem; its p values are Holm-corrected over the blocks of a model.
+    """
+    import pandas as pd
+
+    dense = effect_changes(data.dense)
+    rows = []
+    for unit in data.units:
+        moved = _moved(data, unit)
+        effects = effect_changes(unit)
+        groups = effects.groupby(["benchmark", "block"]) if len(effects) else ()
+        for key, part in groups:
+            benchmark, block = key
+            row: dict[str, Any] = {
+                "plan": unit.plan,
+                "method": unit.label,
+                "benchmark": benchmark,
+                "block": int(block),
+                "weight_change": moved.get(int(block), np.nan),
+            }
+            own = tables.estimate(part, "effect")
+            row |= {"effect": own["value"], "low": own["low"], "high": own["high"]}
+            if unit.plan and len(dense):
+                there = dense[(dense["benchmark"] == benchmark) & (dense["block"] == block)]
+                row |= _renamed(tables.difference(part, there, "effect"), "shift")
+            rows.append(row)
+    found = pd.DataFrame(rows)
+    if "shift_p" in found:
+        found["shift_p_holm"] = np.nan
+        for index in found.groupby(["plan", "method", "benchmark"], sort=False).groups.values():
+            found.loc[index, "shift_p_holm"] = holm(
+                found.loc[index, "shift_p"].to_numpy(dtype=float)
+            )
+    return found
+
+
+def _moved(data: RecoveryData, unit: Measured) -> dict[int, float]:
+    """Relative change of each block's weights in training; empty for what was not trained."""
+    from recovery.changes import block_changes
+    from recovery.study import Unit, run_folder
+
+    after = run_folder(data.folder, Unit(unit.plan, unit.method)) / "model"
+    before = data.folder / "pruned" / unit.plan
+    if not unit.method or not after.is_dir() or not before.is_dir():
+        return {}
+    found = block_changes(before, after)
+    return {int(b): float(c) for b, c in zip(found.blocks, found.change, strict=True)}
+
+
+# ------------------------------------------------------------------------- figure
+
+
+def methods_of(data: RecoveryData) -> list[str]:
+    """untrained and the methods, in the study's order."""
+    return list(dict.fromkeys(u.label for u in data.units if u.plan))
+
+
+def plot_accuracy(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
+    """One benchmark: a mark a plan and method, the bar their mean; the dense model dashed."""
+    ax = style.new_axes(ax)
+    part = found[(found["outcome"] == "correct") & (found["benchmark"] == benchmark)]
+    dense = part[part["method"] == DENSE]
+    if len(dense):
+        ax.axhline(float(dense["value"].iloc[0]), color=style.INK, lw=0.9, ls=(0, (3, 2)))
+    names = [m for m in HUES if m in set(part["method"])]
+    for place, name in enumerate(names):
+        mine = part[part["method"] == name].sort_values("n_removed", kind="stable")
+        ax.bar(place, mine["value"].mean(), width=0.66, color=HUES[name], alpha=0.28, lw=0)
+        spread = np.linspace(-0.24, 0.24, len(mine)) if len(mine) > 1 else np.zeros(1)
+        x = place + spread
+        ax.vlines(x, mine["low"], mine["high"], color=HUES[name], lw=1.1)
+        ax.plot(x, mine["value"], ls="none", marker=MARKS[name], color=HUES[name], ms=4.5)
+    ax.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    style.share_axis(ax)
+    ax.set_title(benchmark)
+    return ax
+
+
+def plot_curves(
+    data: RecoveryData, benchmark: str, ax: Axes | None = None, *, names: bool = True
+) -> Axes:
+    """Accuracy over the budget: dense, and the worst plan before and after each method."""
+    ax = style.new_axes(ax)
+    for unit in data.units:
+        if unit.plan not in ("", data.worst):
+            continue
+        rows = unit.data.rows("sequential")
+        rows = rows[rows["benchmark"] == benchmark]
+        line = rows.groupby("thinking_budget")["correct"].mean()
+        colour = style.INK if not unit.plan else HUES[unit.label]
+        marker = "o" if not unit.plan else MARKS[unit.label]
+        ax.plot(line.index, line.to_numpy(), color=colour, marker=marker, label=unit.label, ms=4)
+    ax.set_xscale("log", base=2)
+    rows = data.dense.data.rows("sequential")
+    budgets = sorted(set(rows.loc[rows["benchmark"] == benchmark, "thinking_budget"]))
+    ax.set_xticks(budgets, [str(int(b)) for b in budgets])
+    ax.minorticks_off()
+    ax.set_xlabel("thinking budget (tokens)")
+    style.share_axis(ax)
+    ax.set_title(f"{benchmark}, {style.pretty(data.worst)}")
+    if names:
+        ax.legend(fontsize=7)
+    return ax
+
+
+def plot_blocks(
+    found: pd.DataFrame,
+    data: RecoveryData,
+    column: str,
+    ax: Axes | None = None,
+    *,
+    names: bool = True,
+) -> Axes:
+    """A line a method over the blocks: `weight_change`, or `effect` beside the dense model's."""
+    ax = style.new_axes(ax)
+    part = found[found["plan"].isin([data.worst, ""])].dropna(subset=[column])
+    part = part[part["benchmark"] == part["benchmark"].iloc[0]] if len(part) else part
+    for name, mine in part.groupby("method", sort=False):
+        mine = mine.sort_values("block")
+        colour = HUES.get(str(name), style.INK)
+        marker = MARKS.get(str(name), "o")
+        ax.plot(mine["block"], mine[column], color=colour, marker=marker, ms=4, label=name)
+    if column == "effect":
+        ax.axhline(0, color=style.INK, lw=0.7)
+        ax.set_ylabel("change in accuracy when skipped")
+        benchmark = part["benchmark"].iloc[0] if len(part) else ""
+        ax.set_title(f"Blocks relied on, {benchmark}")
+    else:
+        ax.set_ylabel("relative change of weights")
+        ax.set_title("Blocks changed by training")
+    style.block_axis(ax, part["block"].tolist() or [0])
+    if names and len(part):
+        ax.legend(fontsize=7)
+    return ax
+
+
+def figure(found: pd.DataFrame, data: RecoveryData, each: pd.DataFrame) -> Figure:
+    """Accuracy by kind, then the curve and the blocks of the plan that lost most."""
+    from matplotlib.lines import Line2D
+
+    names = [b for b in data.dense.data.benchmarks if b in set(found["benchmark"])]
+    budgets = data.dense.data.rows("sequential")
+    curve = names[-1] if names else ""
+    if len(budgets):
+        counts = budgets.groupby("benchmark")["thinking_budget"].nunique()
+        curve = next((b for b in reversed(names) if counts.get(b, 0) > 1), curve)
+    extra = [("curve", curve)] * bool(len(budgets))
+    extra += [("blocks", c) for c in ("weight_change", "effect") if c in each]
+    with style.style():
+        whole, axes = style.panels(len(names) + len(extra), columns=2, width=5.2, height=3.1)
+        for name, ax in zip(names, axes, strict=False):
+            plot_accuracy(found, name, ax)
+        for (kind, what), ax in zip(extra, axes[len(names) :], strict=True):
+            if kind == "curve":
+                plot_curves(data, what, ax, names=False)
+            else:
+                plot_blocks(each, data, what, ax, names=False)
+        methods = [m for m in HUES if m in set(found["method"])]
+        keys = [Line2D([], [], color=style.INK, marker="o", ms=4)]
+        keys += [Line2D([], [], color=HUES[m], marker=MARKS[m], ms=4) for m in methods]
+        whole.legend(keys, [DENSE, *methods], loc="outside upper left", ncols=4, fontsize=8.5)
+    return whole
+
+
+def write(folder: str | Path, out: str | Path | None = None) -> list[Path]:
+    """Table, table of blocks and figure of a recovery study; the files written."""
+    data = RecoveryData.read(folder)
+    found, each = table(data), blocks(data)
+    target = Path(out or folder)
+    (target / "tables").mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, frame in (("recovery", found), ("recovery_blocks", each)):
+        if len(frame):
+            written.append(target / "tables" / f"{name}.csv")
+            frame.to_csv(written[-1], index=False)
+    names = style.save(figure(found, data, each), target / "figures", "recovery")
+    return [*written, *(target / "figures" / name for name in names)]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; exits."""
+    parser = argparse.ArgumentParser(prog="python -m analyses.recovery", description=TITLE)
+    parser.add_argument("--study", type=Path, required=True, help="folder of a recovery study")
+    parser.add_argument("--out", type=Path, help="where to write (default: the study's folder)")
+    given = parser.parse_args(arguments)
+    try:
+        written = write(given.study, given.out)
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    sys.stdout.write("".join(f"{path}\n" for path in written))
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,376 @@
+"""Pruning sets: do the effects of single blocks add up to that of their removal together?
+
+Every set asked about is skipped beside the dense row, same problems, same noise, so a sum or a
+difference of effects is one number a problem and has an interval like any other:
+
+- pairs: interaction = effect of both - (effect of one + effect of the other). Zero: additive.
+  Negative: worse together than the sum (they stand in for each other). Positive: the second costs
+  less once the first is gone (they do one thing together, or there is nothing left to lose).
+- variants: for each plan of the study with 2 to 4 blocks, the observed change, the sum of its
+  members' single effects, and the gap. Which member carries it: Shapley's value (Shapley 1953),
+  a member's effect averaged over all orders of removal; they add up to the observed change exactly.
+
+Accuracy cannot fall under zero. Where the dense accuracy less the sum would (`floored`), an
+interaction says that two blocks are each indispensable, and no more; so pairs are sought among the
+blocks whose loss costs least, which are also those that one would remove, and in the plans.
+
+p values: sign-flip tests over problems, Holm-corrected within an outcome and kind of row.
+
+Shapes: S sets, P problems; outcomes are [S, P].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from math import factorial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from analyses import style
+from analyses.derived import derived, kept
+from analyses.frames import StudyData
+from analyses.tables import ALPHA, blocks_text, interval, p_value, signed
+from analyses.workbench import Workbench, fitting_budget, longest_solved, problem_settings
+from interp.statistics import holm, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLE = "Do single effects add up?"
+CAPTION = (
+    "{benchmark}, change in accuracy. Left: pairs of blocks, the sum of the two single effects "
+    "against the effect of removing both; on the line they add up, below it the pair costs more. "
+    "Filled: the interaction is clear (Holm-corrected p < .05). Right: the plans of the study, "
+    "what was observed (black), the sum of the single effects (open), and each member's share "
+    "(Shapley value). Bars: 95 % intervals over problems."
+)
+PROBLEMS = 64
+CHEAPEST = 6  # blocks whose pairs are all tried
+MOST_MEMBERS = 4
+MOST_PLANS = 8
+
+Blocks = tuple[int, ...]
+Outcomes = Mapping[Blocks, Float[np.ndarray, " P"]]
+
+
+def settings_of(study: StudyData) -> dict[str, Any] | None:
+    """What decides the result; None where the study has nothing to try it on."""
+    benchmark = longest_solved(study)
+    if benchmark is None:
+        return None
+    return {
+        **problem_settings(study, benchmark),
+        "thinking": fitting_budget(study, benchmark),
+        "plans": {name: list(blocks) for name, blocks in plans_of(study).items()},
+        "n": [PROBLEMS, CHEAPEST],
+        "version": 1,
+    }
+
+
+def plans_of(study: StudyData) -> dict[str, Blocks]:
+    """The plans of 2 to 4 blocks, each set of blocks once, in the study's order."""
+    rows = study.rows("accuracy")
+    removed = dict(zip(rows["variant"], rows["removed"], strict=True)) if len(rows) else {}
+    found: dict[str, Blocks] = {}
+    for name, _, n in study.variants:
+        blocks = tuple(sorted(removed.get(name, ())))
+        if 2 <= n <= MOST_MEMBERS and blocks not in found.values():
+            found[name] = blocks
+    return dict(list(found.items())[:MOST_PLANS])
+
+
+def table(study: StudyData) -> pd.DataFrame:
+    """Rows of four kinds: "single", "pair" and "variant" (with sum and gap), and "member".
+
+    effect, low, high, p: of the set (of a member: its Shapley value). sum, sum_low, sum_high: of
+    the single effects of its blocks. gap, gap_low, gap_high, gap_p, gap_p_holm: effect less sum,
+    the interaction.
+    """
+    import pandas as pd
+
+    settings = settings_of(study)
+    if settings is None:
+        return pd.DataFrame()
+    return derived(study, "sets", settings, lambda: _compute(study, settings))
+
+
+def in_store(study: StudyData) -> bool:
+    """Whether `table` would only have to be read."""
+    settings = settings_of(study)
+    return settings is not None and kept(study, "sets", settings) is not None
+
+
+def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    bench = Workbench.of(study, settings["benchmark"], settings["thinking"], PROBLEMS)
+    plans = {name: tuple(blocks) for name, blocks in settings["plans"].items()}
+    singles = [(block,) for block in bench.model.layer_map]
+    judged = _decoded(bench, [(), *singles])
+    cheap = cheapest(judged["correct"])
+    wanted = [*combinations(sorted(cheap), 2), *subsets(plans.values())]
+    left = [s for s in dict.fromkeys(wanted) if s not in judged["correct"]]
+    for outcome, more in (_decoded(bench, left) if left else {}).items():
+        judged[outcome] |= more
+    pairs = [s for s in dict.fromkeys(wanted) if len(s) == 2]
+    frames = [explained(judged[o], pairs, plans).assign(outcome=o) for o in ("correct", "looped")]
+    frame = pd.concat(frames, ignore_index=True)
+    frame.insert(0, "benchmark", settings["benchmark"])
+    return frame
+
+
+def _decoded(bench: Workbench, sets: Sequence[Blocks]) -> dict[str, dict[Blocks, np.ndarray]]:
+    """By outcome, each set's outcomes over the first problems."""
+    from interp.interventions import Skip, Variant
+
+    variants = {Variant(_name(s), tuple(Skip(b) for b in s)): s for s in sets}
+    chains = bench.decode(list(variants), PROBLEMS)
+    found: dict[str, dict[Blocks, np.ndarray]] = {"correct": {}, "looped": {}}
+    for variant, blocks in variants.items():
+        rows = [bench.judge(chain) for chain in chains[variant.name]]
+        for outcome, table_ in found.items():
+            table_[blocks] = np.array([row[outcome] for row in rows])
+    return found
+
+
+def _name(blocks: Blocks) -> str:
+    return "without " + " ".join(map(str, blocks)) if blocks else style.DENSE
+
+
+def subsets(plans: Any) -> list[Blocks]:
+    """Every set of two blocks or more that lies within a plan."""
+    return [s for plan in plans for k in range(2, len(plan) + 1) for s in combinations(plan, k)]
+
+
+def cheapest(outcomes: Outcomes, most: int = CHEAPEST) -> list[int]:
+    """The blocks whose single loss costs least accuracy; of equals the later ones."""
+    singles = [s for s in outcomes if len(s) == 1]
+    return [s[0] for s in sorted(singles, key=lambda s: (-outcomes[s].mean(), -s[0]))[:most]]
+
+
+# ------------------------------------------------------------------------------ arithmetic
+
+
+def explained(
+    outcomes: Outcomes, pairs: Sequence[Blocks], plans: Mapping[str, Blocks]
+) -> pd.DataFrame:
+    """The table of one outcome, from the outcome of every set needed; () is the dense model."""
+    import pandas as pd
+
+    rows = [
+        {"kind": "single", "name": str(s[0]), "blocks": str(s[0]), **_effect(outcomes, s)}
+        for s in outcomes
+        if len(s) == 1
+    ]
+    for kind, sets in (("pair", {_words(s): s for s in pairs}), ("variant", plans)):
+        for name, blocks in sets.items():
+            row = {
+                "kind": kind,
+                "name": name,
+                "blocks": _words(blocks),
+                **_effect(outcomes, blocks),
+            }
+            rows.append(row | _additive(outcomes, blocks))
+            if kind == "variant":
+                rows += [
+                    {"kind": "member", "name": name, "blocks": str(b), **_of(values)}
+                    for b, values in shapley(outcomes, blocks).items()
+                ]
+    frame = pd.DataFrame(rows)
+    for column in ("p", "gap_p"):
+        frame[f"{column}_holm"] = np.nan
+        if column not in frame:
+            frame[column] = np.nan
+        for index in frame.groupby("kind", sort=False).groups.values():
+            p = frame.loc[index, column].to_numpy(dtype=float)
+            frame.loc[index, f"{column}_holm"] = holm(p)
+    return frame
+
+
+def _words(blocks: Blocks) -> str:
+    return " ".join(map(str, blocks))
+
+
+def _effect(outcomes: Outcomes, blocks: Blocks) -> dict[str, Any]:
+    found = paired_difference(outcomes[()], outcomes[blocks])
+    return {
+        "effect": found.value,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "dense": found.dense,
+        "n_problems": found.n_problems,
+    }
+
+
+def _of(values: Float[np.ndarray, " P"]) -> dict[str, Any]:
+    """The mean of one number a problem, as an effect."""
+    found = paired_difference(np.zeros_like(values), values)
+    return {
+        "effect": found.value,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "n_problems": found.n_problems,
+    }
+
+
+def _additive(outcomes: Outcomes, blocks: Blocks) -> dict[str, Any]:
+    dense = outcomes[()]
+    added = sum((outcomes[(b,)] - dense for b in blocks), np.zeros_like(dense))
+    total, gap = _of(added), _of(outcomes[blocks] - dense - added)
+    return {
+        "sum": total["effect"],
+        "sum_low": total["low"],
+        "sum_high": total["high"],
+        "gap": gap["effect"],
+        "gap_low": gap["low"],
+        "gap_high": gap["high"],
+        "gap_p": gap["p"],
+        "floored": bool(not 0 <= dense.mean() + added.mean() <= 1),
+    }
+
+
+def shapley(outcomes: Outcomes, blocks: Blocks) -> dict[int, Float[np.ndarray, " P"]]:
+    """Each member's effect averaged over the orders in which the blocks may go, by problem."""
+    n = len(blocks)
+    found = {}
+    for block in blocks:
+        rest = tuple(b for b in blocks if b != block)
+        value = np.zeros_like(outcomes[()])
+        for k in range(n):
+            weight = factorial(k) * factorial(n - k - 1) / factorial(n)
+            for before in combinations(rest, k):
+                after = tuple(sorted((*before, block)))
+                value = value + weight * (outcomes[after] - outcomes[before])
+        found[block] = value
+    return found
+
+
+# ---------------------------------------------------------------------------------- words
+
+
+def caption(found: pd.DataFrame) -> str:
+    """The caption, with the benchmark it speaks of."""
+    return CAPTION.format(benchmark=str(found["benchmark"].iloc[0]).capitalize())
+
+
+def text(found: pd.DataFrame) -> list[str]:
+    """What the single effects say of each variant, and which pairs are not additive."""
+    accuracy = found[found["outcome"] == "correct"]
+    lines = []
+    for row in accuracy[accuracy["kind"] == "variant"].to_dict("records"):
+        members = accuracy[(accuracy["kind"] == "member") & (accuracy["name"] == row["name"])]
+        most = members.loc[members["effect"].idxmin()]
+        clear = row["gap_p_holm"] < ALPHA
+        adds = "they do not add up" if clear else "no clear difference from their sum"
+        which = blocks_text([int(b) for b in row["blocks"].split()])
+        lines.append(
+            f"{style.pretty(row['name'])} ({which}): "
+            f"observed {signed(row['effect'])} {interval(row['low'], row['high'])}, its single "
+            f"effects sum to {signed(row['sum'])} {interval(row['sum_low'], row['sum_high'])}; "
+            f"{adds} ({signed(row['gap'])} {interval(row['gap_low'], row['gap_high'])}, "
+            f"{p_value(row['gap_p_holm'])}). Most of it is block {most['blocks']}'s "
+            f"({signed(most['effect'])} {interval(most['low'], most['high'])})."
+        )
+    pairs = accuracy[accuracy["kind"] == "pair"]
+    clear = pairs[pairs["gap_p_holm"] < ALPHA].sort_values("gap")
+    named = [f"{r.blocks.replace(' ', ' with ')} ({signed(r.gap)})" for r in clear.itertuples()]
+    n = int(pairs["n_problems"].max()) if len(pairs) else 0
+    lines.append(
+        f"Of {len(pairs)} pairs {len(clear)} are clearly not additive (n = {n})"
+        + (f": {', '.join(named[:6])}." if named else ".")
+    )
+    return lines
+
+
+# --------------------------------------------------------------------------------- figure
+
+
+def plot_pairs(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "correct") -> Axes:
+    """Sum of the single effects across, effect of the pair up."""
+    ax = style.new_axes(ax)
+    part = found[(found["kind"] == "pair") & (found["outcome"] == outcome)]
+    colour = "#0072B2"
+    ends = [part[["effect", "low", "high", "sum", "sum_low", "sum_high"]].to_numpy(dtype=float)]
+    low, high = min(-0.1, float(np.nanmin(ends))) - 0.05, max(0.1, float(np.nanmax(ends))) + 0.05
+    ax.plot([low, high], [low, high], color=style.QUIET, lw=0.9, ls=(0, (3, 2)))
+    ax.vlines(part["sum"], part["low"], part["high"], color=colour, lw=0.9, alpha=0.45)
+    ax.hlines(part["effect"], part["sum_low"], part["sum_high"], color=colour, lw=0.9, alpha=0.45)
+    sure = part["gap_p_holm"] < ALPHA
+    for shown, fill in ((sure, colour), (~sure, "white")):
+        ax.plot(
+            part["sum"][shown], part["effect"][shown], "o", ms=5, mec=colour, mfc=fill, zorder=4
+        )
+    ax.set_xlim(low, high)
+    ax.set_ylim(low, high)
+    named = part[sure].sort_values("gap").head(8)
+    points = [
+        (r["blocks"].replace(" ", "+"), r["sum"], r["effect"], style.INK)
+        for r in named.to_dict("records")
+    ]
+    style.label_points(ax, points)
+    ax.set_xlabel("sum of the two single effects")
+    ax.set_ylabel("effect of both")
+    ax.grid()
+    ax.set_title(f"{len(part)} pairs  (n = {int(part['n_problems'].max())})")
+    return ax
+
+
+def plot_variants(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "correct") -> Axes:
+    """A group of rows a variant: observed, sum of singles, and each member's Shapley value."""
+    ax = style.new_axes(ax)
+    part = found[found["outcome"] == outcome]
+    place, ticks = 0.0, []
+    for row in part[part["kind"] == "variant"].to_dict("records"):
+        members = part[(part["kind"] == "member") & (part["name"] == row["name"])]
+        marks = [(style.pretty(row["name"]), row["effect"], row["low"], row["high"], "observed")]
+        marks.append(("sum of singles", row["sum"], row["sum_low"], row["sum_high"], "sum"))
+        marks += [
+            (f"block {r['blocks']}", r["effect"], r["low"], r["high"], "member")
+            for r in members.to_dict("records")
+        ]
+        for name, value, low, high, kind in marks:
+            colour = {"observed": style.INK, "sum": style.INK, "member": "#D55E00"}[kind]
+            ax.plot([low, high], [place, place], color=colour, lw=1.4)
+            fill = "white" if kind == "sum" else colour
+            ax.plot([value], [place], "s" if kind == "member" else "o", ms=5, mec=colour, mfc=fill,
+                    zorder=4)  # fmt: skip
+            ticks.append((place, name))
+            place += 1
+        place += 0.6
+    ax.axvline(0, color=style.INK, lw=0.8)
+    ax.set_yticks([t for t, _ in ticks], [n for _, n in ticks], fontsize=7.4)
+    ax.set_ylim(place - 0.4, -0.8)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    ax.set_xlabel("change in accuracy" if outcome == "correct" else f"change in {outcome}")
+    ax.set_title("plans of the study")
+    return ax
+
+
+def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
+    """Pairs, and the plans beside them."""
+    if not len(found):
+        return None
+    kinds = set(found["kind"])
+    drawn = [k for k in ("pair", "variant") if k in kinds]
+    if not drawn:
+        return None
+    rows = int((found["kind"] == "member").sum() + 2 * (found["kind"] == "variant").sum()) // 2
+    with style.style():
+        whole, axes = style.panels(len(drawn), columns=2, width=5.2, height=max(4.0, 0.19 * rows))
+        for kind, ax in zip(drawn, axes, strict=True):
+            (plot_pairs if kind == "pair" else plot_variants)(found, ax)
+    return whole
+
+
+if __name__ == "__main__":
+    from analyses.command import main
+
+    main(__file__)

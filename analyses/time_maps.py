@@ -1,0 +1,293 @@
+"""When each block is needed: it is skipped only in a part of the chain.
+
+Three parts, over the same problems (`interp.timemaps`, `interp.handover`):
+
+- map: the dense model's chains, each block gone in one window: the prompt alone, the chain alone,
+  quarters of the thinking budget, around the words that open a reflection, the answer. A window
+  that a chain never comes to leaves it as it was, and `reached` says how many did.
+- lose: dense chains forked along their way, one block gone from there on: which loss starts a loop?
+- before: chains of the variant that loops most (of the study's plans and single blocks, tried on
+  a few problems), another block gone too in the steps before each chain's loop, and only there:
+  which blocks lead into it?
+- restore: the same chains, forked ahead of the loop and within it, with a block given back: which
+  restoration ends it? A single block's variant has but that block to restore; a plan has several.
+
+Differences are paired by problem and sample; p values are Holm-corrected over all windows and
+blocks of an outcome within a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from analyses import style
+from analyses.derived import derived, kept
+from analyses.frames import StudyData
+from analyses.workbench import (
+    Workbench,
+    fitting_budget,
+    longest_solved,
+    most_looping,
+    problem_settings,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLE = "When each block is needed"
+CAPTION = (
+    "One block skipped in one part of the chain only, dense chains of {benchmark} decoded anew "
+    "from there with the same noise. Blue: change in accuracy (rows: where the block was gone; "
+    "how many chains came there). Brown: change in the share of chains that end in a loop: when a "
+    "block is lost from a point of a dense chain on; when, of a looping variant, another block is "
+    "gone just before its loops, or its own are given back. Filled: Holm-corrected p < .05; open: "
+    "no clear difference. Bars: 95 % intervals over problems, uncorrected."
+)
+PROBLEMS = 24  # of the map and of the forks
+TRIED = 16  # problems on which the variant that loops most is sought
+LOOPING = 16  # chains of it, at most
+AHEAD = 16  # steps before a loop
+WINDOWS = ("whole", "prompt", "chain", "quarters", "reflection", "answer")
+PLACES = {
+    "whole": "throughout",
+    "prompt": "in the prompt only",
+    "chain": "in the chain only",
+    "reflection": "around words that reflect",
+    "answer": "in the answer",
+}
+ACCURACY, LOOPS = "#0072B2", "#A6611A"
+
+
+def settings_of(study: StudyData) -> dict[str, Any] | None:
+    """What decides the result; None where the study has nothing to try it on."""
+    benchmark = longest_solved(study)
+    if benchmark is None:
+        return None
+    return {
+        **problem_settings(study, benchmark),
+        "thinking": fitting_budget(study, benchmark),
+        "n": [PROBLEMS, TRIED, LOOPING, AHEAD],
+        "windows": list(WINDOWS),
+        "version": 3,
+    }
+
+
+def table(study: StudyData) -> pd.DataFrame:
+    """One row a part, outcome, window and block: effect, low, high, p, p_holm, before, after.
+
+    base: the variant whose chains were changed. reached: share of chains that came to the window.
+    block -1 (in restore): all of the variant's blocks given back at once.
+    """
+    import pandas as pd
+
+    settings = settings_of(study)
+    if settings is None:
+        return pd.DataFrame()
+    return derived(study, "time_maps", settings, lambda: _compute(study, settings))
+
+
+def in_store(study: StudyData) -> bool:
+    """Whether `table` would only have to be read."""
+    settings = settings_of(study)
+    return settings is not None and kept(study, "time_maps", settings) is not None
+
+
+def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    from interp.handover import along, around_loops, handover
+    from interp.interventions import dense
+    from interp.timemaps import before_steps, changed_blocks, time_map, usual_windows
+
+    wanted = max(PROBLEMS, 2 * LOOPING)
+    bench = Workbench.of(study, settings["benchmark"], settings["thinking"], wanted)
+    model, draw = bench.model, bench.sampling
+    chains = bench.decode([dense], PROBLEMS)[dense.name]
+    windows = usual_windows(model, settings["thinking"], bench.openers)
+    mapped = time_map(model, chains, windows, bench.judge, sampling=draw)
+    lost = handover(model, chains, along(chains), bench.judge, sampling=draw)
+    frames = [
+        mapped.to_frame().assign(part="map", base=dense.name),
+        lost.to_frame().assign(part="lose", base=dense.name),
+    ]
+    found = most_looping(bench, TRIED, 2 * LOOPING)
+    if found.variant is not None:
+        variant, looping = found.variant, found.looping[:LOOPING]
+        loops = [bench.loop(chain) for chain in looping]
+        onsets = [None if loop is None else loop.onset for loop in loops]
+        if any(onsets):
+            ahead = {f"{AHEAD} steps before the loop": before_steps(looping, onsets, AHEAD)}
+            gone = set(changed_blocks(variant))
+            rest = [block for block in model.layer_map if block not in gone]
+            also = time_map(
+                model, looping, ahead, bench.judge, blocks=rest, base=variant, sampling=draw
+            )
+            frames.append(also.to_frame().assign(part="before", base=variant.name))
+        points = around_loops(loops, AHEAD)
+        back = handover(
+            model, looping, points, bench.judge, base=variant, restore=True, sampling=draw
+        )
+        frames.append(back.to_frame().assign(part="restore", base=variant.name))
+    frame = pd.concat(frames, ignore_index=True).drop(columns="doing")
+    first = ["part", "base", "outcome", "window", "block"]
+    frame.insert(0, "benchmark", settings["benchmark"])
+    return frame[["benchmark", *first, *(c for c in frame if c not in ("benchmark", *first))]]
+
+
+# -------------------------------------------------------------------------------- figure
+
+
+def caption(found: pd.DataFrame) -> str:
+    """The caption, with the benchmark it speaks of."""
+    return CAPTION.format(benchmark=found["benchmark"].iloc[0])
+
+
+def text(found: pd.DataFrame) -> list[str]:
+    """Which block is needed when, and what starts and ends loops, in sentences."""
+    from analyses.tables import ALPHA, interval, share, signed
+
+    said = []
+    accuracy = found[(found["part"] == "map") & (found["outcome"] == "correct")]
+    for window, part in accuracy.groupby("window", sort=False):
+        clear = part[(part["p_holm"] < ALPHA) & (part["effect"] < 0)].sort_values("effect")
+        if len(clear):
+            named = [f"{int(r.block)} ({signed(r.effect)})" for r in clear.head(4).itertuples()]
+            more = f" and {len(clear) - 4} more" if len(clear) > 4 else ""
+            said.append(f"{window}: {', '.join(named)}{more}")
+    lines = (
+        [f"Blocks whose loss in one part costs accuracy clearly: {'; '.join(said)}."]
+        if said
+        else []
+    )
+    loops = found[(found["outcome"] == "looped") & (found["p_holm"] < ALPHA)]
+    for part, sign, verb in (("lose", 1, "starts loops"), ("restore", -1, "ends loops")):
+        rows = loops[(loops["part"] == part) & (sign * loops["effect"] > 0)]
+        rows = rows.reindex(rows["effect"].abs().sort_values(ascending=False).index)
+        if len(rows):
+            row = rows.iloc[0]
+            what = "all its blocks" if row["block"] == -1 else f"block {int(row['block'])}"
+            of = "" if part == "lose" else f" to {style.pretty(str(row['base']))}"
+            doing = "Losing" if part == "lose" else "Giving back"
+            lines.append(
+                f"{doing} {what}{of} ({row['window']}) {verb}: from {share(row['before'])} to "
+                f"{share(row['after'])} of chains ({signed(row['effect'])} "
+                f"{interval(row['low'], row['high'])}, n = {int(row['n_problems'])})."
+            )
+    return lines
+
+
+def plot(found: pd.DataFrame, part: str, window: str, outcome: str, ax: Axes | None = None) -> Axes:
+    """One window (or point of forking) of a part: the change in an outcome by block."""
+    ax = style.new_axes(ax)
+    rows = found[
+        (found["part"] == part) & (found["window"] == window) & (found["outcome"] == outcome)
+    ].sort_values("block")
+    colour = ACCURACY if outcome == "correct" else LOOPS
+    blocks = rows["block"].tolist()
+    x = rows["block"].to_numpy()
+    sure = (rows["p_holm"] < 0.05).to_numpy()
+    ax.axhline(0, color=style.INK, lw=0.8)
+    ax.vlines(x, rows["low"], rows["high"], color=colour, lw=1.4)
+    for shown, fill in ((sure, colour), (~sure, "white")):
+        ax.plot(x[shown], rows["effect"][shown], "o", ms=4.6, mec=colour, mfc=fill, zorder=4)
+    ax.grid(axis="y")
+    ax.set_ylim(-1.04, 1.04)
+    ax.set_yticks([-1, -0.5, 0, 0.5, 1], ["−1", "−.5", "0", "+.5", "+1"])
+    style.block_axis(ax, blocks)
+    return ax
+
+
+def plot_restored(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "looped") -> Axes:
+    """What giving blocks back to the looping variant does: a row a point of forking and block."""
+    ax = style.new_axes(ax)
+    rows = found[(found["part"] == "restore") & (found["outcome"] == outcome)]
+    names = []
+    for place, row in enumerate(rows.to_dict("records")):
+        fill = LOOPS if row["p_holm"] < 0.05 else "white"
+        ax.plot([row["low"], row["high"]], [place, place], color=LOOPS, lw=1.4)
+        ax.plot([row["effect"]], [place], "o", ms=4.6, mec=LOOPS, mfc=fill, zorder=4)
+        what = "all blocks" if row["block"] == -1 else f"block {int(row['block'])}"
+        names.append(f"{what} back,\n{row['window']}")
+    ax.axvline(0, color=style.INK, lw=0.8)
+    ax.set_yticks(range(len(rows)), names, fontsize=7.6)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(-1.04, 1.04)
+    ax.set_xlabel("change in the share of chains that loop")
+    ax.grid(axis="x")
+    _titled(ax, found, "restore", str(rows["window"].iloc[0]), outcome)
+    return ax
+
+
+def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
+    """Left: accuracy by window. Right: loops by point of forking, and what ends them."""
+    from matplotlib.figure import Figure as New
+
+    if not len(found):
+        return None
+    parts = {part: list(dict.fromkeys(rows["window"])) for part, rows in found.groupby("part")}
+    windows = [("map", window) for window in parts["map"]]
+    points = [(part, w) for part in ("lose", "before") for w in parts.get(part, [])]
+    restored = found[(found["part"] == "restore") & (found["outcome"] == "looped")]
+    with style.style():
+        whole = New(figsize=(11.2, 0.9 + 1.15 * len(windows)), layout="constrained")
+        halves: Any = whole.subfigures(1, 2)
+        left, right = halves
+        _column(left.subplots(len(windows), 1, sharex=True), found, windows, "correct")
+        heights = [1.0] * len(points) + ([0.35 + 0.45 * len(restored)] if len(restored) else [])
+        heights.append(max(0.1, len(windows) - sum(heights)))  # what stays empty
+        grid = right.subplots(len(heights), 1, height_ratios=heights)
+        grid[-1].remove()
+        for ax in grid[: len(points) - 1]:
+            ax.sharex(grid[len(points) - 1])
+        _column(grid[: len(points)], found, points, "looped")
+        if len(restored):
+            plot_restored(found, grid[len(points)])
+    return whole
+
+
+def _column(
+    axes: Any, found: pd.DataFrame, panels: Sequence[tuple[str, str]], outcome: str
+) -> None:
+    """Panels of (part, window) under each other that share the blocks below."""
+    for ax, (part, window) in zip(axes, panels, strict=True):
+        plot(found, part, window, outcome, ax)
+        _titled(ax, found, part, window, outcome)
+        if ax is not axes[-1]:
+            ax.set_xlabel("")
+            ax.tick_params(axis="x", labelbottom=False)
+    middle = axes[len(panels) // 2]
+    middle.set_ylabel("change in accuracy" if outcome == "correct" else "change in loops")
+
+
+def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) -> None:
+    here = found[
+        (found["part"] == part) & (found["window"] == window) & (found["outcome"] == outcome)
+    ]
+    from analyses.tables import share
+
+    before, n = float(here["before"].mean()), int(here["n_problems"].max())
+    if part == "map":
+        name = f"gone {PLACES.get(window, f'at tokens {window}')}"
+        note = f"{share(float(here['reached'].max()))} of chains come there"
+        if window == "whole":
+            note = f"dense accuracy {share(before)}, n = {n}"
+    elif part == "lose":
+        name, note = f"loops, block lost {window} on", f"dense {share(before)}, n = {n}"
+    elif part == "before":
+        base = style.pretty(str(here["base"].iloc[0]))
+        name, note = f"loops of {base}, gone {window}", f"n = {n}"
+    else:
+        base = style.pretty(str(here["base"].iloc[0]))
+        name, note = f"loops of {base}", f"before {share(before)}, n = {n}"
+    ax.set_title(name, fontsize=8.8)
+    ax.set_title(note, loc="right", fontsize=7.6, fontweight="normal", color=style.QUIET)
+
+
+if __name__ == "__main__":
+    from analyses.command import main
+
+    main(__file__)

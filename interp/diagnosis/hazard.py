@@ -1,0 +1,203 @@
+"""How often chains fall into loops, and whether they get out again.
+
+From the episodes of many chains (`episodes`), as a survival study has it: a token outside a loop
+is at risk of beginning one, a token inside is at risk of ending it, and what was cut by a budget
+is censored, not saved.
+
+- entry hazard: loops begun per 1k tokens outside loops, in all and by position in the chain.
+- escape rate: loops left per 1k tokens inside loops.
+- persistence: share of the loops begun that were never left.
+
+The interval of a rate is Garwood's for a Poisson count (1936; exact, and it holds at no event),
+with events and exposure divided by the overdispersion between problems where that is over one
+(McCullagh and Nelder 1989, quasi-Poisson), for the chains of one problem are not independent. That
+of persistence is `mean_interval`, problems as clusters.
+
+Caveat: a chain ended by `stop_on_loop` is censored as soon as it certainly loops, so persistence
+and escape rates want chains that were decoded without it.
+
+Shapes: P problems, W windows of positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Shaped
+
+from interp.chains import Chain
+from interp.diagnosis.episodes import Episode, find_episodes
+from interp.diagnosis.reading import NUMBER, Pieces, Reads, read
+from interp.errors import UserError
+from interp.statistics import Interval, mean_interval
+from interp.statistics.intervals import check_level
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+PER = 1000
+EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Events per 1k tokens of exposure, with its interval; nan without exposure."""
+
+    value: float
+    low: float
+    high: float
+    events: int
+    exposure: int
+    n_problems: int
+
+
+def rate(
+    events: Shaped[np.ndarray, ...], exposure: Shaped[np.ndarray, ...], level: float = 0.95
+) -> Rate:
+    """Events per 1k tokens from each problem's events and exposure [P] (see the module)."""
+    from scipy.stats import chi2
+
+    tail = check_level(level)
+    counts, tokens = np.asarray(events, dtype=float), np.asarray(exposure, dtype=float)
+    if counts.shape != tokens.shape or counts.ndim != 1:
+        raise UserError(
+            f"rate: events have shape {counts.shape}, exposure {tokens.shape}; expected one of "
+            "each a problem."
+        )
+    if not (np.isfinite(counts).all() and np.isfinite(tokens).all()) or (
+        len(counts) and min(counts.min(), tokens.min()) < 0
+    ):
+        raise UserError("rate: expected finite events and exposures, none below 0.")
+    if (counts[tokens == 0] > 0).any():
+        raise UserError("rate: a problem has events without exposure.")
+    k, total = float(counts.sum()), float(tokens.sum())
+    problems = int((tokens > 0).sum())
+    if not total:
+        return Rate(float("nan"), float("nan"), float("nan"), int(k), 0, 0)
+    spread = 1.0
+    if k and problems > 1:
+        residual = counts - k / total * tokens
+        spread = max(1.0, problems / (problems - 1) * float((residual**2).sum()) / k)
+    own, at_risk = k / spread, total / spread
+    low = float(chi2.ppf(tail, 2 * own)) / 2 / at_risk if k else 0.0
+    high = float(chi2.ppf(1 - tail, 2 * own + 2)) / 2 / at_risk
+    return Rate(PER * k / total, PER * low, PER * high, int(k), int(total), problems)
+
+
+@dataclass(frozen=True)
+class LoopDynamics:
+    """Entry and escape of the loops of many chains.
+
+    starts, hazards: the entry hazard of positions from starts[w] on, up to the next start.
+    """
+
+    entry: Rate
+    escape: Rate
+    persistence: Interval | None
+    starts: tuple[int, ...]
+    hazards: tuple[Rate, ...]
+    n_chains: int
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a measure: entry, escape, persistence, and the entry hazard of each window."""
+        import pandas as pd
+
+        rows = [{"measure": "entry", "start": 0} | asdict(self.entry)]
+        rows.append({"measure": "escape", "start": 0} | asdict(self.escape))
+        if (share := self.persistence) is not None:
+            row = {"value": share.value, "low": share.low, "high": share.high}
+            row |= {"events": round(share.value * share.n_samples), "exposure": share.n_samples}
+            rows.append(
+                {"measure": "persistence", "start": 0, **row, "n_problems": share.n_problems}
+            )
+        for start, one in zip(self.starts, self.hazards, strict=True):
+            rows.append({"measure": "entry by position", "start": start} | asdict(one))
+        return pd.DataFrame(rows)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The entry hazard by position in the chain, with intervals."""
+        import matplotlib.pyplot as plt
+
+        axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
+        shown = [w for w, one in enumerate(self.hazards) if one.exposure]
+        low = [self.hazards[w].value - self.hazards[w].low for w in shown]
+        high = [self.hazards[w].high - self.hazards[w].value for w in shown]
+        values = [self.hazards[w].value for w in shown]
+        axes.errorbar(range(len(shown)), values, [low, high], fmt="o", color="#0072B2", capsize=2)
+        axes.set_xticks(range(len(shown)), [f"{self.starts[w]}–" for w in shown])
+        axes.set_xlabel("position in the chain (tokens)")
+        axes.set_ylabel("loops begun per 1k tokens")
+        axes.set_ylim(bottom=0)
+        return axes
+
+
+def episodes_of(chain: Chain, model: Reads) -> tuple[Episode, ...]:
+    """The episodes of a chain's thinking (of its answer, where there is no thinking).
+
+    Positions count from the span's first token.
+    """
+    pieces = model if isinstance(model, Pieces) else Pieces(model)
+    thinks = len(chain.thinking) > 0
+    ids = chain.thinking_ids if thinks else chain.answer_ids
+    own = chain.thinking_finish == "end" if thinks else chain.finish == "stop"
+    return find_episodes(ids, read(pieces, ids).mask(NUMBER), ended=own) if len(ids) else ()
+
+
+def loop_dynamics(
+    chains: Sequence[Chain],
+    model: Reads,
+    *,
+    edges: Sequence[int] = EDGES,
+    level: float = 0.95,
+) -> LoopDynamics:
+    """Entry hazard, escape rate and persistence of the chains of one variant.
+
+    edges: where the windows of positions begin, rising from 0; the last one is open.
+    """
+    if not chains:
+        raise UserError("loop_dynamics: no chain was given.")
+    bounds = [int(e) for e in edges]
+    if not bounds or bounds[0] != 0 or any(b <= a for a, b in pairwise(bounds)):
+        raise UserError(f"loop_dynamics(edges={bounds}): expected rising positions from 0.")
+    pieces = Pieces(model)
+    names = {name: i for i, name in enumerate(dict.fromkeys(c.problem for c in chains))}
+    ends = np.array([*bounds, np.iinfo(np.int64).max])
+    began, outside = np.zeros((2, len(bounds), len(names)))
+    left, inside = np.zeros((2, len(names)))
+    kept: list[list[float]] = [[] for _ in names]
+    for chain in chains:
+        row = names[chain.problem]
+        size = chain.n_thinking or chain.n_answer
+        outside[:, row] += _overlap(ends, 0, size)
+        for one in episodes_of(chain, pieces):
+            began[np.searchsorted(ends, one.start, side="right") - 1, row] += 1
+            # its first token is the one that was at risk of beginning it
+            outside[:, row] -= _overlap(ends, one.start + 1, one.stop)
+            inside[row] += len(one) - 1
+            left[row] += one.escaped
+            kept[row].append(float(not one.escaped))
+    several = max(map(len, kept))
+    share = None
+    if several:
+        table = np.full((len(kept), several), np.nan)
+        for row, values in enumerate(kept):
+            table[row, : len(values)] = values
+        share = mean_interval(table, level)
+    return LoopDynamics(
+        entry=rate(began.sum(0), outside.sum(0), level),
+        escape=rate(left, inside, level),
+        persistence=share,
+        starts=tuple(bounds),
+        hazards=tuple(rate(k, t, level) for k, t in zip(began, outside, strict=True)),
+        n_chains=len(chains),
+    )
+
+
+def _overlap(ends: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """How many of the positions [start, stop) lie in each window."""
+    return np.clip(np.minimum(ends[1:], stop) - np.maximum(ends[:-1], start), 0, None)

@@ -1,0 +1,218 @@
+"""Judge-free reflection: the probability of opening one, wherever one could begin.
+
+A lexicon counts the reflections that were written; one rare word more or less decides. The mass is
+read from the model instead: at every place of a finished chain where a reflection may begin (a
+sentence's or line's first token), the probability that the model puts on the words that open one
+(`Lexicon.openers`: "wait", "alternatively", ...), at temperature 1. No judge reads anything, and
+every chain has hundreds of such places, so small changes show.
+
+A variant read along the dense model's chains changes the mass with everything before it held fixed
+(`compare`); along its own chains it also holds where the variant has taken itself.
+
+Tokens that the engine wrote and loops are left out, as in `reflections`. An opener is known by its
+first token, as `AtTokens.of` finds it; where that token begins other words too ("al" for "also" and
+"alternatively") the mass is an upper bound, so openers of which the first token spells under three
+letters and not the whole word are left out.
+
+Shapes: K places of all chains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from interp.batching import BATCH_TOKENS
+from interp.chains import Chain
+from interp.chunks import CHUNK_TOKENS
+from interp.diagnosis.loops import find_loop
+from interp.diagnosis.positions import Variants, each_variant, logits_at
+from interp.diagnosis.reading import NUMBER, Pieces, Reading, read
+from interp.diagnosis.reflection import NATURAL, Lexicon
+from interp.errors import UserError
+from interp.model import ReasoningModel
+from interp.record import jackknife_ratio
+from interp.statistics import PairedDifference, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+SHORTEST = 3  # letters of a first token that is not the whole word
+
+
+@dataclass(frozen=True)
+class OpenerMass:
+    """Mass on reflection openers at every place where one may begin.
+
+    chain, row: which token (row s chose token s). mass: summed over `ids`. opened: whether the
+    token there is an opener. problems, samples, variants: of each chain. read_as: the variant
+    whose probabilities these are.
+    """
+
+    chain: Int[np.ndarray, " K"]
+    row: Int[np.ndarray, " K"]
+    mass: Float[np.ndarray, " K"]
+    opened: Int[np.ndarray, " K"]
+    ids: tuple[int, ...]
+    problems: tuple[str, ...] = field(repr=False)
+    samples: tuple[int, ...] = field(repr=False)
+    variants: tuple[str, ...] = field(repr=False)
+    read_as: tuple[str, ...] = field(repr=False)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a chain: places, mean mass, share of places opened."""
+        import pandas as pd
+
+        rows = []
+        for i, problem in enumerate(self.problems):
+            here = self.chain == i
+            places = int(here.sum())
+            row = {"problem": problem, "sample": self.samples[i], "variant": self.variants[i]}
+            row |= {"read_as": self.read_as[i], "places": places}
+            row["mass"] = float(self.mass[here].mean()) if places else np.nan
+            row["opened"] = float(self.opened[here].mean()) if places else np.nan
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def mean(self) -> tuple[float, float, float, int]:
+        """Mean mass a place, its 95 % jackknife interval over problems, and the places."""
+        names = {p: i for i, p in enumerate(dict.fromkeys(self.problems))}
+        unit = np.array([names[p] for p in self.problems], dtype=np.int64)[self.chain]
+        counts = np.bincount(unit, minlength=len(names)).astype(float)
+        sums = np.bincount(unit, self.mass.astype(float), minlength=len(names))
+        has = counts > 0
+        if not has.any():
+            return float("nan"), float("nan"), float("nan"), 0
+        low, high = jackknife_ratio(sums[None, has], counts[None, has])
+        return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """How the mass is distributed over places: the share of places with at least so much."""
+        import matplotlib.pyplot as plt
+
+        axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
+        by_read = np.array(self.read_as, dtype=object)[self.chain]
+        for i, name in enumerate(dict.fromkeys(self.read_as)):
+            values = np.sort(self.mass[by_read == name])[::-1]
+            share = np.arange(1, len(values) + 1) / max(len(values), 1)
+            axes.step(np.maximum(values, 1e-8), share, color=f"C{i}", label=name)
+        axes.set_xscale("log")
+        axes.set_xlabel("probability of opening a reflection")
+        axes.set_ylabel("share of places with as much")
+        axes.legend(frameon=False, fontsize="small")
+        return axes
+
+
+def opener_ids(model: ReasoningModel, words: Collection[str]) -> tuple[int, ...]:
+    """First tokens of the words: as they stand and capitalised, at a start and after a space."""
+    if isinstance(words, str) or not words:
+        raise UserError(f"opener_ids(words={words!r}): expected a list of words.")
+    unknown = model.tokenizer.unk_token_id
+    found = set()
+    for word in words:
+        for form in (word, word.capitalize(), " " + word, " " + word.capitalize()):
+            ids = model.encode(form)
+            if not ids or ids[0] == unknown:
+                continue
+            first = model.text(ids[:1]).strip()
+            if first.lower() == word.lower() or len(first) >= SHORTEST:
+                found.add(int(ids[0]))
+    if not found:
+        raise UserError(f"The tokenizer has none of the words {list(words)} as a token of its own.")
+    return tuple(sorted(found))
+
+
+def places_of(
+    reading: Reading, lexicon: Lexicon, looked: np.ndarray | None = None
+) -> Int[np.ndarray, " k"]:
+    """Tokens at which a reflection may begin: the first that spells something behind a boundary."""
+    spells = np.flatnonzero(reading.stops > reading.starts)
+    if not spells.size:
+        return spells
+    ends = np.array([m.end() for m in lexicon.boundaries.finditer(reading.text)], dtype=np.int64)
+    at = np.searchsorted(reading.starts[spells], ends, side="left")
+    places = np.unique(spells[at[at < len(spells)]])
+    return places if looked is None else places[looked[places]]
+
+
+def opener_mass(
+    model: ReasoningModel,
+    chains: Sequence[Chain],
+    variant: Variants = None,
+    *,
+    lexicon: Lexicon | None = None,
+    words: Collection[str] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    chunk_tokens: int | None = CHUNK_TOKENS,
+) -> OpenerMass:
+    """Opener mass along the chains' thinking (or answer, where there is no thinking).
+
+    variant: who reads them, one for all or one a chain (None: the model as it is). lexicon: where
+    a reflection may begin and its openers (default `NATURAL`); words: other openers.
+    """
+    if not chains:
+        raise UserError("opener_mass: no chain was given.")
+    lexicon = NATURAL if lexicon is None else lexicon
+    ids = opener_ids(model, lexicon.openers if words is None else words)
+    variants = each_variant(chains, variant, "opener_mass")
+    pieces = Pieces(model)
+    rows = []
+    for chain in chains:
+        span = chain.thinking if len(chain.thinking) else chain.answer
+        if span is None or not len(span):
+            rows.append(np.zeros(0, dtype=np.int64))
+            continue
+        inside = chain.ids[span.start : span.stop]
+        reading = read(pieces, inside)
+        looked = ~chain.forced[span.start : span.stop]
+        if (loop := find_loop(inside, reading.mask(NUMBER))) is not None:
+            looked = looked & (np.arange(len(inside)) < loop.onset)
+        rows.append(places_of(reading, lexicon, looked) + span.start)
+    mass = [np.full(len(few), np.nan) for few in rows]
+    for i, at, logits in logits_at(
+        model, chains, rows, variants, batch_tokens=batch_tokens, chunk_tokens=chunk_tokens
+    ):
+        which = torch.tensor(ids, device=logits.device)
+        each = logits.log_softmax(-1)[:, which].logsumexp(-1).exp()
+        mass[i][np.searchsorted(rows[i], at)] = each.double().cpu().numpy()
+    opened = [
+        np.isin(c.ids[few], ids).astype(np.int64) for c, few in zip(chains, rows, strict=True)
+    ]
+    return OpenerMass(
+        chain=np.repeat(np.arange(len(chains)), [len(few) for few in rows]),
+        row=np.concatenate(rows),
+        mass=np.concatenate(mass),
+        opened=np.concatenate(opened),
+        ids=ids,
+        problems=tuple(c.problem for c in chains),
+        samples=tuple(c.sample for c in chains),
+        variants=tuple(c.variant for c in chains),
+        read_as=tuple("dense" if v is None else v.name for v in variants),
+    )
+
+
+def compare_openers(one: OpenerMass, other: OpenerMass, *, level: float = 0.95) -> PairedDifference:
+    """other - one in mean mass, problems as the unit: the same places of the same chains.
+
+    For two variants that read the same chains (what a block does to the mass with the text held
+    fixed). nan places cannot occur; chains without a place are left out.
+    """
+    if not (np.array_equal(one.chain, other.chain) and np.array_equal(one.row, other.row)):
+        raise UserError(
+            "compare_openers: the two were not read along the same places: give both the same "
+            "chains, lexicon and model."
+        )
+    if one.ids != other.ids:
+        raise UserError("compare_openers: the two follow different openers.")
+    names = {p: i for i, p in enumerate(dict.fromkeys(one.problems))}
+    unit = np.array([names[p] for p in one.problems], dtype=np.int64)[one.chain]
+    counts = np.bincount(unit, minlength=len(names)).astype(float)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(unit, x.mass, minlength=len(names)) / counts for x in (one, other)]
+    return paired_difference(*means, level=level)

@@ -1,0 +1,238 @@
+"""Restatement: sentences that say again what an earlier one said, in the same or in other words.
+
+A chain of natural text can go in circles without repeating a token ("So x is 5. Hence x = 5. That
+makes x equal to 5."). `loops` cannot see that. Here every sentence is compared with those before:
+
+- word level: cosine of the counts of its words and word pairs. Numbers count as words, so the same
+  words about another number are less alike.
+- semantic: cosine of embeddings that the caller supplies, of any kind; `stream_embedder` takes the
+  reasoning model's own residual stream, mean over a sentence's tokens, with what all sentences of
+  the text share taken away (streams lie in a narrow cone: Ethayarajh, arXiv 1909.00512).
+
+`share` is the share of sentences that restate; `tail` counts how many do in a row at the end, and
+three or more of them are a restating loop. Caveats: thresholds belong to an embedder, so set
+`threshold` on healthy text of yours and compare variants; it is meant for prose: lines of
+a grammar differ in numbers only, and are alike by design.
+
+Shapes: N sentences, D width of an embedding.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from interp.capture import Batch, Reducer
+from interp.diagnosis.reading import WORD
+from interp.errors import NonFiniteError, UserError
+from interp.interventions import VariantLike
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from interp.model import ReasoningModel
+
+Embed = Callable[[Sequence[str]], Shaped[np.ndarray, "N D"]]
+WORDS_ALIKE, MEANING_ALIKE = 0.8, 0.9
+SHORTEST = 4  # words; a shorter sentence ("Yes.") says too little to restate anything
+LOOP_TAIL = 3  # sentences in a row
+# A full stop inside a number or before a small letter does not end a sentence.
+_END = re.compile(r"[.!?]+[\"')\]]*(?=\s+[^a-z\s]|\s*\Z)|\n+")
+
+
+@dataclass(frozen=True)
+class Restatement:
+    """How much each sentence is like an earlier one.
+
+    starts, stops: characters of the text. similarity: to the nearest earlier sentence (nan where
+    there is none to compare with, or the sentence is too short); nearest: which one (-1).
+    """
+
+    level: Literal["word", "semantic"]
+    threshold: float
+    starts: Int[np.ndarray, " N"]
+    stops: Int[np.ndarray, " N"]
+    similarity: Float[np.ndarray, " N"]
+    nearest: Int[np.ndarray, " N"]
+
+    @property
+    def restates(self) -> np.ndarray:
+        """Which sentences restate an earlier one: [N]."""
+        with np.errstate(invalid="ignore"):
+            return self.similarity >= self.threshold
+
+    @property
+    def share(self) -> float:
+        """Of the sentences long enough to say something; nan without one."""
+        known = np.isfinite(self.similarity)
+        return float(self.restates[known].mean()) if known.any() else float("nan")
+
+    @property
+    def tail(self) -> int:
+        """Sentences in a row at the end that restate (too short ones neither count nor break)."""
+        count = 0
+        for alike, value in zip(self.restates[::-1], self.similarity[::-1], strict=True):
+            if not alike and np.isfinite(value):
+                break
+            count += bool(alike)
+        return count
+
+    @property
+    def looped(self) -> bool:
+        return self.tail >= LOOP_TAIL
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a sentence."""
+        import pandas as pd
+
+        columns = {"start": self.starts, "stop": self.stops, "similarity": self.similarity}
+        return pd.DataFrame(columns | {"nearest": self.nearest, "restates": self.restates})
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """Characters [start, stop) of each sentence or line, white space around it left out."""
+    found, at = [], 0
+    for stop in [m.end() for m in _END.finditer(text)] + [len(text)]:
+        piece = text[at:stop]
+        if piece.strip():
+            lead = len(piece) - len(piece.lstrip())
+            found.append((at + lead, at + len(piece.rstrip())))
+        at = stop
+    return found
+
+
+def restatement(
+    text: str, embed: Embed | None = None, *, threshold: float | None = None
+) -> Restatement:
+    """Which sentences of `text` restate an earlier one.
+
+    embed: vectors [N, D] of N sentences, for the semantic level; without it words are compared.
+    threshold: the least cosine that counts (default .8 for words, .9 for embeddings).
+    """
+    least = (WORDS_ALIKE if embed is None else MEANING_ALIKE) if threshold is None else threshold
+    if not 0 < least <= 1:
+        raise UserError(f"restatement(threshold={threshold}): expected a cosine over 0, up to 1.")
+    spans = sentences(text)
+    bags = [[w.lower() for w in WORD.findall(_joined(text[a:b]))] for a, b in spans]
+    long = np.array([sum(w.isalnum() for w in bag) >= SHORTEST for bag in bags], dtype=bool)
+    similarity = np.full(len(spans), np.nan)
+    nearest = np.full(len(spans), -1, dtype=np.int64)
+    kept = np.flatnonzero(long)
+    if len(kept) > 1:
+        if embed is None:
+            cosine = _word_cosine([bags[i] for i in kept])
+        else:
+            cosine = _cosine(_embedded(embed, [text[slice(*spans[i])] for i in kept]))
+        for k in range(1, len(kept)):
+            best = int(cosine[k, :k].argmax())
+            similarity[kept[k]], nearest[kept[k]] = cosine[k, best], kept[best]
+    table = np.array(spans, dtype=np.int64).reshape(-1, 2)
+    level: Literal["word", "semantic"] = "word" if embed is None else "semantic"
+    return Restatement(level, least, table[:, 0].copy(), table[:, 1].copy(), similarity, nearest)
+
+
+def _joined(sentence: str) -> str:
+    """The sentence with every number as one word of letters (WORD takes digits one by one)."""
+    return re.sub(r"\d+", lambda m: "n" + m.group().translate(_LETTERS) + " ", sentence)
+
+
+_LETTERS = str.maketrans("0123456789", "abcdefghij")
+
+
+def _embedded(embed: Embed, listed: list[str]) -> Float[np.ndarray, "N D"]:
+    vectors = np.asarray(embed(listed), dtype=float)
+    if vectors.ndim != 2 or len(vectors) != len(listed):
+        raise UserError(
+            f"restatement: the embedder gave shape {vectors.shape} for {len(listed)} sentences; "
+            "expected one vector each."
+        )
+    if not np.isfinite(vectors).all():
+        raise NonFiniteError("An embedding of a sentence is inf or nan.")
+    return vectors
+
+
+def _word_cosine(bags: list[list[str]]) -> Float[np.ndarray, "N N"]:
+    """Mean of the cosines of word counts and of word-pair counts."""
+    from scipy.sparse import csr_matrix
+
+    found = np.zeros((len(bags), len(bags)))
+    for order in (1, 2):
+        index: dict[tuple[str, ...], int] = {}
+        rows, columns, counts = [], [], []
+        for i, bag in enumerate(bags):
+            grams = Counter(zip(*(bag[k:] for k in range(order)), strict=False))
+            for gram, count in grams.items():
+                rows.append(i)
+                columns.append(index.setdefault(gram, len(index)))
+                counts.append(float(count))
+        table = csr_matrix((counts, (rows, columns)), (len(bags), max(len(index), 1)))
+        product = np.asarray((table @ table.T).todense())
+        norm = np.sqrt(np.maximum(np.diag(product), 1e-12))
+        found += product / np.outer(norm, norm) / 2
+    return np.minimum(found, 1.0)
+
+
+def _cosine(vectors: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N N"]:
+    norm = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = vectors / np.where(norm > 0, norm, 1.0)
+    return np.minimum(unit @ unit.T, 1.0)
+
+
+# ------------------------------------------------------------------------------- embedder
+
+
+class _TextMeans(Reducer):
+    """Mean over a text's tokens of what leaves one block: [N, D]."""
+
+    chunked = True
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        self.sums = torch.zeros(n_texts, model.d_model, dtype=torch.float64)
+        self.counts = torch.zeros(n_texts, dtype=torch.float64)
+
+    def update(
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+    ) -> None:
+        if index != self.index:
+            return
+        mask = batch.mask.to(y.device)
+        sums = y.float().masked_fill(~mask[..., None], 0.0).sum(1)
+        self.sums.index_add_(0, batch.texts.cpu(), sums.double().cpu())
+        self.counts.index_add_(0, batch.texts.cpu(), mask.sum(1).double().cpu())
+
+
+def stream_embedder(
+    model: ReasoningModel, block: int | None = None, variant: VariantLike | None = None
+) -> Embed:
+    """Embeds sentences by the model's own residual stream behind `block`, each read alone.
+
+    block: dense index (default: two thirds of the way up). The mean over the sentences of one call
+    is taken away from each (where there are several).
+    """
+    from interp.chunks import present
+    from interp.replay import replay
+
+    wanted = model.layer_map[2 * model.n_blocks // 3] if block is None else block
+    (index,) = present(model, [wanted])
+
+    def embed(listed: Sequence[str]) -> Shaped[np.ndarray, "N D"]:
+        means = _TextMeans(index)
+        ids = [model.encode(one) for one in listed]
+        if empty := [one for one, few in zip(listed, ids, strict=True) if not few]:
+            raise UserError(f"The tokenizer makes no token of the sentence {empty[0]!r}.")
+        replay(model, ids, [means], variant, prompts=[0] * len(ids))
+        vectors = (means.sums / means.counts[:, None]).numpy()
+        return vectors - vectors.mean(0) if len(vectors) > 2 else vectors
+
+    return embed

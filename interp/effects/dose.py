@@ -1,0 +1,161 @@
+"""Dose-response: how an outcome changes as a part's delta is scaled down to nothing, or up.
+
+Gain 1 is the dense model and changes nothing; gain 0 is `skip`. Of each problem the slope of its
+change over (1 - gain) is taken through zero by least squares, so the slope is the change that
+taking the part away would make if the response were a line; problems are its unit (Student's t and
+a sign-flip test, Holm over the blocks). `curvature` is how far the change at gain 0 is from that
+line fitted to the other gains: a part with redundancy shows little until most of it is gone
+(curvature of the sign of the effect), one that saturates at once shows the opposite.
+
+Shapes: R effects, P problems, G gains, L blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.effects.estimate import Effects
+from interp.errors import UserError
+from interp.statistics import holm, sign_flip
+from interp.statistics.intervals import check_level, t_limits
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True)
+class DoseResponse:
+    """The response of one outcome to the gain of one part, block by block.
+
+    gains [G] with 1 (no change) left out; values, low, high [G, L] of the change; slopes [L] per
+    unit of 1 - gain with interval and p; curvature [L] (nan without gain 0).
+    """
+
+    outcome: str
+    part: str
+    blocks: Int[np.ndarray, " L"]
+    gains: Float[np.ndarray, " G"]
+    values: Float[np.ndarray, "G L"] = field(repr=False)
+    low: Float[np.ndarray, "G L"] = field(repr=False)
+    high: Float[np.ndarray, "G L"] = field(repr=False)
+    slopes: Float[np.ndarray, " L"]
+    slope_low: Float[np.ndarray, " L"]
+    slope_high: Float[np.ndarray, " L"]
+    p: Float[np.ndarray, " L"]
+    p_holm: Float[np.ndarray, " L"]
+    curvature: Float[np.ndarray, " L"]
+    level: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a block: slope with interval, p values, curvature."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "part": self.part,
+                "block": self.blocks,
+                "outcome": self.outcome,
+                "slope": self.slopes,
+                "low": self.slope_low,
+                "high": self.slope_high,
+                "p": self.p,
+                "p_holm": self.p_holm,
+                "curvature": self.curvature,
+            }
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The change over the gain, a line a block; clear slopes in colour and named."""
+        import matplotlib.pyplot as plt
+
+        axes: Axes = plt.subplots(figsize=(6, 3.6))[1] if ax is None else ax
+        gains, values = (
+            np.append(self.gains, 1.0),
+            np.vstack([self.values, np.zeros(len(self.blocks))]),
+        )
+        order = np.argsort(gains)
+        clear = np.flatnonzero(self.p_holm < 1 - self.level)
+        ranked = clear[np.argsort(-np.abs(self.slopes[clear]))]
+        colours = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B")
+        for l in range(len(self.blocks)):
+            if l not in clear:
+                axes.plot(gains[order], values[order, l], color="0.75", lw=0.8, zorder=1)
+        for i, l in enumerate(ranked.tolist()):
+            colour = colours[i % len(colours)]
+            axes.plot(gains[order], values[order, l], "-o", color=colour, ms=3.5, zorder=3)
+            axes.vlines(
+                self.gains, self.low[:, l], self.high[:, l], color=colour, lw=0.8, alpha=0.6
+            )
+            axes.annotate(
+                f"block {self.blocks[l]}", (gains[order][0], values[order, l][0]), xytext=(4, 2),
+                textcoords="offset points", color=colour, fontsize=7.5,
+            )  # fmt: skip
+        axes.axhline(0, color="0.4", lw=0.8)
+        axes.set_xlabel(f"gain of the {self.part}'s delta (1: dense, 0: skipped)")
+        axes.set_ylabel(f"change in {self.outcome}")
+        return axes
+
+
+def dose_response(effects: Effects, part: str = "block") -> DoseResponse:
+    """From effects whose groups are (ablation, part): "skip" is gain 0, "scale g" is gain g."""
+    if effects.by != ("ablation", "part"):
+        raise UserError(
+            f"dose_response: effects by {effects.by}; expected those of `measure_effects`."
+        )
+    rows: dict[float, dict[int, int]] = {}
+    for r, group in enumerate(effects.groups):
+        gain = _gain(str(group[0]))
+        if group[1] == part and gain is not None:
+            rows.setdefault(gain, {})[int(effects.blocks[r])] = r
+    gains = sorted(rows)
+    if len(gains) < 2:
+        raise UserError(
+            f"dose_response: {len(gains)} gains of part {part!r}; expected two or more of skip and "
+            'scale: ablations(model, ("skip", "scale")).'
+        )
+    blocks = sorted(set.intersection(*(set(few) for few in rows.values())))
+    if not blocks:
+        raise UserError("dose_response: no block was measured at every gain.")
+    tail = check_level(effects.level)
+    index = np.array([[rows[g][b] for b in blocks] for g in gains])
+    changes = effects.changes[index]  # [G, L, P]
+    dose = 1 - np.array(gains)
+    slopes, low, high, p, curvature = (np.full(len(blocks), np.nan) for _ in range(5))
+    for l in range(len(blocks)):
+        here = changes[:, l][:, np.isfinite(changes[:, l]).all(axis=0)]
+        if not here.shape[1]:
+            continue
+        each = dose @ here / (dose @ dose)
+        slopes[l], p[l] = float(each.mean()), sign_flip(each)
+        low[l], high[l] = t_limits(each, tail)
+        rest = dose != 1
+        if not rest.all():
+            line = dose[rest] @ here[rest] / (dose[rest] @ dose[rest])
+            curvature[l] = float((here[~rest][0] - line).mean())
+    return DoseResponse(
+        outcome=effects.outcome,
+        part=part,
+        blocks=np.array(blocks, dtype=np.int64),
+        gains=np.array(gains),
+        values=effects.values[index],
+        low=effects.low[index],
+        high=effects.high[index],
+        slopes=slopes,
+        slope_low=low,
+        slope_high=high,
+        p=p,
+        p_holm=holm(p),
+        curvature=curvature,
+        level=effects.level,
+    )
+
+
+def _gain(label: str) -> float | None:
+    if label == "skip":
+        return 0.0
+    return float(label.removeprefix("scale ")) if label.startswith("scale ") else None

@@ -1,0 +1,320 @@
+"""How much of what blocks do a score can explain, and the blocks it is most wrong about.
+
+For every outcome, every group of effects and every score (Block Influence on calibration text, on
+chains, at events):
+
+- spearman: rank correlation over blocks of the score with the effect ("effect") and with its
+  absolute value ("size"), its interval, a permutation p value, Holm over the scores.
+- partial: the same with depth held fixed, with each control given (the norm of the stream), and
+  with all of them (`partial`).
+- disattenuated: spearman / sqrt(reliability of the score x reliability of the effects), Spearman's
+  correction (1904): what it would be if both were known exactly.
+- explained: the share of the explainable. The score could at most explain a share
+  reliability x reliability of the variance of the ranks; explained is spearman^2 over that, at
+  most 1. nan where the effects are noise (reliability under `LEAST_RELIABILITY`): then there is
+  nothing to explain, and a share of it is no number.
+- mistakes: by block, the rank of the size less the rank of the score. Over 0 is the dangerous kind:
+  the score calls the block safe and its loss costs much. Intervals by resampling problems.
+
+Caveats: reliabilities are taken as known in the intervals of `disattenuated` and `explained`, and
+the correction is exact for linear correlations, close for ranks. The size of noise is not zero.
+Blocks are few: a dozen and a half cannot tell a correlation of .3 from none.
+
+Shapes: L blocks of one group, P problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from interp.effects.estimate import Effects
+from interp.effects.partial import partial_interval
+from interp.effects.scores import BlockScores, as_scores, split_half
+from interp.errors import UserError
+from interp.statistics import Correlation, holm, resample_means, spearman, spearman_interval
+from interp.statistics.intervals import check_level
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+LEAST_RELIABILITY = 0.05
+DEPTH = "depth"
+PERMUTATIONS = 4999
+Of = Literal["effect", "size"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One score against one group of effects. Arrays are by block, `blocks` dense indices.
+
+    partial: by the name of what is held fixed ("depth", the controls, "all"). gap: rank of the
+    size less the rank of the score, with its interval.
+    """
+
+    outcome: str
+    group: tuple[Any, ...]
+    score: str
+    of: Of
+    correlation: Correlation
+    p: float
+    partial: dict[str, Correlation]
+    score_reliability: float
+    effect_reliability: float
+    blocks: Int[np.ndarray, " L"] = field(repr=False)
+    scores: Float[np.ndarray, " L"] = field(repr=False)
+    effects: Float[np.ndarray, " L"] = field(repr=False)
+    low: Float[np.ndarray, " L"] = field(repr=False)
+    high: Float[np.ndarray, " L"] = field(repr=False)
+    p_holm: Float[np.ndarray, " L"] = field(repr=False)
+    gap: Float[np.ndarray, " L"] = field(repr=False)
+    gap_low: Float[np.ndarray, " L"] = field(repr=False)
+    gap_high: Float[np.ndarray, " L"] = field(repr=False)
+
+    @property
+    def explainable(self) -> float:
+        """Share of the variance of the ranks that the score could explain at most.
+
+        A score of unknown reliability is taken as exact, which makes the share larger, and so
+        what is explained of it smaller.
+        """
+        score = 1.0 if np.isnan(self.score_reliability) else self.score_reliability
+        share = score * self.effect_reliability
+        return share if share >= LEAST_RELIABILITY else float("nan")
+
+    @property
+    def explained(self) -> tuple[float, float, float]:
+        """Share of the explainable that is explained, and its interval."""
+        r, whole = self.correlation, self.explainable
+        ends = (r.low**2, r.high**2)
+        low = 0.0 if r.low <= 0 <= r.high else min(ends)
+        return (
+            float(np.minimum(r.value**2 / whole, 1.0)),
+            float(np.minimum(low / whole, 1.0)),
+            float(np.minimum(max(ends) / whole, 1.0)),
+        )
+
+    @property
+    def disattenuated(self) -> float:
+        """The correlation if both were known exactly, in [-1, 1]."""
+        return float(np.clip(self.correlation.value / np.sqrt(self.explainable), -1, 1))
+
+    def mistakes(self) -> pd.DataFrame:
+        """One row a block, the score's worst mistakes first.
+
+        clear: whether the interval of the gap lies on one side of 0, and for an underrated block
+        that of its effect too (blocks without effect share a rank, above that of some scores).
+        kind: "underrated" (called safe, costs much) or "overrated".
+        """
+        import pandas as pd
+
+        clear = self._clear()
+        found = pd.DataFrame(
+            {
+                "block": self.blocks,
+                "score": self.scores,
+                "effect": self.effects,
+                "low": self.low,
+                "high": self.high,
+                "p_holm": self.p_holm,
+                "gap": self.gap,
+                "gap_low": self.gap_low,
+                "gap_high": self.gap_high,
+                "clear": clear,
+                "kind": np.where(
+                    self.gap > 0, "underrated", np.where(self.gap < 0, "overrated", "")
+                ),
+            }
+        )
+        order = np.lexsort((self.blocks, -np.abs(self.gap)))
+        return found.iloc[order].reset_index(drop=True)
+
+    def _clear(self) -> Bool[np.ndarray, " L"]:
+        matters = (self.low > 0) | (self.high < 0)
+        return ((self.gap_low > 0) & matters) | (self.gap_high < 0)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The effect over the score, a point a block with interval; clear mistakes named."""
+        import matplotlib.pyplot as plt
+
+        axes: Axes = plt.subplots(figsize=(5, 3.6))[1] if ax is None else ax
+        axes.axhline(0, color="0.5", lw=0.8)
+        axes.vlines(self.scores, self.low, self.high, color="#0072B2", lw=1.0, alpha=0.6)
+        clear = self._clear()
+        sure = self.p_holm < 1 - self.correlation.level
+        sides = (
+            (clear & (self.gap > 0), "^", "#D55E00"),  # called safe, costs much
+            (clear & (self.gap < 0), "v", "#009E73"),
+            (~clear, "o", "#0072B2"),
+        )
+        for side, marker, colour in sides:
+            for shown, fill in ((side & sure, colour), (side & ~sure, "white")):
+                axes.plot(
+                    self.scores[shown], self.effects[shown], marker, color=colour,
+                    markerfacecolor=fill, ms=5, ls="none", zorder=3,
+                )  # fmt: skip
+        for i in np.flatnonzero(clear):
+            axes.annotate(
+                str(self.blocks[i]), (self.scores[i], self.effects[i]), xytext=(5, 3),
+                textcoords="offset points", fontsize=7.5,
+            )  # fmt: skip
+        axes.set_xlabel(self.score)
+        axes.set_ylabel(f"change in {self.outcome}")
+        return axes
+
+
+@dataclass(frozen=True)
+class Explanations:
+    """Every score against every group of effects on one outcome."""
+
+    by: tuple[str, ...]
+    found: tuple[Explanation, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a group, score and sign ("effect" or "size")."""
+        import pandas as pd
+
+        rows = []
+        for one in self.found:
+            row: dict[str, Any] = dict(zip(self.by, one.group, strict=True))
+            row |= {"outcome": one.outcome, "score": one.score, "of": one.of}
+            row |= {"spearman": one.correlation.value, "low": one.correlation.low}
+            row |= {"high": one.correlation.high, "p": one.p, "n_blocks": one.correlation.n}
+            for name, part in one.partial.items():
+                row |= {f"partial_{name}": part.value, f"partial_{name}_low": part.low}
+                row |= {f"partial_{name}_high": part.high}
+            row |= {"score_reliability": one.score_reliability}
+            row |= {"effect_reliability": one.effect_reliability}
+            row |= {"explainable": one.explainable, "disattenuated": one.disattenuated}
+            value, low, high = one.explained
+            row |= {"explained": value, "explained_low": low, "explained_high": high}
+            rows.append(row)
+        frame = pd.DataFrame(rows)
+        families = frame.groupby([*self.by, "outcome", "of"], sort=False, dropna=False).groups
+        frame["p_holm"] = np.nan
+        for index in families.values():
+            frame.loc[index, "p_holm"] = holm(frame.loc[index, "p"].to_numpy(float))
+        return frame
+
+    def of(self, score: str, group: tuple[Any, ...] | None = None, of: Of = "size") -> Explanation:
+        """One score against one group (the only one, where there is one)."""
+        several = [e for e in self.found if e.score == score and e.of == of]
+        if group is not None:
+            several = [e for e in several if e.group == group]
+        if len(several) != 1:
+            known = sorted({(e.score, e.group) for e in self.found})
+            raise UserError(
+                f"Score {score!r}, group {group}: {len(several)} found; there are {known}."
+            )
+        return several[0]
+
+
+def explain(
+    effects: Effects,
+    scores: Mapping[str, Any],
+    controls: Mapping[str, Any] | None = None,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Explanations:
+    """Ties every score to the effects of every group.
+
+    scores, controls: name -> scores by dense index, in any form that `as_scores` takes; give
+    `BlockScores` where their reliability is known. controls: held fixed beside the depth.
+    """
+    tail = check_level(level)
+    if not scores:
+        raise UserError("explain: no score was given.")
+    if DEPTH in (controls or {}) or "all" in (controls or {}):
+        raise UserError('explain: controls may not be named "depth" or "all".')
+    named = {name: as_scores(name, one) for name, one in scores.items()}
+    held = {name: as_scores(name, one) for name, one in (controls or {}).items()}
+    found = []
+    for group in dict.fromkeys(effects.groups):
+        rows = effects.rows(group)
+        blocks = effects.blocks[rows]
+        if len(set(blocks.tolist())) < len(blocks):
+            raise UserError(f"explain: group {group} has several effects of one block.")
+        if len(blocks) < 4:
+            raise UserError(f"explain: group {group} has {len(blocks)} blocks; 4 are needed.")
+        values, changes = effects.values[rows], effects.changes[rows]
+        changes = changes[:, np.isfinite(changes).any(axis=0)]
+        seen = np.isfinite(changes)
+        noise = resample_means(changes, draws, seed)
+        noise = noise[np.isfinite(noise).all(axis=1)]
+        noise = noise if len(noise) else values[None]
+        fixed = {DEPTH: blocks.astype(float)}
+        fixed |= {name: _values(one, blocks) for name, one in held.items()}
+        for name, one in named.items():
+            score = _values(one, blocks)
+            size_ranks = _ranks(np.abs(noise))
+            gaps = size_ranks - _ranks(score[None])
+            low, high = np.quantile(gaps, [tail, 1 - tail], axis=0)
+            gap = (_ranks(np.abs(values)[None]) - _ranks(score[None]))[0]
+            for of in ("effect", "size"):
+                y, again = (values, noise) if of == "effect" else (np.abs(values), np.abs(noise))
+                options = {"y_replicates": again, "draws": draws, "level": level, "seed": seed}
+                parts = {
+                    what: partial_interval(score, y, [fixed[what]], **options) for what in fixed
+                }
+                if len(fixed) > 1:
+                    parts["all"] = partial_interval(score, y, list(fixed.values()), **options)
+                found.append(
+                    Explanation(
+                        outcome=effects.outcome,
+                        group=group,
+                        score=name,
+                        of=of,
+                        correlation=spearman_interval(score, y, **options),
+                        p=_permutation(score, y, seed),
+                        partial=parts,
+                        score_reliability=one.reliability,
+                        effect_reliability=split_half(
+                            np.where(seen, changes, 0.0), seen, size=of == "size", seed=seed
+                        ),
+                        blocks=blocks,
+                        scores=score,
+                        effects=values,
+                        low=effects.low[rows],
+                        high=effects.high[rows],
+                        p_holm=effects.p_holm[rows],
+                        gap=gap,
+                        gap_low=np.minimum(low, gap),
+                        gap_high=np.maximum(high, gap),
+                    )
+                )
+    return Explanations(effects.by, tuple(found))
+
+
+def _values(scores: BlockScores, blocks: Int[np.ndarray, " L"]) -> Float[np.ndarray, " L"]:
+    by_block = scores.by_block()
+    if absent := [b for b in blocks.tolist() if b not in by_block]:
+        raise UserError(
+            f"explain: {scores.name!r} has no value for block {absent[0]} (it has "
+            f"{sorted(by_block)})."
+        )
+    return np.array([by_block[b] for b in blocks.tolist()], dtype=float)
+
+
+def _ranks(values: Float[np.ndarray, "rows L"]) -> Float[np.ndarray, "rows L"]:
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(values, axis=1), dtype=float)
+
+
+def _permutation(x: Float[np.ndarray, " L"], y: Float[np.ndarray, " L"], seed: int) -> float:
+    """Two-sided p of no relation: how often shuffled blocks correlate as much."""
+    seen = float(spearman(x[None], y[None])[0])
+    if np.isnan(seen):
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    order = rng.random((PERMUTATIONS, len(x))).argsort(axis=1)
+    shuffled = spearman(np.broadcast_to(x, order.shape), y[order])
+    extreme = int((np.abs(shuffled) >= abs(seen) - 1e-12).sum())
+    return (extreme + 1) / (PERMUTATIONS + 1)

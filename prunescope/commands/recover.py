@@ -1,0 +1,314 @@
+"""The commands that train: recover one pruned model, or run the recovery study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from interp.errors import UserError
+from prunescope.commands.shared import (
+    File,
+    Files,
+    Flag,
+    Lines,
+    Names,
+    Number,
+    Numbers,
+    Word,
+    pairs_of,
+    unset,
+)
+from prunescope.progress import duration
+
+Real = Annotated[float | None, unset("FLOAT")]
+Reals = Annotated[tuple[float, ...], unset("FLOAT [FLOAT ...]")]
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Train a pruned model to mend what pruning broke; a checkpoint comes out.
+
+    Methods: lora and full imitate the data's answers; self imitates the dense model's own; distill
+    has the pruned model write and the dense one grade every token; rl rewards right answers.
+    Killed at any moment and run again with the same options, it goes on where it was. On several
+    GPUs: accelerate launch --config_file FILE -m prunescope recover ... (docs/recovery.md).
+
+    prunescope recover --blocks 7 9 --method lora --max-steps 200 --out runs/lora
+
+    prunescope recover --model Qwen/Qwen3-8B --blocks 24 25 --method full --preset paper
+    --data s1k --against math500 aime24 --out runs/qwen3-full
+
+    prunescope recover --model runs/pruned --teacher Qwen/Qwen3-8B --method distill
+    --data problems.jsonl --out runs/distilled
+    """
+
+    out: Path
+    """Folder of the run: log, states, and at the end the checkpoint, OUT/model."""
+    model: str = "testbed"
+    """What is trained (or pruned first): "testbed", a Hub name, or a checkpoint folder."""
+    method: str = "lora"
+    """lora, full, self, distill or rl."""
+    plan: Word = None
+    """Prune first by this plan: a JSON file, or the name of a published one."""
+    blocks: Numbers = ()
+    """Or prune these blocks first, by dense index."""
+    data: str = "testbed"
+    """testbed, testbed:KIND,KIND, s1k, a file (s1K's schema or chat messages), or the folder of
+    a study, for the dense model's right chains."""
+    limit: Number = None
+    """At most that many examples (testbed: 2000 unless said otherwise)."""
+    grader: str = ""
+    """Who judges answers to a file's gold ones (math, numeric, choice); needed by rl and
+    --verified."""
+    teacher: Word = None
+    """The dense model (self, distill); that of --model or of the pruning record by default."""
+    against: Names = ()
+    """Benchmarks that will be measured: training examples that overlap are refused. The
+    testbed's own if none are named."""
+    against_data: Files = ()
+    """Read one of them from a file of yours."""
+    drop_overlap: Flag = False
+    """Leave overlapping examples out instead of refusing."""
+    preset: Word = None
+    """A published schedule: paper (arXiv 2510.22228)."""
+    weights: Word = None
+    """lora or all: what is trained (default by method)."""
+    rates: Reals = ()
+    """Learning rates; several are compared on held-out examples. lora: 1e-5 1e-4 2e-4 5e-4."""
+    max_steps: Number = None
+    """Steps, in the place of --epochs; 0 trains nothing."""
+    epochs: Real = None
+    """Passes over the data."""
+    tokens: Number = None
+    """Stop after that many tokens with a loss."""
+    batch: Number = None
+    """Examples a step, over all processes (rl: answers)."""
+    micro: Number = None
+    """Of them at a time on one device."""
+    context: Number = None
+    """Longest example, in tokens; longer ones are left out and counted."""
+    packing: Flag = False
+    """Short examples share a row."""
+    rank: Number = None
+    """LoRA's rank."""
+    alpha: Real = None
+    """LoRA's alpha."""
+    dropout: Real = None
+    """LoRA's dropout (0.05 unless said otherwise)."""
+    targets: Names = ()
+    """Projections that LoRA adapts (all seven by default)."""
+    no_merge: Flag = False
+    """Keep the LoRA adapter apart (OUT/adapter) and write no merged checkpoint."""
+    held_out: Number = None
+    """Examples held out, for the choice of the rate and for stopping early."""
+    check_every: Number = None
+    """Steps between two looks at them."""
+    patience: Number = None
+    """Looks without an improvement that end the training."""
+    save_every: Number = None
+    """Steps between two resumable states."""
+    log_every: Number = None
+    """Steps between two lines of the log."""
+    thinking: Number = None
+    """Thinking tokens of a generated answer (self, distill, rl)."""
+    answer: Number = None
+    """Answer tokens of one."""
+    samples: Number = None
+    """Answers a problem (self 1, rl 8)."""
+    verified: Flag = False
+    """self: keep right answers only."""
+    off_policy: Flag = False
+    """distill on given answers (the data's) instead of the model's own: the control."""
+    beta: Real = None
+    """distill: 1 reverse KL, 0 forward KL, between them a mixture."""
+    bf16: Flag = False
+    """Mixed precision (it is on with CUDA anyway)."""
+    seed: int = 0
+    """Seed of data, order, adapters and noise."""
+    trust_remote_code: Flag = False
+    """Let a model of the Hub run its own code on this machine."""
+
+    def run(self) -> Lines:
+        from recovery.run import recover
+
+        config, plan = self._config(), self._plan()
+        against = self._against()
+        with Bar() as bar:
+            found = recover(
+                self.model,
+                config,
+                self.out,
+                plan=plan,
+                data=self.data,
+                teacher=self.teacher,
+                against=against,
+                drop_overlap=self.drop_overlap,
+                limit=self.limit,
+                grader=self.grader,
+                trust_remote_code=self.trust_remote_code,
+                on_step=bar,
+            )
+        if not _main_process():
+            return
+        yield from found.notes
+        if not against:
+            yield "Overlap with evaluation problems was not checked: name them with --against."
+        for one in found.rates:
+            held = "" if one["held_out"] is None else f", held out {one['held_out']:.4f}"
+            yield f"Rate {one['rate']:.1e}: {one['steps']} steps, {one['tokens']:,} tokens{held}"
+        if len(found.rates) > 1:
+            yield f"Best rate: {found.rate:.1e}"
+        if found.model.is_dir():
+            yield f"Checkpoint: {found.model}"
+        if (found.folder / "adapter").is_dir():
+            yield f"Adapter: {found.folder / 'adapter'}"
+
+    def _config(self) -> Any:
+        from recovery.config import RecoveryConfig
+
+        given: dict[str, Any] = {"method": self.method, "seed": self.seed}
+        plain = ("weights", "epochs", "tokens", "batch", "micro", "context", "rank", "alpha",
+                 "dropout", "held_out", "check_every", "patience", "save_every", "log_every",
+                 "thinking", "answer", "samples", "beta")  # fmt: skip
+        given |= {name: getattr(self, name) for name in plain if getattr(self, name) is not None}
+        if self.rates:
+            given["rates"] = self.rates
+        if self.targets:
+            given["targets"] = self.targets
+        if self.max_steps is not None:
+            given["steps"] = self.max_steps
+        for name in ("packing", "verified"):
+            if getattr(self, name):
+                given[name] = True
+        if self.off_policy:
+            given["on_policy"] = False
+        if self.no_merge:
+            given["merge"] = False
+        if self.bf16:
+            given["bf16"] = True
+        if self.preset is not None:
+            return RecoveryConfig.preset(self.preset, **given)
+        return RecoveryConfig(**given)
+
+    def _plan(self) -> Any:
+        """The plan of --plan, the blocks of --blocks; None where the model is trained as it is."""
+        from pruning.plan import LayerPlan
+
+        if self.plan is not None and self.blocks:
+            raise UserError("Say what goes by --plan or by --blocks, not by both.")
+        if self.blocks:
+            return self.blocks
+        if self.plan is None:
+            return None
+        file = Path(self.plan)
+        if file.is_file():
+            return LayerPlan.from_json(file.read_text(encoding="utf-8"))
+        if file.suffix == ".json":
+            raise UserError(f"--plan {self.plan!r}: there is no such file.")
+        return LayerPlan.published(self.plan)
+
+    def _against(self) -> list[Any]:
+        """The benchmarks that will be measured."""
+        from scaling.benchmarks import load_benchmark
+        from scaling.gather import gather
+        from scaling.runner import StudyConfig
+
+        data = pairs_of(self.against_data)
+        if not self.against and not data:
+            if not self.data.startswith("testbed") and self.model != "testbed":
+                return []
+            return gather(StudyConfig(model="testbed"))[0]
+        names = dict.fromkeys((*self.against, *data))
+        return [load_benchmark(name, data.get(name)) for name in names]
+
+
+def _main_process() -> bool:
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
+
+
+class Bar:
+    """Progress of a training on the terminal; nothing into a pipe, where the log is read."""
+
+    def __init__(self) -> None:
+        import sys
+
+        from tqdm import tqdm
+
+        self._bar = tqdm(
+            total=1000,
+            bar_format="{desc:<28} {percentage:3.0f}% |{bar:24}| {postfix}",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+        )
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def __call__(self, step: Any) -> None:
+        self._bar.set_description_str(step.stage, refresh=False)
+        self._bar.n = round(1000 * step.done)
+        said = [step.message] if step.message else [f"{step.tokens:,} tokens"] * bool(step.tokens)
+        if step.loss is not None:
+            said.append(f"loss {step.loss:.3f}")
+        if step.held_out is not None:
+            said.append(f"held out {step.held_out:.3f}")
+        if step.seconds_left is not None:
+            said.append(f"about {duration(step.seconds_left)} left")
+        self._bar.set_postfix_str(", ".join(said), refresh=False)
+        self._bar.refresh()
+
+
+@dataclass(frozen=True)
+class RecoverStudy:
+    """Try every recovery method on several plans, at equal training tokens, and measure all.
+
+    The bundled reasoner by default, under half an hour on two cores. Killed and run again, it
+    goes on. Writes figures/recovery.png and tables/recovery.csv into the folder.
+
+    prunescope recover-study --quick
+    """
+
+    out: File = None
+    """Folder of the study (default studies/recovery)."""
+    criteria: Names = ()
+    """Criteria whose plans are recovered (default shortgpt and skip-kl; quick reverse-order)."""
+    remove: Numbers = ()
+    """How many blocks they remove (default 1 2 3; with --quick 3)."""
+    controls: Annotated[tuple[str, ...] | None, unset("[CRITERION-N ...]")] = None
+    """More plans (default reverse-order-3, which costs something for certain)."""
+    methods: Names = ()
+    """Methods (default: all, and off-policy distillation as a control)."""
+    tokens: Number = None
+    """Training tokens of every run."""
+    seed: int = 0
+    """Seed of everything."""
+    jobs: int = 2
+    """Runs side by side."""
+    quick: Flag = False
+    """One plan, fewer tokens and problems: under five minutes."""
+
+    def run(self) -> Lines:
+        from analyses.recovery import write
+        from recovery.study import RecoveryStudy, run_recovery_study
+
+        given: dict[str, Any] = {}
+        for name in ("criteria", "remove", "methods"):
+            if getattr(self, name):
+                given[name] = getattr(self, name)
+        if self.controls is not None:
+            given["controls"] = self.controls
+        if self.tokens is not None:
+            given["tokens"] = self.tokens
+        default = Path("studies/recovery-quick" if self.quick else "studies/recovery")
+        make = RecoveryStudy.quick if self.quick else RecoveryStudy
+        study = make(out=self.out or default, seed=self.seed, jobs=self.jobs, **given)
+        with Bar() as bar:
+            run_recovery_study(study, on_step=bar)
+        for path in write(study.out):
+            yield str(path)

@@ -1,0 +1,311 @@
+"""TRL's configuration and trainer for each method.
+
+`Job` is what the methods share: what is trained on what. `build` makes the trainer of a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.chains import Budget
+from interp.errors import UserError, did_you_mean
+from interp.model import ReasoningModel
+from interp.sampling import Sampling
+from recovery.config import RecoveryConfig
+from recovery.examples import TrainingSet
+from recovery.watching import Log, OnStep, Watch
+from recovery.writing import Writer
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained on what. `base` is the folder of the checkpoint before training."""
+
+    config: RecoveryConfig
+    base: str
+    train: TrainingSet
+    held_out: TrainingSet | None
+    teacher: ReasoningModel | None
+    log: Log
+    device: torch.device
+    processes: int = 1
+    trust_remote_code: bool = False
+    on_step: OnStep | None = field(default=None, compare=False)
+
+    @property
+    def bf16(self) -> bool:
+        """Whether matrix products are in bfloat16."""
+        asked = self.config.bf16
+        return self.device.type == "cuda" if asked is None else asked
+
+    def student(self) -> ReasoningModel:
+        """The model to train, freshly read. Weights that train are float32."""
+        frozen = self.config.weights == "lora" and self.bf16
+        return ReasoningModel.load(
+            self.base,
+            dtype=torch.bfloat16 if frozen else torch.float32,
+            device=self.device,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+# ------------------------------------------------------------------------- TRL's configuration
+
+
+def arguments(job: Job, config: RecoveryConfig, folder: Path, micro: int) -> dict[str, Any]:
+    """What TRL's configurations of all methods are given."""
+    on_device = micro * job.processes
+    if config.batch % on_device:
+        raise UserError(
+            f"A batch of {config.batch} does not divide into {job.processes} process(es) of "
+            f"{micro} examples at a time; make it a multiple of {on_device}."
+        )
+    looks = job.held_out is not None
+    checkpointing = config.gradient_checkpointing
+    limits: dict[str, Any] = {"num_train_epochs": config.epochs}
+    if config.steps is not None:
+        limits["max_steps"] = config.steps
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": micro,
+        "per_device_eval_batch_size": micro,
+        "gradient_accumulation_steps": config.batch // on_device,
+        "learning_rate": config.rates[0],
+        "lr_scheduler_type": _schedule(config.schedule),
+        "warmup_steps": config.warmup if config.warmup < 1 else 0,
+        "weight_decay": config.weight_decay,
+        "adam_beta1": config.betas[0],
+        "adam_beta2": config.betas[1],
+        "max_grad_norm": config.clip,
+        **limits,
+        "logging_strategy": "steps",
+        "logging_steps": config.log_every,
+        "eval_strategy": "steps" if looks else "no",
+        "eval_steps": config.check_every,
+        "save_strategy": "steps",
+        "save_steps": _save_every(config, looks),
+        "save_total_limit": 2,
+        "load_best_model_at_end": looks,
+        "metric_for_best_model": ("reward" if config.method == "rl" else "loss") if looks else None,
+        "greater_is_better": config.method == "rl" if looks else None,
+        "seed": config.seed,
+        "bf16": job.bf16,
+        "use_cpu": job.device.type == "cpu",
+        "gradient_checkpointing": job.device.type == "cuda"
+        if checkpointing is None
+        else checkpointing,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": job.device.type == "cuda",
+        "ddp_find_unused_parameters": False if job.processes > 1 else None,
+        **config.extra,
+    }
+
+
+def _schedule(name: str) -> str:
+    known = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+    if name not in known:
+        raise UserError(did_you_mean(name, known, "schedule"))
+    return known[name]
+
+
+def _save_every(config: RecoveryConfig, looks: bool) -> int:
+    """Steps between states: a multiple of the steps between looks, whose best must be kept."""
+    if not looks:
+        return config.save_every
+    return config.check_every * max(1, round(config.save_every / config.check_every))
+
+
+def lora(config: RecoveryConfig, hf: Any) -> Any:
+    """PEFT's configuration; a UserError where a target names nothing in the model."""
+    from peft import LoraConfig
+
+    names = {name.rpartition(".")[2] for name, m in hf.named_modules() if hasattr(m, "weight")}
+    absent = [target for target in config.targets if target not in names]
+    if absent:
+        linear = sorted(
+            {n.rpartition(".")[2] for n, m in hf.named_modules() if isinstance(m, torch.nn.Linear)}
+        )
+        raise UserError(
+            f"LoRA targets {absent} are not in {type(hf).__name__}; its projections are "
+            f"{', '.join(linear)} (--targets)."
+        )
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,  # pyright: ignore[reportArgumentType]  (any number will do)
+        lora_dropout=config.dropout,
+        target_modules=list(config.targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+# ------------------------------------------------------------------------- a trainer by method
+
+
+def build(job: Job, config: RecoveryConfig, folder: Path, watch: Watch) -> Any:
+    """The trainer of a method, ready to train."""
+    from transformers import EarlyStoppingCallback, PrinterCallback
+
+    student = job.student()
+    shared: dict[str, Any] = {
+        "model": student.hf,
+        "processing_class": student.tokenizer,
+        "peft_config": lora(config, student.hf) if config.weights == "lora" else None,
+        "watch": watch,
+        "schedule": config.schedule,
+        "callbacks": [EarlyStoppingCallback(config.patience)] if job.held_out is not None else [],
+    }
+    make = {"distill": _distiller, "rl": _reinforcer}.get(config.method, _supervised)
+    trainer = make(job, config, folder, student, shared)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _supervised(
+    job: Job, config: RecoveryConfig, folder: Path, student: ReasoningModel, shared: dict[str, Any]
+) -> Any:
+    from trl.trainer.sft_config import SFTConfig
+
+    from recovery.tokens import dataset_of, tokens_of
+    from recovery.trainers import Supervised
+
+    def rows(examples: TrainingSet | None) -> Any:
+        if examples is None:
+            return None
+        return dataset_of([tokens_of(student, e) for e in examples.examples])
+
+    args = SFTConfig(
+        **arguments(job, config, folder, config.micro),
+        max_length=config.context,
+        packing=config.packing,
+        eval_packing=False,
+        completion_only_loss=True,
+    )
+    return Supervised(
+        args=args, train_dataset=rows(job.train), eval_dataset=rows(job.held_out), **shared
+    )
+
+
+def _by_id(examples: TrainingSet | None) -> Any:
+    """What on-policy trainers are given: an example's id in the place of its prompt."""
+    from datasets import Dataset
+
+    if examples is None:
+        return None
+    return Dataset.from_dict({"prompt": [e.id for e in examples.examples]})
+
+
+def _prompts(student: ReasoningModel, sets: Sequence[TrainingSet | None]) -> dict[str, Any]:
+    from recovery.tokens import prompt_of
+
+    return {e.id: prompt_of(student, e) for s in sets if s is not None for e in s.examples}
+
+
+def _writer(config: RecoveryConfig, student: ReasoningModel) -> Writer:
+    return Writer(
+        student,
+        Budget(config.thinking, config.answer),
+        Sampling(temperature=config.temperature, top_p=config.top_p),
+        config.seed,
+    )
+
+
+def _distiller(
+    job: Job, config: RecoveryConfig, folder: Path, student: ReasoningModel, shared: dict[str, Any]
+) -> Any:
+    from trl.trainer.distillation_config import DistillationConfig
+
+    from recovery.tokens import tokens_of
+    from recovery.trainers import Distiller
+
+    assert job.teacher is not None
+    sets = (job.train, job.held_out)
+    given = None
+    if not config.on_policy:
+        given = {
+            e.id: tokens_of(student, e).completion
+            for s in sets
+            if s is not None
+            for e in s.examples
+        }
+    args = DistillationConfig(
+        **arguments(job, config, folder, config.micro),
+        beta=config.beta,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_completion_length=config.thinking + config.answer,
+    )
+    return Distiller(
+        args=args,
+        teacher_model=job.teacher.hf,
+        train_dataset=_by_id(job.train),
+        eval_dataset=_by_id(job.held_out),
+        prompts=_prompts(student, sets),
+        writer=_writer(config, student),
+        given=given,
+        **shared,
+    )
+
+
+def _reinforcer(
+    job: Job, config: RecoveryConfig, folder: Path, student: ReasoningModel, shared: dict[str, Any]
+) -> Any:
+    from trl.trainer.grpo_config import GRPOConfig
+
+    from recovery.trainers import Reinforcer
+
+    sets = (job.train, job.held_out)
+    given = arguments(job, config, folder, config.micro)
+    given["per_device_eval_batch_size"] = config.samples
+    args = GRPOConfig(
+        **given,
+        num_generations=config.samples,
+        beta=config.kl,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        max_completion_length=config.thinking + config.answer,
+    )
+    return Reinforcer(
+        args=args,
+        reward_funcs=verifier(student, sets),
+        train_dataset=_by_id(job.train),
+        eval_dataset=_by_id(job.held_out),
+        prompts=_prompts(student, sets),
+        writer=_writer(config, student),
+        **shared,
+    )
+
+
+def verifier(student: ReasoningModel, sets: Sequence[TrainingSet | None]) -> Any:
+    """A reward for TRL: 1 for an answer that the example's grader calls correct, else 0.
+
+    An answer is what follows the last end of thinking; unfinished thinking has none.
+    """
+    from scaling.grading import grade_text
+
+    examples = {e.id: e for s in sets if s is not None for e in s.examples}
+    ends, close = set(student.stop_ids), student.delimiter_ids.think_end
+
+    def reward(name: str, ids: list[int]) -> float:
+        example = examples[name]
+        assert example.problem is not None
+        ended = bool(ids) and ids[-1] in ends
+        said = ids[:-1] if ended else ids
+        if example.thinks:
+            n = len(close)
+            closed = [i + n for i in range(len(said) - n + 1) if tuple(said[i : i + n]) == close]
+            if not closed:
+                return 0.0
+            said = said[closed[-1] :]
+        verdict = grade_text(example.judge, example.problem, student.text(said), cut=not ended)
+        return float(verdict.outcome == "correct")
+
+    def correct(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
+        return [reward(name, ids) for name, ids in zip(prompts, completion_ids, strict=True)]
+
+    return correct

@@ -1,0 +1,89 @@
+"""Which blocks a training changed most: weights before and after, block by block.
+
+The change of a block is the Frobenius norm of the difference over that of the weights before it,
+over all its matrices together; of LoRA it is that of the merged weights. Read from safetensors a
+tensor at a time, so models of any size can be compared.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.errors import UserError
+from interp.source import PRUNING_FILE, locate, side_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class BlockChanges:
+    """Relative change of each block's weights, and of everything outside the blocks.
+
+    blocks: dense indices.
+    """
+
+    blocks: Int[np.ndarray, " L"]
+    change: Float[np.ndarray, " L"]
+    outside: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a block."""
+        import pandas as pd
+
+        return pd.DataFrame({"block": self.blocks, "change": self.change})
+
+
+def block_changes(before: str | Path, after: str | Path) -> BlockChanges:
+    """Compare two checkpoints of one shape; a UserError where their weights do not match."""
+    old, new = _weights(before), _weights(after)
+    tied = old.keys() ^ new.keys()
+    if any("lm_head" not in name for name in tied):
+        raise UserError(
+            f"{after} holds other weights than {before} ({', '.join(sorted(tied)[:3])}): compare "
+            "a recovered checkpoint with the one it was trained from."
+        )
+    moved: dict[int, float] = defaultdict(float)
+    size: dict[int, float] = defaultdict(float)
+    for name in sorted(old.keys() & new.keys()):
+        found = re.search(r"\.(?:layers|h|blocks)\.(\d+)\.", name)
+        block = int(found[1]) if found else -1
+        a, b = _read(old[name], name), _read(new[name], name)
+        if a.shape != b.shape:
+            raise UserError(f"{name} has shape {b.shape} in {after} and {a.shape} in {before}.")
+        moved[block] += float(((b - a) ** 2).sum())
+        size[block] += float((a**2).sum())
+    if not any(block >= 0 for block in moved):
+        raise UserError(f"{before} keeps no weight under the name of a block: cannot compare.")
+    number = sorted(block for block in moved if block >= 0)
+    layer_map = (side_file(locate(str(before)), PRUNING_FILE) or {}).get("layer_map") or number
+    return BlockChanges(
+        blocks=np.array([int(layer_map[i]) for i in number], dtype=np.int64),
+        change=np.array([(moved[i] / max(size[i], 1e-30)) ** 0.5 for i in number]),
+        outside=float((moved[-1] / max(size[-1], 1e-30)) ** 0.5) if -1 in moved else 0.0,
+    )
+
+
+def _weights(folder: str | Path) -> dict[str, Path]:
+    """The file that each weight of a checkpoint is in."""
+    from safetensors import safe_open
+
+    found = {}
+    for file in sorted(Path(locate(str(folder))).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as opened:
+            found |= dict.fromkeys(opened.keys(), file)
+    return found
+
+
+def _read(file: Path, name: str) -> np.ndarray:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as opened:
+        return opened.get_tensor(name).double().numpy()

@@ -1,0 +1,185 @@
+"""Everything that decides a recovery run, checked before anything is loaded.
+
+| method | who writes the answers | loss | weights |
+|---|---|---|---|
+| `lora` | the data | cross-entropy | LoRA (arXiv 2106.09685), several rates |
+| `full` | the data | cross-entropy | all |
+| `self` | the dense model (arXiv 2410.09982, 2602.01997) | cross-entropy | all |
+| `distill` | the pruned model (arXiv 2306.13649) | KL to the dense model, every token | all |
+| `rl` | the pruned model, in groups | GRPO (arXiv 2402.03300), a verifier rewards | all |
+
+`self`, `distill` and `rl` train LoRA where `weights` says so. `distill` with on_policy=False takes
+the data's answers instead of the model's own: the control.
+
+`PAPER` is the schedule of the study reproduced (arXiv 2510.22228): s1K, 5 epochs, rate 1e-5 with
+cosine decay to 0, warm-up .05, weight decay 1e-4, betas .9 and .95, LoRA of rank 16, alpha 32,
+dropout .05 on all seven projections at the same rate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from interp.errors import UserError, did_you_mean
+
+METHODS = ("lora", "full", "self", "distill", "rl")
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+#: The paper's rate, and what LoRA usually wants.
+LORA_RATES = (1e-5, 1e-4, 2e-4, 5e-4)
+RATES = {"lora": LORA_RATES, "full": (1e-5,), "self": (1e-5,), "distill": (1e-5,), "rl": (1e-6,)}
+PAPER: Mapping[str, Any] = {
+    "rates": (1e-5,),
+    "epochs": 5.0,
+    "batch": 16,
+    "schedule": "cosine",
+    "warmup": 0.05,
+    "weight_decay": 1e-4,
+    "betas": (0.9, 0.95),
+    "context": 32768,
+    "rank": 16,
+    "alpha": 32.0,
+    "dropout": 0.05,
+    "targets": PROJECTIONS,
+}
+PRESETS: Mapping[str, Mapping[str, Any]] = {"paper": PAPER}
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """The settings of a run. A batch is counted over all processes and devices.
+
+    weights: "lora" or "all" (default: by method). rates: learning rates; where there are several,
+    each is trained and the best on held-out examples is kept. steps, epochs, tokens: whichever is
+    reached first ends the training (tokens: tokens with a loss; 0 steps train nothing). batch:
+    examples a step; micro: of them at a time on one device. context: tokens of an example.
+    packing: short examples share a row of `context` tokens.
+    held_out, check_every, patience: how many examples are held out, how often (steps) they are
+    looked at, and how many looks without an improvement end the training; the best look's weights
+    are kept. save_every: steps between resumable states.
+    thinking, answer, temperature, top_p: how answers are generated (self, distill, rl). verified:
+    self keeps right answers only. samples: answers a problem (self 1; rl: the group).
+    on_policy, beta: distill; beta 1 is the reverse KL, 0 the forward one, between them a mixture.
+    kl: weight of the KL to the pruned model in rl. bf16: mixed precision (default: on CUDA).
+    """
+
+    method: str
+    weights: str | None = None
+    rates: tuple[float, ...] = ()
+    steps: int | None = None
+    epochs: float = 1.0
+    tokens: int | None = None
+    batch: int = 8
+    micro: int = 1
+    context: int = 4096
+    packing: bool = False
+    schedule: str = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 1.0
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = PROJECTIONS
+    merge: bool = True
+    held_out: int = 64
+    check_every: int = 50
+    patience: int = 3
+    save_every: int = 50
+    log_every: int = 10
+    thinking: int = 1024
+    answer: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    samples: int = 0
+    verified: bool = False
+    on_policy: bool = True
+    beta: float = 1.0
+    kl: float = 0.0
+    bf16: bool | None = None
+    gradient_checkpointing: bool | None = None
+    seed: int = 0
+    extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(did_you_mean(self.method, METHODS, "recovery method"))
+        if self.weights not in (None, "lora", "all"):
+            raise UserError(did_you_mean(str(self.weights), ("lora", "all"), "kind of weights"))
+        if self.weights is None:
+            weights = "lora" if self.method == "lora" else "all"
+            object.__setattr__(self, "weights", weights)
+        elif (self.method, self.weights) in (("lora", "all"), ("full", "lora")):
+            raise UserError(f"Method {self.method!r} trains no {self.weights!r} weights.")
+        if not self.rates:
+            object.__setattr__(self, "rates", RATES[self.method])
+        if not self.samples:
+            object.__setattr__(self, "samples", 8 if self.method == "rl" else 1)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        least: dict[str, float] = {
+            "batch": 1, "micro": 1, "context": 8, "rank": 1, "check_every": 1, "patience": 1,
+            "save_every": 1, "log_every": 1, "thinking": 1, "answer": 1, "samples": 1,
+            "held_out": 0, "weight_decay": 0, "clip": 0, "kl": 0,
+        }  # fmt: skip
+        for name, minimum in least.items():
+            if not getattr(self, name) >= minimum:
+                raise UserError(f"{name}: {getattr(self, name)} is not at least {minimum}.")
+        for name in ("steps", "tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise UserError(f"{name}: {value} is not at least 0.")
+        if not self.epochs > 0:
+            raise UserError(f"epochs: {self.epochs} is not above 0; for no training say steps 0.")
+        if any(not 0 < rate < 1 for rate in self.rates) or len(set(self.rates)) < len(self.rates):
+            raise UserError(f"rates: {list(self.rates)} must lie between 0 and 1, each once.")
+        if not 0 <= self.dropout < 1 or not 0 <= self.warmup <= 1 or not 0 <= self.beta <= 1:
+            raise UserError("dropout, warmup and beta are shares between 0 and 1.")
+        if not self.temperature > 0 or not 0 < self.top_p <= 1:
+            raise UserError("Answers are sampled: temperature above 0, top_p in (0, 1].")
+        if self.method == "rl" and self.samples < 2:
+            raise UserError("rl compares the answers of a group: samples must be at least 2.")
+        if self.method == "rl" and self.batch % self.samples:
+            raise UserError(
+                f"rl: a batch of {self.batch} answers does not hold whole groups of "
+                f"{self.samples}; make it a multiple."
+            )
+        if not self.targets:
+            raise UserError("targets: name at least one projection for LoRA.")
+        if self.verified and self.method != "self":
+            raise UserError(f"verified answers are for method self, not {self.method!r}.")
+
+    @classmethod
+    def preset(cls, name: str, method: str, **changes: Any) -> RecoveryConfig:
+        """A published schedule by name ("paper"), with changes."""
+        if name not in PRESETS:
+            raise UserError(did_you_mean(name, PRESETS, "preset"))
+        return cls(method=method, **{**PRESETS[name], **changes})
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether the dense model is needed."""
+        return self.method in ("self", "distill")
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model in training writes completions."""
+        return self.method == "rl" or (self.method == "distill" and self.on_policy)
+
+    @property
+    def imitates(self) -> bool:
+        """Whether the data's own answers are learnt from."""
+        return self.method in ("lora", "full")
+
+    def with_rate(self, rate: float) -> RecoveryConfig:
+        """The same run at one learning rate."""
+        return replace(self, rates=(rate,))
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the weights, as JSON values; what only reports is left out."""
+        found = {k: v for k, v in asdict(self).items() if k not in ("log_every", "merge")}
+        return json.loads(json.dumps(found, default=str))

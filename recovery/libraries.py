@@ -1,0 +1,51 @@
+"""The training libraries: whether they are there, and what they say while a run lasts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from interp.errors import UserError
+
+NEEDED = ("trl", "peft", "accelerate", "datasets")
+
+
+def check_libraries() -> None:
+    """A UserError that says what to install, where something is lacking."""
+    lacking = [name for name in NEEDED if not find_spec(name)]
+    if lacking:
+        raise UserError(
+            f"Recovery trains through TRL, PEFT and Accelerate; {', '.join(lacking)} "
+            "is not installed: pip install 'prunescope[recovery]'."
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Bars and notices of the libraries off: a run has its own log.
+
+    What they deprecate in each other (FutureWarning raised in one of them) is not the user's.
+    """
+    import datasets
+    import transformers
+
+    bars = datasets.utils.logging.is_progress_bar_enabled()
+    verbosity = transformers.logging.get_verbosity()
+    own = transformers.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", category=FutureWarning, module=r"(transformers|trl|peft|accelerate)\b"
+            )
+            yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            datasets.enable_progress_bars()
+        if own:
+            transformers.utils.logging.enable_progress_bar()

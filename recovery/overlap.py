@@ -1,0 +1,145 @@
+"""Training questions that are evaluation questions: found, and refused.
+
+A training question overlaps with an evaluation question if, lower case and without punctuation,
+they are the same, or if the evaluation question has 8 words or more and at least half of its runs
+of 8 words stand in the training question (s1 removed what shared any run of 8 words, arXiv
+2501.19393; half of them is what a copy with another ending keeps, and common phrases do not).
+
+The testbed knows better what is the same problem: its problems overlap if they are about the same
+numbers and target, in whatever order they are written, or if they belong to the test split at all.
+Facts (its `recall`) are the exception, there and here: to recall is to have seen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from interp.errors import UserError
+from recovery.examples import Example, TrainingSet
+from scaling.problems import Benchmark
+
+RUN = 8  # words
+SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """One training example that asks what is measured."""
+
+    example: str
+    benchmark: str
+    problem: str
+    why: str
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words and numbers, operators kept, punctuation not."""
+    return re.findall(r"[^\W_]+|[+\-*/=<>^]", text.casefold())
+
+
+def overlaps(train: TrainingSet, against: Sequence[Benchmark]) -> list[Overlap]:
+    """Every example that overlaps with a problem of `against`, with the first one it meets."""
+    exact: dict[tuple[str, ...], tuple[str, str]] = {}
+    runs: dict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
+    size: dict[tuple[str, str], int] = {}
+    contents: dict[str, tuple[str, str]] = {}
+    for bench in against:
+        for problem in bench.problems:
+            where = (bench.name, problem.id)
+            same = _content(problem)
+            if same is not None:
+                if same:
+                    contents.setdefault(same, where)
+                continue
+            asked = words(problem.question)
+            exact.setdefault(tuple(asked), where)
+            mine = _runs(asked)
+            size[where] = len(mine)
+            for run in mine:
+                runs[run].add(where)
+    found = []
+    for example in train.examples:
+        hit = _hit(example, exact, runs, size, contents)
+        if hit is not None:
+            found.append(hit)
+    return found
+
+
+def _hit(
+    example: Example,
+    exact: dict[tuple[str, ...], tuple[str, str]],
+    runs: dict[tuple[str, ...], set[tuple[str, str]]],
+    size: dict[tuple[str, str], int],
+    contents: dict[str, tuple[str, str]],
+) -> Overlap | None:
+    content = _content(example.problem) if example.problem is not None else None
+    if content is not None:
+        if content in contents:
+            return Overlap(example.id, *contents[content], "the same problem")
+        if content and _is_test(content):
+            return Overlap(example.id, "testbed", content, "a problem of the test split")
+        return None
+    asked = words(example.asked)
+    if tuple(asked) in exact:
+        return Overlap(example.id, *exact[tuple(asked)], "the same question")
+    shared: dict[tuple[str, str], int] = defaultdict(int)
+    for run in _runs(asked):
+        for where in runs.get(run, ()):
+            shared[where] += 1
+    close = [where for where, n in shared.items() if n >= SHARE * size[where]]
+    if not close:
+        return None
+    where = max(close, key=lambda w: shared[w] / size[w])
+    return Overlap(example.id, *where, f"{shared[where]} of its {size[where]} runs of {RUN} words")
+
+
+def _runs(asked: Sequence[str]) -> set[tuple[str, ...]]:
+    return {tuple(asked[i : i + RUN]) for i in range(len(asked) - RUN + 1)}
+
+
+def _content(problem: Any) -> str | None:
+    """What a testbed problem is about; "" for a fact; None for what is no testbed problem."""
+    kind = problem.metadata.get("kind")
+    if not isinstance(kind, str) or "numbers" not in problem.metadata:
+        return None
+    if kind == "recall":
+        return ""
+    from scaling.grading.testbed_answer import testbed_problem
+    from testbed.problems import content
+
+    return content(testbed_problem(problem))
+
+
+def _is_test(content: str) -> bool:
+    from testbed.problems import is_test
+
+    return is_test(content)
+
+
+def apart(train: TrainingSet, against: Sequence[Benchmark], *, drop: bool = False) -> TrainingSet:
+    """The training set if it overlaps with nothing measured; a UserError otherwise.
+
+    drop: leave the overlapping examples out instead, and say so.
+    """
+    found = overlaps(train, against)
+    if not found:
+        return train
+    first = found[0]
+    said = (
+        f"{len(found)} of {len(train)} examples of {train.name!r} overlap with evaluation problems "
+        f"(such as {first.example!r} with {first.problem!r} of {first.benchmark}: {first.why})"
+    )
+    if not drop:
+        raise UserError(
+            f"{said}. What was trained on must not be measured: leave them out "
+            "(--drop-overlap), or measure on other problems."
+        )
+    gone = {o.example for o in found}
+    left = [e for e in train.examples if e.id not in gone]
+    if not left:
+        raise UserError(f"{said}, and nothing else is left to train on.")
+    return train.with_examples(left, f"{said}; they are left out")

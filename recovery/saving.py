@@ -1,0 +1,119 @@
+"""The result of a run as a checkpoint that loads like any other, pruning record included.
+
+The trained weights are put into the model as it was read, so its configuration, its tokenizer and
+its `layer_map` are those of the pruned model and nothing that a trainer set for itself. They are
+written in the dtype that the pruned checkpoint is stored in. `pruning.json` keeps the plan, its
+scores and its calibration, and says under `recovery` what was trained.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interp.errors import PruneScopeError, UserError
+from interp.model import ReasoningModel
+from interp.source import PRUNING_FILE, locate, side_file
+from pruning.folder import stored_dtype
+from pruning.surgery import write_checkpoint
+from recovery.libraries import quiet
+
+UNTRAINED = "Nothing was trained afterwards."
+
+
+def with_trained(base: ReasoningModel, trained: Path | None, *, adapter: bool) -> ReasoningModel:
+    """`base` (its weights are replaced) with the weights that a training left in `trained`.
+
+    adapter: they are a LoRA adapter, and are merged. None: nothing was trained.
+    """
+    if trained is None:
+        return base
+    if adapter:
+        return merged(base, trained)
+    from transformers import AutoModelForCausalLM
+
+    found: Any = AutoModelForCausalLM.from_pretrained(str(trained), dtype=torch.float32)
+    lacking, strange = base.hf.load_state_dict(found.state_dict(), strict=False)
+    if lacking or strange:
+        raise PruneScopeError(
+            f"{trained} does not hold the weights of {base.name}: {sorted(lacking + strange)[:3]}."
+        )
+    return base
+
+
+def attached(base: ReasoningModel, adapter: Path) -> Any:
+    """PEFT's model: `base` with the adapter beside its weights, not merged. `base` is changed."""
+    from peft import PeftModel
+
+    with quiet():
+        return PeftModel.from_pretrained(base.hf, str(adapter)).eval()
+
+
+def merged(base: ReasoningModel, adapter: Path) -> ReasoningModel:
+    """`base` with the adapter added to its weights; its logits are those of `attached`."""
+    hf = attached(base, adapter).merge_and_unload()
+    for name in ("peft_config", "_hf_peft_config_loaded"):
+        hf.__dict__.pop(name, None)
+    return ReasoningModel(
+        hf,
+        base.tokenizer,
+        name=base.name,
+        delimiters=base.delimiters,
+        layer_map=base.layer_map,
+        n_dense=base.n_dense,
+    )
+
+
+def write_result(
+    base: str,
+    out: Path,
+    trained: Path | None,
+    *,
+    adapter: bool,
+    record: Mapping[str, Any],
+    said: str,
+    trust_remote_code: bool = False,
+) -> Path:
+    """Write the result of a run to the new folder `out`; returns it.
+
+    base: the checkpoint before training. record: goes into pruning.json under `recovery`. said:
+    what was done, as a sentence for the model card.
+    """
+    model = ReasoningModel.load(
+        base, dtype=torch.float32, device="cpu", trust_remote_code=trust_remote_code
+    )
+    model = with_trained(model, trained, adapter=adapter)
+    dtype = stored_dtype(base)
+    if dtype is not None:
+        model.hf.to(dtype)  # pyright: ignore[reportArgumentType]
+    pruning = side_file(locate(base), PRUNING_FILE) or {}
+    return write_checkpoint(model, out, {**pruning, "recovery": dict(record)}, _card(base, said))
+
+
+def _card(base: str, said: str) -> str:
+    place = Path(locate(base)) / "README.md"
+    text = place.read_text(encoding="utf-8") if place.is_file() else ""
+    if UNTRAINED in text:
+        return text.replace(UNTRAINED, said)
+    return f"---\ntags:\n- prunescope\n---\n\n# {Path(base).name}, recovered\n\n{said}\n"
+
+
+def keep_adapter(trained: Path, out: Path, base: str) -> Path:
+    """Copy the adapter to `out`, naming the checkpoint it belongs to."""
+    import json
+
+    if not (trained / "adapter_config.json").is_file():
+        raise UserError(f"{trained} holds no adapter.")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copyfile(trained / name, out / name)
+    file = out / "adapter_config.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["base_model_name_or_path"] = str(base)
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return out

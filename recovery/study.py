@@ -1,0 +1,368 @@
+"""The recovery study: every method on several plans, at equal training tokens, all measured alike.
+
+A plan is a criterion's choice of blocks, from scores on the dense model's own chains (as in a
+study). A unit is the dense model, a plan untrained, or a plan trained by one method; each is
+measured by an ordinary study of its own checkpoint, on the same problems with the same noise, so
+that any two units pair problem by problem and sample by sample. Training problems are of the
+testbed's training split, and overlap with what is measured is refused as everywhere.
+
+    OUT/study.json                settings and plans
+    OUT/pruned/PLAN               the checkpoint without the plan's blocks
+    OUT/runs/PLAN/METHOD          the recovery run (recovery.run)
+    OUT/measured/UNIT             the study of the unit; UNIT is dense, PLAN or PLAN+METHOD
+
+Units are independent: `jobs` of them run side by side in processes of one thread each. Killed and
+run again, finished ones are not done again, and a training goes on from its state.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from interp.errors import UserError, did_you_mean
+from pruning.plan import LayerPlan
+from recovery.config import RecoveryConfig
+from recovery.watching import Step
+
+FILE = "study.json"
+DENSE = "dense"
+#: The methods of the study: the five, and the control of on-policy distillation.
+STUDY_METHODS = ("lora", "full", "self", "distill", "distill-off", "rl")
+#: Learning rates for a model of 3 million weights, which wants more than one of 8 billion.
+STUDY_RATES: Mapping[str, tuple[float, ...]] = {
+    "lora": (1e-5, 5e-4, 2e-3),
+    "full": (5e-4,),
+    "self": (5e-4,),
+    "distill": (5e-4,),
+    "distill-off": (5e-4,),
+    "rl": (2e-4,),
+}
+BENCHMARKS = ("recall", "arithmetic", "countdown-3", "countdown-4")
+LIMITS = {"recall": 100, "arithmetic": 48, "countdown-3": 48, "countdown-4": 40}
+QUICK_LIMITS = {"recall": 40, "arithmetic": 32, "countdown-3": 16, "countdown-4": 12}
+
+
+@dataclass(frozen=True)
+class RecoveryStudy:
+    """The settings. tokens: with a loss, of every training run, each learning rate for itself.
+
+    criteria, remove: the plans. controls: more plans, "CRITERION-N": here one that costs something
+    for certain, since on a redundant model a good criterion may leave nothing to mend. methods: of
+    STUDY_METHODS. limits: problems a benchmark. blocks: benchmarks on which every single block of
+    every unit is skipped in turn. jobs: processes.
+    """
+
+    out: Path = Path("studies/recovery")
+    model: str = "testbed"
+    criteria: tuple[str, ...] = ("shortgpt", "skip-kl")
+    remove: tuple[int, ...] = (1, 2, 3)
+    controls: tuple[str, ...] = ("reverse-order-3",)
+    methods: tuple[str, ...] = STUDY_METHODS
+    tokens: int = 20_000
+    rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: dict(STUDY_RATES))
+    benchmarks: tuple[str, ...] = BENCHMARKS
+    limits: Mapping[str, int] = field(default_factory=lambda: dict(LIMITS))
+    blocks: tuple[str, ...] = ("arithmetic",)
+    examples: int = 1000
+    held_out: int = 24
+    seed: int = 0
+    jobs: int = 2
+    small: bool = False
+
+    def __post_init__(self) -> None:
+        for method in self.methods:
+            if method not in STUDY_METHODS:
+                raise UserError(did_you_mean(method, STUDY_METHODS, "recovery method"))
+        for name in ("criteria", "remove", "methods", "benchmarks"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"{name}: {list(values)}; expected at least one, each once.")
+        for name in self.controls:
+            if not name.rpartition("-")[2].isdecimal():
+                raise UserError(f"controls: {name!r}; expected CRITERION-N, as reverse-order-3.")
+        if self.tokens < 1 or self.jobs < 1 or self.examples < 8:
+            raise UserError("tokens and jobs must be at least 1, examples at least 8.")
+
+    @classmethod
+    def quick(cls, **given: Any) -> RecoveryStudy:
+        """One plan, few tokens and problems: the same shape in a few minutes."""
+        small: dict[str, Any] = {
+            "remove": (3,),
+            "criteria": ("reverse-order",),
+            "controls": (),
+            "tokens": 10_000,
+            "rates": {**STUDY_RATES, "lora": (2e-3,)},
+            "limits": dict(QUICK_LIMITS),
+            "examples": 200,
+            "held_out": 8,
+            "small": True,
+        }
+        return cls(**{**small, **given})
+
+    @property
+    def wanted(self) -> dict[str, list[int]]:
+        """How many blocks each criterion removes."""
+        found = {criterion: list(self.remove) for criterion in self.criteria}
+        for name in self.controls:
+            criterion, _, count = name.rpartition("-")
+            counts = found.setdefault(criterion, [])
+            if int(count) not in counts:
+                counts.append(int(count))
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the rows, as JSON values."""
+        found = {k: v for k, v in asdict(self).items() if k not in ("out", "jobs")}
+        return json.loads(json.dumps(found, default=str, sort_keys=True))
+
+    def config(self, method: str) -> RecoveryConfig:
+        """The run of one method."""
+        common: dict[str, Any] = {
+            "rates": tuple(self.rates[method]),
+            "steps": self.tokens,  # the limit of tokens ends it, at one token a step at the latest
+            "tokens": self.tokens,
+            "batch": 8,
+            "micro": 1,  # rows without padding need no mask, and attention then no square matrix
+            "context": 2048,
+            "schedule": "linear",
+            "warmup": 0.0,  # rl takes a handful of steps: none is to be spent at a rate of nothing
+            "held_out": self.held_out,
+            "check_every": self.tokens,  # equal tokens: a look before and one at the end
+            "thinking": 512,
+            "answer": 24,
+            "seed": self.seed,
+        }
+        if method == "distill-off":
+            return RecoveryConfig("distill", on_policy=False, **common)
+        if method == "rl":
+            rl = {"batch": 16, "samples": 8, "held_out": min(8, self.held_out)}
+            return RecoveryConfig("rl", **{**common, **rl})
+        return RecoveryConfig(method, **common)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One model that is measured: the dense one, a plan, or a plan trained by a method."""
+
+    plan: str = ""
+    method: str = ""
+
+    @property
+    def name(self) -> str:
+        """dense, PLAN or PLAN+METHOD."""
+        if not self.plan:
+            return DENSE
+        return f"{self.plan}+{self.method}" if self.method else self.plan
+
+
+def units_of(study: RecoveryStudy, plans: Mapping[str, Any]) -> list[Unit]:
+    """Every unit: dense, then each plan untrained and by every method."""
+    found = [Unit()]
+    for plan in plans:
+        found += [Unit(plan), *(Unit(plan, method) for method in study.methods)]
+    return found
+
+
+def run_recovery_study(study: RecoveryStudy, on_step: Callable[[Step], None] | None = None) -> Path:
+    """Run the study, or go on with the one in `study.out`; returns its folder.
+
+    on_step: told of every finished unit. Raises UserError where the folder holds another study.
+    """
+    plans = _claim(study)
+    units = units_of(study, plans)
+    left = [unit for unit in units if not _finished(study, unit)]
+    done = len(units) - len(left)
+
+    def tell(message: str) -> None:
+        if on_step is not None:
+            on_step(Step("recovery study", done=done / len(units), message=message))
+
+    tell(f"{done} of {len(units)} models measured")
+    if study.jobs == 1:
+        for unit in left:
+            run_unit(study, unit)
+            done += 1
+            tell(f"{done} of {len(units)} models measured, last {unit.name}")
+        return study.out
+    with ProcessPoolExecutor(
+        study.jobs, mp_context=get_context("spawn"), initializer=_one_thread
+    ) as pool:
+        waiting = {pool.submit(run_unit, study, unit): unit for unit in left}
+        try:
+            for future in as_completed(waiting):
+                future.result()
+                done += 1
+                tell(f"{done} of {len(units)} models measured, last {waiting[future].name}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return study.out
+
+
+def _one_thread() -> None:
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+# ------------------------------------------------------------------------- plans
+
+
+def _claim(study: RecoveryStudy) -> dict[str, LayerPlan]:
+    """The plans, decided now or as they were before."""
+    file = study.out / FILE
+    if not file.is_file():
+        if study.out.exists() and any(study.out.iterdir()):
+            raise UserError(f"{study.out} is not empty and holds no {FILE}: name a new folder.")
+        plans = _decide(study)
+        study.out.mkdir(parents=True, exist_ok=True)
+        content = {
+            "settings": study.settings(),
+            "plans": {name: json.loads(plan.to_json()) for name, plan in plans.items()},
+        }
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        part.replace(file)
+        return plans
+    found = read(study.out)
+    old, new = found["settings"], study.settings()
+    differs = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    if differs:
+        raise UserError(
+            f"{study.out} holds a recovery study of other settings ({', '.join(differs)} differ): "
+            "choose another folder (--out), or delete it."
+        )
+    return plans_of(study.out)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Settings and plans of the study in `folder`; a UserError where there is none."""
+    file = folder / FILE
+    if not file.is_file():
+        raise UserError(f"No recovery study in {str(folder)!r} (no {FILE}); run one first.")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def plans_of(folder: Path) -> dict[str, LayerPlan]:
+    """The plans of a study, by name."""
+    return {
+        name: LayerPlan.from_json(json.dumps(plan)) for name, plan in read(folder)["plans"].items()
+    }
+
+
+def _decide(study: RecoveryStudy) -> dict[str, LayerPlan]:
+    """Each criterion's plans, from the dense model's chains on spare problems."""
+    from interp.model import ReasoningModel
+    from scaling.backends.local import LocalEngine
+    from scaling.config import StudyConfig
+    from scaling.gather import gather
+    from scaling.variants import calibration_chains, check_methods
+
+    config = StudyConfig(
+        model=study.model,
+        benchmarks=study.benchmarks,
+        limit=dict(study.limits),
+        methods=tuple(study.wanted),
+        remove=tuple({n for counts in study.wanted.values() for n in counts}),
+        seed=study.seed,
+        quick=study.small,
+    )
+    engine = LocalEngine(ReasoningModel.load(study.model))
+    check_methods(config, engine)
+    problems, spare = gather(config)
+    chains = calibration_chains(config, engine, problems, spare)
+    plans = {}
+    for criterion, counts in study.wanted.items():
+        scores = engine.score(criterion, chains, study.seed, max(counts))
+        for count in counts:
+            plan = LayerPlan.lowest(scores, remove=count, name=f"{criterion}-{count}")
+            plans[plan.name] = plan
+    return plans
+
+
+# ------------------------------------------------------------------------- one unit
+
+
+def run_unit(study: RecoveryStudy, unit: Unit) -> None:
+    """Train the unit where it is to be trained, and measure it."""
+    from scaling.runner import run_study
+
+    model = study.model
+    if unit.plan:
+        model = str(pruned_folder(study, unit.plan))
+    if unit.method:
+        model = str(_train(study, unit, model))
+    run_study(measuring(study, unit, model))
+    (measured_folder(study.out, unit) / "done").touch()
+
+
+def measured_folder(out: Path, unit: Unit) -> Path:
+    """Where a unit's study is."""
+    return out / "measured" / unit.name
+
+
+def run_folder(out: Path, unit: Unit) -> Path:
+    """Where a unit was trained."""
+    return out / "runs" / unit.plan / unit.method
+
+
+def _finished(study: RecoveryStudy, unit: Unit) -> bool:
+    return (measured_folder(study.out, unit) / "done").is_file()
+
+
+def measuring(study: RecoveryStudy, unit: Unit, model: str) -> Any:
+    """The study that measures a unit: budgets, samples and single blocks, nothing pruned."""
+    from scaling.config import StudyConfig
+
+    return StudyConfig(
+        model=model,
+        benchmarks=study.benchmarks,
+        limit=dict(study.limits),
+        methods=(),
+        waits=(),
+        blocks=study.blocks or False,
+        seed=study.seed,
+        quick=study.small,
+        out=measured_folder(study.out, unit),
+    )
+
+
+def pruned_folder(study: RecoveryStudy, name: str) -> Path:
+    """The checkpoint of a plan, written once by whoever needs it first."""
+    from filelock import FileLock
+
+    from pruning.folder import prune_folder
+
+    folder = study.out / "pruned" / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{name}.lock")):
+        if not folder.exists():
+            prune_folder(study.model, plans_of(study.out)[name], folder)
+    return folder
+
+
+def _train(study: RecoveryStudy, unit: Unit, base: str) -> Path:
+    """The recovered checkpoint of a unit."""
+    from recovery.run import recover
+    from scaling.gather import gather
+
+    against, _ = gather(measuring(study, unit, base))
+    found = recover(
+        base,
+        study.config(unit.method),
+        run_folder(study.out, unit),
+        data="testbed",
+        teacher=study.model,
+        against=against,
+        limit=study.examples,
+    )
+    return found.model

@@ -1,0 +1,220 @@
+"""What happens around a training step: the log, progress, the limit of tokens, marked states.
+
+`Watch` is one callback of transformers' Trainer. It writes a line a look to the log (for people)
+and an object a line beside it (for programs), ends the training at its limit of tokens, has the
+last step looked at and kept, marks states that are whole, and refuses gradients that are not
+numbers before they reach the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from interp.errors import NonFiniteError
+from recovery.folder import MARK
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a training is. seconds_left: None until it can be told."""
+
+    stage: str
+    step: int = 0
+    steps: int | None = None
+    tokens: int = 0
+    loss: float | None = None
+    held_out: float | None = None
+    seconds: float = 0.0
+    seconds_left: float | None = None
+    done: float = 0.0
+    message: str = ""
+
+
+OnStep = Callable[[Step], None]
+
+
+class Log:
+    """log.txt and log.jsonl of a run; only the main process writes."""
+
+    def __init__(self, path: Path, writes: bool) -> None:
+        self.path, self.writes = path, writes
+
+    def say(self, text: str, **values: Any) -> None:
+        """A line for people, and the values for programs where there are any."""
+        if not self.writes:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+        if values:
+            clean = {k: _plain(v) for k, v in values.items()}
+            with self.path.with_suffix(".jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(clean) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Watch(TrainerCallback):
+    """See the module. `trainer` is set once the trainer is built; it has `tokens_seen`."""
+
+    def __init__(
+        self,
+        log: Log,
+        *,
+        tokens: int | None,
+        looks: bool,
+        on_step: OnStep | None,
+        stage: str,
+        rate: float,
+    ) -> None:
+        self.log, self.limit, self.looks = log, tokens, looks
+        self.on_step, self.stage, self.rate = on_step, stage, rate
+        self.trainer: Any = None
+        self.before = 0.0  # seconds of earlier processes
+        self.began = time.monotonic()
+        self.start_done = 0.0
+        self.loss: float | None = None
+        self.held_out: float | None = None
+        self.history: list[dict[str, Any]] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, those of earlier processes included."""
+        return self.before + time.monotonic() - self.began
+
+    # ------------------------------------------------------------------ steps
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.began = time.monotonic()
+        self.start_done = self._done(state)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuse a step whose gradients are not numbers; clipping would not make them so."""
+        gradients = [w.grad for w in kwargs["model"].parameters() if w.grad is not None]
+        if not gradients:  # DeepSpeed keeps them itself, and looks itself
+            return
+        norm: Any = torch.nn.utils.get_total_norm(gradients)
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if not bool(torch.isfinite(norm)):
+            raise NonFiniteError(self.broken("gradient", float(norm), state))
+
+    def broken(self, what: str, value: float, state: Any) -> str:
+        """What is said about a loss or gradient that is not a number."""
+        last = self.trainer.last_state()
+        kept = f"the last good state is {last}" if last else "no state had been kept yet"
+        return (
+            f"The {what} of step {state.global_step + 1} is {value} (learning rate "
+            f"{self.rate:.1e}, epoch {state.epoch or 0.0:.2f}); {kept}. The step was not taken. "
+            "Look at the examples of that step, or train at a lower rate in another folder."
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if self.limit is not None and self.trainer.tokens_seen >= self.limit:
+            control.should_training_stop = True
+        if control.should_training_stop:
+            control.should_log = control.should_save = True
+            control.should_evaluate = self.looks
+        self._tell(state)
+        return control
+
+    # ------------------------------------------------------------------ states
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The mark of a whole state, written last."""
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        content = {
+            "tokens": self.trainer.tokens_seen,
+            "seconds": self.seconds,
+            "history": self.history,
+        }
+        part = folder / f".{MARK}"
+        part.write_text(json.dumps(content), encoding="utf-8")
+        part.replace(folder / MARK)
+
+    def resume(self, folder: Path) -> None:
+        """Go on counting where the state in `folder` was."""
+        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        self.trainer.tokens_seen = int(mark["tokens"])
+        self.before = float(mark["seconds"])
+        self.history = list(mark["history"])
+
+    # ------------------------------------------------------------------ log and progress
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        logs = logs or {}
+        if "loss" in logs:
+            self.loss = float(logs["loss"])
+            row = {"step": state.global_step, "tokens": self.trainer.tokens_seen}
+            row |= {"loss": self.loss, "learning_rate": logs.get("learning_rate")}
+            if logs.get("reward") is not None:
+                row["reward"] = float(logs["reward"])
+            self._write(state, row)
+        elif any(name.startswith("eval_") for name in logs):
+            value = logs.get("eval_reward", logs.get("eval_loss"))
+            self.held_out = None if value is None else float(value)
+            row = {"step": state.global_step, "tokens": self.trainer.tokens_seen}
+            self._write(state, row | {"held_out": self.held_out})
+
+    def _write(self, state: Any, row: dict[str, Any]) -> None:
+        self.history.append({k: _plain(v) for k, v in row.items()})
+        words = [f"step {row['step']}", f"{row['tokens']:,} tokens"]
+        if "loss" in row:
+            words.append(f"loss {row['loss']:.4f}")
+        if "reward" in row:
+            words.append(f"reward {row['reward']:.3f}")
+        if row.get("held_out") is not None:
+            words.append(f"held out {row['held_out']:.4f}")
+        if row.get("learning_rate") is not None:
+            words.append(f"rate {row['learning_rate']:.2e}")
+        words.append(f"{self.seconds:.0f} s")
+        left = self._left(state)
+        if left is not None:
+            words.append(f"about {left:.0f} s left")
+        self.log.say(f"{self.stage}: " + ", ".join(words), stage=self.stage, seconds=self.seconds,
+                     **row)  # fmt: skip
+
+    def _done(self, state: Any) -> float:
+        """The share of the training that is over."""
+        of_steps = state.global_step / state.max_steps if state.max_steps else 0.0
+        tokens = self.trainer.tokens_seen if self.trainer is not None else 0
+        of_tokens = tokens / self.limit if self.limit else 0.0
+        return min(1.0, max(of_steps, of_tokens))
+
+    def _left(self, state: Any) -> float | None:
+        gained = self._done(state) - self.start_done
+        if gained <= 0:
+            return None
+        return (time.monotonic() - self.began) * (1 - self._done(state)) / gained
+
+    def _tell(self, state: Any) -> None:
+        if self.on_step is None:
+            return
+        self.on_step(
+            Step(
+                stage=self.stage,
+                step=state.global_step,
+                steps=state.max_steps if self.limit is None else None,
+                tokens=self.trainer.tokens_seen,
+                loss=self.loss,
+                held_out=self.held_out,
+                seconds=self.seconds,
+                seconds_left=self._left(state),
+                done=self._done(state),
+            )
+        )

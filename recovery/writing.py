@@ -1,0 +1,78 @@
+"""Completions written by the model in training, through the package's own decoder.
+
+On-policy methods spend most of their time writing. The decoder writes many rows side by side and
+reads the weights as they are in that step, adapters included; noise is keyed by (seed, step,
+process, row), so a run that was killed and goes on writes the same completions.
+
+Only the model's own tokens are returned: where a budget or a loop ended the thinking, the
+completion ends there, and what the engine would have written after it is no part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interp.chains import Budget, Chain
+from interp.decode import Request, decode
+from interp.model import ReasoningModel
+from interp.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Writes completions of `like`'s kind: its tokenizer, delimiters and dense indices.
+
+    budget: thinking and answer tokens. seed: of the noise.
+    """
+
+    like: ReasoningModel
+    budget: Budget
+    sampling: Sampling
+    seed: int = 0
+
+    def write(
+        self, hf: Any, prompts: Sequence[Sequence[int]], label: str, samples: int = 1
+    ) -> list[list[int]]:
+        """`samples` completions of every prompt, prompt by prompt, by the weights of `hf`.
+
+        label: what makes the noise of this call its own, such as the step and the process.
+        """
+        training = hf.training
+        try:
+            model = ReasoningModel(
+                hf,
+                self.like.tokenizer,
+                name=self.like.name,
+                delimiters=self.like.delimiters,
+                layer_map=self.like.layer_map,
+                n_dense=self.like.n_dense,
+            )
+            requests = [
+                Request(
+                    problem=f"{label}/{i}",
+                    prompt_ids=tuple(int(t) for t in prompt),
+                    sample=sample,
+                    seed=self.seed,
+                    budgets=(self.budget,),
+                )
+                for i, prompt in enumerate(prompts)
+                for sample in range(samples)
+            ]
+            found = {
+                (chain.problem, chain.sample): own_tokens(chain)
+                for chain in decode(model, requests, sampling=self.sampling, stop_on_loop=True)
+            }
+        finally:
+            hf.train(training)
+        return [found[r.problem, r.sample] for r in requests]
+
+
+def own_tokens(chain: Chain) -> list[int]:
+    """The tokens of a chain before the first one that the engine wrote."""
+    forced = np.flatnonzero(chain.forced)
+    stop = int(forced[0]) if len(forced) else len(chain.ids)
+    return [int(t) for t in chain.ids[:stop]]

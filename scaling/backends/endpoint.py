@@ -1,0 +1,356 @@
+"""One HTTP endpoint that speaks the OpenAI protocol: JSON out, JSON back, and what goes wrong.
+
+What is worth another try is tried again: no connection, no answer in time, 408, 425, 429, any 5xx,
+and a body that is not the JSON object it should be (half an answer of a server that died). Waits
+double from one try to the next, with jitter, and are never shorter than the server's Retry-After.
+Everything else (a refused key, an unknown model, a request the server cannot read) fails at once.
+Requests are idempotent, so asking again loses nothing and doubles nothing.
+
+The key comes from an environment variable at the moment of a request. It is kept in no attribute,
+goes over https or to this machine only, is not carried along by a redirect (none is followed), and
+is blotted out of whatever a server says before that becomes an error's text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import email.utils
+import http.client
+import ipaddress
+import json
+import os
+import random
+import re
+import threading
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from interp.errors import PruneScopeError, UserError
+
+__all__ = ["Endpoint", "EndpointError", "Failure", "Retry"]
+
+R = TypeVar("R")
+Failure = Literal["down", "timeout", "rate limit", "server error", "nonsense", "refused", "stopped"]
+MOST_BYTES = 2**28  # an answer that is longer is none
+_BLOCK = 2**16
+_AGAIN: dict[int, Failure] = {408: "timeout", 425: "server error", 429: "rate limit"}
+
+
+class EndpointError(PruneScopeError):
+    """An endpoint that gave no usable answer.
+
+    kind: what went wrong; status: the HTTP status of the last try, if it came to one.
+    """
+
+    def __init__(self, kind: Failure, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.kind: Failure = kind
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often and how long one request is tried.
+
+    tries: at most that many. patience: no new try begins later than this after the first (s).
+    first, longest: the wait after the first try, and the longest one (s). nonsense: how many
+    unreadable answers are borne; a server that restarts may give one, a wrong one gives no other.
+    """
+
+    tries: int = 6
+    patience: float = 120.0
+    first: float = 0.5
+    longest: float = 30.0
+    nonsense: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.tries, self.nonsense) < 1 or not 0 <= self.first <= self.longest:
+            raise UserError(
+                f"{self}: expected tries and nonsense >= 1, and 0 <= first <= longest seconds."
+            )
+
+    def wait(self, tried: int, asked: float | None) -> float:
+        """Seconds to wait after `tried` tries; asked: the server's Retry-After."""
+        usual = min(self.longest, self.first * 2.0 ** (tried - 1))
+        jittered = usual * random.uniform(0.5, 1.0)
+        return jittered if asked is None else asked + jittered * 0.1
+
+
+class _Failed(Exception):  # noqa: N818  (caught here, never seen outside)
+    def __init__(
+        self,
+        kind: Failure,
+        said: str,
+        again: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(said)
+        self.kind: Failure = kind
+        self.said, self.again = said, again
+        self.status, self.retry_after = status, retry_after
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+class Endpoint:
+    """An endpoint at `url` (http://host:8000, or with a path such as .../v1).
+
+    key_env: name of the environment variable with the key; None sends none. key_needed: a missing
+    key is an error (not asked of this machine's own endpoints). timeout: seconds for a whole
+    answer. May be used from several threads; `stop()` ends all waiting in them.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        key_env: str | None = None,
+        key_needed: bool = False,
+        timeout: float = 120.0,
+        retry: Retry | None = None,
+    ) -> None:
+        self.url, self.host = _checked(url)
+        self.local = _is_local(self.host)
+        self.key_env = key_env or None
+        self.timeout = timeout
+        self.retry = retry or Retry()
+        if not timeout > 0:
+            raise UserError(f"timeout={timeout}: expected seconds > 0.")
+        self._stopped = threading.Event()
+        own = [urllib.request.ProxyHandler({})] if self.local else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *own)
+        self._check_key(key_needed)
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.url!r})"
+
+    def get(self, path: str, *, retry: Retry | None = None) -> dict[str, Any]:
+        """The JSON object at `path` (such as "models"); EndpointError where there is none."""
+        return self._persist("GET", path, None, retry or self.retry, _as_it_is)
+
+    def post(
+        self,
+        path: str,
+        body: dict[str, Any],
+        *,
+        retry: Retry | None = None,
+        read: Callable[[dict[str, Any]], R],
+    ) -> R:
+        """What `read` finds in the JSON object that the endpoint answers `body` with.
+
+        read raises EndpointError where the answer is none, which counts as a try like any other.
+        """
+        return self._persist("POST", path, body, retry or self.retry, read)
+
+    def models(self, *, retry: Retry | None = None) -> list[str]:
+        """Names of the models that the endpoint lists."""
+        data = self.get("models", retry=retry).get("data")
+        entries = data if isinstance(data, list) else []
+        return [str(e["id"]) for e in entries if isinstance(e, dict) and "id" in e]
+
+    def again(self) -> Endpoint:
+        """The same endpoint for another series of requests, which can be stopped by itself."""
+        other = copy.copy(self)
+        other._stopped = threading.Event()
+        return other
+
+    def stop(self) -> None:
+        """No request is tried again, and waiting ends: every thread that asks gets an error."""
+        self._stopped.set()
+
+    # ---------------------------------------------------------------- trying
+
+    def _persist(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        retry: Retry,
+        read: Callable[[dict[str, Any]], R],
+    ) -> R:
+        began, tried, nonsense = time.monotonic(), 0, 0
+        while True:
+            if self._stopped.is_set():
+                raise EndpointError("stopped", f"{self.url}: stopped before it was asked.")
+            tried += 1
+            try:
+                return read(self._once(method, path, body))
+            except _Failed as failed:
+                last = failed
+            except EndpointError as error:
+                said = self._plain(str(error)).rstrip(".")
+                last = _Failed(error.kind, said, again=error.kind != "refused")
+            nonsense += last.kind == "nonsense"
+            wait = retry.wait(tried, last.retry_after)
+            spent = time.monotonic() - began
+            enough = tried >= retry.tries or nonsense >= retry.nonsense
+            if not last.again or enough or spent + wait > retry.patience:
+                break
+            if self._stopped.wait(wait):
+                raise EndpointError("stopped", f"{self.url}: stopped while waiting for it.")
+        times = f" (tried {tried} times in {spent:.0f} s)" if tried > 1 else ""
+        raise EndpointError(last.kind, f"{self.url}/{path}: {last.said}{times}.", last.status)
+
+    def _once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/{path}", data, method=method)
+        request.add_header("Content-Type", "application/json")
+        request.add_header("User-Agent", "prunescope")
+        if key := self._key():
+            request.add_unredirected_header("Authorization", f"Bearer {key}")
+        began = time.monotonic()
+        try:
+            with self._opener.open(request, timeout=self.timeout) as response:
+                return _object(self._read(response, began))
+        except urllib.error.HTTPError as error:
+            with error:
+                raise self._status(error) from None
+        except TimeoutError:
+            raise self._late() from None
+        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            if isinstance(reason, TimeoutError):
+                raise self._late() from None
+            said = self._plain(f"{type(reason).__name__}: {reason}")
+            raise _Failed("down", f"no connection ({said})", again=True) from None
+
+    def _late(self) -> _Failed:
+        return _Failed("timeout", f"no whole answer within {self.timeout:g} s", again=True)
+
+    def _read(self, response: Any, began: float) -> bytes:
+        """The whole body; a server that drips is given up like one that is silent."""
+        blocks, size = [], 0
+        while block := response.read1(_BLOCK):
+            blocks.append(block)
+            size += len(block)
+            if time.monotonic() - began > self.timeout:
+                raise TimeoutError
+            if size > MOST_BYTES:
+                raise _Failed("nonsense", f"an answer of over {MOST_BYTES >> 20} MiB", again=False)
+        return b"".join(blocks)
+
+    def _status(self, error: urllib.error.HTTPError) -> _Failed:
+        """What an answer that is not 2xx means."""
+        body = b""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            body = error.read(_BLOCK)
+        said = self._plain(_message(body))
+        said = f"HTTP {error.code}" + (f", {said!r}" if said else "")
+        other: Failure = "server error" if error.code >= 500 else "refused"
+        kind = _AGAIN.get(error.code, other)
+        if error.code in (401, 403):
+            named = f"${self.key_env}" if self.key_env else "no key was sent"
+            said += f"; the key is not accepted ({named})"
+        return _Failed(
+            kind,
+            said,
+            again=kind != "refused",
+            status=error.code,
+            retry_after=_seconds(error.headers.get("Retry-After")),
+        )
+
+    # ---------------------------------------------------------------- the key
+
+    def _key(self) -> str | None:
+        return (os.environ.get(self.key_env) or None) if self.key_env else None
+
+    def _check_key(self, needed: bool) -> None:
+        if not self._key():
+            if needed and not self.local and self.key_env:
+                raise UserError(
+                    f"{self.url} needs a key: put it into the environment variable "
+                    f"{self.key_env}, name another variable, or none (an empty name) where the "
+                    f"endpoint asks for none."
+                )
+            return
+        if not self.local and not self.url.startswith("https://"):
+            raise UserError(
+                f"{self.url}: the key in {self.key_env} would travel in clear. Use https, a "
+                f"tunnel to this machine, or an endpoint without a key."
+            )
+
+    def _plain(self, text: str) -> str:
+        """A server's words for an error's text: one line, not long, without the key."""
+        if key := self._key():
+            text = text.replace(key, "***")
+        text = re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]+", " ", text).strip()
+        return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _as_it_is(reply: dict[str, Any]) -> dict[str, Any]:
+    return reply
+
+
+def _checked(url: str) -> tuple[str, str]:
+    """The base of all paths, and the host."""
+    parts = urllib.parse.urlsplit(url.strip())
+    try:
+        host = parts.hostname or ""
+        _ = parts.port
+    except ValueError:
+        host = ""
+    if parts.scheme not in ("http", "https") or not host:
+        raise UserError(f"{url!r} is no endpoint: expected http://HOST:PORT or https://HOST/v1.")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UserError(
+            f"The endpoint's URL at {host} holds a user, a password or a query: leave them out; a "
+            f"key belongs into an environment variable."
+        )
+    path = parts.path.rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{path or '/v1'}", host
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        end = body[-40:].decode(errors="replace")
+        raise _Failed(
+            "nonsense", f"{len(body)} bytes that are not JSON (ending in {end!r})", again=True
+        ) from None
+    if not isinstance(found, dict):
+        raise _Failed("nonsense", f"JSON that is no object ({type(found).__name__})", again=True)
+    return found
+
+
+def _message(body: bytes) -> str:
+    """What an error's body says: OpenAI's, FastAPI's, or its text."""
+    text = body.decode(errors="replace")
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return re.sub(r"<[^>]*>", " ", text)
+    for name in ("error", "detail", "message"):
+        if isinstance(found, dict) and found.get(name):
+            found = found[name]
+    return found if isinstance(found, str) else json.dumps(found)
+
+
+def _seconds(value: str | None) -> float | None:
+    """Retry-After, as a number of seconds or a date."""
+    if not value:
+        return None
+    with contextlib.suppress(ValueError):
+        return max(0.0, float(value)) if value.strip().lower() not in ("nan", "inf") else None
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    return None

@@ -1,0 +1,174 @@
+"""What can still be read of a damaged store, copied into a new folder.
+
+SQLite keeps rows in pages. A page that is damaged takes the rows on it and, where it is an inner
+page, the way to the rows below it; the rest is still there. Every table is read from both ends up
+to the damage, and the chains once more problem by problem, so that damage in two places does not
+hide what lies between. Whatever is found goes into a new store under the same checks as ever (keys
+unique, columns as they must be), so the study that is run there goes on as after any other stop
+and decodes again what was lost. Where the damage is in what defines the study (its settings, its
+variants, its problems), the rows are copied to be read, and the copy refuses to go on: it could
+not know that new rows would fit the old ones.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import UserError
+from scaling.store import FILE, Store, StoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TABLES = ("config", "variants", "scores", "problems", "cells", "chains", "diversity", "sessions")
+DEFINING = {"config", "meta", "problems", "variants"}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rescued:
+    """Where the copy is, how many rows of each table it has, and which tables were damaged."""
+
+    folder: Path
+    rows: Mapping[str, int]
+    damaged: tuple[str, ...]
+
+    @property
+    def resumable(self) -> bool:
+        """Whether the study can go on in the copy; otherwise it can only be read."""
+        return not DEFINING & set(self.damaged)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a table."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {"table": name, "rows": n, "damaged": name in self.damaged}
+                for name, n in self.rows.items()
+            ]
+        )
+
+
+def rescue(folder: str | Path, out: str | Path) -> Rescued:
+    """Copy every readable row of the study in `folder` into a new study folder `out`.
+
+    The damaged file is only read. UserError where `folder` holds no study or `out` holds one;
+    StoreError where nothing at all can be read.
+    """
+    path, target = Path(folder) / FILE, Path(out)
+    if not path.is_file():
+        raise UserError(f"No study in {str(folder)!r} (no {FILE}).")
+    if (target / FILE).exists():
+        raise UserError(f"{str(target)!r} holds a study already; name a new folder for the copy.")
+    db = _opened(path)
+    try:
+        found = {name: _Table(db, name) for name in TABLES}
+        if not any(table.rows for table in found.values()):
+            raise StoreError(
+                f"Nothing of {path} can be read: its first pages are gone. Start the study again "
+                "in another folder (--out)."
+            )
+        _between(db, found["problems"], found["chains"])
+        meta = _Table(db, "meta")
+    finally:
+        db.close()
+    damaged = tuple(n for n, table in {**found, "meta": meta}.items() if table.damaged)
+    with Store(target) as store:
+        kept = {name: _put(store, name, table) for name, table in found.items()}
+        facts = [row for row in meta.rows if row["key"] != "schema_version"]
+        store.put("meta", facts)
+        result = Rescued(target, kept, damaged)
+        if not result.resumable:  # `Store.claim` refuses a folder with other settings
+            store.put("config", [{"key": "rescued", "value": '"incomplete, to be read only"'}])
+    return result
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """Without the checks of `Store`, which would refuse it; the write-ahead log is read too."""
+    try:
+        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        db.execute("SELECT name FROM sqlite_master").fetchall()
+    except sqlite3.DatabaseError as error:
+        raise StoreError(
+            f"Nothing of {path} can be read ({error}). Start the study again in another folder "
+            "(--out)."
+        ) from error
+    return db
+
+
+class _Table:
+    """The rows of one table that can be read, by key, in the order in which they were written."""
+
+    def __init__(self, db: sqlite3.Connection, name: str) -> None:
+        self.name = name
+        self.damaged = False
+        self._found: dict[tuple[Any, ...], tuple[Any, Row]] = {}  # place and row, by key
+        try:
+            columns = db.execute(f"PRAGMA table_info({name})").fetchall()
+        except sqlite3.DatabaseError:
+            columns = []
+        self.damaged = not columns
+        self.columns = [row[1] for row in columns]
+        self.key = [row[1] for row in sorted(columns, key=lambda row: row[5]) if row[5]]
+        self.by_key = name == "chains"  # WITHOUT ROWID: rows lie in the order of their keys
+        for direction in ("ASC", "DESC") if columns else ():
+            self.read(db, direction)
+            if not self.damaged:
+                break
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows found."""
+        return [row for _, row in sorted(self._found.values(), key=lambda found: found[0])]
+
+    def read(
+        self, db: sqlite3.Connection, direction: str, where: str = "", given: tuple[Any, ...] = ()
+    ) -> None:
+        """Rows from one end, up to the first that cannot be read."""
+        order = ", ".join(f"{c} {direction}" for c in (self.key if self.by_key else ["rowid"]))
+        place = "0" if self.by_key else "rowid"
+        sql = f"SELECT {place}, * FROM {self.name} {where} ORDER BY {order}"
+        for where_it_was, *values in self._rows(db, sql, given):
+            row = dict(zip(self.columns, values, strict=True))
+            key = tuple(row[column] for column in self.key)
+            self._found[key] = (key if self.by_key else where_it_was, row)
+
+    def _rows(
+        self, db: sqlite3.Connection, sql: str, given: tuple[Any, ...]
+    ) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from db.execute(sql, given)
+        except sqlite3.DatabaseError:
+            self.damaged = True
+
+
+def _between(db: sqlite3.Connection, problems: _Table, chains: _Table) -> None:
+    """Chains of each problem known, from both ends: what lies between two damaged places."""
+    if not chains.damaged:
+        return
+    for row in problems.rows:
+        for direction in ("ASC", "DESC"):
+            one = (row["benchmark"], row["problem"])
+            chains.read(db, direction, "WHERE benchmark = ? AND problem = ?", one)
+
+
+def _put(store: Store, name: str, table: _Table) -> int:
+    """Rows into the new store one by one: one that breaks a rule of the table is left out."""
+    rows = table.rows
+    try:
+        store.put(name, rows)
+        return len(rows)
+    except sqlite3.Error:
+        kept = 0
+    for row in rows:
+        try:
+            store.put(name, [row])
+            kept += 1
+        except (sqlite3.Error, StoreError):
+            continue
+    return kept

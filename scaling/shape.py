@@ -1,0 +1,77 @@
+"""The shape of a model by its configuration: parameters, cost of a token, size of the cache.
+
+Nothing of the weights is read or made: parameters are counted on a model without storage.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.errors import UserError
+from scaling.flops import ModelCost
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a configuration says of a model. weights: all parameters; kv: numbers a token leaves in
+    the key/value cache of all blocks; vocab: width of the logits."""
+
+    name: str
+    cost: ModelCost
+    weights: int
+    kv: int
+    vocab: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the model."""
+        return len(self.cost.blocks)
+
+    @classmethod
+    def of(cls, source: str | Path | Any, trust_remote_code: bool = False) -> Shape:
+        """The shape of a model: a config.json, a folder with one, a Hub name, "testbed", or a
+        Hugging Face configuration. No weight is read; parameters are counted on a model without
+        storage."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        named = isinstance(source, (str, Path))
+        config = read_config(str(source), trust_remote_code) if named else source
+        with torch.device("meta"):
+            bare = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        text = config.get_text_config()
+        groups = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        return cls(
+            name=str(source) if named else str(config.model_type),
+            cost=ModelCost.of(config),
+            weights=sum(p.numel() for p in bare.parameters()),
+            kv=2 * int(text.num_hidden_layers) * groups * int(width),
+            vocab=int(text.vocab_size),
+        )
+
+
+def read_config(source: str, trust_remote_code: bool = False) -> Any:
+    """A Hugging Face configuration from a config.json, a folder, a Hub name or "testbed"."""
+    from transformers import AutoConfig
+
+    path = Path(source).expanduser()
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        if file.is_file():
+            fields = json.loads(file.read_text(encoding="utf-8"))
+            return AutoConfig.for_model(fields.pop("model_type"), **fields)
+        from interp.source import locate
+
+        return AutoConfig.from_pretrained(locate(source), trust_remote_code=trust_remote_code)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"No model configuration in {source!r} ({reason}). Expected a config.json, a folder "
+            "that holds one, a Hub name, or 'testbed'."
+        ) from error

@@ -1,0 +1,71 @@
+"""`prunescope recover`: options in, one call, the checkpoint's place out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prunescope import cli
+from prunescope.commands import Recover
+from recovery.config import RecoveryConfig
+from tests.recovery.small import saved
+from tests.recovery.test_data import written
+
+ASKED = {"role": "user", "content": "what is 3 + 4 ?"}
+SAID = {"role": "assistant", "content": "<think> 3 + 4 = 7 </think> 7"}
+RECORD = {"messages": [ASKED, SAID]}
+
+
+def test_a_pruned_model_is_trained_and_goes_into_the_next_command(
+    tmp_path: Path, capsys: Any
+) -> None:
+    base = saved(tmp_path / "tiny")
+    data = written(tmp_path / "data.jsonl", *[{**RECORD, "id": i} for i in range(8)])
+    out = tmp_path / "run"
+    code = cli.run(["recover", "--model", str(base), "--blocks", "2", "--method", "lora",
+                    "--rates", "1e-3", "--max-steps", "2", "--batch", "2", "--held-out", "0",
+                    "--data", str(data), "--out", str(out)])  # fmt: skip
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "Overlap with evaluation problems was not checked" in said.out
+    assert "Rate 1.0e-03: 2 steps" in said.out
+    assert f"Checkpoint: {out / 'model'}" in said.out
+    assert f"Adapter: {out / 'adapter'}" in said.out
+    lines = [json.loads(x) for x in (out / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 2
+    assert cli.run(["prune", "--model", str(out / "model"), "--blocks", "3",
+                    "--out", str(tmp_path / "less")]) == 0  # fmt: skip
+    record = json.loads((tmp_path / "less" / "pruning.json").read_text(encoding="utf-8"))
+    assert record["layer_map"] == [0, 1]
+
+
+def test_options_become_settings() -> None:
+    out = Path("x")
+    plain = Recover(out=out)._config()
+    assert plain == RecoveryConfig("lora")
+    paper = Recover(out=out, method="full", preset="paper", batch=8)._config()
+    assert (paper.epochs, paper.batch, paper.context) == (5.0, 8, 32768)
+    off = Recover(out=out, method="distill", off_policy=True, no_merge=True, packing=True)._config()
+    assert (off.on_policy, off.merge, off.packing) == (False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--method", "lorra"], "Did you mean 'lora'"),
+        (["--plan", "x.json"], "there is no such file"),
+        (["--plan", "x.json", "--blocks", "1"], "not by both"),
+        (["--data", "nowhere.jsonl"], "No file 'nowhere.jsonl'"),
+        (["--preset", "papers"], "Did you mean 'paper'"),
+        (["--blocks", "99"], "block 99 is not there"),
+    ],
+)
+def test_a_mistake_is_said(options: list[str], said: str, tmp_path: Path, capsys: Any) -> None:
+    base = saved(tmp_path / "tiny")
+    assert cli.run(["recover", "--model", str(base), "--out", str(tmp_path / "o"), *options]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "Traceback" not in err
