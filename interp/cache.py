@@ -13,10 +13,21 @@ Sliding windows need no rolling buffer: they are a matter of the mask.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
+from torch import nn
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+def handing(model: nn.Module, cache: Cache | None) -> dict[str, Any]:
+    """`cache` as the keyword argument that this model's forward takes it by.
+
+    transformers 5.24 calls it `cache` and warns of the older name, `past_key_values`.
+    """
+    taken = inspect.signature(type(model).forward).parameters
+    return {"cache" if "cache" in taken else "past_key_values": cache}
 
 
 class Layout:

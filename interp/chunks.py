@@ -37,6 +37,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from interp.attention import MaskForm, attending
 from interp.batching import BATCH_TOKENS, Ids, TokenBatch, batches
+from interp.cache import handing
 from interp.chains import Chain
 from interp.errors import UserError
 from interp.interventions import Intervention, Patch, Skip, VariantLike, apply
@@ -324,8 +325,8 @@ class Reading:
                 input_ids=ids,
                 attention_mask=form.build(gap >= 0, gap, model.dtype),
                 position_ids=at[columns].expand(len(ids), -1),
-                past_key_values=cache,
                 use_cache=True,
+                **handing(model.anatomy.base, cache),
             )[0]
         cache.cursor.first = columns.stop
         if columns == self.pieces[-1]:

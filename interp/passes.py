@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from interp.attention import MaskForm, attending, causal_masks, kernel_ready, no_masks
-from interp.cache import Prefix, RowCache
+from interp.cache import Prefix, RowCache, handing
 from interp.compiled import CompiledBlocks
 from interp.fused import fuse, fused
 from interp.graphs import Graphs, wanted
@@ -123,8 +123,8 @@ class Passes:
                 input_ids=torch.from_numpy(ids).to(device),
                 attention_mask=causal_masks(self.masks, len(requests), width, like),
                 position_ids=torch.arange(width, device=device).expand(len(requests), width),
-                past_key_values=prefix,
                 use_cache=True,
+                **handing(self.model.anatomy.base, prefix),
             )
         return prefix
 
@@ -225,8 +225,8 @@ class Passes:
             input_ids=last[:, None],
             attention_mask=masks,
             position_ids=position[:, None],
-            past_key_values=self.cache,
             use_cache=True,
+            **handing(self.model.hf, self.cache),
         ).logits[:, -1]
         logits = logits.to(last.device, torch.float32)
         logp, entropy, norm = measure(logits)

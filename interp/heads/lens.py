@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.batching import BATCH_TOKENS, batches
+from interp.cache import handing
 from interp.chains import Chain
 from interp.chunks import present
 from interp.errors import NonFiniteError, UserError
@@ -106,7 +107,8 @@ class HeadLens:
             raise UserError("This HeadLens is closed: open another, HeadLens(model).")
         hooks = [(f"blocks.{i}.attn.{name}", without_point(hook, i)) for i in indices]
         with self._bridge.hooks(fwd_hooks=hooks):
-            return self._copy.anatomy.base(input_ids=ids, past_key_values=cache, use_cache=True)[0]
+            base = self._copy.anatomy.base
+            return base(input_ids=ids, use_cache=True, **handing(base, cache))[0]
 
     def _pieces(self, start: int, stop: int, rows: int = 1) -> Iterator[tuple[int, int]]:
         """[start, stop) in pieces whose attention can be held."""

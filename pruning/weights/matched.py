@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.cache import handing
 from interp.errors import UserError
 from interp.model import ReasoningModel
 from pruning.plan import LayerPlan
@@ -153,11 +154,11 @@ def _seconds(model: ReasoningModel, ids: Int[Tensor, "B T"], prompt: int) -> flo
     ids = ids.to(model.device)
     cache = DynamicCache(config=model.hf.config)
     hf: Any = model.hf
-    hf(ids[:, :prompt], past_key_values=cache, use_cache=True, logits_to_keep=1)
+    hf(ids[:, :prompt], use_cache=True, logits_to_keep=1, **handing(hf, cache))
     _wait(model)
     start = time.perf_counter()
     for position in range(prompt, ids.shape[1]):
-        hf(ids[:, position : position + 1], past_key_values=cache, use_cache=True)
+        hf(ids[:, position : position + 1], use_cache=True, **handing(hf, cache))
     _wait(model)
     return time.perf_counter() - start
 

@@ -22,6 +22,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from interp.cache import handing
 from interp.interventions import apply, dense
 from interp.model import ReasoningModel
 from pruning.checkpoint import plan_record
@@ -52,7 +53,7 @@ def cached(hf: Any, ids: torch.Tensor) -> torch.Tensor:
     out = []
     with torch.no_grad():
         for start, stop in [(0, prompt), *((i, i + 1) for i in range(prompt, ids.shape[1]))]:
-            step = hf(ids[:, start:stop], past_key_values=cache, use_cache=True)
+            step = hf(ids[:, start:stop], use_cache=True, **handing(hf, cache))
             out.append(step.logits)
     return torch.cat(out, dim=1)
 

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from interp.cache import handing
 from interp.errors import PruneScopeError, UserError
 from interp.model import ReasoningModel
 from pruning.calibration import Calibration
@@ -170,7 +171,7 @@ def test_the_folded_model_decodes_with_a_cache() -> None:
         cache = DynamicCache(config=hf.config)
         with torch.no_grad():
             steps = [
-                hf(ids[:, i : i + 1], past_key_values=cache, use_cache=True).logits
+                hf(ids[:, i : i + 1], use_cache=True, **handing(hf, cache)).logits
                 for i in range(ids.shape[1])
             ]
             at_once = hf(ids, use_cache=False).logits

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from interp.cache import handing
 from interp.model import ReasoningModel
 
 Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
@@ -227,7 +228,8 @@ class FakeModel:
     @torch.no_grad()
     def _logits(self, ids: list[int], cache: DynamicCache | None = None) -> torch.Tensor:
         tokens = torch.tensor([ids])
-        out = self.model.hf(input_ids=tokens, past_key_values=cache, use_cache=cache is not None)
+        hf = self.model.hf
+        out = hf(input_ids=tokens, use_cache=cache is not None, **handing(hf, cache))
         return out.logits[0].float()
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from interp.cache import handing
 from interp.errors import UserError
 from scaling.flops import BlockCost, ModelCost
 from tests.models import ARCHS, config
@@ -22,7 +23,7 @@ def counted(hf: Any, ids: torch.Tensor) -> list[int]:
     cache, found = transformers.DynamicCache(config=hf.config), []
     for i in range(ids.shape[1]):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            hf(ids[:, i : i + 1], past_key_values=cache, use_cache=True)
+            hf(ids[:, i : i + 1], use_cache=True, **handing(hf, cache))
         found.append(counter.get_total_flops())
     return found
 
