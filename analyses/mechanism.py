@@ -29,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyses import mechanism_panels as panels
 from analyses import style
+from analyses.copying_heads import DRAWS, HEADS, ROWS_OF_A_LOOP, copying, loop_rows, tidy
 from analyses.derived import derived, kept
 from analyses.frames import StudyData
 from analyses.tables import ALPHA, interval, number, share, signed
@@ -43,18 +45,16 @@ from analyses.workbench import (
 )
 from interp.chains import Chain
 from interp.errors import UserError
-from interp.interventions import AblateHeads, Variant, VariantLike, dense
-from interp.statistics import paired_difference
+from interp.interventions import dense
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "How blocks do it"
 CAPTION = (
     "{benchmark}; loops are those of {base}. Top: what each block adds to the logit of the chosen "
-    "token, and the probability its stream gives that token. Middle: attention of the best head of "
+    "token, and the probability its stream gives that token. Middle: attention of every head of "
     "each block to what follows an earlier copy of the token, at loop tokens; and how many chains "
     "stay in their loop without the heads that match best or without as many others. Bottom: AUC "
     "of linear probes, problems held out (filled: Holm-corrected p < .05 against shuffled labels; "
@@ -65,18 +65,8 @@ CHAINS = 24  # dense chains that are read
 TRIED = 16  # problems on which every variant is tried
 LOOPING = 24
 PROBED, PROBED_SAMPLES = 96, 2  # dense chains for the probe of errors
-HEADS, DRAWS = 4, 12
-ROWS_OF_A_LOOP = 48
 AHEAD = (8, 32)
 EVENTS = ("reflection", "end of thinking")
-COLOURS = {
-    "reflection": "#009E73",
-    "end of thinking": "#0072B2",
-    "loop": "#D55E00",
-    "loop, read by dense": "#8C564B",
-    "first quarter": "#56B4E9",
-    "last quarter": "#1a1a1a",
-}
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
@@ -124,7 +114,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     found = most_looping(bench, TRIED, 2 * LOOPING)
     parts = [
         *read_out(bench, first[:CHAINS], found),
-        *heads(bench, found),
+        *copying(bench, found.variant, found.looping[:LOOPING]),
         *foretold(bench, every, found),
         damage(bench, first[:TRIED], found),
     ]
@@ -136,19 +126,6 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------- the parts
-
-
-def loop_rows(bench: Workbench, chains: Sequence[Chain]) -> list[np.ndarray]:
-    """Masks of the tokens that continue a loop: after its first pass, a few a chain."""
-    masks = []
-    for chain in chains:
-        mask = np.zeros(chain.n_tokens, dtype=bool)
-        loop = bench.loop(chain)
-        if loop is not None:
-            start = chain.thinking.start + loop.onset + round(loop.wasted / loop.repeats)
-            mask[start : min(start + ROWS_OF_A_LOOP, chain.thinking.stop)] = True
-        masks.append(mask & ~chain.forced)
-    return masks
 
 
 def read_out(bench: Workbench, chains: Sequence[Chain], found: Looping) -> list[pd.DataFrame]:
@@ -190,117 +167,12 @@ def _quarter(chain: Chain, k: int) -> np.ndarray:
 
 def _contributed(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[(frame["part"] == "block") & (frame["target"] == "chosen")]
-    return _rows("contribution", rows["event"], rows, rows["mean"], rows["positions"])
+    return tidy("contribution", rows["event"], rows, rows["mean"], rows["positions"])
 
 
 def _lensed(frame: pd.DataFrame) -> pd.DataFrame:
     rows = frame[frame["quantity"] == "chosen_probability"]
-    return _rows("lens", rows["event"], rows, rows["mean"], rows["positions"])
-
-
-def _rows(part: str, names: Any, rows: pd.DataFrame, values: Any, n: Any) -> pd.DataFrame:
-    import pandas as pd
-
-    columns: dict[str, Any] = {"part": part, "name": np.asarray(names, dtype=object)}
-    columns["block"] = rows["block"].to_numpy(dtype=float)
-    columns["value"] = np.asarray(values, dtype=float)
-    columns |= {end: rows[end].to_numpy(dtype=float) for end in ("low", "high")}
-    columns["n"] = np.asarray(n, dtype=float)
-    for name in ("head", "p", "p_holm", "chance", "baseline"):
-        columns[name] = rows[name].to_numpy(dtype=float) if name in rows else np.nan
-    return pd.DataFrame(columns)
-
-
-def heads(bench: Workbench, found: Looping) -> list[pd.DataFrame]:
-    """Prefix matching at loop tokens, and what ablating the best heads does to persistence."""
-    from interp.heads import HeadLens
-    from pruning.plan import LayerPlan
-    from pruning.surgery import prune
-
-    if found.variant is None:
-        return []
-    looping = found.looping[:LOOPING]
-    gone = sorted({step.block for step in found.variant.interventions()})
-    pruned = prune(bench.model, LayerPlan.without(bench.model, *gone, name="looping"), share=True)
-    loops = [bench.loop(chain) for chain in looping]
-    periods = [x.period if x is not None and x.kind == "exact" else None for x in loops]
-    with HeadLens(pruned) as reader:
-        scores = reader.scores(looping, loop_rows(bench, looping), periods=periods)
-        n_heads = reader.n_heads
-    frame = scores.to_frame()
-    frame = frame[frame["score"].isin(["induction", "period"])]
-    best = [
-        (int(scores.blocks[i]), int(h))
-        for i, h in zip(
-            *np.unravel_index(np.argsort(-scores.mean("induction"), axis=None)[:HEADS],
-                              scores.mean("induction").shape), strict=True)
-    ]  # fmt: skip
-    others = [(b, h) for b in pruned.layer_map for h in range(n_heads) if (b, h) not in best]
-    rng = np.random.default_rng(0)
-    draws = [
-        [others[i] for i in rng.choice(len(others), HEADS, replace=False)] for _ in range(DRAWS)
-    ]
-    stays = persistence(bench, looping, found.variant, [best, *draws])
-    return [
-        _rows("head", frame["score"], frame, frame["value"], frame["n"]),
-        ablations(stays, best),
-    ]
-
-
-def without_heads(base: VariantLike, chosen: Sequence[tuple[int, int]], when: Any) -> Variant:
-    """`base` with these heads (block, head) put out while `when` is in force."""
-    blocks = sorted({block for block, _ in chosen})
-    steps = [
-        AblateHeads(b, heads=tuple(sorted(h for block, h in chosen if block == b)), window=when)
-        for b in blocks
-    ]
-    return Variant(f"{base.name} / {len(chosen)} heads", (*base.interventions(), *steps))
-
-
-def persistence(
-    bench: Workbench,
-    looping: Sequence[Chain],
-    base: VariantLike,
-    sets: Sequence[Sequence[tuple[int, int]]],
-) -> np.ndarray:
-    """Whether each chain, forked within its loop without each set, stays: [sets, chains]."""
-    from interp.handover import around_loops
-    from interp.reruns import ALL, Edit, rerun
-    from interp.spans import Spans
-
-    (_, within) = around_loops([bench.loop(chain) for chain in looping]).values()
-    when = Spans.of(looping, within)
-    edits = [Edit(f"set {i}", ALL, without_heads(base, s, when), when) for i, s in enumerate(sets)]
-    stays = np.ones((len(sets), len(looping)))
-    for e, c, chain in rerun(bench.model, looping, edits, sampling=bench.sampling):
-        stays[e, c] = float(bench.loop(chain) is not None)
-    return stays
-
-
-def ablations(stays: np.ndarray, best: Sequence[tuple[int, int]]) -> pd.DataFrame:
-    """Rows of the best heads, of each draw, and of the difference between them.
-
-    p of the best: the share of draws that end as many loops or more, one draw added to both.
-    """
-    import pandas as pd
-
-    rows: list[dict[str, Any]] = []
-    ones = np.ones_like(stays[0])
-    named = "induction heads " + " ".join(f"{b}.{h}" for b, h in best)
-    for i, after in enumerate(stays):
-        got = paired_difference(ones, after)
-        name = named if i == 0 else f"random heads {i}"
-        rows.append({"name": name, "value": got.value, "low": got.low, "high": got.high})
-    change = stays.mean(1) - 1
-    rows[0]["p"] = float((1 + (change[1:] <= change[0]).sum()) / len(change))
-    gap = paired_difference(stays[1:].mean(0), stays[0])
-    rows.append({"name": "induction less random", "value": gap.value, "low": gap.low,
-                 "high": gap.high, "p": gap.p})  # fmt: skip
-    frame = pd.DataFrame(rows)
-    return frame.assign(
-        part="ablation", block=np.nan, n=float(stays.shape[1]), head=np.nan, p_holm=np.nan,
-        chance=np.nan, baseline=np.nan,
-    )  # fmt: skip
+    return tidy("lens", rows["event"], rows, rows["mean"], rows["positions"])
 
 
 def foretold(bench: Workbench, chains: Sequence[Chain], found: Looping) -> list[pd.DataFrame]:
@@ -333,7 +205,7 @@ def foretold(bench: Workbench, chains: Sequence[Chain], found: Looping) -> list[
 
 def _probed(name: str, frame: pd.DataFrame) -> pd.DataFrame:
     frame = frame.assign(chance=frame["control_high"], baseline=frame["position_auc"])
-    return _rows("probe", [name] * len(frame), frame, frame["auc"], frame["n"])
+    return tidy("probe", [name] * len(frame), frame, frame["auc"], frame["n"])
 
 
 def damage(bench: Workbench, chains: Sequence[Chain], found: Looping) -> pd.DataFrame:
@@ -350,7 +222,7 @@ def damage(bench: Workbench, chains: Sequence[Chain], found: Looping) -> pd.Data
         names = {"dense": "along dense", variant.name: "along its own", "difference": "drift"}
         frames.append(got.assign(name=got["along"].map(names), block=block))
     frame = pd.concat(frames, ignore_index=True)
-    return _rows("kl", frame["name"], frame, frame["kl"], frame["n_tokens"])
+    return tidy("kl", frame["name"], frame, frame["kl"], frame["n_tokens"])
 
 
 # --------------------------------------------------------------------------------- words
@@ -400,140 +272,25 @@ def text(found: pd.DataFrame) -> list[str]:
 # --------------------------------------------------------------------------------- figure
 
 
-def plot_lines(found: pd.DataFrame, part: str, ax: Axes | None = None) -> Axes:
-    """A line a name over the blocks, with its interval and its name at its end."""
-    ax = style.new_axes(ax)
-    rows = found[found["part"] == part]
-    ends = []
-    for name, line in rows.groupby("name", sort=False):
-        line = line.sort_values("block")
-        colour = COLOURS.get(str(name), style.QUIET)
-        ax.plot(line["block"], line["value"], "-o", ms=3, lw=1.4, color=colour)
-        ax.fill_between(line["block"], line["low"], line["high"], color=colour, alpha=0.13, lw=0)
-        ends.append(
-            (str(name), float(line["block"].iloc[-1]), float(line["value"].iloc[-1]), colour)
-        )
-    style.block_axis(ax, [int(b) for b in rows["block"].unique() if b >= 0])
-    ax.grid(axis="y")
-    if part == "lens":
-        style.share_axis(ax, "probability of the chosen token")
-        ax.set_title("what its stream says")
-    else:
-        ax.axhline(0, color=style.INK, lw=0.8)
-        ax.set_ylabel("logit added (nats)")
-        ax.set_title("what each block writes")
-    style.label_ends(ax, ends, room=0.27)
-    return ax
-
-
-def plot_heads(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Every head's prefix matching at loop tokens by block; the line is uniform attention."""
-    ax = style.new_axes(ax)
-    rows = found[(found["part"] == "head") & (found["name"] == "induction")]
-    ax.plot(rows["block"], rows["value"], "o", ms=4, color="#009E73", alpha=0.75)
-    ax.vlines(rows["block"], rows["low"], rows["high"], color="#009E73", lw=0.9, alpha=0.5)
-    ax.axhline(float(rows["chance"].iloc[0]), color=style.QUIET, lw=0.9, ls=(0, (3, 2)))
-    for row in rows.sort_values("value").tail(HEADS).to_dict("records"):
-        ax.annotate(f" {int(row['block'])}.{int(row['head'])}", (row["block"], row["value"]),
-                    fontsize=7.4, va="center")  # fmt: skip
-    style.block_axis(ax, rows["block"].astype(int).tolist())
-    ax.set_ylim(0, 1.15 * float(max(rows["high"].max(), rows["chance"].max())))
-    ax.set_ylabel("attention")
-    ax.grid(axis="y")
-    ax.set_title("prefix matching of each head in the loop")
-    return ax
-
-
-def plot_ablations(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The change in persistence: the best heads, each random draw, and their difference."""
-    ax = style.new_axes(ax)
-    rows = found[found["part"] == "ablation"].reset_index(drop=True)
-    labels = []
-    for place, row in rows.iterrows():
-        named = not str(row["name"]).startswith("random")
-        colour = "#D55E00" if named else style.QUIET
-        ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4 if named else 0.9)
-        ax.plot([row["value"]], [place], "o", ms=5 if named else 3.5, color=colour, zorder=4)
-        middle = place == (len(rows) - 1) // 2
-        labels.append(str(row["name"]) if named else "as many at random" if middle else "")
-    ax.axvline(0, color=style.INK, lw=0.8)
-    ax.set_yticks(range(len(rows)), [w.replace("heads ", "heads\n") for w in labels], fontsize=7.6)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
-    ax.set_xlabel("change in chains that stay in their loop")
-    ax.grid(axis="x")
-    ax.set_title(f"without heads  (n = {int(rows['n'].max())} chains)")
-    return ax
-
-
-def plot_probes(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """AUC by block, a colour a question; filled where Holm's p is small."""
-    ax = style.new_axes(ax)
-    rows = found[found["part"] == "probe"]
-    names = list(dict.fromkeys(rows["name"]))
-    ends = []
-    for i, name in enumerate(names):
-        line = rows[rows["name"] == name].sort_values("block")
-        colour = ("#D55E00", "#E69F00", "#0072B2")[i % 3]
-        x = line["block"] + 0.22 * (i - (len(names) - 1) / 2)
-        sure = line["p_holm"] < ALPHA
-        ax.vlines(x, line["low"], line["high"], color=colour, lw=1.1)
-        ax.plot(x, line["value"], color=colour, lw=0.8)
-        ends_at = [-0.5, float(line["block"].max()) + 0.5]
-        ax.plot(
-            ends_at, [float(line["baseline"].iloc[0])] * 2, color=colour, lw=0.9, ls=(0, (1, 2))
-        )
-        for shown, fill in ((sure, colour), (~sure, "white")):
-            ax.plot(x[shown], line["value"][shown], "o", ms=4, mec=colour, mfc=fill, zorder=4)
-        ends.append((str(name), float(x.iloc[-1]), float(line["value"].iloc[-1]), colour))
-    ax.axhline(0.5, color=style.INK, lw=0.8)
-    style.block_axis(ax, rows["block"].astype(int).tolist())
-    ax.set_ylabel("AUC, problems held out")
-    ax.grid(axis="y")
-    ax.set_title("what can be foretold")
-    style.label_ends(ax, ends, room=0.27)
-    return ax
-
-
-def plot_kl(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """KL without each block, along dense chains and along its own."""
-    ax = style.new_axes(ax)
-    rows = found[(found["part"] == "kl") & (found["name"] != "drift")]
-    ends = []
-    for i, (name, line) in enumerate(rows.groupby("name", sort=False)):
-        line = line.sort_values("block")
-        colour = ("#1a1a1a", "#CC79A7")[i % 2]
-        x = line["block"] + 0.2 * (i - 0.5)
-        floor = max(1e-4, float(line["value"].min()) / 3)
-        ax.vlines(x, line["low"].clip(lower=floor), line["high"], color=colour, lw=1.1)
-        ax.plot(x, line["value"], "os"[i % 2], ms=4.2, color=colour)
-        ends.append((str(name), float(x.iloc[-1]), float(line["value"].iloc[-1]), colour))
-    ax.set_yscale("log")
-    style.block_axis(ax, rows["block"].astype(int).tolist())
-    ax.set_ylabel("KL from dense (nats a token)")
-    ax.grid(axis="y")
-    ax.set_title("damage and drift without one block")
-    handles = [
-        ax.plot([], [], "os"[i], ms=4.2, color=e[3], label=e[0])[0] for i, e in enumerate(ends)
-    ]
-    ax.legend(handles=handles, fontsize=8, loc="upper right")
-    return ax
-
-
 def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
     """Six panels, fewer where nothing looped."""
     if not len(found):
         return None
     parts = set(found["part"])
     drawn = [p for p in ("contribution", "lens", "head", "ablation", "probe", "kl") if p in parts]
-    makers = {"head": plot_heads, "ablation": plot_ablations, "probe": plot_probes, "kl": plot_kl}
+    makers = {
+        "head": panels.plot_heads,
+        "ablation": panels.plot_ablations,
+        "probe": panels.plot_probes,
+        "kl": panels.plot_kl,
+    }
     with style.style():
         whole, axes = style.panels(len(drawn), columns=2, width=5.6, height=3.1)
         for part, ax in zip(drawn, axes, strict=True):
             if part in makers:
                 makers[part](found, ax)
             else:
-                plot_lines(found, part, ax)
+                panels.plot_lines(found, part, ax)
     return whole
 
 

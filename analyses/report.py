@@ -123,7 +123,7 @@ def write_report(
     if not any(len(frame) for frame in study.purposes.values()):
         raise UserError(f"The study in {str(folder)!r} has no chains yet; run it, then report.")
     found, sections = {}, []
-    for name in catalogue.NAMES:
+    for name in (*catalogue.NAMES, *catalogue.in_store(study)):  # what was computed is shown
         if on_step is not None:
             on_step(catalogue.load(name).TITLE)
         table, written = make(name, study, target)

@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from interp.errors import PruneScopeError as PruneScopeError
     from interp.errors import UserError as UserError
     from interp.events import mark as mark
+    from interp.handover import along as along
+    from interp.handover import around_loops as around_loops
+    from interp.handover import handover as handover
     from interp.heads import HeadLens as HeadLens
     from interp.influence import by_event as by_event
     from interp.influence import by_step as by_step
@@ -90,6 +93,8 @@ if TYPE_CHECKING:
     from interp.statistics import pass_at_k as pass_at_k
     from interp.statistics import sign_flip as sign_flip
     from interp.statistics import spearman_interval as spearman_interval
+    from interp.timemaps import time_map as time_map
+    from interp.timemaps import usual_windows as usual_windows
     from interp.windows import AfterLoop as AfterLoop
     from interp.windows import Answer as Answer
     from interp.windows import AtTokens as AtTokens
@@ -179,6 +184,7 @@ _HOME = {
     ),
     "interp.errors": ("NonFiniteError", "PruneScopeError", "UserError"),
     "interp.events": ("mark",),
+    "interp.handover": ("along", "around_loops", "handover"),
     "interp.heads": ("HeadLens",),
     "interp.influence": ("by_event", "by_step", "recorded"),
     "interp.interventions": (
@@ -210,6 +216,7 @@ _HOME = {
         "sign_flip",
         "spearman_interval",
     ),
+    "interp.timemaps": ("time_map", "usual_windows"),
     "interp.windows": ("AfterLoop", "Answer", "AtTokens", "Thinking", "Window"),
     "pruning.calibration": ("Calibration", "hub_texts", "read_texts"),
     "pruning.compare": ("Comparison", "compare", "compare_criteria"),

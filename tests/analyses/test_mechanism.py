@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses import mechanism, workbench
+from analyses import copying_heads, mechanism, workbench
 from analyses.frames import StudyData
 from analyses.workbench import Workbench
 from interp.statistics import paired_difference
@@ -20,12 +20,13 @@ PLANTED = Planted(n_blocks=6, copier=2, brake=4, opener=1)
 def found(study: StudyData) -> pd.DataFrame:
     bench = PlantedBench.made(PLANTED, study, problems=20, thinking=64)
     small = {"CHAINS": 12, "TRIED": 6, "LOOPING": 10, "PROBED": 20, "PROBED_SAMPLES": 1}
-    small |= {"HEADS": 1, "DRAWS": 6}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workbench, "of", classmethod(lambda *_: bench))
         patch.setattr(workbench, "candidates", singles)
         for name, value in small.items():
             patch.setattr(mechanism, name, value)
+        patch.setattr(copying_heads, "HEADS", 1)
+        patch.setattr(copying_heads, "DRAWS", 6)
         return mechanism._compute(study, {"benchmark": "planted", "thinking": 64})
 
 
@@ -62,7 +63,7 @@ def test_the_copying_head_is_found_and_holds_the_loop(found: pd.DataFrame) -> No
 def test_rows_of_ablations_are_paired_differences() -> None:
     rng = np.random.default_rng(0)
     stays = rng.integers(0, 2, (4, 20)).astype(float)
-    frame = mechanism.ablations(stays, [(3, 1), (5, 0)])
+    frame = copying_heads.ablations(stays, [(3, 1), (5, 0)])
     assert frame["name"].tolist() == [
         "induction heads 3.1 5.0", "random heads 1", "random heads 2", "random heads 3",
         "induction less random",

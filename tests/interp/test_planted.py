@@ -66,7 +66,7 @@ def named(frame, outcome: str, window: str) -> set[int]:
 def test_the_models_do_what_was_written() -> None:
     planted, _, chains = carriers()
     outcomes = [judge(chain) for chain in chains]
-    assert np.mean([o["looped"] for o in outcomes]) > 0.5
+    assert np.mean([o["looped"] for o in outcomes]) > 0.3
     assert np.mean([o["correct"] for o in outcomes]) > 0.8
     looping = next(find_loop(c.thinking_ids) for c in chains if judge(c)["looped"])
     assert looping is not None and looping.period == planted.period
