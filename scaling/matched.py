@@ -100,12 +100,17 @@ def with_costs(
     seconds_per_token: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
     """The rows with what each chain cost: `spent`; `flops` if the model's cost is given, with the
-    dense indices that each variant lacks; `seconds` if those of a token are given by variant."""
+    dense indices that each variant lacks; `seconds` if those of a token are given by variant.
+
+    A chain that stops at once has chosen one token, its end, and costs that: nothing is free.
+    """
     missing = [name for name in COUNTED if name not in rows.columns]
     if missing:
         raise UserError(f"The rows lack {missing}; expected those of Store.rows().")
     variants = set(rows["variant"])
-    added = {"spent": (rows["thinking_tokens"] + rows["answer_tokens"]).to_numpy(dtype=float)}
+    spent = (rows["thinking_tokens"] + rows["answer_tokens"]).to_numpy(dtype=float)
+    tokens = np.maximum(rows["tokens"].to_numpy(np.int64), 1)
+    added = {"spent": np.maximum(spent, 1.0)}
     if model is not None:
         added["flops"] = np.zeros(len(rows))
         for name in variants:
@@ -113,7 +118,7 @@ def with_costs(
             lacks = _known(removed if removed is not None else {"dense": ()}, name, "removed")
             added["flops"][mine] = model.chain(
                 rows.loc[mine, "prompt_tokens"].to_numpy(np.int64),
-                rows.loc[mine, "tokens"].to_numpy(np.int64),
+                tokens[mine],
                 lacks,
             )
     if seconds_per_token is not None:
@@ -121,7 +126,6 @@ def with_costs(
                 for name in variants}  # fmt: skip
         if not all(np.isfinite(value) and value > 0 for value in each.values()):
             raise UserError(f"seconds_per_token {each}: expected positive numbers.")
-        tokens = rows["tokens"].to_numpy(dtype=float)
         added["seconds"] = tokens * np.array([each[name] for name in rows["variant"]])
     return rows.assign(**added)
 

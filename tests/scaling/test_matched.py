@@ -164,3 +164,15 @@ def test_costs_of_chains() -> None:
 def test_mistakes_are_user_errors(mistake: Any) -> None:
     with pytest.raises(UserError, match=r".{20,}"):
         mistake(rows({"dense": np.ones((2, 3)), "cut": np.ones((2, 3))}))
+
+
+def test_a_chain_that_stops_at_once_costs_its_end() -> None:
+    """Nothing is free: a cost of 0 has no logarithm, and no chain was chosen without a token."""
+    frame = rows({"dense": np.ones((2, 8)), "cut": np.zeros((2, 8))})
+    silent = frame["variant"] == "cut"
+    for column in ("thinking_tokens", "answer_tokens", "tokens"):
+        frame.loc[silent, column] = 0
+    found = with_costs(frame, COST, {"dense": (), "cut": (1,)}, {"dense": 0.5, "cut": 0.25})
+    assert (found.loc[silent, "spent"] == 1).all() and (found.loc[silent, "seconds"] == 0.25).all()
+    assert (found.loc[silent, "flops"] == COST.chain(20, 1, (1,))).all()
+    assert len(equal_cost(found, draws=100).to_frame())
