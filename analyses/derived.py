@@ -49,13 +49,18 @@ FINGERPRINT = "model fingerprint"  # its key in a study's meta
 def derived(
     study: StudyData,
     name: str,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, Any] | None,
     compute: Callable[[], pd.DataFrame],
 ) -> pd.DataFrame:
     """The frame of `name` under these settings: as it was kept, or computed now and kept.
 
-    settings: JSON values; the fingerprint of the study's model is added to them.
+    settings: JSON values; the fingerprint of the study's model is added to them. None: the study
+    has nothing to try it on, and the frame is empty.
     """
+    if settings is None:
+        import pandas as pd
+
+        return pd.DataFrame()
     found = kept(study, name, settings)
     if found is not None:
         return found
@@ -80,9 +85,9 @@ def derived(
     return frame
 
 
-def kept(study: StudyData, name: str, settings: Mapping[str, Any]) -> pd.DataFrame | None:
+def kept(study: StudyData, name: str, settings: Mapping[str, Any] | None) -> pd.DataFrame | None:
     """The frame of `name` under these settings, if the study has it already."""
-    if study.folder is None:
+    if study.folder is None or settings is None:
         return None
     from scaling.store import FILE
 

@@ -38,10 +38,8 @@ from analyses.tables import ALPHA, interval, number, share, signed
 from analyses.workbench import (
     Looping,
     Workbench,
-    fitting_budget,
-    longest_solved,
+    asked_settings,
     most_looping,
-    problem_settings,
 )
 from interp.chains import Chain
 from interp.errors import UserError
@@ -71,16 +69,12 @@ EVENTS = ("reflection", "end of thinking")
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """What decides the result; None where the study has nothing to try it on."""
-    benchmark = longest_solved(study)
-    if benchmark is None:
-        return None
-    return {
-        **problem_settings(study, benchmark),
-        "thinking": fitting_budget(study, benchmark),
-        "n": [CHAINS, TRIED, LOOPING, PROBED, PROBED_SAMPLES, HEADS, DRAWS, ROWS_OF_A_LOOP],
-        "ahead": list(AHEAD),
-        "version": 2,
-    }
+    return asked_settings(
+        study,
+        n=[CHAINS, TRIED, LOOPING, PROBED, PROBED_SAMPLES, HEADS, DRAWS, ROWS_OF_A_LOOP],
+        ahead=list(AHEAD),
+        version=2,
+    )
 
 
 def table(study: StudyData) -> pd.DataFrame:
@@ -90,18 +84,13 @@ def table(study: StudyData) -> pd.DataFrame:
     (probe). baseline: AUC of the position alone (probe). n: tokens (contribution, lens, kl),
     events (head), chains (ablation), examples (probe).
     """
-    import pandas as pd
-
     settings = settings_of(study)
-    if settings is None:
-        return pd.DataFrame()
-    return derived(study, "mechanism", settings, lambda: _compute(study, settings))
+    return derived(study, "mechanism", settings, lambda: _compute(study, settings or {}))
 
 
 def in_store(study: StudyData) -> bool:
     """Whether `table` would only have to be read."""
-    settings = settings_of(study)
-    return settings is not None and kept(study, "mechanism", settings) is not None
+    return kept(study, "mechanism", settings_of(study)) is not None
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:

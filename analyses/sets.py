@@ -33,7 +33,7 @@ from analyses import style
 from analyses.derived import derived, kept
 from analyses.frames import StudyData
 from analyses.tables import ALPHA, blocks_text, interval, p_value, signed
-from analyses.workbench import Workbench, fitting_budget, longest_solved, problem_settings
+from analyses.workbench import Workbench, asked_settings
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
@@ -60,16 +60,12 @@ Outcomes = Mapping[Blocks, Float[np.ndarray, " P"]]
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """What decides the result; None where the study has nothing to try it on."""
-    benchmark = longest_solved(study)
-    if benchmark is None:
-        return None
-    return {
-        **problem_settings(study, benchmark),
-        "thinking": fitting_budget(study, benchmark),
-        "plans": {name: list(blocks) for name, blocks in plans_of(study).items()},
-        "n": [PROBLEMS, CHEAPEST],
-        "version": 1,
-    }
+    return asked_settings(
+        study,
+        plans={name: list(blocks) for name, blocks in plans_of(study).items()},
+        n=[PROBLEMS, CHEAPEST],
+        version=1,
+    )
 
 
 def plans_of(study: StudyData) -> dict[str, Blocks]:
@@ -91,18 +87,13 @@ def table(study: StudyData) -> pd.DataFrame:
     the single effects of its blocks. gap, gap_low, gap_high, gap_p, gap_p_holm: effect less sum,
     the interaction.
     """
-    import pandas as pd
-
     settings = settings_of(study)
-    if settings is None:
-        return pd.DataFrame()
-    return derived(study, "sets", settings, lambda: _compute(study, settings))
+    return derived(study, "sets", settings, lambda: _compute(study, settings or {}))
 
 
 def in_store(study: StudyData) -> bool:
     """Whether `table` would only have to be read."""
-    settings = settings_of(study)
-    return settings is not None and kept(study, "sets", settings) is not None
+    return kept(study, "sets", settings_of(study)) is not None
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:

@@ -26,10 +26,8 @@ from analyses.derived import derived, kept
 from analyses.frames import StudyData
 from analyses.workbench import (
     Workbench,
-    fitting_budget,
-    longest_solved,
+    asked_settings,
     most_looping,
-    problem_settings,
 )
 
 if TYPE_CHECKING:
@@ -63,16 +61,12 @@ ACCURACY, LOOPS = "#0072B2", "#A6611A"
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """What decides the result; None where the study has nothing to try it on."""
-    benchmark = longest_solved(study)
-    if benchmark is None:
-        return None
-    return {
-        **problem_settings(study, benchmark),
-        "thinking": fitting_budget(study, benchmark),
-        "n": [PROBLEMS, TRIED, LOOPING, AHEAD],
-        "windows": list(WINDOWS),
-        "version": 3,
-    }
+    return asked_settings(
+        study,
+        n=[PROBLEMS, TRIED, LOOPING, AHEAD],
+        windows=list(WINDOWS),
+        version=3,
+    )
 
 
 def table(study: StudyData) -> pd.DataFrame:
@@ -81,18 +75,13 @@ def table(study: StudyData) -> pd.DataFrame:
     base: the variant whose chains were changed. reached: share of chains that came to the window.
     block -1 (in restore): all of the variant's blocks given back at once.
     """
-    import pandas as pd
-
     settings = settings_of(study)
-    if settings is None:
-        return pd.DataFrame()
-    return derived(study, "time_maps", settings, lambda: _compute(study, settings))
+    return derived(study, "time_maps", settings, lambda: _compute(study, settings or {}))
 
 
 def in_store(study: StudyData) -> bool:
     """Whether `table` would only have to be read."""
-    settings = settings_of(study)
-    return settings is not None and kept(study, "time_maps", settings) is not None
+    return kept(study, "time_maps", settings_of(study)) is not None
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:

@@ -211,6 +211,18 @@ def fitting_budget(study: StudyData, benchmark: str, share: float = 0.9) -> int:
     return fits[0] if fits else budgets[-1]
 
 
+def asked_settings(study: StudyData, **own: Any) -> dict[str, Any] | None:
+    """What decides a computed result: its benchmark, problems and budget, and `own`.
+
+    None where the study has no benchmark that the dense model solves by chains.
+    """
+    benchmark = longest_solved(study)
+    if benchmark is None:
+        return None
+    budget = {"thinking": fitting_budget(study, benchmark)}
+    return problem_settings(study, benchmark) | budget | own
+
+
 def problem_settings(study: StudyData, benchmark: str) -> dict[str, Any]:
     """What of a study decides chains on a benchmark, for the key under which results are kept."""
     return {

@@ -13,6 +13,7 @@ Sliding windows need no rolling buffer: they are a matter of the mask.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -22,12 +23,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 def handing(model: nn.Module, cache: Cache | None) -> dict[str, Any]:
-    """`cache` as the keyword argument that this model's forward takes it by.
+    """`cache` as the keyword argument that this model's forward takes it by."""
+    return {_cache_name(type(model)): cache}
 
-    transformers 5.24 calls it `cache` and warns of the older name, `past_key_values`.
-    """
-    taken = inspect.signature(type(model).forward).parameters
-    return {"cache" if "cache" in taken else "past_key_values": cache}
+
+@functools.cache  # asked in every pass
+def _cache_name(kind: type[nn.Module]) -> str:
+    """transformers 5.24 calls it `cache` and warns of the older name, `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 class Layout:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from interp.chains import Budget, Chain, Finish, ThinkingFinish
+from interp.decode import LOOP_EVERY
 from interp.delimiters import DelimiterIds
 from interp.requests import Request
 from interp.rows import Record, Row, Task, finish_answer, finish_without_answer
@@ -30,7 +31,6 @@ from scaling.backends.dialects import Ask, Said
 __all__ = ["PIECE", "Walk", "seed_of"]
 
 PIECE = 4096  # tokens of one request at most
-LOOP_EVERY = 64  # tokens between two looks for a loop, as in the local decoder
 
 
 def seed_of(request: Request, start: int, phase: str, waits: int) -> int:
