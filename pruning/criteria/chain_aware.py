@@ -19,8 +19,8 @@ or with finalists=0, the first measure decides alone. The scores shown are those
 Cost: about `width` x L forwards of the suffix of a set (a third of a forward each) a removal, and
 `finalists` generations a removal. Memory: L + 1 streams of one batch.
 
-patience: 10 nats did best of 1 to 10 in trials on training problems; what the whole keeps on problems
-never seen, beside other criteria, is in docs/criterion_contest.md.
+patience: 10 nats did best of 1 to 10 in trials on training problems; what the whole keeps on
+problems never seen, beside other criteria, is in docs/criterion_contest.md.
 """
 
 from __future__ import annotations
