@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +126,28 @@ def test_units_side_by_side_are_units_one_by_one(folder: Path, tmp_path: Path) -
     wanted = ["plan", "method", "benchmark", "outcome", "value", "low", "high", "change"]
     one, two = (table(RecoveryData.read(f))[wanted] for f in (folder, other))
     assert one.equals(two)
+
+
+WORKERS = """
+import os, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from recovery.study import _begin_worker
+
+if __name__ == "__main__":
+    spawn = get_context("spawn")
+    pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin_worker)
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_with_a_killed_study(tmp_path: Path) -> None:
+    """They hold its standard output too: that ends when the last of them is gone."""
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS, encoding="utf-8")
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert int(process.stdout.readline()) != process.pid
+    process.kill()
+    process.communicate(timeout=30)
