@@ -86,7 +86,7 @@ def chain_aware(
     survival = Survival.of(model, texts, part, window, batch_tokens)
     own = survival.calibration
     runs = min(finalists, width) if all(own.prompts) and own.part == "generated" else 0
-    free = _FreeRuns(model, own, budget, sampling, slots, seed, patience, batch_tokens)
+    free = FreeRuns(model, own, budget, sampling, slots, seed, patience, batch_tokens)
     beam: list[Removed] = [()]
     picks: list[Removed] = []
     single: Float[np.ndarray, "L N"] | None = None
@@ -122,7 +122,7 @@ def _with(removed: Removed, index: int) -> Removed:
     return tuple(sorted((*removed, index)))
 
 
-class _FreeRuns:
+class FreeRuns:
     """What the dense model thinks of the chains that pruned ones write."""
 
     def __init__(

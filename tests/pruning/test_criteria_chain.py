@@ -17,7 +17,7 @@ from interp.model import ReasoningModel
 from interp.replay import BATCH_TOKENS
 from pruning.calibration import Calibration
 from pruning.criteria import score
-from pruning.criteria.chain_aware import _FreeRuns
+from pruning.criteria.chain_aware import FreeRuns
 from pruning.criteria.chain_survival import Survival
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
@@ -87,7 +87,7 @@ def test_free_runs_are_what_the_dense_model_thinks_of_them() -> None:
     plant_identity(model, 3)
     own = Calibration.of(model, list(model.generate(PROMPTS, budget=Budget(20, 4))), "generated")
     budget, patience = Budget(12, 3), 4.0
-    free = _FreeRuns(model, own, budget, None, None, 5, patience, 64)
+    free = FreeRuns(model, own, budget, None, None, 5, patience, 64)
     found = free.share([(1,), (0, 2), (3,)])
     prompts = sorted(model.prompt_ids(p) for p in PROMPTS)
     for removed, value in zip([(1,), (0, 2)], found, strict=False):
@@ -130,7 +130,7 @@ def test_free_runs_decide_between_finalists(monkeypatch: pytest.MonkeyPatch) -> 
         return np.array([0.9 if s in (first, second) else 0.0 for s in sets])
 
     first, second = (tuple(sorted(alone.lowest(n))) for n in (1, 2))
-    monkeypatch.setattr(_FreeRuns, "share", astray)
+    monkeypatch.setattr(FreeRuns, "share", astray)
     found = score("chain-aware", model, chains, remove=2, width=4, finalists=3)
     assert [len(s) for s in asked] == [3, 3]
     assert found.lowest(1) != alone.lowest(1) and found.lowest(2) != alone.lowest(2)

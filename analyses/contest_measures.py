@@ -1,0 +1,124 @@
+"""Does the measure know? What chain-aware thinks of every set of a finished contest.
+
+    python -m analyses.contest_measures --out studies/contest
+
+For each set that any criterion named: the share of the dense model's chains lost ("lost") and the
+share of the pruned model's own chains that go astray ("astray"), on the contest's calibration
+problems (`pruning.criteria.chain_aware`), beside the accuracy kept on its test problems. A set that
+another criterion found and that the measure likes less than ours was not missed by the search: then
+the measure would have to change. Rank correlations are over sets, of each size and of all.
+
+Stopped at any time and run again it goes on: what is measured is kept in --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analyses.criterion_contest import KINDS, TOGETHER, Contest, Set, calibration
+from interp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "measures.json"
+
+
+def measured(contest: Contest, sets: list[Set], patience: float) -> dict[str, dict[str, float]]:
+    """lost and astray of every set, by its name."""
+    from interp.model import ReasoningModel
+    from interp.replay import BATCH_TOKENS
+    from pruning.criteria.chain_aware import FreeRuns
+    from pruning.criteria.chain_survival import WINDOW, Survival
+
+    file = contest.folder / FILE
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    todo = [s for s in sets if named(s) not in known]
+    if not todo:
+        return known
+    model = ReasoningModel.load("testbed")
+    chains = calibration(model, contest.settings["calibration"])
+    survival = Survival.of(model, chains, None, WINDOW, BATCH_TOKENS)
+    free = FreeRuns(model, survival.calibration, None, None, None, 0, patience, BATCH_TOKENS)
+    for start in range(0, len(todo), TOGETHER):
+        few = todo[start : start + TOGETHER]
+        for removed, lost, astray in zip(few, survival.share(few), free.share(few), strict=True):
+            known[named(removed)] = {"lost": float(lost), "astray": float(astray)}
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(known, indent=1), encoding="utf-8")
+        part.replace(file)
+        sys.stderr.write(f"{start + len(few)} of {len(todo)} sets\n")
+    return known
+
+
+def named(removed: Set) -> str:
+    return " ".join(map(str, removed))
+
+
+def table(contest: Contest, found: dict[str, dict[str, float]]) -> pd.DataFrame:
+    """One row a set: its measures, what it keeps of both kinds, and who named it."""
+    import pandas as pd
+
+    who: dict[Set, list[str]] = {}
+    for method, plans in contest.plans.items():
+        for plan in plans.values():
+            who.setdefault(tuple(plan), []).append(method)
+    rows = []
+    for removed, methods in who.items():
+        kept = np.mean([contest.right(kind, removed).mean() for kind in KINDS])
+        row = {"n_removed": len(removed), "removed": named(removed), **found[named(removed)]}
+        row["both"] = row["lost"] + row["astray"]
+        rows.append(row | {"kept": kept, "named_by": " ".join(methods)})
+    return pd.DataFrame(rows).sort_values(["n_removed", "both"], ignore_index=True)
+
+
+def agreement(found: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's correlation of each measure with what is kept, over sets of a size and of all."""
+    import pandas as pd
+    from scipy.stats import spearmanr
+
+    rows = []
+    groups = [("all", found), *((str(n), part) for n, part in found.groupby("n_removed"))]
+    for name, part in groups:
+        row: dict[str, object] = {"n_removed": name, "sets": len(part)}
+        for measure in ("lost", "astray", "both"):
+            row[measure] = spearmanr(part[measure], part["kept"]).statistic
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from pruning.criteria.chain_aware import PATIENCE
+
+    parser = argparse.ArgumentParser(
+        prog="python -m analyses.contest_measures", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the folder of a finished contest")
+    given = parser.parse_args(arguments)
+    try:
+        file = given.out / "settings.json"
+        if not file.is_file():
+            raise UserError(
+                f"No contest in {str(given.out)!r}: run python -m analyses.criterion_contest first."
+            )
+        contest = Contest(given.out, json.loads(file.read_text(encoding="utf-8")))
+        sets = sorted({tuple(plan) for plans in contest.plans.values() for plan in plans.values()})
+        found = table(contest, measured(contest, sets, PATIENCE))
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    found.to_csv(given.out / "measures.csv", index=False)
+    agree = agreement(found)
+    agree.to_csv(given.out / "measures_agreement.csv", index=False)
+    sys.stdout.write(found.round(3).to_string(index=False) + "\n\n")
+    sys.stdout.write(agree.round(3).to_string(index=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
