@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 NAMES = (
     "accuracy_vs_removed",
+    "endings",
+    "extraction",
     "sequential_scaling",
+    "equal_cost",
     "parallel_scaling",
     "block_effects",
     "bi_vs_effects",
@@ -27,7 +30,10 @@ NAMES = (
     "diversity",
 )
 #: Computed through the engine in a few minutes and then kept in the study (`analyses.derived`).
-COMPUTED = ("time_maps", "mechanism", "sets")
+COMPUTED = ("ablations", "time_maps", "mechanism", "sets")
+
+#: Made of what `prunescope judge` left in the study's folder, where it did.
+JUDGED = ("judge", "judged_behaviours")
 
 
 @runtime_checkable
@@ -45,14 +51,16 @@ def load(name: str) -> Analysis:
     """The analysis of that name."""
     from interp.errors import UserError, did_you_mean
 
-    if name not in (*NAMES, *COMPUTED):
-        raise UserError(did_you_mean(name, (*NAMES, *COMPUTED), "analysis"))
+    known = (*NAMES, *COMPUTED, *JUDGED)
+    if name not in known:
+        raise UserError(did_you_mean(name, known, "analysis"))
     return cast("Analysis", importlib.import_module(f"analyses.{name}"))
 
 
 def in_store(study: StudyData) -> tuple[str, ...]:
-    """Of `COMPUTED`, those that this study holds already."""
-    return tuple(n for n in COMPUTED if importlib.import_module(f"analyses.{n}").in_store(study))
+    """Of `COMPUTED` and `JUDGED`, those that this study holds already."""
+    every = (*COMPUTED, *JUDGED)
+    return tuple(n for n in every if importlib.import_module(f"analyses.{n}").in_store(study))
 
 
 def caption_of(analysis: Analysis, found: pd.DataFrame) -> str:

@@ -34,15 +34,6 @@ from interp.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLE = """
-CREATE TABLE IF NOT EXISTS derived (
-    name TEXT NOT NULL,
-    settings TEXT NOT NULL,
-    frame TEXT NOT NULL,
-    created TEXT NOT NULL,
-    PRIMARY KEY (name, settings)
-)
-"""
 FINGERPRINT = "model fingerprint"  # its key in a study's meta
 
 
@@ -66,6 +57,7 @@ def derived(
         return found
     if study.folder is None:
         return compute()
+    from scaling.schema import DERIVED
     from scaling.store import Store
 
     with Store(study.folder) as store:
@@ -74,7 +66,7 @@ def derived(
             return found
         frame = compute().reset_index(drop=True)
         with closing(sqlite3.connect(store.path, timeout=30.0)) as db, db:
-            db.execute(TABLE)
+            db.execute(DERIVED)
         row = {
             "name": name,
             "settings": _key(study, settings),

@@ -86,7 +86,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 def _with_rates(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The entry hazard over all tokens in the place of the mean of the chains' rates."""
-    from interp.diagnosis import rate
+    from interp.statistics import rate
 
     found = found.copy()
     for index, row in found[found["outcome"] == "loop_entries_per_1k"].iterrows():

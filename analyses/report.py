@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import catalogue, style
+from analyses import catalogue, judge, style
 from analyses.command import make
 from analyses.findings import findings
 from analyses.frames import StudyData
@@ -53,6 +53,22 @@ _SHARES = {
     "reliability",
     "ceiling",
     "wasted_share",
+    "share",
+    "share_of_end",
+    "strict",
+    "strict_low",
+    "strict_high",
+    "lenient",
+    "lenient_low",
+    "lenient_high",
+    "kappa",
+    "kappa_low",
+    "kappa_high",
+    "agreed",
+    "agreed_low",
+    "agreed_high",
+    "accuracy",
+    "difference",
 }
 _NAMES = {
     "p_holm": "p (Holm)",
@@ -222,6 +238,8 @@ def settings(study: StudyData, note: str = "") -> list[tuple[str, str]]:
             rows.append((key, _flat(value)))
     rows += [(key, str(value)) for key, value in sorted(study.meta.items())]
     packages = ("prunescope", "torch", "transformers", "numpy")
+    if not judge.in_store(study):
+        rows.append(("judge", f"none has read this study yet: prunescope judge {study.folder}"))
     rows.append(("report made with", ", ".join(f"{p} {version(p)}" for p in packages)))
     if note:
         rows.append(("chains", note))

@@ -178,11 +178,16 @@ def spread(values: Sequence[float], gap: float, low: float, high: float) -> list
 def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]], room: float = 0.3) -> None:
     """Write each line's name at its end: (name, x, y, colour); names are moved apart.
 
-    `room` is the share of the panel's width kept free for them, to the right of the data.
+    `room` is the share of the panel's width kept free for them, to the right of all that is drawn
+    there by now.
     """
     if not ends:
         return
+    in_data = [line for line in ax.get_lines() if line.get_transform() is ax.transData]
+    drawn = [x for line in in_data for x in np.asarray(line.get_xdata(), dtype=float)]
+    far = max([*drawn, *(x for _, x, _, _ in ends)])
     left, right = ax.get_xlim()
+    right = max(right, far)
     log = ax.get_xscale() == "log"
     span = np.log(right / left) if log else right - left
     grown = span / (1 - room)
@@ -193,7 +198,6 @@ def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]], room: fl
     tall = figure.get_size_inches()[1] / inches * 0.72
     gap = (high - low) * 8.6 / 72 / tall
     places = spread([y for _, _, y, _ in ends], gap, low, high)
-    far = max(x for _, x, _, _ in ends)
     start = far * float(np.exp(0.035 * grown)) if log else far + 0.035 * grown
     for (name, x, y, colour), place in zip(ends, places, strict=True):
         ax.plot([x, start], [y, place], color=colour, lw=0.6, alpha=0.6, clip_on=False)

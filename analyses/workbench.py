@@ -120,12 +120,15 @@ class Workbench:
         ids = chain.thinking_ids
         return find_loop(ids, read(self.pieces, ids).mask(NUMBER)) if len(ids) else None
 
-    def correct(self, chain: Chain) -> bool:
-        """Whether the chain's answer is right."""
+    def verdict(self, chain: Chain) -> str:
+        """What the grader says of the chain: correct, wrong, no answer."""
         from scaling.grading import grade
 
-        problem = self._by_id[chain.problem]
-        return grade(self.benchmark, problem, chain, self.model).outcome == "correct"
+        return grade(self.benchmark, self._by_id[chain.problem], chain, self.model).outcome
+
+    def correct(self, chain: Chain) -> bool:
+        """Whether the chain's answer is right."""
+        return self.verdict(chain) == "correct"
 
     def judge(self, chain: Chain) -> dict[str, float]:
         """The outcomes of a chain: correct, looped, thinking_tokens."""

@@ -28,6 +28,8 @@ COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "recover-study": commands.RecoverStudy,
     "report": commands.Report,
     "rescue": commands.Rescue,
+    "import-lm-eval": commands.ImportLmEval,
+    "export-lm-eval": commands.ExportLmEval,
     "testbed": {"train": commands.Train, "evaluate": commands.Evaluate},
 }
 ABOUT = {

@@ -35,6 +35,7 @@ from scaling.defaults import CALIBRATION_PROBLEMS
 from scaling.machines import Machine
 from scaling.pace import pace_of, rows_at_once, spread_lengths
 from scaling.problems import Benchmark
+from scaling.scoring_work import ScoringWork, work_of
 from scaling.shape import Shape
 from scaling.variants import LONGEST_CALIBRATION, scored
 from scaling.work import CHARS_A_TOKEN, PUBLIC, SHARE, Part, parts_of, sized_benchmarks
@@ -189,7 +190,7 @@ def estimate_on(config: StudyConfig, machine: Machine, *, share: float = SHARE) 
             ),
             f"the weights ({shape.weights * machine.number_bytes / 1e9:.1f} GB) are on the disk "
             "already; loading them and the report are not counted",
-            *unpriced(config),
+            *unpriced(scoring_work(config, shape.n_blocks)),
         ),
     )
 
@@ -220,22 +221,6 @@ def _stage(
     return Line(bench.name, requests, chains, tokens, most, flops, seconds, most_seconds)
 
 
-def passes_of(criteria: Sequence[str], n_blocks: int, removals: int) -> tuple[float, list[str]]:
-    """Forward passes that criteria cost together (a backward counts as two), over all their texts;
-    and the criteria whose cost is not stated in passes."""
-    from pruning.criteria import criteria as known
-
-    total, unknown = 0.0, []
-    for name in criteria:
-        entry = known()[name]
-        forwards = entry.cost.passes("forwards", n_blocks, removals)
-        backwards = entry.cost.passes("backwards", n_blocks, removals)
-        total += forwards + 2 * backwards
-        if entry.needs_texts and not forwards and not backwards:
-            unknown.append(name)
-    return total, unknown
-
-
 def calibration_tokens(config: StudyConfig, parts: Sequence[Part], share: float) -> float:
     """Tokens of the dense chains that the criteria are scored on, prompts included."""
     total = 0.0
@@ -255,7 +240,6 @@ def _scoring(
     parts: Sequence[Part],
 ) -> Line:
     """Decoding the calibration chains and scoring the blocks on them."""
-    passes, _ = passes_of(scored(config), shape.n_blocks, max(config.remove_counts, default=1))
     peak = machine.flops * machine.efficiency
     generated = [b for b in benches if b.scoring != LIKELIHOOD]
     n = CALIBRATION_PROBLEMS * max(1, len(generated))
@@ -263,21 +247,30 @@ def _scoring(
     for share in (SHARE, 1.0):
         tokens = max(1.0, calibration_tokens(config, parts, share))
         each = max(1, round(tokens / n))
-        flops = n * float(shape.cost.chain(1, each)) * (1 + passes)
+        chain = float(shape.cost.chain(1, each))
+        work = scoring_work(config, shape.n_blocks, tokens, n)
+        scoring = work.flops(shape, tokens, n, chain)
         pace = pace_of(shape, machine, each / 2, each)
         decoding = pace.seconds(spread_lengths(each, 2 * each, n))
-        scoring = n * passes * float(shape.cost.chain(1, each)) / peak
-        costs.append((tokens, flops, decoding + scoring))
+        decoding += pace.seconds(spread_lengths(each, 2 * each, round(work.chains * n)))
+        passing = work.flops(shape, tokens, n) / peak
+        costs.append((tokens * (1 + work.chains), n * chain + scoring, decoding + passing))
     (tokens, flops, seconds), (most, _, most_seconds) = costs
     return Line("calibration", n, 0, tokens, most, flops, seconds, most_seconds)
 
 
-def unpriced(config: StudyConfig) -> list[str]:
+def scoring_work(
+    config: StudyConfig, n_blocks: int, tokens: float = 1000.0, texts: int = CALIBRATION_PROBLEMS
+) -> ScoringWork:
+    """The work of a study's criteria over its calibration."""
+    return work_of(scored(config), n_blocks, max(config.remove_counts, default=1), tokens, texts)
+
+
+def unpriced(work: ScoringWork) -> list[str]:
     """The assumption about criteria whose cost is not known, if there are any."""
-    _, unknown = passes_of(scored(config), 1, 1)
-    if not unknown:
+    if not work.unpriced:
         return []
-    return [f"the cost of {', '.join(unknown)} is not stated in passes, and is left out"]
+    return [f"the cost of {', '.join(work.unpriced)} is not stated in passes, and is left out"]
 
 
 def _check_remove(config: StudyConfig, shape: Shape) -> None:
@@ -286,70 +279,3 @@ def _check_remove(config: StudyConfig, shape: Shape) -> None:
             f"Cannot remove {max(config.remove_counts)} blocks of {shape.n_blocks}: at least one "
             "must stay. Give smaller numbers (--remove)."
         )
-
-
-# ------------------------------------------------------------------ the other long commands
-
-
-def estimate_scoring(
-    shape: Shape, criteria: Sequence[str], tokens: int, machine: Machine, *, removals: int = 1
-) -> Estimate:
-    """The cost of scoring blocks by criteria on `tokens` calibration tokens (score, prune)."""
-    passes, unknown = passes_of(criteria, shape.n_blocks, removals)
-    flops = passes * float(shape.cost.chain(1, max(1, tokens)))
-    seconds = flops / (machine.flops * machine.efficiency)
-    return Estimate(
-        what=f"scoring the blocks of {shape.name} by {', '.join(criteria)}",
-        lines=(Line("scoring", 0, 0, tokens * passes, tokens * passes, flops, seconds, seconds),),
-        memory=shape.weights * machine.number_bytes + WORKSPACE,
-        disk=0.0,
-        assumptions=(
-            machine.about,
-            f"{passes:g} forward passes over {tokens:,} tokens (a backward pass counts as two)",
-            *([f"the cost of {', '.join(unknown)} is left out"] if unknown else []),
-        ),
-    )
-
-
-def estimate_training(
-    shape: Shape,
-    tokens: int,
-    machine: Machine,
-    *,
-    trained: float = 1.0,
-    row_tokens: int = 4096,
-    rows: int = 1,
-) -> Estimate:
-    """The cost of training on `tokens` tokens (recover). trained: share of the weights that move.
-
-    FLOPs a token: 2 forward, 2 for the gradients of activations, 2 for those of weights that move,
-    each times the weights passed, plus attention; once more forward, since blocks are recomputed
-    (gradient checkpointing). Memory: weights in the machine's format; of what moves a gradient in
-    the same format and float32 master weights and two moments; a checkpoint a block of rows x
-    row_tokens; logits twice in float32.
-    """
-    if not 0 < trained <= 1 or tokens < 1 or row_tokens < 1 or rows < 1:
-        raise UserError(
-            f"estimate_training(tokens={tokens}, trained={trained}, row_tokens={row_tokens}, "
-            f"rows={rows}): expected 0 < trained <= 1 and the others at least 1."
-        )
-    forward = float(shape.cost.chain(1, row_tokens)) / row_tokens
-    flops = tokens * forward * (3 + trained)
-    seconds = flops / (machine.flops * machine.efficiency)
-    moved = trained * shape.weights
-    width = shape.cost.head / shape.vocab
-    kept = rows * row_tokens * (shape.n_blocks * width * machine.number_bytes + 2 * shape.vocab * 4)
-    memory = shape.weights * machine.number_bytes + moved * (machine.number_bytes + 12) + kept
-    line = Line("training", 0, 0, tokens, tokens, flops, seconds, seconds)
-    return Estimate(
-        what=f"training {shape.name} on {quantity(tokens)} tokens",
-        lines=(line,),
-        memory=memory + WORKSPACE,
-        disk=moved * machine.number_bytes,
-        assumptions=(
-            machine.about,
-            f"{trained:.2%} of the weights move (Adam, float32 master weights), blocks recomputed",
-            f"{rows} rows of {row_tokens:,} tokens a step on one device, without sharding; "
-            "generation of answers, where a method needs it, is not counted",
-        ),
-    )

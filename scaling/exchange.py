@@ -125,11 +125,11 @@ def import_samples(
 ) -> Imported:
     """Read logs of one task into the store in `out`.
 
-    model: whose tokenizer and delimiters read the texts (weights are not used:
-    `scaling.workers.without_weights` will do). benchmark: the name here of the task ("gsm8k",
-    "math500", "mmlu", "jsonl:numeric"). variant, removed: what the model was; several imports into
-    one folder are compared with the one called "dense". UserError with file, line and field for
-    whatever does not read.
+    model: whose tokenizer and delimiters read the texts, the same for all imports of a folder
+    (weights are not used: `scaling.backends.served.weightless` will do). benchmark: the name here
+    of the task ("gsm8k", "math500", "mmlu", "jsonl:numeric"). variant, removed: what the model was;
+    several imports into one folder are compared with the one called "dense". UserError with file,
+    line and field for whatever does not read.
     """
     records = [record for file in files for record in read_file(file)]
     documents = _documents(records)
@@ -145,7 +145,7 @@ def import_samples(
         raise UserError(f"Variant {variant!r}: say which blocks it lacks, removed=[...].")
     with Store(out) as store:
         known = {name: b for name, b in store.meta().items() if name.startswith("problems ")}
-        store.claim({"imported": "lm-evaluation-harness"}, {})
+        store.claim({"imported": "lm-evaluation-harness", "model": model.name}, {})
         if known.get(f"problems {bench.name}", bench.fingerprint) != bench.fingerprint:
             raise UserError(
                 f"{str(out)!r} holds {bench.name!r} with other problems than these logs; import "

@@ -21,7 +21,8 @@ class Machine:
     """One device. flops: a second; bandwidth: bytes a second; memory: bytes.
 
     number_bytes: of a weight, in the format the peak is of. rows: chains decoded side by side at
-    most, as the local engine does.
+    most, as the local engine does. decoding: where it was measured (`scaling.measured`), (a, b) of
+    a pass over n rows of the model at hand, a + b n seconds.
     """
 
     name: str
@@ -32,10 +33,17 @@ class Machine:
     rows: int
     source: str
     efficiency: float = EFFICIENCY
+    decoding: tuple[float, float] | None = None
 
     @property
     def about(self) -> str:
         """Its figures in words."""
+        if self.decoding is not None:
+            fixed, each = self.decoding
+            return (
+                f"{self.name}, {self.source}: {self.flops / 1e9:,.3g} GFLOP/s in a forward pass; "
+                f"a pass of decoding over n rows takes {fixed * 1e3:.2f} + {each * 1e3:.3f} n ms"
+            )
         kind = {2: "bfloat16", 4: "float32"}[self.number_bytes]
         return (
             f"{self.name}: {self.flops / 1e12:.4g} TFLOP/s {kind}, "

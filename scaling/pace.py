@@ -55,7 +55,10 @@ def rows_at_once(shape: Shape, machine: Machine, longest: float) -> int:
 
 
 def pace_of(shape: Shape, machine: Machine, context: float, longest: float) -> Pace:
-    """The pace of a machine at its peaks times its efficiency, rows having `context` tokens."""
+    """The pace of a machine at its peaks times its efficiency, rows having `context` tokens; of a
+    machine that was measured, what was measured."""
+    if machine.decoding is not None:
+        return Pace(*machine.decoding, rows_at_once(shape, machine, longest))
     bandwidth = machine.bandwidth * machine.efficiency
     flops = machine.flops * machine.efficiency
     keys = max(1, round(context))

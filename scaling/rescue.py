@@ -5,20 +5,23 @@ page, the way to the rows below it; the rest is still there. Every table is read
 to the damage, and the chains once more problem by problem, so that damage in two places does not
 hide what lies between. Whatever is found goes into a new store under the same checks as ever (keys
 unique, columns as they must be), so the study that is run there goes on as after any other stop
-and decodes again what was lost. Where the damage is in what defines the study (its settings, its
-variants, its problems), the rows are copied to be read, and the copy refuses to go on: it could
-not know that new rows would fit the old ones.
+and decodes again what was lost. What analyses had computed (`derived`) is copied too; what of it
+was lost is computed again when it is asked for. Where the damage is in what defines the study (its
+settings, its variants, its problems), the rows are copied to be read, and the copy refuses to go
+on: it could not know that new rows would fit the old ones.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
+from scaling.schema import DERIVED
 from scaling.store import FILE, Store, StoreError
 
 if TYPE_CHECKING:
@@ -74,11 +77,17 @@ def rescue(folder: str | Path, out: str | Path) -> Rescued:
                 "in another folder (--out)."
             )
         _between(db, found["problems"], found["chains"])
+        derived = _Table(db, "derived")  # made when first needed: an old or new study has none
+        if derived.columns:
+            found["derived"] = derived
         meta = _Table(db, "meta")
     finally:
         db.close()
     damaged = tuple(n for n, table in {**found, "meta": meta}.items() if table.damaged)
     with Store(target) as store:
+        if "derived" in found:
+            with closing(sqlite3.connect(store.path)) as new, new:
+                new.execute(DERIVED)
         kept = {name: _put(store, name, table) for name, table in found.items()}
         facts = [row for row in meta.rows if row["key"] != "schema_version"]
         store.put("meta", facts)

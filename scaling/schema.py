@@ -11,6 +11,7 @@
 | chains | a chain: keys, verdict, answer, how it ended, token counts, diagnosis, ids |
 | diversity | what differs between the samples of one problem |
 | sessions | a stretch of running: by what, seconds, tokens (here alone two runs differ) |
+| derived | what an analysis computed (`analyses.derived`); made when first needed |
 
 `chains.diagnosis` is a JSON object; `rows()` makes columns of it. `chains.ids` is zlib over
 little-endian int32, `chains.forced` over bytes of 0 and 1. docs/store.md has every column.
@@ -123,6 +124,16 @@ CREATE TABLE sessions (
     engine TEXT NOT NULL DEFAULT '',
     program TEXT NOT NULL DEFAULT ''
 );
+"""
+
+DERIVED = """
+CREATE TABLE IF NOT EXISTS derived (
+    name TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    frame TEXT NOT NULL,
+    created TEXT NOT NULL,
+    PRIMARY KEY (name, settings)
+)
 """
 
 Migration = Callable[[sqlite3.Connection], None]

@@ -34,13 +34,14 @@ from interp.chains import Budget
 from scaling.backends import Engine
 from scaling.chainrow import LIKELIHOOD
 from scaling.config import StudyConfig
+from scaling.defaults import CALIBRATION_PROBLEMS
 from scaling.estimate import (
     ROW_BYTES,
     WORKSPACE,
     Estimate,
     Line,
     calibration_tokens,
-    passes_of,
+    scoring_work,
     unpriced,
 )
 from scaling.gather import gather
@@ -307,7 +308,7 @@ def estimate_here(
             "chains of removals as long as those of random ones in the trial (at most: all that "
             "the budgets allow)",
             "loading the model and the report are not counted",
-            *unpriced(config),
+            *unpriced(scoring_work(config, shape.n_blocks)),
         ),
     )
 
@@ -341,9 +342,12 @@ def _stage(bench: Benchmark, parts: Sequence[Part], shape: Shape, trial: Trial) 
 
 def _scoring(config: StudyConfig, shape: Shape, trial: Trial, parts: Sequence[Part]) -> Line:
     """The calibration stage as it was in the trial, and the passes of criteria not tried."""
-    most = max(config.remove_counts, default=1)
-    passes, _ = passes_of(scored(config), shape.n_blocks, most)
-    seconds = trial.stages.get("calibration", 0.0) + max(0.0, passes - 1) * trial.one_pass
     tokens = calibration_tokens(config, parts, trial.shares[()])
-    flops = float(shape.cost.chain(1, max(1, round(tokens / 8)))) * 8 * (1 + passes)
-    return Line("calibration", 0, 0, tokens, tokens, flops, seconds, seconds)
+    texts = CALIBRATION_PROBLEMS * max(1, len({p.benchmark for p in parts if p.budgets}))
+    chain = float(shape.cost.chain(1, max(1, round(tokens / texts))))
+    work = scoring_work(config, shape.n_blocks, tokens, texts)
+    decoding = trial.stages.get("calibration", 0.0)
+    seconds = decoding * (1 + work.chains) + max(0.0, work.passes - 1) * trial.one_pass
+    flops = texts * chain + work.flops(shape, tokens, texts, chain)
+    every = tokens * (1 + work.chains)
+    return Line("calibration", 0, 0, every, every, flops, seconds, seconds)

@@ -210,5 +210,7 @@ class PlantedBench(Workbench):
         benchmark = Benchmark(name="planted", version="1", problems=few)
         return cls(study, planted.model(), benchmark, Budget(thinking, 4))
 
-    def correct(self, chain: Chain) -> bool:
-        return judge(chain)["correct"] == 1
+    def verdict(self, chain: Chain) -> str:
+        if not chain.n_answer:
+            return "no answer"
+        return "correct" if judge(chain)["correct"] == 1 else "wrong"

@@ -21,7 +21,7 @@ from interp.diagnosis.beside import Beside, diversity_beside
 from interp.diagnosis.diversity import Diversity, branching, diversity, repetition
 from interp.diagnosis.episodes import Episode, find_episodes
 from interp.diagnosis.escape import EscapeMass, escape_mass
-from interp.diagnosis.hazard import LoopDynamics, Rate, episodes_of, loop_dynamics, rate
+from interp.diagnosis.hazard import LoopDynamics, episodes_of, loop_dynamics
 from interp.diagnosis.loops import Loop, find_loop, text_loop
 from interp.diagnosis.openers import OpenerMass, compare_openers, opener_mass
 from interp.diagnosis.reading import NUMBER, Pieces, Reading, Reads, read, words
@@ -113,7 +113,6 @@ __all__ = [
     "LoopDynamics",
     "OpenerMass",
     "Pieces",
-    "Rate",
     "Reading",
     "Reads",
     "Reflection",
@@ -129,7 +128,6 @@ __all__ = [
     "find_loop",
     "loop_dynamics",
     "opener_mass",
-    "rate",
     "read",
     "reflection_benefit",
     "reflections",

@@ -7,7 +7,7 @@
 | `estimate` | paired effects from any table of outcomes: `block_effects` |
 | `dose` | the response to a part's gain |
 | `tie`, `explain` | correlation with a score; what share of the explainable it explains |
-| `scores`, `partial` | scores with their reliability; rank correlation with others held fixed |
+| `scores` | scores of blocks with their reliability |
 """
 
 from interp.effects.ablations import Ablation, Deltas, ablations
@@ -15,7 +15,6 @@ from interp.effects.dose import DoseResponse, dose_response
 from interp.effects.estimate import Effects, block_effects, effects_of_pairs
 from interp.effects.explain import Explanation, Explanations, explain
 from interp.effects.measure import Measured, effects_of_chains, measure_effects
-from interp.effects.partial import partial_interval, partial_spearman
 from interp.effects.scores import BlockScores, ScoresLike, split_half
 from interp.effects.tie import Tie, Ties, tie
 
@@ -38,8 +37,6 @@ __all__ = [
     "effects_of_pairs",
     "explain",
     "measure_effects",
-    "partial_interval",
-    "partial_spearman",
     "split_half",
     "tie",
 ]

@@ -6,7 +6,7 @@ chains, at events):
 - spearman: rank correlation over blocks of the score with the effect ("effect") and with its
   absolute value ("size"), its interval, a permutation p value, Holm over the scores.
 - partial: the same with depth held fixed, with each control given (the norm of the stream), and
-  with all of them (`partial`).
+  with all of them (`interp.statistics.partial`).
 - disattenuated: spearman / sqrt(reliability of the score x reliability of the effects), Spearman's
   correction (1904): what it would be if both were known exactly.
 - explained: the share of the explainable. The score could at most explain a share
@@ -33,10 +33,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.effects.estimate import Effects
-from interp.effects.partial import partial_interval
 from interp.effects.scores import BlockScores, as_scores, split_half
 from interp.errors import UserError
-from interp.statistics import Correlation, holm, resample_means, spearman, spearman_interval
+from interp.statistics import (
+    Correlation,
+    holm,
+    partial_interval,
+    resample_means,
+    spearman,
+    spearman_interval,
+)
 from interp.statistics.intervals import check_level
 
 if TYPE_CHECKING:

@@ -4,7 +4,8 @@ A benchmark of a reasoning study has 30 problems, a few samples each, and often 
 zero. Bootstrap intervals cover 73 % there, and samples of one problem are not independent. So:
 intervals that hold near zero (`jeffreys`, `clopper_pearson`, `mean_interval`), differences paired
 within the problem (`paired_difference`, `sign_flip`), multiplicity (`holm`), rank correlation with
-an interval (`spearman`), the unbiased estimators of parallel scaling (`pass_at_k`, `cov_at_k`,
+an interval (`spearman`), or with other quantities held fixed (`partial_spearman`), the rate of an
+event per token (`rate`), the unbiased estimators of parallel scaling (`pass_at_k`, `cov_at_k`,
 `maj_at_k`, `best_of_n`), and the smallest effect that a design can see (`smallest_effect`).
 
 Shapes: outcomes are [problems, samples], nan where a sample is missing; [problems] is one sample
@@ -24,11 +25,14 @@ from interp.statistics.intervals import (
 )
 from interp.statistics.multiplicity import holm
 from interp.statistics.paired import PairedDifference, paired_difference, sign_flip, smallest_effect
+from interp.statistics.partial import partial_interval, partial_spearman
+from interp.statistics.rates import Rate, rate
 
 __all__ = [
     "Correlation",
     "Interval",
     "PairedDifference",
+    "Rate",
     "as_outcomes",
     "best_of_n",
     "clopper_pearson",
@@ -39,7 +43,10 @@ __all__ = [
     "maj_at_k",
     "mean_interval",
     "paired_difference",
+    "partial_interval",
+    "partial_spearman",
     "pass_at_k",
+    "rate",
     "resample_means",
     "sign_flip",
     "smallest_effect",

@@ -5,6 +5,7 @@ A class docstring is the command's help. What is heavy is imported in `run`, so 
 """
 
 from prunescope.commands.diagnose import Diagnose
+from prunescope.commands.exchange import ExportLmEval, ImportLmEval
 from prunescope.commands.judge import Judge
 from prunescope.commands.pruning import Prune, Score
 from prunescope.commands.recover import Recover, RecoverStudy
@@ -16,6 +17,8 @@ __all__ = [
     "Diagnose",
     "Effects",
     "Evaluate",
+    "ExportLmEval",
+    "ImportLmEval",
     "Judge",
     "Prune",
     "Recover",

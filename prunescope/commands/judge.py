@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from interp.errors import UserError
-from prunescope.commands.shared import File, Lines, Names, Number, Word, table
+from prunescope.commands.shared import File, Flag, Lines, Names, Number, Word, table
 
 if TYPE_CHECKING:
     from scaling.judging import JudgedStudy
@@ -26,6 +26,8 @@ class Judge:
     prunescope judge studies/testbed --url https://api.openai.com/v1 --model gpt-4.1-mini
 
     prunescope judge studies/math --url http://localhost:8000 --model Qwen3-32B --behaviours 100
+
+    prunescope judge studies/math --behaviours 100 --estimate
     """
 
     study: tyro.conf.Positional[Path]
@@ -50,8 +52,13 @@ class Judge:
     """Tokens of one answer; a judge that thinks needs more."""
     cache: File = None
     """Where answers are kept (default: judge.sqlite in the study's folder)."""
+    estimate: Flag = False
+    """Only say what would be asked: requests and tokens. Nobody is asked, and no key is needed."""
 
     def run(self) -> Lines:
+        if self.estimate:
+            yield from self._estimated()
+            return
         if not self.url or not self.model:
             raise UserError("Name the judge: --url ENDPOINT and --model NAME.")
         judged = judged_study(
@@ -68,6 +75,33 @@ class Judge:
             behaviours=self.behaviours,
         )
         yield from written(judged, self.study)
+
+    def _estimated(self) -> Lines:
+        """What is in the cache of this judge counts as asked; without a judge all is new."""
+        from scaling.judging import Judge as Asked
+        from scaling.judging.estimate import estimate_judging
+        from scaling.judging.study import CACHE, questions_of
+
+        check_study(self.study)
+        work = questions_of(
+            self.study, benchmarks=self.benchmarks, limit=self.limit, behaviours=self.behaviours
+        )
+        cache = self.cache or self.study / CACHE
+        known = cache if cache.is_file() and self.url and self.model else None
+        with Asked(
+            self.url or "http://localhost", self.model or "judge", key_env=None, cache=known,
+            concurrency=self.concurrency, max_tokens=self.max_tokens,
+        ) as judge:  # fmt: skip
+            planned = judge.planned(work.items, work.texts)
+        yield from estimate_judging(
+            planned, max_tokens=self.max_tokens, concurrency=self.concurrency
+        ).report()
+
+
+def check_study(folder: Path) -> None:
+    """Whether there is a study, said before anything else."""
+    if not (folder / "study.sqlite").is_file():
+        raise UserError(f"There is no study in {str(folder)!r}: expected a folder of one.")
 
 
 def check_judge(url: str | None, model: str | None) -> None:
@@ -96,8 +130,7 @@ def judged_study(
     from scaling.judging import judge_study
     from scaling.judging.study import CACHE
 
-    if not (folder / "study.sqlite").is_file():
-        raise UserError(f"There is no study in {str(folder)!r}: expected a folder of one.")
+    check_study(folder)
     with Asked(url, model, cache=cache or folder / CACHE, **options) as judge:  # pyright: ignore[reportArgumentType]
         judge.check()
         return judge_study(folder, judge, benchmarks=benchmarks, limit=limit, behaviours=behaviours)
@@ -105,15 +138,18 @@ def judged_study(
 
 def written(judged: JudgedStudy, folder: Path) -> Lines:
     """The tables of a judged study as files, and the agreement as lines."""
+    from scaling.judging.study import AGREEMENT, VERDICTS
+
     found = judged.agreement_frame()
     if len(found):
         keys = ["benchmark", "kappa", "kappa_low", "kappa_high", "agreed", "n", "n_problems"]
         shown = found[[*keys, "rule_only", "judge_only", "abstained", "errors"]]
         yield from table(shown)
-        found.to_csv(_made(folder / "tables" / "judge_agreement.csv"), index=False)
+        found.to_csv(_made(folder / "tables" / AGREEMENT), index=False)
     else:
+        (folder / "tables" / AGREEMENT).unlink(missing_ok=True)  # of an earlier run
         yield "No answer has a verdict: there is no agreement to report."
-    out = _made(folder / "tables" / "judge.csv")
+    out = _made(folder / "tables" / VERDICTS)
     judged.rows.to_csv(out, index=False)
     if judged.errors:
         first = judged.rows["error"].dropna().iloc[0]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from interp.errors import UserError
+from prunescope.commands.machines import check_machine, scoring_estimate
 from prunescope.commands.shared import (
     File,
     Files,
@@ -27,6 +28,9 @@ from prunescope.commands.shared import (
     table,
     unset,
 )
+
+if TYPE_CHECKING:
+    from scaling.estimate import Estimate
 
 
 def settable(method: str) -> tuple[str, ...]:
@@ -50,6 +54,8 @@ class Score:
     prunescope score --model Qwen/Qwen3-8B --texts calibration.txt
 
     prunescope score --compare shortgpt angular perplexity --out comparison.csv
+
+    prunescope score --method evopress --model Qwen/Qwen3-8B --estimate --machine h200
     """
 
     model: str = "testbed"
@@ -80,6 +86,11 @@ class Score:
     """Seed of the chains, and of criteria that draw."""
     out: File = None
     """Write the table here (.csv) as well; of a comparison also the agreement and a figure."""
+    estimate: Flag = False
+    """Only say what scoring would cost: tokens, FLOPs, time, memory."""
+    machine: Word = None
+    """Estimate for h200, h100, a100, rtx4090 or cpu from the model's configuration (its config.json
+    is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
 
@@ -98,12 +109,45 @@ class Score:
                 f"--remove is for criteria that go step by step; {self.method!r} scores every "
                 "block at once, and its lowest scores go first."
             )
+        check_machine(self.estimate, self.machine)
         texts = named_texts(self.texts, self.field, self.paragraphs)
+        if self.estimate:
+            yield from self._estimate(texts).report()
+            return
         model = load(self.model, self.trust_remote_code)
         if self.compare is None:
             yield from self._scored(model, texts)
         else:
             yield from self._compared(model, texts, self.compare)
+
+    def _estimate(self, texts: Any) -> Estimate:
+        """What scoring would cost; a comparison without names is of all that score at once."""
+        from pruning.criteria import criteria
+        from pruning.criteria.influence_definitions import DEFINITIONS
+        from scaling.runner import StudyConfig
+
+        names = self.compare if self.compare is not None else (self.method,)
+        if not names:  # as `pruning.compare` chooses them
+            names = tuple(
+                c.name
+                for c in criteria().values()
+                if c.kind in ("one-shot", "contiguous")
+                and c.removes == "blocks"
+                and not (c.draws or c.cost.backwards or c.cost.generations)
+            )
+        if self.compare is not None and "shortgpt" in names:  # in each of its definitions
+            names += ("shortgpt",) * (len(DEFINITIONS) - 1)
+        config = StudyConfig(
+            model=self.model,
+            benchmarks=self.benchmarks,
+            data=pairs_of(self.data),
+            methods=(),
+            seed=self.seed,
+            trust_remote_code=self.trust_remote_code,
+        )
+        return scoring_estimate(
+            names, config, texts, self.part, self.machine, self.remove, self._settings()
+        )
 
     def _settings(self) -> dict[str, Any]:
         return settings_of(self.options, settable(self.method), f"criterion {self.method!r}")
@@ -241,6 +285,11 @@ class Prune:
     """Read a benchmark from a file of yours."""
     seed: int = 0
     """Seed of the calibration."""
+    estimate: Flag = False
+    """Only say what scoring would cost: tokens, FLOPs, time, memory."""
+    machine: Word = None
+    """Estimate for h200, h100, a100, rtx4090 or cpu from the model's configuration (its config.json
+    is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
 
@@ -249,6 +298,10 @@ class Prune:
         from pruning.folder import NotStreamable, prune_folder
 
         plan, texts = self._check(), None
+        check_machine(self.estimate, self.machine)
+        if self.estimate:
+            yield from self._estimated()
+            return
         free_target(self.out)
         if self.remove is None and self.repair is None:
             what = plan or self.blocks
@@ -269,6 +322,26 @@ class Prune:
             yield from self._repaired(model, plan, texts)
         elif plan is not None:
             yield from self._said(plan.removed, plan, self._written(model, plan))
+
+    def _estimated(self) -> Lines:
+        """The scoring that chooses blocks; the rest is copying, or a repair."""
+        from scaling.shape import Shape
+
+        if self.repair is not None:
+            yield "A repair is not counted: it comes on top of what follows."
+        if self.remove is None:
+            yield "Nothing is scored: the weights that stay are copied, file by file."
+            return
+        asked = Score(
+            model=self.model, method=self.method, options=self.options, benchmarks=self.benchmarks,
+            data=self.data, part=self.part, seed=self.seed, machine=self.machine,
+            trust_remote_code=self.trust_remote_code,
+        )  # fmt: skip
+        texts = named_texts(self.texts, self.field, self.paragraphs)
+        found = replace(asked, remove=self.remove)._estimate(texts)
+        shape = Shape.of(self.model, self.trust_remote_code)
+        left = shape.weights * (1 - self.remove / shape.n_blocks)
+        yield from replace(found, disk=left * 2).report()  # as most are stored
 
     def _check(self) -> Any:
         """Everything that is wrong without looking at a model; the plan, if one is named."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from interp.errors import UserError
+from prunescope.commands.machines import check_machine
 from prunescope.commands.shared import (
     File,
     Files,
@@ -41,6 +42,9 @@ class Recover:
 
     prunescope recover --model runs/pruned --teacher Qwen/Qwen3-8B --method distill
     --data problems.jsonl --out runs/distilled
+
+    prunescope recover --model Qwen/Qwen3-8B --blocks 24 25 --method lora --preset paper
+    --data s1k --out runs/lora --estimate --machine h200
     """
 
     out: Path
@@ -126,13 +130,22 @@ class Recover:
     """Mixed precision (it is on with CUDA anyway)."""
     seed: int = 0
     """Seed of data, order, adapters and noise."""
+    estimate: Flag = False
+    """Only say what it would cost: tokens, FLOPs, time, memory, disk."""
+    machine: Word = None
+    """Estimate for h200, h100, a100, rtx4090 or cpu, without reading weights; without it, from a
+    short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
 
     def run(self) -> Lines:
+        config, plan = self._config(), self._plan()
+        check_machine(self.estimate, self.machine)
+        if self.estimate:
+            yield from self._estimated(config, plan)
+            return
         from recovery.run import recover
 
-        config, plan = self._config(), self._plan()
         against = self._against()
         with Bar() as bar:
             found = recover(
@@ -163,6 +176,17 @@ class Recover:
             yield f"Checkpoint: {found.model}"
         if (found.folder / "adapter").is_dir():
             yield f"Adapter: {found.folder / 'adapter'}"
+
+    def _estimated(self, config: Any, plan: Any) -> Lines:
+        from prunescope.commands.training_estimates import Training, recovery
+        from pruning.plan import LayerPlan
+
+        removed = plan.removed if isinstance(plan, LayerPlan) else plan or ()
+        what = Training(
+            self.model, len(removed), self.data, self.teacher, self.limit, self.grader,
+            self.trust_remote_code,
+        )  # fmt: skip
+        return recovery(what, config, self.machine)
 
     def _config(self) -> Any:
         from recovery.config import RecoveryConfig
@@ -272,12 +296,14 @@ class RecoverStudy:
     goes on. Writes figures/recovery.png and tables/recovery.csv into the folder.
 
     prunescope recover-study --quick
+
+    prunescope recover-study --estimate
     """
 
     out: File = None
     """Folder of the study (default studies/recovery)."""
     criteria: Names = ()
-    """Criteria whose plans are recovered (default shortgpt and skip-kl; quick reverse-order)."""
+    """Criteria whose plans are recovered (default shortgpt, chain-aware; quick reverse-order)."""
     remove: Numbers = ()
     """How many blocks they remove (default 1 2 3; with --quick 3)."""
     controls: Annotated[tuple[str, ...] | None, unset("[CRITERION-N ...]")] = None
@@ -292,11 +318,16 @@ class RecoverStudy:
     """Runs side by side."""
     quick: Flag = False
     """One plan, fewer tokens and problems: under five minutes."""
+    estimate: Flag = False
+    """Only say what it would cost: tokens, FLOPs, time, memory, disk."""
+    machine: Word = None
+    """Estimate for h200, h100, a100, rtx4090 or cpu, without reading weights; without it, from a
+    short trial here."""
 
     def run(self) -> Lines:
-        from analyses.recovery import write
         from recovery.study import RecoveryStudy, run_recovery_study
 
+        check_machine(self.estimate, self.machine)
         given: dict[str, Any] = {}
         for name in ("criteria", "remove", "methods"):
             if getattr(self, name):
@@ -308,6 +339,13 @@ class RecoverStudy:
         default = Path("studies/recovery-quick" if self.quick else "studies/recovery")
         make = RecoveryStudy.quick if self.quick else RecoveryStudy
         study = make(out=self.out or default, seed=self.seed, jobs=self.jobs, **given)
+        if self.estimate:
+            from prunescope.commands.training_estimates import recovery_study
+
+            yield from recovery_study(study, self.machine)
+            return
+        from analyses.recovery import write
+
         with Bar() as bar:
             run_recovery_study(study, on_step=bar)
         for path in write(study.out):

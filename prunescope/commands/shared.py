@@ -213,19 +213,15 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
     from scaling.store import Store
 
     with Store(folder, read_only=True) as store:
-        rows, problems, meta = store.rows(ids=True), store.frame("problems"), store.meta()
+        problems, meta = store.frame("problems"), store.meta()
     if meta.get("model fingerprint") != model.fingerprint():
         raise UserError(
             f"The study in {str(folder)!r} is of another model than {model.name!r}; these would "
             "not be its own chains. Give the model of the study, or texts."
         )
     asked = problems.set_index(["benchmark", "problem"])["question"]
-    rows = rows[(rows["variant"] == "dense") & (rows["scoring"] == "generate")]
-    rows = rows[(rows["waits_allowed"] == 0) & (rows["sample"] == 0)]
-    rows = rows.sort_values(["benchmark", "position", "thinking_budget"])
-    rows = rows.drop_duplicates(["benchmark", "problem"], keep="last")
     found = []
-    for row in rows.groupby("benchmark").head(most).to_dict("records"):
+    for row in dense_rows(folder, most).to_dict("records"):
         entry = benchmarks().get(str(row["benchmark"]).partition(":")[0])
         if entry is None:
             continue
@@ -242,6 +238,19 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
     if not found:
         raise UserError(f"The study in {str(folder)!r} has no generated chain of the dense model.")
     return found
+
+
+def dense_rows(folder: Path, most: int = 32) -> pd.DataFrame:
+    """The rows that `study_chains` takes, with their ids."""
+    from scaling.store import Store
+
+    with Store(folder, read_only=True) as store:
+        rows = store.rows(ids=True)
+    rows = rows[(rows["variant"] == "dense") & (rows["scoring"] == "generate")]
+    rows = rows[(rows["waits_allowed"] == 0) & (rows["sample"] == 0)]
+    rows = rows.sort_values(["benchmark", "position", "thinking_budget"])
+    rows = rows.drop_duplicates(["benchmark", "problem"], keep="last")
+    return rows.groupby("benchmark").head(most)
 
 
 def _chain(row: dict[str, Any], prompt: list[int]) -> Chain:

@@ -10,7 +10,7 @@ import tyro
 
 from interp.errors import UserError
 from prunescope.commands.judge import check_judge, judged_study, written
-from prunescope.commands.machines import estimate, on_cluster
+from prunescope.commands.machines import check_machine, estimate, on_cluster
 from prunescope.commands.server import on_server
 from prunescope.commands.shared import (
     File,
@@ -155,6 +155,7 @@ class Study:
         ]
 
     def run(self) -> Lines:
+        check_machine(self.estimate, self.machine)
         if self.judge is not None or self.judge_model is not None:
             check_judge(self.judge, self.judge_model)
         for config in self.configs():
@@ -240,6 +241,7 @@ class Scale:
             trust_remote_code=self.trust_remote_code,
             out=self.out or default_folder(self.model, self.quick, "scale"),
         )
+        check_machine(self.estimate, self.machine)
         if self.estimate:
             yield from estimate(config, self.machine)
             return
@@ -313,6 +315,7 @@ class Effects:
             trust_remote_code=self.trust_remote_code,
             out=self.out or default_folder(self.model, self.quick, "effects"),
         )
+        check_machine(self.estimate, self.machine)
         if self.estimate:
             yield from estimate(config, self.machine)
             return

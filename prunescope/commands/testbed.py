@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunescope.commands.shared import File, Lines, Number, Word, load, table
+from prunescope.commands.machines import check_machine
+from prunescope.commands.shared import File, Flag, Lines, Number, Word, load, table
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,8 @@ class Train:
     """Train the bundled reasoner from nothing; stopped and run again, it goes on.
 
     prunescope testbed train --out runs/reasoner
+
+    prunescope testbed train --estimate
     """
 
     out: Path = Path("runs/reasoner")
@@ -24,9 +27,23 @@ class Train:
     """Threads on the CPU."""
     stop_after: Number = None
     """Stop after that many steps; run again to go on."""
+    estimate: Flag = False
+    """Only say what it would cost: words, FLOPs, time, memory, disk."""
+    machine: Word = None
+    """Estimate for h200, h100, a100, rtx4090 or cpu; without it, from a step tried here."""
 
     def run(self) -> Lines:
-        from testbed.training import train
+        from testbed.training import Recipe, train
+
+        check_machine(self.estimate, self.machine)
+        if self.estimate:
+            from scaling.estimate_reasoner import estimate_reasoner
+            from scaling.machines import machine as named
+
+            device = named(self.machine) if self.machine else None
+            found = estimate_reasoner(Recipe(), device, stop_after=self.stop_after)
+            yield from found.report()
+            return
 
         folder = train(
             self.out, device=self.device, threads=self.threads, stop_after=self.stop_after

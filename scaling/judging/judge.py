@@ -34,7 +34,7 @@ from scaling.judging.prompts import (
     same_messages,
 )
 
-__all__ = ["BehaviourCount", "Item", "Judge", "Judgement", "gold_first"]
+__all__ = ["BehaviourCount", "Item", "Judge", "Judgement", "Planned", "gold_first"]
 
 R = TypeVar("R")
 LONGEST_TEXT = 20_000  # characters of a chain in one question; a longer one is asked in parts
@@ -72,6 +72,18 @@ class BehaviourCount:
     error: str | None = None
     cached: bool = False
     parts: int = 1
+
+
+@dataclass(frozen=True)
+class Planned:
+    """The questions of a task: all, the different ones among them, and of those the ones that no
+    cache answers, with the characters that these send."""
+
+    task: str
+    questions: int
+    different: int
+    asked: int
+    characters: int
 
 
 @dataclass(frozen=True)
@@ -181,13 +193,9 @@ class Judge:
 
     def compare(self, items: Sequence[Item]) -> list[Judgement]:
         """Whether each answer is the gold one, in the order of `items`; equal items asked once."""
-        questions = []
-        for item in items:
-            pair = (item.gold, item.answer) if gold_first(item) else (item.answer, item.gold)
-            questions.append(self._question("same", same_messages(item.question, *pair)))
         return [
             Judgement(reply.value, reply.error, reply.cached)
-            for reply in self._replies(questions, read_verdict)
+            for reply in self._replies([self._same(item) for item in items], read_verdict)
         ]
 
     def count(self, texts: Sequence[str]) -> list[BehaviourCount]:
@@ -198,8 +206,7 @@ class Judge:
         """
         parts = [_parts(text) for text in texts]
         flat = [part for few in parts for part in few]
-        questions = [self._question("behaviours", behaviour_messages(part)) for part in flat]
-        replies = iter(self._replies(questions, read_counts))
+        replies = iter(self._replies([self._behaviours(part) for part in flat], read_counts))
         found = []
         for few in parts:
             own = [next(replies) for _ in few]
@@ -209,7 +216,25 @@ class Judge:
             found.append(BehaviourCount(summed, error, cached, len(few)))
         return found
 
+    def planned(self, items: Sequence[Item], texts: Sequence[str] = ()) -> list[Planned]:
+        """What judging would ask, and what is known already; nobody is asked."""
+        counted = [self._behaviours(part) for text in texts for part in _parts(text)]
+        found = []
+        for task, questions in (("same", [self._same(i) for i in items]), ("behaviours", counted)):
+            different = {question.key: question for question in questions}
+            new = [q for q in different.values() if self.cache.get(q.key) is None]
+            sizes = [sum(len(m["content"]) for m in q.messages) for q in new]
+            found.append(Planned(task, len(questions), len(different), len(new), sum(sizes)))
+        return [one for one in found if one.questions]
+
     # ---------------------------------------------------------------- asking
+
+    def _same(self, item: Item) -> _Question:
+        pair = (item.gold, item.answer) if gold_first(item) else (item.answer, item.gold)
+        return self._question("same", same_messages(item.question, *pair))
+
+    def _behaviours(self, text: str) -> _Question:
+        return self._question("behaviours", behaviour_messages(text))
 
     def _question(self, task: str, messages: list[dict[str, str]]) -> _Question:
         what = {

@@ -22,9 +22,10 @@ from scaling.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["CACHE", "JudgedStudy", "judge_study"]
+__all__ = ["AGREEMENT", "CACHE", "VERDICTS", "JudgedStudy", "judge_study", "questions_of"]
 
 CACHE = "judge.sqlite"  # in the study's folder
+AGREEMENT, VERDICTS = "judge_agreement.csv", "judge_verdicts.csv"  # in its tables/
 KEYS = ["benchmark", "problem", "variant", "budget", "sample"]
 
 
@@ -77,22 +78,12 @@ def judge_study(
     benchmarks: only these. limit: only the first problems of each. behaviours: on how many chains
     the behaviours are counted. text_of: ids to text (default: the tokenizer of the study's model).
     """
-    for name, value in (("limit", limit), ("behaviours", behaviours)):
-        if value is not None and value < (1 if name == "limit" else 0):
-            raise UserError(f"{name}={value}: expected a number of problems or chains.")
-    rows, gold, model = _read(folder)
-    rows = _chosen(rows, benchmarks, limit)
-    if rows.empty:
-        raise UserError(f"The study in {str(folder)!r} has no generated answer to judge.")
-    if behaviours and text_of is None:
-        text_of = _reader(model)  # before anything is paid for
-
+    work = questions_of(
+        folder, benchmarks=benchmarks, limit=limit, behaviours=behaviours, text_of=text_of
+    )
+    rows, asked, facts = work.rows, work.asked, work.facts
     answered = rows["outcome"] != "no answer"
-    asked = rows[answered]
-    facts = [gold[b, p] for b, p in zip(asked["benchmark"], asked["problem"], strict=True)]
-    answers = asked["extracted"].astype(str)
-    items = [Item(q, g, a) for (q, g), a in zip(facts, answers, strict=True)]
-    judgements = judge.compare(items)
+    judgements = judge.compare(work.items)
     table = rows[[*KEYS, "outcome", "extracted"]].copy()
     for name, values in {
         "gold": [g for _, g in facts],
@@ -101,8 +92,8 @@ def judge_study(
     }.items():
         table[name] = None
         table.loc[answered, name] = values
-    if behaviours and text_of is not None:
-        _count(table, rows, judge, behaviours, text_of)
+    if behaviours:
+        _count(table, rows.head(behaviours), judge, work.texts)
     found: dict[str, Agreement] = {}
     correct = (asked["outcome"] == "correct").tolist()
     problems = (asked["benchmark"] + "/" + asked["problem"]).tolist()
@@ -119,6 +110,51 @@ def judge_study(
                 version=judge.version,
             )
     return JudgedStudy(table.reset_index(drop=True), found)
+
+
+@dataclass(frozen=True)
+class JudgesWork:
+    """What a judge is asked about a study. rows: all that are looked at; asked: those with an
+    answer; facts: question and gold answer of each of these; items: what is compared; texts: the
+    thinking in which behaviours are counted."""
+
+    rows: pd.DataFrame
+    asked: pd.DataFrame
+    facts: list[tuple[str, str]]
+    items: list[Item]
+    texts: list[str]
+
+
+def questions_of(
+    folder: str | Path,
+    *,
+    benchmarks: Sequence[str] = (),
+    limit: int | None = None,
+    behaviours: int = 0,
+    text_of: Callable[[list[int]], str] | None = None,
+) -> JudgesWork:
+    """What `judge_study` will ask, with the same options; nobody is asked."""
+    for name, value in (("limit", limit), ("behaviours", behaviours)):
+        if value is not None and value < (1 if name == "limit" else 0):
+            raise UserError(f"{name}={value}: expected a number of problems or chains.")
+    rows, gold, model = _read(folder)
+    rows = _chosen(rows, benchmarks, limit)
+    if rows.empty:
+        raise UserError(f"The study in {str(folder)!r} has no generated answer to judge.")
+    texts: list[str] = []
+    if behaviours:
+        read = text_of or _reader(model)
+        texts = [read(ids) for ids in map(_thinking, rows.head(behaviours).to_dict("records"))]
+    asked = rows[rows["outcome"] != "no answer"]
+    facts = [gold[b, p] for b, p in zip(asked["benchmark"], asked["problem"], strict=True)]
+    answers = asked["extracted"].astype(str)
+    items = [Item(q, g, a) for (q, g), a in zip(facts, answers, strict=True)]
+    return JudgesWork(rows, asked, facts, items, texts)
+
+
+def _thinking(row: dict[Any, Any]) -> list[int]:
+    own = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
+    return [int(i) for i in own]
 
 
 def _read(folder: str | Path) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple[str, str]], str]:
@@ -152,20 +188,8 @@ def _reader(model: str) -> Callable[[list[int]], str]:
     return lambda ids: found.text(ids)
 
 
-def _count(
-    table: pd.DataFrame,
-    rows: pd.DataFrame,
-    judge: Judge,
-    most: int,
-    text_of: Callable[[list[int]], str],
-) -> None:
-    """Adds the counts of the thinking of the first `most` chains, and their errors."""
-    few = rows.head(most)
-    texts = []
-    for row in few.to_dict("records"):
-        ids: Any = row["ids"]
-        own = ids[int(row["thinking_start"]) : int(row["thinking_stop"])]
-        texts.append(text_of([int(i) for i in own]))
+def _count(table: pd.DataFrame, few: pd.DataFrame, judge: Judge, texts: Sequence[str]) -> None:
+    """Adds the counts of the thinking of these chains, and their errors."""
     counts = judge.count(texts)
     for kind in KINDS:
         name = f"judged_{kind.replace(' ', '_')}"

@@ -173,3 +173,17 @@ def test_an_analysis_runs_from_the_command_line(
 def test_an_unknown_analysis_gets_a_suggestion() -> None:
     with pytest.raises(UserError, match="block_effects"):
         catalogue.load("block_effect")
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_names_at_ends_stand_clear_of_marks_beyond_the_lines(scale: str) -> None:
+    ax = new_axes()
+    ax.set_xscale(scale)
+    ax.axhline(0.5)  # in shares of the panel, not in data
+    ax.plot([1, 4], [0, 1])
+    ax.plot([9], [1], "o")
+    style.label_ends(ax, [("a", 4, 1.0, "k"), ("b", 4, 0.99, "k")])
+    names = {text.get_text().strip(): text.get_position() for text in ax.texts}
+    assert set(names) == {"a", "b"}
+    assert all(9 < x < ax.get_xlim()[1] for x, _ in names.values())
+    assert names["a"][1] > names["b"][1]

@@ -17,15 +17,14 @@ from interp.effects import (
     Effects,
     block_effects,
     explain,
-    partial_spearman,
     split_half,
 )
-from interp.effects.partial import partial_interval
 from interp.errors import NonFiniteError, UserError
 from interp.events import mark
 from interp.influence import by_event
 from interp.record import BlockInfluence
 from interp.replay import replay
+from interp.statistics import partial_interval, partial_spearman
 from tests.models import tiny
 from tests.streams import texts
 

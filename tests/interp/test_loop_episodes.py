@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from interp.chains import Budget, Chain, Span
-from interp.diagnosis import find_episodes, find_loop, loop_dynamics, rate, words
+from interp.diagnosis import find_episodes, find_loop, loop_dynamics, words
 from interp.diagnosis.loops import word_ids
 from interp.diagnosis.reading import NUMBER
 from interp.errors import UserError
+from interp.statistics import rate
 
 DATA = Path(os.environ.get("PRUNESCOPE_DATA") or Path(__file__).parents[3] / "shared" / "data")
 needs_data = pytest.mark.skipif(

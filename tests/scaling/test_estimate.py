@@ -16,7 +16,7 @@ from interp.chains import Budget
 from interp.errors import UserError
 from scaling.backends.local import LocalEngine
 from scaling.config import StudyConfig
-from scaling.estimate import estimate_on, estimate_scoring, estimate_training
+from scaling.estimate import estimate_on
 from scaling.flops import ModelCost
 from scaling.gather import gather
 from scaling.machines import MACHINES, machine
@@ -211,26 +211,6 @@ def test_public_sets_are_not_read_and_own_files_are(qwen: Path, tmp_path: Path) 
         estimate_on(StudyConfig(model=str(qwen), remove=(36,)), machine("h200"))
     with pytest.raises(UserError, match="share"):
         estimate_on(setting, machine("h200"), share=0.0)
-
-
-def test_scoring_and_training_are_priced_too(qwen: Path) -> None:
-    shape, card = Shape.of(qwen), machine("h200")
-    one = estimate_scoring(shape, ["shortgpt"], 1000, card)
-    assert estimate_scoring(shape, ["taylor+"], 1000, card).seconds == pytest.approx(
-        one.seconds * 3
-    )
-    assert estimate_scoring(shape, ["perplexity"], 1000, card).seconds == pytest.approx(
-        one.seconds * 18
-    )
-    assert "evopress" in " ".join(estimate_scoring(shape, ["evopress"], 9, card).assumptions)
-    full = estimate_training(shape, 10**6, card)
-    few = estimate_training(shape, 10**6, card, trained=0.01)
-    forward = float(shape.cost.chain(1, 4096)) / 4096
-    assert full.total("flops") == pytest.approx(4 * forward * 1e6)
-    assert few.memory < full.memory
-    assert full.memory > shape.weights * 16
-    with pytest.raises(UserError, match="trained"):
-        estimate_training(shape, 1, card, trained=0.0)
 
 
 def test_a_trial_of_a_tiny_model_says_how_many_tokens(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from scaling.backends.local import LocalEngine
 from scaling.config import StudyConfig
 from scaling.rescue import rescue
 from scaling.runner import run_study
+from scaling.schema import DERIVED
 from scaling.store import FILE, Store, StoreError
 from tests import models
 from tests.scaling.same import disturb, same_rows
@@ -202,3 +203,31 @@ def test_a_whole_store_is_copied_whole(tmp_path: Path, calm: Path) -> None:
     counts: dict[str, Any] = dict(found.rows)
     with Store(calm, read_only=True) as store:
         assert counts == {name: len(store.frame(name)) for name in counts}
+    assert "derived" not in counts  # no analysis has computed anything yet
+
+
+def test_what_analyses_had_computed_is_rescued_too(tmp_path: Path, calm: Path) -> None:
+    folder = copy_of(calm, tmp_path / "broken")
+    rows = [
+        {"name": name, "settings": "{}", "frame": "x" * 6000, "created": "2026-01-02"}
+        for name in ("sets", "time_maps", "mechanism")
+    ]
+    with sqlite3.connect(folder / FILE) as db:
+        db.execute(DERIVED)
+        db.executemany("INSERT INTO derived VALUES (:name, :settings, :frame, :created)", rows)
+    db.close()
+    whole = rescue(folder, tmp_path / "whole")
+    assert whole.rows["derived"] == 3 and whole.damaged == ()
+    with Store(tmp_path / "whole", read_only=True) as store:
+        assert store.frame("derived").to_dict("records") == rows
+    # most of a long text lies on a page of its own, behind its row
+    data = (folder / FILE).read_bytes()
+    pages = [p for p in range(len(data) // 4096) if b"x" * 4000 in data[p * 4096 :][:4096]]
+    assert len(pages) == 3
+    damage(folder / FILE, range(pages[1], pages[1] + 1))
+    found = rescue(folder, tmp_path / "new")
+    assert found.resumable and found.damaged == ("derived",)
+    same_rows(calm, tmp_path / "new", ties=0)
+    with Store(tmp_path / "new", read_only=True) as store:
+        kept = store.frame("derived").set_index("name")["frame"]
+    assert kept["sets"] == kept["mechanism"] == "x" * 6000

@@ -192,7 +192,7 @@ def test_the_command_writes_tables_and_keeps_errors_apart(
     assert cli.run(asked) == 0
     said_first = capsys.readouterr().out
     assert "error in the place of a verdict" in said_first and "kappa" in said_first
-    table = pd.read_csv(study / "tables" / "judge.csv")
+    table = pd.read_csv(study / "tables" / "judge_verdicts.csv")
     assert (
         table["error"].notna().any()
         and not (table["error"].notna() & table["verdict"].notna()).any()
@@ -201,7 +201,7 @@ def test_the_command_writes_tables_and_keeps_errors_apart(
     assert cli.run(asked) == 0
     assert len(judged.posts()) - before == 1  # only what failed
     assert "error in the place" not in capsys.readouterr().out
-    assert pd.read_csv(study / "tables" / "judge.csv")["error"].isna().all()
+    assert pd.read_csv(study / "tables" / "judge_verdicts.csv")["error"].isna().all()
     kappa = pd.read_csv(study / "tables" / "judge_agreement.csv")
     assert set(kappa["benchmark"]) == {"all", "arithmetic"} and set(kappa["judge"]) == {"m"}
 
@@ -227,6 +227,37 @@ def test_mistakes_end_with_code_two_and_a_sentence(
         said_text = "does not answer as model 'other'"
     assert cli.run(["judge", str(study), *usual, *arguments]) == 2
     assert said_text in capsys.readouterr().err
+
+
+def test_an_estimate_asks_nobody_and_counts_what_will_be_asked(
+    study: Path, judged: FakeEndpoint, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scaling.judging.estimate import estimate_judging
+    from scaling.judging.study import CACHE, questions_of
+
+    work = questions_of(study, behaviours=3)
+    cache = study / CACHE
+    with Judge(judged.url, "m", cache=cache) as judge:
+        planned = judge.planned(work.items, work.texts)
+        assert not judged.posts()
+        found = estimate_judging(planned, max_tokens=1024, concurrency=8)
+        judge_study(study, judge, behaviours=3)
+        again = judge.planned(work.items, work.texts)
+    bodies = judged.posts()
+    assert found.requests == len(bodies) > 0
+    sent = sum(len(m["content"]) for body in bodies for m in body["messages"])
+    assert sum(p.characters for p in planned) == sent
+    frame = found.to_frame()
+    assert (frame["most_tokens"] > frame["tokens"]).all()
+    assert sum(p.asked for p in again) == 0  # all of it is in the cache now
+    before = len(judged.posts())
+    usual = ["judge", str(study), "--estimate", "--behaviours", "3"]
+    assert cli.run([*usual, "--url", judged.url, "--model", "m"]) == 0
+    assert ": 0 requests" in capsys.readouterr().out
+    assert cli.run(usual) == 0  # no judge is named: all of it is new
+    out = capsys.readouterr().out
+    assert "nobody was asked" in out and f"{planned[0].asked:,} requests" in out
+    assert len(judged.posts()) == before
 
 
 def test_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp.errors import UserError
-from interp.statistics import Correlation
+from interp.statistics.correlation import Correlation
 from interp.statistics.intervals import check_level
 
 

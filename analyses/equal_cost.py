@@ -1,0 +1,138 @@
+"""Pruned against dense where both have spent the same: equal tokens, equal FLOPs, equal seconds.
+
+At an equal budget a pruned model is cheaper, and one that loops spends more, so budgets alone do
+not say which model to take for a given cost. Both curves of accuracy over cost are read off at
+costs that both were measured at (`scaling.matched`; nothing is extrapolated). Seconds are modelled,
+see analyses/sequential_scaling.py; FLOPs and seconds need the model's configuration.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyses import sequential_scaling, style, tables
+from analyses.frames import StudyData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+TITLE = "Pruned against dense at equal cost"
+CAPTION = (
+    "Accuracy of a variant minus that of dense at the same cost of a chain, at up to four costs "
+    "that both were measured at; a column a kind of cost. Filled: differs from dense "
+    "(Holm-corrected p < .05). Bars: 95 % intervals, paired over problems. Where variants are "
+    "many, some are in the table only."
+)
+COSTS = {"spent": "tokens", "flops": "FLOPs", "seconds": "seconds (modelled)"}
+
+
+def table(study: StudyData) -> pd.DataFrame:
+    """One row a benchmark, variant, kind of cost and cost (`scaling.matched.EqualCost`)."""
+    found = sequential_scaling.equal_cost(study)
+    if not len(found):
+        return found
+    order = {name: i for i, name in enumerate(study.benchmarks)}
+    found = found.sort_values("benchmark", key=lambda c: c.map(order), kind="stable")
+    return tables.order_variants(found, study.variants)
+
+
+def text(found: pd.DataFrame) -> list[str]:
+    """Of the comparisons at each kind of cost, how many are clear, and how many could not be."""
+    said = []
+    for axis, words in COSTS.items():
+        part = found[found["axis"] == axis]
+        told = part[part["difference"].notna()]
+        if not len(told):
+            continue
+        clear = told[told["p_holm"] < tables.ALPHA]
+        less, more = int((clear["difference"] < 0).sum()), int((clear["difference"] > 0).sum())
+        line = f"At equal {words}, of {len(told)} comparisons {less} are clearly below dense and "
+        line += f"{more} clearly above"
+        if missing := len(part) - len(told):
+            line += f"; {missing} could not be made ({_most_common(part)})"
+        said.append(f"{line}.")
+    return [" ".join(said)] if said else []
+
+
+def _most_common(part: pd.DataFrame) -> str:
+    reasons = part.loc[part["difference"].isna(), "reason"]
+    return str(reasons.mode().iloc[0])
+
+
+def plot(
+    found: pd.DataFrame, benchmark: str, axis: str, study: StudyData, ax: Axes | None = None
+) -> Axes:
+    """One benchmark and kind of cost: a line a variant, dense at zero."""
+    ax = style.new_axes(ax)
+    look_of = style.looks(study.variants)
+    part = found[(found["benchmark"] == benchmark) & (found["axis"] == axis)]
+    part = part[part["difference"].notna()]
+    ax.axhline(0, color=style.INK, lw=0.9)
+    ends, names = [], [n for n, _, _ in sequential_scaling.drawn(study) if n != style.DENSE]
+    for i, name in enumerate(names):
+        line = part[part["variant"] == name].sort_values("cost")
+        if not len(line):
+            continue
+        look = look_of[name]
+        aside = 1 + 0.012 * (i - (len(names) - 1) / 2)  # bars of many variants side by side
+        at, y = line["cost"] * aside, line["difference"]
+        ax.plot(at, y, color=look.colour, ls=look.line, lw=1.3, zorder=3)
+        for row, x in zip(line.to_dict("records"), at, strict=True):
+            ax.plot([x, x], [row["low"], row["high"]], color=look.colour, lw=0.8, alpha=0.7)
+            sure = np.isfinite(row["p_holm"]) and row["p_holm"] < tables.ALPHA
+            ax.plot(
+                [x],
+                [row["difference"]],
+                ls="none",
+                marker=look.marker,
+                mec=look.colour,
+                mfc=look.colour if sure else "white",
+                zorder=4,
+            )
+        ends.append((style.pretty(name), float(at.iloc[-1]), float(y.iloc[-1]), look.colour))
+    ax.set_xscale("log")
+    if len(part):
+        low, high = float(part["cost"].min()), float(part["cost"].max())
+        ax.set_xlim(low / 1.15, high * 1.15)
+        _ticks(ax, low, high, "s" if axis == "seconds" else "")
+    ax.set_xlabel(f"{COSTS[axis]} of a chain")
+    ax.set_ylabel("accuracy less dense's")
+    ax.grid(axis="y")
+    ax.set_title(benchmark)
+    style.label_ends(ax, ends, room=0.32)
+    return ax
+
+
+def _ticks(ax: Axes, low: float, high: float, unit: str) -> None:
+    """Three ticks from low to high, written as 150, 1.5 k, 2 G, 30 ms."""
+    from matplotlib.ticker import EngFormatter
+
+    values = sorted({float(f"{v:.2g}") for v in np.geomspace(low, high, 3)})
+    ax.set_xticks(values, [EngFormatter(unit)(v) for v in values])
+    ax.minorticks_off()
+
+
+def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
+    """A row a benchmark, a column a kind of cost that is known."""
+    told: Any = found[found["difference"].notna()] if len(found) else found
+    if not len(told):
+        return None
+    names = [b for b in study.benchmarks if b in set(told["benchmark"])]
+    axes_ = [axis for axis in COSTS if axis in set(told["axis"])]
+    with style.style():
+        size = {"columns": len(axes_), "width": 10.8 / max(2, len(axes_)), "height": 3.1}
+        whole, axes = style.panels(len(names) * len(axes_), **size)  # pyright: ignore[reportArgumentType]
+        pairs = [(name, axis) for name in names for axis in axes_]
+        for (name, axis), ax in zip(pairs, axes, strict=True):
+            plot(found, name, axis, study, ax)
+    return whole
+
+
+if __name__ == "__main__":
+    from analyses.command import main
+
+    main(__file__)

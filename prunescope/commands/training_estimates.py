@@ -1,0 +1,93 @@
+"""What the commands that train will cost (--estimate): recover, recover-study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prunescope.commands.machines import check_weights
+from prunescope.commands.shared import load
+from prunescope.progress import StudyBar
+
+if TYPE_CHECKING:
+    from recovery.config import RecoveryConfig
+    from recovery.study import RecoveryStudy
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is trained on what, as `prunescope recover` is told. removed: how many blocks first."""
+
+    model: str
+    removed: int
+    data: str
+    teacher: str | None
+    limit: int | None
+    grader: str
+    trust_remote_code: bool
+
+
+def recovery(training: Training, config: RecoveryConfig, machine: str | None) -> Iterator[str]:
+    """The lines of an estimate: of a named machine, or by a trial on this one."""
+    from recovery.estimate import estimate_recovery
+    from recovery.estimate_study import shape_without
+    from recovery.lengths import Lengths, lengths_of, tried_answers
+    from recovery.sources import training_set
+    from scaling.machines import machine as named
+    from scaling.measured import this_machine
+    from scaling.shape import Shape
+    from scaling.work import SHARE
+
+    trust, share = training.trust_remote_code, SHARE
+    shape = shape_without(training.model, training.removed, trust)
+    teacher = Shape.of(training.teacher or training.model, trust)
+    said = {"limit": training.limit, "seed": config.seed, "grader": training.grader}
+    if machine is not None:
+        device = named(machine)
+        lengths = lengths_of(training.data, training.model, trust_remote_code=trust, **said)  # pyright: ignore[reportArgumentType]
+    else:
+        check_weights(training.model)
+        model = load(training.model, trust)
+        device = this_machine(model)
+        train = training_set(training.data, model, **said)  # pyright: ignore[reportArgumentType]
+        lengths = Lengths.of(model, train)
+        if config.generates or config.method == "self":
+            writer = load(training.teacher, trust) if training.teacher else model
+            share = tried_answers(writer, train, config)
+    found = estimate_recovery(config, shape, lengths, device, teacher=teacher, share=share)
+    return found.report()
+
+
+def recovery_study(study: RecoveryStudy, machine: str | None) -> Iterator[str]:
+    """The lines of an estimate of the recovery study."""
+    from recovery.estimate_study import estimate_recovery_study
+    from recovery.lengths import Lengths, tried_answers
+    from recovery.sources import training_set
+    from recovery.study import Unit, measuring
+    from scaling.backends.served import weightless
+    from scaling.estimate import estimate_on
+    from scaling.machines import machine as named
+    from scaling.work import SHARE
+
+    config: Any = measuring(study, Unit(), study.model)
+    share = SHARE
+    if machine is not None:
+        model: Any = weightless(study.model)
+        device = named(machine)
+        measured = estimate_on(config, device)
+    else:
+        from scaling.backends.local import LocalEngine
+        from scaling.measured import this_machine
+        from scaling.trial import estimate_here
+
+        model = load(study.model, False)
+        device = this_machine(model)
+        with StudyBar() as bar:
+            measured = estimate_here(config, LocalEngine(model), on_event=bar)
+    train = training_set("testbed", model, limit=study.examples, seed=study.seed)
+    if machine is None:
+        share = tried_answers(model, train, study.config("self"))
+    lengths = Lengths.of(model, train)
+    found = estimate_recovery_study(study, device, measured, lengths, share=share)
+    return found.report()

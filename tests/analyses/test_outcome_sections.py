@@ -1,0 +1,73 @@
+"""Endings, extraction and equal cost: the report shows what `scaling` counts, number by number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analyses import endings, equal_cost, extraction, sequential_scaling
+from analyses.frames import StudyData, largest_budget
+from scaling.outcomes import ended
+
+
+def test_endings_are_counted_chain_by_chain(study: StudyData) -> None:
+    found = endings.table(study)
+    rows = largest_budget(study.rows("accuracy"))
+    rows = rows[rows["scoring"] == "generate"]
+    assert "recall" in set(study.rows("accuracy")["benchmark"])  # scored, nothing written
+    assert "recall" not in set(found["benchmark"])
+    assert found["chains"].sum() == len(rows)
+    rows = rows.assign(end=ended(rows))
+    keys = ["benchmark", "variant", "end", "outcome"]
+    counts = rows.groupby(keys).size()
+    for row in found.to_dict("records"):
+        assert row["chains"] == counts.get(tuple(row[k] for k in keys), 0)
+    shares = found.groupby(["benchmark", "variant"])["share"].sum()
+    np.testing.assert_allclose(shares, 1.0)
+
+
+def test_bars_of_endings_are_the_shares(study: StudyData) -> None:
+    found = endings.table(study)
+    ax = endings.plot(found, "countdown-4", study)
+    bars: Any = ax.patches
+    widths = sorted(round(bar.get_width(), 9) for bar in bars)
+    part = found[found["benchmark"] == "countdown-4"]
+    assert widths == sorted(round(float(v), 9) for v in part["share"])
+    (line,) = endings.text(found)
+    looped = part[(part["end"] == "looped") & (part["outcome"] == "correct")]
+    assert looped["chains"].sum() == 0  # a loop was made to have no answer
+    assert "0% of the" in line and "looped" in line
+
+
+def test_readings_stand_side_by_side(study: StudyData) -> None:
+    found = extraction.table(study)
+    rows = endings.generated(study)
+    one = found[(found["benchmark"] == "countdown-4") & (found["variant"] == "shortgpt-2")].iloc[0]
+    own = rows[(rows["benchmark"] == "countdown-4") & (rows["variant"] == "shortgpt-2")]
+    assert one["strict"] == pytest.approx((own["strict_outcome"] == "correct").mean())
+    assert one["lenient"] == pytest.approx((own["lenient_outcome"] == "correct").mean())
+    assert extraction.text(found) == [f"The two readings differ on 0 of {len(rows):,} chains."]
+    other = found.assign(saved=[3, *[0] * (len(found) - 1)], disagree=1)
+    assert "3 of" in extraction.text(other)[0]
+    ax = extraction.plot(found, "countdown-4", study)
+    drawn = {round(float(np.atleast_1d(line.get_xdata())[0]), 6) for line in ax.get_lines()}
+    assert round(float(one["lenient"]), 6) in drawn
+
+
+def test_equal_cost_is_that_of_the_measurement(study: StudyData) -> None:
+    found = equal_cost.table(study)
+    kept = sequential_scaling.equal_cost(study)
+    assert len(found) == len(kept)
+    assert set(found["variant"]) == {v for v, _, _ in study.variants} - {"dense"}
+    told = found[(found["benchmark"] == "countdown-4") & found["difference"].notna()]
+    ax = equal_cost.plot(found, "countdown-4", "spent", study)
+    drawn = np.concatenate([np.atleast_1d(line.get_ydata()) for line in ax.get_lines()])
+    heights = {round(float(y), 9) for y in drawn}
+    for name, _, _ in sequential_scaling.drawn(study):
+        for value in told.loc[told["variant"] == name, "difference"]:
+            assert round(float(value), 9) in heights
+    (line,) = equal_cost.text(found)
+    clear = found[(found["p_holm"] < 0.05) & (found["difference"] < 0)]
+    assert f"{len(clear)} are clearly below dense" in line
