@@ -88,7 +88,7 @@ def agreement(found: pd.DataFrame) -> pd.DataFrame:
     for name, part in groups:
         row: dict[str, object] = {"n_removed": name, "sets": len(part)}
         for measure in ("lost", "astray", "both"):
-            row[measure] = spearmanr(part[measure], part["kept"]).statistic
+            row[measure] = float(spearmanr(part[measure], part["kept"])[0])  # type: ignore[arg-type]
         rows.append(row)
     return pd.DataFrame(rows)
 

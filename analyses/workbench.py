@@ -4,8 +4,9 @@ What is computed for an analysis is decoded as the study's own chains were: the 
 fingerprint is checked), sampling, seed and problems, so a dense chain decoded here is the study's.
 
 The benchmark is the longest one that the dense model still solves often enough for a loss to
-show: of those with chains, the one with the longest dense thinking whose dense accuracy is half or
-more; where there is none, the one with the highest.
+show: of those with chains, the one with the longest dense thinking whose dense accuracy is two
+thirds or more (a problem that is not solved has nothing to lose, and takes the longest); where
+there is none, the one with the highest.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from interp.interventions import VariantLike
     from interp.sampling import Sampling
 
-SOLVED = 0.5
+SOLVED = 2 / 3
 
 
 @dataclass(frozen=True)
