@@ -54,7 +54,7 @@ CAPTION = (
     "of the blocks that matter most scaled (0: skipped, 1: dense). Filled: Holm-corrected p < .05 "
     "over the blocks; open: no clear difference. Bars: 95 % intervals over problems, uncorrected."
 )
-PROBLEMS = 20
+PROBLEMS = 32
 CALIBRATION = 12  # further problems, whose dense chains give means and pools
 DOSED = 4  # blocks that are scaled
 GAINS = (0.25, 0.5, 0.75, 1.5)
