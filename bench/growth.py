@@ -162,7 +162,10 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             ax = panels[row][column]
             ax.plot([r["to"] for r in part], [r[kind] for r in part], "-o", color="C0", ms=4)
             ax.set_xscale("log", base=2)
-            ax.set_ylim(bottom=0)
+            grown = sorted({int(r["to"]) for r in part})
+            ax.set_xticks(grown, [str(n) for n in grown], fontsize=8)
+            ax.minorticks_off()
+            ax.set_ylim(0, 1.08 * max(r[kind] for r in part))
             ax.spines[["top", "right"]].set_visible(False)
             ax.set_xlabel(name if row == 2 else "")
             ax.set_ylabel(label if column == 0 else "")

@@ -31,6 +31,7 @@ from interp.cache import Prefix
 from interp.chains import Budget, Chain, Finish, ThinkingFinish
 from interp.errors import NonFiniteError, UserError
 from interp.interventions import VariantLike
+from interp.live import LiveMoments
 from interp.passes import Outcome, Passes
 from interp.requests import Request, check, cross, fork
 from interp.room import most_columns, out_of_memory, slots_that_fit
@@ -43,6 +44,7 @@ from interp.windows import LOOP_CHECK, NEVER, loop_from, loop_start, tail_period
 
 if TYPE_CHECKING:
     from interp.model import ReasoningModel
+    from interp.record import Moments
 
 __all__ = ["Budget", "Request", "Sampling", "cross", "decode", "fork"]
 
@@ -61,6 +63,7 @@ def decode(
     stop: Sequence[str] = (),
     stop_on_loop: bool = False,
     record: bool = False,
+    moments: Moments | None = None,
     compiled: bool | None = None,
     progress: Progress | None = None,
 ) -> Generator[Chain, None, None]:
@@ -68,7 +71,8 @@ def decode(
 
     slots: rows decoded side by side (default: as many as fit, at most 128 on a CPU). stop: strings
     that end an answer. stop_on_loop: a row that certainly loops is ended and recorded as "looped".
-    record: keep what every block does to the residual stream (`Chain.stream`). compiled: None
+    record: keep what every block does to the residual stream (`Chain.stream`). moments: fill it
+    with the passes that chose the tokens of finished chains (one budget a request). compiled: None
     captures passes in CUDA graphs on a CUDA device; True also compiles the blocks with
     torch.compile, on any device; False does neither. progress(tokens, finished, total) counts
     generated tokens and chains. Chains come in the order they finish.
@@ -80,10 +84,12 @@ def decode(
         raise UserError(f"slots={slots}: expected 1 or more.")
     if not model.stop_ids:
         raise UserError(f"{model.name} has no end-of-sequence token: set tokenizer.eos_token.")
+    if moments is not None:
+        LiveMoments.check(moments, requests)
     ends = StopStrings(model, stop)
     if not requests:
         return
-    how = {"record": record, "compiled": compiled}
+    how = {"record": record, "moments": moments, "compiled": compiled}
     engine = _Engine(
         model, requests, sampling or Sampling(), slots, ends, stop_on_loop, progress, how
     )
@@ -214,6 +220,8 @@ class _Engine:
                     row.loop_at = loop_start(self.table.tokens[slot, : len(request.prefix)])
             self.rows.append(row)
             self._enter(slot)
+            if self.passes.moments is not None:
+                self.passes.moments.clear(slot)
             key = request.prefill_key
             self.wanting[key] -= 1
             if not self.wanting[key]:
@@ -330,6 +338,7 @@ class _Engine:
         chains: list[Chain] = []
         broken: NonFiniteError | None = None
         gone: list[int] = []
+        kept = np.full(n, passes)  # passes of the stride that a row's chain keeps
         for slot in np.flatnonzero(event.any(1)).tolist():
             for k in np.flatnonzero(event[slot]).tolist():
                 count = int(index[slot, k]) + 1
@@ -342,6 +351,7 @@ class _Engine:
                 if happened == "nothing":
                     continue
                 self.made -= passes - 1 - k
+                kept[slot] = k + 1
                 if happened == "done":
                     gone.append(slot)
                 elif happened == "on":
@@ -350,6 +360,10 @@ class _Engine:
                         table.step[slot], table.last[slot] = count, tokens[slot, k]
                         self.dirty = True
                 break
+        if (moments := self.passes.moments) is not None:
+            moments.fold(kept)
+            for slot in gone:
+                moments.done(slot)
         self._drop(gone)
         return chains, broken
 
@@ -478,6 +492,8 @@ class _Engine:
                 columns = int(self.table.prompt[last] + self.table.step[last]) - 1
                 self.passes.fork(last, slot, max(columns, 0))
                 self.table.move(last, slot)
+                if self.passes.moments is not None:
+                    self.passes.moments.move(last, slot)
                 self.rows[slot] = row
             self.moved = True
 

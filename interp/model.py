@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from interp.decode import Sampling
     from interp.interventions import VariantLike
+    from interp.record import Moments
 
 Question = str | Sequence[dict[str, str]]
 
@@ -252,13 +253,15 @@ class ReasoningModel:
         stop: Sequence[str] = (),
         stop_on_loop: bool = False,
         record: bool = False,
+        moments: Moments | None = None,
         compiled: bool | None = None,
         thinking: bool = True,
     ) -> Chains:
         """Chains for every prompt x variant x sample x budget, in that order.
 
         prompts: questions, message lists, or token ids ready made. record: keep what every block
-        does to the residual stream (`chain.stream`). stop, stop_on_loop, compiled: see
+        does to the residual stream (`chain.stream`). moments: take means and second moments of it
+        into this reducer. stop, stop_on_loop, compiled: see
         `interp.decode.decode`. One seed gives the same chains whatever else is decoded beside
         them (up to ties of float noise).
         """
@@ -289,6 +292,7 @@ class ReasoningModel:
                 stop=stop,
                 stop_on_loop=stop_on_loop,
                 record=record,
+                moments=moments,
                 compiled=compiled,
                 progress=report,
             )

@@ -26,7 +26,7 @@ from interp.cache import Prefix, RowCache, handing
 from interp.compiled import CompiledBlocks
 from interp.fused import fuse, fused
 from interp.graphs import Graphs, wanted
-from interp.live import LiveRecord
+from interp.live import LiveMoments, LiveRecord
 from interp.rowwise import RowHooks
 from interp.sampling import Sampling, choose, measure
 from interp.windows import LOOP_CHECK, Site, Timeline, site
@@ -34,6 +34,7 @@ from interp.windows import LOOP_CHECK, Site, Timeline, site
 if TYPE_CHECKING:
     from interp.interventions import VariantLike
     from interp.model import ReasoningModel
+    from interp.record import Moments
     from interp.requests import Request
     from interp.slots import Slots
 
@@ -66,6 +67,7 @@ class Passes:
         slots: int,
         longest: int,
         record: bool = False,
+        moments: Moments | None = None,
         compiled: bool | None = None,
     ) -> None:
         self.model, self.sampling, self.slots = model, sampling, slots
@@ -92,6 +94,7 @@ class Passes:
         self.short_ways = fuse(model, self.cache) if by_length else {}
         self.compiled = CompiledBlocks(model) if compiled else None
         self.live = LiveRecord(model, slots) if record else None
+        self.moments = None if moments is None else LiveMoments(model, moments, slots)
 
         def numbers(*shape: int) -> torch.Tensor:
             return torch.zeros((slots, *shape), dtype=torch.int64, device=model.device)
@@ -187,6 +190,8 @@ class Passes:
                 stack.enter_context(self.compiled.taken())
             if self.live is not None:
                 stack.enter_context(self.live.watching())
+            if self.moments is not None:
+                stack.enter_context(self.moments.watching())
             for k in range(passes):
                 if written is not None:
                     self.script[:n] = written[:, k]
@@ -197,6 +202,8 @@ class Passes:
                 numbers.append(self.numbers[:n].clone())
                 if self.live is not None:
                     streams.append(self.live.buffer[:n].clone())
+                if self.moments is not None:
+                    self.moments.take(n)
             made = torch.stack(tokens, 1).cpu().numpy()
             found = torch.stack(numbers, 1).cpu().numpy()
             stream = torch.stack(streams, 1).cpu().numpy() if streams else None

@@ -229,7 +229,8 @@ class Moments(Reducer):
     """Mean [L, D] and second moment of `stream`: its diagonal [L, D], or whole [L, D, D].
 
     stream: "resid_pre", "resid_post" or "delta" (what the block adds; its mean is what
-    `MeanDelta` puts in its place). Sums are kept in float64, for they run over all texts.
+    `MeanDelta` puts in its place). Sums are kept in float64, for they run over all texts. By
+    replay, or while decoding (`generate(..., moments=...)`, the diagonal only).
     """
 
     chunked = True
@@ -251,15 +252,18 @@ class Moments(Reducer):
     def update(
         self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
     ) -> None:
-        if self.stream == "delta":
-            value = y.float() - x.float()
-        else:
-            value = (x if self.stream == "resid_pre" else y).float()
+        value = self.value(x, y)
         mask = batch.mask.to(y.device, non_blocking=True)
         value = value.masked_fill(~mask[..., None], 0.0).flatten(0, 1)
         self.first[index] += value.sum(0)
         self.second[index] += value.T @ value if self.full else value.square().sum(0)
         self.count[index] += mask.sum()
+
+    def value(self, x: Float[Tensor, "*B D"], y: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """What the moments are of, in float32."""
+        if self.stream == "delta":
+            return y.float() - x.float()
+        return (x if self.stream == "resid_pre" else y).float()
 
     def mean(self) -> Float[Tensor, "L D"]:
         return self._average(self.first)
