@@ -104,7 +104,7 @@ class LiveMoments:
         """Refuses what cannot be taken while decoding."""
         if reducer.full:
             raise UserError("Whole second moments are not taken while decoding: use replay_chains.")
-        if any(len(r.budgets) > 1 or r.budgets[0].waits for r in requests):
+        if any(len(r.budgets) != 1 or r.budgets[0].waits for r in requests):
             raise UserError(
                 "Moments are taken while decoding for one budget a request, without waits: budgets "
                 "share passes, which would be counted once or often. Use replay_chains."
@@ -136,8 +136,8 @@ class LiveMoments:
 
     def fold(self, kept: Int[np.ndarray, " n"]) -> None:
         """Adds the stride to the rows' sums: of row i its first kept[i] passes."""
-        n = len(kept)
-        counts = torch.from_numpy(np.arange(len(self.taken))[:, None] < kept)[..., None]
+        n, passes = len(kept), np.arange(len(self.taken))
+        counts = torch.from_numpy(passes[:, None] < kept)[..., None]
         for index in range(len(self.buffer)):
             values = torch.stack([taken[index] for taken in self.taken]).double()
             values = values.masked_fill(~counts.to(values.device), 0.0)
