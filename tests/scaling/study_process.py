@@ -85,7 +85,7 @@ def main() -> None:
         said = folder / "said" if how == "interrupt" else None
         pid = child(folder / "disturbed", engine, said)
         # Together not much longer than the whole, so that each falls into a study at work.
-        time.sleep(rng.uniform(0, whole * (0.8 if times < 5 else 1.6 / times)))
+        time.sleep(rng.uniform(0, whole * (0.4 if times < 5 else 1.6 / times)))
         asked = time.monotonic()
         os.kill(pid, signal.SIGKILL if how == "kill" else signal.SIGINT)
         _, ended = os.waitpid(pid, 0)
