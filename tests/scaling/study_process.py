@@ -73,6 +73,8 @@ def _through_the_command_line(out: Path, engine: LocalEngine, said: Path) -> int
 def main() -> None:
     """Undisturbed, then disturbed again and again, then to the end."""
     folder, how, times, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    # Started in the background of a shell that has no job control, SIGINT would be ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     scaling.runner.BATCH_SECONDS = 0.05  # commits between any two moments
     engine = LocalEngine(models.tiny(n_blocks=3), slots=7)
