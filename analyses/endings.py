@@ -45,9 +45,7 @@ def table(study: StudyData) -> pd.DataFrame:
     if not len(rows):
         return pd.DataFrame()
     found = crossed(rows, ("benchmark", "variant"))
-    order = {name: i for i, name in enumerate(study.benchmarks)}
-    found = found.sort_values("benchmark", key=lambda c: c.map(order), kind="stable")
-    return tables.order_variants(found, study.variants)
+    return tables.order_rows(found, study)
 
 
 def text(found: pd.DataFrame) -> list[str]:

@@ -35,9 +35,7 @@ def table(study: StudyData) -> pd.DataFrame:
     found = sequential_scaling.equal_cost(study)
     if not len(found):
         return found
-    order = {name: i for i, name in enumerate(study.benchmarks)}
-    found = found.sort_values("benchmark", key=lambda c: c.map(order), kind="stable")
-    return tables.order_variants(found, study.variants)
+    return tables.order_rows(found, study)
 
 
 def text(found: pd.DataFrame) -> list[str]:

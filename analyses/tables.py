@@ -17,6 +17,8 @@ from interp.statistics import holm, mean_interval, paired_difference
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analyses.frames import StudyData
+
 ALPHA = 0.05
 
 
@@ -128,6 +130,13 @@ def order_variants(table: pd.DataFrame, variants: Sequence[tuple[str, str, int]]
         return table
     keyed = table.assign(_place=[place.get(v, len(place)) for v in table["variant"]])
     return keyed.sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
+
+
+def order_rows(table: pd.DataFrame, study: StudyData) -> pd.DataFrame:
+    """Rows in the order of the study's variants, and of one variant in that of its benchmarks."""
+    order = {name: i for i, name in enumerate(study.benchmarks)}
+    ordered = table.sort_values("benchmark", key=lambda c: c.map(order), kind="stable")
+    return order_variants(ordered, study.variants)
 
 
 # ------------------------------------------------------------------------------- words
