@@ -32,6 +32,7 @@ import torch
 
 from bench.common import Clock, arguments, close, load, problems
 from interp import passes as engine
+from interp.block_backend import TORCH, BackendChoice
 from interp.chains import Chain
 from interp.decode import decode
 from interp.model import ReasoningModel
@@ -56,12 +57,12 @@ def counting(model: ReasoningModel) -> Iterator[list[int]]:
 @contextmanager
 def plain_torch() -> Iterator[None]:
     """The decoder without compiled kernels: the path of any architecture on any device."""
-    kept = engine.fuse, engine.kernel_ready
-    engine.fuse, engine.kernel_ready = (lambda *_: {}), (lambda *_: False)  # type: ignore[assignment]
+    kept = engine.choose
+    engine.choose = lambda _, rows: BackendChoice(TORCH, rows, {})
     try:
         yield
     finally:
-        engine.fuse, engine.kernel_ready = kept
+        engine.choose = kept
 
 
 def ours(model: ReasoningModel, requests: list[Request]) -> list[Chain]:

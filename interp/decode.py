@@ -40,6 +40,7 @@ from interp.rowwise import reject_row_patches
 from interp.sampling import Sampling
 from interp.slots import Slots
 from interp.stops import StopStrings
+from interp.thread_tuner import ThreadTuner
 from interp.windows import LOOP_CHECK, NEVER, loop_from, loop_start, tail_period
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class _Engine:
             model, list(variants.values()), sampling, slots=self.slots, longest=longest, **how
         )
         self.rows: list[Row] = []
+        self.threads = ThreadTuner(None if model.device.type == "cpu" else (1,))
         self.table = Slots(self.slots, model.n_blocks, bool(how["record"]))
         self.moved = self.dirty = True  # rows came or went; a row's state was set by the host
         self.made = self.finished = 0
@@ -291,7 +293,8 @@ class _Engine:
             numbers = [self.variant_number[name] for name in names] if self.moved else None
             self.passes.place(table, numbers)
             self.moved = self.dirty = False
-        return self.passes.run(n, used, passes, self._script(n, passes))
+        with self.threads.stride(n * passes):
+            return self.passes.run(n, used, passes, self._script(n, passes))
 
     def _script(self, n: int, passes: int) -> np.ndarray | None:
         """Tokens the engine writes in this stride, -1 where the model chooses: [n, passes]."""

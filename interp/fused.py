@@ -13,7 +13,7 @@ the same logits.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,13 +58,14 @@ class FusedBlock:
         width = int(attn.head_dim)
         heads, kv = (p.out_features // width for p in (attn.q_proj, attn.k_proj))
         projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-        gates = mlp.gate_proj.weight.detach().t().unflatten(1, (-1, 16))
-        others = mlp.up_proj.weight.detach().t().unflatten(1, (-1, 16))
+        half = found.panel // 2  # of a panel of `up`: so many gates, then so many of the others
+        gates = mlp.gate_proj.weight.detach().t().unflatten(1, (-1, half))
+        others = mlp.up_proj.weight.detach().t().unflatten(1, (-1, half))
         weights = {
-            "qkv": panels(torch.cat([p.weight.detach() for p in projections]).t()),
-            "o": panels(attn.o_proj.weight.detach().t()),
-            "up": panels(torch.stack([gates, others], 2).flatten(1)),  # 16 of each in turn
-            "down": panels(mlp.down_proj.weight.detach().t()),
+            "qkv": panels(torch.cat([p.weight.detach() for p in projections]).t(), found.panel),
+            "o": panels(attn.o_proj.weight.detach().t(), found.panel),
+            "up": panels(torch.stack([gates, others], 2).flatten(1), found.panel),
+            "down": panels(mlp.down_proj.weight.detach().t(), found.panel),
             "norm": b.input_layernorm.weight.detach(),
             "norm_mlp": b.post_attention_layernorm.weight.detach(),
         }
@@ -152,18 +153,37 @@ def fusable(model: ReasoningModel, block: nn.Module) -> bool:
     )
 
 
-def fuse(model: ReasoningModel, cache: RowCache) -> dict[int, FusedBlock]:
-    """Fused forwards by block index; empty where there are no kernels or the model is too large."""
-    found = kernels()
-    size = sum(p.numel() * p.element_size() for p in model.hf.parameters())
-    if found is None or size > LARGEST:
+def fits(model: ReasoningModel) -> bool:
+    """Whether the model is small enough for a second, packed copy of its blocks."""
+    return sum(p.numel() * p.element_size() for p in model.hf.parameters()) <= LARGEST
+
+
+def fuse(
+    model: ReasoningModel,
+    cache: RowCache,
+    found: Kernels | None = None,
+    only: Collection[int] | None = None,
+) -> dict[int, FusedBlock]:
+    """Packs the blocks that can be fused.
+
+    Args:
+        model: the model; too large a one is not fused.
+        cache: the cache that the fused blocks read and write.
+        found: the build that runs them; by default this processor's own.
+        only: indices of the blocks to pack; by default all that can be.
+
+    Returns:
+        Fused forwards by block index; empty where there are no kernels.
+    """
+    found = found or kernels()
+    if found is None or not fits(model):
         return {}
     shared: dict[Any, _Room] = {}
     with torch.inference_mode():
         return {
             i: FusedBlock(block, cache, found, shared)
             for i, block in enumerate(model.anatomy.blocks)
-            if fusable(model, block)
+            if (only is None or i in only) and fusable(model, block)
         }
 
 

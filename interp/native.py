@@ -3,10 +3,12 @@
 Why: while decoding, most of the time is spent reading keys and values, and the rest on small
 element-wise steps; a fused kernel reads each row's used columns once and nothing else. Where there
 is no compiler, or the check against torch fails, `kernels()` is None and the decoder does the same
-work through torch. `PRUNESCOPE_KERNELS=0` turns them off.
+work through torch.
 
-The compiled file lies in the user's cache folder under a name made of the source, the compiler and
-the processor, so it is built once a machine (in about a second).
+One source, one build per target: `builds()` names those that this processor can run. Which of
+them (or torch) is fastest for a model is measured by `interp.block_backend`. The compiled file
+lies in the user's cache folder under a name made of the source, the compiler, the target and the
+processor, so it is built once per machine (in about two seconds).
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -28,25 +32,29 @@ import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 
+from interp.errors import UserError
+
 log = logging.getLogger(__name__)
 
+NATIVE, AVX2 = "native", "x86-64-v3"
 _SAFE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC"]
-# tried in order: the widest vectors and threads first
-_FLAGS = (
+# Of the native build, tried in order: the widest vectors and threads first.
+_NATIVE_FLAGS = (
     ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
     ["-march=native", "-fopenmp"],
     ["-mcpu=native", "-fopenmp"],
     ["-fopenmp"],
     [],
 )
+# Waiting threads give their core back after some microseconds: where something else runs beside
+# us, a thread that spins for its partner takes the core that the partner needs.
+_SPINS = "2000"
 _P, _I, _F, _C = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES = {
     "attend": [_P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _F, _F, _P, _C],
     "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _I, _C],
     "stream_numbers": [_P, _P, _I, _I, _P, _I, _C],
 }
-
-
 SMALL = 2**16  # numbers in a stream that one thread is through with before another has begun
 
 
@@ -67,18 +75,35 @@ class RoomStruct(ctypes.Structure):
     _fields_ = tuple((name, _P) for name in ("normed", "qkv", "attended", "middle", "inner"))
 
 
-def panels(weight: torch.Tensor) -> torch.Tensor:
-    """A matrix [k, out] as kernels.c reads it: [out / 32 panels, k, 32], the last filled with 0."""
-    width = -(-weight.shape[1] // 32) * 32
-    filled = torch.nn.functional.pad(weight, (0, width - weight.shape[1]))
-    return rearrange(filled, "k (p c) -> p k c", c=32).contiguous()
+def panels(weight: torch.Tensor, width: int) -> torch.Tensor:
+    """Packs a matrix as kernels.c reads it.
+
+    Args:
+        weight: [k, out].
+        width: columns of a panel, `Kernels.panel` of the build that will read it.
+
+    Returns:
+        [ceil(out / width), k, width], contiguous; the last panel is filled with zeros.
+    """
+    whole = -(-weight.shape[1] // width) * width
+    filled = torch.nn.functional.pad(weight, (0, whole - weight.shape[1]))
+    return rearrange(filled, "k (p c) -> p k c", c=width).contiguous()
 
 
 class Kernels:
-    """Typed access to the compiled functions (see kernels.c for what they do)."""
+    """Typed access to the compiled functions (see kernels.c for what they do).
 
-    def __init__(self, path: Path) -> None:
-        library = ctypes.CDLL(str(path))
+    Attributes:
+        build: the target they were compiled for, one of `builds()`.
+        panel: columns of a packed panel of weights (see `panels`).
+    """
+
+    def __init__(self, path: Path, build: str = NATIVE) -> None:
+        self.build = build
+        with _passive_waiting():
+            library = ctypes.CDLL(str(path))
+        library.panel_width.restype = _I
+        self.panel = int(library.panel_width())
         for name, types in _SIGNATURES.items():
             function = getattr(library, name)
             function.argtypes, function.restype = types, None
@@ -137,16 +162,48 @@ def two_streams(
     return out
 
 
+def wanted() -> str:
+    """What PRUNESCOPE_KERNELS says: "0" (never), "1" (always) or "auto" (where they are faster)."""
+    said = os.environ.get("PRUNESCOPE_KERNELS", "auto")
+    if said not in ("0", "1", "auto"):
+        raise UserError(
+            f"PRUNESCOPE_KERNELS={said!r}: expected 0 (torch only), 1 (compiled kernels wherever "
+            "they can be used) or auto (whichever is faster, the default)."
+        )
+    return said
+
+
 @cache
-def kernels() -> Kernels | None:
-    """The kernels of this machine, or None where they cannot be had."""
-    if os.environ.get("PRUNESCOPE_KERNELS", "1") == "0":
+def builds() -> tuple[str, ...]:
+    """Targets that kernels.c can be compiled for and run on this processor, the likeliest first.
+
+    `PRUNESCOPE_MARCH` (such as x86-64-v3) names the only one: for trying another processor's.
+    On a processor with AVX-512 the AVX2 build is a candidate too: some run it faster.
+    """
+    if asked := os.environ.get("PRUNESCOPE_MARCH"):
+        return (asked,)
+    return (NATIVE, AVX2) if "avx512f" in processor().split() else (NATIVE,)
+
+
+@cache
+def kernels(build: str | None = None) -> Kernels | None:
+    """The compiled kernels, built on first use.
+
+    Args:
+        build: one of `builds()`; by default the first.
+
+    Returns:
+        None where there is no compiler, the build fails or disagrees with torch, or
+        PRUNESCOPE_KERNELS is 0.
+    """
+    if wanted() == "0":
         return None
+    build = build or builds()[0]
     try:
-        path = _build()
-        found = None if path is None else Kernels(path)
+        path = _build(build)
+        found = None if path is None else Kernels(path, build)
         if found is not None and not _right(found):
-            log.warning("The compiled kernels disagree with torch and are not used.")
+            log.warning("The compiled kernels (%s) disagree with torch and are not used.", build)
             return None
         return found
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
@@ -154,13 +211,21 @@ def kernels() -> Kernels | None:
         return None
 
 
-def _build() -> Path | None:
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc"))), None)
-    if compiler is None:
-        return None
-    source = Path(str(resources.files("interp") / "kernels.c"))
-    text = source.read_bytes()
-    name = hashlib.sha256(text + f"{compiler}{_processor()}{_SAFE}{_FLAGS}".encode()).hexdigest()
+@contextmanager
+def _passive_waiting() -> Iterator[None]:
+    """While open, an OpenMP runtime that is loaded learns to spin only briefly (GNU's libgomp)."""
+    asked = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
+    if not asked:
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
+    try:
+        yield
+    finally:
+        if not asked:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
+def cache_folder() -> Path:
+    """Where what was built or measured on this machine is kept; a temporary one if it must be."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(base) / "prunescope"
     try:
@@ -168,15 +233,30 @@ def _build() -> Path | None:
         writable = os.access(folder, os.W_OK)
     except OSError:
         writable = False
-    if not writable:
-        folder = Path(tempfile.mkdtemp(prefix="prunescope-"))
-    target = folder / f"kernels-{name[:16]}.so"
+    return folder if writable else Path(tempfile.mkdtemp(prefix="prunescope-"))
+
+
+def source() -> bytes:
+    """The text of kernels.c."""
+    return Path(str(resources.files("interp") / "kernels.c")).read_bytes()
+
+
+def _build(build: str) -> Path | None:
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc"))), None)
+    if compiler is None:
+        return None
+    known = [f"-march={build}", "-fopenmp"]
+    tried = _NATIVE_FLAGS if build == NATIVE else (known, known[:1])
+    text = source() + f"{compiler}{processor()}{_SAFE}{tried}".encode()
+    folder = cache_folder()
+    target = folder / f"kernels-{hashlib.sha256(text).hexdigest()[:16]}.so"
     if target.is_file():
         return target
-    for flags in _FLAGS:
+    code = Path(str(resources.files("interp") / "kernels.c"))
+    for flags in tried:
         handle, made = tempfile.mkstemp(suffix=".so", dir=folder)
         os.close(handle)
-        command = [compiler, *_SAFE, *flags, "-o", made, str(source), "-lm"]
+        command = [compiler, *_SAFE, *flags, "-o", made, str(code), "-lm"]
         result = subprocess.run(command, capture_output=True, timeout=120, check=False)
         if result.returncode == 0:
             Path(made).replace(target)  # whole or not at all, whoever else builds it
@@ -185,12 +265,15 @@ def _build() -> Path | None:
     return None
 
 
-def _processor() -> str:
+@cache
+def processor() -> str:
+    """What tells this processor from others: its model and the instructions it has."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.machine() + platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    names = ("model name", "flags", "Features")
+    return " ".join(next((x for x in lines if x.startswith(name)), "") for name in names)
 
 
 def _right(found: Kernels) -> bool:

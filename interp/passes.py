@@ -5,15 +5,17 @@ place. So a pass is a function of (rows, columns) alone, the device can run seve
 looks of the host, and on CUDA each can be captured once and replayed (`interp.graphs`).
 
 Ways through the blocks, all to the same logits: compiled CPU kernels (`interp.fused`), the
-model's own modules, or those compiled by torch (`interp.compiled`).
+model's own modules, or those compiled by torch (`interp.compiled`). The fastest for this model on
+this processor is taken (`interp.block_backend`).
 
 Hooks and the attention function are in the model only while passes run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,14 +23,17 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from interp.attention import MaskForm, attending, causal_masks, kernel_ready, no_masks
+from interp.attention import MaskForm, Masks, attending, causal_masks, no_masks
+from interp.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
 from interp.cache import Prefix, RowCache, handing
 from interp.compiled import CompiledBlocks
-from interp.fused import fuse, fused
+from interp.fused import FusedBlock, fuse, fused
 from interp.graphs import Graphs, wanted
+from interp.interventions import Skip, Variant
 from interp.live import LiveMoments, LiveRecord
 from interp.rowwise import RowHooks
-from interp.sampling import Sampling, choose, measure
+from interp.sampling import Sampling, measure
+from interp.sampling import choose as choose_token
 from interp.windows import LOOP_CHECK, Site, Timeline, site
 
 if TYPE_CHECKING:
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     from interp.slots import Slots
 
 CUDA_STRIDE, CPU_STRIDE = 8, 4  # passes between two looks of the host
+TIMED_BLOCKS, TIMED_COLUMNS = 2, 128  # of a pass that compares backends
 assert max(CUDA_STRIDE, CPU_STRIDE) <= LOOP_CHECK, (
     "a loop's window opens before the host could know of it"
 )
@@ -69,6 +75,8 @@ class Passes:
         record: bool = False,
         moments: Moments | None = None,
         compiled: bool | None = None,
+        backend: BlockBackend | None = None,
+        fused_only: Collection[int] | None = None,
     ) -> None:
         self.model, self.sampling, self.slots = model, sampling, slots
         self.stride = CPU_STRIDE if model.device.type == "cpu" else CUDA_STRIDE
@@ -85,13 +93,16 @@ class Passes:
             if any(o.window is not None and o.window.watches_loops for o in v.interventions())
         }
         self.masks = MaskForm.of(model)
-        by_length = kernel_ready(model) and not compiled
+        if backend is None:
+            backend = TORCH if compiled else choose(model, slots).backend
+        self.backend, self.fused_only = backend, fused_only
+        by_length = backend.kernels is not None
         self.maskless = no_masks(self.masks, model.dtype) if by_length else None
         capacity = longest if by_length or self.graphs else min(longest, 256)
         if self.graphs is not None:
             capacity = self.graphs.columns(longest)
         self.cache = RowCache(model.n_blocks, slots, capacity, blank=not by_length)
-        self.short_ways = fuse(model, self.cache) if by_length else {}
+        self.short_ways = self._fuse()
         self.compiled = CompiledBlocks(model) if compiled else None
         self.live = LiveRecord(model, slots) if record else None
         self.moments = None if moments is None else LiveMoments(model, moments, slots)
@@ -147,7 +158,12 @@ class Passes:
         self.graphs = None  # captured for the old tensors
         self.hooks = RowHooks(self.model, self.hooks.variants, bypass=True)
         self.cache.shrink(slots)
-        self.short_ways = fuse(self.model, self.cache) if self.short_ways else {}
+        self.short_ways = self._fuse()
+
+    def _fuse(self) -> dict[int, FusedBlock]:
+        if not self.backend.fused:
+            return {}
+        return fuse(self.model, self.cache, self.backend.kernels, self.fused_only)
 
     # ---------------------------------------------------------------- decoding
 
@@ -180,18 +196,8 @@ class Passes:
         tokens, numbers, streams = [], [], []
         device = self.model.device
         written = None if script is None else torch.from_numpy(script).to(device)
-        with torch.inference_mode(), ExitStack() as stack:
+        with self._open():
             self.cache.reserve(used + passes - 1)
-            layout = self.cache.layout if self.maskless is not None else None
-            stack.enter_context(attending(self.model, layout))
-            stack.enter_context(self.hooks)  # before the next, which look for hooks
-            stack.enter_context(fused(self.model, self.short_ways))
-            if self.compiled is not None:
-                stack.enter_context(self.compiled.taken())
-            if self.live is not None:
-                stack.enter_context(self.live.watching())
-            if self.moments is not None:
-                stack.enter_context(self.moments.watching())
             for k in range(passes):
                 if written is not None:
                     self.script[:n] = written[:, k]
@@ -209,6 +215,41 @@ class Passes:
             stream = torch.stack(streams, 1).cpu().numpy() if streams else None
         return Outcome(made, found[..., 0], found[..., 1], np.isfinite(found[..., 2]), stream)
 
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """While open, the model's blocks run as this decoder wants them."""
+        with torch.inference_mode(), ExitStack() as stack:
+            layout = self.cache.layout if self.maskless is not None else None
+            stack.enter_context(attending(self.model, layout))
+            stack.enter_context(self.hooks)  # before the next, which look for hooks
+            stack.enter_context(fused(self.model, self.short_ways))
+            if self.compiled is not None:
+                stack.enter_context(self.compiled.taken())
+            if self.live is not None:
+                stack.enter_context(self.live.watching())
+            if self.moments is not None:
+                stack.enter_context(self.moments.watching())
+            yield
+
+    def seconds_of_blocks(self, columns: int) -> float:
+        """Seconds of one pass over all slots through the blocks alone, at `columns` columns."""
+        n = self.slots
+        self.hooks.assign([0] * n)
+        self.n = n
+        self.position[:] = columns - 1
+        with self._open():
+            self.cache.reserve(columns)
+            begin = time.perf_counter()
+            masks = self._look(n, columns)
+            self.model.anatomy.base(
+                input_ids=self.last[:, None],
+                attention_mask=masks,
+                position_ids=self.position[:, None],
+                use_cache=True,
+                **handing(self.model.anatomy.base, self.cache),
+            )
+            return time.perf_counter() - begin
+
     def _pass(self, n: int, used: int, scripted: bool) -> None:
         if self.graphs is None:
             self._step(n, used, scripted)
@@ -221,13 +262,7 @@ class Passes:
         last, position, index, keys = (
             t[:n] for t in (self.last, self.position, self.index, self.keys)
         )
-        self.cache.layout.aim(position, used)
-        masks = self.maskless
-        if masks is None:
-            gap = position[:, None] - torch.arange(used, device=position.device)
-            gap = gap[:, None, None, :]
-            masks = self.masks.build(gap >= 0, gap, self.model.dtype)
-        self.hooks.enter(self._site(n))
+        masks = self._look(n, used)
         logits = self.model.hf(
             input_ids=last[:, None],
             attention_mask=masks,
@@ -237,7 +272,7 @@ class Passes:
         ).logits[:, -1]
         logits = logits.to(last.device, torch.float32)
         logp, entropy, norm = measure(logits)
-        token = choose(logits, self.sampling, keys, index)
+        token = choose_token(logits, self.sampling, keys, index)
         if scripted:
             script = self.script[:n]
             token = torch.where(script >= 0, script, token)
@@ -252,8 +287,41 @@ class Passes:
         if self.watches_events:
             self.trail[:n, -1] = token
 
+    def _look(self, n: int, used: int) -> Masks:
+        """Aims cache and hooks at the next pass of rows 0..n-1; what the model takes as masks."""
+        position = self.position[:n]
+        self.cache.layout.aim(position, used)
+        self.hooks.enter(self._site(n))
+        if self.maskless is not None:
+            return self.maskless
+        gap = position[:, None] - torch.arange(used, device=position.device)
+        gap = gap[:, None, None, :]
+        return self.masks.build(gap >= 0, gap, self.model.dtype)
+
     def _site(self, n: int) -> Site:
         steps, keys = (self.index[:n] - 1)[:, None], self.keys[:n]
         if not self.watches_events:
             return Site(steps, keys)
         return Site(steps, keys, self.trail[:n], self.answer_from[:n], self.loop_from[:n])
+
+
+def choose(model: ReasoningModel, rows: int) -> BackendChoice:
+    """The fastest backend for `rows` rows of this model on this machine (see `choose_backend`)."""
+    return choose_backend(model, rows, lambda way, n: _timer(model, way, n))
+
+
+def _timer(model: ReasoningModel, way: BlockBackend, rows: int) -> Callable[[], float]:
+    """Times passes of `rows` rows through a few blocks in the middle, all others bypassed."""
+    middle = range(model.n_blocks // 2, model.n_blocks)[:TIMED_BLOCKS]
+    left_out = (Skip(model.layer_map[i]) for i in range(model.n_blocks) if i not in middle)
+    passes = Passes(
+        model,
+        [Variant("timed", tuple(left_out))],
+        Sampling(),
+        slots=rows,
+        longest=TIMED_COLUMNS,
+        compiled=False,
+        backend=way,
+        fused_only=middle,
+    )
+    return lambda: passes.seconds_of_blocks(TIMED_COLUMNS)

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "rescue": commands.Rescue,
     "import-lm-eval": commands.ImportLmEval,
     "export-lm-eval": commands.ExportLmEval,
+    "doctor": commands.Doctor,
     "testbed": {"train": commands.Train, "evaluate": commands.Evaluate},
 }
 ABOUT = {

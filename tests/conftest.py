@@ -11,6 +11,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+# The compiled kernels wherever they can be used: timing them would let a test differ from the next.
+os.environ.setdefault("PRUNESCOPE_KERNELS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from jaxtyping import install_import_hook

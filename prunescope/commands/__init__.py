@@ -5,6 +5,7 @@ A class docstring is the command's help. What is heavy is imported in `run`, so 
 """
 
 from prunescope.commands.diagnose import Diagnose
+from prunescope.commands.doctor import Doctor
 from prunescope.commands.exchange import ExportLmEval, ImportLmEval
 from prunescope.commands.judge import Judge
 from prunescope.commands.pruning import Prune, Score
@@ -15,6 +16,7 @@ from prunescope.commands.testbed import Evaluate, Train
 
 __all__ = [
     "Diagnose",
+    "Doctor",
     "Effects",
     "Evaluate",
     "ExportLmEval",

@@ -11,6 +11,7 @@ from interp.chains import Chain
 from interp.decode import Request, Sampling, decode
 from interp.model import ReasoningModel
 from interp.replay import continuation_logprobs
+from interp.room import CPU_SLOTS
 
 if TYPE_CHECKING:
     from pruning.scores import Scores
@@ -22,6 +23,15 @@ class LocalEngine:
     def __init__(self, model: ReasoningModel, *, slots: int | None = None) -> None:
         self.model = model
         self.slots = slots
+
+    @property
+    def about(self) -> str:
+        """The engine and its way through the blocks, for the store."""
+        from interp.passes import choose
+
+        if self.model.device.type != "cpu":
+            return f"LocalEngine on {self.model.device.type}"
+        return f"LocalEngine: {choose(self.model, self.slots or CPU_SLOTS).backend.name}"
 
     @property
     def layer_map(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp import native
+from interp.block_backend import candidates
 from interp.chains import Budget, Chain
 from interp.decode import Request, Sampling, cross, decode
 from interp.delimiters import Delimiters
@@ -18,6 +19,7 @@ from interp.errors import NonFiniteError, UserError
 from interp.interventions import Patch, Skip, Variant, dense
 from interp.model import ReasoningModel
 from interp.windows import tail_period
+from tests.backends import use
 from tests.models import tiny, tiny_hf, tokenizer
 from tests.reference import look_every, same_chain
 
@@ -296,7 +298,7 @@ def test_mistakes_are_named_before_anything_runs() -> None:
 def test_every_way_through_the_blocks_gives_the_same_chains(
     arch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fused blocks, compiled attention in the model's own blocks, and plain torch."""
+    """Fused blocks of every build, attention in the model's own blocks, and plain torch."""
     heads = {"head_dim": 16} if arch in ("qwen3", "mistral", "gemma3") else {}
     shape = {"hidden_size": 64, **heads} if arch in ("llama", "phi3", "olmo2") else heads
     model = tiny(arch, ends=False, **shape)
@@ -306,13 +308,12 @@ def test_every_way_through_the_blocks_gives_the_same_chains(
     def run() -> dict:
         return {(c.problem, c.variant): c for c in decode(model, requests)}
 
-    fastest = run()
-    monkeypatch.setattr("interp.passes.fuse", lambda *_: {})
-    unfused = run()
-    monkeypatch.setattr("interp.passes.kernel_ready", lambda *_: False)
+    use(monkeypatch)
     plain = run()
-    for key, chain in fastest.items():
-        assert same_chain(chain, unfused[key]) and same_chain(chain, plain[key])
+    for way in candidates(model)[:-1]:
+        use(monkeypatch, way)
+        for key, chain in run().items():
+            assert same_chain(chain, plain[key]), way.name
 
 
 @pytest.mark.skipif(native.kernels() is None, reason="no C compiler here")
@@ -336,3 +337,6 @@ def test_the_fused_way_is_taken_and_hooks_are_respected() -> None:
 def test_kernels_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRUNESCOPE_KERNELS", "0")
     assert native.kernels.__wrapped__() is None
+    monkeypatch.setenv("PRUNESCOPE_KERNELS", "off")
+    with pytest.raises(UserError, match=r"expected 0 .* auto"):
+        native.kernels.__wrapped__()

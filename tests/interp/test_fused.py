@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -9,17 +10,19 @@ import pytest
 import torch
 
 from interp import native
-from interp import passes as engine
 from interp.chains import Budget, Chains
 from interp.fused import FusedBlock
 from interp.interventions import Skip, Variant, dense
 from interp.model import ReasoningModel
 from interp.stream import NUMBERS
+from tests.backends import fused, use
 from tests.models import tiny_hf, tokenizer
 from tests.reference import same_chain
 
 needs_kernels = pytest.mark.skipif(native.kernels() is None, reason="no C compiler here")
-# widths that end inside a panel of 32 columns, heads of several sizes, groups of 1, 2 and 3
+# every width of vector that this processor can run: 16 (AVX-512), 8 (AVX2), 4 (SSE, NEON)
+BUILDS = [*native.builds(), *(["x86-64"] if platform.machine() == "x86_64" else [])]
+# widths that end inside a panel of columns, heads of several sizes, groups of 1, 2 and 3
 SHAPES: dict[str, dict[str, Any]] = {
     "half a panel": {
         "hidden_size": 48,
@@ -39,7 +42,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def both(model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, rows: int) -> list[Chains]:
+def both(
+    model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, rows: int, build: str
+) -> list[Chains]:
     """Chains by fused blocks and by plain torch, recorded, some rows without block 1."""
     prompts = [f"compute {i} + 4 x 2 - 5" for i in range(rows)]
     ask: dict[str, Any] = {
@@ -53,11 +58,11 @@ def both(model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, rows: int) -> l
         patch.setattr(
             FusedBlock, "__call__", lambda self, *a, **k: (taken.append(1), run(self, *a, **k))[1]
         )
+        use(patch, fused(build))
         found = [model.generate(prompts, **ask)]
     assert taken, "else this compares plain torch with itself"
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "fuse", lambda *_: {})
-        patch.setattr(engine, "kernel_ready", lambda *_: False)
+        use(patch)
         found.append(model.generate(prompts, **ask))
     return found
 
@@ -65,16 +70,17 @@ def both(model: ReasoningModel, monkeypatch: pytest.MonkeyPatch, rows: int) -> l
 @needs_kernels
 @pytest.mark.parametrize("rows", [1, 3, 29])  # with the variant: 2, 6 and 58 rows a pass
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("arch", ["qwen2", "qwen3", "llama", "mistral"])
 def test_fused_blocks_are_the_blocks(
-    arch: str, shape: str, rows: int, monkeypatch: pytest.MonkeyPatch
+    arch: str, build: str, shape: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = SHAPES[shape] | ({"attention_bias": True} if arch == "llama" else {})
     if arch == "qwen2":  # it has no head width of its own
         heads = options.get("num_attention_heads", 4)
         options["hidden_size"] = heads * options.pop("head_dim")
     model = ReasoningModel.load(tiny_hf(arch, 3, ends=False, **options), tokenizer())
-    for ours, theirs in zip(*both(model, monkeypatch, rows), strict=True):
+    for ours, theirs in zip(*both(model, monkeypatch, rows, build), strict=True):
         assert same_chain(ours, theirs)
         assert ours.stream is not None and theirs.stream is not None
         for name in NUMBERS:
@@ -105,7 +111,8 @@ def test_threads_change_nothing(threads: int, monkeypatch: pytest.MonkeyPatch) -
 @needs_kernels
 def test_panels_hold_the_matrix() -> None:
     weight = torch.randn(5, 48)
-    found = native.panels(weight)
+    found = native.panels(weight, 32)
     assert found.shape == (2, 5, 32)
     assert torch.equal(found[0], weight[:, :32])
     assert torch.equal(found[1, :, :16], weight[:, 32:]) and not found[1, :, 16:].any()
+    assert torch.equal(native.panels(weight, 16), weight.unflatten(1, (3, 16)).transpose(0, 1))

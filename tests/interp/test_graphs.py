@@ -19,6 +19,7 @@ from interp.decode import cross, decode
 from interp.graphs import Graphs
 from interp.interventions import MeanDelta, ResampleDelta, Scale, Skip, Variant, Window, dense
 from interp.windows import AfterLoop, Answer, AtTokens
+from tests.backends import use
 from tests.models import tiny
 from tests.reference import same_chain
 
@@ -75,8 +76,7 @@ def captured(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> Iterato
 
     with monkeypatch.context() as patch:
         patch.setattr(passes, "wanted", lambda *_: True)
-        patch.setattr(passes, "kernel_ready", lambda *_: False)
-        patch.setattr(passes, "fuse", lambda *_: {})
+        use(patch)
         patch.setattr(passes, "Graphs", lambda: Graphs(record))
         patch.setattr(torch, "inference_mode", lambda mode=True: torch.no_grad())
         patch.setattr(passes.Passes, "__init__", like_cuda)

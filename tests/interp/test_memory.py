@@ -10,6 +10,7 @@ from interp.chains import Budget
 from interp.decode import cross, decode
 from interp.interventions import Skip, Variant, dense
 from interp.passes import Passes
+from tests.backends import use
 from tests.models import tiny
 from tests.reference import same_chain
 
@@ -23,7 +24,7 @@ def test_out_of_memory_takes_fewer_slots(
 ) -> None:
     """At any place, more than once, in the middle of a tree of budgets."""
     if not fused:
-        monkeypatch.setattr("interp.passes.kernel_ready", lambda *_: False)
+        use(monkeypatch)
     model = tiny()
     budgets = [Budget(6, 3), Budget(12, 8), Budget(30, 4, waits=1)]
     requests = cross(

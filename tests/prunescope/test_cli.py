@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from interp import native
 from interp.errors import NonFiniteError
 from prunescope import cli, commands
 from prunescope.progress import StudyBar, describe, duration
@@ -228,3 +230,16 @@ def test_progress_says_how_long_it_will_take(capsys: pytest.CaptureFixture[str])
     assert "about 3 min left" in said
     assert duration(45) == "45 s"
     assert duration(8000) == "2 h 13 min"
+
+
+def test_doctor_shows_processor_kernels_and_what_is_taken(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(["doctor", "--rows", "4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["chosen"]["4"] in ("torch", f"fused blocks ({native.builds()[0]})")
+    assert found["packages"]["torch"] == torch.__version__ and found["memory"][0] > 2**28
+    assert cli.run(["doctor", "--rows", "4"]) == 0
+    lines = capsys.readouterr().out
+    for word in ("Processor", "Memory", "Threads", "Kernels", "transformers", found["chosen"]["4"]):
+        assert word in lines

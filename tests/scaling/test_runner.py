@@ -226,7 +226,7 @@ def test_what_removes_nothing_scores_nothing(tmp_path: Path) -> None:
         assert set(store.rows()["variant"]) == {"dense"}
         assert not len(store.frame("scores"))
         session = store.frame("sessions").iloc[0]
-    assert session["engine"] == "Watched"
+    assert session["engine"].startswith("LocalEngine: "), "and how its blocks run"
     assert session["program"].startswith("prunescope")
     run_study(config(tmp_path, methods=(), blocks=False), engine=(again := Watched()))
     assert again.asked == []
