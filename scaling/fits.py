@@ -286,6 +286,7 @@ STEEP = np.geomspace(0.15, 12.0, 12)  # |k| of the grid, for each doubling
 STEEPEST, GENTLEST = 24.0, 0.08  # |k| that the refinement may reach
 BEYOND = 3.0  # doublings outside the range measured within which m may lie
 MIDDLES = 20
+CLASSES = 8  # of starts: four of steepness for each sign of k
 REFINED = 20  # steps: enough for a sum of squares within 1e-4 of the best that scipy finds
 
 
@@ -293,26 +294,26 @@ def _fit_logistic(u: np.ndarray, a: np.ndarray) -> Curves:
     """A grid over (k, m), then Levenberg-Marquardt from its best point of every class.
 
     The sum of squares has several minima: a gentle curve, and steps of either sign between two
-    budgets. One start falls into one of them, so the classes are falling and rising, gentle and
-    steep. scipy's optimizers fit one row at a time, a hundred times slower.
+    budgets. One start falls into one of them, so there are four classes of steepness for each
+    sign. scipy's optimizers fit one row at a time, a hundred times slower.
     """
     low, high = u[:, 0] - BEYOND, u[:, -1] + BEYOND
     middle = np.linspace(low, high, MIDDLES, axis=1)  # [rows, M]
-    k = np.concatenate([STEEP, -STEEP])  # classes are contiguous: two of each sign
+    k = np.concatenate([STEEP, -STEEP])  # a class is a run of it
     rows = np.arange(len(u))[:, None]
     each_k, each_m = np.repeat(k, MIDDLES)[None, :], np.tile(middle, (1, len(k)))
-    classes = _lost_logistic(u, a, each_k, each_m).reshape(len(u), 4, -1)
-    start = classes.argmin(axis=2) + np.arange(4) * classes.shape[2]  # [rows, 4]
+    classes = _lost_logistic(u, a, each_k, each_m).reshape(len(u), CLASSES, -1)
+    start = classes.argmin(axis=2) + np.arange(CLASSES) * classes.shape[2]  # [rows, CLASSES]
     found_k, found_m, c, lost = _refined(
-        np.repeat(u, 4, axis=0),
-        np.repeat(a, 4, axis=0),
+        np.repeat(u, CLASSES, axis=0),
+        np.repeat(a, CLASSES, axis=0),
         each_k[0, start].ravel(),
         each_m[rows, start].ravel(),
-        np.repeat(low, 4),
-        np.repeat(high, 4),
+        np.repeat(low, CLASSES),
+        np.repeat(high, CLASSES),
     )
-    pick = (rows[:, 0], lost.reshape(-1, 4).argmin(axis=1))
-    best_k, best_m, best_c = (x.reshape(-1, 4)[pick] for x in (found_k, found_m, c))
+    pick = (rows[:, 0], lost.reshape(-1, CLASSES).argmin(axis=1))
+    best_k, best_m, best_c = (x.reshape(-1, CLASSES)[pick] for x in (found_k, found_m, c))
     return Curves("logistic", best_c, best_k, best_m, np.zeros_like(best_c))
 
 

@@ -137,9 +137,9 @@ def test_the_reasoner_is_measured(
 def test_the_reasoner_is_trained_in_parts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.testbed.test_training import TINY as recipe
+    from tests.testbed import test_training
 
-    monkeypatch.setattr("testbed.training.Recipe", lambda: recipe)
+    monkeypatch.setattr("testbed.training.Recipe", lambda: test_training.TINY)
     words = ("testbed", "train", "--out", tmp_path, "--device", "cpu")
     assert said_by(capsys, *words, "--stop-after", 1) == [f"State: {tmp_path}"]
     assert said_by(capsys, *words) == [f"Checkpoint: {tmp_path / 'reasoner'}"]
