@@ -5,6 +5,7 @@
 # PYTHON=...   an interpreter, 3.11 or 3.12       VENV=...     another environment folder
 # STUDY=...    options for `prunescope study`     TESTS=...    options for pytest
 # RECOVERY=... options for `prunescope recover-study`
+# HYPOTHESIS_PROFILE=random  property tests draw new examples, and more of them
 # PIP=...      options for pip, such as an index that has the CPU build of torch (a tenth of the size)
 
 SHELL := bash

@@ -24,13 +24,9 @@ PACKAGES = ["interp", "pruning", "scaling", "recovery", "analyses", "prunescope"
 PACKAGES += ["testbed.training", "testbed.evaluation"]
 install_import_hook(PACKAGES, "tests.typechecking.checked")
 
-import hypothesis
 import torch
 
+from tests.drawing import load_profile
+
 torch.set_num_threads(1)
-# A first example may pay for an import or a model: time is bounded by pytest-timeout instead.
-# CI draws the same examples every time: what it says is about the change, not about the draw.
-hypothesis.settings.register_profile(
-    "prunescope", deadline=None, max_examples=50, derandomize=bool(os.environ.get("CI"))
-)
-hypothesis.settings.load_profile("prunescope")
+load_profile()

@@ -255,7 +255,7 @@ class Scale:
         if len(found):
             yield ""
             yield from table(
-                found[["benchmark", "measure", "k", "value", "low", "high", "problems"]]
+                found[["benchmark", "measure", "k", "value", "low", "high", "n_problems"]]
             )
         yield f"Rows: {config.out / 'study.sqlite'}"
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.cache import Prefix, RowCache
+from tests.drawing import max_examples
 
 KV, D = 2, 3
 
@@ -16,7 +17,7 @@ def new_columns(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(n, KV, 1, D, generator=g), torch.randn(n, KV, 1, D, generator=g)
 
 
-@settings(max_examples=25, deadline=None)
+@max_examples(25)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=4), st.integers(1, 12), st.integers(0, 99))
 def test_rows_keep_their_own_lengths(lengths: list[int], passes: int, seed: int) -> None:
     n = len(lengths)

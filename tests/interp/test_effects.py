@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.effects import block_effects, tie
 from interp.errors import UserError
 from interp.statistics import paired_difference
+from tests.drawing import max_examples
 
 BLOCKS = 8
 
@@ -91,7 +92,7 @@ def test_effects_are_the_paired_differences_of_each_block() -> None:
         assert np.nanmean(effects.changes[block]) == pytest.approx(reference.value)
 
 
-@settings(max_examples=10)
+@max_examples(10)
 @given(st.integers(0, 1000))
 def test_the_order_of_rows_does_not_matter(seed: int) -> None:
     frame = study(seed % 7, {1: 0.4}, problems=8, samples=2, benchmarks=("a", "b"))

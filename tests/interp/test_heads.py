@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3ForCausalLM
 
@@ -40,6 +40,7 @@ from interp.interventions import AblateHeads, Skip, Variant, Window, apply, dens
 from interp.model import ReasoningModel
 from interp.record import capture, jackknife_ratio
 from interp.replay import bypass
+from tests.drawing import max_examples
 from tests.models import ARCHS, config, tiny, tiny_hf, tokenizer
 from tests.reference import slow_logits, slow_logprobs
 from tests.streams import hooks_of, same_weights, snapshot
@@ -184,7 +185,7 @@ def slow_score(
     return (sum(a[k] for k in keys), len(keys) / (q + 1)) if keys else None
 
 
-@settings(max_examples=40)
+@max_examples(40)
 @given(
     ids=st.lists(st.integers(0, 4), min_size=1, max_size=20),
     period=st.none() | st.integers(1, 8),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import log_softmax, logsumexp
 from torch import nn
@@ -30,6 +30,7 @@ from interp.model import ReasoningModel
 from interp.windows import Answer
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
+from tests.drawing import max_examples
 from tests.models import ARCHS, tiny, tokenizer
 from tests.reference import skipped, slow_logits
 from tests.streams import hooks_of, plant_identity, same_weights, snapshot, texts
@@ -197,7 +198,7 @@ def test_the_last_row_is_what_the_decoder_noted() -> None:
     np.testing.assert_allclose(found.entropy[-1, own], entropy[own], atol=1e-4)
 
 
-@settings(max_examples=10)
+@max_examples(10)
 @given(
     lengths=st.lists(st.integers(1, 24), min_size=1, max_size=5),
     batch_tokens=st.integers(1, 80),

@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.chains import Budget, Chain, Span
@@ -29,6 +29,7 @@ from interp.probes.fitting import Trial, auc_of
 from interp.probes.folds import shuffled
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
+from tests.drawing import max_examples
 from tests.models import ARCHS, tiny
 from tests.streams import hooks_of, same_weights, snapshot, streams
 
@@ -80,7 +81,7 @@ def test_gathered_streams_are_those_of_each_chain_alone(arch: str) -> None:
         np.testing.assert_allclose(found, slow(model, chains, PICKS, stream), atol=1e-4, rtol=1e-5)
 
 
-@settings(max_examples=8)
+@max_examples(8)
 @given(
     batch_tokens=st.integers(1, 120),
     chunk_tokens=st.one_of(st.none(), st.integers(1, 12)),
@@ -223,7 +224,7 @@ def draw_masks(seed: int, n: int = 12, size: int = 90) -> list[np.ndarray]:
     return masks
 
 
-@settings(max_examples=40)
+@max_examples(40)
 @given(
     seed=st.integers(0, 10**6),
     ahead=st.integers(1, 12),
@@ -415,7 +416,7 @@ def slow_auc(scores: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> float:
     return float(np.mean(won)) if won else float("nan")
 
 
-@settings(max_examples=60)
+@max_examples(60)
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 30), ties=st.integers(1, 30))
 def test_auc_is_the_share_of_pairs_in_order(seed: int, n: int, ties: int) -> None:
     """With weights: the same as each example written down so many times."""
@@ -547,7 +548,7 @@ def test_what_tells_problems_apart_and_no_more_is_at_chance() -> None:
     assert ((found.low < 0.5) & (found.high > 0.5)).mean() >= 0.5
 
 
-@settings(max_examples=40)
+@max_examples(40)
 @given(seed=st.integers(0, 10**6))
 def test_a_shuffle_gives_a_problem_the_labels_of_another(seed: int) -> None:
     rng = np.random.default_rng(seed)

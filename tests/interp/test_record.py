@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import NonFiniteError
@@ -28,6 +28,7 @@ from interp.record import (
     jackknife_ratio,
 )
 from interp.replay import replay
+from tests.drawing import max_examples
 from tests.models import ARCHS, tiny
 from tests.streams import hooks_of, same_weights, snapshot, streams, texts
 
@@ -89,7 +90,7 @@ def test_sinks_are_left_out_of_the_second_figure_only() -> None:
     assert (with_sinks < without).all()  # the sink hardly turns, and pulls the score down
 
 
-@settings(max_examples=12)
+@max_examples(12)
 @given(
     lengths=st.lists(st.integers(1, 24), min_size=1, max_size=6),
     batch_tokens=st.integers(1, 80),

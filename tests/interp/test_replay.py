@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.chains import Budget
@@ -38,13 +38,14 @@ from interp.sweep import Sweeper, sweep
 from interp.windows import Answer
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
+from tests.drawing import max_examples
 from tests.models import ARCHS, tiny
 from tests.streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 LENGTHS = (5, 19, 2, 11)
 
 
-@settings(max_examples=40)
+@max_examples(40)
 @given(
     lengths=st.lists(st.integers(1, 40), min_size=1, max_size=30),
     batch_tokens=st.integers(1, 200),
@@ -166,7 +167,7 @@ def test_sweep_of_a_model_that_lacks_blocks_already() -> None:
     np.testing.assert_allclose(found.base_loss, expected.base_loss, atol=1e-4)
 
 
-@settings(max_examples=8)
+@max_examples(8)
 @given(batch_tokens=st.integers(1, 90), seed=st.integers(0, 50))
 def test_sweep_does_not_depend_on_batching_or_order(batch_tokens: int, seed: int) -> None:
     model = tiny("qwen3", 3)

@@ -7,12 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 from interp.errors import UserError
 from interp.sampling import Sampling, choose, filtered, gumbel, measure, mix, noise_key, uniform
+from tests.drawing import max_examples
 
 
 def python_mix(x: int) -> int:
@@ -30,7 +31,7 @@ def test_mix_is_splitmix64(values: list[int]) -> None:
     assert [g % 2**64 for g in got] == [python_mix(v) for v in values]
 
 
-@settings(max_examples=20, deadline=None)
+@max_examples(20)
 @given(st.integers(-(2**62), 2**62), st.integers(0, 4000))
 def test_uniform_is_the_hash_of_its_place(key: int, step: int) -> None:
     golden = 0x9E3779B97F4A7C15
@@ -102,7 +103,7 @@ def slow_filter(logits: torch.Tensor, how: Sampling) -> set[int]:
     return set(order)
 
 
-@settings(max_examples=60, deadline=None)
+@max_examples(60)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([0.5, 1.0, 2.0]),

@@ -21,14 +21,15 @@ from interp.passes import Passes
 from interp.windows import LOOP_CHECK, AfterLoop, Answer, AtTokens, Thinking, When, tail_period
 from tests.models import ARCHS, tiny, tiny_hf, tokenizer
 from tests.reference import Edit, look_every, skipped, slow_logprobs
+from tests.tolerances import logit_noise
 
 PROMPTS = ["use 3 7 to make 21", "compute 3 + 4 x 2 - 5 + 6 + 7"]
 GREEDY = Sampling(temperature=0.0)
 LONG = Sampling(top_k=8)
 
 
-def close(a: np.ndarray, b: np.ndarray) -> None:
-    np.testing.assert_allclose(a, b, atol=1e-5)
+def close(model: ReasoningModel, a: np.ndarray, b: np.ndarray) -> None:
+    np.testing.assert_allclose(a, b, atol=logit_noise(model), rtol=0)
 
 
 def gone_where(chain: Chain, steps: np.ndarray) -> Edit:
@@ -94,7 +95,7 @@ def test_windows_at_events(arch: str, stride: int, monkeypatch: pytest.MonkeyPat
     assert len(chains) == 1 * len(variants) * len(budgets)
     for chain in chains:
         edits = {(1, "block"): gone_where(chain, cases[chain.variant][1](chain))}
-        close(chain.logprob, slow_logprobs(model, chain, edits))
+        close(model, chain.logprob, slow_logprobs(model, chain, edits))
 
 
 def cyclic(seed: int) -> ReasoningModel:
@@ -122,7 +123,7 @@ def test_a_window_after_a_loop(stride: int, monkeypatch: pytest.MonkeyPatch) -> 
             steps = looping(chain)
             looped += steps.any()
             edits = {(0, "mlp"): gone_where(chain, steps)}
-            close(chain.logprob, slow_logprobs(model, chain, edits))
+            close(model, chain.logprob, slow_logprobs(model, chain, edits))
     assert looped >= 6, "these greedy chains loop; else nothing was tested"
 
 
@@ -142,7 +143,7 @@ def test_a_fork_of_its_own_variant_is_the_chain(arch: str) -> None:
             assert again.ids.tolist() == chain.ids.tolist()
             assert again.forced[:at].all() and not again.forced[at:12].any()
             assert np.isnan(again.logprob[:at]).all()
-            close(again.logprob[at:], chain.logprob[at:])
+            close(model, again.logprob[at:], chain.logprob[at:])
             assert (again.thinking, again.answer) == (chain.thinking, chain.answer)
     # all of its thinking is given: a larger budget goes on
     longer = [
@@ -151,7 +152,7 @@ def test_a_fork_of_its_own_variant_is_the_chain(arch: str) -> None:
     for more in decode(model, longer, sampling=LONG):
         chain = next(c for c in whole if c.variant == more.variant)
         assert more.ids[:12].tolist() == chain.ids[:12].tolist() and more.n_thinking == 17
-        close(more.logprob[12:], slow_logprobs_of(model, more)[12:])
+        close(model, more.logprob[12:], slow_logprobs_of(model, more)[12:])
 
 
 def slow_logprobs_of(model, chain: Chain) -> np.ndarray:
@@ -219,7 +220,7 @@ def test_patch_from_stored_chains() -> None:
             new[prompt : prompt + n] = stream[:n]
             return new
 
-        close(chain.logprob, slow_logprobs(model, chain, {(1, "mlp"): edit}))
+        close(model, chain.logprob, slow_logprobs(model, chain, {(1, "mlp"): edit}))
     with pytest.raises(UserError, match="one each"):
         Patch.chains(1, [a, b], streams[:1])
     with pytest.raises(UserError, match="two chains"):
@@ -235,5 +236,5 @@ def test_tensors_of_an_intervention_are_moved_once() -> None:
         PROMPTS[:1], variants=[Variant("m", (MeanDelta(1, mean=mean),))], budget=Budget(6, 2)
     )
     edit = {(1, "block"): lambda delta: mean.float().expand_as(delta)}
-    close(chains[0].logprob, slow_logprobs(model, chains[0], edit))
+    close(model, chains[0].logprob, slow_logprobs(model, chains[0], edit))
     assert mean.dtype == torch.float64

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.chains import Budget, Chain, Span
@@ -32,6 +32,7 @@ from interp.record import BlockInfluence, Moments, ResidualNorms, capture
 from interp.replay import Reader, continuation_logprobs, losses, readout, replay, replay_chains
 from interp.sampling import Sampling
 from interp.windows import AfterLoop, Answer, AtTokens, Thinking, loop_start
+from tests.drawing import max_examples
 from tests.models import ARCHS, tiny
 from tests.reference import skipped, slow_logits
 from tests.streams import texts
@@ -104,7 +105,7 @@ def test_chunked_logits_are_the_models_own(arch: str, variant: Variant | None) -
             torch.testing.assert_close(readout(model, stream), theirs, atol=1e-5, rtol=0)
 
 
-@settings(max_examples=15)
+@max_examples(15)
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=7),
     chunk=st.integers(1, 70),

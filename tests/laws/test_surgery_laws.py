@@ -30,9 +30,9 @@ from pruning.folder import prune_folder
 from pruning.plan import LayerPlan
 from pruning.surgery import prune, save, write_checkpoint
 from tests.models import ARCHS, tiny
+from tests.tolerances import close_to
 
 REMOVED = ((0,), (3,), (1, 2), (0, 2, 4))
-CLOSE = {"atol": 1e-5, "rtol": 0.0}
 STEPS = 6
 
 
@@ -89,13 +89,13 @@ def test_skip_live_is_the_block_removed_saved_and_reloaded(
     saved = reloaded(model, plan, tmp_path / "out")
     in_memory = prune(model, plan).hf
     for hf in (saved, in_memory):
-        torch.testing.assert_close(whole(hf, ids), live, **CLOSE)
-        torch.testing.assert_close(cached(hf, ids), live_cached, **CLOSE)
-        torch.testing.assert_close(whole(hf, ids)[1], rows[1], **CLOSE)
-        torch.testing.assert_close(cached(hf, ids)[1], rows_cached[1], **CLOSE)
-    torch.testing.assert_close(live, live_cached, **CLOSE)
+        torch.testing.assert_close(whole(hf, ids), live, **close_to(model))
+        torch.testing.assert_close(cached(hf, ids), live_cached, **close_to(model))
+        torch.testing.assert_close(whole(hf, ids)[1], rows[1], **close_to(model))
+        torch.testing.assert_close(cached(hf, ids)[1], rows_cached[1], **close_to(model))
+    torch.testing.assert_close(live, live_cached, **close_to(model))
     plain = whole(model.hf, ids)
-    torch.testing.assert_close(rows[0], plain[0], **CLOSE)
+    torch.testing.assert_close(rows[0], plain[0], **close_to(model))
     assert (plain - live).abs().max() > 1e-2  # the blocks did something
 
 
@@ -104,7 +104,7 @@ def test_removing_nothing_gives_the_plain_model(arch: str, tmp_path: Path) -> No
     model = tiny(arch, 3)
     ids = ids_of(model)
     hf = reloaded(model, LayerPlan.without(model), tmp_path / "out")
-    torch.testing.assert_close(whole(hf, ids), whole(model.hf, ids), **CLOSE)
+    torch.testing.assert_close(whole(hf, ids), whole(model.hf, ids), **close_to(model))
 
 
 def test_a_checkpoint_cannot_pass_with_its_tail_cut_instead_of_its_middle(tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_a_folder_pruned_without_loading_is_the_model_pruned_and_saved(
     with apply(source, plan):
         live, live_cached = whole(source.hf, ids), cached(source.hf, ids)
     hf = loaded(folder, model)
-    torch.testing.assert_close(whole(hf, ids), live, **CLOSE)
-    torch.testing.assert_close(cached(hf, ids), live_cached, **CLOSE)
+    torch.testing.assert_close(whole(hf, ids), live, **close_to(model))
+    torch.testing.assert_close(cached(hf, ids), live_cached, **close_to(model))
     in_memory = save(source, plan, tmp_path / "from memory")
     one, other = (ReasoningModel.load(place) for place in (folder, in_memory))
     assert one.fingerprint() == other.fingerprint()  # configuration, map and weights
@@ -180,5 +180,7 @@ def test_what_is_written_in_shards_is_what_is_written_at_once(arch: str, tmp_pat
     assert [file.name for file in one.glob("*.safetensors")] == ["model.safetensors"]
     assert stored(few) == stored(one)
     ids = ids_of(model)
-    torch.testing.assert_close(whole(loaded(few, model), ids), whole(pruned.hf, ids), **CLOSE)
+    torch.testing.assert_close(
+        whole(loaded(few, model), ids), whole(pruned.hf, ids), **close_to(model)
+    )
     assert (few / "README.md").read_text(encoding="utf-8") == "a card"

@@ -32,8 +32,8 @@ from pruning.repairs.machinery.wiring import norm_offset, sublayers
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
 from tests.streams import plant_identity, texts
+from tests.tolerances import close_to, kl_noise
 
-CLOSE = {"atol": 1e-5, "rtol": 0.0}
 NO_EPS = {"rms_norm_eps": 1e-12}
 PLANS = ((1, 3), (4,), (0, 2, 3))
 LENGTHS = (24, 15, 24, 9, 20, 24)
@@ -77,9 +77,9 @@ def holds(
 ) -> None:
     """The law (saved and reloaded where there is a folder); and the repair changes something."""
     wanted = hooked(model, plan, repaired.maps)
-    torch.testing.assert_close(whole(repaired.model), wanted, **CLOSE)
+    torch.testing.assert_close(whole(repaired.model), wanted, **close_to(model))
     if folder is not None:
-        torch.testing.assert_close(whole(reloaded(repaired, folder)), wanted, **CLOSE)
+        torch.testing.assert_close(whole(reloaded(repaired, folder)), wanted, **close_to(model))
     if plan.removed != (4,):  # behind the last block only the final norm reads
         assert (wanted - whole(prune(model, plan))).abs().max() > 1e-2
 
@@ -151,7 +151,7 @@ def test_a_number_leaves_a_tied_head_tied_and_a_rotation_unties_it(tmp_path: Pat
     for repaired, tied in ((number, True), (turned, False)):
         hf = reloaded(repaired, tmp_path / str(tied))
         assert (hf.lm_head.weight.data_ptr() == hf.model.embed_tokens.weight.data_ptr()) is tied
-        torch.testing.assert_close(whole(hf), hooked(model, plan, repaired.maps), **CLOSE)
+        torch.testing.assert_close(whole(hf), hooked(model, plan, repaired.maps), **close_to(model))
 
 
 def test_biases_are_folded_too(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_the_folded_model_decodes_with_a_cache() -> None:
                 for i in range(ids.shape[1])
             ]
             at_once = hf(ids, use_cache=False).logits
-        torch.testing.assert_close(torch.cat(steps, 1), at_once, **CLOSE)
+        torch.testing.assert_close(torch.cat(steps, 1), at_once, **close_to(model))
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -196,8 +196,8 @@ def test_a_run_that_adds_nothing_is_repaired_to_the_whole_model(name: str) -> No
     for block in (1, 3):
         plant_identity(model, block)
     repaired = mend(name, model, LayerPlan.without(model, 1, 3), data_of(model))
-    torch.testing.assert_close(whole(repaired.model), whole(model), **CLOSE)
-    assert repaired.record["kl"]["repaired"] < 1e-8
+    torch.testing.assert_close(whole(repaired.model), whole(model), **close_to(model))
+    assert repaired.record["kl"]["repaired"] < kl_noise(model)
     for cut in repaired.record["cuts"]:
         assert max(cut["error_removed"], cut["error_repaired"]) < 1e-12
 
@@ -220,7 +220,7 @@ def test_a_matrix_folds_exactly_if_and_only_if_it_is_a_rotation_times_a_number()
     draw = torch.Generator().manual_seed(0)
     rotation = torch.linalg.qr(torch.randn(32, 32, generator=draw).double())[0]
     folded, hook = patched(model, 1.7 * rotation)
-    torch.testing.assert_close(folded, hook, **CLOSE)
+    torch.testing.assert_close(folded, hook, **close_to(model))
     gaps = []
     for spread in (0.01, 0.1, 0.4):
         gains = 1 + spread * torch.randn(32, generator=draw).double()
@@ -250,7 +250,7 @@ def test_what_linearpatch_leaves_out_is_small_and_recorded(rotate: bool, tmp_pat
     assert record["fold"].startswith("approximate")
     assert record["kl_hook"] == pytest.approx(record["kl"]["repaired"], rel=0.2)
     torch.testing.assert_close(
-        whole(reloaded(repaired, tmp_path / "out")), whole(repaired.model), **CLOSE
+        whole(reloaded(repaired, tmp_path / "out")), whole(repaired.model), **close_to(model)
     )
     start = mend("linearpatch", model, LayerPlan.without(model, 0), data)
     assert (start.record["fold"], start.record["read_error"]["worst"]) == ("exact", 0.0)

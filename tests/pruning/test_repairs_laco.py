@@ -25,8 +25,8 @@ from pruning.repairs import Repaired, mend, save_repaired
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
 from tests.streams import plant_identity, texts
+from tests.tolerances import close_to
 
-CLOSE = {"atol": 1e-5, "rtol": 0.0}
 LENGTHS = (14, 9, 18)
 
 
@@ -106,7 +106,7 @@ def test_merged_is_the_model_with_the_merged_block_in_place(arch: str, tmp_path:
                 weight.copy_(sources[1][name] + sources[2][name] - sources[0][name])
     with apply(edited, plan):
         wanted = whole(edited.hf)
-    torch.testing.assert_close(whole(repaired.model.hf), wanted, **CLOSE)
+    torch.testing.assert_close(whole(repaired.model.hf), wanted, **close_to(model))
     save_repaired(repaired, tmp_path / "out")
     hf, info = AutoModelForCausalLM.from_pretrained(
         tmp_path / "out",
@@ -114,7 +114,7 @@ def test_merged_is_the_model_with_the_merged_block_in_place(arch: str, tmp_path:
         attn_implementation=model.hf.config._attn_implementation,
     )
     assert not any(info.values()), info
-    torch.testing.assert_close(whole(hf.eval()), wanted, **CLOSE)
+    torch.testing.assert_close(whole(hf.eval()), wanted, **close_to(model))
     assert (wanted - whole(prune(model, plan).hf)).abs().max() > 1e-2
 
 
@@ -123,7 +123,7 @@ def test_the_public_rule_with_norms_is_removal_of_the_blocks_before() -> None:
     model = tiny("llama", 6)
     merged = mend("laco", model, LayerPlan.without(model, 3, 4), rule="public", norms=True)
     removed = prune(model, LayerPlan.without(model, 2, 3))
-    torch.testing.assert_close(whole(merged.model.hf), whole(removed.hf), **CLOSE)
+    torch.testing.assert_close(whole(merged.model.hf), whole(removed.hf), **close_to(model))
 
 
 def test_equal_blocks_merge_to_themselves() -> None:
@@ -133,7 +133,9 @@ def test_equal_blocks_merge_to_themselves() -> None:
     plan = LayerPlan.without(model, 3, 4)
     for rule in ("paper", "public"):
         merged = mend("laco", model, plan, rule=rule)
-        torch.testing.assert_close(whole(merged.model.hf), whole(prune(model, plan).hf), **CLOSE)
+        torch.testing.assert_close(
+            whole(merged.model.hf), whole(prune(model, plan).hf), **close_to(model)
+        )
 
 
 # --------------------------------------------------------------------------------- the search
@@ -260,7 +262,7 @@ def test_identity_blocks_are_merged_at_no_loss() -> None:
         plant_identity(model, block)
     found = mend("laco", model, None, texts(model, LENGTHS), remove=2, rule="public", merge=3)
     assert found.record["cosine"] == pytest.approx(1.0)
-    torch.testing.assert_close(whole(found.model.hf), whole(model.hf), **CLOSE)
+    torch.testing.assert_close(whole(found.model.hf), whole(model.hf), **close_to(model))
 
 
 # ---------------------------------------------------------------------------------- refusals

@@ -25,8 +25,8 @@ from pruning.repairs.llm_streamline import Training, split
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
 from tests.streams import plant_identity, same_weights, snapshot, streams, texts
+from tests.tolerances import close_to
 
-CLOSE = {"atol": 1e-5, "rtol": 0.0}
 LENGTHS = (18, 12, 18, 9, 15, 18, 12, 16, 18, 11)
 FEW = {"steps": 12, "look": 4, "batch_texts": 4, "measure": False}
 
@@ -71,7 +71,7 @@ def test_a_run_becomes_one_trained_block_of_an_ordinary_checkpoint(
         attn_implementation=model.hf.config._attn_implementation,
     )
     assert not any(info.values()), info
-    torch.testing.assert_close(whole(hf.eval()), whole(repaired.model.hf), **CLOSE)
+    torch.testing.assert_close(whole(hf.eval()), whole(repaired.model.hf), **close_to(model))
 
 
 def test_the_errors_are_those_of_the_model_that_is_returned() -> None:
@@ -124,7 +124,7 @@ def test_a_block_that_does_it_already_is_left_as_it_is() -> None:
     repaired = streamlined(model, 2, 3)  # block 2 alone does what 2 and 3 did
     (cut,) = repaired.record["cuts"]
     assert cut["error_start"] == cut["error_repaired"] == 0.0
-    torch.testing.assert_close(whole(repaired.model.hf), whole(model.hf), **CLOSE)
+    torch.testing.assert_close(whole(repaired.model.hf), whole(model.hf), **close_to(model))
     assert same_weights(repaired.model, snapshot(prune(model, LayerPlan.without(model, 3))))
 
 

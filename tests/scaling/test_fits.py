@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import optimize
 
@@ -45,8 +45,9 @@ def test_a_planted_power_law_comes_back(c: float, g: float, k: float) -> None:
     np.testing.assert_allclose(found.at(u[None])[0], power(u, c, g, k), atol=1e-3)
 
 
-@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from(FORMS))
+@example(384398679, "logistic")  # a step between two budgets fits nearly as well as the curve
+@example(4079487077, "logistic")
 def test_no_optimizer_finds_a_better_curve(seed: int, form: Any) -> None:
     """scipy, started from many places, on accuracies with noise."""
     rng = np.random.default_rng(seed)
@@ -79,7 +80,7 @@ def test_rows_are_fitted_alone() -> None:
         whole = fit_curves(u, a, form).at(u)
         for i in range(6):
             alone = fit_curves(u[i : i + 1], a[i : i + 1], form).at(u[i : i + 1])
-            np.testing.assert_allclose(whole[i], alone[0], atol=3e-3)
+            np.testing.assert_allclose(whole[i], alone[0], atol=1e-9)
 
 
 # --- from problems

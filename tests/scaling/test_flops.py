@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from interp.cache import handing
 from interp.errors import UserError
 from scaling.flops import BlockCost, ModelCost
+from tests.drawing import max_examples
 from tests.models import ARCHS, config
 
 
@@ -76,7 +77,7 @@ def test_the_formula_of_the_notes() -> None:
 COSTS = [ModelCost.of(config(arch)) for arch in ("qwen3", "mistral", "gemma3")]
 
 
-@settings(max_examples=20)
+@max_examples(20)
 @given(st.sampled_from(COSTS), st.integers(1, 40), st.integers(0, 40), st.sets(st.integers(0, 3)))
 def test_a_chain_is_the_sum_of_its_passes(
     cost: ModelCost, prompt: int, new: int, removed: set[int]

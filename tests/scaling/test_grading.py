@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import NonFiniteError, UserError
@@ -18,6 +18,7 @@ from scaling.grading import get_grader, grade_likelihood, grade_text, graders
 from scaling.grading._extract import last_boxed
 from scaling.grading.numbers import read_number
 from scaling.problems import Benchmark, Problem
+from tests.drawing import max_examples
 from tests.scaling.data import data_file
 
 
@@ -324,7 +325,7 @@ PIECES = (
 PIECES += [" ", r"\int "]
 
 
-@settings(max_examples=25)
+@max_examples(25)
 @given(st.lists(st.sampled_from(PIECES), max_size=25))
 def test_no_latex_breaks_the_grader(judge: Any, pieces: list[str]) -> None:
     problem = Problem("p", "q", "31415")  # no product of the pieces' numbers

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
 from interp.statistics import smallest_effect
 from scaling.flops import ModelCost
 from scaling.matched import equal_cost, modelled_seconds, with_costs
+from tests.drawing import max_examples
 from tests.models import config
 
 COST = ModelCost.of(config("qwen3"))
@@ -40,7 +41,7 @@ def rows(
     return pd.DataFrame(found)
 
 
-@settings(max_examples=15)
+@max_examples(15)
 @given(st.integers(0, 2**32 - 1))
 def test_values_are_those_of_a_plain_interpolation(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
@@ -16,6 +16,7 @@ from scaling.outcomes import by_budget, crossed, ended, extractors, table, vote
 from scaling.parallel import parallel_scaling
 from scaling.samples import duplicate_samples
 from scaling.sequential import sequential_scaling, wait_extensions
+from tests.drawing import max_examples
 
 
 def rows(
@@ -76,7 +77,7 @@ def slow(answers: list[list[str | None]], k: int, measure: str) -> float:
     return float(np.mean(chances))
 
 
-@settings(max_examples=20)
+@max_examples(20)
 @given(SAMPLES)
 def test_one_sample_set_gives_every_k(answers: list[list[str | None]]) -> None:
     frame = parallel_scaling(rows(answers)).to_frame()

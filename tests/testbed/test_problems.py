@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import permutations, product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
@@ -24,6 +24,7 @@ from testbed.problems import (
     without,
 )
 from testbed.vocabulary import ENTITIES, ID, RELATIONS, WORDS
+from tests.drawing import max_examples
 
 pools = st.lists(st.integers(2, 15), min_size=3, max_size=3, unique=True).map(tuple)
 
@@ -89,7 +90,7 @@ def _brute_solvable(numbers, target):
 
 
 @given(pools, st.integers(10, 84))
-@settings(max_examples=60, deadline=None)
+@max_examples(60)
 def test_a_search_finds_a_solution_only_where_one_exists(numbers, target):
     if mean_search(numbers, target) < float("inf"):
         assert _brute_solvable(numbers, target)
@@ -102,7 +103,7 @@ def test_every_generated_search_can_be_solved():
 
 
 @given(pools)
-@settings(max_examples=50, deadline=None)
+@max_examples(50)
 def test_steps_compute_and_stay_in_the_vocabulary(numbers):
     for value, operator, number, result in first_steps(numbers):
         assert result == apply(value, operator, number)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.expert import Habits, write
 from testbed.problems import Problem, generate
 from testbed.verify import check_answer, check_chain, evaluate
 from testbed.vocabulary import ID, THINK_END, THINK_START, TURN_END
+from tests.drawing import max_examples
 
 QUESTION = "use 3 7 2 4 to make 25"
 PROBLEM = Problem("countdown-4", "t", QUESTION, "25", numbers=(3, 7, 2, 4), target=25)
@@ -50,7 +51,7 @@ def test_the_experts_slips_are_arithmetic_and_nearly_all_noticed(kind):
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["countdown-3", "countdown-4"]))
-@settings(max_examples=60, deadline=None)
+@max_examples(60)
 def test_one_changed_result_is_found_where_it_stands(seed, kind):
     """Plant one wrong result in a clean chain: it is the first wrong step."""
     rng = random.Random(seed)
@@ -72,7 +73,7 @@ words_of = st.sampled_from(sorted(ID))
 
 
 @given(st.lists(words_of, max_size=80), st.lists(words_of, max_size=8))
-@settings(max_examples=200, deadline=None)
+@max_examples(200)
 def test_any_words_can_be_read(thinking, answer):
     for problem in (PROBLEM, SUM):
         report = check_chain(problem, " ".join(thinking), " ".join(answer))
