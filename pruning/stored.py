@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from pruning.checkpoint import INDEX, WEIGHTS, shard_name
+from interp.source import INDEX, WEIGHTS
+from pruning.checkpoint import shard_name
 
 CHUNK = 2**24  # bytes copied at a time
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError
-from interp.source import PRUNING_FILE, locate, side_file
+from interp.source import folder_blocks, locate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,7 @@ def block_changes(before: str | Path, after: str | Path) -> BlockChanges:
     if not any(block >= 0 for block in moved):
         raise UserError(f"{before} keeps no weight under the name of a block: cannot compare.")
     number = sorted(block for block in moved if block >= 0)
-    layer_map = (side_file(locate(str(before)), PRUNING_FILE) or {}).get("layer_map") or number
+    layer_map = folder_blocks(locate(str(before)))[0] or number
     return BlockChanges(
         blocks=np.array([int(layer_map[i]) for i in number], dtype=np.int64),
         change=np.array([(moved[i] / max(size[i], 1e-30)) ** 0.5 for i in number]),

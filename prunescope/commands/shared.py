@@ -66,7 +66,7 @@ def study(config: StudyConfig) -> None:
         run_study(config, bar, engine=engine)
 
 
-def report(folder: Path, out: Path | None = None) -> Path:
+def report(folder: Path, out: Path | None = None, trust_remote_code: bool = False) -> Path:
     """Write a report, saying which part is being made."""
     import sys
 
@@ -82,7 +82,7 @@ def report(folder: Path, out: Path | None = None) -> Path:
             bar.set_description_str(f"report: {title}")
             bar.update()
 
-        return write_report(folder, out, on_step=step)
+        return write_report(folder, out, trust_remote_code=trust_remote_code, on_step=step)
 
 
 def settings_of(given: tuple[str, ...], known: tuple[str, ...], what: str) -> dict[str, Any]:
