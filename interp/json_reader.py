@@ -81,6 +81,21 @@ def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def whole_text(text: str, where: str) -> str:
+    """`text`, if it can be written down: JSON may spell half of a character, such as \\ud83e.
+
+    Raises:
+        UserError: it holds a lone surrogate.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{where}: half of a character (a lone surrogate) at {error.start}: {short(text)}."
+        ) from None
+    return text
+
+
 def short(value: object, most: int = 60) -> str:
     """`value` as an error shows it: its `repr`, cut."""
     text = repr(value)

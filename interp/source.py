@@ -89,8 +89,16 @@ def side_file(place: str, filename: str, download: bool = True) -> dict[str, Any
 
 
 def folder_delimiters(place: str) -> Delimiters | None:
+    """The delimiters that a folder or Hub name declares in a file of their own, if it does.
+
+    Raises:
+        UserError: the file does not hold delimiters.
+    """
     content = side_file(place, "delimiters.json")
-    return None if content is None else Delimiters.from_dict(content)
+    try:
+        return None if content is None else Delimiters.from_dict(content)
+    except UserError as error:
+        raise UserError(f"delimiters.json of {place}: {error}") from None
 
 
 def folder_blocks(place: str) -> tuple[tuple[int, ...] | None, int | None]:

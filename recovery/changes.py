@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError
-from interp.source import folder_blocks, locate
+from interp.loading import refusing
+from interp.source import folder_blocks, locate, weight_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,9 +77,10 @@ def _weights(folder: str | Path) -> dict[str, Path]:
     from safetensors import safe_open
 
     found = {}
-    for file in sorted(Path(locate(str(folder))).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            found |= dict.fromkeys(opened.keys(), file)
+    with refusing(f"Cannot read the weights of {str(folder)!r}"):
+        for file in weight_files(Path(locate(str(folder)))):
+            with safe_open(file, framework="pt") as opened:
+                found |= dict.fromkeys(opened.keys(), file)
     return found
 
 

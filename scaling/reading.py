@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError
-from interp.json_reader import parse_json, read_utf8, short
+from interp.json_reader import parse_json, read_utf8, short, whole_text
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,7 @@ class Record:
         return tuple(self._whole(names[0], str(item)) for item in value)
 
     def _whole(self, name: str, text: str) -> str:
-        """A text that can be written down: JSON may spell half of a character, such as \\ud83e."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise self.wrong(
-                name, f"half of a character (a lone surrogate) at {error.start}: {short(text)}."
-            ) from None
-        return text
+        return whole_text(text, f"{self.where}, field {name!r}")
 
     def index_in(self, n: int, *names: str) -> int:
         """A whole number in 0..n-1; a letter A, B, ... counts as one."""
