@@ -151,6 +151,7 @@ def load_weights(
     """
     from transformers import AutoModelForCausalLM
 
+    refuse_adapter(place, source)
     folder = Path(place)
     if folder.is_dir():
         if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
@@ -170,6 +171,21 @@ def load_weights(
     hf, report = loaded
     check_report(report, type(hf).__name__, source)
     return hf
+
+
+def refuse_adapter(place: str | Path, source: str) -> None:
+    """Refuse a folder or Hub name with a PEFT adapter: transformers would load its base model.
+
+    Raises:
+        UserError: there is an adapter_config.json.
+    """
+    adapter = side_file(str(place), "adapter_config.json")
+    if adapter is not None:
+        base = short(adapter.get("base_model_name_or_path"))
+        raise UserError(
+            f"{source} holds an adapter_config.json, so transformers would load the model {base} "
+            "in the place of its weights. Merge the adapter (merge_and_unload), or remove the file."
+        )
 
 
 @contextmanager

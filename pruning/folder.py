@@ -29,7 +29,7 @@ import torch
 from interp.anatomy import dissect
 from interp.errors import UserError
 from interp.json_reader import read_json_object
-from interp.loading import load_config, refusing, without_storage
+from interp.loading import load_config, refuse_adapter, refusing, without_storage
 from interp.model import ReasoningModel
 from interp.source import (
     INDEX,
@@ -164,6 +164,7 @@ class Outline(ReasoningModel):
 def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline:
     """The model of a folder without its weights, on the meta device."""
     with refusing(f"Cannot read the configuration of {name}"):
+        refuse_adapter(folder, name)
         config = load_config(folder, trust_remote_code)
         if getattr(config, "quantization_config", None) is not None:
             raise NotStreamable(

@@ -122,6 +122,16 @@ def test_weights_that_are_not_all_the_models_are_refused(
     assert "prunescope: Cannot load" in capsys.readouterr().err
 
 
+def test_a_folder_with_an_adapter_does_not_load_another_model(place: Path, tmp_path: Path) -> None:
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": locate("testbed")}
+    (place / "adapter_config.json").write_text(json.dumps(adapter), encoding="utf-8")
+    with pytest.raises(UserError, match="adapter_config"):
+        ReasoningModel.load(place)
+    out = tmp_path / "pruned"
+    assert cli.run(["prune", "--model", str(place), "--blocks", "3", "--out", str(out)]) == 2
+    assert not out.exists()
+
+
 def test_what_every_model_computes_or_ties_may_lie_in_the_file(place: Path) -> None:
     def change(weights: Weights) -> Weights:
         return weights | {
