@@ -61,17 +61,20 @@ class Pair:
     chains: tuple[ShownChain, ...]
 
 
-def tokenizer_text(model: str) -> Callable[[Sequence[int]], str]:
-    """ids -> text by the model's tokenizer alone; its weights are not loaded."""
-    from importlib import resources
+def tokenizer_text(model: str, trust_remote_code: bool = False) -> Callable[[Sequence[int]], str]:
+    """ids -> text by the model's tokenizer alone; its weights are not loaded.
 
-    from transformers import AutoTokenizer
+    Args:
+        model: "testbed", a folder or a Hub name. A received study chooses it.
+        trust_remote_code: whether the model's own code may run, for a tokenizer that needs it.
 
-    if model == "testbed":
-        with resources.as_file(resources.files("testbed") / "reasoner") as place:
-            tokenizer = AutoTokenizer.from_pretrained(str(place))
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+    Raises:
+        UserError: the tokenizer is not here, is damaged, or needs code that may not run.
+    """
+    from interp.loading import load_tokenizer
+    from interp.source import locate
+
+    tokenizer = load_tokenizer(locate(model, weights=False), trust_remote_code)
     return lambda ids: str(tokenizer.decode(list(map(int, ids)), skip_special_tokens=True))
 
 

@@ -146,11 +146,11 @@ class _Words:
     """The text of ids, by the tokenizer of a checkpoint; its weights are not read."""
 
     def __init__(self, model: str) -> None:
-        from transformers import AutoTokenizer
-
+        from interp.loading import load_tokenizer
         from interp.source import locate
 
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(locate(model))
+        # a recovery study has no option for a model's own code, so none may run
+        self._tokenizer: Any = load_tokenizer(locate(model, weights=False), False)
 
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))

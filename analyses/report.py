@@ -125,12 +125,21 @@ def write_report(
     out: str | Path | None = None,
     *,
     text: Callable[[Sequence[int]], str] | None = None,
+    trust_remote_code: bool = False,
     on_step: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the report of the study in `folder` (into `out`, default the same); returns its path.
+    """Write the report of the study in `folder`; returns its path.
 
-    text: ids -> text, for the sample chains; the tokenizer of the study's model by default.
-    on_step: told the title of each part before it is made.
+    Args:
+        folder: of the study.
+        out: where to write (default: `folder`).
+        text: ids -> text, for the sample chains; the tokenizer of the study's model by default.
+        trust_remote_code: whether that tokenizer may run code of its own. What the study says it
+            was made with does not count: a study may come from somebody else.
+        on_step: told the title of each part before it is made.
+
+    Raises:
+        UserError: there is no study, or it has no chains yet.
     """
     from interp.errors import UserError
 
@@ -147,7 +156,7 @@ def write_report(
         section = _section(name, table, written)
         if section is not None:
             sections.append(section)
-    pairs, note = _pairs(study, text)
+    pairs, note = _pairs(study, text, trust_remote_code)
     html = render(study, found, sections, pairs, note)
     path = target / REPORT
     partial = path.with_suffix(".html.partial")
@@ -254,13 +263,17 @@ def _flat(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _pairs(study: StudyData, text: Callable[[Sequence[int]], str] | None) -> tuple[list[Pair], str]:
+def _pairs(
+    study: StudyData, text: Callable[[Sequence[int]], str] | None, trust_remote_code: bool
+) -> tuple[list[Pair], str]:
     """The sample chains, or why there are none."""
+    from interp.errors import UserError
+
     try:
-        return chain_pairs(study, text or tokenizer_text(str(study.config.get("model")))), ""
-    except OSError as error:  # the tokenizer is not here; the numbers do not need it
-        reason = str(error).splitlines()[0]
-        return [], f"not shown: the tokenizer could not be loaded ({reason})"
+        text = text or tokenizer_text(str(study.config.get("model")), trust_remote_code)
+    except UserError as error:  # the tokenizer is not here; the numbers do not need it
+        return [], f"not shown: the tokenizer could not be loaded ({error})"
+    return chain_pairs(study, text), ""
 
 
 def _section(name: str, table: pd.DataFrame, written: Sequence[Path]) -> Section | None:

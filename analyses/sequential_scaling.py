@@ -87,18 +87,20 @@ def table(study: StudyData) -> pd.DataFrame:
 def model_cost(study: StudyData) -> ModelCost | None:
     """The cost of the study's model from its configuration, if that is here and of a known kind.
 
-    Blocks are in dense order, as the plans name them; a model that is itself pruned is None.
+    Blocks are in dense order, as the plans name them; a model that is itself pruned is None, and
+    so is one of its own code, whose cost is not known in any case.
     """
-    from transformers import AutoConfig
-
+    from interp.loading import load_config, refusing
     from interp.source import PRUNING_FILE, locate, side_file
     from scaling.flops import ModelCost
 
     try:
-        place = locate(str(study.config.get("model") or ""))
-        config = AutoConfig.from_pretrained(place, local_files_only=True)
-        return None if side_file(place, PRUNING_FILE) else ModelCost.of(config)
-    except (UserError, OSError, ValueError):
+        with refusing("No configuration"):
+            place = locate(str(study.config.get("model") or ""), weights=False)
+            if side_file(place, PRUNING_FILE, download=False):
+                return None
+            return ModelCost.of(load_config(place, trust_remote_code=False, download=False))
+    except UserError:
         return None
 
 

@@ -59,13 +59,15 @@ def load(options: argparse.Namespace) -> ReasoningModel:
 
 def random_model(shape: dict[str, Any], device: Any = None, name: str = "random") -> ReasoningModel:
     """A model of this configuration with random weights and the reasoner's tokenizer."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from interp.loading import load_tokenizer
 
     config = AutoConfig.for_model(**shape)
     dtype = torch.bfloat16 if str(device or "").startswith("cuda") else torch.float32
     with torch.device(device or "cpu"):
-        hf = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return ReasoningModel.load(hf, AutoTokenizer.from_pretrained(REASONER), name=name)
+        hf = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    return ReasoningModel.load(hf, load_tokenizer(REASONER, False), name=name)
 
 
 def problems(

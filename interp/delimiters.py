@@ -61,7 +61,11 @@ class Delimiters:
             raise UserError(f"Delimiters with {unknown}: expected only {sorted(known)}.")
         if missing := sorted({"think_start", "think_end"} - set(content)):
             raise UserError(f"Delimiters without {missing}.")
-        return cls(**{k: str(v) for k, v in content.items()})
+        if strange := [name for name, text in content.items() if not isinstance(text, str)]:
+            raise UserError(
+                f"Delimiters with {strange[0]} {content[strange[0]]!r}: expected some text."
+            )
+        return cls(**content)
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)

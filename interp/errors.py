@@ -23,6 +23,31 @@ class NonFiniteError(PruneScopeError, ArithmeticError):
     """A logit or a loss that is not a finite number; what was computed before it is kept."""
 
 
+def reason_of(error: BaseException, most: int = 300) -> str:
+    """Why something failed, in one printable sentence: the first line of the error's text.
+
+    Args:
+        error: what a library raised. Its kind is said where the text alone says little.
+        most: characters that are kept.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if text.endswith(":") and len(lines) > 1:
+        text += f" {lines[1]}"
+    if not text or isinstance(
+        error, (LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)
+    ):
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = printable(text, most)
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def printable(text: str, most: int) -> str:
+    """`text` of others as a terminal may show it: no control characters, at most `most` long."""
+    safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
+    return safe if len(safe) <= most else safe[: most - 3] + "..."
+
+
 def did_you_mean(name: str, options: Iterable[str], what: str = "name") -> str:
     """The sentence for an unknown `name`: the nearest of `options`, and all of them."""
     known = sorted(options)

@@ -25,14 +25,14 @@ from interp.anatomy import Anatomy, dissect
 from interp.chains import Budget, Chain, Chains
 from interp.delimiters import DelimiterIds, Delimiters
 from interp.errors import UserError
+from interp.loading import load_pretrained, refusing
 from interp.source import (
-    PRUNING_FILE,
     Fingerprint,
     checked_layer_map,
+    checked_n_dense,
+    folder_blocks,
     folder_delimiters,
-    load_pretrained,
     locate,
-    side_file,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class ReasoningModel:
         self.delimiters = delimiters or Delimiters.find(tokenizer)
         self.delimiter_ids: DelimiterIds = self.delimiters.resolve(tokenizer)
         self.layer_map: tuple[int, ...] = checked_layer_map(layer_map, self.n_blocks)
-        self.n_dense = max(n_dense or 0, max(self.layer_map) + 1)  # blocks of the dense model
+        self.n_dense = checked_n_dense(n_dense, self.layer_map)  # blocks of the dense model
         hf.eval()
 
     # ---------------------------------------------------------------- loading
@@ -108,15 +108,41 @@ class ReasoningModel:
         hf, tok = load_pretrained(
             place, tokenizer, dtype, device, device_map, trust_remote_code, str(source)
         )
-        pruning = side_file(place, PRUNING_FILE) or {}
-        return cls(
-            hf,
-            tok,
-            name=name or str(source),
-            delimiters=delimiters or folder_delimiters(place),
-            layer_map=pruning.get("layer_map"),
-            n_dense=pruning.get("n_blocks"),
-        )
+        return cls.from_parts(hf, tok, place, name or str(source), delimiters)
+
+    @classmethod
+    def from_parts(
+        cls,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        place: str,
+        name: str,
+        delimiters: Delimiters | None = None,
+    ) -> ReasoningModel:
+        """The model of a folder or Hub name whose Hugging Face parts are read already.
+
+        Args:
+            hf: the causal language model.
+            tokenizer: its tokenizer.
+            place: the folder or Hub name; pruning.json and delimiters.json are read from it.
+            name: what to call the model.
+            delimiters: in the place of those that `place` or the tokenizer declares.
+
+        Raises:
+            UserError: a file of `place` is damaged or contradicts the model.
+        """
+        with refusing(f"Cannot use {name!r}", "Expected a causal model with its own tokenizer."):
+            layer_map, n_dense = folder_blocks(place)
+            model = cls(
+                hf,
+                tokenizer,
+                name=name,
+                delimiters=delimiters or folder_delimiters(place),
+                layer_map=layer_map,
+                n_dense=n_dense,
+            )
+            _ = model.stop_ids  # those of a damaged generation_config.json are no numbers
+        return model
 
     # ---------------------------------------------------------------- anatomy
 
@@ -192,14 +218,18 @@ class ReasoningModel:
         turns = [{"role": "user", "content": question}] if isinstance(question, str) else question
         d = self.delimiters
         if getattr(self.tokenizer, "chat_template", None):
-            text = str(
-                self.tokenizer.apply_chat_template(
-                    [dict(t) for t in turns],
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    enable_thinking=thinking,
+            with refusing(
+                f"The chat template of {self.name!r} cannot render the question",
+                "Expected a template that takes messages with `role` and `content`.",
+            ):
+                text = str(
+                    self.tokenizer.apply_chat_template(
+                        [dict(t) for t in turns],
+                        tokenize=False,
+                        add_generation_prompt=True,
+                        enable_thinking=thinking,
+                    )
                 )
-            )
         else:
             text = "\n".join(t["content"] for t in turns) + "\n"
         end = text.rstrip()

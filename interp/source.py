@@ -1,31 +1,42 @@
-"""Where a model comes from: the bundled reasoner, a folder or the Hub, and the files beside it."""
+"""Where a model comes from: the bundled reasoner, a folder or the Hub, and the files beside it.
+
+What is in these files is checked here before it is used; `interp.loading` makes models of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from interp.delimiters import Delimiters
-from interp.errors import UserError, did_you_mean
-
-if TYPE_CHECKING:
-    from torch import nn
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from interp.errors import UserError
+from interp.json_reader import read_json_object, short
 
 PRUNING_FILE = "pruning.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 BUNDLED = "testbed"
+MOST_BLOCKS = 10_000  # far above any model's; a larger number in a file is damage
 
 
-def locate(source: str) -> str:
-    """The folder or Hub name that `source` stands for."""
+def locate(source: str, weights: bool = True) -> str:
+    """The folder or Hub name that `source` stands for.
+
+    Args:
+        source: "testbed", a folder, or a Hub name.
+        weights: whether a folder must hold weights; without, its configuration is enough.
+
+    Raises:
+        UserError: `source` is a path and no checkpoint folder is there.
+    """
     if source == BUNDLED:
         folder = Path(str(resources.files("testbed"))) / "reasoner"
         if not (folder / "config.json").is_file():
@@ -38,7 +49,7 @@ def locate(source: str) -> str:
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UserError(f"{path} holds no config.json: expected a checkpoint folder.")
-        if not any(path.glob("*.safetensors")):
+        if weights and not any(path.glob("*.safetensors")):
             raise UserError(
                 f"{path} holds no .safetensors file: weights are read from safetensors only; "
                 "save the model again with save_pretrained."
@@ -49,95 +60,157 @@ def locate(source: str) -> str:
     return source
 
 
-def load_pretrained(
-    place: str,
-    tokenizer: Any,
-    dtype: torch.dtype | str | None,
-    device: str | torch.device | None,
-    device_map: Any,
-    trust_remote_code: bool,
-    source: str,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+def side_file(place: str, filename: str, download: bool = True) -> dict[str, Any] | None:
+    """A JSON file beside the weights, in a folder or on the Hub; None where there is none.
 
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if dtype is None:
-        dtype = torch.float32 if where.type == "cpu" and device_map is None else "auto"
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(place, **options)
-        if getattr(config, "is_encoder_decoder", False):
-            raise UserError(
-                f"{source} is an encoder-decoder: expected a causal (decoder-only) language model."
-            )
-        if getattr(config.get_text_config(), "attn_logit_softcapping", None):
-            options["attn_implementation"] = "eager"  # SDPA has no soft cap
-        if isinstance(tokenizer, (str, Path)) or tokenizer is None:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(tokenizer or place), trust_remote_code=trust_remote_code
-            )
-        hf = AutoModelForCausalLM.from_pretrained(
-            place,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            device_map=device_map,
-            **options,
-        )
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        hint = ""
-        if "/" not in source and not Path(source).exists():
-            hint = did_you_mean(source, [BUNDLED, *_checkpoints_here()], "model") + " "
-        raise UserError(
-            f"Cannot load {source!r}: {hint}{reason} "
-            "Expected 'testbed', a checkpoint folder with safetensors, or a Hub name."
-        ) from error
-    if device_map is None:
-        cast("nn.Module", hf).to(where)
-    return hf, tokenizer
+    Args:
+        place: the folder or Hub name.
+        filename: of the file.
+        download: whether the Hub may be asked; otherwise only its cache is read.
 
-
-def _checkpoints_here() -> list[str]:
-    return [p.parent.name for p in Path.cwd().glob("*/config.json")]
-
-
-def side_file(place: str, filename: str) -> dict[str, Any] | None:
-    """A JSON file beside the weights, in a folder or on the Hub; None where there is none."""
+    Raises:
+        UserError: the file is not a JSON object.
+    """
     if Path(place).is_dir():
         path = Path(place) / filename
     else:
         from transformers.utils.hub import cached_file
 
-        found = cached_file(place, filename, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(
+            place,
+            filename,
+            local_files_only=not download,
+            _raise_exceptions_for_missing_entries=False,
+        )
         path = Path(found) if found else None
     if path is None or not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): write it again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}: expected a JSON object.")
-    return content
+    return read_json_object(path)
 
 
 def folder_delimiters(place: str) -> Delimiters | None:
+    """The delimiters that a folder or Hub name declares in a file of their own, if it does.
+
+    Raises:
+        UserError: the file does not hold delimiters.
+    """
     content = side_file(place, "delimiters.json")
-    return None if content is None else Delimiters.from_dict(content)
+    try:
+        return None if content is None else Delimiters.from_dict(content)
+    except UserError as error:
+        raise UserError(f"delimiters.json of {place}: {error}") from None
 
 
-def checked_layer_map(layer_map: Sequence[int] | None, n_blocks: int) -> tuple[int, ...]:
+def folder_blocks(place: str) -> tuple[tuple[int, ...] | None, int | None]:
+    """What pruning.json says of the blocks: the layer map, and how many the dense model has.
+
+    Args:
+        place: a folder or Hub name.
+
+    Returns:
+        `layer_map` and `n_dense`, each None where the file or the field is not there.
+
+    Raises:
+        UserError: a field is not what `prune` writes.
+    """
+    content = side_file(place, PRUNING_FILE) or {}
+    layer_map, n_blocks = content.get("layer_map"), content.get("n_blocks")
+    try:
+        found = None if layer_map is None else _block_numbers(layer_map)
+        if n_blocks is not None:
+            _check_count(n_blocks)
+    except UserError as error:
+        raise UserError(
+            f"{PRUNING_FILE} of {place}: {error} Prune the dense model again."
+        ) from None
+    return found, n_blocks
+
+
+def checked_layer_map(layer_map: Any, n_blocks: int) -> tuple[int, ...]:
+    """The dense index of every block; `range(n_blocks)` where `layer_map` is None.
+
+    Raises:
+        UserError: not one rising index per block.
+    """
     if layer_map is None:
         return tuple(range(n_blocks))
-    found = tuple(int(i) for i in layer_map)
+    found = _block_numbers(layer_map)
     if len(found) != n_blocks:
         raise UserError(f"layer_map has {len(found)} entries for {n_blocks} blocks.")
-    if any(b <= a for a, b in pairwise(found)) or min(found) < 0:
-        raise UserError(f"layer_map {found} must rise strictly from 0 or more.")
+    if any(b <= a for a, b in pairwise(found)):
+        raise UserError(f"layer_map {short(found)} must rise strictly from 0 or more.")
     return found
+
+
+def checked_n_dense(n_dense: Any, layer_map: Sequence[int]) -> int:
+    """How many blocks the dense model has; at least those that `layer_map` names.
+
+    Raises:
+        UserError: not a number of blocks.
+    """
+    if n_dense is not None:
+        _check_count(n_dense)
+    return max(n_dense or 0, max(layer_map) + 1)
+
+
+def _block_numbers(layer_map: Any) -> tuple[int, ...]:
+    """Block indices as a tuple of ints from 0 to `MOST_BLOCKS`."""
+    listed = isinstance(layer_map, Iterable) and not isinstance(layer_map, (str, bytes))
+    found: tuple[Any, ...] = tuple(layer_map) if listed else ()
+    if not found or any(isinstance(i, bool) or not isinstance(i, Integral) for i in found):
+        raise UserError(f"layer_map is {short(layer_map)}: expected a list of block indices.")
+    if min(found) < 0 or max(found) >= MOST_BLOCKS:
+        raise UserError(
+            f"layer_map {short(found)} must rise strictly from 0 or more, to {MOST_BLOCKS} at most."
+        )
+    return tuple(int(i) for i in found)
+
+
+def _check_count(n_blocks: Any) -> None:
+    whole = isinstance(n_blocks, Integral) and not isinstance(n_blocks, bool)
+    if not whole or not 0 <= int(n_blocks) <= MOST_BLOCKS:
+        raise UserError(
+            f"n_blocks is {short(n_blocks)}: expected how many blocks the dense model has "
+            f"(at most {MOST_BLOCKS})."
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, by its index where it has one.
+
+    Args:
+        folder: a checkpoint folder.
+
+    Raises:
+        UserError: the index is damaged or names a file outside the folder, or a file is not there
+            or is not a regular file (reading a pipe would wait for ever).
+    """
+    if (folder / WEIGHTS).exists():  # it goes before an index, as in transformers
+        names = [WEIGHTS]
+    elif (folder / INDEX).is_file():
+        home = read_json_object(folder / INDEX).get("weight_map")
+        if not isinstance(home, dict) or not home:
+            raise UserError(f"{folder / INDEX} is not an index of weights: no weight_map.")
+        for name in home.values():
+            if not isinstance(name, str) or not _is_plain(name):
+                raise UserError(
+                    f"{folder / INDEX} is not an index of weights: it names {short(name)}, "
+                    "expected the name of a .safetensors file in the same folder."
+                )
+        names = sorted(set(home.values()))
+    else:
+        raise UserError(f"{folder} holds neither {WEIGHTS} nor {INDEX}: expected one of them.")
+    for name in names:
+        if not (folder / name).exists():
+            raise UserError(f"{folder} lacks {name}, which its index names: fetch it again.")
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is not a regular file: fetch it again.")
+    return [folder / name for name in names]
+
+
+def _is_plain(name: str) -> bool:
+    """Whether `name` is that of a safetensors file and leads out of no folder."""
+    return name.endswith(".safetensors") and not set(name) & set("/\\\0") and name.isprintable()
 
 
 class Fingerprint:

@@ -14,7 +14,6 @@ sequences does not enter, for it changes no score.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,6 +25,7 @@ from jaxtyping import Bool, Int
 
 from interp.chains import Chain
 from interp.errors import UserError, did_you_mean
+from interp.json_reader import parse_json, read_utf8, whole_text
 from interp.model import ReasoningModel
 
 Part = Literal["all", "prompt", "generated"]
@@ -156,13 +156,7 @@ def read_texts(
     breaks. Blank texts are left out.
     """
     path = Path(file)
-    try:
-        content = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}, line {line}: not UTF-8 ({error.reason}).") from None
-    except OSError as error:
-        raise UserError(f"Cannot read {str(path)!r}: {error.strerror or error}.") from None
+    content = read_utf8(path)
     lines = content.replace("\r\n", "\n").split("\n")  # a text may hold other line breaks
     if path.suffix in (".jsonl", ".ndjson"):
         found = [
@@ -220,10 +214,7 @@ def hub_texts(
 
 
 def _record(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error}).") from None
+    record = parse_json(line, where)
     if not isinstance(record, Mapping):
         raise UserError(f"{where}: expected a JSON object.")
     return record
@@ -233,7 +224,7 @@ def _text_of(record: Mapping[str, Any], field: str | None, where: str) -> str:
     """The text of a record, in the field named or the first of the usual ones."""
     for name in [field] if field else FIELDS:
         if isinstance(record.get(name), str):
-            return record[name]
+            return whole_text(record[name], where)
     has = [name for name, value in record.items() if isinstance(value, str)]
     wanted = did_you_mean(field or FIELDS[0], has, "field")
     raise UserError(f"{where}: no text. {wanted} Name the field that holds it.")

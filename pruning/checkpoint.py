@@ -26,7 +26,7 @@ from torch import Tensor
 
 from interp.errors import PruneScopeError, UserError
 from interp.model import ReasoningModel
-from interp.source import PRUNING_FILE
+from interp.source import INDEX, PRUNING_FILE, WEIGHTS
 from pruning.plan import LayerPlan
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SHARD_BYTES = 2**32
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
 
 def free_target(out_dir: str | Path) -> Path:

@@ -16,7 +16,6 @@ model and `save` it.
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections import Counter
@@ -29,10 +28,19 @@ import torch
 
 from interp.anatomy import dissect
 from interp.errors import UserError
+from interp.json_reader import read_json_object
+from interp.loading import load_config, refuse_adapter, refusing, without_storage
 from interp.model import ReasoningModel
-from interp.source import PRUNING_FILE, Fingerprint, checked_layer_map, locate, side_file
-from pruning.checkpoint import (
+from interp.source import (
     INDEX,
+    PRUNING_FILE,
+    Fingerprint,
+    checked_layer_map,
+    checked_n_dense,
+    folder_blocks,
+    locate,
+)
+from pruning.checkpoint import (
     free_target,
     plan_card,
     plan_record,
@@ -150,28 +158,21 @@ class Outline(ReasoningModel):
         self.name = name
         self.anatomy = dissect(hf)
         self.layer_map = checked_layer_map(layer_map, self.n_blocks)
-        self.n_dense = max(n_dense or 0, max(self.layer_map) + 1)
+        self.n_dense = checked_n_dense(n_dense, self.layer_map)
 
 
 def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline:
     """The model of a folder without its weights, on the meta device."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with refusing(f"Cannot read the configuration of {name}"):
+        refuse_adapter(folder, name)
+        config = load_config(folder, trust_remote_code)
         if getattr(config, "quantization_config", None) is not None:
             raise NotStreamable(
                 f"{name} is quantised: remove blocks from the model it was made from, and "
                 "quantise the result."
             )
-        with torch.device("meta"):
-            hf = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"Cannot read the configuration of {name}: {error}") from error
-    pruning = side_file(str(folder), PRUNING_FILE) or {}
-    return Outline(hf, name, pruning.get("layer_map"), pruning.get("n_blocks"))
+        hf = without_storage(config, trust_remote_code)
+        return Outline(hf, name, *folder_blocks(str(folder)))
 
 
 # ---------------------------------------------------------------------------- the weights
@@ -228,7 +229,7 @@ def _copy_side_files(folder: Path, part: Path) -> None:
             shutil.copyfile(file, part / file.name)
     generation = part / "generation_config.json"
     if generation.is_file():
-        content = json.loads(generation.read_text(encoding="utf-8"))
+        content = read_json_object(generation)
         write_json(generation, {k: True if k == "use_cache" else v for k, v in content.items()})
 
 

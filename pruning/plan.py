@@ -17,11 +17,15 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
+from interp.json_reader import parse_json, read_utf8, short
+from interp.source import MOST_BLOCKS
 
 if TYPE_CHECKING:
     from interp.interventions import Intervention
@@ -52,21 +56,24 @@ class LayerPlan:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.n_blocks < 1:
-            raise UserError(f"LayerPlan(n_blocks={self.n_blocks}): a model has at least one block.")
+        if not 1 <= self.n_blocks <= MOST_BLOCKS:
+            raise UserError(
+                f"LayerPlan(n_blocks={short(self.n_blocks)}): a model has at least one block, and "
+                f"none has more than {MOST_BLOCKS}."
+            )
         base = tuple(int(l) for l in self.base) or tuple(range(self.n_blocks))
         removed = tuple(sorted(int(l) for l in self.removed))
         if len(base) != self.n_blocks or list(base) != sorted(set(base)):
             raise UserError(
-                f"LayerPlan: `base` names {len(base)} blocks {list(base)}, expected "
+                f"LayerPlan: `base` names {len(base)} blocks {short(list(base))}, expected "
                 f"{self.n_blocks} different dense indices in rising order."
             )
-        twice = sorted({l for l in removed if removed.count(l) > 1})
+        twice = sorted(l for l, times in Counter(removed).items() if times > 1)
         if twice:
             raise UserError(
                 f"LayerPlan: block {_list(twice)} is named twice; name each block once."
             )
-        absent = [l for l in removed if l not in base]
+        absent = sorted(set(removed) - set(base))
         if absent:
             raise UserError(
                 f"LayerPlan: block {_list(absent)} is not there; the model has the blocks "
@@ -175,10 +182,7 @@ class LayerPlan:
     @classmethod
     def from_json(cls, text: str) -> LayerPlan:
         """The plan that `to_json` wrote, or that a pruned checkpoint's pruning.json holds."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(f"Not a plan: the text is not JSON ({error}).") from error
+        values = parse_json(text, "Not a plan")
         known = {f.name for f in fields(cls)}
         if isinstance(values, dict) and isinstance(values.get("plan"), dict):
             values = values["plan"]
@@ -186,22 +190,37 @@ class LayerPlan:
             raise UserError("Not a plan: expected a JSON object with `removed` and `n_blocks`.")
         version = values.pop("format", FORMAT)
         if version != FORMAT:
-            raise UserError(f"Plan of format {version}; this version of PruneScope reads {FORMAT}.")
+            raise UserError(
+                f"Plan of format {short(version)}; this version of PruneScope reads {FORMAT}."
+            )
         unknown = sorted(set(values) - known)
         if unknown:
-            raise UserError(f"Not a plan: unknown fields {unknown}; known: {sorted(known)}.")
+            raise UserError(f"Not a plan: unknown fields {short(unknown)}; known: {sorted(known)}.")
         wrong = sorted(name for name, value in values.items() if not _is_field(name, value))
         if wrong:
             raise UserError(
-                f"Not a plan: {wrong[0]} is {values[wrong[0]]!r}; expected `removed` and `base` as "
-                "lists of block indices, `n_blocks` as a number, `scores` as a list of numbers or "
-                "null, and the others as text."
+                f"Not a plan: {wrong[0]} is {short(values[wrong[0]])}; expected `removed` and "
+                "`base` as lists of block indices, `n_blocks` as a number, `scores` as a list of "
+                "numbers or null, and the others as text."
             )
         for name in ("removed", "base"):
             values[name] = tuple(values.get(name, ()))
         if values.get("scores") is not None:
             values["scores"] = tuple(float(s) for s in values["scores"])
         return cls(**values)
+
+    @classmethod
+    def read(cls, file: str | Path) -> LayerPlan:
+        """The plan in a file: what `to_json` wrote, or a pruned checkpoint's pruning.json.
+
+        Raises:
+            UserError: the file cannot be read, or holds no plan.
+        """
+        text = read_utf8(file)
+        try:
+            return cls.from_json(text)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
 
 
 def _is_field(name: str, value: Any) -> bool:
@@ -216,11 +235,13 @@ def _is_field(name: str, value: Any) -> bool:
 
 
 def _is_score(value: Any) -> bool:
-    return type(value) in (int, float) or value in ("inf", "-inf", "nan")
+    if type(value) is int:
+        return abs(value) < 2**1000  # a larger one has no float
+    return type(value) is float or value in ("inf", "-inf", "nan")
 
 
 def _list(blocks: Sequence[int]) -> str:
-    return ", ".join(map(str, blocks))
+    return ", ".join(map(short, blocks[:20])) + (", ..." if len(blocks) > 20 else "")
 
 
 def _span(blocks: Sequence[int]) -> str:

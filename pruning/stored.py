@@ -8,6 +8,7 @@ one such file, or several and an index that says which weight is in which.
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +19,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import UserError
-from pruning.checkpoint import INDEX, WEIGHTS, shard_name
+from interp.errors import UserError, printable, reason_of
+from interp.json_reader import parse_json, short
+from interp.source import weight_files
+from pruning.checkpoint import shard_name
 
+LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
+# Bits of one number, by the names of the format.
+BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+BITS |= dict.fromkeys(("U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
+BITS |= dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8)
+BITS |= dict.fromkeys(("U16", "I16", "F16", "BF16"), 16)
+BITS |= dict.fromkeys(("U32", "I32", "F32"), 32)
+BITS |= dict.fromkeys(("U64", "I64", "F64", "C64"), 64)
 CHUNK = 2**24  # bytes copied at a time
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -41,50 +52,83 @@ class Stored:
 
 
 def stored_weights(folder: Path) -> dict[str, Stored]:
-    """Every weight of a checkpoint folder and where its bytes are, file by file."""
-    if (folder / INDEX).is_file():
-        try:
-            home = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-            files = sorted(set(home.values()))
-        except (ValueError, KeyError, AttributeError) as error:
-            raise UserError(f"{folder / INDEX} is not an index of weights ({error!r}).") from error
-    elif (folder / WEIGHTS).is_file():
-        files = [WEIGHTS]
-    else:
-        raise UserError(f"{folder} holds neither {WEIGHTS} nor {INDEX}: expected one of them.")
+    """Every weight of a checkpoint folder and where its bytes are, file by file.
+
+    Raises:
+        UserError: the index or a file is damaged.
+    """
     found: dict[str, Stored] = {}
-    for file in files:
-        if not (folder / file).is_file():
-            raise UserError(f"{folder} lacks {file}, which its index names: fetch it again.")
-        found |= _read_header(folder / file)
+    for file in weight_files(folder):
+        found |= _read_header(file)
     return found
 
 
 def _read_header(file: Path) -> dict[str, Stored]:
+    """The weights of a file, by its header.
+
+    Raises:
+        UserError: the file is not a whole, well-formed safetensors file.
+    """
+    try:
+        return _checked(file)
+    except OSError as error:
+        raise UserError(f"Cannot read {file}: {error.strerror or error}.") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{file} is not a whole safetensors file: {reason_of(error)} Fetch it again."
+        ) from error
+
+
+def _checked(file: Path) -> dict[str, Stored]:
+    """As `_read_header`, raising whatever a header that is none leads to.
+
+    The rules are those of the format: the weights lie one behind the other without gap or overlap,
+    from the end of the header to the end of the file, each as long as its dtype and shape say.
+    """
     size = file.stat().st_size
     with file.open("rb") as opened:
         length = opened.read(8)
         n = struct.unpack("<Q", length)[0] if len(length) == 8 else size
-        try:
-            if n > size - 8:
-                raise ValueError("cut short")
-            header = json.loads(opened.read(n))
-            start = 8 + n
-            found = {
-                key: Stored(
-                    file,
-                    str(entry["dtype"]),
-                    tuple(entry["shape"]),
-                    *(start + offset for offset in entry["data_offsets"]),
-                )
-                for key, entry in header.items()
-                if key != "__metadata__"
-            }
-            if any(weight.stop > size for weight in found.values()):
-                raise ValueError("cut short")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{file} is not a whole safetensors file ({error}).") from error
+        if n > size - 8:
+            raise ValueError(f"it is cut short in its header ({size} bytes)")
+        if n > LONGEST_HEADER:
+            raise ValueError(f"its header is longer than {LONGEST_HEADER} bytes")
+        header = parse_json(opened.read(n).decode("utf-8"), f"header of {file.name}")
+    if not isinstance(header, dict):
+        raise ValueError(f"its header is {short(header)}")
+    start = 8 + n
+    found: dict[str, Stored] = {}
+    for key, entry in header.items():
+        if key != "__metadata__":
+            found[key] = _entry(file, key, entry, start)
+    end = start
+    for key, weight in sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if weight.start != end:
+            raise ValueError(f"{printable(key, 120)} begins at byte {weight.start}, expected {end}")
+        end = weight.stop
+    if end != size:
+        said = "cut short" if end > size else "followed by other bytes"
+        raise ValueError(f"it is {said}: its weights end at byte {end}, the file at {size}")
     return found
+
+
+def _entry(file: Path, key: str, entry: Any, start: int) -> Stored:
+    """One weight of a header; `start` is where the header ends."""
+    name = printable(key, 120)
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if dtype not in BITS:
+        raise ValueError(f"{name} has the unknown dtype {short(dtype)}")
+    for what, numbers in (("shape", shape), ("data_offsets", offsets)):
+        whole = isinstance(numbers, list) and all(type(i) is int and i >= 0 for i in numbers)
+        if not whole or (what == "data_offsets" and len(numbers) != 2):
+            raise ValueError(f"{name} has the {what} {short(numbers)}")
+    bits = math.prod(shape) * BITS[dtype]
+    if bits != 8 * (offsets[1] - offsets[0]):
+        raise ValueError(
+            f"{name} has {short(offsets[1] - offsets[0])} bytes, and {dtype} of shape "
+            f"{short(shape)} takes {short(bits / 8 if bits % 8 else bits // 8)}"
+        )
+    return Stored(file, dtype, tuple(shape), start + offsets[0], start + offsets[1])
 
 
 def copy_weights(

@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError
-from interp.source import PRUNING_FILE, locate, side_file
+from interp.loading import refusing
+from interp.source import folder_blocks, locate, weight_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +64,7 @@ def block_changes(before: str | Path, after: str | Path) -> BlockChanges:
     if not any(block >= 0 for block in moved):
         raise UserError(f"{before} keeps no weight under the name of a block: cannot compare.")
     number = sorted(block for block in moved if block >= 0)
-    layer_map = (side_file(locate(str(before)), PRUNING_FILE) or {}).get("layer_map") or number
+    layer_map = folder_blocks(locate(str(before)))[0] or number
     return BlockChanges(
         blocks=np.array([int(layer_map[i]) for i in number], dtype=np.int64),
         change=np.array([(moved[i] / max(size[i], 1e-30)) ** 0.5 for i in number]),
@@ -76,9 +77,10 @@ def _weights(folder: str | Path) -> dict[str, Path]:
     from safetensors import safe_open
 
     found = {}
-    for file in sorted(Path(locate(str(folder))).glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            found |= dict.fromkeys(opened.keys(), file)
+    with refusing(f"Cannot read the weights of {str(folder)!r}"):
+        for file in weight_files(Path(locate(str(folder)))):
+            with safe_open(file, framework="pt") as opened:
+                found |= dict.fromkeys(opened.keys(), file)
     return found
 
 

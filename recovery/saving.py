@@ -9,6 +9,7 @@ scores and its calibration, and says under `recovery` what was trained.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,39 @@ from typing import Any
 import torch
 
 from interp.errors import PruneScopeError, UserError
+from interp.loading import load_weights, refusing
 from interp.model import ReasoningModel
 from interp.source import PRUNING_FILE, locate, side_file
 from pruning.folder import stored_dtype
 from pruning.surgery import write_checkpoint
 from recovery.libraries import quiet
 
+RERUN = "Delete the folder and run the same command again."
 UNTRAINED = "Nothing was trained afterwards."
 
 
-def with_trained(base: ReasoningModel, trained: Path | None, *, adapter: bool) -> ReasoningModel:
+def with_trained(
+    base: ReasoningModel, trained: Path | None, *, adapter: bool, trust_remote_code: bool = False
+) -> ReasoningModel:
     """`base` (its weights are replaced) with the weights that a training left in `trained`.
 
-    adapter: they are a LoRA adapter, and are merged. None: nothing was trained.
+    Args:
+        base: the model before training.
+        trained: folder of what was trained; None where nothing was.
+        adapter: it is a LoRA adapter, and is merged.
+        trust_remote_code: whether the model's own code may run.
+
+    Raises:
+        UserError: the folder does not hold every weight.
     """
     if trained is None:
         return base
     if adapter:
         return merged(base, trained)
-    from transformers import AutoModelForCausalLM
-
-    found: Any = AutoModelForCausalLM.from_pretrained(str(trained), dtype=torch.float32)
+    with refusing(f"Cannot read what was trained in {str(trained)!r}", RERUN):
+        found: Any = load_weights(
+            trained, str(trained), dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
     lacking, strange = base.hf.load_state_dict(found.state_dict(), strict=False)
     if lacking or strange:
         raise PruneScopeError(
@@ -46,10 +59,17 @@ def with_trained(base: ReasoningModel, trained: Path | None, *, adapter: bool) -
 
 
 def attached(base: ReasoningModel, adapter: Path) -> Any:
-    """PEFT's model: `base` with the adapter beside its weights, not merged. `base` is changed."""
+    """PEFT's model: `base` with the adapter beside its weights, not merged. `base` is changed.
+
+    Raises:
+        UserError: the folder does not hold every weight of the adapter.
+    """
     from peft import PeftModel
 
-    with quiet():
+    if not (adapter / "adapter_model.safetensors").is_file():  # PEFT would look for a pickle
+        raise UserError(f"{adapter} holds no adapter_model.safetensors. {RERUN}")
+    with refusing(f"Cannot read the adapter in {str(adapter)!r}", RERUN), quiet():
+        warnings.filterwarnings("error", "Found missing adapter keys")  # zeros: nothing trained
         return PeftModel.from_pretrained(base.hf, str(adapter)).eval()
 
 
@@ -86,7 +106,7 @@ def write_result(
     model = ReasoningModel.load(
         base, dtype=torch.float32, device="cpu", trust_remote_code=trust_remote_code
     )
-    model = with_trained(model, trained, adapter=adapter)
+    model = with_trained(model, trained, adapter=adapter, trust_remote_code=trust_remote_code)
     dtype = stored_dtype(base)
     if dtype is not None:
         model.hf.to(dtype)  # pyright: ignore[reportArgumentType]

@@ -7,7 +7,6 @@ field. Nothing here knows a benchmark. The Hub is asked only when no file is giv
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError
+from interp.json_reader import parse_json, read_utf8, short, whole_text
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Record:
         """A non-empty text; a number is taken as its text."""
         value = self.get(*names)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise self.wrong(names[0], f"expected a text, got {_short(value)}.")
+            raise self.wrong(names[0], f"expected a text, got {short(value)}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise self.wrong(names[0], f"expected a text or a finite number, got {value}.")
         if not str(value).strip():
@@ -54,21 +54,14 @@ class Record:
         if hasattr(value, "tolist"):  # parquet gives arrays
             value = value.tolist()
         if not isinstance(value, (list, tuple)):
-            raise self.wrong(names[0], f"expected a list of texts, got {_short(value)}.")
+            raise self.wrong(names[0], f"expected a list of texts, got {short(value)}.")
         for item in value:
             if isinstance(item, bool) or not isinstance(item, (str, int, float)):
-                raise self.wrong(names[0], f"expected texts in the list, got {_short(item)}.")
+                raise self.wrong(names[0], f"expected texts in the list, got {short(item)}.")
         return tuple(self._whole(names[0], str(item)) for item in value)
 
     def _whole(self, name: str, text: str) -> str:
-        """A text that can be written down: JSON may spell half of a character, such as \\ud83e."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise self.wrong(
-                name, f"half of a character (a lone surrogate) at {error.start}: {_short(text)}."
-            ) from None
-        return text
+        return whole_text(text, f"{self.where}, field {name!r}")
 
     def index_in(self, n: int, *names: str) -> int:
         """A whole number in 0..n-1; a letter A, B, ... counts as one."""
@@ -79,14 +72,9 @@ class Record:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n:
             raise self.wrong(
-                names[0], f"expected the number of an option (0 to {n - 1}), got {_short(value)}."
+                names[0], f"expected the number of an option (0 to {n - 1}), got {short(value)}."
             )
         return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass(frozen=True)
@@ -112,62 +100,26 @@ def read_file(path: str | Path) -> list[Record]:
     records = []
     for index, (where, value) in enumerate(reader(file)):
         if not isinstance(value, Mapping):
-            raise UserError(f"{where}: expected an object with fields, got {_short(value)}.")
+            raise UserError(f"{where}: expected an object with fields, got {short(value)}.")
         records.append(Record(value, where, index))
     if not records:
         raise UserError(f"{file.name} holds no records; expected at least one problem.")
     return records
 
 
-def _decoded(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"Cannot read {str(file)!r}: {error.strerror or error}.") from None
-    except UnicodeDecodeError as error:
-        line = file.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{file.name}, line {line}: not UTF-8 ({error.reason}).") from None
-
-
-def _loads(text: str) -> Any:
-    """JSON in which no object has a field twice (Python would take the last one)."""
-    return json.loads(text, object_pairs_hook=_fields_once)
-
-
-def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the field {twice!r} is there twice")
-    return found
-
-
 def _jsonl(file: Path) -> Iterator[tuple[str, Any]]:
     # Split at "\n" only: str.splitlines would also cut at U+2028, which may stand inside a text.
-    for number, line in enumerate(_decoded(file).split("\n"), start=1):
+    for number, line in enumerate(read_utf8(file).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{file.name}, line {number}"
-        try:
-            yield where, _loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{where}: not JSON ({error}).") from None
+        yield where, parse_json(line, where)
 
 
 def _json(file: Path) -> Iterator[tuple[str, Any]]:
-    try:
-        value = _loads(_decoded(file))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{file.name}, line {error.lineno}: not JSON ({error.msg}).") from None
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(f"{file.name}: not JSON ({error}).") from None
-    except RecursionError:
-        raise UserError(f"{file.name}: JSON nested too deeply.") from None
+    value = parse_json(read_utf8(file), file.name)
     if not isinstance(value, list):
-        raise UserError(f"{file.name}: expected a list of objects, got {_short(value)}.")
+        raise UserError(f"{file.name}: expected a list of objects, got {short(value)}.")
     for number, item in enumerate(value, start=1):
         yield f"{file.name}, record {number}", item
 
@@ -200,7 +152,7 @@ def read_hub(name: str, hub: Hub) -> list[Record]:
         rows = datasets.load_dataset(hub.path, hub.config, split=hub.split)
     except Exception as error:  # datasets raises many kinds: offline, gated, renamed
         raise UserError(
-            f"{name} could not be read from the Hub ({hub.path}): {_short(str(error))}. "
+            f"{name} could not be read from the Hub ({hub.path}): {short(str(error))}. "
             f"If it is gated, log in with `hf auth login`; or {remedy}."
         ) from error
     return [

@@ -5,13 +5,15 @@ Nothing of the weights is read or made: parameters are counted on a model withou
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError
+from interp.loading import config_of, load_config, refusing, without_storage
+from interp.source import locate
 from scaling.flops import ModelCost
+
+EXPECTED = "Expected a config.json, a folder that holds one, a Hub name, or 'testbed'."
 
 
 @dataclass(frozen=True)
@@ -35,43 +37,28 @@ class Shape:
         """The shape of a model: a config.json, a folder with one, a Hub name, "testbed", or a
         Hugging Face configuration. No weight is read; parameters are counted on a model without
         storage."""
-        import torch
-        from transformers import AutoModelForCausalLM
-
         named = isinstance(source, (str, Path))
         config = read_config(str(source), trust_remote_code) if named else source
-        with torch.device("meta"):
-            bare = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        text = config.get_text_config()
-        groups = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
-        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        return cls(
-            name=str(source) if named else str(config.model_type),
-            cost=ModelCost.of(config),
-            weights=sum(p.numel() for p in bare.parameters()),
-            kv=2 * int(text.num_hidden_layers) * groups * int(width),
-            vocab=int(text.vocab_size),
-        )
+        name = str(source) if named else str(config.model_type)
+        with refusing(f"No model can be made of the configuration of {name!r}", EXPECTED):
+            bare = without_storage(config, trust_remote_code)
+            text = config.get_text_config()
+            groups = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+            width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            return cls(
+                name=name,
+                cost=ModelCost.of(config),
+                weights=sum(p.numel() for p in bare.parameters()),
+                kv=2 * int(text.num_hidden_layers) * groups * int(width),
+                vocab=int(text.vocab_size),
+            )
 
 
 def read_config(source: str, trust_remote_code: bool = False) -> Any:
     """A Hugging Face configuration from a config.json, a folder, a Hub name or "testbed"."""
-    from transformers import AutoConfig
-
     path = Path(source).expanduser()
     file = path / "config.json" if path.is_dir() else path
-    try:
-        if file.is_file():
-            fields = json.loads(file.read_text(encoding="utf-8"))
-            return AutoConfig.for_model(fields.pop("model_type"), **fields)
-        from interp.source import locate
-
-        return AutoConfig.from_pretrained(locate(source), trust_remote_code=trust_remote_code)
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"No model configuration in {source!r} ({reason}). Expected a config.json, a folder "
-            "that holds one, a Hub name, or 'testbed'."
-        ) from error
+    with refusing(f"No model configuration in {source!r}", EXPECTED):
+        if file.is_file() and not (path.is_dir() and trust_remote_code):
+            return config_of(file)
+        return load_config(locate(source, weights=False), trust_remote_code)

@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from interp.chains import Budget, Chain
-from interp.errors import UserError
 from scaling.backends import Engine
 
 if TYPE_CHECKING:
     from interp.decode import Request, Sampling
-    from interp.model import ReasoningModel
 
 BATCH_CHAINS, BATCH_SECONDS = 32, 1.0  # chains that travel together
 PIECES_A_WORKER = 4  # at most: a lost worker then costs little, and the last ones end together
@@ -156,37 +154,6 @@ class Reader(Protocol):
     def prompt_ids(self, question: str, *, thinking: bool) -> list[int]: ...
     def encode(self, text: str) -> list[int]: ...
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
-
-
-def without_weights(source: str, trust_remote_code: bool = False) -> ReasoningModel:
-    """The model `source` (as in `ReasoningModel.load`) with its texts and shapes, on no device."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-
-    from interp.model import ReasoningModel
-    from interp.source import PRUNING_FILE, folder_delimiters, locate, side_file
-
-    place = locate(source)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(place, **options)
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        with torch.device("meta"):
-            hf = AutoModelForCausalLM.from_config(config, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"Cannot read the configuration of {source!r} ({str(error).splitlines()[0]}). "
-            "Expected 'testbed', a checkpoint folder, or a Hub name."
-        ) from error
-    pruning = side_file(place, PRUNING_FILE) or {}
-    return ReasoningModel(
-        hf,
-        tokenizer,
-        name=source,
-        delimiters=folder_delimiters(place),
-        layer_map=pruning.get("layer_map"),
-        n_dense=pruning.get("n_blocks"),
-    )
 
 
 def load_local(source: str, trust_remote_code: bool = False) -> Engine:

@@ -54,6 +54,8 @@ class Judge:
     """Where answers are kept (default: judge.sqlite in the study's folder)."""
     estimate: Flag = False
     """Only say what would be asked: requests and tokens. Nobody is asked, and no key is needed."""
+    trust_remote_code: Flag = False
+    """Let the study's model run its own code on this machine, to read chains by its tokenizer."""
 
     def run(self) -> Lines:
         if self.estimate:
@@ -73,6 +75,7 @@ class Judge:
             benchmarks=self.benchmarks,
             limit=self.limit,
             behaviours=self.behaviours,
+            trust_remote_code=self.trust_remote_code,
         )
         yield from written(judged, self.study)
 
@@ -84,7 +87,11 @@ class Judge:
 
         check_study(self.study)
         work = questions_of(
-            self.study, benchmarks=self.benchmarks, limit=self.limit, behaviours=self.behaviours
+            self.study,
+            benchmarks=self.benchmarks,
+            limit=self.limit,
+            behaviours=self.behaviours,
+            trust_remote_code=self.trust_remote_code,
         )
         cache = self.cache or self.study / CACHE
         known = cache if cache.is_file() and self.url and self.model else None
@@ -123,6 +130,7 @@ def judged_study(
     limit: int | None = None,
     behaviours: int = 0,
     cache: Path | None = None,
+    trust_remote_code: bool = False,
     **options: object,
 ) -> JudgedStudy:
     """Judge a study's rows; a judge that is not there is found out before any is read."""
@@ -133,7 +141,14 @@ def judged_study(
     check_study(folder)
     with Asked(url, model, cache=cache or folder / CACHE, **options) as judge:  # pyright: ignore[reportArgumentType]
         judge.check()
-        return judge_study(folder, judge, benchmarks=benchmarks, limit=limit, behaviours=behaviours)
+        return judge_study(
+            folder,
+            judge,
+            benchmarks=benchmarks,
+            limit=limit,
+            behaviours=behaviours,
+            trust_remote_code=trust_remote_code,
+        )
 
 
 def written(judged: JudgedStudy, folder: Path) -> Lines:

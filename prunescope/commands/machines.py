@@ -20,15 +20,16 @@ if TYPE_CHECKING:
 
 def on_cluster(config: StudyConfig, address: str, workers: int | None = None) -> None:
     """Run a study on the workers of a Ray cluster. What can be wrong is found before one starts."""
+    from scaling.backends.served import weightless
     from scaling.cluster import ClusterEngine
     from scaling.gather import gather
     from scaling.runner import run_study
-    from scaling.workers import load_local, without_weights
+    from scaling.workers import load_local
 
     for name in config.methods:
         check_criterion(name)
     gather(config)
-    reader = without_weights(config.model, config.trust_remote_code)
+    reader = weightless(config.model, trust_remote_code=config.trust_remote_code)
     make = partial(load_local, config.model, config.trust_remote_code)
     with StudyBar() as bar, ClusterEngine(make, reader, address, workers=workers) as engine:
         run_study(config, bar, engine=engine)

@@ -227,7 +227,7 @@ class Recover:
             return None
         file = Path(self.plan)
         if file.is_file():
-            return LayerPlan.from_json(file.read_text(encoding="utf-8"))
+            return LayerPlan.read(file)
         if file.suffix == ".json":
             raise UserError(f"--plan {self.plan!r}: there is no such file.")
         return LayerPlan.published(self.plan)

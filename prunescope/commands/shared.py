@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from interp.errors import UserError
+from interp.json_reader import parse_json, read_utf8, whole_text
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def study(config: StudyConfig) -> None:
         run_study(config, bar, engine=engine)
 
 
-def report(folder: Path, out: Path | None = None) -> Path:
+def report(folder: Path, out: Path | None = None, trust_remote_code: bool = False) -> Path:
     """Write a report, saying which part is being made."""
     import sys
 
@@ -82,7 +82,7 @@ def report(folder: Path, out: Path | None = None) -> Path:
             bar.set_description_str(f"report: {title}")
             bar.update()
 
-        return write_report(folder, out, on_step=step)
+        return write_report(folder, out, trust_remote_code=trust_remote_code, on_step=step)
 
 
 def settings_of(given: tuple[str, ...], known: tuple[str, ...], what: str) -> dict[str, Any]:
@@ -306,20 +306,14 @@ def read_texts(path: Path, field: str | None = None) -> list[dict[str, str]]:
     """Texts of a .txt (a line each) or .jsonl file, as records with the key "text"."""
     from interp.errors import did_you_mean
 
-    try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Cannot read {str(path)!r}: {error}.") from None
+    lines = [line for line in read_utf8(path).splitlines() if line.strip()]
     if not lines:
         raise UserError(f"{str(path)!r} is empty: expected a text a line, or a JSON object a line.")
     if path.suffix != ".jsonl":
         return [{"text": line} for line in lines]
     found = []
     for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error}).") from None
+        record = parse_json(line, f"{path}, line {number}")
         names = [field] if field else ["text", "response", "output", "answer"]
         if not isinstance(record, dict):
             raise UserError(f"{path}, line {number}: expected a JSON object.")
@@ -332,7 +326,7 @@ def read_texts(path: Path, field: str | None = None) -> list[dict[str, str]]:
                 )
                 + " Name it with --field."
             )
-        found.append({"text": record[name]})
+        found.append({"text": whole_text(record[name], f"{path}, line {number}")})
     return found
 
 

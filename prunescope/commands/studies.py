@@ -166,10 +166,17 @@ class Study:
             yield f"Rows: {config.out / 'study.sqlite'}"
             if self.judge and self.judge_model:
                 yield from written(
-                    judged_study(config.out, self.judge, self.judge_model), config.out
+                    judged_study(
+                        config.out,
+                        self.judge,
+                        self.judge_model,
+                        trust_remote_code=self.trust_remote_code,
+                    ),
+                    config.out,
                 )
             if not self.no_report:
-                yield f"Report: {report(config.out)}"
+                written_to = report(config.out, trust_remote_code=self.trust_remote_code)
+                yield f"Report: {written_to}"
 
 
 @dataclass(frozen=True)
@@ -338,9 +345,11 @@ class Report:
     """Folder of the study."""
     out: File = None
     """Where to write (default: into the study's folder)."""
+    trust_remote_code: Flag = False
+    """Let the study's model run its own code on this machine, to show chains by its tokenizer."""
 
     def run(self) -> Lines:
-        yield f"Report: {report(self.study, self.out)}"
+        yield f"Report: {report(self.study, self.out, self.trust_remote_code)}"
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,13 @@ The blocks are built on torch's "meta" device, which has shapes and no numbers, 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from interp.errors import UserError
+from interp.loading import load_bare, refusing
 from interp.model import ReasoningModel
-from interp.source import BUNDLED, PRUNING_FILE, Fingerprint, folder_delimiters, locate, side_file
+from interp.source import Fingerprint, locate
 
 if TYPE_CHECKING:
     from interp.delimiters import Delimiters
@@ -34,36 +31,15 @@ def weightless(
     A folder needs config.json and the tokenizer's files; pruning.json and delimiters.json are read
     where they are there.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
     name = str(source)
-    path = Path(name).expanduser()
     # the weights may lie at the server only, so a folder of the rest is enough
-    here = name != BUNDLED and path.is_dir() and (path / "config.json").is_file()
-    place = str(path) if here else locate(name)
-    options = {"trust_remote_code": trust_remote_code}
-    try:
-        config = AutoConfig.from_pretrained(place, **options)
-        tokenizer = AutoTokenizer.from_pretrained(place, **options)
-        with torch.device("meta"):
-            hf = AutoModelForCausalLM.from_config(config, **options)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(
-            f"Cannot read the configuration and tokenizer of {name!r}: {reason} Expected the "
-            f"folder or Hub name of the model that is served."
-        ) from error
-    with contextlib.suppress(OSError):  # without one, the configuration's end of sequence counts
-        hf.generation_config = GenerationConfig.from_pretrained(place)
-    pruning = side_file(place, PRUNING_FILE) or {}
-    return ReasoningModel(
-        hf,
-        tokenizer,
-        name=name,
-        delimiters=delimiters or folder_delimiters(place),
-        layer_map=pruning.get("layer_map"),
-        n_dense=pruning.get("n_blocks"),
-    )
+    place = locate(name, weights=False)
+    with refusing(
+        f"Cannot read the configuration and tokenizer of {name!r}",
+        "Expected the folder or Hub name of the model that is served.",
+    ):
+        hf, tokenizer = load_bare(place, trust_remote_code)
+    return ReasoningModel.from_parts(hf, tokenizer, place, name, delimiters)
 
 
 def identity(model: ReasoningModel) -> str:

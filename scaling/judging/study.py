@@ -72,14 +72,21 @@ def judge_study(
     limit: int | None = None,
     behaviours: int = 0,
     text_of: Callable[[list[int]], str] | None = None,
+    trust_remote_code: bool = False,
 ) -> JudgedStudy:
     """Judge the rows of the study in `folder`.
 
     benchmarks: only these. limit: only the first problems of each. behaviours: on how many chains
     the behaviours are counted. text_of: ids to text (default: the tokenizer of the study's model).
+    trust_remote_code: whether that tokenizer may run the model's own code.
     """
     work = questions_of(
-        folder, benchmarks=benchmarks, limit=limit, behaviours=behaviours, text_of=text_of
+        folder,
+        benchmarks=benchmarks,
+        limit=limit,
+        behaviours=behaviours,
+        text_of=text_of,
+        trust_remote_code=trust_remote_code,
     )
     rows, asked, facts = work.rows, work.asked, work.facts
     answered = rows["outcome"] != "no answer"
@@ -132,6 +139,7 @@ def questions_of(
     limit: int | None = None,
     behaviours: int = 0,
     text_of: Callable[[list[int]], str] | None = None,
+    trust_remote_code: bool = False,
 ) -> JudgesWork:
     """What `judge_study` will ask, with the same options; nobody is asked."""
     for name, value in (("limit", limit), ("behaviours", behaviours)):
@@ -143,7 +151,7 @@ def questions_of(
         raise UserError(f"The study in {str(folder)!r} has no generated answer to judge.")
     texts: list[str] = []
     if behaviours:
-        read = text_of or _reader(model)
+        read = text_of or _reader(model, trust_remote_code)
         texts = [read(ids) for ids in map(_thinking, rows.head(behaviours).to_dict("records"))]
     asked = rows[rows["outcome"] != "no answer"]
     facts = [gold[b, p] for b, p in zip(asked["benchmark"], asked["problem"], strict=True)]
@@ -181,10 +189,10 @@ def _chosen(rows: pd.DataFrame, benchmarks: Sequence[str], limit: int | None) ->
     return rows.sort_values(["benchmark", "position", *KEYS[2:]])
 
 
-def _reader(model: str) -> Callable[[list[int]], str]:
+def _reader(model: str, trust_remote_code: bool) -> Callable[[list[int]], str]:
     from scaling.backends.served import weightless
 
-    found = weightless(model)
+    found = weightless(model, trust_remote_code=trust_remote_code)
     return lambda ids: found.text(ids)
 
 

@@ -98,7 +98,7 @@ def test_folder_round_trip_with_layer_map_and_delimiters(tmp_path: Path) -> None
     with pytest.raises(UserError, match="2 entries for 3 blocks"):
         ReasoningModel.load(tmp_path)
     (tmp_path / "pruning.json").write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
+    with pytest.raises(UserError, match=r"pruning\.json: not JSON"):
         ReasoningModel.load(tmp_path)
 
 

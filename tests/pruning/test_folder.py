@@ -291,3 +291,118 @@ def test_delimiters_beside_the_weights_are_kept(dense: Path, tmp_path: Path) -> 
     (dense / "delimiters.json").write_text(json.dumps(said), encoding="utf-8")
     again = ReasoningModel.load(prune_folder(dense, [1], tmp_path / "out"))
     assert again.delimiters.to_dict() == said
+
+
+# ------------------------------------------------------------- files that are no safetensors
+
+Header = dict[str, Any]
+FIRST, LAST = "lm_head.weight", "model.norm.weight"  # save_file writes them in this order
+
+
+def shifted(header: Header, by: int) -> Header:
+    for entry in header.values():
+        if "data_offsets" in entry:
+            entry["data_offsets"] = [offset + by for offset in entry["data_offsets"]]
+    return header
+
+
+def changed(key: str, **fields: Any) -> Any:
+    return lambda header: header | {key: header[key] | fields}
+
+
+def overlapping(header: Header) -> Header:
+    start, stop = header[FIRST]["data_offsets"]
+    other = next(k for k, e in header.items() if e.get("data_offsets", [0])[0] == stop)
+    length = header[other]["data_offsets"][1] - stop
+    return header | {other: header[other] | {"data_offsets": [start, start + length]}}
+
+
+MALFORMED: dict[str, Any] = {
+    "an unknown dtype": changed(FIRST, dtype="BOGUS"),
+    "a dtype of another width": changed(FIRST, dtype="F16"),
+    "a number for a dtype": changed(FIRST, dtype=32),
+    "a negative offset": changed(FIRST, data_offsets=[-8, 8]),
+    "offsets in reverse": changed(FIRST, data_offsets=[64, 0]),
+    "one offset": changed(FIRST, data_offsets=[0]),
+    "fractions for offsets": changed(FIRST, data_offsets=[0.0, 8.0]),
+    "an offset beyond the file": changed(LAST, data_offsets=[0, 10**30]),
+    "an overlap": overlapping,
+    "a shift by a byte": lambda header: shifted(header, 1),
+    "a gap at the end": lambda header: {k: v for k, v in header.items() if k != LAST},
+    "a gap at the start": lambda header: {k: v for k, v in header.items() if k != FIRST},
+    "another shape": changed(LAST, shape=[3]),
+    "a shape of text": changed(LAST, shape="32"),
+    "a negative shape": changed(LAST, shape=[-4, -8]),
+    "a shape beyond counting": changed(LAST, shape=[10**30]),
+    "no shape": lambda header: header | {LAST: {"dtype": "F32", "data_offsets": [0, 0]}},
+    "a list": lambda header: [header],
+    "text for a weight": lambda header: header | {LAST: "x"},
+}
+
+
+def reheaded(file: Path, change: Any) -> None:
+    """The file with its header changed; the weights' bytes stay."""
+    raw = file.read_bytes()
+    n = int.from_bytes(raw[:8], "little")
+    text = json.dumps(change(json.loads(raw[8 : 8 + n]))).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + n :])
+
+
+def test_the_header_is_that_of_the_format(dense: Path) -> None:
+    file = dense / "model.safetensors"
+    reheaded(file, lambda header: header)
+    found = stored_weights(dense)
+    assert found.keys() == load_file(file).keys()
+    entries = sorted(found.items(), key=lambda item: item[1].start)
+    assert (entries[0][0], entries[-1][0]) == (FIRST, LAST)
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_a_malformed_header_is_refused(dense: Path, tmp_path: Path, name: str) -> None:
+    reheaded(dense / "model.safetensors", MALFORMED[name])
+    with pytest.raises(UserError, match="not a whole safetensors file") as caught:
+        prune_folder(dense, [1], tmp_path / "out")
+    assert not isinstance(caught.value, NotStreamable)  # loading it would not help
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw, n: (n - 1).to_bytes(8, "little") + raw[8:],
+        lambda raw, n: (n + 1).to_bytes(8, "little") + raw[8:],
+        lambda raw, n: (2**63).to_bytes(8, "little") + raw[8:],
+        lambda raw, n: raw + b"\0",
+        lambda raw, n: raw[:-1],
+        lambda raw, n: raw[:8] + b"\xe9" * n + raw[8 + n :],
+        lambda raw, n: raw[:8] + b"[" * n + raw[8 + n :],
+        lambda raw, n: b"",
+    ],
+    ids=["short", "long", "huge", "more behind", "cut", "no UTF-8", "deep", "empty"],
+)
+def test_a_file_of_other_lengths_is_refused(dense: Path, tmp_path: Path, change: Any) -> None:
+    file = dense / "model.safetensors"
+    raw = file.read_bytes()
+    file.write_bytes(change(raw, int.from_bytes(raw[:8], "little")))
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        prune_folder(dense, [1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.safetensors", "/x.safetensors", "a\\x.safetensors", "x.bin", 5, None, "", ".."]
+)
+def test_an_index_names_files_of_its_own_folder(tmp_path: Path, name: Any) -> None:
+    place = written(tiny("qwen3", 3), tmp_path / "dense", max_shard_size="40KB")
+    index = place / "model.safetensors.index.json"
+    content = json.loads(index.read_text(encoding="utf-8"))
+    content["weight_map"]["model.norm.weight"] = name
+    index.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="not an index of weights"):
+        prune_folder(place, [1], tmp_path / "out")
+
+
+def test_a_single_file_goes_before_an_index_as_in_transformers(dense: Path) -> None:
+    (dense / "model.safetensors.index.json").write_text("{", encoding="utf-8")
+    assert {weight.file.name for weight in stored_weights(dense).values()} == {"model.safetensors"}
+    assert ReasoningModel.load(dense).n_blocks == 5

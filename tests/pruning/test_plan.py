@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,46 @@ def test_a_plan_that_makes_no_sense_is_refused(arguments: dict, message: str) ->
 def test_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LayerPlan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"caf\xe9", "line 1: not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"removed": [0], "n_blocks": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"removed": [0], "n_blocks": 4, "n_blocks": 5}', "'n_blocks' is there twice"),
+        (b'{"removed":[0],"n_blocks":3000000000}', "none has more than"),
+        (b'{"removed":[0],"n_blocks":1' + b"0" * 30 + b"}", "none has more than"),
+        (b'{"removed":[1' + b"0" * 30 + b'],"n_blocks":4}', "is not there"),
+        (b'{"removed":[0],"n_blocks":1,"scores":[1' + b"0" * 400 + b"]}", "scores is"),
+        (b'{"removed":[0],"n_blocks":4,"base":[0,0,1,2]}', "different dense indices"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    from prunescope import cli
+
+    file = tmp_path / "plan.json"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        LayerPlan.read(file)
+    assert "plan.json" in str(caught.value)
+    for command in ("prune", "recover"):
+        assert cli.run([command, "--plan", str(file), "--out", str(tmp_path / "out")]) == 2
+        assert "plan.json" in capsys.readouterr().err
+    with pytest.raises(UserError, match="Cannot read"):
+        LayerPlan.read(tmp_path)
+
+
+def test_a_plan_of_ten_thousand_blocks_is_checked_at_once() -> None:
+    removed = list(range(9_999))
+    plan = LayerPlan.from_json(json.dumps({"removed": removed, "n_blocks": 10_000}))
+    assert plan.kept == (9_999,)
+    with pytest.raises(UserError, match="is named twice") as caught:
+        LayerPlan.from_json(json.dumps({"removed": removed + removed, "n_blocks": 10_000}))
+    assert len(str(caught.value)) < 500
 
 
 def test_a_plan_is_read_from_the_record_of_a_checkpoint() -> None:

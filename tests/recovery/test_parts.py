@@ -210,3 +210,42 @@ def test_the_change_of_a_block_is_read_off_the_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other weights"):
         block_changes(before, other)
     assert torch.equal(weights(before)["model.norm.weight"], weights(after)["model.norm.weight"])
+
+
+def test_what_was_trained_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    from recovery.saving import with_trained
+
+    base = tiny("qwen3", 2)
+    trained = tmp_path / "trained"
+    base.hf.save_pretrained(trained)
+    assert with_trained(base, trained, adapter=False) is base
+    weights = load_file(trained / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, trained / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="1 that the model needs missing"):
+        with_trained(base, trained, adapter=False)
+
+
+def test_an_adapter_is_read_whole_or_not_at_all(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from safetensors.torch import load_file
+
+    from recovery.saving import attached
+
+    adapter = tmp_path / "adapter"
+    hf: Any = tiny("qwen3", 2).hf
+    lora = LoraConfig(r=2, target_modules=["up_proj"], task_type="CAUSAL_LM")
+    with quiet():
+        get_peft_model(hf, lora).save_pretrained(str(adapter))
+    attached(tiny("qwen3", 2), adapter)
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    del weights[next(key for key in weights if "layers.1." in key)]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="missing adapter keys"):
+        attached(tiny("qwen3", 2), adapter)
+    file.rename(adapter / "adapter_model.bin")  # PEFT would read it as a pickle
+    with pytest.raises(UserError, match="holds no adapter_model"):
+        attached(tiny("qwen3", 2), adapter)

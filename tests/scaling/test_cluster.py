@@ -27,11 +27,12 @@ from interp.errors import UserError
 from interp.interventions import Skip, Variant, dense
 from scaling.backends import Engine
 from scaling.backends.local import LocalEngine
+from scaling.backends.served import weightless
 from scaling.cluster import ClusterEngine, ClusterError, connect
 from scaling.config import StudyConfig
 from scaling.runner import run_study
 from scaling.store import Store
-from scaling.workers import DecodeJob, cut_pieces, without_weights
+from scaling.workers import DecodeJob, cut_pieces
 from tests import models
 from tests.scaling.same import same_rows
 
@@ -109,7 +110,7 @@ def test_what_a_lost_worker_leaves_is_what_had_not_come() -> None:
 def test_a_model_without_weights_reads_as_the_whole_one_does() -> None:
     from interp.model import ReasoningModel
 
-    whole, bare = ReasoningModel.load("testbed"), without_weights("testbed")
+    whole, bare = ReasoningModel.load("testbed"), weightless("testbed")
     assert bare.device.type == "meta"
     question = "use 3 5 7 to make 22"
     for thinking in (True, False):
@@ -119,7 +120,7 @@ def test_a_model_without_weights_reads_as_the_whole_one_does() -> None:
     assert bare.encode("3 + 5") == whole.encode("3 + 5")
     assert bare.layer_map == whole.layer_map
     with pytest.raises(UserError, match="no-such-folder"):
-        without_weights("./no-such-folder")
+        weightless("./no-such-folder")
 
 
 def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
