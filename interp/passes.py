@@ -7,7 +7,8 @@ looks of the host, and on CUDA each can be captured once and replayed (`interp.g
 Ways through the blocks, all to the same logits: compiled CPU kernels (`interp.fused`), the
 model's own modules, or those compiled by torch (`interp.compiled`).
 
-Hooks and the attention function are in the model only while passes run.
+Hooks and the attention function are in the model only while passes run, and the thread holds it
+meanwhile (`interp.holding`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from interp.cache import Prefix, RowCache, handing
 from interp.compiled import CompiledBlocks
 from interp.fused import fuse, fused
 from interp.graphs import Graphs, wanted
+from interp.holding import holding
 from interp.live import LiveMoments, LiveRecord
 from interp.rowwise import RowHooks
 from interp.sampling import Sampling, choose, measure
@@ -71,6 +73,18 @@ class Passes:
         compiled: bool | None = None,
     ) -> None:
         self.model, self.sampling, self.slots = model, sampling, slots
+        with holding(model):  # what is asked of its blocks is not another thread's hooks
+            self._prepare(variants, longest, record, moments, compiled)
+
+    def _prepare(
+        self,
+        variants: Sequence[VariantLike],
+        longest: int,
+        record: bool,
+        moments: Moments | None,
+        compiled: bool | None,
+    ) -> None:
+        model, slots = self.model, self.slots
         self.stride = CPU_STRIDE if model.device.type == "cpu" else CUDA_STRIDE
         self.graphs = Graphs() if wanted(model, compiled) else None
         self.prefill_hooks = RowHooks(model, variants, bypass=True)
@@ -118,6 +132,7 @@ class Passes:
         lines = [Timeline.given(len(r.prompt_ids), r.prefix) for r in requests]
         self.prefill_hooks.assign(variants)
         with torch.inference_mode(), ExitStack() as stack:
+            stack.enter_context(holding(self.model))
             self.prefill_hooks.enter(site(lines, 0, width, keys=keys, reach=self.reach))
             stack.enter_context(attending(self.model))
             stack.enter_context(self.prefill_hooks)
@@ -147,7 +162,8 @@ class Passes:
         self.graphs = None  # captured for the old tensors
         self.hooks = RowHooks(self.model, self.hooks.variants, bypass=True)
         self.cache.shrink(slots)
-        self.short_ways = fuse(self.model, self.cache) if self.short_ways else {}
+        with holding(self.model):
+            self.short_ways = fuse(self.model, self.cache) if self.short_ways else {}
 
     # ---------------------------------------------------------------- decoding
 
@@ -181,6 +197,7 @@ class Passes:
         device = self.model.device
         written = None if script is None else torch.from_numpy(script).to(device)
         with torch.inference_mode(), ExitStack() as stack:
+            stack.enter_context(holding(self.model))
             self.cache.reserve(used + passes - 1)
             layout = self.cache.layout if self.maskless is not None else None
             stack.enter_context(attending(self.model, layout))
