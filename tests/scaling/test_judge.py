@@ -377,12 +377,10 @@ def test_an_echoed_key_in_names_of_models_is_blotted(
     monkeypatch.setenv("JUDGE_KEY", SECRET)
     fake.models = (f"Bearer {SECRET}",)
     fake.faults = [("status", 404, {}, "no")]
-    with (
-        judge_at(fake, key_env="JUDGE_KEY") as judge,
-        pytest.raises(UserError, match=r"It lists: Bearer \*\*\*") as caught,
-    ):
+    with judge_at(fake, key_env="JUDGE_KEY") as judge:
         judge.model = "another"
-        judge.check()
+        with pytest.raises(UserError, match=r"It lists: Bearer \*\*\*") as caught:
+            judge.check()
     assert SECRET not in str(caught.value)
 
 
