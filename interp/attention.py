@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from interp.errors import UserError
+from interp.holding import holding
 from interp.native import kernels, suits
 
 if TYPE_CHECKING:
@@ -201,13 +202,14 @@ def attending(model: ReasoningModel, layout: Layout | None = None) -> Iterator[N
         ALL_ATTENTION_FUNCTIONS.register(BY_MASK, row_attention)
         ALL_ATTENTION_FUNCTIONS.register(BY_LENGTH, length_attention)
     configs = {id(c): c for c in (getattr(a, "config", None) for a in model.anatomy.attention)}
-    changed = [(c, c._attn_implementation) for c in configs.values() if c is not None]
-    token = _layout.set(layout)
-    try:
-        for config, _ in changed:
-            config._attn_implementation = BY_MASK if layout is None else BY_LENGTH
-        yield
-    finally:
-        _layout.reset(token)
-        for config, before in changed:
-            config._attn_implementation = before
+    with holding(model):
+        changed = [(c, c._attn_implementation) for c in configs.values() if c is not None]
+        token = _layout.set(layout)
+        try:
+            for config, _ in changed:
+                config._attn_implementation = BY_MASK if layout is None else BY_LENGTH
+            yield
+        finally:
+            _layout.reset(token)
+            for config, before in changed:
+                config._attn_implementation = before

@@ -31,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from interp.holding import holding
 from interp.model import ReasoningModel
 
 
@@ -100,7 +101,7 @@ def capture(model: ReasoningModel, *reducers: Reducer, n_texts: int) -> Iterator
 
     complete = False
     try:
-        with ExitStack() as hooks:
+        with holding(model), ExitStack() as hooks:
             for index, block in enumerate(model.blocks):
                 hooks.enter_context(_behind(block, look(index)))
             yield recording

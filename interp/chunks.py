@@ -40,6 +40,7 @@ from interp.batching import BATCH_TOKENS, Ids, TokenBatch, batches
 from interp.cache import handing
 from interp.chains import Chain
 from interp.errors import UserError
+from interp.holding import holding
 from interp.interventions import Intervention, Patch, Skip, VariantLike, apply
 from interp.model import ReasoningModel
 from interp.sampling import noise_key
@@ -61,7 +62,7 @@ def bypass(model: ReasoningModel, blocks: Sequence[int]) -> Iterator[None]:
     def through(*args: Any, **kwargs: Any) -> Any:
         return args[0] if args else kwargs["hidden_states"]
 
-    with ExitStack() as undo:
+    with holding(model), ExitStack() as undo:
         for index in blocks:
             block = model.blocks[index]
             undo.callback(_restore, block, block.__dict__.get("forward"))

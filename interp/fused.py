@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from interp.holding import holding
 from interp.native import BlockStruct, Kernels, RoomStruct, kernels, panels, suits
 
 if TYPE_CHECKING:
@@ -191,16 +192,17 @@ def fuse(
 def fused(model: ReasoningModel, blocks: dict[int, FusedBlock]) -> Iterator[None]:
     """While open, undisturbed blocks go their fused way."""
     changed: list[nn.Module] = []
-    try:
-        for i, short in blocks.items():
-            block = model.anatomy.blocks[i]
-            if "forward" not in block.__dict__ and short.undisturbed:
-                block.forward = short  # type: ignore[method-assign]
-                changed.append(block)
-        yield
-    finally:
-        for block in changed:
-            block.__dict__.pop("forward", None)
+    with holding(model):
+        try:
+            for i, short in blocks.items():
+                block = model.anatomy.blocks[i]
+                if "forward" not in block.__dict__ and short.undisturbed:
+                    block.forward = short  # type: ignore[method-assign]
+                    changed.append(block)
+            yield
+        finally:
+            for block in changed:
+                block.__dict__.pop("forward", None)
 
 
 def _window(attn: Any) -> int | None:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from interp.capture import zeros_beside
 from interp.errors import UserError
 from interp.fused import FusedBlock
+from interp.holding import holding
 from interp.native import kernels
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class LiveRecord:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While open, every pass of one token a row is recorded."""
-        with ExitStack() as hooks:
+        with holding(self.model), ExitStack() as hooks:
             for index, block in enumerate(self.model.blocks):
                 short = block.__dict__.get("forward")
                 if isinstance(short, FusedBlock) and not block._forward_hooks:
@@ -114,7 +115,7 @@ class LiveMoments:
     def watching(self) -> Iterator[None]:
         """While open, every pass of one token a row is seen."""
         self.taken.clear()  # of a stride that failed half-way
-        with ExitStack() as hooks:
+        with holding(self.model), ExitStack() as hooks:
             for index, block in enumerate(self.model.blocks):
                 handle = block.register_forward_hook(self._hook(index), with_kwargs=True)
                 hooks.callback(handle.remove)

@@ -8,7 +8,8 @@ Ways through the blocks, all to the same logits: compiled CPU kernels (`interp.f
 model's own modules, or those compiled by torch (`interp.compiled`). The fastest for this model on
 this processor is taken (`interp.block_backend`).
 
-Hooks and the attention function are in the model only while passes run.
+Hooks and the attention function are in the model only while passes run, and the thread holds it
+meanwhile (`interp.holding`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from interp.cache import Prefix, RowCache, handing
 from interp.compiled import CompiledBlocks
 from interp.fused import FusedBlock, fuse, fused
 from interp.graphs import Graphs, wanted
+from interp.holding import holding
 from interp.interventions import Skip, Variant
 from interp.live import LiveMoments, LiveRecord
 from interp.rowwise import RowHooks
@@ -79,6 +81,20 @@ class Passes:
         fused_only: Collection[int] | None = None,
     ) -> None:
         self.model, self.sampling, self.slots = model, sampling, slots
+        self.fused_only = fused_only
+        with holding(model):  # what is asked of its blocks is not another thread's hooks
+            self.backend = backend or (TORCH if compiled else choose(model, slots).backend)
+            self._prepare(variants, longest, record, moments, compiled)
+
+    def _prepare(
+        self,
+        variants: Sequence[VariantLike],
+        longest: int,
+        record: bool,
+        moments: Moments | None,
+        compiled: bool | None,
+    ) -> None:
+        model, slots = self.model, self.slots
         self.stride = CPU_STRIDE if model.device.type == "cpu" else CUDA_STRIDE
         self.graphs = Graphs() if wanted(model, compiled) else None
         self.prefill_hooks = RowHooks(model, variants, bypass=True)
@@ -93,10 +109,7 @@ class Passes:
             if any(o.window is not None and o.window.watches_loops for o in v.interventions())
         }
         self.masks = MaskForm.of(model)
-        if backend is None:
-            backend = TORCH if compiled else choose(model, slots).backend
-        self.backend, self.fused_only = backend, fused_only
-        by_length = backend.kernels is not None
+        by_length = self.backend.kernels is not None
         self.maskless = no_masks(self.masks, model.dtype) if by_length else None
         capacity = longest if by_length or self.graphs else min(longest, 256)
         if self.graphs is not None:
@@ -129,6 +142,7 @@ class Passes:
         lines = [Timeline.given(len(r.prompt_ids), r.prefix) for r in requests]
         self.prefill_hooks.assign(variants)
         with torch.inference_mode(), ExitStack() as stack:
+            stack.enter_context(holding(self.model))
             self.prefill_hooks.enter(site(lines, 0, width, keys=keys, reach=self.reach))
             stack.enter_context(attending(self.model))
             stack.enter_context(self.prefill_hooks)
@@ -158,7 +172,8 @@ class Passes:
         self.graphs = None  # captured for the old tensors
         self.hooks = RowHooks(self.model, self.hooks.variants, bypass=True)
         self.cache.shrink(slots)
-        self.short_ways = self._fuse()
+        with holding(self.model):
+            self.short_ways = self._fuse()
 
     def _fuse(self) -> dict[int, FusedBlock]:
         if not self.backend.fused:
@@ -219,6 +234,7 @@ class Passes:
     def _open(self) -> Iterator[None]:
         """While open, the model's blocks run as this decoder wants them."""
         with torch.inference_mode(), ExitStack() as stack:
+            stack.enter_context(holding(self.model))
             layout = self.cache.layout if self.maskless is not None else None
             stack.enter_context(attending(self.model, layout))
             stack.enter_context(self.hooks)  # before the next, which look for hooks

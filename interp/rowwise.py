@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
+from interp.holding import holding
 from interp.interventions import Intervention, Patch, Skip, VariantLike
 from interp.windows import Site
 
@@ -67,6 +69,7 @@ class RowHooks:
         self._bypassed: list[int] = []
         self._site = Site(None, torch.zeros(1, dtype=torch.int64))
         self._undo: list[Callable[[], None]] = []
+        self._held = ExitStack()
         self.windowed = False
 
     def assign(self, rows: Sequence[int] | None) -> None:
@@ -130,6 +133,7 @@ class RowHooks:
 
     def __enter__(self) -> RowHooks:
         try:
+            self._held.enter_context(holding(self.model))
             for (index, part), ops in self._ops.items():
                 if part == "heads":
                     mixer = self.model.anatomy.output_projection(index)
@@ -151,6 +155,7 @@ class RowHooks:
     def __exit__(self, *_: object) -> None:
         while self._undo:
             self._undo.pop()()
+        self._held.close()
 
     def _on_block(self, ops: list[_Op]) -> Callable[..., Any]:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.chunks import bypass, forward
+from interp.holding import holding
 from interp.interventions import Part, Skip, Variant, apply
 from interp.model import ReasoningModel
 
@@ -76,7 +77,7 @@ class Trunk:
             self.entering.append(args[0] if args else kwargs["hidden_states"])
             self._arguments.append((args[1:], rest))
 
-        with ExitStack() as hooks:
+        with holding(model), ExitStack() as hooks:
             for module in (*model.blocks, model.final_norm):
                 handle = module.register_forward_pre_hook(remember, with_kwargs=True)
                 hooks.callback(handle.remove)
@@ -109,7 +110,7 @@ class Trunk:
         if index in base.gone:
             return stream
         args, kwargs = self._arguments[index]
-        with base.silent(index, *without):
+        with holding(base.model), base.silent(index, *without):
             out = base.model.blocks[index](stream, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
+from interp.holding import holding, unguarded
 from interp.interventions import Intervention, Skip
 from interp.model import ReasoningModel
 from pruning.scores import Scores
@@ -219,8 +220,10 @@ class SublayerPlan:
         `.hf.save_pretrained` it is an ordinary checkpoint.
         """
         self.check(model)
+        with holding(model):  # no hook of another thread is copied
+            hf = copy.deepcopy(model.hf, unguarded(model))
         copied = ReasoningModel(
-            copy.deepcopy(model.hf),
+            hf,
             model.tokenizer,
             name=f"{model.name} {self.name}",
             delimiters=model.delimiters,

@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
+from interp.holding import holding, unguarded
 from interp.model import ReasoningModel
 from interp.source import PRUNING_FILE
 from pruning.checkpoint import (
@@ -126,9 +127,10 @@ def without_blocks(model: ReasoningModel, kept: list[int], share: bool) -> PreTr
     memo: dict[int, Any] = {}
     if share:
         memo |= {id(tensor): tensor for tensor in (*hf.parameters(), *hf.buffers())}
-    blocks = nn.ModuleList([copy.deepcopy(model.blocks[i], memo) for i in kept])
-    memo[id(holder)] = blocks
-    pruned = copy.deepcopy(hf, memo)
+    with holding(model):  # no hook of another thread is copied
+        blocks = nn.ModuleList([copy.deepcopy(model.blocks[i], memo) for i in kept])
+        memo[id(holder)] = blocks
+        pruned = copy.deepcopy(hf, memo | unguarded(model))
     for index, block in enumerate(blocks):
         for module in block.modules():
             if isinstance(getattr(module, "layer_idx", None), int):

@@ -14,15 +14,16 @@ on: it could not know that new rows would fit the old ones.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
-from scaling.schema import DERIVED
-from scaling.store import FILE, Store, StoreError
+from scaling import checks
+from scaling.schema import DERIVED, SCHEMA_VERSION
+from scaling.store import FILE, Store, StoreError, held
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,15 +31,22 @@ if TYPE_CHECKING:
 TABLES = ("config", "variants", "scores", "problems", "cells", "chains", "diversity", "sessions")
 DEFINING = {"config", "meta", "problems", "variants"}
 Row = dict[str, Any]
+# UnicodeDecodeError: damage to the schema that SQLite repeats in the message of its error
+UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class Rescued:
-    """Where the copy is, how many rows of each table it has, and which tables were damaged."""
+    """Where the copy is, how many rows of each table it has, and which tables were damaged.
+
+    dropped: keys of the rows that could be read and are not as they were written, by table, and of
+    those that are known to be lost. A study that goes on in the copy makes them anew.
+    """
 
     folder: Path
     rows: Mapping[str, int]
     damaged: tuple[str, ...]
+    dropped: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def resumable(self) -> bool:
@@ -51,7 +59,12 @@ class Rescued:
 
         return pd.DataFrame(
             [
-                {"table": name, "rows": n, "damaged": name in self.damaged}
+                {
+                    "table": name,
+                    "rows": n,
+                    "damaged": name in self.damaged,
+                    "dropped": len(self.dropped.get(name, ())),
+                }
                 for name, n in self.rows.items()
             ]
         )
@@ -81,17 +94,19 @@ def rescue(folder: str | Path, out: str | Path) -> Rescued:
         if derived.columns:
             found["derived"] = derived
         meta = _Table(db, "meta")
+        marks = _Table(db, "checks")
+        _not_of_another_version(path, meta, marks)
     finally:
         db.close()
+    dropped = _drop({**found, "meta": meta}, marks)
     damaged = tuple(n for n, table in {**found, "meta": meta}.items() if table.damaged)
     with Store(target) as store:
         if "derived" in found:
             with closing(sqlite3.connect(store.path)) as new, new:
                 new.execute(DERIVED)
         kept = {name: _put(store, name, table) for name, table in found.items()}
-        facts = [row for row in meta.rows if row["key"] != "schema_version"]
-        store.put("meta", facts)
-        result = Rescued(target, kept, damaged)
+        store.put("meta", meta.rows)
+        result = Rescued(target, kept, damaged, dropped)
         if not result.resumable:  # `Store.claim` refuses a folder with other settings
             store.put("config", [{"key": "rescued", "value": '"incomplete, to be read only"'}])
     return result
@@ -101,13 +116,84 @@ def _opened(path: Path) -> sqlite3.Connection:
     """Without the checks of `Store`, which would refuse it; the write-ahead log is read too."""
     try:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        db.text_factory = checks.any_text
         db.execute("SELECT name FROM sqlite_master").fetchall()
-    except sqlite3.DatabaseError as error:
+    except UNREADABLE as error:
+        _not_locked(path, error)
         raise StoreError(
             f"Nothing of {path} can be read ({error}). Start the study again in another folder "
             "(--out)."
         ) from error
     return db
+
+
+def _not_locked(path: Path, error: Exception) -> None:
+    if "locked" in str(error) or "busy" in str(error):
+        raise StoreError(held(path, str(error))) from error
+
+
+def _not_of_another_version(path: Path, meta: _Table, marks: _Table) -> None:
+    """Refuse a file of a later PruneScope: what its rows mean is not known here.
+
+    A version that is damaged itself says nothing. It is left out: the copy has its own.
+    """
+    row = next((row for row in meta.rows if row["key"] == "schema_version"), None)
+    meta.leave_out([("schema_version",)])
+    version = "" if row is None else str(row["value"])
+    if row is None or not version.isdecimal() or int(version) <= SCHEMA_VERSION:
+        return
+    names = ("meta", checks.key_of("meta", row))
+    written = {(mark["name"], mark["key"]): mark["hash"] for mark in marks.rows}.get(names)
+    if written in (None, checks.hash_of(row)):
+        raise UserError(
+            f"{path} says that it was written with version {version} of the store; this PruneScope "
+            f"rescues files up to version {SCHEMA_VERSION}. Use the PruneScope that wrote it."
+        )
+
+
+def _drop(tables: Mapping[str, _Table], marks: _Table) -> dict[str, list[str]]:
+    """Leave out rows that are not as they were written; the keys of those and of lost ones.
+
+    Without hashes (a file of version 1 or 2, or their table is damaged) a row must hold together.
+    """
+    wanted = {(row["name"], row["key"]): row["hash"] for row in marks.rows}
+    complete = bool(wanted) and not marks.damaged
+    whole = {n: t.rows for n, t in tables.items() if n in ("problems", "variants")}
+    known = checks.known_of(*(
+        [] if tables[n].damaged else whole[n] for n in ("problems", "variants")
+    ))  # fmt: skip
+    dropped: dict[str, list[str]] = {}
+    for name, table in tables.items():
+        guarded, bad = name in checks.GUARDED, []
+        for place, row in table.items():
+            key = checks.key_of(name, row) if guarded else ascii(place)[:80]
+            mark = wanted.pop((name, key), None)
+            marked = guarded and (mark is not None or complete)
+            right = mark == checks.hash_of(row) if marked else None
+            if right is None:
+                right = _sound(row) and checks.holds_together(name, row, known)
+            if not right:
+                bad.append(place)
+                dropped.setdefault(name, []).append(key)
+        table.leave_out(bad)
+        table.damaged |= bool(bad)
+    for name, key in wanted:
+        if name in tables and (name, key) != ("meta", '["schema_version"]'):
+            dropped.setdefault(name, []).append(f"{key}, lost")
+            tables[name].damaged = True
+    return dropped
+
+
+def _sound(row: Row) -> bool:
+    """Whether every text of a row could be decoded (see `checks.any_text`)."""
+    texts = [value for value in row.values() if isinstance(value, str)]
+    return not any("\ud800" <= c <= "\udfff" for text in texts for c in text)
+
+
+def _order(place: Any) -> tuple[tuple[str, Any], ...]:
+    """What places are sorted by: damage may have made values of other types of them."""
+    values = place if isinstance(place, tuple) else (place,)
+    return tuple((type(v).__name__, 0 if v is None else v) for v in values)
 
 
 class _Table:
@@ -119,12 +205,13 @@ class _Table:
         self._found: dict[tuple[Any, ...], tuple[Any, Row]] = {}  # place and row, by key
         try:
             columns = db.execute(f"PRAGMA table_info({name})").fetchall()
-        except sqlite3.DatabaseError:
+        except UNREADABLE as error:
+            _not_locked(Path(name), error)
             columns = []
         self.damaged = not columns
         self.columns = [row[1] for row in columns]
         self.key = [row[1] for row in sorted(columns, key=lambda row: row[5]) if row[5]]
-        self.by_key = name == "chains"  # WITHOUT ROWID: rows lie in the order of their keys
+        self.by_key = name in ("chains", "checks")  # WITHOUT ROWID: rows lie in order of keys
         for direction in ("ASC", "DESC") if columns else ():
             self.read(db, direction)
             if not self.damaged:
@@ -133,7 +220,7 @@ class _Table:
     @property
     def rows(self) -> list[Row]:
         """The rows found."""
-        return [row for _, row in sorted(self._found.values(), key=lambda found: found[0])]
+        return [row for _, row in sorted(self._found.values(), key=lambda found: _order(found[0]))]
 
     def read(
         self, db: sqlite3.Connection, direction: str, where: str = "", given: tuple[Any, ...] = ()
@@ -152,8 +239,18 @@ class _Table:
     ) -> Iterator[tuple[Any, ...]]:
         try:
             yield from db.execute(sql, given)
-        except sqlite3.DatabaseError:
+        except UNREADABLE as error:
+            _not_locked(Path(self.name), error)
             self.damaged = True
+
+    def leave_out(self, keys: Iterable[tuple[Any, ...]]) -> None:
+        """Take rows out, by key."""
+        for key in keys:
+            self._found.pop(key, None)
+
+    def items(self) -> list[tuple[tuple[Any, ...], Row]]:
+        """Rows by key."""
+        return [(key, row) for key, (_, row) in self._found.items()]
 
 
 def _between(db: sqlite3.Connection, problems: _Table, chains: _Table) -> None:

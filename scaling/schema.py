@@ -11,6 +11,7 @@
 | chains | a chain: keys, verdict, answer, how it ended, token counts, diagnosis, ids |
 | diversity | what differs between the samples of one problem |
 | sessions | a stretch of running: by what, seconds, tokens (here alone two runs differ) |
+| checks | a hash of a row of the tables above but `sessions` (`scaling.checks`) |
 | derived | what an analysis computed (`analyses.derived`); made when first needed |
 
 `chains.diagnosis` is a JSON object; `rows()` makes columns of it. `chains.ids` is zlib over
@@ -20,6 +21,9 @@ little-endian int32, `chains.forced` over bytes of 0 and 1. docs/store.md has ev
 |---|---|
 | 1 | the first |
 | 2 | `sessions.engine` and `sessions.program`: by what and which version rows were made |
+| 3 | `checks`: a hash of every row, so that damage inside one is found |
+
+A later step that changes rows of a guarded table ends with `checks.seal_all`.
 """
 
 from __future__ import annotations
@@ -27,7 +31,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
-SCHEMA_VERSION = 2
+from scaling import checks
+
+SCHEMA_VERSION = 3
 
 TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -145,8 +151,14 @@ def _who_made_it(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE sessions ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
 
 
+def _checked(connection: sqlite3.Connection) -> None:
+    """2 to 3: a hash of every row that holds together."""
+    connection.execute(checks.CREATE)
+    checks.seal_all(connection)
+
+
 # MIGRATIONS[v] brings a file of version v to version v + 1, inside one transaction.
-MIGRATIONS: dict[int, Migration] = {1: _who_made_it}
+MIGRATIONS: dict[int, Migration] = {1: _who_made_it, 2: _checked}
 
 
 def create(connection: sqlite3.Connection) -> None:
@@ -154,4 +166,6 @@ def create(connection: sqlite3.Connection) -> None:
     for statement in TABLES.split(";"):
         if statement.strip():
             connection.execute(statement)
+    connection.execute(checks.CREATE)
     connection.execute("INSERT INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+    checks.seal_all(connection)

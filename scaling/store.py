@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import PruneScopeError, UserError
-from scaling import schema
+from scaling import checks, schema
 from scaling.chainrow import ChainRow, Key, unpack
 
 if TYPE_CHECKING:
@@ -31,10 +32,17 @@ if TYPE_CHECKING:
 
 FILE = "study.sqlite"
 LOCK = "study.lock"
+PATIENCE = 30.0  # seconds for which another program may hold the file
+CHECKED = 3  # the version of the schema from which rows have checks
+DAMAGE = ("no such", "decode", "malformed", "duplicate column", "already exists", "corrupt")
 
 
 class StoreError(PruneScopeError, OSError):
     """The store cannot be written or read: a full disk, a damaged file."""
+
+
+class DamagedStoreError(StoreError, UserError):
+    """The file is there and cannot be trusted; says what of it, and how to rescue the rest."""
 
 
 class Store:
@@ -70,14 +78,16 @@ class Store:
         with self._explained():
             if read_only:
                 uri = f"{self.path.resolve().as_uri()}?mode=ro"
-                db = sqlite3.connect(uri, uri=True, isolation_level=None)
+                db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=PATIENCE)
             else:
-                db = sqlite3.connect(self.path, isolation_level=None, timeout=30.0)
+                db = sqlite3.connect(self.path, isolation_level=None, timeout=PATIENCE)
             try:
                 self._ready(db, read_only)
                 if read_only and self._version(db) < schema.SCHEMA_VERSION:
                     db = _in_memory(db)
                 self._migrate(db)
+                if bad := checks.damaged_rows(db):
+                    raise sqlite3.DatabaseError(f"rows that are not as written: {checks.said(bad)}")
             except BaseException:
                 db.close()
                 raise
@@ -96,7 +106,7 @@ class Store:
             db.execute("BEGIN IMMEDIATE")
             schema.create(db)
             db.execute("COMMIT")
-        check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        check = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if check != "ok":
             raise sqlite3.DatabaseError(str(check))
 
@@ -110,6 +120,8 @@ class Store:
     def _migrate(self, db: sqlite3.Connection) -> None:
         version = self._version(db)
         reachable = all(v in schema.MIGRATIONS for v in range(version, schema.SCHEMA_VERSION))
+        if version > schema.SCHEMA_VERSION and self._meta_differs(db):
+            raise sqlite3.DatabaseError("the version of the schema is not as it was written")
         if version > schema.SCHEMA_VERSION or not reachable:
             raise UserError(
                 f"The study in {str(self.folder)!r} was written with version {version} of the "
@@ -120,7 +132,15 @@ class Store:
             db.execute("BEGIN IMMEDIATE")
             schema.MIGRATIONS[step](db)
             db.execute("UPDATE meta SET value=? WHERE key='schema_version'", (str(step + 1),))
+            if step + 1 >= CHECKED:
+                checks.seal(db, "meta", [{"key": "schema_version"}])
             db.execute("COMMIT")
+
+    @staticmethod
+    def _meta_differs(db: sqlite3.Connection) -> bool:
+        """Whether the version is another than the one whose hash was written beside it."""
+        there = db.execute("SELECT 1 FROM sqlite_master WHERE name='checks'").fetchone()
+        return there is not None and "meta" in checks.damaged_rows(db)
 
     # ------------------------------------------------------------------ transactions
 
@@ -131,6 +151,10 @@ class Store:
             yield
         except sqlite3.OperationalError as error:
             text = str(error)
+            if "locked" in text or "busy" in text:
+                raise StoreError(held(self.path, text)) from error
+            if any(word in text for word in DAMAGE):
+                raise self._damaged(error) from error
             if "full" in text or "disk I/O" in text:
                 raise StoreError(
                     f"No room left to write {self.path} ({text}). Everything committed before is "
@@ -144,11 +168,16 @@ class Store:
         except sqlite3.IntegrityError:
             raise
         except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"{self.path} is damaged ({error}). Copy what can be read into a new folder with "
-                f"`prunescope rescue {self.folder} NEW`; the same command with --out NEW then "
-                f"goes on from there."
-            ) from error
+            raise self._damaged(error) from error
+        except (zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> DamagedStoreError:
+        return DamagedStoreError(
+            f"The file is damaged: {self.path} ({error}). Copy what can be read into a new folder "
+            f"with `prunescope rescue {self.folder} NEW`; the same command with --out NEW then "
+            f"goes on from there."
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -170,14 +199,15 @@ class Store:
         config: every setting that decides a row; identity: model and problems by fingerprint.
         """
         wanted = {k: _json(v) for k, v in config.items()}
-        found = dict(self._db.execute("SELECT key, value FROM config"))
-        meta = dict(self._db.execute("SELECT key, value FROM meta"))
+        with self._explained():
+            found = dict(self._db.execute("SELECT key, value FROM config"))
+        meta = self.meta()
         if not found:
             with self._transaction() as db:
-                db.executemany("INSERT INTO config VALUES (?, ?)", sorted(wanted.items()))
-                db.executemany(
-                    "INSERT OR REPLACE INTO meta VALUES (?, ?)", sorted(identity.items())
-                )
+                for table, facts in (("config", wanted), ("meta", identity)):
+                    pairs = sorted(facts.items())
+                    db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", pairs)
+                    checks.seal(db, table, [{"key": key} for key, _ in pairs])
             return True
         keys = sorted(set(found) | set(wanted))
         differs = [(k, found.get(k), wanted.get(k)) for k in keys if found.get(k) != wanted.get(k)]
@@ -195,11 +225,14 @@ class Store:
 
     def config(self) -> dict[str, Any]:
         """The settings of the study."""
-        return {k: json.loads(v) for k, v in self._db.execute("SELECT key, value FROM config")}
+        with self._explained():
+            found = self._db.execute("SELECT key, value FROM config")
+            return {k: json.loads(v) for k, v in found}
 
     def meta(self) -> dict[str, str]:
         """Facts about the file: versions, fingerprints."""
-        return dict(self._db.execute("SELECT key, value FROM meta"))
+        with self._explained():
+            return dict(self._db.execute("SELECT key, value FROM meta"))
 
     # ------------------------------------------------------------------ writing
 
@@ -216,6 +249,7 @@ class Store:
                 f"VALUES ({', '.join(':' + n for n in names)})",
                 rows,
             )
+            checks.seal(db, table, rows)
 
     def add_chains(self, rows: Iterable[ChainRow]) -> None:
         """A batch of finished chains, all or none of it. A key that is there is an error."""
@@ -226,7 +260,8 @@ class Store:
     def done(self) -> set[Key]:
         """Keys of all chains committed."""
         sql = "SELECT benchmark, problem, variant, budget, sample FROM chains"
-        return {Key(*row) for row in self._db.execute(sql)}
+        with self._explained():
+            return {Key(*row) for row in self._db.execute(sql)}
 
     def frame(self, table: str) -> pd.DataFrame:
         """A whole table as it is."""
@@ -240,7 +275,8 @@ class Store:
         """
         import pandas as pd
 
-        columns = [row[1] for row in self._db.execute("PRAGMA table_info(chains)")]
+        with self._explained():
+            columns = [row[1] for row in self._db.execute("PRAGMA table_info(chains)")]
         columns = [f"c.{name}" for name in columns if ids or name not in ("ids", "forced")]
         sql = (
             f"SELECT {', '.join(columns)}, v.kind, v.method, v.n_removed, v.removed "
@@ -257,11 +293,14 @@ class Store:
         frame = self._frame(
             f"{sql} ORDER BY {', '.join('c.' + k for k in Key._fields)}", parameters
         )
-        found = pd.DataFrame([json.loads(text) for text in frame.pop("diagnosis")], frame.index)
+        with self._explained():
+            texts = [json.loads(text) for text in frame.pop("diagnosis")]
+            if ids:
+                frame["ids"] = [unpack(blob, np.int32) for blob in frame["ids"]]
+                forced = [unpack(blob, np.uint8).astype(bool) for blob in frame["forced"]]
+                frame["forced"] = forced
+        found = pd.DataFrame(texts, frame.index)
         found = found[[name for name in found.columns if name not in frame.columns]]
-        if ids:
-            frame["ids"] = [unpack(blob, np.int32) for blob in frame["ids"]]
-            frame["forced"] = [unpack(blob, np.uint8).astype(bool) for blob in frame["forced"]]
         return pd.concat([frame, found], axis=1)
 
     def several_samples(self) -> list[tuple[str, str, str, str, int]]:
@@ -270,7 +309,8 @@ class Store:
             "SELECT benchmark, problem, variant, budget, COUNT(*) FROM chains "
             "GROUP BY 1, 2, 3, 4 HAVING COUNT(*) > 1 ORDER BY 1, 2, 3, 4"
         )
-        return [tuple(row) for row in self._db.execute(sql)]
+        with self._explained():
+            return [tuple(row) for row in self._db.execute(sql)]
 
     def samples_of(self, benchmark: str, problem: str, variant: str, budget: str) -> pd.DataFrame:
         """The samples of one problem, in order, with their packed ids."""
@@ -310,6 +350,14 @@ class Store:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def held(path: Path, text: str) -> str:
+    """What to do where another program keeps the file to itself."""
+    return (
+        f"Another program holds {path} ({text}): close it and run the same command again; nothing "
+        "is lost."
+    )
 
 
 def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:

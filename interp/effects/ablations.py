@@ -30,6 +30,7 @@ from interp.batching import BATCH_TOKENS, Ids
 from interp.chains import Chain
 from interp.chunks import CHUNK_TOKENS, Reader, present
 from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.holding import holding
 from interp.interventions import (
     PARTS,
     Intervention,
@@ -165,7 +166,7 @@ def _watched(model: ReasoningModel, taken: dict[Any, _Taken]) -> Iterator[None]:
 
         return hook
 
-    with ExitStack() as hooks:
+    with holding(model), ExitStack() as hooks:
         for part in taken:
             for index in range(model.n_blocks):
                 module = model.anatomy.adds(index, part)

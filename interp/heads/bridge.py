@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.holding import Guard, holding
 from interp.model import ReasoningModel
 
 
@@ -26,9 +27,19 @@ def copied(model: ReasoningModel, dtype: torch.dtype | None) -> Any:
             f"{model.name} lies on {places}: a HeadLens needs a model on one device; load it with "
             "device=... instead of device_map=..."
         )
+    with holding(model):
+        hf = _bare(model)
+    hf.requires_grad_(False)
+    for weight in hf.parameters() if dtype else ():  # buffers stay: rotary frequencies are float32
+        weight.data = weight.data.to(dtype)
+    return hf
+
+
+def _bare(model: ReasoningModel) -> Any:
     memo: dict[int, Any] = {}  # what the copy gets in place of the original's
     for module in model.hf.modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        hooks = [hook for hook in hooks if not isinstance(hook, Guard)]
         sources = {str(getattr(hook, "__module__", "")).split(".")[0] for hook in hooks}
         if sources - {"transformers"}:
             raise UserError(
@@ -43,9 +54,6 @@ def copied(model: ReasoningModel, dtype: torch.dtype | None) -> Any:
     hf: Any = copy.deepcopy(model.hf, memo)
     for module in hf.modules():
         module.__dict__.pop("forward", None)
-    hf.requires_grad_(False)
-    for weight in hf.parameters() if dtype else ():  # buffers stay: rotary frequencies are float32
-        weight.data = weight.data.to(dtype)
     return hf
 
 

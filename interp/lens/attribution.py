@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from interp.chains import Chain
 from interp.errors import UserError, did_you_mean
+from interp.holding import holding
 from interp.interventions import VariantLike
 from interp.lens.linear import FrozenNorm, Unembedding
 from interp.lens.logit import EMBEDDING
@@ -145,7 +146,7 @@ class _Written(Reducer):
 
             return hook
 
-        with ExitStack() as hooks:
+        with holding(model), ExitStack() as hooks:
 
             def begin(*_: Any) -> None:
                 for index in range(model.n_blocks):

@@ -365,10 +365,13 @@ class Rescue:
     """A new folder."""
 
     def run(self) -> Lines:
+        from scaling.checks import said
         from scaling.rescue import rescue
 
         found = rescue(self.study, self.out)
         yield from table(found.to_frame())
+        if found.dropped:
+            yield f"Left out, as they are not as they were written: {said(found.dropped, most=20)}"
         if found.resumable:
             yield f"Go on with the command of the study and --out {self.out}"
         else:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import PruneScopeError, UserError, did_you_mean
+from interp.holding import holding
 from interp.model import ReasoningModel
 from interp.native import two_streams
 from interp.record import Batch, PerText, capture
@@ -89,6 +90,7 @@ class SublayerInfluence(PerText):
     def watching(self, model: ReasoningModel) -> ExitStack:
         """Open while passes run: notes what attention and MLP add."""
         stack = ExitStack()
+        stack.enter_context(holding(model))
         for index in range(model.n_blocks):
             for kind in PARTS:
                 module = model.anatomy.adds(index, kind)

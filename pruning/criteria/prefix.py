@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.holding import holding
 from interp.model import ReasoningModel
 from interp.replay import BATCH_TOKENS, Targets, batches, finite, position_chunks, readout
 from interp.trunk import Base, Trunk
@@ -39,7 +40,8 @@ class Slots(Trunk):
     ) -> Float[Tensor, "B T D"]:
         """The stream after block `index`, run in `slot`."""
         args, kwargs = self._arguments[slot]
-        out = self.model.blocks[index](stream, *args, **kwargs)
+        with holding(self.model):
+            out = self.model.blocks[index](stream, *args, **kwargs)
         return out[0] if isinstance(out, tuple) else out
 
 

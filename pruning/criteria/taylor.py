@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from interp.errors import NonFiniteError, UserError
+from interp.holding import holding
 from interp.model import ReasoningModel
 from interp.replay import (
     BATCH_TOKENS,
@@ -55,7 +56,7 @@ def taylor(
     weights = [[w for w in block.parameters() if w.ndim >= 2] for block in model.blocks]
     flat = [w for few in weights for w in few]
     gradients = [torch.zeros_like(w, dtype=torch.float32) for w in flat]
-    with _differentiable(model.hf, flat), torch.enable_grad():
+    with holding(model), _differentiable(model.hf, flat), torch.enable_grad():
         for batch in batches(model, calibration.sequences, batch_tokens):
             targets = Targets.of(batch, scored)
             if not len(targets.texts):

@@ -33,6 +33,7 @@ import torch
 from torch import nn
 
 from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.holding import holding
 from interp.model import ReasoningModel
 from interp.replay import BATCH_TOKENS, batches, bypass, forward
 from pruning.calibration import Calibration, Part
@@ -61,13 +62,14 @@ class Merged:
         self, model: ReasoningModel, into: int, others: Sequence[int], rule: str, norms: bool
     ) -> Merged:
         """One merge more; this one stays as it is."""
-        block = merged(
-            self.blocks.get(into, model.blocks[into]),
-            [self.blocks.get(i, model.blocks[i]) for i in others],
-            rule,
-            norms_too=norms,
-            parts=_parts(model, into),
-        )
+        with holding(model):  # no hook of another thread is copied
+            block = merged(
+                self.blocks.get(into, model.blocks[into]),
+                [self.blocks.get(i, model.blocks[i]) for i in others],
+                rule,
+                norms_too=norms,
+                parts=_parts(model, into),
+            )
         return Merged(
             {i: b for i, b in {**self.blocks, into: block}.items() if i not in others},
             tuple(sorted((*self.gone, *others))),
@@ -268,7 +270,7 @@ def _alike(model: ReasoningModel, indices: Sequence[int]) -> bool:
 @contextmanager
 def standing_in(model: ReasoningModel, blocks: Mapping[int, nn.Module]) -> Iterator[None]:
     """Other blocks do the work of the model's own at these positions until the end."""
-    with ExitStack() as undo:
+    with holding(model), ExitStack() as undo:
         for index, block in blocks.items():
             own = model.blocks[index]
             before = own.__dict__.get("forward")

@@ -187,7 +187,7 @@ class Run:
         end = behind(self.model, self.cut)
         for batch in batches(self.model, sequences, self.batch_tokens):
             with torch.no_grad():
-                with tap_input(entrance(self.model, end)) as theirs:
+                with tap_input(self.model, entrance(self.model, end)) as theirs:
                     forward_to(self.model, batch.ids, end)
                 x, args, kwargs = self._call(batch.ids)
             mask = (batch.mask & batch.pad(counted)).to(x.device)

@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import NonFiniteError, UserError
+from interp.holding import holding
 from interp.model import ReasoningModel
 from interp.replay import batches, forward
 from pruning.calibration import Calibration
@@ -101,7 +102,7 @@ def input_norms(
     sums = [_zeros_like_inputs(matrix.weight) for matrix in wanted]
     counting = _Counting()
     counted = calibration.counted()
-    with _hooked(wanted, sums, counting), _stopping(model, last):
+    with holding(model), _hooked(wanted, sums, counting), _stopping(model, last):
         for batch in batches(model, calibration.sequences, batch_tokens):
             counting.mask = batch.mask & batch.pad(counted)
             try:

@@ -8,7 +8,7 @@ Requests are idempotent, so asking again loses nothing and doubles nothing.
 
 The key comes from an environment variable at the moment of a request. It is kept in no attribute,
 goes over https or to this machine only, is not carried along by a redirect (none is followed), and
-is blotted out of whatever a server says before that becomes an error's text.
+is blotted out of whatever a server says as that is read, before anything is cut, shown or stored.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ R = TypeVar("R")
 Failure = Literal["down", "timeout", "rate limit", "server error", "nonsense", "refused", "stopped"]
 MOST_BYTES = 2**28  # an answer that is longer is none
 _BLOCK = 2**16
+_BLOTTED = "***"
+_PART = 8  # characters of a key that are worth hiding
 _AGAIN: dict[int, Failure] = {408: "timeout", 425: "server error", 429: "rate limit"}
 
 
@@ -179,16 +181,18 @@ class Endpoint:
         read: Callable[[dict[str, Any]], R],
     ) -> R:
         began, tried, nonsense = time.monotonic(), 0, 0
+        key = self._key()
+        blot = Blot(key)
         while True:
             if self._stopped.is_set():
                 raise EndpointError("stopped", f"{self.url}: stopped before it was asked.")
             tried += 1
             try:
-                return read(self._once(method, path, body))
+                return read(self._once(method, path, body, key, blot))
             except _Failed as failed:
                 last = failed
             except EndpointError as error:
-                said = self._plain(str(error)).rstrip(".")
+                said = _line(blot.text(str(error))).rstrip(".")
                 last = _Failed(error.kind, said, again=error.kind != "refused")
             nonsense += last.kind == "nonsense"
             wait = retry.wait(tried, last.retry_after)
@@ -201,27 +205,29 @@ class Endpoint:
         times = f" (tried {tried} times in {spent:.0f} s)" if tried > 1 else ""
         raise EndpointError(last.kind, f"{self.url}/{path}: {last.said}{times}.", last.status)
 
-    def _once(self, method: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
+    def _once(
+        self, method: str, path: str, body: dict[str, Any] | None, key: str | None, blot: Blot
+    ) -> dict[str, Any]:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/{path}", data, method=method)
         request.add_header("Content-Type", "application/json")
         request.add_header("User-Agent", "prunescope")
-        if key := self._key():
+        if key:
             request.add_unredirected_header("Authorization", f"Bearer {key}")
         began = time.monotonic()
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
-                return _object(self._read(response, began))
+                return _object(self._read(response, began), blot)
         except urllib.error.HTTPError as error:
             with error:
-                raise self._status(error) from None
+                raise self._status(error, blot) from None
         except TimeoutError:
             raise self._late() from None
         except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
             if isinstance(reason, TimeoutError):
                 raise self._late() from None
-            said = self._plain(f"{type(reason).__name__}: {reason}")
+            said = _line(blot.text(f"{type(reason).__name__}: {reason}"))
             raise _Failed("down", f"no connection ({said})", again=True) from None
 
     def _late(self) -> _Failed:
@@ -239,12 +245,12 @@ class Endpoint:
                 raise _Failed("nonsense", f"an answer of over {MOST_BYTES >> 20} MiB", again=False)
         return b"".join(blocks)
 
-    def _status(self, error: urllib.error.HTTPError) -> _Failed:
+    def _status(self, error: urllib.error.HTTPError, blot: Blot) -> _Failed:
         """What an answer that is not 2xx means."""
         body = b""
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             body = error.read(_BLOCK)
-        said = self._plain(_message(body))
+        said = _line(_message(body, blot))
         said = f"HTTP {error.code}" + (f", {said!r}" if said else "")
         other: Failure = "server error" if error.code >= 500 else "refused"
         kind = _AGAIN.get(error.code, other)
@@ -262,7 +268,14 @@ class Endpoint:
     # ---------------------------------------------------------------- the key
 
     def _key(self) -> str | None:
-        return (os.environ.get(self.key_env) or None) if self.key_env else None
+        """The key without the line end or blanks that a file of settings leaves around it."""
+        key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
+        if not all(" " <= c <= "~" for c in key):
+            raise UserError(
+                f"The key in {self.key_env} holds a control character or one outside ASCII, which "
+                f"no header can carry: set {self.key_env} to the key alone, on one line."
+            )
+        return key or None
 
     def _check_key(self, needed: bool) -> None:
         if not self._key():
@@ -279,12 +292,42 @@ class Endpoint:
                 f"tunnel to this machine, or an endpoint without a key."
             )
 
-    def _plain(self, text: str) -> str:
-        """A server's words for an error's text: one line, not long, without the key."""
-        if key := self._key():
-            text = text.replace(key, "***")
-        text = re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]+", " ", text).strip()
-        return text if len(text) <= 300 else text[:297] + "..."
+
+class Blot:
+    """Takes a key out of what a server says; to be used before anything of that is cut off."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key or ""
+
+    def text(self, text: str) -> str:
+        """For an error's text: with *** for the key, and for any part of it of some length."""
+        size = min(len(self._key), _PART)
+        hidden: set[int] = set()
+        for start in range(len(self._key) - size + 1) if size else ():
+            part, at = self._key[start : start + size], -1
+            while (at := text.find(part, at + 1)) >= 0:
+                hidden.update(range(at, at + size))
+        kept = ["\0" if i in hidden else c for i, c in enumerate(text)] if hidden else text
+        return re.sub("\0+", _BLOTTED, "".join(kept))
+
+    def json(self, found: Any) -> Any:
+        """A JSON value with *** for the key in all its texts. One too short to be a secret stays:
+        what a model writes is data."""
+        if len(self._key) < _PART:
+            return found
+        if isinstance(found, str):
+            return found.replace(self._key, _BLOTTED)
+        if isinstance(found, list):
+            return [self.json(v) if isinstance(v, (str, list, dict)) else v for v in found]
+        if isinstance(found, dict):
+            return {self.json(k): self.json(v) for k, v in found.items()}
+        return found
+
+
+def _line(text: str) -> str:
+    """A server's words for an error's text: one line, not long."""
+    text = re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]+", " ", text).strip()
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def _as_it_is(reply: dict[str, Any]) -> dict[str, Any]:
@@ -319,11 +362,11 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes, blot: Blot) -> dict[str, Any]:
     try:
-        found = json.loads(body)
+        found = blot.json(json.loads(body))
     except (ValueError, RecursionError):
-        end = body[-40:].decode(errors="replace")
+        end = blot.text(body.decode(errors="replace"))[-40:]
         raise _Failed(
             "nonsense", f"{len(body)} bytes that are not JSON (ending in {end!r})", again=True
         ) from None
@@ -332,17 +375,17 @@ def _object(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _message(body: bytes) -> str:
+def _message(body: bytes, blot: Blot) -> str:
     """What an error's body says: OpenAI's, FastAPI's, or its text."""
     text = body.decode(errors="replace")
     try:
-        found = json.loads(text)
+        found = blot.json(json.loads(text))
     except (ValueError, RecursionError):
-        return re.sub(r"<[^>]*>", " ", text)
+        return re.sub(r"<[^>]*>", " ", blot.text(text))
     for name in ("error", "detail", "message"):
         if isinstance(found, dict) and found.get(name):
             found = found[name]
-    return found if isinstance(found, str) else json.dumps(found)
+    return blot.text(found if isinstance(found, str) else json.dumps(found))
 
 
 def _seconds(value: str | None) -> float | None:

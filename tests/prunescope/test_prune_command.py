@@ -20,6 +20,7 @@ from prunescope.commands import Prune, shared
 from pruning.calibration import Calibration
 from pruning.plan import LayerPlan
 from pruning.scores import Scores
+from scaling import checks
 from tests.models import tiny
 
 
@@ -299,6 +300,7 @@ def test_the_chains_of_a_finished_study(
     assert record(out)["calibration"] == Calibration.of(reasoner, chains, "generated").hash
     with Store(study) as store, store._transaction() as db:
         db.execute("UPDATE meta SET value='f00d' WHERE key='model fingerprint'")
+        checks.seal(db, "meta", [{"key": "model fingerprint"}])
     with pytest.raises(UserError, match="of another model"):
         shared.study_chains(study, reasoner)
     (tmp_path / "empty").mkdir()

@@ -10,6 +10,7 @@ with the next requests, in their order:
 | ("drip", 0.05) | the body comes byte by byte, with that pause |
 | ("half",) | the headers promise the whole body, half of it comes |
 | ("text", "...") | a body that is not JSON |
+| ("line", "...") | a status line that is none, with these words |
 | ("die",) | the connection is closed without a word |
 
 `FakeModel` puts a real (tiny) model behind it, in vLLM's, SGLang's or transformers' words.
@@ -115,6 +116,11 @@ class FakeEndpoint:
         kind, *details = fault
         if kind == "die":
             self._done()
+            request.close_connection = True
+            return
+        if kind == "line":
+            self._done()
+            request.wfile.write(f"{details[0]}\r\n\r\n".encode())
             request.close_connection = True
             return
         if kind == "hang":

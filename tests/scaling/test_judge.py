@@ -329,6 +329,83 @@ def test_the_key_is_sent_and_never_shown(
     assert SECRET not in json.dumps(fake.posts())
 
 
+FAR = "x" * 70
+ECHOES: dict[str, list[tuple[Any, ...]]] = {
+    "message": [("status", 400, {}, f"bad request with {SECRET}")],
+    "message with the key at its cut end": [("status", 400, {}, "y" * 290 + f" {SECRET}")],
+    "message that quotes a part": [("status", 400, {}, f"bad key {SECRET[:12]}...")],
+    "body that is not JSON": [("text", f"? {SECRET}")],
+    "end of a body that is not JSON": [("text", f"{FAR}{SECRET}{FAR[:30]}")],
+    "start of a key in a body that broke off": [("text", f"? Bearer {SECRET[:-3]}")],
+    "status line": [("line", f"Bearer {SECRET}")],
+    "HTML": [("status", 500, {"X": SECRET}, f"<p>{SECRET}</p>")],
+    "header": [("status", 503, {"Retry-After": SECRET}, SECRET)],
+    "JSON that is no object": [("text", json.dumps([SECRET]))],
+    "JSON in escapes": [("text", json.dumps(SECRET).replace("s", "\\u0073"))],
+    "finish": [("text", json.dumps({"choices": [{"message": {"content": SECRET}}]}))],
+    "answer cut on its way into the error": [
+        ("text", json.dumps({"choices": [{"message": {"content": SECRET + "z" * 110}}]}))
+    ],
+    "answer that ends in a part": [
+        ("text", json.dumps({"choices": [{"message": {"content": "so " + SECRET[:-2]}}]}))
+    ],
+}
+
+
+def parts_of(secret: str, size: int = 8) -> list[str]:
+    return [secret[i : i + size] for i in range(len(secret) - size + 1)]
+
+
+@pytest.mark.parametrize("where", ECHOES)
+def test_no_part_of_an_echoed_key_is_shown(
+    where: str, fake: FakeEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", f" {SECRET}\r\n")
+    fake.faults = ECHOES[where] * 12
+    path = tmp_path / "judge.sqlite"
+    with judge_at(fake, cache=path, key_env="JUDGE_KEY", concurrency=1) as judge:
+        (found,) = judge.compare(ITEMS[:1])
+    assert found.verdict is None and found.error
+    shown = repr(found) + path.read_bytes().decode("latin-1")
+    assert not [part for part in parts_of(SECRET) if part in shown]
+    assert {h["Authorization"] for h in fake.headers} == {f"Bearer {SECRET}"}
+
+
+def test_an_echoed_key_in_names_of_models_is_blotted(
+    fake: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", SECRET)
+    fake.models = (f"Bearer {SECRET}",)
+    fake.faults = [("status", 404, {}, "no")]
+    with judge_at(fake, key_env="JUDGE_KEY") as judge:
+        judge.model = "another"
+        with pytest.raises(UserError, match=r"It lists: Bearer \*\*\*") as caught:
+            judge.check()
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", ["sk-\rSECRET", "sk-\nSECRET", "sk-SECR\u00c9T", "sk-\x7fSECRET"])
+def test_a_key_that_no_header_can_carry_is_refused_by_name(
+    bad: str, fake: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", bad)
+    with pytest.raises(UserError, match="in JUDGE_KEY holds a control character") as caught:
+        Judge(fake.url, "m", key_env="JUDGE_KEY")
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "SECR" not in shown and not fake.seen
+
+
+def test_a_short_word_as_key_does_not_touch_what_a_model_writes(
+    fake: FakeEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "same")
+    with judge_at(fake, key_env="JUDGE_KEY") as judge:
+        found = judge.compare(ITEMS)
+    assert [j.verdict for j in found] == [
+        "same" if i.gold == i.answer else "different" for i in ITEMS
+    ]
+
+
 def test_no_key_no_header(fake: FakeEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with judge_at(fake) as judge:

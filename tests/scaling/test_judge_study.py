@@ -14,6 +14,7 @@ from interp.chains import Budget
 from interp.decode import Sampling
 from interp.errors import UserError
 from prunescope import cli
+from scaling import checks
 from scaling.backends.endpoint import EndpointError, Retry
 from scaling.backends.server import ServerEngine
 from scaling.config import StudyConfig
@@ -157,6 +158,7 @@ def study(finished: Path, tmp_path: Path) -> Path:
                 "WHERE problem=? AND budget=? AND sample=?",
                 (outcome, None if position == 3 else answer, problem, budget, sample),
             )
+        checks.seal_all(db)
     db.close()
     return out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from hypothesis import strategies as st
 
 from interp.chains import Budget, Chain, Span
 from interp.errors import UserError
-from scaling import schema
+from scaling import checks, schema
 from scaling.chainrow import ChainRow, Key, chain_row, pack, plain, unpack
 from scaling.grading import Verdict
 from scaling.problems import Problem
-from scaling.store import FILE, Store, StoreError
+from scaling.rescue import rescue
+from scaling.store import FILE, DamagedStoreError, Store, StoreError
 
 CONFIG = {"model": "m", "seed": 0}
 IDENTITY = {"model fingerprint": "f"}
@@ -97,12 +99,17 @@ def test_another_configuration_is_refused_and_said(tmp_path: Path) -> None:
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
-    Store(tmp_path).close()
+    with Store(tmp_path) as store:
+        store.add_chains([row()])
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("UPDATE meta SET value='999' WHERE key='schema_version'")
+        checks.seal(db, "meta", [{"key": "schema_version"}])
     db.close()
     with pytest.raises(UserError, match="version 999"):
         Store(tmp_path)
+    with pytest.raises(UserError, match=r"written with version 999.*rescues files up to"):
+        rescue(tmp_path, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture
@@ -241,3 +248,174 @@ def test_a_strange_folder_is_refused(tmp_path: Path) -> None:
     db.close()
     with pytest.raises(UserError, match="not a study"):
         Store(other)
+
+
+# ------------------------------------------------------------------ damage inside rows
+
+TABLES = ("config", "variants", "scores", "problems", "cells", "diversity")
+CHAINS = [row(f"p{i}", sample, n=40 + i, rate=i / 7) for i in range(6) for sample in (0, 1)]
+
+
+def study(folder: Path) -> Path:
+    """A small study, made by hand; returns its file, whole in one piece."""
+    named = {"variant": "dense", "kind": "dense", "method": "dense", "n_removed": 0}
+    with Store(folder) as store:
+        store.claim(CONFIG, IDENTITY)
+        store.put("variants", [{**named, "removed": "[]", "plan": "{}"}])
+        blank = {"benchmark": "b", "question": "how much?", "answer": "7", "metadata": "{}"}
+        store.put(
+            "problems",
+            [{**blank, "problem": f"p{i}", "position": i, "choices": "[]"} for i in range(6)],
+        )
+        cell = {"purpose": "accuracy", "benchmark": "b", "variant": "dense", "budget": "8+1wait"}
+        store.put("cells", [{**cell, "n_problems": 6, "samples": 2}])
+        store.add_chains(CHAINS)
+        store._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return folder / FILE
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """All that a study says, as plain values."""
+    with Store(folder, read_only=True) as store:
+        rows = store.rows(ids=True)
+        for name in ("ids", "forced"):
+            rows[name] = [values.tolist() for values in rows[name]]
+        found = {name: store.frame(name).to_dict("records") for name in TABLES}
+        return {**found, "rows": rows.to_dict("records"), "facts": store.meta()}
+
+
+def resumed(folder: Path) -> None:
+    """What the study does that goes on: the chains that are not there."""
+    with Store(folder) as store:
+        assert store.claim(CONFIG, IDENTITY) is False
+        done = store.done()
+        store.add_chains([chain for chain in CHAINS if chain.key not in done])
+
+
+def tried(call: Callable[[], Any]) -> tuple[Any, StoreError | None]:
+    """What a call gives, or how the store refuses."""
+    try:
+        return call(), None
+    except StoreError as error:
+        return None, error
+
+
+def test_a_flipped_byte_changes_nothing_or_is_said_and_rescued(tmp_path: Path) -> None:
+    path = study(tmp_path / "whole")
+    data, want = path.read_bytes(), contents(path.parent)
+    noise = np.random.default_rng(0)
+    ends = {"equal": 0, "rescued": 0, "to be read only": 0, "nothing left": 0}
+    for turn in range(80):
+        broken = tmp_path / f"broken{turn}"
+        broken.mkdir()
+        flipped = bytearray(data)
+        # where there is something: most of a page of a small study is empty
+        place = int(noise.choice(np.flatnonzero(np.frombuffer(data, np.uint8))))
+        flipped[place] ^= 1 << int(noise.integers(8))
+        (broken / FILE).write_bytes(flipped)
+        read, error = tried(lambda folder=broken: contents(folder))
+        if error is None:
+            assert read == want
+            ends["equal"] += 1
+            continue
+        assert isinstance(error, DamagedStoreError)
+        assert "damaged" in str(error) and "prunescope rescue" in str(error)
+        found, error = tried(lambda a=broken, b=tmp_path / f"new{turn}": rescue(a, b))
+        if error is not None:
+            assert "Nothing of" in str(error)
+            ends["nothing left"] += 1
+            continue
+        assert found.damaged or found.rows["chains"] == len(CHAINS)
+        if not found.resumable:
+            assert {"config", "meta", "problems", "variants"} & set(found.damaged)
+            ends["to be read only"] += 1
+            continue
+        resumed(tmp_path / f"new{turn}")
+        again = contents(tmp_path / f"new{turn}")
+        assert again["rows"] == want["rows"]
+        by_name = sorted(again["problems"], key=lambda one: one["problem"])
+        assert by_name == want["problems"]
+        ends["rescued"] += 1
+    assert ends["rescued"] > 25 and ends["equal"] < 40, ends
+
+
+def change(path: Path, sql: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(sql)
+    db.close()
+
+
+BY_HAND = {
+    "a number": "UPDATE chains SET mean_logprob = -0.4 WHERE problem = 'p3' AND sample = 1",
+    "a verdict": "UPDATE chains SET outcome = 'wrong' WHERE problem = 'p3' AND sample = 1",
+    "the ids": "UPDATE chains SET ids = x'00' WHERE problem = 'p3' AND sample = 1",
+    "JSON": "UPDATE chains SET diagnosis = '{' WHERE problem = 'p3' AND sample = 1",
+    "no text": "UPDATE chains SET extracted = CAST(x'ff' AS TEXT) WHERE problem='p3' AND sample=1",
+    "a problem": "UPDATE chains SET problem = 'p9' WHERE problem = 'p3' AND sample = 1",
+    "a sample": "UPDATE chains SET sample = 7 WHERE problem = 'p3' AND sample = 1",
+    "a lost row": "DELETE FROM chains WHERE problem = 'p3' AND sample = 1",
+}
+
+
+@pytest.mark.parametrize("what", BY_HAND)
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_is_bad_is_counted_named_and_made_anew(
+    what: str, read_only: bool, tmp_path: Path
+) -> None:
+    path = study(tmp_path / "s")
+    want = contents(path.parent)
+    change(path, BY_HAND[what])
+    with pytest.raises(DamagedStoreError, match=r"[12] of chains: .*p[39].*prunescope rescue"):
+        Store(path.parent, read_only=read_only)
+    found = rescue(path.parent, tmp_path / "new")
+    assert found.rows["chains"] == len(CHAINS) - 1
+    assert found.damaged == ("chains",) and found.resumable
+    assert any("p3" in key for key in found.dropped["chains"])
+    resumed(tmp_path / "new")
+    assert contents(tmp_path / "new") == want
+
+
+def test_a_table_that_is_missing_is_damage(tmp_path: Path) -> None:
+    path = study(tmp_path / "s")
+    change(path, "DROP TABLE cells")
+    with pytest.raises(DamagedStoreError, match="no such table"):
+        Store(path.parent, read_only=True)
+
+
+def test_checks_that_are_gone_cost_no_row(tmp_path: Path) -> None:
+    path = study(tmp_path / "s")
+    want = contents(path.parent)
+    change(path, "DROP TABLE checks")
+    with pytest.raises(DamagedStoreError, match="checks"):
+        Store(path.parent, read_only=True)
+    assert rescue(path.parent, tmp_path / "new").dropped == {}
+    assert contents(tmp_path / "new") == want
+
+
+@pytest.mark.parametrize("what", ["the ids", "JSON", "a problem"])
+def test_damage_of_an_older_file_is_found_when_it_is_opened(what: str, tmp_path: Path) -> None:
+    path = study(tmp_path / "s")
+    change(path, "DROP TABLE checks")
+    change(path, "UPDATE meta SET value='2' WHERE key='schema_version'")
+    change(path, BY_HAND[what])
+    with pytest.raises(DamagedStoreError, match="1 of chains"):
+        Store(path.parent, read_only=True)
+    found = rescue(path.parent, tmp_path / "new")
+    assert found.rows["chains"] == len(CHAINS) - 1 and "p" in found.dropped["chains"][0]
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_file_that_another_program_holds(
+    read_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scaling.store.PATIENCE", 0.05)
+    path = study(tmp_path / "s")
+    with sqlite3.connect(path, isolation_level=None) as other:
+        other.execute("PRAGMA locking_mode=EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match=r"Another program holds .*nothing is lost"):
+            Store(path.parent, read_only=read_only)
+        with pytest.raises(StoreError, match=r"Another program holds .*nothing is lost"):
+            rescue(path.parent, tmp_path / "new")
+    other.close()
+    assert len(contents(path.parent)["rows"]) == len(CHAINS)

@@ -50,7 +50,7 @@ def read_gains(
         mask = batch.mask & batch.pad(counted)
         with ExitStack() as stack:
             stack.enter_context(live(model, maps))
-            taps = {n: stack.enter_context(tap_input(norm)) for _, norm, n in places}
+            taps = {n: stack.enter_context(tap_input(model, norm)) for _, norm, n in places}
             forward_to(model, batch.ids, model.n_blocks)
         for index, _, name in places:
             seen = taps[name].pop()

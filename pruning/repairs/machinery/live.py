@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import UserError
+from interp.holding import holding
 from interp.model import ReasoningModel
 from pruning.repairs.machinery.cuts import Cut
 
@@ -55,7 +56,7 @@ def times(x: Float[Tensor, "*B D"], matrix: Float[Tensor, "*shape"]) -> Float[Te
 @contextmanager
 def live(model: ReasoningModel, maps: Sequence[Map]) -> Iterator[None]:
     """The model with the maps as hooks, in the order given; the hooks are gone on leaving."""
-    with ExitStack() as hooks:
+    with holding(model), ExitStack() as hooks:
         for each in maps:
             module = place(model, each)
             if each.site == "stream":

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import NonFiniteError
+from interp.holding import holding
 from interp.model import ReasoningModel
 from interp.replay import batches, bypass, forward
 from pruning.calibration import Calibration
@@ -65,16 +66,16 @@ def _cut_batch(
     mask: Bool[Tensor, "B T"],
     texts: Int[Tensor, " B"],
 ) -> CutBatch:
-    with tap_input(entrance(model, behind(model, cut))) as theirs:
+    with tap_input(model, entrance(model, behind(model, cut))) as theirs:
         forward_to(model, ids, behind(model, cut))
     with ExitStack() as stack:
         stack.enter_context(live(pruned, maps))
         index = position(pruned, cut.after)
-        ours = stack.enter_context(tap_input(entrance(pruned, index)))
+        ours = stack.enter_context(tap_input(pruned, entrance(pruned, index)))
         added = None
         if cut.before is not None:
             adds = pruned.anatomy.adds_mlp[position(pruned, cut.before)]
-            added = stack.enter_context(tap_output(adds))
+            added = stack.enter_context(tap_output(pruned, adds))
         forward_to(pruned, ids, index)
     device = theirs[0].device
     if device.type == "mps":  # it has no float64, in which all is summed
@@ -121,33 +122,29 @@ def forward_to(model: ReasoningModel, ids: Int[Tensor, "B T"], index: int) -> No
 
 
 @contextmanager
-def tap_input(module: nn.Module) -> Iterator[list[Tensor]]:
+def tap_input(model: ReasoningModel, module: nn.Module) -> Iterator[list[Tensor]]:
     """A list that receives what enters the module while open."""
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         seen.append(args[0] if args else kwargs["hidden_states"])
 
-    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
-    try:
+    with holding(model), ExitStack() as hooks:
+        hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield seen
-    finally:
-        handle.remove()
 
 
 @contextmanager
-def tap_output(module: nn.Module) -> Iterator[list[Tensor]]:
+def tap_output(model: ReasoningModel, module: nn.Module) -> Iterator[list[Tensor]]:
     """A list that receives what leaves the module while open."""
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, _args: Any, out: Any) -> None:
         seen.append(out[0] if isinstance(out, tuple) else out)
 
-    handle = module.register_forward_hook(hook)
-    try:
+    with holding(model), ExitStack() as hooks:
+        hooks.callback(module.register_forward_hook(hook).remove)
         yield seen
-    finally:
-        handle.remove()
 
 
 def _counted(seen: list[Tensor], mask: Tensor, device: torch.device, what: str) -> Tensor:
