@@ -1,12 +1,13 @@
 """What inside a block matters, and whether it is missed or only strange to be without it.
 
-On the benchmark with the longest chains (`analyses.workbench`), with the dense model's noise:
+On the benchmark with the longest chains (`analyses.plumbing.workbench`), with the dense model's
+noise:
 
 - halves: every block skipped, its attention alone, its MLP alone. Which half carries the effect?
 - kinds: every block's delta left out, replaced by its mean, or by one drawn from other chains
-  (`interp.effects.ablations`). What all three cost is information lost. Zero is far from what
-  later blocks have seen: what only skipping costs is that strange input. A resampled delta looks
-  right and says something else: what only it costs is the wrong information.
+  (`interp.effects.ablation_variants`). What all three cost is information lost. Zero is far from
+  what later blocks have seen: what only skipping costs is that strange input. A resampled delta
+  looks right and says something else: what only it costs is the wrong information.
 - dose: the delta of the few blocks that matter most scaled by gains between 0 (skip) and 1
   (dense), and above. Is all of it needed, or only some?
 
@@ -28,12 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style
-from analyses.derived import derived, kept
-from analyses.frames import StudyData
-from analyses.outcomes import BY_COLUMN
-from analyses.tables import ALPHA, blocks_text, interval, signed
-from analyses.workbench import Workbench, asked_settings
+from analyses.plumbing import style
+from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.outcome_columns import BY_COLUMN
+from analyses.plumbing.tables import ALPHA, blocks_text, interval, signed
+from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.errors import UserError
 from interp.statistics import holm, paired_difference
 
@@ -100,7 +101,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
     from interp.effects import Deltas, ablations, effects_of_chains
-    from interp.interventions import PARTS, dense
+    from interp.interventions.interventions import PARTS, dense
 
     wanted = PROBLEMS + CALIBRATION
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], wanted)
@@ -409,6 +410,6 @@ def _named(
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

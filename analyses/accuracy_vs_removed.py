@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses import style, tables
-from analyses.frames import StudyData, largest_budget
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,6 +113,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

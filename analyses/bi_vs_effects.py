@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style, tables
 from analyses.block_effects import effects
-from analyses.derived import derived, kept
-from analyses.frames import StudyData
-from analyses.outcomes import BY_COLUMN
+from analyses.plumbing import style, tables
+from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.outcome_columns import BY_COLUMN
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from analyses.workbench import Workbench
-    from interp.chains import Chain
+    from analyses.plumbing.workbench import Workbench
+    from interp.chains.chain import Chain
     from interp.effects import BlockScores, Explanation, Explanations
 
 TITLE = "Block Influence against what is lost"
@@ -128,7 +128,7 @@ def scores_of(study: StudyData) -> tuple[dict[str, BlockScores], dict[str, Block
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """What decides Block Influence on chains; None where nothing was generated."""
-    from analyses.workbench import longest_solved, problem_settings
+    from analyses.plumbing.workbench import longest_solved, problem_settings
 
     benchmark = longest_solved(study)
     if benchmark is None:
@@ -149,11 +149,11 @@ def on_chains(study: StudyData) -> pd.DataFrame:
 def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    from analyses.replayed import chain_rows, stored_chains
-    from analyses.workbench import Workbench
+    from analyses.plumbing.replayed import chain_rows, stored_chains
+    from analyses.plumbing.workbench import Workbench
+    from interp.diagnosis.events import mark
     from interp.effects import BlockScores
-    from interp.events import mark
-    from interp.influence import recorded
+    from interp.influence_profile import recorded
 
     rows = chain_rows(study)
     mine = (rows["benchmark"] == settings["benchmark"]) & (rows["variant"] == style.DENSE)
@@ -173,8 +173,8 @@ def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 def _with_entropy(bench: Workbench, chains: list[Chain]) -> list[Chain]:
     """Their entropies are not stored, and decisions are where the model is unsure: read again."""
-    from interp.divergence import divergence
-    from interp.interventions import dense
+    from interp.interventions.interventions import dense
+    from interp.replay.divergence import divergence
 
     same = divergence(bench.model, chains, dense)
     entropies = same.quantities["entropy"]
@@ -302,8 +302,8 @@ def said_of(column: str) -> str:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
-    from analyses.replayed import first
+    from analyses.plumbing.command import main
+    from analyses.plumbing.replayed import first
 
     first(on_chains)
     main(__file__)

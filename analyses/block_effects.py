@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses import style
-from analyses.frames import StudyData
-from analyses.outcomes import BY_COLUMN, present, with_derived
+from analyses.plumbing import style
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.outcome_columns import BY_COLUMN, present, with_derived
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,6 +156,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

@@ -32,8 +32,8 @@ FILE = "measures.json"
 
 def measured(contest: Contest, sets: list[Set], patience: float) -> dict[str, dict[str, float]]:
     """lost and astray of every set, by its name."""
-    from interp.model import ReasoningModel
-    from interp.replay import BATCH_TOKENS
+    from interp.model.reasoning_model import ReasoningModel
+    from interp.replay.batching import BATCH_TOKENS
     from pruning.criteria.chain_aware import FreeRuns
     from pruning.criteria.chain_survival import WINDOW, Survival
 

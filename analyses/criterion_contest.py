@@ -26,10 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style
-from interp.chains import Budget
+from analyses.plumbing import style
+from interp.chains.chain import Budget
+from interp.decoding.generate import generate as generate_chains
 from interp.errors import UserError
-from interp.interventions import Skip, Variant, dense
+from interp.interventions.interventions import Skip, Variant, dense
 from interp.statistics import holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
 
 KINDS = ("countdown-4", "countdown-5")
 METHODS = ("shortgpt", "angular", "cka", "taylor+", "perplexity", "skip-kl", "sleb", "evopress")
@@ -122,7 +123,7 @@ def calibration(model: ReasoningModel, count: int) -> list[Any]:
 
     problems = [p for kind in KINDS for p in generate(kind, count, CALIBRATION_SEED, "train")]
     asked = [p.question for p in problems]
-    return list(model.generate(asked, budget=BUDGET, seed=NOISE_SEED, stop_on_loop=True))
+    return list(generate_chains(model, asked, budget=BUDGET, seed=NOISE_SEED, stop_on_loop=True))
 
 
 def examined(
@@ -134,7 +135,8 @@ def examined(
 
     problems = generate(kind, count, TEST_SEED, "test")
     variants = [Variant(_name(s), tuple(map(Skip, s))) if s else dense for s in sets]
-    chains = model.generate(
+    chains = generate_chains(
+        model,
         [p.question for p in problems],
         variants,
         BUDGET,
@@ -282,7 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     try:
-        from interp.model import ReasoningModel
+        from interp.model.reasoning_model import ReasoningModel
 
         model = ReasoningModel.load("testbed")
         settings = {"problems": given.problems, "calibration": given.calibration}

@@ -6,8 +6,8 @@ of the same chains (`reading` says both in one).
 
 Longer samples share more n-grams, so from a study in a folder the measures are taken anew from the
 token ids: problem by problem all variants are cut to the shortest sample's length and to as many
-samples as the fewest have (`interp.diagnosis.beside`). Rows made in memory have the measures only
-that they came with, at their own lengths.
+samples as the fewest have (`interp.diagnosis.diversity_comparison`). Rows made in memory have the
+measures only that they came with, at their own lengths.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from analyses import style, tables
-from analyses.frames import StudyData
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,7 +71,7 @@ def beside(study: StudyData) -> pd.DataFrame:
     """Measures at equal length and number, from the stored token ids of the parallel chains."""
     import pandas as pd
 
-    from analyses.replayed import chain_rows
+    from analyses.plumbing.replayed import chain_rows
     from interp.diagnosis import diversity_beside
     from interp.errors import UserError
     from interp.statistics import mean_interval
@@ -157,6 +157,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

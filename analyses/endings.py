@@ -1,9 +1,9 @@
 """How chains ended, and with what: correct, wrong or no answer, crossed with finished, looped, cut.
 
 A wrong answer of a chain that finished is a mistake; no answer of one that looped is a chain that
-never got there. Counted by `scaling.outcomes.crossed` at the largest budget of each benchmark; a
-chain that was looping when its budget closed it counts as looped. Benchmarks whose choices are
-scored, where nothing is written, have no endings and are left out.
+never got there. Counted by `scaling.curves.outcomes.crossed` at the largest budget of each
+benchmark; a chain that was looping when its budget closed it counts as looped. Benchmarks whose
+choices are scored, where nothing is written, have no endings and are left out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses import style, tables
-from analyses.frames import StudyData, largest_budget
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def table(study: StudyData) -> pd.DataFrame:
     """Nine rows a benchmark and variant: chains, share, share_of_end with its interval."""
     import pandas as pd
 
-    from scaling.outcomes import crossed
+    from scaling.curves.outcomes import crossed
 
     rows = generated(study)
     if not len(rows):
@@ -119,6 +119,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

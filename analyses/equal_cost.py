@@ -2,8 +2,9 @@
 
 At an equal budget a pruned model is cheaper, and one that loops spends more, so budgets alone do
 not say which model to take for a given cost. Both curves of accuracy over cost are read off at
-costs that both were measured at (`scaling.matched`; nothing is extrapolated). Seconds are modelled,
-see analyses/sequential_scaling.py; FLOPs and seconds need the model's configuration.
+costs that both were measured at (`scaling.curves.equal_cost_comparison`; nothing is extrapolated).
+Seconds are modelled, see analyses/sequential_scaling.py; FLOPs and seconds need the model's
+configuration.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import sequential_scaling, style, tables
-from analyses.frames import StudyData
+from analyses import sequential_scaling
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,9 @@ COSTS = {"spent": "tokens", "flops": "FLOPs", "seconds": "seconds (modelled)"}
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, variant, kind of cost and cost (`scaling.matched.EqualCost`)."""
+    """One row a benchmark, variant, kind of cost and cost
+    (`scaling.curves.equal_cost_comparison.EqualCost`).
+    """
     found = sequential_scaling.equal_cost(study)
     if not len(found):
         return found
@@ -131,6 +135,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

@@ -3,16 +3,17 @@
 Strict takes an answer only where the text announces one, lenient also the last thing that could be
 one (docs/grading.md). `saved` are chains without an announced answer in which the lenient reading
 finds the right one; `guessed` the same, found wrong. A variant that loses by `saved` has lost the
-form of its answer, not the answer. At the largest budget of each benchmark (`scaling.outcomes`).
+form of its answer, not the answer. At the largest budget of each benchmark
+(`scaling.curves.outcomes`).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from analyses import style, tables
 from analyses.endings import generated
-from analyses.frames import StudyData
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,7 @@ def table(study: StudyData) -> pd.DataFrame:
     """One row a benchmark and variant: both accuracies, and where the readings differ."""
     import pandas as pd
 
-    from scaling.outcomes import extractors
+    from scaling.curves.outcomes import extractors
 
     rows = generated(study)
     if not len(rows):
@@ -104,6 +105,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

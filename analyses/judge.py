@@ -2,8 +2,8 @@
 
 Read from what `prunescope judge STUDY` left in the study's folder (tables/judge_agreement.csv);
 nothing is asked here, and a study that no judge has read has no such section. Cohen's kappa and its
-interval are those of `scaling.judging.agreement`: problems count, not rows. Answers that the judge
-abstained on and errors are no verdicts; they are counted apart and are in no share.
+interval are those of `scaling.judging.judge_agreement`: problems count, not rows. Answers that the
+judge abstained on and errors are no verdicts; they are counted apart and are in no share.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style, tables
-from analyses.frames import StudyData
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def left_by_judge(study: StudyData, name: str) -> Path | None:
 
 def in_store(study: StudyData) -> bool:
     """Whether a judge has read the study."""
-    from scaling.judging.study import AGREEMENT
+    from scaling.judging.judge_study import AGREEMENT
 
     return left_by_judge(study, AGREEMENT) is not None
 
@@ -56,7 +56,7 @@ def table(study: StudyData) -> pd.DataFrame:
     """One row a benchmark, in the study's order, and one of all: kappa, the crossed counts."""
     import pandas as pd
 
-    from scaling.judging.study import AGREEMENT
+    from scaling.judging.judge_study import AGREEMENT
 
     file = left_by_judge(study, AGREEMENT)
     if file is None:
@@ -155,6 +155,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:  # noqa: ARG
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

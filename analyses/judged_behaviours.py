@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style, tables
-from analyses.frames import StudyData
 from analyses.judge import left_by_judge
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def counted(study: StudyData) -> pd.DataFrame:
     """The chains that both have counted: a column judged_KIND and one KIND for each kind."""
     import pandas as pd
 
-    from scaling.judging.study import VERDICTS
+    from scaling.judging.judge_study import VERDICTS
 
     file = left_by_judge(study, VERDICTS)
     frames = [frame for frame in study.purposes.values() if len(frame)]
@@ -183,6 +183,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style, tables
-from analyses.derived import derived, kept
-from analyses.frames import StudyData, largest_budget
-from analyses.outcomes import with_derived
+from analyses.plumbing import style, tables
+from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.frames import StudyData, largest_budget
+from analyses.plumbing.outcome_columns import with_derived
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ def _with_rates(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """What decides the chances of leaving; None where no chain loops."""
-    from analyses.workbench import problem_settings
+    from analyses.plumbing.workbench import problem_settings
 
     for purpose in ("accuracy", "blocks"):
         rows = largest_budget(study.rows(purpose))
@@ -139,8 +139,8 @@ def escapes(study: StudyData) -> pd.DataFrame:
 def _escapes(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    from analyses.replayed import chain_rows, stored_chains, variants_of
-    from analyses.workbench import Workbench
+    from analyses.plumbing.replayed import chain_rows, stored_chains, variants_of
+    from analyses.plumbing.workbench import Workbench
     from interp.diagnosis import escape_mass
 
     rows = chain_rows(study, settings["purpose"])
@@ -263,8 +263,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
-    from analyses.replayed import first
+    from analyses.plumbing.command import main
+    from analyses.plumbing.replayed import first
 
     first(escapes)
     main(__file__)

@@ -16,7 +16,7 @@ On the dense model's chains, and on chains of the variant that loops most (`most
   and for "the answer will be wrong" half-way through the dense ones, problems held out
   (`interp.probes`, with its controls).
 - kl: KL of the model without each block from the dense one, along dense chains (local damage) and
-  along its own (drift included); `interp.divergence`.
+  along its own (drift included); `interp.replay.divergence`.
 
 A contribution is not an effect, and a probe shows what can be read out, not what is used: the
 ablations of `time_maps` say what is needed. Means are over tokens, intervals over problems.
@@ -29,21 +29,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import mechanism_panels as panels
-from analyses import style
-from analyses.copying_heads import DRAWS, HEADS, ROWS_OF_A_LOOP, copying, loop_rows, tidy
-from analyses.derived import derived, kept
-from analyses.frames import StudyData
-from analyses.tables import ALPHA, interval, number, share, signed
-from analyses.workbench import (
-    Looping,
-    Workbench,
-    asked_settings,
-    most_looping,
-)
-from interp.chains import Chain
+from analyses.plumbing import mechanism_panels as panels
+from analyses.plumbing import style
+from analyses.plumbing.copying_heads import DRAWS, HEADS, ROWS_OF_A_LOOP, copying, loop_rows, tidy
+from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.tables import ALPHA, interval, number, share, signed
+from analyses.plumbing.workbench import Looping, Workbench, asked_settings, most_looping
+from interp.chains.chain import Chain
 from interp.errors import UserError
-from interp.interventions import dense
+from interp.interventions.interventions import dense
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +114,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 def read_out(bench: Workbench, chains: Sequence[Chain], found: Looping) -> list[pd.DataFrame]:
     """Contributions and logit lens at events."""
-    from interp.events import mark
+    from interp.diagnosis.events import mark
     from interp.lens import contributions, lens
 
     model = bench.model
@@ -166,7 +161,7 @@ def _lensed(frame: pd.DataFrame) -> pd.DataFrame:
 
 def foretold(bench: Workbench, chains: Sequence[Chain], found: Looping) -> list[pd.DataFrame]:
     """Probes for a coming loop and for a wrong answer; left out where there are too few of them."""
-    from interp.events import mark
+    from interp.diagnosis.events import mark
     from interp.probes import gather, outcome, probe, probe_ahead
 
     model, frames = bench.model, []
@@ -201,8 +196,8 @@ def damage(bench: Workbench, chains: Sequence[Chain], found: Looping) -> pd.Data
     """KL from the dense model without each block, along dense chains and along its own."""
     import pandas as pd
 
-    from interp.divergence import damage_and_drift
-    from scaling.variants import block_variant
+    from interp.replay.divergence import damage_and_drift
+    from scaling.study.variants import block_variant
 
     frames = []
     for block in bench.model.layer_map:
@@ -284,6 +279,6 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

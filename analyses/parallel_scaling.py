@@ -1,16 +1,16 @@
 """Parallel scaling: pass@k and maj@k from one set of samples a problem.
 
-The measures are those of `scaling.parallel`. Points with more than half of the samples (open) rest
-on few independent subsets. Where many samples of a variant are equal, the panel says so: pass@k
-would count one sample several times.
+The measures are those of `scaling.curves.parallel`. Points with more than half of the samples
+(open) rest on few independent subsets. Where many samples of a variant are equal, the panel says
+so: pass@k would count one sample several times.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses import style, tables
-from analyses.frames import StudyData
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ def table(study: StudyData) -> pd.DataFrame:
     """One row a benchmark, variant, measure (pass, cov, maj, best) and k."""
     import pandas as pd
 
-    from scaling.parallel import parallel_scaling
+    from scaling.curves.parallel import parallel_scaling
 
     rows = study.rows("parallel")
     if not len(rows):
@@ -105,6 +105,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

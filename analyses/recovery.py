@@ -10,7 +10,7 @@ something (its interval excludes 0). p values are of `change`, Holm-corrected wi
 |---|---|
 | correct | accuracy at the largest budget |
 | gain | accuracy gained by each doubling of the budget, smallest to largest |
-| slope, ceiling | of the curve fitted to accuracy over tokens spent (`scaling.fits`), unpaired |
+| slope, ceiling | of the curve of accuracy over tokens spent (`scaling.curves.fits`), unpaired |
 | pass@k | the chance that one of k samples is correct |
 | entered, persisted | chains that fell into a loop; of these, the ones that never left it |
 | reflection_per_1k, slips_per_1k | reflections and wrong steps per 1k thinking tokens |
@@ -35,11 +35,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style, tables
-from analyses.recovery_data import (
+from analyses.plumbing import style, tables
+from analyses.plumbing.recovery_data import (
     BEFORE,
     DENSE,
-    Measured,
+    MeasuredModel,
     RecoveryData,
     effect_changes,
     outcomes_of,
@@ -133,7 +133,7 @@ def _share(mine: pd.DataFrame, old: pd.DataFrame, dense: pd.DataFrame, column: s
 
 def _fits(data: RecoveryData) -> list[dict[str, Any]]:
     """Slope and ceiling of every model's curve, with their own intervals."""
-    from scaling.fits import scaling_fits
+    from scaling.curves.fits import scaling_fits
 
     rows: list[dict[str, Any]] = []
     for unit in data.units:
@@ -217,7 +217,7 @@ def blocks(data: RecoveryData) -> pd.DataFrame:
     return found
 
 
-def _moved(data: RecoveryData, unit: Measured) -> dict[int, float]:
+def _moved(data: RecoveryData, unit: MeasuredModel) -> dict[int, float]:
     """Relative change of each block's weights in training; empty for what was not trained."""
     from recovery.changes import block_changes
     from recovery.study import Unit, run_folder

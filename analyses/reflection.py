@@ -1,9 +1,9 @@
 """Reflection: how often chains verify and backtrack, and on the testbed whether it is of use.
 
 Reflections per 1k thinking tokens, loops and tokens written by the engine left out
-(`interp.diagnosis.reflection`). On the testbed a program knows which slips were made and which the
-chain itself noticed: `noticed` is the share of a chain's arithmetic slips that it noticed; a chain
-without a slip says nothing about it and is left out.
+(`interp.diagnosis.reflection_lexicon`). On the testbed a program knows which slips were made and
+which the chain itself noticed: `noticed` is the share of a chain's arithmetic slips that it
+noticed; a chain without a slip says nothing about it and is left out.
 
 No word need be written to be likely: `opener_mass` is the probability that a variant puts on
 opening a reflection at the places of the DENSE model's chains where one could begin
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style, tables
-from analyses.derived import derived, kept
-from analyses.frames import StudyData
 from analyses.loop_anatomy import rows_of
+from analyses.plumbing import style, tables
+from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """What decides what is read again; None where nothing was generated."""
-    from analyses.workbench import longest_solved, problem_settings
+    from analyses.plumbing.workbench import longest_solved, problem_settings
 
     benchmark = longest_solved(study)
     if benchmark is None:
@@ -100,8 +100,8 @@ def read_again(study: StudyData) -> pd.DataFrame:
 def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    from analyses.replayed import chain_rows, stored_chains, variants_of
-    from analyses.workbench import Workbench
+    from analyses.plumbing.replayed import chain_rows, stored_chains, variants_of
+    from analyses.plumbing.workbench import Workbench
     from interp.diagnosis import compare_openers, opener_mass, reflection_benefit
 
     rows = chain_rows(study)
@@ -185,8 +185,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
-    from analyses.replayed import first
+    from analyses.plumbing.command import main
+    from analyses.plumbing.replayed import first
 
     first(read_again)
     main(__file__)

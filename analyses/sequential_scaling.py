@@ -7,9 +7,10 @@ marks beside the line's end. `gain` is the accuracy at the largest budget minus 
 smallest, paired by problem and sample.
 
 A budget is a limit, so curves are drawn over the tokens really spent and over FLOPs, and a variant
-is compared with dense where dense has spent the same (`scaling.matched`). Seconds are modelled: the
-study's own rate for the dense model, and for a variant less in the proportion of weights it reads.
-Slope and ceiling are those of the logistic fit over tokens spent (`scaling.fits`).
+is compared with dense where dense has spent the same (`scaling.curves.equal_cost_comparison`).
+Seconds are modelled: the study's own rate for the dense model, and for a variant less in the
+proportion of weights it reads. Slope and ceiling are those of the logistic fit over tokens spent
+(`scaling.curves.fits`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses import style, tables
-from analyses.frames import StudyData
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 from interp.statistics import holm
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from scaling.flops import ModelCost
+    from scaling.costs.flops import ModelCost
 
 TITLE = "Sequential scaling: more thinking tokens"
 CAPTION = (
@@ -90,9 +91,9 @@ def model_cost(study: StudyData) -> ModelCost | None:
     Blocks are in dense order, as the plans name them; a model that is itself pruned is None, and
     so is one of its own code, whose cost is not known in any case.
     """
-    from interp.loading import load_config, refusing
-    from interp.source import PRUNING_FILE, locate, side_file
-    from scaling.flops import ModelCost
+    from interp.model.checkpoint_files import PRUNING_FILE, locate, side_file
+    from interp.model.loading import load_config, refusing
+    from scaling.costs.flops import ModelCost
 
     try:
         with refusing("No configuration"):
@@ -106,7 +107,7 @@ def model_cost(study: StudyData) -> ModelCost | None:
 
 def costed(rows: pd.DataFrame, study: StudyData) -> pd.DataFrame:
     """Rows with what each chain cost: spent, and where it is known flops and seconds."""
-    from scaling.matched import modelled_seconds, with_costs
+    from scaling.curves.equal_cost_comparison import modelled_seconds, with_costs
 
     model = model_cost(study)
     if model is None:
@@ -129,20 +130,22 @@ def _plain(study: StudyData) -> pd.DataFrame:
 
 @lru_cache(maxsize=4)
 def fits(study: StudyData) -> pd.DataFrame:
-    """Slope and ceiling of every benchmark and variant, by both forms (`scaling.fits`)."""
+    """Slope and ceiling of every benchmark and variant, by both forms (`scaling.curves.fits`)."""
     import pandas as pd
 
-    from scaling.fits import scaling_fits
+    from scaling.curves.fits import scaling_fits
 
     rows = _plain(study)
     return scaling_fits(rows).to_frame() if len(rows) else pd.DataFrame()
 
 
 def equal_cost(study: StudyData, points: int | None = 4) -> pd.DataFrame:
-    """Every variant against dense at equal tokens, FLOPs and seconds (`scaling.matched`)."""
+    """Every variant against dense at equal tokens, FLOPs and seconds
+    (`scaling.curves.equal_cost_comparison`).
+    """
     import pandas as pd
 
-    from scaling.matched import equal_cost as compare
+    from scaling.curves.equal_cost_comparison import equal_cost as compare
 
     rows = _plain(study)
     axes = [axis for axis in EQUAL if axis in rows] if len(rows) else []
@@ -266,10 +269,10 @@ def gains(study: StudyData) -> pd.DataFrame:
 
 
 def waits(study: StudyData) -> pd.DataFrame:
-    """What replacing early ends of thinking by "wait" changes (`scaling.sequential`)."""
+    """What replacing early ends of thinking by "wait" changes (`scaling.curves.sequential`)."""
     import pandas as pd
 
-    from scaling.sequential import wait_extensions
+    from scaling.curves.sequential import wait_extensions
 
     rows = study.rows("waits")
     return wait_extensions(rows).to_frame() if len(rows) else pd.DataFrame()
@@ -390,6 +393,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

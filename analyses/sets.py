@@ -29,11 +29,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from analyses import style
-from analyses.derived import derived, kept
-from analyses.frames import StudyData
-from analyses.tables import ALPHA, blocks_text, interval, p_value, signed
-from analyses.workbench import Workbench, asked_settings
+from analyses.plumbing import style
+from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.tables import ALPHA, blocks_text, interval, p_value, signed
+from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 def _decoded(bench: Workbench, sets: Sequence[Blocks]) -> dict[str, dict[Blocks, np.ndarray]]:
     """By outcome, each set's outcomes over the first problems."""
-    from interp.interventions import Skip, Variant
+    from interp.interventions.interventions import Skip, Variant
 
     variants = {Variant(_name(s), tuple(Skip(b) for b in s)): s for s in sets}
     chains = bench.decode(list(variants), PROBLEMS)
@@ -362,6 +362,6 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

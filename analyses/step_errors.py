@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses import style, tables
-from analyses.frames import StudyData
 from analyses.loop_anatomy import rows_of
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -120,6 +120,6 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

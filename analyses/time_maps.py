@@ -1,6 +1,7 @@
 """When each block is needed: it is skipped only in a part of the chain.
 
-Three parts, over the same problems (`interp.timemaps`, `interp.handover`):
+Three parts, over the same problems (`interp.counterfactuals.window_maps`,
+`interp.counterfactuals.forks`):
 
 - map: the dense model's chains, each block gone in one window: the prompt alone, the chain alone,
   quarters of the thinking budget, around the words that open a reflection, the answer. A window
@@ -21,14 +22,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from analyses import style
-from analyses.derived import derived, kept
-from analyses.frames import StudyData
-from analyses.workbench import (
-    Workbench,
-    asked_settings,
-    most_looping,
-)
+from analyses.plumbing import style
+from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,9 +84,14 @@ def in_store(study: StudyData) -> bool:
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
-    from interp.handover import along, around_loops, handover
-    from interp.interventions import dense
-    from interp.timemaps import before_steps, changed_blocks, time_map, usual_windows
+    from interp.counterfactuals.forks import along, around_loops, handover
+    from interp.counterfactuals.window_maps import (
+        before_steps,
+        changed_blocks,
+        time_map,
+        usual_windows,
+    )
+    from interp.interventions.interventions import dense
 
     wanted = max(PROBLEMS, 2 * LOOPING)
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], wanted)
@@ -136,7 +138,7 @@ def caption(found: pd.DataFrame) -> str:
 
 def text(found: pd.DataFrame) -> list[str]:
     """Which block is needed when, and what starts and ends loops, in sentences."""
-    from analyses.tables import ALPHA, interval, share, signed
+    from analyses.plumbing.tables import ALPHA, interval, share, signed
 
     said = []
     accuracy = found[(found["part"] == "map") & (found["outcome"] == "correct")]
@@ -256,7 +258,7 @@ def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) 
     here = found[
         (found["part"] == part) & (found["window"] == window) & (found["outcome"] == outcome)
     ]
-    from analyses.tables import share
+    from analyses.plumbing.tables import share
 
     before, n = float(here["before"].mean()), int(here["n_problems"].max())
     if part == "map":
@@ -277,6 +279,6 @@ def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) 
 
 
 if __name__ == "__main__":
-    from analyses.command import main
+    from analyses.plumbing.command import main
 
     main(__file__)

@@ -7,7 +7,7 @@ medians of each round's ratio to that round's bare pass (CPU seconds of the proc
 which a neighbour disturbs less than the clock does; synchronised wall time on CUDA).
 
 - bare: the blocks and the final norm, no hook, no head.
-- streaming: `interp.record.BlockInfluence`, with and without sinks, per text.
+- streaming: `interp.activations.reducers.BlockInfluence`, with and without sinks, per text.
 - kept: what one would write first: output_hidden_states, and the cosines of neighbours when the
   batch is through (masked, float32), for all tokens only: no sinks, no sums by text.
 - memory_growth: extra memory of one pass over 1000 samples over that of passes over 10, as many as
@@ -38,9 +38,11 @@ import numpy as np
 import torch
 
 from bench.common import SHAPES, load
-from interp.model import ReasoningModel
-from interp.record import BlockInfluence
-from interp.replay import batches, forward, replay
+from interp.activations.reducers import BlockInfluence
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import batches
+from interp.replay.chunked_forward import forward
+from interp.replay.teacher_forced import replay
 
 
 def make_texts(model: ReasoningModel, n: int, length: int) -> list[np.ndarray]:

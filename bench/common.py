@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from interp.chains import Budget
-from interp.interventions import VariantLike
-from interp.model import ReasoningModel
-from interp.requests import Request, cross
+from interp.chains.chain import Budget
+from interp.decoding.request import Request, cross
+from interp.interventions.interventions import VariantLike
+from interp.model.reasoning_model import ReasoningModel
 
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-8b": {
@@ -61,7 +61,7 @@ def random_model(shape: dict[str, Any], device: Any = None, name: str = "random"
     """A model of this configuration with random weights and the reasoner's tokenizer."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from interp.loading import load_tokenizer
+    from interp.model.loading import load_tokenizer
 
     config = AutoConfig.for_model(**shape)
     dtype = torch.bfloat16 if str(device or "").startswith("cuda") else torch.float32

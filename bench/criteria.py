@@ -34,11 +34,12 @@ import torch
 
 from bench.block_influence import bare, make_texts, resident, timed
 from bench.common import SHAPES, load
-from interp.chains import Budget
+from interp.chains.chain import Budget
+from interp.decoding.generate import generate
 from interp.errors import UserError
-from interp.interventions import dense
-from interp.model import ReasoningModel
-from interp.replay import losses
+from interp.interventions.interventions import dense
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.teacher_forced import losses
 from pruning.criteria import criteria, score
 
 OUTPUTS = ("blockpruner", "evopress", "finercut", "perplexity", "skip-kl", "sleb", "swap-kl")
@@ -71,7 +72,7 @@ def make_runs(
     return {
         "bare": lambda: bare(model, texts, batch_tokens),
         "forward": lambda: losses(model, texts, batch_tokens=batch_tokens),
-        "generation": lambda: model.generate(prompts, [dense], budget=budget),
+        "generation": lambda: generate(model, prompts, [dense], budget=budget),
         **{name: criterion(name) for name in criteria()},
     }
 

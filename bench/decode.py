@@ -7,7 +7,8 @@ The same rows for all: countdown-4 problems of the bundled reasoner (for another
 prompts of them), temperature 1, at most `tokens` new tokens. All in one process and one run, the
 rounds interleaved, medians.
 
-- ours: `interp.decode`, log-probabilities and entropies kept. `generic` is the same through the
+- ours: `interp.decoding.scheduler`, log-probabilities and entropies kept. `generic` is the same
+through the
   model's own blocks in plain torch, without the compiled kernels.
 - hf_generate: `model.generate` on the left-padded batch; useful tokens end with the row's end of
   sequence. hf_generate_batch: transformers' continuous batching.
@@ -31,12 +32,12 @@ import numpy as np
 import torch
 
 from bench.common import Clock, arguments, close, load, problems
-from interp import passes as engine
-from interp.block_backend import TORCH, BackendChoice
-from interp.chains import Chain
-from interp.decode import decode
-from interp.model import ReasoningModel
-from interp.requests import Request
+from interp.chains.chain import Chain
+from interp.decoding import model_runner as engine
+from interp.decoding.block_backend import TORCH, BackendChoice
+from interp.decoding.generate import decode
+from interp.decoding.request import Request
+from interp.model.reasoning_model import ReasoningModel
 
 
 @contextmanager

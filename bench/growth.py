@@ -26,12 +26,12 @@ import torch
 from bench.block_influence import resident
 from bench.common import Clock, arguments, close, problems, random_model
 from bench.decode import copy_rate, matrix_rate, work
-from interp.chains import Budget
-from interp.decode import decode
-from interp.interventions import Skip, Variant, dense
-from interp.model import ReasoningModel
-from interp.requests import Request, cross
-from interp.sampling import Sampling
+from interp.chains.chain import Budget
+from interp.decoding.generate import decode
+from interp.decoding.request import Request, cross
+from interp.decoding.sampling import Sampling
+from interp.interventions.interventions import Skip, Variant, dense
+from interp.model.reasoning_model import ReasoningModel
 
 BASE = {"length": 256, "rows": 32, "variants": 1, "blocks": 16, "problems": 32}
 GROWS: dict[str, tuple[int, ...]] = {

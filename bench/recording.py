@@ -15,10 +15,10 @@ import statistics
 import torch
 
 from bench.common import Clock, arguments, close, load, problems
-from interp.chains import Chain
-from interp.decode import decode
-from interp.model import ReasoningModel
-from interp.requests import Request
+from interp.chains.chain import Chain
+from interp.decoding.generate import decode
+from interp.decoding.request import Request
+from interp.model.reasoning_model import ReasoningModel
 
 
 def run(model: ReasoningModel, requests: list[Request], record: bool) -> list[Chain]:

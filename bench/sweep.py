@@ -29,13 +29,13 @@ import torch
 
 from bench.common import Clock, arguments, close, load, problems
 from bench.decode import hf_generate
-from interp.chains import Budget, Chain
-from interp.decode import decode
-from interp.interventions import Skip, Variant, dense
-from interp.model import ReasoningModel
-from interp.replay import losses
-from interp.requests import Request
-from interp.sweep import sweep
+from interp.chains.chain import Budget, Chain
+from interp.decoding.generate import decode
+from interp.decoding.request import Request
+from interp.interventions.interventions import Skip, Variant, dense
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.block_sweep import sweep
+from interp.replay.teacher_forced import losses
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "safetensors", "tokenizers")
 TIMED = 0.2  # seconds for which each number of threads is tried
@@ -91,18 +91,18 @@ def examine(model: ReasoningModel, rows: Sequence[int] = (8, 32, 128)) -> Checku
     """
     import torch
 
-    from interp import native
-    from interp.passes import choose
-    from interp.thread_tuner import cores, thread_counts
+    from interp.decoding.model_runner import choose
+    from interp.decoding.thread_tuner import cores, thread_counts
+    from interp.kernels import library
 
     counts = thread_counts()
     how = "chosen while decoding" if len(counts) > 1 else "fixed (OMP_NUM_THREADS, or set)"
     found = {n: choose(model, n) for n in rows}
     return Checkup(
-        processor=_processor(native.processor()),
+        processor=_processor(library.processor()),
         packages=_packages(),
         memory=_memory(),
-        kernels={build: _kernels(native.kernels(build)) for build in native.builds()},
+        kernels={build: _kernels(library.kernels(build)) for build in library.builds()},
         threads=f"{max(counts)} of {cores()} cores, {how}",
         thread_seconds={n: _seconds(n) for n in counts},
         backends={n: choice.seconds for n, choice in found.items()},

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from scaling.progress import Event
+    from scaling.study.study_progress import Event
 
 LINE_EVERY = 15.0  # seconds, where there is no terminal
 

@@ -23,10 +23,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from interp.chains import Chain
+from interp.chains.chain import Chain
 from interp.errors import UserError, did_you_mean
 from interp.json_reader import parse_json, read_utf8, whole_text
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 
 Part = Literal["all", "prompt", "generated"]
 PARTS = ("all", "prompt", "generated")

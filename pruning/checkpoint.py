@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from interp.errors import PruneScopeError, UserError
-from interp.model import ReasoningModel
-from interp.source import INDEX, PRUNING_FILE, WEIGHTS
+from interp.model.checkpoint_files import INDEX, PRUNING_FILE, WEIGHTS
+from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import UserError, did_you_mean
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.scores import Scores
 

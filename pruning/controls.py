@@ -29,9 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import NonFiniteError, UserError
-from interp.interventions import VariantLike
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
+from interp.interventions.interventions import VariantLike
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.distance import divergences
 from pruning.plan import LayerPlan

@@ -7,19 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from interp.errors import UserError
-from interp.interventions import VariantLike
-from interp.model import ReasoningModel
-from interp.replay import (
-    BATCH_TOKENS,
-    Targets,
-    batches,
-    finite,
-    forward,
-    position_chunks,
-    readout,
-    running,
-)
-from interp.sweep import check_readout
+from interp.interventions.hooks import running
+from interp.interventions.interventions import VariantLike
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.block_sweep import check_readout
+from interp.replay.chunked_forward import forward
+from interp.replay.teacher_forced import Targets, finite, position_chunks, readout
 from pruning.calibration import Calibration
 
 

@@ -26,12 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp.anatomy import dissect
 from interp.errors import UserError
 from interp.json_reader import read_json_object
-from interp.loading import load_config, refuse_adapter, refusing, without_storage
-from interp.model import ReasoningModel
-from interp.source import (
+from interp.model.architecture import dissect
+from interp.model.checkpoint_files import (
     INDEX,
     PRUNING_FILE,
     Fingerprint,
@@ -40,6 +38,8 @@ from interp.source import (
     folder_blocks,
     locate,
 )
+from interp.model.loading import load_config, refuse_adapter, refusing, without_storage
+from interp.model.reasoning_model import ReasoningModel
 from pruning.checkpoint import (
     free_target,
     plan_card,

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
 from interp.json_reader import parse_json, read_utf8, short
-from interp.source import MOST_BLOCKS
+from interp.model.checkpoint_files import MOST_BLOCKS
 
 if TYPE_CHECKING:
-    from interp.interventions import Intervention
-    from interp.model import ReasoningModel
+    from interp.interventions.interventions import Intervention
+    from interp.model.reasoning_model import ReasoningModel
     from pruning.scores import Scores
 
 FORMAT = 1
@@ -131,7 +131,14 @@ class LayerPlan:
         """
         from pruning.plans import published_plan
 
-        return published_plan(name)
+        found = published_plan(name)
+        return cls(
+            removed=found.order,
+            n_blocks=found.n_blocks,
+            name=found.name,
+            criterion=found.criterion,
+            source=f"{found.source} ({' or '.join(found.models)})",
+        )
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -146,7 +153,7 @@ class LayerPlan:
 
     def interventions(self) -> tuple[Intervention, ...]:
         """What the plan means for a live model: one `Skip` a removed block."""
-        from interp.interventions import Skip
+        from interp.interventions.interventions import Skip
 
         return tuple(Skip(l) for l in self.removed)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from interp.errors import UserError, printable, reason_of
 from interp.json_reader import parse_json, short
-from interp.source import weight_files
+from interp.model.checkpoint_files import weight_files
 from pruning.checkpoint import shard_name
 
 LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library

@@ -23,9 +23,9 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
-from interp.holding import holding, unguarded
-from interp.interventions import Intervention, Skip
-from interp.model import ReasoningModel
+from interp.interventions.interventions import Intervention, Skip
+from interp.model.holding import holding, unguarded
+from interp.model.reasoning_model import ReasoningModel
 from pruning.scores import Scores
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
-from interp.holding import holding, unguarded
-from interp.model import ReasoningModel
-from interp.source import PRUNING_FILE
+from interp.model.checkpoint_files import PRUNING_FILE
+from interp.model.holding import holding, unguarded
+from interp.model.reasoning_model import ReasoningModel
 from pruning.checkpoint import (
     SHARD_BYTES,
     free_target,

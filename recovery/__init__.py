@@ -10,14 +10,14 @@ measured afterwards, equal training tokens, and a run that is killed and goes on
 |---|---|
 | examples.py, sources.py | training data: what it is, where it comes from |
 | tokens.py, overlap.py | its ids; what it must not hold |
-| config.py | everything that decides a run |
+| recovery_config.py | everything that decides a run |
 | answers.py, writing.py | the dense model's answers; completions of the model in training |
 | building.py, trainers.py | TRL's configurations and trainers, and what is added to them |
-| training.py, sweep.py, run.py | one rate, several, a run from settings to checkpoint |
+| training_run.py, sweep.py, run.py | one rate, several, a run from settings to checkpoint |
 | teacher.py, saving.py, result.py | the dense model; the checkpoint; what a run says of itself |
-| watching.py, folder.py, libraries.py | log, progress, states; whose folder; quiet libraries |
+| watching.py, run_folder.py, libraries.py | log, progress, states; whose folder; quiet libraries |
 | changes.py | how far a training moved each block |
-| memory.py, configs/ | what a run needs on each GPU, on paper; Accelerate's configurations |
+| training_memory.py, configs/ | what a run needs per GPU, on paper; Accelerate's configurations |
 | study.py | every method on several plans at equal training tokens, measured |
 
 This room may use scaling, pruning, testbed and interp; only analyses and the front door use it.

@@ -1,6 +1,7 @@
 """TRL's configuration and trainer for each method.
 
-`Job` is what the methods share: what is trained on what. `build` makes the trainer of a method.
+`TrainingJob` is what the methods share: what is trained on what. `build` makes the trainer of a
+method.
 """
 
 from __future__ import annotations
@@ -12,18 +13,18 @@ from typing import Any
 
 import torch
 
-from interp.chains import Budget
+from interp.chains.chain import Budget
+from interp.decoding.sampling import Sampling
 from interp.errors import UserError, did_you_mean
-from interp.model import ReasoningModel
-from interp.sampling import Sampling
-from recovery.config import RecoveryConfig
+from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import TrainingSet
+from recovery.recovery_config import RecoveryConfig
 from recovery.watching import Log, OnStep, Watch
 from recovery.writing import Writer
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is trained on what. `base` is the folder of the checkpoint before training."""
 
     config: RecoveryConfig
@@ -57,7 +58,7 @@ class Job:
 # ------------------------------------------------------------------------- TRL's configuration
 
 
-def arguments(job: Job, config: RecoveryConfig, folder: Path, micro: int) -> dict[str, Any]:
+def arguments(job: TrainingJob, config: RecoveryConfig, folder: Path, micro: int) -> dict[str, Any]:
     """What TRL's configurations of all methods are given."""
     on_device = micro * job.processes
     if config.batch % on_device:
@@ -147,7 +148,7 @@ def lora(config: RecoveryConfig, hf: Any) -> Any:
 # ------------------------------------------------------------------------- a trainer by method
 
 
-def build(job: Job, config: RecoveryConfig, folder: Path, watch: Watch) -> Any:
+def build(job: TrainingJob, config: RecoveryConfig, folder: Path, watch: Watch) -> Any:
     """The trainer of a method, ready to train."""
     from transformers import EarlyStoppingCallback, PrinterCallback
 
@@ -167,7 +168,11 @@ def build(job: Job, config: RecoveryConfig, folder: Path, watch: Watch) -> Any:
 
 
 def _supervised(
-    job: Job, config: RecoveryConfig, folder: Path, student: ReasoningModel, shared: dict[str, Any]
+    job: TrainingJob,
+    config: RecoveryConfig,
+    folder: Path,
+    student: ReasoningModel,
+    shared: dict[str, Any],
 ) -> Any:
     from trl.trainer.sft_config import SFTConfig
 
@@ -216,7 +221,11 @@ def _writer(config: RecoveryConfig, student: ReasoningModel) -> Writer:
 
 
 def _distiller(
-    job: Job, config: RecoveryConfig, folder: Path, student: ReasoningModel, shared: dict[str, Any]
+    job: TrainingJob,
+    config: RecoveryConfig,
+    folder: Path,
+    student: ReasoningModel,
+    shared: dict[str, Any],
 ) -> Any:
     from trl.trainer.distillation_config import DistillationConfig
 
@@ -253,7 +262,11 @@ def _distiller(
 
 
 def _reinforcer(
-    job: Job, config: RecoveryConfig, folder: Path, student: ReasoningModel, shared: dict[str, Any]
+    job: TrainingJob,
+    config: RecoveryConfig,
+    folder: Path,
+    student: ReasoningModel,
+    shared: dict[str, Any],
 ) -> Any:
     from trl.trainer.grpo_config import GRPOConfig
 

@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError
-from interp.loading import refusing
-from interp.source import folder_blocks, locate, weight_files
+from interp.model.checkpoint_files import folder_blocks, locate, weight_files
+from interp.model.loading import refusing
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from interp.errors import UserError
-from interp.model import Question
-from scaling.problems import Benchmark, Problem
+from interp.model.reasoning_model import Question
+from scaling.problem import Benchmark, Problem
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import UserError
-from scaling.pace import spread_lengths
+from scaling.costs.decode_speed import spread_lengths
 
 if TYPE_CHECKING:
-    from interp.model import ReasoningModel
-    from recovery.config import RecoveryConfig
+    from interp.model.reasoning_model import ReasoningModel
     from recovery.examples import TrainingSet
+    from recovery.recovery_config import RecoveryConfig
 
 #: s1K as its paper counts it (arXiv 2501.19393): 1,000 examples, 4.7 M tokens of traces.
 S1K_EXAMPLES, S1K_TOKENS, S1K_PROMPT = 1000, 4700.0, 200.0
@@ -66,7 +66,7 @@ def lengths_of(
 ) -> Lengths:
     """Lengths of the training data as the run would read it. s1K is not downloaded."""
     from recovery.sources import training_set
-    from scaling.backends.served import weightless
+    from scaling.engines.served_model import weightless
 
     if data == "s1k":
         return Lengths.s1k(limit)
@@ -83,8 +83,8 @@ def tried_answers(
     model: ReasoningModel, train: TrainingSet, config: RecoveryConfig, n: int = 24
 ) -> float:
     """Of the tokens that an answer may take, what `n` answers of the model take."""
-    from interp.chains import Budget
-    from interp.sampling import Sampling
+    from interp.chains.chain import Budget
+    from interp.decoding.sampling import Sampling
     from recovery.tokens import prompt_of
     from recovery.writing import Writer
 

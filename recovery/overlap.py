@@ -20,7 +20,7 @@ from typing import Any
 
 from interp.errors import UserError
 from recovery.examples import Example, TrainingSet
-from scaling.problems import Benchmark
+from scaling.problem import Benchmark
 
 RUN = 8  # words
 SHARE = 0.5

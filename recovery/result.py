@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from recovery.config import RecoveryConfig
+from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import TrainingSet
-from recovery.folder import RunFolder, as_path
+from recovery.recovery_config import RecoveryConfig
+from recovery.run_folder import RunFolder, as_path
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,27 +19,27 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp.chains import Budget
+from interp.chains.chain import Budget
+from interp.decoding.sampling import Sampling
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.sampling import Sampling
+from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
 from recovery.answers import answered_set, ask
-from recovery.config import RecoveryConfig
 from recovery.examples import Example, TrainingSet
-from recovery.folder import RunFolder, as_path, check_room
 from recovery.libraries import check_libraries, quiet
 from recovery.overlap import apart
+from recovery.recovery_config import RecoveryConfig
 from recovery.result import Recovered, sentence
+from recovery.run_folder import RunFolder, as_path, check_room
 from recovery.sources import training_set
 from recovery.teacher import load_teacher
 from recovery.tokens import fitting, prompts_of
 from recovery.watching import Log, OnStep, Step
-from scaling.problems import Benchmark
+from scaling.problem import Benchmark
 
 if TYPE_CHECKING:
-    from recovery.building import Job
-    from recovery.training import Outcome
+    from recovery.building import TrainingJob
+    from recovery.training_run import TrainingOutcome
 
 __all__ = ["Recovered", "recover"]
 
@@ -75,7 +75,7 @@ def recover(
     check_libraries()
     run = RunFolder(as_path(out))
     with quiet():
-        return _Run(
+        return _RecoveryRun(
             model=model,
             config=config,
             run=run,
@@ -92,7 +92,7 @@ def recover(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _RecoveryRun:
     """The stages of a run, over what they share."""
 
     model: str | Path | ReasoningModel
@@ -139,9 +139,9 @@ class _Run:
         train, held_out = self._ready(student, teacher, train, held_out, state)
         for note in train.notes:
             log.say(note)
-        from recovery.building import Job
+        from recovery.building import TrainingJob
 
-        job = Job(
+        job = TrainingJob(
             config=self.config,
             base=base,
             train=train,
@@ -317,7 +317,7 @@ class _Run:
         share = 0.05 if self.config.weights == "lora" else 1.0
         return int(weights * 4 * (share * (2 * 3 + 1) + 1))
 
-    def _train(self, job: Job) -> list[Outcome]:
+    def _train(self, job: TrainingJob) -> list[TrainingOutcome]:
         from recovery.sweep import train_rates
 
         if self.config.steps == 0 or self.config.tokens == 0:
@@ -325,12 +325,16 @@ class _Run:
         return train_rates(job, self.run.states)
 
     def _finish(
-        self, base: str, job: Job, outcomes: list[Outcome], layer_map: tuple[int, ...]
+        self,
+        base: str,
+        job: TrainingJob,
+        outcomes: list[TrainingOutcome],
+        layer_map: tuple[int, ...],
     ) -> None:
         """The checkpoint, then the record that says the run is finished."""
         from recovery.saving import keep_adapter, write_result
         from recovery.sweep import best_of, rate_folder
-        from recovery.training import TRAINED
+        from recovery.training_run import TRAINED
 
         config = self.config
         best = best_of(outcomes, higher=config.method == "rl") if outcomes else None

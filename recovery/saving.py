@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from interp.errors import PruneScopeError, UserError
-from interp.loading import load_weights, refusing
-from interp.model import ReasoningModel
-from interp.source import PRUNING_FILE, locate, side_file
+from interp.model.checkpoint_files import PRUNING_FILE, locate, side_file
+from interp.model.loading import load_weights, refusing
+from interp.model.reasoning_model import ReasoningModel
 from pruning.folder import stored_dtype
 from pruning.surgery import write_checkpoint
 from recovery.libraries import quiet

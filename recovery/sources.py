@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError, did_you_mean
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet, gold
-from scaling.reading import Hub, Record, read_file, read_hub
+from scaling.records import Hub, Record, read_file, read_hub
 
 S1K = Hub("simplescaling/s1K", "train")
 TESTBED_EXAMPLES = 2000
@@ -240,7 +240,7 @@ def testbed_set(model: ReasoningModel, kinds: str, limit: int, seed: int) -> Tra
 
 
 def _testbed_example(problem: Any, model: ReasoningModel, rng: random.Random) -> Example:
-    from scaling.problems import Problem
+    from scaling.problem import Problem
     from testbed.expert import write
     from testbed.vocabulary import prompt_words
 
@@ -288,8 +288,8 @@ def study_set(folder: Path, model: ReasoningModel) -> TrainingSet:
     import json
 
     from scaling.benchmarks import benchmarks
-    from scaling.problems import Problem
-    from scaling.store import Store
+    from scaling.problem import Problem
+    from scaling.store.study_store import Store
 
     with Store(folder, read_only=True) as store:
         rows, problems = store.rows(ids=True), store.frame("problems")

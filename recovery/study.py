@@ -29,7 +29,7 @@ from typing import Any
 
 from interp.errors import UserError, did_you_mean
 from pruning.plan import LayerPlan
-from recovery.config import RecoveryConfig
+from recovery.recovery_config import RecoveryConfig
 from recovery.watching import Step
 
 FILE = "study.json"
@@ -274,11 +274,11 @@ def plans_of(folder: Path) -> dict[str, LayerPlan]:
 
 def _decide(study: RecoveryStudy) -> dict[str, LayerPlan]:
     """Each criterion's plans, from the dense model's chains on spare problems."""
-    from interp.model import ReasoningModel
-    from scaling.backends.local import LocalEngine
-    from scaling.config import StudyConfig
-    from scaling.gather import gather
-    from scaling.variants import calibration_chains, check_methods
+    from interp.model.reasoning_model import ReasoningModel
+    from scaling.engines.local import LocalEngine
+    from scaling.study.config import StudyConfig
+    from scaling.study.problem_sets import gather
+    from scaling.study.variants import calibration_chains, check_methods
 
     config = StudyConfig(
         model=study.model,
@@ -307,7 +307,7 @@ def _decide(study: RecoveryStudy) -> dict[str, LayerPlan]:
 
 def run_unit(study: RecoveryStudy, unit: Unit) -> None:
     """Train the unit where it is to be trained, and measure it."""
-    from scaling.runner import run_study
+    from scaling.study.runner import run_study
 
     model = study.model
     if unit.plan:
@@ -334,7 +334,7 @@ def _finished(study: RecoveryStudy, unit: Unit) -> bool:
 
 def measuring(study: RecoveryStudy, unit: Unit, model: str) -> Any:
     """The study that measures a unit: budgets, samples and single blocks, nothing pruned."""
-    from scaling.config import StudyConfig
+    from scaling.study.config import StudyConfig
 
     return StudyConfig(
         model=model,
@@ -366,7 +366,7 @@ def pruned_folder(study: RecoveryStudy, name: str) -> Path:
 def _train(study: RecoveryStudy, unit: Unit, base: str) -> Path:
     """The recovered checkpoint of a unit."""
     from recovery.run import recover
-    from scaling.gather import gather
+    from scaling.study.problem_sets import gather
 
     against, _ = gather(measuring(study, unit, base))
     found = recover(

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interp.errors import PruneScopeError, UserError
-from recovery.building import Job
-from recovery.training import Outcome, train_one
+from recovery.building import TrainingJob
+from recovery.training_run import TrainingOutcome, train_one
 
 
 def rate_folder(states: Path, rate: float) -> Path:
@@ -20,7 +20,7 @@ def rate_folder(states: Path, rate: float) -> Path:
     return states / f"rate-{rate:.2e}"
 
 
-def train_rates(job: Job, states: Path) -> list[Outcome]:
+def train_rates(job: TrainingJob, states: Path) -> list[TrainingOutcome]:
     """One training a rate, in the order given; finished ones are not done again.
 
     Raises UserError where rates are to be compared and no example is held out to compare them on.
@@ -38,7 +38,7 @@ def train_rates(job: Job, states: Path) -> list[Outcome]:
     return found
 
 
-def best_of(outcomes: Sequence[Outcome], *, higher: bool = False) -> Outcome:
+def best_of(outcomes: Sequence[TrainingOutcome], *, higher: bool = False) -> TrainingOutcome:
     """The outcome with the best held-out value; the only one where there is one."""
     if len(outcomes) == 1:
         return outcomes[0]

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.source import PRUNING_FILE, locate, side_file
+from interp.model.checkpoint_files import PRUNING_FILE, locate, side_file
+from interp.model.reasoning_model import ReasoningModel
 
 
 def load_teacher(

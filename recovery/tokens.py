@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from recovery.watching import Watch
 from recovery.writing import Writer
 
 
-class Watched:
+class WatchedTrainer:
     """What the three trainers share. `args` carries TRL's configuration, `watch` ours."""
 
     def __init__(self, *args: Any, watch: Watch, schedule: str, **kwargs: Any) -> None:
@@ -50,7 +50,7 @@ class Watched:
 
     def last_state(self) -> Path | None:
         """The newest complete state of this training."""
-        from recovery.folder import RunFolder
+        from recovery.run_folder import RunFolder
 
         where = Path(self.args.output_dir)  # type: ignore[attr-defined]
         return RunFolder(where).last_state(where)
@@ -131,11 +131,11 @@ def rate_factor(share: float, schedule: str, warmup: float) -> float:
     return left if schedule == "linear" else 1.0
 
 
-class Supervised(Watched, SFTTrainer):
+class Supervised(WatchedTrainer, SFTTrainer):
     """Cross-entropy on answers: methods lora, full and self."""
 
 
-class OnPrompts(Watched):
+class OnPrompts(WatchedTrainer):
     """Asks the package's prompts by example id, and writes with the package's decoder.
 
     prompts: ids by example id. writer: writes completions; None leaves it to TRL. given:

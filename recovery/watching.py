@@ -20,7 +20,7 @@ import torch
 from transformers import TrainerCallback
 
 from interp.errors import NonFiniteError
-from recovery.folder import MARK
+from recovery.run_folder import MARK
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from interp.chains import Budget, Chain
-from interp.decode import Request, decode
-from interp.model import ReasoningModel
-from interp.sampling import Sampling
+from interp.chains.chain import Budget, Chain
+from interp.decoding.generate import decode
+from interp.decoding.request import Request
+from interp.decoding.sampling import Sampling
+from interp.model.reasoning_model import ReasoningModel
 
 
 @dataclass(frozen=True)

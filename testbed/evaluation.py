@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.chains import Budget, Chain
-from interp.decode import Request, decode
+from interp.chains.chain import Budget, Chain
+from interp.decoding.generate import decode
+from interp.decoding.request import Request
 from interp.errors import UserError
-from interp.replay import continuation_logprobs
+from interp.replay.teacher_forced import continuation_logprobs
 from interp.statistics import (
     Interval,
     PairedDifference,
@@ -27,13 +28,13 @@ from interp.statistics import (
     mean_interval,
     paired_difference,
 )
-from testbed.problems import KINDS, Problem, content, generate
+from testbed.problems import KINDS, GeneratedProblem, content, generate
 from testbed.verify import check_answer, check_chain
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
 
 BUDGETS: dict[str, tuple[int, ...]] = {
     "arithmetic": (8, 16, 32, 64),
@@ -78,7 +79,9 @@ class Evaluation:
         return json.loads(json.dumps(asdict(self), default=float))
 
 
-def _verdicts(problems: Sequence[Problem], chains: dict, model: ReasoningModel) -> np.ndarray:
+def _verdicts(
+    problems: Sequence[GeneratedProblem], chains: dict, model: ReasoningModel
+) -> np.ndarray:
     """[problems, samples] of 0 and 1; no answer counts as not correct."""
     return np.array(
         [
@@ -91,7 +94,7 @@ def _verdicts(problems: Sequence[Problem], chains: dict, model: ReasoningModel) 
     )
 
 
-def _by_content(problems: Sequence[Problem], verdicts: np.ndarray) -> np.ndarray:
+def _by_content(problems: Sequence[GeneratedProblem], verdicts: np.ndarray) -> np.ndarray:
     """Verdicts [problems, samples] with reorderings of one pool in one row, nan-padded.
 
     They are nearly the same problem, so the interval must not count them as independent.
@@ -103,9 +106,9 @@ def _by_content(problems: Sequence[Problem], verdicts: np.ndarray) -> np.ndarray
     return np.array([row + [np.nan] * (longest - len(row)) for row in rows.values()])
 
 
-def _different(problems: Sequence[Problem], n: int) -> list[Problem]:
+def _different(problems: Sequence[GeneratedProblem], n: int) -> list[GeneratedProblem]:
     """The first n problems that are no reorderings of each other."""
-    first: dict[str, Problem] = {}
+    first: dict[str, GeneratedProblem] = {}
     for problem in problems:
         first.setdefault(content(problem), problem)
     return list(first.values())[:n]
@@ -113,7 +116,7 @@ def _different(problems: Sequence[Problem], n: int) -> list[Problem]:
 
 def _decode(
     model: ReasoningModel,
-    problems: Sequence[Problem],
+    problems: Sequence[GeneratedProblem],
     budgets: tuple[Budget, ...],
     samples: int,
     seed: int,
@@ -238,8 +241,8 @@ def _miss(n: int, correct: int, k: int) -> float:
     return 1.0 - float(pass_at_k(n, correct, k))
 
 
-def _recall(model: ReasoningModel, problems: Sequence[Problem]) -> np.ndarray:
-    from interp.interventions import dense
+def _recall(model: ReasoningModel, problems: Sequence[GeneratedProblem]) -> np.ndarray:
+    from interp.interventions.interventions import dense
 
     prompts = [model.prompt_ids(p.question, thinking=False) for p in problems]
     options = [[model.encode(choice) for choice in p.choices] for p in problems]
@@ -252,7 +255,7 @@ def _recall(model: ReasoningModel, problems: Sequence[Problem]) -> np.ndarray:
     )  # fmt: skip
 
 
-def _report(model: ReasoningModel, problem: Problem, chain: Chain):
+def _report(model: ReasoningModel, problem: GeneratedProblem, chain: Chain):
     return check_chain(
         problem,
         model.text(chain.thinking_ids.tolist()),
@@ -261,12 +264,12 @@ def _report(model: ReasoningModel, problem: Problem, chain: Chain):
     )
 
 
-def _reached(model: ReasoningModel, problem: Problem, chain: Chain) -> bool:
+def _reached(model: ReasoningModel, problem: GeneratedProblem, chain: Chain) -> bool:
     return _report(model, problem, chain).reached
 
 
 def _slips(
-    model: ReasoningModel, problems: Sequence[Problem], chains: dict[str, list[Chain]]
+    model: ReasoningModel, problems: Sequence[GeneratedProblem], chains: dict[str, list[Chain]]
 ) -> dict[str, float]:
     reports = [_report(model, p, chains[p.id][0]) for p in problems]
     tokens = sum(chains[p.id][0].n_thinking for p in problems)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from testbed.problems import (
     LARGEST_VALUE,
     SMALLEST_VALUE,
-    Problem,
+    GeneratedProblem,
     Step,
     apply,
     first_steps,
@@ -52,7 +52,7 @@ class Habits:
 
 
 @dataclass
-class Document:
+class ExpertDocument:
     """Words with a loss weight each; `prompt` words come first."""
 
     words: list[str]
@@ -75,10 +75,10 @@ class _LongEnoughError(Exception):
     """The chain is as long as it may be."""
 
 
-class _Search:
+class _ExpertSearch:
     """Writes one countdown chain."""
 
-    def __init__(self, problem: Problem, rng: random.Random, habits: Habits) -> None:
+    def __init__(self, problem: GeneratedProblem, rng: random.Random, habits: Habits) -> None:
         self.problem, self.rng, self.habits = problem, rng, habits
         self.words: list[str] = []
         self.weights: list[float] = []
@@ -220,25 +220,25 @@ def expression(path: list[Step]) -> str:
     return " ".join([str(path[0][0]), *(f"{op} {n}" for _, op, n, _ in path)])
 
 
-def fallback(problem: Problem) -> str:
+def fallback(problem: GeneratedProblem) -> str:
     """The answer of a chain cut before it tried anything."""
     return " + ".join(map(str, problem.numbers))
 
 
 def _assemble(
-    problem: Problem, words: list[str], weights: list[float], answer: str,
+    problem: GeneratedProblem, words: list[str], weights: list[float], answer: str,
     *, end_weight: float, habits: Habits,
-) -> Document:  # fmt: skip
+) -> ExpertDocument:  # fmt: skip
     prompt = prompt_words(problem.question)
     tail = answer.split()
-    return Document(
+    return ExpertDocument(
         [*prompt, *words, THINK_END, *tail, TURN_END],
         [0.0] * len(prompt) + weights + [end_weight] + [habits.answer_weight] * len(tail) + [1.0],
     )
 
 
-def _countdown(problem: Problem, rng: random.Random, habits: Habits) -> Document:
-    search = _Search(problem, rng, habits)
+def _countdown(problem: GeneratedProblem, rng: random.Random, habits: Habits) -> ExpertDocument:
+    search = _ExpertSearch(problem, rng, habits)
     solved = search.run()
     words, weights, marks = search.words, search.weights, search.marks
     draw = rng.random()
@@ -272,7 +272,7 @@ def _countdown(problem: Problem, rng: random.Random, habits: Habits) -> Document
                      habits=habits)  # fmt: skip
 
 
-def _arithmetic(problem: Problem, rng: random.Random, habits: Habits) -> Document:
+def _arithmetic(problem: GeneratedProblem, rng: random.Random, habits: Habits) -> ExpertDocument:
     expr = problem.question.split()[1:]
     value = int(expr[0])
     path: list[Step] = []
@@ -280,7 +280,7 @@ def _arithmetic(problem: Problem, rng: random.Random, habits: Habits) -> Documen
         result = apply(value, operator, int(number))
         path.append((value, operator, int(number), result))
         value = result
-    writer = _Search.__new__(_Search)
+    writer = _ExpertSearch.__new__(_ExpertSearch)
     writer.problem, writer.rng, writer.habits = problem, rng, habits
     writer.words, writer.weights, writer.marks, writer.path = [], [], [], []
     writer.slipping = rng.random() < habits.slip
@@ -307,13 +307,15 @@ def _arithmetic(problem: Problem, rng: random.Random, habits: Habits) -> Documen
                      habits=habits)  # fmt: skip
 
 
-def _recall(problem: Problem, habits: Habits) -> Document:
+def _recall(problem: GeneratedProblem, habits: Habits) -> ExpertDocument:
     prompt = prompt_words(problem.question, thinking=False)
-    return Document([*prompt, problem.answer, TURN_END],
+    return ExpertDocument([*prompt, problem.answer, TURN_END],
                     [0.0] * len(prompt) + [habits.recall_weight, 1.0])  # fmt: skip
 
 
-def write(problem: Problem, rng: random.Random, habits: Habits | None = None) -> Document:
+def write(
+    problem: GeneratedProblem, rng: random.Random, habits: Habits | None = None
+) -> ExpertDocument:
     """A training document for a problem: prompt, thinking, answer."""
     habits = habits or Habits()
     if problem.kind == "recall":

@@ -36,7 +36,7 @@ LONGEST_MEAN_SEARCH = {3: 400, 4: 380, 5: 800}
 
 
 @dataclass(frozen=True)
-class Problem:
+class GeneratedProblem:
     """One question. `numbers` and `target` are empty and 0 where the kind has none."""
 
     kind: str
@@ -59,7 +59,7 @@ def apply(value: int, operator: str, number: int) -> int:
     raise UserError(f"Unknown operator {operator!r}; known: {' '.join(OPERATORS)}.")
 
 
-def content(problem: Problem) -> str:
+def content(problem: GeneratedProblem) -> str:
     """What a problem is about, whatever order its pool is written in."""
     if not problem.kind.startswith("countdown"):
         return problem.id
@@ -71,7 +71,7 @@ def is_test(key: str) -> bool:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") % TEST_SHARE == 0
 
 
-def generate(kind: str, n: int, seed: int = 0, split: str = "test") -> list[Problem]:
+def generate(kind: str, n: int, seed: int = 0, split: str = "test") -> list[GeneratedProblem]:
     """`n` different problems of a kind; the same call gives the same problems, everywhere.
 
     Raises UserError for an unknown kind or split, or if the kind has fewer than n problems.
@@ -82,7 +82,7 @@ def generate(kind: str, n: int, seed: int = 0, split: str = "test") -> list[Prob
         raise UserError(did_you_mean(split, ("train", "test"), "split"))
     if n < 1:
         raise UserError(f"{n} problems asked for; expected at least 1.")
-    found: dict[str, Problem] = {}
+    found: dict[str, GeneratedProblem] = {}
     misses = 0
     for problem in stream(kind, seed, split):
         if problem.id in found:
@@ -99,7 +99,7 @@ def generate(kind: str, n: int, seed: int = 0, split: str = "test") -> list[Prob
     return list(found.values())
 
 
-def stream(kind: str, seed: int | str, split: str) -> Iterator[Problem]:
+def stream(kind: str, seed: int | str, split: str) -> Iterator[GeneratedProblem]:
     """Problems of a kind without end; ids may come again."""
     rng = random.Random(f"{kind}/{seed}/{split}")
     if kind == "recall":
@@ -126,7 +126,7 @@ def facts() -> dict[tuple[str, str], str]:
     }
 
 
-def _recalls(rng: random.Random) -> Iterator[Problem]:
+def _recalls(rng: random.Random) -> Iterator[GeneratedProblem]:
     keys = list(facts())
     while True:
         rng.shuffle(keys)
@@ -135,7 +135,7 @@ def _recalls(rng: random.Random) -> Iterator[Problem]:
             others = rng.sample([v for v in RELATIONS[relation] if v != value], 3)
             choices = [value, *others]
             rng.shuffle(choices)
-            yield Problem(
+            yield GeneratedProblem(
                 kind="recall",
                 id=f"recall/{entity}/{relation}/{'-'.join(sorted(others))}",
                 question=f"what is the {relation} of {entity} ?",
@@ -147,7 +147,7 @@ def _recalls(rng: random.Random) -> Iterator[Problem]:
 # ---------------------------------------------------------------- arithmetic
 
 
-def _arithmetic(rng: random.Random) -> Problem | None:
+def _arithmetic(rng: random.Random) -> GeneratedProblem | None:
     steps = rng.randint(2, 4)
     value = rng.randint(SMALLEST_NUMBER, LARGEST_NUMBER)
     words = [str(value)]
@@ -164,7 +164,7 @@ def _arithmetic(rng: random.Random) -> Problem | None:
         words += [operator, str(number)]
         numbers.append(number)
     question = "compute " + " ".join(words)
-    return Problem("arithmetic", f"arithmetic/{' '.join(words)}", question, str(value),
+    return GeneratedProblem("arithmetic", f"arithmetic/{' '.join(words)}", question, str(value),
                    numbers=tuple(numbers), target=value)  # fmt: skip
 
 
@@ -280,7 +280,7 @@ def _random_target(numbers: tuple[int, ...], rng: random.Random) -> int | None:
     return value
 
 
-def _countdown(kind: str, rng: random.Random) -> Problem | None:
+def _countdown(kind: str, rng: random.Random) -> GeneratedProblem | None:
     n = int(kind.rsplit("-", 1)[1])
     numbers = tuple(rng.sample(range(SMALLEST_NUMBER, LARGEST_NUMBER + 1), n))
     target = _random_target(numbers, rng)
@@ -290,4 +290,4 @@ def _countdown(kind: str, rng: random.Random) -> Problem | None:
         return None
     question = f"use {' '.join(map(str, numbers))} to make {target}"
     name = f"{kind}/{' '.join(map(str, numbers))}/{target}"
-    return Problem(kind, name, question, str(target), numbers=numbers, target=target)
+    return GeneratedProblem(kind, name, question, str(target), numbers=numbers, target=target)

@@ -1,16 +1,16 @@
 """The reader of chains: the testbed's grammar, line by line, against what is true.
 
-`Reader` walks through a countdown chain and keeps what a searcher should know (the values at hand,
-what is left at each, the steps already tried); `ArithmeticReader` walks through the steps of an
-expression. Both collect `Slip`s; `testbed.verify` makes a report of them. After a slip the reading
-goes on from what the chain wrote, so one slip is counted once.
+`CountdownReader` walks through a countdown chain and keeps what a searcher should know (the values
+at hand, what is left at each, the steps already tried); `ArithmeticReader` walks through the steps
+of an expression. Both collect `Slip`s; `testbed.verify` makes a report of them. After a slip the
+reading goes on from what the chain wrote, so one slip is counted once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from testbed.problems import Problem, apply
+from testbed.problems import GeneratedProblem, apply
 from testbed.vocabulary import OPERATORS
 
 
@@ -49,10 +49,10 @@ class _Line:
     node: _Node | None  # the node the step started from
 
 
-class Reader:
+class CountdownReader:
     """Reads a countdown chain word by word."""
 
-    def __init__(self, problem: Problem, words: list[str]) -> None:
+    def __init__(self, problem: GeneratedProblem, words: list[str]) -> None:
         self.problem, self.words = problem, words
         self.i = 0
         self.slips: list[Slip] = []
@@ -336,10 +336,10 @@ def _less_any(pool: tuple[int, ...], *used: int) -> tuple[int, ...]:
     return tuple(left)
 
 
-class ArithmeticReader(Reader):
+class ArithmeticReader(CountdownReader):
     """Reads an arithmetic chain: the expression's steps, in order."""
 
-    def __init__(self, problem: Problem, words: list[str]) -> None:
+    def __init__(self, problem: GeneratedProblem, words: list[str]) -> None:
         super().__init__(problem, words)
         expression = problem.question.split()[1:]
         self.plan = list(zip(expression[1::2], map(int, expression[2::2]), strict=True))

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from interp.errors import NonFiniteError, UserError
-from testbed.expert import Document, write
+from testbed.expert import ExpertDocument, write
 from testbed.problems import KINDS, stream
 from testbed.vocabulary import ID, PAD, TURN_END, WORDS, build_tokenizer
 
@@ -93,7 +93,7 @@ def build_model(recipe: Recipe) -> torch.nn.Module:
     return Qwen3ForCausalLM(config)
 
 
-def documents(recipe: Recipe, step: int, split: str = "train") -> list[Document]:
+def documents(recipe: Recipe, step: int, split: str = "train") -> list[ExpertDocument]:
     """The documents of a step: each kind until its share of the step's tokens is filled."""
     found = []
     for kind, share in recipe.shares:
@@ -114,10 +114,10 @@ def documents(recipe: Recipe, step: int, split: str = "train") -> list[Document]
 Batch = tuple[torch.Tensor, torch.Tensor]  # ids [B, T], weights [B, T]
 
 
-def batches(docs: Iterable[Document], most_tokens: int) -> list[Batch]:
+def batches(docs: Iterable[ExpertDocument], most_tokens: int) -> list[Batch]:
     """Padded micro-batches of similar length: ids and the weight of predicting each."""
     ordered = sorted(docs, key=lambda d: len(d.words))
-    groups: list[list[Document]] = []
+    groups: list[list[ExpertDocument]] = []
     for doc in ordered:
         if groups and len(doc.words) * (len(groups[-1]) + 1) <= most_tokens:
             groups[-1].append(doc)

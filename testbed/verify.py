@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from testbed.problems import Problem, apply
-from testbed.reading import ArithmeticReader, Reader, Slip, is_number
+from testbed.problems import GeneratedProblem, apply
+from testbed.reading import ArithmeticReader, CountdownReader, Slip, is_number
 from testbed.vocabulary import OPERATORS, THINK_END, THINK_START, TURN_END
 
 KINDS_OF_STEP = (
@@ -92,7 +92,7 @@ def evaluate(words: list[str]) -> tuple[int, list[int]] | None:
     return value, numbers
 
 
-def check_answer(problem: Problem, answer_text: str | None) -> bool | None:
+def check_answer(problem: GeneratedProblem, answer_text: str | None) -> bool | None:
     """True if right, False if wrong, None if there is no answer to speak of.
 
     A countdown answer must use every number of the pool once and make the target, left to right;
@@ -116,7 +116,7 @@ def check_answer(problem: Problem, answer_text: str | None) -> bool | None:
 
 
 def check_chain(
-    problem: Problem, thinking_text: str, answer_text: str | None, *, forced: bool = False
+    problem: GeneratedProblem, thinking_text: str, answer_text: str | None, *, forced: bool = False
 ) -> ChainReport:
     """Read a chain's thinking line by line and its answer.
 
@@ -124,13 +124,13 @@ def check_chain(
     A recall has no lines: only its conclusion is looked at.
     """
     words = [w for w in thinking_text.split() if w not in (THINK_START, THINK_END)]
-    reader: Reader
+    reader: CountdownReader
     if problem.kind == "recall":
-        reader = Reader(problem, [])
+        reader = CountdownReader(problem, [])
     elif problem.kind == "arithmetic":
         reader = ArithmeticReader(problem, words)
     else:
-        reader = Reader(problem, words)
+        reader = CountdownReader(problem, words)
     reader.read()
     verdict = check_answer(problem, answer_text)
     wrong = next((slip for slip in reader.slips if not slip.mended), None)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from interp import passes
-from interp.block_backend import TORCH, BackendChoice, BlockBackend
-from interp.native import Kernels, kernels
+from interp.decoding import model_runner
+from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend
+from interp.kernels.library import Kernels, kernels
 
 
 def fused(build: str | None = None) -> BlockBackend:
@@ -21,7 +21,7 @@ def by_length(build: str | None = None) -> BlockBackend:
 
 def use(patch: pytest.MonkeyPatch, backend: BlockBackend = TORCH) -> None:
     """Every decoding goes this way from now on."""
-    patch.setattr(passes, "choose", lambda _, rows: BackendChoice(backend, rows, {}))
+    patch.setattr(model_runner, "choose", lambda _, rows: BackendChoice(backend, rows, {}))
 
 
 def _found(build: str | None) -> Kernels:

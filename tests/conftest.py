@@ -26,6 +26,7 @@ install_import_hook(PACKAGES, "tests.typechecking.checked")
 
 import torch
 
+import interp.decoding.generate  # noqa: F401  (gives models their `generate`)
 from tests.drawing import load_profile
 
 torch.set_num_threads(1)

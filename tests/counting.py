@@ -13,7 +13,7 @@ from unittest import mock
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from interp.native import kernels
+from interp.kernels.library import kernels
 
 
 def counted(run: Callable[[], Any]) -> tuple[Any, float]:

@@ -14,7 +14,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 
 ARCHS = (
     "qwen2",

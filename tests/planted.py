@@ -29,14 +29,14 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from analyses.frames import StudyData
-from analyses.workbench import Workbench
-from interp.chains import Budget, Chain
-from interp.decode import Sampling
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.workbench import Workbench
+from interp.chains.chain import Budget, Chain
+from interp.decoding.sampling import Sampling
 from interp.diagnosis.loops import find_loop
-from interp.interventions import VariantLike, dense
-from interp.model import ReasoningModel
-from scaling.problems import Benchmark, Problem
+from interp.interventions.interventions import VariantLike, dense
+from interp.model.reasoning_model import ReasoningModel
+from scaling.problem import Benchmark, Problem
 from tests.models import SPECIAL, WORDS, tokenizer
 
 VOCAB = len(SPECIAL) + len(WORDS)

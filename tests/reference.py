@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from interp.chains import Chain
-from interp.model import ReasoningModel
-from interp.passes import Passes
+from interp.chains.chain import Chain
+from interp.decoding.model_runner import ModelRunner
+from interp.model.reasoning_model import ReasoningModel
 
 Edit = Callable[[torch.Tensor], torch.Tensor]  # delta [T, D] -> delta [T, D]
 
@@ -104,10 +104,10 @@ def same_chain(a: Chain, b: Chain, upto: int | None = None) -> bool:
 
 def look_every(monkeypatch: pytest.MonkeyPatch, stride: int) -> None:
     """The host looks only every `stride` passes, as it does on a GPU."""
-    begin = Passes.__init__
+    begin = ModelRunner.__init__
 
     def patient(self, *args, **kwargs) -> None:
         begin(self, *args, **kwargs)
         self.stride = stride
 
-    monkeypatch.setattr(Passes, "__init__", patient)
+    monkeypatch.setattr(ModelRunner, "__init__", patient)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.repairs.machinery.wiring import norm_offset
 
 EPS = torch.finfo(torch.float32).eps

@@ -5,8 +5,9 @@
 | `loops`, `episodes` | the loop a chain ends in; every loop it fell into |
 | `hazard`, `escape` | how often chains fall into loops and get out; what chance the sampler gives |
 | `restatement` | the same said again, in the same or in other words |
-| `diversity`, `beside` | how different a problem's samples are; variants compared, with accuracy |
-| `reflection`, `openers` | reflections written; the probability of opening one |
+| `diversity_measures` | how different a problem's samples are |
+| `diversity_comparison` | variants compared, with accuracy |
+| `reflection_lexicon`, `openers` | reflections written; the probability of opening one |
 | `benefit` | the verdict before and after a reflection |
 
 `diagnose` makes one flat row of one chain, for tables. What takes a model to compute (`escape`,
@@ -15,18 +16,18 @@
 
 from __future__ import annotations
 
-from interp.chains import Chain
+from interp.chains.chain import Chain
 from interp.diagnosis.benefit import Attempt, Benefit, reflection_benefit
-from interp.diagnosis.beside import Beside, diversity_beside
-from interp.diagnosis.diversity import Diversity, branching, diversity, repetition
+from interp.diagnosis.diversity_comparison import Beside, diversity_beside
+from interp.diagnosis.diversity_measures import Diversity, branching, diversity, repetition
 from interp.diagnosis.episodes import Episode, find_episodes
 from interp.diagnosis.escape import EscapeMass, escape_mass
 from interp.diagnosis.hazard import LoopDynamics, episodes_of, loop_dynamics
 from interp.diagnosis.loops import Loop, find_loop, text_loop
 from interp.diagnosis.openers import OpenerMass, compare_openers, opener_mass
-from interp.diagnosis.reading import NUMBER, Pieces, Reading, Reads, read, words
-from interp.diagnosis.reflection import NATURAL, TESTBED, Lexicon, Reflection, reflections
+from interp.diagnosis.reflection_lexicon import NATURAL, TESTBED, Lexicon, Reflection, reflections
 from interp.diagnosis.restatement import Restatement, restatement, stream_embedder
+from interp.diagnosis.token_text import NUMBER, Pieces, Reads, TokenizedText, read, words
 
 WINDOW = 128  # tokens over which repetition is measured
 
@@ -113,10 +114,10 @@ __all__ = [
     "LoopDynamics",
     "OpenerMass",
     "Pieces",
-    "Reading",
     "Reads",
     "Reflection",
     "Restatement",
+    "TokenizedText",
     "branching",
     "compare_openers",
     "diagnose",

@@ -25,18 +25,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from interp.chains import Budget, Chain
-from interp.decode import decode
+from interp.chains.chain import Budget, Chain
+from interp.decoding.generate import decode
+from interp.decoding.request import Request
+from interp.decoding.sampling import Sampling
 from interp.diagnosis.loops import find_loop
 from interp.diagnosis.openers import places_of
 from interp.diagnosis.positions import Variants, each_variant
-from interp.diagnosis.reading import NUMBER, Pieces, read
-from interp.diagnosis.reflection import NATURAL, Lexicon, reflections
+from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon, reflections
+from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
-from interp.interventions import dense
-from interp.model import ReasoningModel
-from interp.requests import Request
-from interp.sampling import Sampling
+from interp.interventions.interventions import dense
+from interp.model.reasoning_model import ReasoningModel
 from interp.statistics import PairedDifference, paired_difference
 
 if TYPE_CHECKING:

@@ -4,11 +4,11 @@
 they get out again (`hazard`), and how much chance there is to get out (`escape`), need all of them.
 
 An episode is a longest stretch with t[i] = t[i - p] of 4 passes and 64 tokens or more: as much as
-the decoder asks for before it calls a chain certainly looping (`interp.windows.loop_start`), and
-more than `find_loop` does, for three passes of a fraction, or of a verse, are no loop when the text
-goes on. A template (see `loops`) is an episode only where the chain ends in it: one that was left
-is a list that was finished. On 800 healthy solutions of MATH problems, full of lists, bounds of 3
-passes and 30 tokens with templates everywhere find episodes in 132; these find them in 3, all
+the decoder asks for before it calls a chain certainly looping (`interp.chains.periods.loop_start`),
+and more than `find_loop` does, for three passes of a fraction, or of a verse, are no loop when the
+text goes on. A template (see `loops`) is an episode only where the chain ends in it: one that was
+left is a list that was finished. On 800 healthy solutions of MATH problems, full of lists, bounds
+of 3 passes and 30 tokens with templates everywhere find episodes in 132; these find them in 3, all
 exact (rows of one mark in two garbled samples, one product written six times; see the tests). Of
 stretches that overlap the longest is kept, and what is left of the others if that is
 still long enough; of equally long ones the exact before the template, the smaller period first.
@@ -59,7 +59,7 @@ class Episode:
         return self.stop - self.start
 
 
-class _Run(NamedTuple):
+class _RepeatRun(NamedTuple):
     """A candidate: tokens [start, stop)."""
 
     kind: Literal["exact", "template"]
@@ -92,7 +92,7 @@ def find_episodes(
         return ()
     kept = np.ones(size, dtype=bool)  # tokens that begin a mark
     candidates = [
-        _Run("exact", p, a, b)
+        _RepeatRun("exact", p, a, b)
         for p, a, b in _runs(tokens.astype(np.int64), min_tokens, min_repeats)
     ]
     if number_ids is not None:
@@ -100,7 +100,7 @@ def find_episodes(
         begins = np.append(np.flatnonzero(kept), size)
         for p, a, b in _runs(marks, min_tokens, min_repeats):
             if b == len(marks) and len(set(marks[a : a + p].tolist()) - {MARK}) >= MIN_TEMPLATE:
-                candidates.append(_Run("template", p, int(begins[a]), int(begins[b])))
+                candidates.append(_RepeatRun("template", p, int(begins[a]), int(begins[b])))
     candidates.sort(key=lambda r: (r.start - r.stop, r.kind, r.period, r.start))
     free = np.ones(size, dtype=bool)
     ticks = {"exact": np.arange(size + 1), "template": np.r_[0, np.cumsum(kept)]}

@@ -26,18 +26,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.batching import BATCH_TOKENS
-from interp.chains import Chain
-from interp.chunks import CHUNK_TOKENS
+from interp.chains.chain import Chain
+from interp.decoding.sampling import Sampling, filtered
 from interp.diagnosis.episodes import Episode
 from interp.diagnosis.hazard import episodes_of
 from interp.diagnosis.loops import MARK, marks_of
 from interp.diagnosis.positions import Variants, each_variant, logits_at
-from interp.diagnosis.reading import NUMBER, Pieces, read
+from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.record import jackknife_ratio
-from interp.sampling import Sampling, filtered
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.chunked_forward import CHUNK_TOKENS
+from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
     import pandas as pd

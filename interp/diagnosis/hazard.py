@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.chains import Chain
+from interp.chains.chain import Chain
 from interp.diagnosis.episodes import Episode, find_episodes
-from interp.diagnosis.reading import NUMBER, Pieces, Reads, read
+from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
 from interp.errors import UserError
 from interp.statistics import Interval, Rate, mean_interval, rate
 

@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Int
 
-from interp.diagnosis.reading import NUMBER, word_ids, words
+from interp.chains.periods import MIN_REPEATS, MIN_TOKENS, tail_period
+from interp.diagnosis.token_text import NUMBER, word_ids, words
 from interp.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_TOKENS = 30
-MIN_REPEATS = 3.0
 MIN_TEMPLATE = 3  # different tokens, numbers aside, in one period of a template
 MARK = -1  # stands for a run of number tokens
 
@@ -106,31 +105,6 @@ def text_loop(
     return find_loop(
         word_ids(reading), reading.mask(NUMBER), min_tokens=min_tokens, min_repeats=min_repeats
     )
-
-
-def tail_period(
-    symbols: Sequence[int], min_tokens: int = MIN_TOKENS, min_repeats: float = MIN_REPEATS
-) -> tuple[int, int] | None:
-    """(p, m): the smallest period p of a suffix of m >= max(min_tokens, min_repeats * p) symbols.
-
-    z[p], the longest common prefix of the reversed symbols and themselves from p on, is the
-    number of positions at the end with t[i] = t[i - p]; the suffix of that period has z[p] + p.
-    """
-    r = list(symbols)[::-1]
-    n = len(r)
-    limit = int(n / min_repeats)
-    z = [0] * (limit + 1)
-    left = right = 0
-    for p in range(1, limit + 1):
-        k = min(right - p, z[p - left]) if p < right else 0
-        while p + k < n and r[k] == r[p + k]:
-            k += 1
-        if p + k > right:
-            left, right = p, p + k
-        z[p] = k
-        if k + p >= min_tokens and k + p >= min_repeats * p:
-            return p, k + p
-    return None
 
 
 def check_loop_size(who: str, min_tokens: int, min_repeats: float) -> None:

@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from interp.batching import BATCH_TOKENS
-from interp.chains import Chain
-from interp.chunks import CHUNK_TOKENS
+from interp.chains.chain import Chain
 from interp.diagnosis.loops import find_loop
 from interp.diagnosis.positions import Variants, each_variant, logits_at
-from interp.diagnosis.reading import NUMBER, Pieces, Reading, read
-from interp.diagnosis.reflection import NATURAL, Lexicon
+from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon
+from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.record import jackknife_ratio
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics import PairedDifference, paired_difference
+from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,7 +129,7 @@ def opener_ids(model: ReasoningModel, words: Collection[str]) -> tuple[int, ...]
 
 
 def places_of(
-    reading: Reading, lexicon: Lexicon, looked: np.ndarray | None = None
+    reading: TokenizedText, lexicon: Lexicon, looked: np.ndarray | None = None
 ) -> Int[np.ndarray, " k"]:
     """Tokens at which a reflection may begin: the first that spells something behind a boundary."""
     spells = np.flatnonzero(reading.stops > reading.starts)

@@ -13,13 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.batching import BATCH_TOKENS
-from interp.chains import Chain
-from interp.chunks import CHUNK_TOKENS, Reader
+from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
-from interp.interventions import VariantLike
-from interp.model import ReasoningModel
-from interp.replay import position_chunks, readout
+from interp.interventions.interventions import VariantLike
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
+from interp.replay.teacher_forced import position_chunks, readout
 
 Variants = VariantLike | Sequence[VariantLike | None] | None
 
@@ -51,7 +51,7 @@ def logits_at(
         return
     picked = [chains[i] for i in wanted]
     last = [int(rows[i].max()) for i in wanted]
-    reader = Reader.of_chains(model, picked, batch_tokens, chunk_tokens, last_rows=last)
+    reader = ChunkedReader.of_chains(model, picked, batch_tokens, chunk_tokens, last_rows=last)
     groups: dict[int, list[int]] = {}
     for text, i in enumerate(wanted):
         one = variants[i]

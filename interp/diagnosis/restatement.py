@@ -30,15 +30,15 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from interp.capture import Batch, Reducer
-from interp.diagnosis.reading import WORD
+from interp.activations.capture import Batch, Reducer
+from interp.diagnosis.token_text import WORD
 from interp.errors import NonFiniteError, UserError
-from interp.interventions import VariantLike
+from interp.interventions.interventions import VariantLike
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
 
 Embed = Callable[[Sequence[str]], Shaped[np.ndarray, "N D"]]
 WORDS_ALIKE, MEANING_ALIKE = 0.8, 0.9
@@ -220,8 +220,8 @@ def stream_embedder(
     block: dense index (default: two thirds of the way up). The mean over the sentences of one call
     is taken away from each (where there are several).
     """
-    from interp.chunks import present
-    from interp.replay import replay
+    from interp.interventions.hooks import present
+    from interp.replay.teacher_forced import replay
 
     wanted = model.layer_map[2 * model.n_blocks // 3] if block is None else block
     (index,) = present(model, [wanted])

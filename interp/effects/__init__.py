@@ -2,20 +2,20 @@
 
 | file | what it does |
 |---|---|
-| `ablations` | skip, mean, resample, scale: for every block, attention and MLP |
+| `ablation_variants` | skip, mean, resample, scale: for every block, attention and MLP |
 | `measure` | decode, diagnose and compare them all: `measure_effects` |
-| `estimate` | paired effects from any table of outcomes: `block_effects` |
+| `paired_effects` | paired effects from any table of outcomes: `block_effects` |
 | `dose` | the response to a part's gain |
 | `tie`, `explain` | correlation with a score; what share of the explainable it explains |
-| `scores` | scores of blocks with their reliability |
+| `block_scores` | scores of blocks with their reliability |
 """
 
-from interp.effects.ablations import Ablation, Deltas, ablations
+from interp.effects.ablation_variants import Ablation, Deltas, ablations
+from interp.effects.block_scores import BlockScores, ScoresLike, split_half
 from interp.effects.dose import DoseResponse, dose_response
-from interp.effects.estimate import Effects, block_effects, effects_of_pairs
 from interp.effects.explain import Explanation, Explanations, explain
-from interp.effects.measure import Measured, effects_of_chains, measure_effects
-from interp.effects.scores import BlockScores, ScoresLike, split_half
+from interp.effects.measure import MeasuredEffects, effects_of_chains, measure_effects
+from interp.effects.paired_effects import Effects, block_effects, effects_of_pairs
 from interp.effects.tie import Tie, Ties, tie
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "Effects",
     "Explanation",
     "Explanations",
-    "Measured",
+    "MeasuredEffects",
     "ScoresLike",
     "Tie",
     "Ties",

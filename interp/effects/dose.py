@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int
 
-from interp.effects.estimate import Effects
+from interp.effects.paired_effects import Effects
 from interp.errors import UserError
 from interp.statistics import holm, sign_flip
 from interp.statistics.intervals import check_level, t_limits

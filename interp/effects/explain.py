@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from interp.effects.estimate import Effects
-from interp.effects.scores import BlockScores, as_scores, split_half
+from interp.effects.block_scores import BlockScores, as_scores, split_half
+from interp.effects.paired_effects import Effects
 from interp.errors import UserError
 from interp.statistics import (
     Correlation,

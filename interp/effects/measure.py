@@ -9,7 +9,7 @@
 
 The dense model and every ablation answer the same prompts with the same noise, all in one batch.
 Each chain is diagnosed, each problem's samples are compared with each other, and every outcome is
-compared with the dense model's, paired by problem and sample (`estimate`).
+compared with the dense model's, paired by problem and sample (`paired_effects`).
 
 | outcome of a chain | |
 |---|---|
@@ -39,18 +39,19 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from interp.chains import Budget, Chain
-from interp.diagnosis.beside import LEAST_LENGTH, MEASURES
-from interp.diagnosis.diversity import diversity
-from interp.diagnosis.reading import Pieces
-from interp.diagnosis.reflection import NATURAL, Lexicon
-from interp.effects.ablations import Ablation
+from interp.chains.chain import Budget, Chain
+from interp.decoding.generate import generate
+from interp.decoding.sampling import Sampling
+from interp.diagnosis.diversity_comparison import LEAST_LENGTH, MEASURES
+from interp.diagnosis.diversity_measures import diversity
+from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon
+from interp.diagnosis.token_text import Pieces
+from interp.effects.ablation_variants import Ablation
 from interp.effects.dose import DoseResponse, dose_response
-from interp.effects.estimate import Effects, block_effects, effects_of_pairs
+from interp.effects.paired_effects import Effects, block_effects, effects_of_pairs
 from interp.errors import UserError, did_you_mean
-from interp.interventions import dense
-from interp.model import Question, ReasoningModel
-from interp.sampling import Sampling
+from interp.interventions.interventions import dense
+from interp.model.reasoning_model import Question, ReasoningModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +68,7 @@ PLAIN = (
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredEffects:
     """Effects by outcome, with the rows they were made of.
 
     effects: one `Effects` an outcome, its groups (ablation, part). chains: one row a chain.
@@ -127,7 +128,7 @@ def measure_effects(
     progress: bool | Callable[[int, int, int], None] = False,
     level: float = 0.95,
     family: Literal["group", "all"] = "group",
-) -> Measured:
+) -> MeasuredEffects:
     """Decodes the prompts dense and under every ablation, and compares.
 
     trials: from `ablations`. verify: is the chain right (None: it gives no answer)? extra: further
@@ -140,7 +141,8 @@ def measure_effects(
         raise UserError("measure_effects: no ablation was given, such as ablations(model).")
     if problem_ids is None:
         problem_ids = [str(i) for i in range(len(prompts))]
-    chains = model.generate(
+    chains = generate(
+        model,
         prompts,
         variants=[dense, *(t.variant for t in trials)],
         budget=budget,
@@ -179,7 +181,7 @@ def effects_of_chains(
     level: float = 0.95,
     family: Literal["group", "all"] = "group",
     censored: bool = False,
-) -> Measured:
+) -> MeasuredEffects:
     """The same of chains that are there: those of the dense model and of every ablation's variant.
 
     censored: they were ended where they looped (`stop_on_loop`).
@@ -217,7 +219,7 @@ def effects_of_chains(
             found[outcome] = effects_of_pairs(samples, outcome, BY, level=level, family=family)
         else:
             missing.append(outcome)
-    return Measured(
+    return MeasuredEffects(
         effects=found,
         chains=frame,
         missing=tuple(missing),

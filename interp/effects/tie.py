@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.effects.estimate import Effects
-from interp.effects.scores import ScoresLike, as_scores, split_half
+from interp.effects.block_scores import ScoresLike, as_scores, split_half
+from interp.effects.paired_effects import Effects
 from interp.errors import UserError
 from interp.statistics import Correlation, resample_means, spearman_interval
 

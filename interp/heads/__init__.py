@@ -30,7 +30,7 @@ is what uniform attention over all of 0..q would get.
 
 A head is ablated by changing its output z_h (before the output projection) to zero or to its
 mean; heads are rows of one batch beside an untouched row. While decoding, the intervention
-`AblateHeads` (`interp.interventions`) does the same to chosen rows and steps, without
+`AblateHeads` (`interp.interventions.interventions`) does the same to chosen rows and steps, without
 transformer-lens.
 
 Verified against Hugging Face's own eager attention and plain hooks: Qwen 2, Qwen 3, Qwen 3 MoE,
@@ -47,10 +47,10 @@ the probe does not reach past a sliding window of more than 48 tokens.
 
 from __future__ import annotations
 
-from interp.heads.lens import HeadLens
-from interp.heads.places import Head, head_write
+from interp.heads.head_lens import HeadLens
+from interp.heads.head_names import Head, head_write
+from interp.heads.pattern_scores import SCORES, score_patterns
 from interp.heads.results import EFFECTS, HeadEffects, HeadScores, Patterns
-from interp.heads.scores import SCORES, score_patterns
 
 __all__ = [
     "EFFECTS",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.holding import Guard, holding
-from interp.model import ReasoningModel
+from interp.model.holding import Guard, holding
+from interp.model.reasoning_model import ReasoningModel
 
 
 def copied(model: ReasoningModel, dtype: torch.dtype | None) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError, did_you_mean
-from interp.record import jackknife_ratio
+from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
     import pandas as pd

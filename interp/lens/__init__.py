@@ -41,7 +41,7 @@ through later blocks is not in it, and a scale held fixed does not answer what i
 
 from interp.lens.attribution import PARTS, Contributions, contributions
 from interp.lens.logit import EMBEDDING, Lens, lens
-from interp.lens.places import NO_TOKEN, Events, Places
+from interp.lens.read_positions import NO_TOKEN, Events, Places
 from interp.lens.targets import CHOSEN, Target
 
 __all__ = ["CHOSEN", "EMBEDDING", "NO_TOKEN", "PARTS", "Contributions", "Events", "Lens"]

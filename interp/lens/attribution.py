@@ -12,19 +12,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.chains import Chain
+from interp.activations.capture import Batch, Reducer
+from interp.chains.chain import Chain
 from interp.errors import UserError, did_you_mean
-from interp.holding import holding
-from interp.interventions import VariantLike
+from interp.interventions.interventions import VariantLike
 from interp.lens.linear import FrozenNorm, Unembedding
 from interp.lens.logit import EMBEDDING
-from interp.lens.pieces import Piece, pieces, slack, strange_model
-from interp.lens.places import NO_TOKEN, Events, Places, find_places, read_texts
+from interp.lens.pieces import LensPiece, pieces, slack, strange_model
+from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, read_texts
 from interp.lens.targets import CHOSEN, Target, find_targets
-from interp.model import ReasoningModel
-from interp.record import Batch, Reducer
-from interp.replay import BATCH_TOKENS, CHUNK_TOKENS, Ids
-from interp.sweep import check_readout
+from interp.model.holding import holding
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, Ids
+from interp.replay.block_sweep import check_readout
+from interp.replay.chunked_forward import CHUNK_TOKENS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,7 +120,7 @@ class _Written(Reducer):
     """
 
     def __init__(
-        self, piece: Piece, along: list[Float[Tensor, "_ D"]], exempt: Collection[int | None]
+        self, piece: LensPiece, along: list[Float[Tensor, "_ D"]], exempt: Collection[int | None]
     ) -> None:
         self.piece = piece
         self.along = {along[0].device: along}

@@ -11,17 +11,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.chains import Chain
+from interp.activations.capture import Batch, Reducer
+from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError, did_you_mean
-from interp.interventions import VariantLike
+from interp.interventions.interventions import VariantLike
 from interp.lens.linear import normed_by
 from interp.lens.pieces import check_same, pieces, strange_model
-from interp.lens.places import NO_TOKEN, Events, Places, find_places, read_texts
+from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, read_texts
 from interp.lens.targets import Target, find_targets
-from interp.model import ReasoningModel
-from interp.record import Batch, Reducer
-from interp.replay import BATCH_TOKENS, CHUNK_TOKENS, Ids, position_chunks, readout
-from interp.sweep import check_readout
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, Ids
+from interp.replay.block_sweep import check_readout
+from interp.replay.chunked_forward import CHUNK_TOKENS
+from interp.replay.teacher_forced import position_chunks, readout
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,20 +10,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.chunks import Reading
+from interp.activations.capture import Batch, Reducer, capture
 from interp.errors import NonFiniteError, PruneScopeError
-from interp.interventions import VariantLike
-from interp.lens.places import Places, Text
-from interp.model import ReasoningModel
-from interp.record import Batch, Reducer, capture
-from interp.replay import Reader
+from interp.interventions.interventions import VariantLike
+from interp.lens.read_positions import Places, Text
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.chunked_forward import ChunkedReader, ChunkedReading
 
 
 @dataclass(frozen=True)
-class Piece:
+class LensPiece:
     """Some columns of a batch, and where in them the k positions lie that are `index` of all K."""
 
-    reading: Reading
+    reading: ChunkedReading
     columns: slice
     rows: Int[Tensor, " k"]
     positions: Int[Tensor, " k"]
@@ -50,17 +49,17 @@ def pieces(
     variant: VariantLike | None,
     batch_tokens: int,
     chunk_tokens: int | None,
-) -> Iterator[Piece]:
+) -> Iterator[LensPiece]:
     """The chains that are read, each cut behind its last position, in batches and chunks."""
     read, begin, count = np.unique(places.chain, return_index=True, return_counts=True)
     spans = list(zip(begin.tolist(), count.tolist(), strict=True))
     own = [texts[n] for n in read.tolist()]
     last = places.step[begin + count - 1].tolist()
     if chains := [text.chain for text in own if text.chain is not None]:
-        reader = Reader.of_chains(model, chains, batch_tokens, chunk_tokens, last_rows=last)
+        reader = ChunkedReader.of_chains(model, chains, batch_tokens, chunk_tokens, last_rows=last)
     else:
         cut = [text.ids[: text.first + step + 1] for text, step in zip(own, last, strict=True)]
-        reader = Reader(model, cut, batch_tokens, chunk_tokens, prompts=[1] * len(cut))
+        reader = ChunkedReader(model, cut, batch_tokens, chunk_tokens, prompts=[1] * len(cut))
     for batch in reader.batches():
         which = batch.texts.tolist()
         index = np.concatenate([np.arange(b, b + n) for b, n in (spans[j] for j in which)])
@@ -74,7 +73,7 @@ def pieces(
                 continue
             row = torch.from_numpy(rows[here])
             position = torch.from_numpy(positions[here] - columns.start)
-            yield Piece(reading, columns, row, position, index[here])
+            yield LensPiece(reading, columns, row, position, index[here])
 
 
 def check_same(

@@ -12,8 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.lens.places import NO_TOKEN, Places, Text
-from interp.model import ReasoningModel
+from interp.lens.read_positions import NO_TOKEN, Places, Text
+from interp.model.reasoning_model import ReasoningModel
 
 Target = int | Collection[int] | Sequence[np.ndarray] | np.ndarray
 CHOSEN = "chosen"

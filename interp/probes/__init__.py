@@ -1,6 +1,6 @@
 """Linear probes on the residual stream: does block l foretell an event before it shows?
 
-    masks = mark(chains, model)["loop"]                            # interp.events
+    masks = mark(chains, model)["loop"]                            # interp.diagnosis.events
     asked = foretell(masks, 8, [c.problem for c in chains])        # rows, labels, bins, folds
     features = gather(model, chains, asked.picks(len(chains)))
     found = probe(features, asked.labels, asked.problems, bins=asked.bins, folds=asked.folds)

@@ -10,12 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.capture import Batch, Reducer, capture
-from interp.chains import Chain
+from interp.activations.capture import Batch, Reducer, capture
+from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError, did_you_mean
-from interp.interventions import VariantLike
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS, CHUNK_TOKENS, Ids, Reader, bypass, present
+from interp.interventions.hooks import bypass, present
+from interp.interventions.interventions import VariantLike
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, Ids
+from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 
 STREAMS = ("resid_pre", "resid_post", "delta")
 MAX_BYTES = 2 * 2**30
@@ -59,7 +61,7 @@ def gather(
         )
     used = [c for c, wanted in enumerate(rows) if len(wanted)]
     last = [int(rows[c].max()) for c in used]
-    reader = Reader.of_chains(
+    reader = ChunkedReader.of_chains(
         model, [chains[c] for c in used], batch_tokens, chunk_tokens, last_rows=last
     )
     prompts = [len(chains[c].prompt_ids) for c in used]

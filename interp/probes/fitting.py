@@ -14,7 +14,7 @@ MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True)
-class Trial:
+class FitDesign:
     """How probes are fitted and held out: the test fold and the problem of each example [K]."""
 
     fold: Int[np.ndarray, " K"]

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from interp.chains import Chain
+from interp.chains.chain import Chain
 from interp.errors import UserError
-from interp.interventions import VariantLike
-from interp.model import ReasoningModel
+from interp.interventions.interventions import VariantLike
+from interp.model.reasoning_model import ReasoningModel
 from interp.probes.features import MAX_BYTES, gather
 from interp.probes.labels import Examples, check_masks, foretell
 from interp.probes.probe import Probes, draw, probe
-from interp.replay import BATCH_TOKENS, CHUNK_TOKENS
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.chunked_forward import CHUNK_TOKENS
 
 if TYPE_CHECKING:
     import pandas as pd

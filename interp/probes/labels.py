@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from interp.chains import Chain, Span
+from interp.chains.chain import Chain, Span
 from interp.errors import UserError, did_you_mean
 from interp.probes.fitting import auc_of
 from interp.probes.folds import numbered, parts_of
@@ -87,14 +87,15 @@ def foretell(
     """Examples of "the event begins within the next `ahead` tokens" (1: with the one chosen now).
 
     masks: for each chain a boolean a generated token, True where it belongs to the event
-    (`interp.events.mark` makes some); the event begins where False turns to True. problems: of each
-    chain. within: as masks, True for rows that may be used. Never used are rows that have just read
-    a token of the event, and those whose next `ahead` tokens are not all there. Up to `per_event`
-    positives are drawn before each beginning (None: all), and each gets `negatives` rows of other
-    chains from its bin of `bin_tokens` steps, the nearest in step first. negatives_from: all
-    chains, those where the event happens somewhere, or those where it never does. folds: parts
-    into which the problems are cut, for the probe; matches are made inside a part, for a match
-    across parts would turn the position that a probe learns against it where it is tested.
+    (`interp.diagnosis.events.mark` makes some); the event begins where False turns to True.
+    problems: of each chain. within: as masks, True for rows that may be used. Never used are rows
+    that have just read a token of the event, and those whose next `ahead` tokens are not all there.
+    Up to `per_event` positives are drawn before each beginning (None: all), and each gets
+    `negatives` rows of other chains from its bin of `bin_tokens` steps, the nearest in step first.
+    negatives_from: all chains, those where the event happens somewhere, or those where it never
+    does. folds: parts into which the problems are cut, for the probe; matches are made inside a
+    part, for a match across parts would turn the position that a probe learns against it where it
+    is tested.
     """
     for name, value in (("ahead", ahead), ("negatives", negatives), ("bin_tokens", bin_tokens)):
         if value < 1:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from interp.errors import NonFiniteError, UserError
-from interp.probes.fitting import Trial, against, auc_of
+from interp.probes.fitting import FitDesign, against, auc_of
 from interp.probes.folds import checked_folds, numbered, shuffled, strata_of
 from interp.probes.labels import checked_labels
 from interp.statistics import Interval, holm
@@ -150,7 +150,7 @@ def probe(
         if x.ndim != 2 or not np.isfinite(x).all():
             raise UserError(f"probe: baseline {name!r} {x.shape}: expected finite numbers [K, F].")
     group = numbered(groups)
-    trial = Trial(checked_folds(truth, group, folds, seed), group, strengths, components)
+    trial = FitDesign(checked_folds(truth, group, folds, seed), group, strengths, components)
     rng = np.random.default_rng(seed)
     n_groups = int(group.max()) + 1
     weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws)[:, group]

@@ -5,29 +5,29 @@ A class docstring is the command's help. What is heavy is imported in `run`, so 
 """
 
 from prunescope.commands.diagnose import Diagnose
-from prunescope.commands.doctor import Doctor
-from prunescope.commands.exchange import ExportLmEval, ImportLmEval
-from prunescope.commands.judge import Judge
+from prunescope.commands.doctor_command import Doctor
+from prunescope.commands.judge_command import JudgeCommand
+from prunescope.commands.lm_eval_commands import ExportLmEval, ImportLmEval
 from prunescope.commands.pruning import Prune, Score
 from prunescope.commands.recover import Recover, RecoverStudy
 from prunescope.commands.shared import default_folder
-from prunescope.commands.studies import Effects, Report, Rescue, Scale, Study
+from prunescope.commands.studies import EffectsCommand, Report, Rescue, ScaleCommand, Study
 from prunescope.commands.testbed import Evaluate, Train
 
 __all__ = [
     "Diagnose",
     "Doctor",
-    "Effects",
+    "EffectsCommand",
     "Evaluate",
     "ExportLmEval",
     "ImportLmEval",
-    "Judge",
+    "JudgeCommand",
     "Prune",
     "Recover",
     "RecoverStudy",
     "Report",
     "Rescue",
-    "Scale",
+    "ScaleCommand",
     "Score",
     "Study",
     "Train",

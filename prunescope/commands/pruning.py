@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from interp.errors import UserError
-from prunescope.commands.machines import check_machine, scoring_estimate
+from prunescope.commands.machine_options import check_machine, scoring_estimate
 from prunescope.commands.shared import (
     File,
     Files,
@@ -30,7 +30,7 @@ from prunescope.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from scaling.estimate import Estimate
+    from scaling.costs.study_costs import Estimate
 
 
 def settable(method: str) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ class Score:
         """What scoring would cost; a comparison without names is of all that score at once."""
         from pruning.criteria import criteria
         from pruning.criteria.influence_definitions import DEFINITIONS
-        from scaling.runner import StudyConfig
+        from scaling.study.config import StudyConfig
 
         names = self.compare if self.compare is not None else (self.method,)
         if not names:  # as `pruning.compare` chooses them
@@ -197,11 +197,11 @@ class Score:
 
     def _problems(self, model: Any, texts: Any) -> tuple[list[list[int]], Any, Any]:
         """Prompts of spare problems, the graders' judgement of an answer, and a budget for all."""
-        from interp.chains import Budget
-        from scaling.defaults import CALIBRATION_PROBLEMS
-        from scaling.gather import gather
+        from interp.chains.chain import Budget
         from scaling.grading import grade_text
-        from scaling.runner import StudyConfig
+        from scaling.study.config import StudyConfig
+        from scaling.study.defaults import CALIBRATION_PROBLEMS
+        from scaling.study.problem_sets import gather
 
         if texts is not None:
             raise UserError(
@@ -325,7 +325,7 @@ class Prune:
 
     def _estimated(self) -> Lines:
         """The scoring that chooses blocks; the rest is copying, or a repair."""
-        from scaling.shape import Shape
+        from scaling.costs.model_shape import ModelShape
 
         if self.repair is not None:
             yield "A repair is not counted: it comes on top of what follows."
@@ -339,7 +339,7 @@ class Prune:
         )  # fmt: skip
         texts = named_texts(self.texts, self.field, self.paragraphs)
         found = replace(asked, remove=self.remove)._estimate(texts)
-        shape = Shape.of(self.model, self.trust_remote_code)
+        shape = ModelShape.of(self.model, self.trust_remote_code)
         left = shape.weights * (1 - self.remove / shape.n_blocks)
         yield from replace(found, disk=left * 2).report()  # as most are stored
 

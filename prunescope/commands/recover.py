@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from interp.errors import UserError
-from prunescope.commands.machines import check_machine
+from prunescope.commands.machine_options import check_machine
 from prunescope.commands.shared import (
     File,
     Files,
@@ -178,18 +178,18 @@ class Recover:
             yield f"Adapter: {found.folder / 'adapter'}"
 
     def _estimated(self, config: Any, plan: Any) -> Lines:
-        from prunescope.commands.training_estimates import Training, recovery
+        from prunescope.commands.training_estimates import PlannedTraining, recovery
         from pruning.plan import LayerPlan
 
         removed = plan.removed if isinstance(plan, LayerPlan) else plan or ()
-        what = Training(
+        what = PlannedTraining(
             self.model, len(removed), self.data, self.teacher, self.limit, self.grader,
             self.trust_remote_code,
         )  # fmt: skip
         return recovery(what, config, self.machine)
 
     def _config(self) -> Any:
-        from recovery.config import RecoveryConfig
+        from recovery.recovery_config import RecoveryConfig
 
         given: dict[str, Any] = {"method": self.method, "seed": self.seed}
         plain = ("weights", "epochs", "tokens", "batch", "micro", "context", "rank", "alpha",
@@ -235,8 +235,8 @@ class Recover:
     def _against(self) -> list[Any]:
         """The benchmarks that will be measured."""
         from scaling.benchmarks import load_benchmark
-        from scaling.gather import gather
-        from scaling.runner import StudyConfig
+        from scaling.study.config import StudyConfig
+        from scaling.study.problem_sets import gather
 
         data = pairs_of(self.against_data)
         if not self.against and not data:

@@ -16,8 +16,8 @@ from prunescope.progress import StudyBar
 if TYPE_CHECKING:
     import pandas as pd
 
-    from interp.chains import Chain
-    from scaling.runner import StudyConfig
+    from interp.chains.chain import Chain
+    from scaling.study.config import StudyConfig
 
 
 Lines = Iterable[str]
@@ -40,7 +40,7 @@ Settings = Annotated[tuple[str, ...], unset("NAME=VALUE [NAME=VALUE ...]")]
 
 def load(model: str, trust_remote_code: bool) -> Any:
     """The model."""
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
 
     return ReasoningModel.load(model, trust_remote_code=trust_remote_code)
 
@@ -52,9 +52,9 @@ def study(config: StudyConfig) -> None:
     model is not found out from a benchmark it was never meant for.
     """
     from interp.errors import did_you_mean
-    from scaling.backends.local import LocalEngine
     from scaling.benchmarks import benchmarks
-    from scaling.runner import run_study
+    from scaling.engines.local import LocalEngine
+    from scaling.study.runner import run_study
 
     for name in config.benchmark_names:
         if name.partition(":")[0] not in benchmarks():
@@ -72,8 +72,8 @@ def report(folder: Path, out: Path | None = None, trust_remote_code: bool = Fals
 
     from tqdm import tqdm
 
-    from analyses import catalogue
-    from analyses.report import write_report
+    from analyses.plumbing import catalogue
+    from analyses.report.page import write_report
 
     with tqdm(total=len(catalogue.NAMES), leave=False, disable=not sys.stderr.isatty(),
               bar_format="{desc:<40} {n}/{total}") as bar:  # fmt: skip
@@ -119,10 +119,10 @@ def check_criterion(name: str) -> None:
 
 def own_chains(model: Any, benchmarks: tuple[str, ...], data: dict[str, str], seed: int) -> Any:
     """The model's own chains on spare problems: what a study calibrates on."""
-    from scaling.backends.local import LocalEngine
-    from scaling.gather import gather
-    from scaling.runner import StudyConfig
-    from scaling.variants import calibration_chains
+    from scaling.engines.local import LocalEngine
+    from scaling.study.config import StudyConfig
+    from scaling.study.problem_sets import gather
+    from scaling.study.variants import calibration_chains
 
     config = StudyConfig(model=model.name, benchmarks=benchmarks, data=data, seed=seed)
     problems, spare = gather(config)
@@ -190,9 +190,9 @@ def spare_questions(
     model: Any, benchmarks: tuple[str, ...], data: dict[str, str], seed: int
 ) -> list[list[dict[str, str]]]:
     """Questions of the benchmarks that a study would calibrate on, as messages."""
-    from scaling.defaults import CALIBRATION_PROBLEMS
-    from scaling.gather import gather
-    from scaling.runner import StudyConfig
+    from scaling.study.config import StudyConfig
+    from scaling.study.defaults import CALIBRATION_PROBLEMS
+    from scaling.study.problem_sets import gather
 
     config = StudyConfig(model=model.name, benchmarks=benchmarks, data=data, seed=seed)
     problems, spare = gather(config)
@@ -210,7 +210,7 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
     the study measured on: judge what is calibrated on them by others.
     """
     from scaling.benchmarks import benchmarks
-    from scaling.store import Store
+    from scaling.store.study_store import Store
 
     with Store(folder, read_only=True) as store:
         problems, meta = store.frame("problems"), store.meta()
@@ -242,7 +242,7 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
 
 def dense_rows(folder: Path, most: int = 32) -> pd.DataFrame:
     """The rows that `study_chains` takes, with their ids."""
-    from scaling.store import Store
+    from scaling.store.study_store import Store
 
     with Store(folder, read_only=True) as store:
         rows = store.rows(ids=True)
@@ -257,7 +257,7 @@ def _chain(row: dict[str, Any], prompt: list[int]) -> Chain:
     """A row of a study's store as the chain it was; log-probabilities are not kept there."""
     import numpy as np
 
-    from interp.chains import Budget, Chain, Span
+    from interp.chains.chain import Budget, Chain, Span
 
     unknown = np.full(len(row["ids"]), np.nan)
     has_answer = row["answer_start"] == row["answer_start"]  # nan where there was none

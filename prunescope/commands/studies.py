@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from interp.errors import UserError
-from prunescope.commands.judge import check_judge, judged_study, written
-from prunescope.commands.machines import check_machine, estimate, on_cluster
-from prunescope.commands.server import on_server
+from prunescope.commands.judge_command import check_judge, judged_study, written
+from prunescope.commands.machine_options import check_machine, estimate, on_cluster
+from prunescope.commands.server_options import on_server
 from prunescope.commands.shared import (
     File,
     Files,
@@ -28,10 +28,10 @@ from prunescope.commands.shared import (
     table,
     unset,
 )
-from scaling.defaults import METHODS
+from scaling.study.defaults import METHODS
 
 if TYPE_CHECKING:
-    from scaling.runner import StudyConfig
+    from scaling.study.config import StudyConfig
 
 
 def _run(
@@ -128,7 +128,7 @@ class Study:
 
     def configs(self) -> list[StudyConfig]:
         """One study a seed."""
-        from scaling.runner import StudyConfig
+        from scaling.study.config import StudyConfig
 
         base = self.out or default_folder(self.model, self.quick)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -180,7 +180,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Scale:
+class ScaleCommand:
     """Spend test-time compute on one model: thinking budgets, "wait", and samples in parallel.
 
     Nothing is pruned; point --model at a checkpoint of `prunescope prune` to see it pruned.
@@ -229,8 +229,8 @@ class Scale:
 
     def run(self) -> Lines:
         from analyses import parallel_scaling, sequential_scaling
-        from analyses.frames import StudyData
-        from scaling.runner import StudyConfig
+        from analyses.plumbing.frames import StudyData
+        from scaling.study.config import StudyConfig
 
         config = StudyConfig(
             model=self.model,
@@ -268,7 +268,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Effects:
+class EffectsCommand:
     """Skip every block in turn and compare with the dense model: what each block is for.
 
     prunescope effects --benchmarks countdown-4 --limit 100
@@ -304,8 +304,8 @@ class Effects:
 
     def run(self) -> Lines:
         from analyses import block_effects
-        from analyses.frames import StudyData
-        from scaling.runner import StudyConfig
+        from analyses.plumbing.frames import StudyData
+        from scaling.study.config import StudyConfig
 
         config = StudyConfig(
             model=self.model,
@@ -365,8 +365,8 @@ class Rescue:
     """A new folder."""
 
     def run(self) -> Lines:
-        from scaling.checks import said
-        from scaling.rescue import rescue
+        from scaling.store.checksums import said
+        from scaling.store.rescue import rescue
 
         found = rescue(self.study, self.out)
         yield from table(found.to_frame())

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from prunescope.commands.machines import check_machine
+from prunescope.commands.machine_options import check_machine
 from prunescope.commands.shared import File, Flag, Lines, Number, Word, load, table
 
 
@@ -37,8 +37,8 @@ class Train:
 
         check_machine(self.estimate, self.machine)
         if self.estimate:
-            from scaling.estimate_reasoner import estimate_reasoner
-            from scaling.machines import machine as named
+            from scaling.costs.machines import machine as named
+            from scaling.costs.reasoner_costs import estimate_reasoner
 
             device = named(self.machine) if self.machine else None
             found = estimate_reasoner(Recipe(), device, stop_after=self.stop_after)

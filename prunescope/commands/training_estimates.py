@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prunescope.commands.machines import check_weights
+from prunescope.commands.machine_options import check_weights
 from prunescope.commands.shared import load
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
-    from recovery.config import RecoveryConfig
+    from recovery.recovery_config import RecoveryConfig
     from recovery.study import RecoveryStudy
 
 
 @dataclass(frozen=True)
-class Training:
+class PlannedTraining:
     """What is trained on what, as `prunescope recover` is told. removed: how many blocks first."""
 
     model: str
@@ -28,20 +28,22 @@ class Training:
     trust_remote_code: bool
 
 
-def recovery(training: Training, config: RecoveryConfig, machine: str | None) -> Iterator[str]:
+def recovery(
+    training: PlannedTraining, config: RecoveryConfig, machine: str | None
+) -> Iterator[str]:
     """The lines of an estimate: of a named machine, or by a trial on this one."""
-    from recovery.estimate import estimate_recovery
-    from recovery.estimate_study import shape_without
     from recovery.lengths import Lengths, lengths_of, tried_answers
+    from recovery.recovery_study_costs import shape_without
     from recovery.sources import training_set
-    from scaling.machines import machine as named
-    from scaling.measured import this_machine
-    from scaling.shape import Shape
-    from scaling.work import SHARE
+    from recovery.training_costs import estimate_recovery
+    from scaling.costs.machines import machine as named
+    from scaling.costs.measured_machine import this_machine
+    from scaling.costs.model_shape import ModelShape
+    from scaling.costs.study_work import SHARE
 
     trust, share = training.trust_remote_code, SHARE
     shape = shape_without(training.model, training.removed, trust)
-    teacher = Shape.of(training.teacher or training.model, trust)
+    teacher = ModelShape.of(training.teacher or training.model, trust)
     said = {"limit": training.limit, "seed": config.seed, "grader": training.grader}
     if machine is not None:
         device = named(machine)
@@ -61,14 +63,14 @@ def recovery(training: Training, config: RecoveryConfig, machine: str | None) ->
 
 def recovery_study(study: RecoveryStudy, machine: str | None) -> Iterator[str]:
     """The lines of an estimate of the recovery study."""
-    from recovery.estimate_study import estimate_recovery_study
     from recovery.lengths import Lengths, tried_answers
+    from recovery.recovery_study_costs import estimate_recovery_study
     from recovery.sources import training_set
     from recovery.study import Unit, measuring
-    from scaling.backends.served import weightless
-    from scaling.estimate import estimate_on
-    from scaling.machines import machine as named
-    from scaling.work import SHARE
+    from scaling.costs.machines import machine as named
+    from scaling.costs.study_costs import estimate_on
+    from scaling.costs.study_work import SHARE
+    from scaling.engines.served_model import weightless
 
     config: Any = measuring(study, Unit(), study.model)
     share = SHARE
@@ -77,9 +79,9 @@ def recovery_study(study: RecoveryStudy, machine: str | None) -> Iterator[str]:
         device = named(machine)
         measured = estimate_on(config, device)
     else:
-        from scaling.backends.local import LocalEngine
-        from scaling.measured import this_machine
-        from scaling.trial import estimate_here
+        from scaling.costs.measured_machine import this_machine
+        from scaling.costs.trial import estimate_here
+        from scaling.engines.local import LocalEngine
 
         model = load(study.model, False)
         device = this_machine(model)

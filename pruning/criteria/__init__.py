@@ -32,7 +32,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import UserError, did_you_mean
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.scores import Scores
 
 if TYPE_CHECKING:

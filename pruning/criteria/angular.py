@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.capture import Batch, Reducer, zeros_beside
 from interp.errors import NonFiniteError
-from interp.model import ReasoningModel
-from interp.record import Batch, Reducer, zeros_beside
-from interp.replay import BATCH_TOKENS, replay
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.teacher_forced import replay
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.scores import Scores

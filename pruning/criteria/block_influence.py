@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from interp.activations.reducers import BlockInfluence, PerTextResult
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.record import BlockInfluence, PerTextResult
-from interp.replay import BATCH_TOKENS, replay
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.teacher_forced import replay
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.criteria.influence_definitions import Definition, defined_influence

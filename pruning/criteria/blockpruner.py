@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.criteria.sublayer_greedy import Measure, greedy_sublayers

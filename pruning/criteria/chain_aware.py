@@ -31,12 +31,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.chains import Budget
+from interp.chains.chain import Budget
+from interp.decoding.generate import generate
 from interp.errors import UserError
-from interp.interventions import Skip, Variant
-from interp.model import ReasoningModel
-from interp.record import jackknife_ratio
-from interp.replay import BATCH_TOKENS, losses
+from interp.interventions.interventions import Skip, Variant
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.teacher_forced import losses
+from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.criteria.chain_survival import HERE, WINDOW, Survival
@@ -44,7 +46,7 @@ from pruning.criteria.steps import removals
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
-    from interp.decode import Sampling
+    from interp.decoding.sampling import Sampling
 
 Removed = tuple[int, ...]  # positions in the model, sorted
 PATIENCE = 10.0
@@ -156,8 +158,8 @@ class FreeRuns:
             for n, s in enumerate(sets)
         ]
         names = [str(i) for i in range(len(self.prompts))]
-        chains = model.generate(
-            self.prompts, variants, stop_on_loop=True, problem_ids=names, **self.options
+        chains = generate(
+            model, self.prompts, variants, stop_on_loop=True, problem_ids=names, **self.options
         )
         sequences = [np.concatenate([c.prompt_ids, c.ids]).astype(np.int64) for c in chains]
         chosen = [np.r_[np.zeros(len(c.prompt_ids), bool), ~c.forced] for c in chains]

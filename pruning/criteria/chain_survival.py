@@ -30,9 +30,9 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.record import jackknife_ratio
-from interp.replay import BATCH_TOKENS
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.criteria.prefix import judge_sets

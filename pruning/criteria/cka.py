@@ -17,10 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.activations.capture import Batch, Reducer, same_numbers, zeros_beside
 from interp.errors import NonFiniteError, UserError
-from interp.model import ReasoningModel
-from interp.record import Batch, Reducer, jackknife, same_numbers, zeros_beside
-from interp.replay import BATCH_TOKENS, replay
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.teacher_forced import replay
+from interp.statistics.jackknife import jackknife
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.scores import Scores

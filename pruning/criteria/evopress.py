@@ -30,9 +30,9 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
-from interp.sweep import sweep
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.block_sweep import sweep
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.criteria.prefix import judge_sets
@@ -84,7 +84,9 @@ def evopress(
     single = sweep(
         model, calibration.sequences, scored=calibration.counted(), batch_tokens=batch_tokens
     )
-    search = _Search(model, calibration, offspring, mutations, tokens, survivors, batch_tokens)
+    search = _EvolutionSearch(
+        model, calibration, offspring, mutations, tokens, survivors, batch_tokens
+    )
     picks: list[Removed] = [()] * wanted[-1]
     for n in wanted:
         count = math.ceil(n * (depth - n) / 1.5) if generations is None else generations
@@ -110,7 +112,7 @@ def evopress(
     )
 
 
-class _Search:
+class _EvolutionSearch:
     """The search for one model and calibration set."""
 
     def __init__(

@@ -27,10 +27,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.activations.capture import Batch, capture
+from interp.activations.reducers import SINK_RATIO, PerText, PerTextResult
 from interp.errors import UserError, did_you_mean
-from interp.model import ReasoningModel
-from interp.record import SINK_RATIO, Batch, PerText, PerTextResult, capture
-from interp.replay import TokenBatch, batches, replay
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import TokenBatch, batches
+from interp.replay.teacher_forced import replay
 from pruning.calibration import Calibration
 
 SETTINGS = {

@@ -18,12 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from interp.activations.capture import Batch, capture
+from interp.activations.reducers import PerText
 from interp.errors import PruneScopeError, UserError, did_you_mean
-from interp.holding import holding
-from interp.model import ReasoningModel
-from interp.native import two_streams
-from interp.record import Batch, PerText, capture
-from interp.replay import BATCH_TOKENS, batches, forward
+from interp.kernels.library import two_streams
+from interp.model.holding import holding
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.chunked_forward import forward
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.sublayers import PARTS, SublayerScores

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.criteria import criterion
 from pruning.scores import Scores
 

@@ -1,8 +1,10 @@
-"""What criteria share that try other things than a skipped block (for that: `interp.sweep`).
+"""What criteria share that try other things than a skipped block (for that:
+`interp.replay.block_sweep`).
 
-`Slots` keeps what entered every block, so that another order of blocks can run on from x_l without
-computing what lies below. `Tables` sums loss and divergences by candidate and text, holding no
-logits of more than one chunk of positions. `judge_sets` fills one for many sets of removed blocks.
+`SwappableBlocks` keeps what entered every block, so that another order of blocks can run on from
+x_l without computing what lies below. `Tables` sums loss and divergences by candidate and text,
+holding no logits of more than one chunk of positions. `judge_sets` fills one for many sets of
+removed blocks.
 
 Shapes: B rows of T tokens, K scored tokens, C candidates, N texts. Memory: L + 1 streams of one
 batch.
@@ -19,13 +21,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.holding import holding
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS, Targets, batches, finite, position_chunks, readout
-from interp.trunk import Base, Trunk
+from interp.model.holding import holding
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.shared_prefix import Base, SharedPrefix
+from interp.replay.teacher_forced import Targets, finite, position_chunks, readout
 
 
-class Slots(Trunk):
+class SwappableBlocks(SharedPrefix):
     """A dense pass in which any block can run in any other's place.
 
     A slot gives what depends on depth and not on weights: the mask and the positions.
@@ -155,7 +158,7 @@ def judge_sets(
         if pieces is not None:
             targets = _by_piece(targets, pieces)
         tables.count(targets)
-        trunk = Trunk(dense, batch.ids)
+        trunk = SharedPrefix(dense, batch.ids)
         base = model.final_norm(targets.pick(trunk.entering[-1]))
         streams, before = trunk.entering[:1], gone[order[0]]
         trunk.entering.clear()

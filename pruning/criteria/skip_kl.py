@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
-from interp.sweep import sweep
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.block_sweep import sweep
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.scores import Scores

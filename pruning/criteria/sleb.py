@@ -5,9 +5,9 @@ absence leaves the lowest loss. Blocks that were redundant together are thereby 
 at once, which a one-shot criterion cannot see.
 
 The scores shown are those of the first step; `picks` holds the order. About
-remove x L/2 forwards: each step is a prefix-shared sweep (`interp.sweep.Sweeper`). keep_bytes lets
-it keep what the model without the removed blocks computes below the last of them from step to
-step, which saves up to 2/L of the time and costs memory that grows with the texts.
+remove x L/2 forwards: each step is a prefix-shared sweep (`interp.replay.block_sweep.Sweeper`).
+keep_bytes lets it keep what the model without the removed blocks computes below the last of them
+from step to step, which saves up to 2/L of the time and costs memory that grows with the texts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
-from interp.sweep import Sweep, Sweeper
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.block_sweep import Sweep, Sweeper
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.scores import Scores

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from interp.model import ReasoningModel
-from interp.record import jackknife_ratio
-from interp.replay import Targets, batches, forward
-from interp.sweep import check_readout
-from interp.trunk import Base, Trunk
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import batches
+from interp.replay.block_sweep import check_readout
+from interp.replay.chunked_forward import forward
+from interp.replay.shared_prefix import Base, SharedPrefix
+from interp.replay.teacher_forced import Targets
+from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration
 from pruning.criteria.prefix import Tables
 from pruning.criteria.steps import removals
@@ -98,7 +100,7 @@ def _step(
             continue
         tables.count(targets)
         dense = targets.pick(forward(model, batch.ids)) if measure.divergence and removed else None
-        trunk, finals = Trunk(base, batch.ids), []
+        trunk, finals = SharedPrefix(base, batch.ids), []
         for sublayer in candidates:
             index = model.layer_map.index(sublayer.block)
             stream = trunk.run(base, index, trunk.entering[index], sublayer.part)

@@ -23,13 +23,14 @@ import numpy as np
 import torch
 
 from interp.errors import UserError, did_you_mean
-from interp.model import ReasoningModel
-from interp.record import jackknife
-from interp.replay import BATCH_TOKENS, Targets, batches
-from interp.sweep import check_readout
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.block_sweep import check_readout
+from interp.replay.teacher_forced import Targets
+from interp.statistics.jackknife import jackknife
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
-from pruning.criteria.prefix import Slots, Tables
+from pruning.criteria.prefix import SwappableBlocks, Tables
 from pruning.scores import Scores
 
 # what runs in slots l and l + 1, counted from l; and the slot from which anything changes
@@ -64,7 +65,7 @@ def swap_kl(
         if not len(targets.texts):
             continue
         tables.count(targets)
-        walk = Slots(model, batch.ids)
+        walk = SwappableBlocks(model, batch.ids)
         added += _norms(walk, batch.mask & batch.pad(counted))
         finals = []
         for l in range(pairs):
@@ -101,7 +102,7 @@ def _nearer(counts: np.ndarray, *distances: np.ndarray) -> np.ndarray:
     return np.minimum(below, above) / counts
 
 
-def _norms(walk: Slots, counted: torch.Tensor) -> torch.Tensor:
+def _norms(walk: SwappableBlocks, counted: torch.Tensor) -> torch.Tensor:
     """Norms of what each block adds, summed over the tokens that count: [L]."""
     sums = []
     for before, after in pairwise(walk.entering):

@@ -31,20 +31,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.chains import Budget, Chain
+from interp.chains.chain import Budget, Chain
+from interp.decoding.generate import generate
 from interp.errors import UserError
-from interp.interventions import Skip, Variant, dense
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
+from interp.interventions.interventions import Skip, Variant, dense
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.block_sweep import sweep
 from interp.statistics import paired_difference
-from interp.sweep import sweep
 from pruning.calibration import Calibration
 from pruning.criteria import criterion
 from pruning.criteria.steps import removals
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
-    from interp.decode import Sampling
+    from interp.decoding.sampling import Sampling
 
 Accept = Callable[[int, str], bool]
 HOW = (
@@ -140,7 +141,8 @@ class _Exam:
         names = _names(self.prompts)
         places = {v.name: i for i, v in enumerate(variants)}
         right = np.zeros((len(variants), len(self.prompts), self.samples))
-        chains = self.model.generate(
+        chains = generate(
+            self.model,
             self.prompts,
             variants,
             seed=self.seed,

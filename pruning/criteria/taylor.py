@@ -19,17 +19,11 @@ import torch
 from torch import nn
 
 from interp.errors import NonFiniteError, UserError
-from interp.holding import holding
-from interp.model import ReasoningModel
-from interp.replay import (
-    BATCH_TOKENS,
-    Targets,
-    batches,
-    forward,
-    log_probability,
-    position_chunks,
-    readout,
-)
+from interp.model.holding import holding
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.chunked_forward import forward
+from interp.replay.teacher_forced import Targets, log_probability, position_chunks, readout
 from pruning.calibration import Calibration, Part
 from pruning.criteria import criterion
 from pruning.scores import Scores

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
 
 from interp.errors import UserError, did_you_mean
-from pruning.plan import LayerPlan
 
 
 @dataclass(frozen=True)
@@ -35,19 +34,14 @@ class PublishedPlan:
     any_number: bool
     source: str
 
-    def plan(self, remove: int | None = None) -> LayerPlan:
-        """The plan that removes the first `remove` blocks of the list (default: all of it)."""
-        n = len(self.order) if remove is None else remove
-        if not (1 <= n <= len(self.order) if self.any_number else n == len(self.order)):
-            allowed = f"1 to {len(self.order)}" if self.any_number else f"exactly {len(self.order)}"
-            raise UserError(f"{self.name!r} was published for {allowed} blocks, not for {n}.")
-        return LayerPlan(
-            removed=self.order[:n],
-            n_blocks=self.n_blocks,
-            name=f"{self.name.rpartition('-')[0]}-{n}",
-            criterion=self.criterion,
-            source=f"{self.source} ({' or '.join(self.models)})",
-        )
+    def first(self, remove: int) -> PublishedPlan:
+        """The first `remove` blocks of the list, where the source ranks the blocks."""
+        if not (1 <= remove <= len(self.order) if self.any_number else remove == len(self.order)):
+            n = len(self.order)
+            allowed = f"1 to {n}" if self.any_number else f"exactly {n}"
+            raise UserError(f"{self.name!r} was published for {allowed} blocks, not for {remove}.")
+        name = f"{self.name.rpartition('-')[0]}-{remove}"
+        return replace(self, name=name, order=self.order[:remove])
 
 
 @cache
@@ -73,13 +67,13 @@ def published_plans() -> Mapping[str, PublishedPlan]:
     return MappingProxyType(dict(sorted(found.items())))
 
 
-def published_plan(name: str) -> LayerPlan:
+def published_plan(name: str) -> PublishedPlan:
     """The plan of that name; N may be smaller than listed where the source ranks the blocks."""
     known = published_plans()
     if name in known:
-        return known[name].plan()
+        return known[name]
     family, _, number = name.rpartition("-")
     for listed, found in known.items():
         if family and listed.rpartition("-")[0] == family and number.isdecimal():
-            return found.plan(int(number))
+            return found.first(int(number))
     raise UserError(did_you_mean(name, known, "published plan"))

@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, did_you_mean
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
 from pruning.repairs.machinery.live import Map, live
 
@@ -168,10 +168,12 @@ def mend(
 
 
 def save_repaired(repaired: Repaired, out_dir: str | Path) -> Path:
-    """Write the repaired checkpoint; returns its folder. See `pruning.repairs.machinery.saving`."""
-    from pruning.repairs.machinery.saving import write
+    """Write the repaired checkpoint; returns its folder. See
+    `pruning.repairs.machinery.repair_saving`.
+    """
+    from pruning.repairs.machinery.repair_saving import write
 
-    return write(repaired, out_dir)
+    return write(repaired.model, repaired.plan, repaired.record, out_dir)
 
 
 def _settled(

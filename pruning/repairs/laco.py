@@ -33,9 +33,11 @@ import torch
 from torch import nn
 
 from interp.errors import NonFiniteError, UserError, did_you_mean
-from interp.holding import holding
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS, batches, bypass, forward
+from interp.interventions.hooks import bypass
+from interp.model.holding import holding
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.chunked_forward import forward
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, repair
@@ -118,7 +120,7 @@ def laco(
             raise UserError(
                 "laco searches on calibration texts and none was given. Or give a plan."
             )
-        search = _Search(model, calibration, rule, norms, threshold, batch_tokens)
+        search = _MergeSearch(model, calibration, rule, norms, threshold, batch_tokens)
         top = model.n_blocks if highest is None else highest
         state = search.run(merge, interval, lowest, top, remove)
         plan = LayerPlan(
@@ -165,7 +167,7 @@ def _follow(model: ReasoningModel, plan: LayerPlan, rule: str, norms: bool) -> M
 
 
 @dataclass(frozen=True)
-class _Search:
+class _MergeSearch:
     model: ReasoningModel
     calibration: Calibration
     rule: str

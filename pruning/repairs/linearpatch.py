@@ -34,8 +34,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.distance import divergences
 from pruning.plan import LayerPlan

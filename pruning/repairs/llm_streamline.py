@@ -32,8 +32,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import NonFiniteError, UserError
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS, batches
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, batches
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, repair
@@ -54,7 +54,7 @@ CLIP = 1.0  # of the gradient's norm; the loss is relative, so of the order of 1
 
 
 @dataclass(frozen=True)
-class Training:
+class BlockTraining:
     """steps of `batch_texts` texts; warmup: share of the steps; look: steps between looks."""
 
     steps: int
@@ -114,7 +114,7 @@ def llm_streamline(
 
     Every run needs two blocks or more. progress(step, steps, error) is called at every look.
     """
-    training = Training(steps, lr, batch_texts, weight_decay, warmup, look, patience)
+    training = BlockTraining(steps, lr, batch_texts, weight_decay, warmup, look, patience)
     found = cuts(plan)
     if short := [c.last for c in found if len(c.removed) == 1]:
         raise UserError(
@@ -152,7 +152,7 @@ def split(n: int, share: float, seed: int) -> tuple[list[int], list[int]]:
 
 
 @dataclass(frozen=True)
-class Pair:
+class BlockExample:
     """What the block reads, with the arguments it is called with, and what it should give."""
 
     x: Float[Tensor, "B T D"]
@@ -180,7 +180,7 @@ class Run:
         counted = self.calibration.counted()
         return int(sum(counted[text].sum() for text in texts))
 
-    def pairs(self, texts: Sequence[int]) -> Iterator[Pair]:
+    def pairs(self, texts: Sequence[int]) -> Iterator[BlockExample]:
         """Batches of these texts."""
         sequences = [self.calibration.sequences[text] for text in texts]
         counted = [self.calibration.counted()[text] for text in texts]
@@ -191,7 +191,7 @@ class Run:
                     forward_to(self.model, batch.ids, end)
                 x, args, kwargs = self._call(batch.ids)
             mask = (batch.mask & batch.pad(counted)).to(x.device)
-            yield Pair(x, args, kwargs, theirs[0].float().to(x.device), mask)
+            yield BlockExample(x, args, kwargs, theirs[0].float().to(x.device), mask)
 
     def _call(self, ids: Int[Tensor, "B T"]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
         """What the student's block is called with, in float32."""
@@ -209,7 +209,7 @@ class Run:
             return args[0], args[1:], kwargs
         return kwargs.pop("hidden_states"), (), kwargs
 
-    def squares(self, pair: Pair) -> Float[Tensor, ""]:
+    def squares(self, pair: BlockExample) -> Float[Tensor, ""]:
         """The squared distance of what the block gives, summed over counted tokens."""
         out = self.block(pair.x, *pair.args, **pair.kwargs)
         given = out[0] if isinstance(out, tuple) else out
@@ -233,7 +233,7 @@ def _trained(
     run: Run,
     learn: list[int],
     judge: list[int],
-    training: Training,
+    training: BlockTraining,
     seed: int,
     progress: Progress | None,
 ) -> dict[str, Any]:

@@ -26,8 +26,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import UserError, did_you_mean
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
 from pruning.surgery import prune

@@ -28,9 +28,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.cache import handing
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.kv_cache import handing
+from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from pruning.weights.matrices import matrices

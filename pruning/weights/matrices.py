@@ -23,9 +23,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import NonFiniteError, UserError
-from interp.holding import holding
-from interp.model import ReasoningModel
-from interp.replay import batches, forward
+from interp.model.holding import holding
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import batches
+from interp.replay.chunked_forward import forward
 from pruning.calibration import Calibration
 
 SORTED_AT_A_TIME = 2**24  # weights; their order takes 16 bytes each

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError, did_you_mean
-from scaling.problems import Benchmark, Problem, Scoring
-from scaling.reading import Hub, Record, read_file, read_hub
+from scaling.problem import Benchmark, Problem, Scoring
+from scaling.records import Hub, Record, read_file, read_hub
 
 __all__ = ["Benchmark", "Entry", "Problem", "benchmark", "benchmarks", "generated"]
 __all__ += ["choose", "load_benchmark"]

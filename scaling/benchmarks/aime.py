@@ -7,8 +7,8 @@ Thirty problems: 15 right is anything from .31 to .69; read intervals, not point
 from __future__ import annotations
 
 from scaling.benchmarks import benchmark
-from scaling.problems import Problem
-from scaling.reading import Hub, Record
+from scaling.problem import Problem
+from scaling.records import Hub, Record
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
 

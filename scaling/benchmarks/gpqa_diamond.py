@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 
 from scaling.benchmarks import benchmark
-from scaling.problems import Problem, lettered, letters
-from scaling.reading import Hub, Record
+from scaling.problem import Problem, lettered, letters
+from scaling.records import Hub, Record
 
 
 @benchmark(

@@ -6,8 +6,8 @@ Schema: question, answer ("... #### 18"). The gold is what follows the last "###
 from __future__ import annotations
 
 from scaling.benchmarks import benchmark
-from scaling.problems import Problem
-from scaling.reading import Hub, Record
+from scaling.problem import Problem
+from scaling.records import Hub, Record
 
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
 

@@ -8,8 +8,8 @@ is the right text or its letter). Everything else is kept as metadata. Use it as
 from __future__ import annotations
 
 from scaling.benchmarks import benchmark
-from scaling.problems import Problem, lettered, letters
-from scaling.reading import Record
+from scaling.problem import Problem, lettered, letters
+from scaling.records import Record
 
 
 @benchmark("jsonl", version="1", grader="numeric")

@@ -6,8 +6,8 @@ Schema: problem, answer, and where given solution, subject, level, unique_id.
 from __future__ import annotations
 
 from scaling.benchmarks import benchmark
-from scaling.problems import Problem
-from scaling.reading import Hub, Record
+from scaling.problem import Problem
+from scaling.records import Hub, Record
 
 
 @benchmark(

@@ -9,8 +9,8 @@ kept.
 from __future__ import annotations
 
 from scaling.benchmarks import benchmark
-from scaling.problems import Problem, lettered, letters
-from scaling.reading import Hub, Record
+from scaling.problem import Problem, lettered, letters
+from scaling.records import Hub, Record
 
 HUB = Hub("cais/mmlu", "test", "all")
 

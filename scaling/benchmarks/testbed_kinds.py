@@ -8,7 +8,7 @@ the fact. The other kinds are generated and judged by the testbed's exact verifi
 from __future__ import annotations
 
 from scaling.benchmarks import generated
-from scaling.problems import Problem
+from scaling.problem import Problem
 
 
 def _problems(kind: str, n: int, seed: int) -> list[Problem]:

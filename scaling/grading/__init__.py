@@ -22,9 +22,9 @@ from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from interp.chains import Chain
+from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError, did_you_mean
-from scaling.problems import Benchmark, Problem
+from scaling.problem import Benchmark, Problem
 
 __all__ = ["Grader", "Outcome", "Verdict", "get_grader", "grade", "grade_likelihood"]
 __all__ += ["grade_text", "grader", "graders"]

@@ -11,7 +11,7 @@ import re
 from interp.errors import UserError
 from scaling.grading import Grader, grader
 from scaling.grading._extract import bare, last_announced, last_boxed
-from scaling.problems import Problem
+from scaling.problem import Problem
 
 _DRESS = r"(?:\\text(?:bf)?\{)?\(?\**(?P<letter>[A-Za-z])\**\)?\}?"
 # "C", "(C)", "**C**", "\text{C}", "C. because ...", "option C"

@@ -20,7 +20,7 @@ from pathlib import Path
 from interp.errors import PruneScopeError, UserError
 from scaling.grading import Grader, grader
 from scaling.grading._extract import bare, last_announced, last_boxed, same_text
-from scaling.problems import Problem
+from scaling.problem import Problem
 
 TIME_LIMIT = 5.0
 START_LIMIT = 120.0

@@ -12,7 +12,7 @@ from fractions import Fraction
 from interp.errors import UserError
 from scaling.grading import Grader, grader
 from scaling.grading._extract import bare, last_announced, last_boxed
-from scaling.problems import Problem
+from scaling.problem import Problem
 
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,400})"
 _NUMBER = rf"[-−+]?(?:{_WHOLE}(?:\.\d{{1,400}})?|\.\d{{1,400}})"

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 from interp.errors import UserError
 from scaling.grading import Grader, grader
-from scaling.problems import Problem
+from scaling.problem import Problem
 
 if TYPE_CHECKING:
     import testbed.problems
 
 
-def testbed_problem(problem: Problem) -> testbed.problems.Problem:
+def testbed_problem(problem: Problem) -> testbed.problems.GeneratedProblem:
     """The testbed's own object for a problem that came from it."""
-    from testbed.problems import Problem as Original
+    from testbed.problems import GeneratedProblem as Original
 
     meta = problem.metadata
     return Original(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from analyses.frames import StudyData
+from analyses.plumbing.frames import StudyData
 from tests.analyses.fake import write_study
 
 

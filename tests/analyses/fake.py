@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.chains import Budget, Chain, Span
-from scaling.chainrow import ChainRow, chain_row, likelihood_row
+from interp.chains.chain import Budget, Chain, Span
 from scaling.grading import Verdict
-from scaling.problems import Problem
-from scaling.store import Store
+from scaling.problem import Problem
+from scaling.store.chain_row import ChainRow, chain_row, likelihood_row
+from scaling.store.study_store import Store
 
 BLOCKS = 6
 WORDS = [

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from analyses import ablations, catalogue
-from analyses.frames import StudyData
-from analyses.workbench import Workbench
+from analyses import ablations
+from analyses.plumbing import catalogue
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.workbench import Workbench
 from interp.effects import Effects, block_effects, dose_response
 from interp.statistics import holm, paired_difference
 from tests.planted import Planted, PlantedBench

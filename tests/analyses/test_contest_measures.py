@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from analyses import contest_measures, criterion_contest
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 
 
 @pytest.fixture(scope="module")

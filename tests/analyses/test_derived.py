@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyses import catalogue
-from analyses.derived import as_text, derived, from_text, kept
-from analyses.frames import StudyData
+from analyses.plumbing import catalogue
+from analyses.plumbing.derived import as_text, derived, from_text, kept
+from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
-from scaling.store import Store
+from scaling.store.study_store import Store
 
 VALUES = st.one_of(
     st.lists(st.floats(), min_size=3, max_size=3).map(lambda x: np.array(x)),

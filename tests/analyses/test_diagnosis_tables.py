@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from analyses import bi_vs_effects, diversity, loop_anatomy, reflection
-from analyses.derived import derived
-from analyses.frames import StudyData
-from analyses.replayed import chain_rows, first, variants_of
+from analyses.plumbing.derived import derived
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.replayed import chain_rows, first, variants_of
 from interp.diagnosis import diversity as measures_of
-from interp.interventions import Skip
+from interp.interventions.interventions import Skip
 from tests.analyses import fake
 
 

@@ -15,15 +15,14 @@ from matplotlib.patches import Rectangle
 from analyses import (
     accuracy_vs_removed,
     block_effects,
-    catalogue,
     loop_anatomy,
     parallel_scaling,
     sequential_scaling,
     step_errors,
-    style,
 )
-from analyses.command import main, make
-from analyses.frames import StudyData
+from analyses.plumbing import catalogue, style
+from analyses.plumbing.command import main, make
+from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 
 

@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses import catalogue, judge, judged_behaviours, report
-from analyses.command import make
-from analyses.frames import StudyData
+from analyses import judge, judged_behaviours
+from analyses.plumbing import catalogue
+from analyses.plumbing.command import make
+from analyses.plumbing.frames import StudyData
+from analyses.report import page as report
 from interp.errors import UserError
-from prunescope.commands.judge import written
+from prunescope.commands.judge_command import written
 from scaling.judging import Judgement
-from scaling.judging.agreement import agreement
-from scaling.judging.study import AGREEMENT, VERDICTS, JudgedStudy
+from scaling.judging.judge_agreement import agreement
+from scaling.judging.judge_study import AGREEMENT, VERDICTS, JudgedStudy
 
 KEYS = ["benchmark", "problem", "variant", "budget", "sample"]
 

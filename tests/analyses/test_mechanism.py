@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses import copying_heads, mechanism, workbench
-from analyses.frames import StudyData
-from analyses.workbench import Workbench
+from analyses import mechanism
+from analyses.plumbing import copying_heads, workbench
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.workbench import Workbench
 from interp.statistics import paired_difference
 from tests.analyses.test_time_maps import singles
 from tests.planted import Planted, PlantedBench

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from analyses import endings, equal_cost, extraction, sequential_scaling
-from analyses.frames import StudyData, largest_budget
-from scaling.outcomes import ended
+from analyses.plumbing.frames import StudyData, largest_budget
+from scaling.curves.outcomes import ended
 
 
 def test_endings_are_counted_chain_by_chain(study: StudyData) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analyses import catalogue, findings, pairs, report
-from analyses.frames import StudyData
+from analyses.plumbing import catalogue
+from analyses.plumbing.frames import StudyData
+from analyses.report import findings, pairs
+from analyses.report import page as report
 from interp.errors import UserError
 from tests.analyses import fake
 

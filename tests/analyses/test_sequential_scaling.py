@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from analyses import sequential_scaling as analysis
-from analyses.frames import StudyData
+from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
-from scaling.flops import ModelCost
+from scaling.costs.flops import ModelCost
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from analyses import sets
-from analyses.frames import StudyData
-from analyses.workbench import Workbench
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.workbench import Workbench
 from interp.statistics import paired_difference
 from tests.planted import Planted, PlantedBench
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyses import style, tables
-from analyses.frames import StudyData, as_blocks, largest_budget
+from analyses.plumbing import style, tables
+from analyses.plumbing.frames import StudyData, as_blocks, largest_budget
 from tests.analyses import fake
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analyses import time_maps, workbench
-from analyses.frames import StudyData
-from analyses.workbench import Workbench, fitting_budget, longest_solved, most_looping
-from interp.interventions import Skip, Variant
+from analyses import time_maps
+from analyses.plumbing import workbench
+from analyses.plumbing.frames import StudyData
+from analyses.plumbing.workbench import Workbench, fitting_budget, longest_solved, most_looping
+from interp.interventions.interventions import Skip, Variant
 from tests.planted import Planted, PlantedBench
 
 PLANTED = Planted(n_blocks=4, copier=1, brake=2, answerer=3)

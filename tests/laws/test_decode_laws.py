@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from interp.chains import Budget
-from interp.decode import Sampling, cross, decode
-from interp.interventions import Skip, Variant, Window, apply, dense
-from interp.model import ReasoningModel
+from interp.chains.chain import Budget
+from interp.decoding.generate import decode
+from interp.decoding.request import cross
+from interp.decoding.sampling import Sampling
+from interp.interventions.hooks import apply
+from interp.interventions.interventions import Skip, Variant, dense
+from interp.interventions.windows import Window
+from interp.model.reasoning_model import ReasoningModel
 from tests.models import ARCHS, tiny
 from tests.reference import same_chain, skipped, slow_logprobs
 from tests.tolerances import logit_noise

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from interp.chains import Budget, Chain
-from interp.decode import Sampling, cross, decode, fork
+from interp.chains.chain import Budget, Chain
+from interp.chains.periods import LOOP_CHECK, certain_period
+from interp.decoding.generate import decode
+from interp.decoding.model_runner import ModelRunner
+from interp.decoding.request import cross, fork
+from interp.decoding.sampling import Sampling
 from interp.errors import UserError
-from interp.interventions import MeanDelta, Patch, Skip, Variant, Window, apply, dense
-from interp.model import ReasoningModel
-from interp.passes import Passes
-from interp.windows import LOOP_CHECK, AfterLoop, Answer, AtTokens, Thinking, When, tail_period
+from interp.interventions.hooks import apply
+from interp.interventions.interventions import MeanDelta, Patch, Skip, Variant, dense
+from interp.interventions.windows import AfterLoop, Answer, AtTokens, Thinking, When, Window
+from interp.model.reasoning_model import ReasoningModel
 from tests.models import ARCHS, tiny, tiny_hf, tokenizer
 from tests.reference import Edit, look_every, skipped, slow_logprobs
 from tests.tolerances import logit_noise
@@ -62,7 +66,7 @@ def looping(chain: Chain) -> np.ndarray:
     spans = [chain.thinking, chain.answer]
     for span in (s for s in spans if s is not None):
         for n in range(LOOP_CHECK, len(span) + 1, LOOP_CHECK):
-            if tail_period(chain.ids[span.start : span.start + n]) is not None:
+            if certain_period(chain.ids[span.start : span.start + n]) is not None:
                 out[span.start + n - 1 + LOOP_CHECK :] = True
                 return out
     return out
@@ -169,9 +173,9 @@ def test_forks_side_by_side_share_what_they_read(monkeypatch: pytest.MonkeyPatch
     model = tiny(ends=False)
     (chain,) = model.generate(PROMPTS[:1], budget=Budget(20, 4), sampling=LONG)
     read = []
-    plain = Passes.read
+    plain = ModelRunner.read
     monkeypatch.setattr(
-        Passes, "read", lambda self, r, *a: (read.append(len(r)), plain(self, r, *a))[1]
+        ModelRunner, "read", lambda self, r, *a: (read.append(len(r)), plain(self, r, *a))[1]
     )
     variants = [dense, *(Variant(f"no {b}", (Skip(b, window=Window(10)),)) for b in range(4))]
     chains = list(decode(model, fork(chain, 10, variants), sampling=LONG))

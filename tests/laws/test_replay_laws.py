@@ -15,27 +15,35 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.chains import Budget, Chain, Span
-from interp.interventions import (
+from interp.activations.capture import capture
+from interp.activations.reducers import BlockInfluence, Moments, ResidualNorms
+from interp.chains.chain import Budget, Chain, Span
+from interp.chains.periods import loop_start
+from interp.decoding.sampling import Sampling
+from interp.interventions.hooks import apply
+from interp.interventions.interventions import (
     MeanDelta,
     Patch,
     ResampleDelta,
     Scale,
     Skip,
     Variant,
-    Window,
     ZeroDelta,
-    apply,
 )
-from interp.model import ReasoningModel
-from interp.record import BlockInfluence, Moments, ResidualNorms, capture
-from interp.replay import Reader, continuation_logprobs, losses, readout, replay, replay_chains
-from interp.sampling import Sampling
-from interp.windows import AfterLoop, Answer, AtTokens, Thinking, loop_start
+from interp.interventions.windows import AfterLoop, Answer, AtTokens, Thinking, Window
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.chunked_forward import ChunkedReader
+from interp.replay.teacher_forced import (
+    continuation_logprobs,
+    losses,
+    readout,
+    replay,
+    replay_chains,
+)
 from tests.drawing import max_examples
 from tests.models import ARCHS, tiny
 from tests.reference import skipped, slow_logits
-from tests.streams import texts
+from tests.slow_streams import texts
 
 LENGTHS = (37, 5, 50, 23, 41)
 WITHOUT_FIRST = Variant("without 0", (Skip(0),))
@@ -80,7 +88,7 @@ def normed(
     model: ReasoningModel, sequences: list[np.ndarray], variant: Variant | None, chunk: int | None
 ) -> list[torch.Tensor]:
     """The stream after the final norm of every sequence, through a reader."""
-    reader = Reader(model, sequences, batch_tokens=100, chunk_tokens=chunk)
+    reader = ChunkedReader(model, sequences, batch_tokens=100, chunk_tokens=chunk)
     found = {}
     for batch in reader.batches():
         reading = reader.read(batch, variant)
@@ -226,7 +234,7 @@ def test_a_chain_replayed_is_the_chain_decoded() -> None:
 def replayed_logprobs(
     model: ReasoningModel, chains: Sequence[Chain], variant: Variant, chunk: int | None
 ) -> list[np.ndarray]:
-    reader = Reader.of_chains(model, chains, 60, chunk)
+    reader = ChunkedReader.of_chains(model, chains, 60, chunk)
     found = {}
     for batch in reader.batches():
         reading = reader.read(batch, variant)

@@ -22,9 +22,10 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from interp.cache import handing
-from interp.interventions import apply, dense
-from interp.model import ReasoningModel
+from interp.interventions.hooks import apply
+from interp.interventions.interventions import dense
+from interp.model.kv_cache import handing
+from interp.model.reasoning_model import ReasoningModel
 from pruning.checkpoint import plan_record
 from pruning.folder import prune_folder
 from pruning.plan import LayerPlan

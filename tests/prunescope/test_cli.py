@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from interp import native
 from interp.errors import NonFiniteError
+from interp.kernels import library
 from prunescope import cli, commands
 from prunescope.progress import StudyBar, describe, duration
-from scaling.progress import Event
+from scaling.study.study_progress import Event
 from tests.analyses.fake import write_study
 
 
@@ -192,7 +192,7 @@ def test_a_study_of_the_bundled_reasoner_from_command_to_report(
 def test_prune_writes_a_checkpoint_that_loads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
 
     out = tmp_path / "pruned"
     assert cli.run(["prune", "--blocks", "3", "5", "--out", str(out)]) == 0
@@ -205,7 +205,7 @@ def test_prune_writes_a_checkpoint_that_loads(
 def test_score_writes_a_row_a_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import pandas as pd
 
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
 
     texts = tmp_path / "texts.txt"
     texts.write_text("try 3 + 4 = 7 left 2 .\nback 3 left 4 2 .\n", encoding="utf-8")
@@ -237,7 +237,7 @@ def test_doctor_shows_processor_kernels_and_what_is_taken(
 ) -> None:
     assert cli.run(["doctor", "--rows", "4", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["chosen"]["4"] in ("torch", f"fused blocks ({native.builds()[0]})")
+    assert found["chosen"]["4"] in ("torch", f"fused blocks ({library.builds()[0]})")
     assert found["packages"]["torch"] == torch.__version__ and found["memory"][0] > 2**28
     assert cli.run(["doctor", "--rows", "4"]) == 0
     lines = capsys.readouterr().out

@@ -17,7 +17,7 @@ def run(code: str) -> None:
 
 
 def test_the_criterion_of_the_example_scores_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
     from pruning.criteria import criteria, score
     from pruning.plan import LayerPlan
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prunescope import cli, commands
-from tests.scaling.test_estimate import QWEN3_8B
+from tests.scaling.costs.test_study_costs import QWEN3_8B
 
 LONG = ("study", "score", "prune", "scale", "effects", "judge", "recover", "recover-study")
 

@@ -21,7 +21,7 @@ ELSEWHERE = {
     ("prune",): "tests/prunescope/test_prune_command.py",
     ("diagnose",): "tests/prunescope/test_cli.py",
     ("report",): "tests/prunescope/test_cli.py",
-    ("judge",): "tests/scaling/test_judge_study.py",
+    ("judge",): "tests/scaling/judging/test_judge_study.py",
     ("recover",): "tests/recovery/test_command.py",
     ("import-lm-eval",): "tests/prunescope/test_exchange_command.py",
     ("export-lm-eval",): "tests/prunescope/test_exchange_command.py",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prunescope import cli
-from scaling.store import Store
+from scaling.store.study_store import Store
 
 LINE: dict[str, Any] = {
     "doc_id": 0,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from interp.errors import UserError
-from interp.source import locate
+from interp.model.checkpoint_files import locate
 from prunescope import cli
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,7 @@ def test_models_are_read_in_one_place() -> None:
         if owner != "PeftModel"
     }
     # a benchmark makes models of random weights
-    assert elsewhere == {"interp/loading.py", "bench/common.py"}
+    assert elsewhere == {"interp/model/loading.py", "bench/common.py"}
 
 
 @pytest.fixture(scope="module")
@@ -181,16 +181,16 @@ def test_no_command_runs_it_without_the_flag(
 
 
 def test_python_neither(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from interp.model import ReasoningModel
-    from scaling.backends.served import weightless
-    from scaling.shape import Shape
+    from interp.model.reasoning_model import ReasoningModel
+    from scaling.costs.model_shape import ModelShape
+    from scaling.engines.served_model import weightless
 
     asked(monkeypatch, "y\n" * 100)
     for load in (ReasoningModel.load, weightless):
         with pytest.raises(UserError, match="trust_remote_code=True"):
             load(str(place))
     with pytest.raises(UserError):
-        Shape.of(str(place))
+        ModelShape.of(str(place))
     assert not (place.parent / "ran").exists()
 
 

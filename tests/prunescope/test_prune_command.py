@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from prunescope import cli
 from prunescope.commands import Prune, shared
 from pruning.calibration import Calibration
 from pruning.plan import LayerPlan
 from pruning.scores import Scores
-from scaling import checks
+from scaling.store import checksums
 from tests.models import tiny
 
 
@@ -271,9 +271,10 @@ def test_questions_alone_need_no_chains(
 def test_the_chains_of_a_finished_study(
     reasoner: ReasoningModel, tmp_path: Path, capsys: Any
 ) -> None:
-    from scaling.backends.local import LocalEngine
-    from scaling.runner import StudyConfig, run_study
-    from scaling.store import Store
+    from scaling.engines.local import LocalEngine
+    from scaling.store.study_store import Store
+    from scaling.study.config import StudyConfig
+    from scaling.study.runner import run_study
 
     study = tmp_path / "study"
     config = StudyConfig(
@@ -300,7 +301,7 @@ def test_the_chains_of_a_finished_study(
     assert record(out)["calibration"] == Calibration.of(reasoner, chains, "generated").hash
     with Store(study) as store, store._transaction() as db:
         db.execute("UPDATE meta SET value='f00d' WHERE key='model fingerprint'")
-        checks.seal(db, "meta", [{"key": "model fingerprint"}])
+        checksums.seal(db, "meta", [{"key": "model fingerprint"}])
     with pytest.raises(UserError, match="of another model"):
         shared.study_chains(study, reasoner)
     (tmp_path / "empty").mkdir()

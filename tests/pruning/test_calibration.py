@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.chains import Budget, Chain, Chains, Span
+from interp.chains.chain import Budget, Chain, Chains, Span
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration, hub_texts, read_texts
 from tests.models import tiny
 

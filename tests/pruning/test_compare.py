@@ -16,7 +16,7 @@ from pruning.criteria import criteria, score
 from pruning.criteria.influence_definitions import DEFINITIONS
 from pruning.scores import Scores
 from tests.models import tiny
-from tests.streams import texts
+from tests.slow_streams import texts
 
 
 def scores(name: str, values: Any, **more: Any) -> Scores:

@@ -23,7 +23,7 @@ from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from pruning.weights.matrices import matrices
 from tests.models import tiny
-from tests.streams import hooks_of, logprobs, same_weights, snapshot, texts
+from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 LENGTHS = (12, 17, 9, 14)
 

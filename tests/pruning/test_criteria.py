@@ -1,7 +1,8 @@
 """Criteria: each against a slow implementation written from its paper, and their common laws.
 
 The slow ones take one text at a time, keep everything, and use float64 numpy (or plain autograd),
-and nothing from `interp.record`, `interp.replay` or `interp.sweep`.
+and nothing from `interp.activations.reducers`, `interp.replay.teacher_forced` or
+`interp.replay.block_sweep`.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -23,7 +24,7 @@ import torch
 
 import pruning.criteria
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.criteria import Cost, criteria, criteria_table, criterion, score
 from pruning.criteria.block_influence import block_influence, influence
@@ -32,7 +33,7 @@ from pruning.plan import LayerPlan
 from pruning.scores import Scores
 from pruning.surgery import prune
 from tests.models import tiny
-from tests.streams import (
+from tests.slow_streams import (
     hooks_of,
     logprobs,
     plant_identity,

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.chains import Budget
+from interp.chains.chain import Budget
 from interp.errors import UserError
-from interp.interventions import Skip, Variant
-from interp.model import ReasoningModel
-from interp.replay import BATCH_TOKENS
+from interp.interventions.interventions import Skip, Variant
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration
 from pruning.criteria import score
 from pruning.criteria.chain_aware import FreeRuns
@@ -23,7 +23,7 @@ from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from tests.models import tiny, tiny_hf, tokenizer
 from tests.reference import slow_logprobs
-from tests.streams import hooks_of, logprobs, plant_identity, same_weights, snapshot, texts
+from tests.slow_streams import hooks_of, logprobs, plant_identity, same_weights, snapshot, texts
 
 PROMPTS = ["use 3 7 to make 21", "compute 3 + 4 x 2 - 5 + 6 + 7", "what ?"]
 

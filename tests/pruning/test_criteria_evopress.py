@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.criteria import score
-from pruning.criteria.evopress import _Search, evopress
+from pruning.criteria.evopress import _EvolutionSearch, evopress
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from tests.models import tiny
-from tests.streams import hooks_of, logprobs, same_weights, snapshot, texts
+from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 LENGTHS = (6, 17, 4, 9)
 
@@ -33,9 +33,11 @@ def slow_kl(model: ReasoningModel, removed: tuple[int, ...], data: list[np.ndarr
     return float(np.mean(gaps))
 
 
-def search(model: ReasoningModel, data: list[np.ndarray], **options: Any) -> _Search:
+def search(model: ReasoningModel, data: list[np.ndarray], **options: Any) -> _EvolutionSearch:
     usual: dict[str, Any] = {"offspring": 4, "mutations": 3, "tokens": (8, 16), "survivors": (2, 1)}
-    return _Search(model, Calibration.of(model, data), batch_tokens=40, **(usual | options))
+    return _EvolutionSearch(
+        model, Calibration.of(model, data), batch_tokens=40, **(usual | options)
+    )
 
 
 @pytest.mark.parametrize("arch", ["qwen3", "gemma2"])
@@ -61,7 +63,7 @@ def test_few_sets_are_all_tried() -> None:
 
 def test_a_search_finds_what_is_planted_whatever_the_order_of_texts() -> None:
     """Three blocks of nine add nothing; the search must find them among 84 sets."""
-    from tests.streams import plant_identity
+    from tests.slow_streams import plant_identity
 
     model = tiny("qwen3", 9)
     for l in (1, 4, 6):

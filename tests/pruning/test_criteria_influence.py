@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from interp.errors import NonFiniteError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.criteria.block_influence import block_influence
 from pruning.criteria.influence_definitions import DEFINITIONS, Definition
 from tests.models import tiny
-from tests.streams import hooks_of, same_weights, snapshot, streams, texts
+from tests.slow_streams import hooks_of, same_weights, snapshot, streams, texts
 
 LENGTHS = (6, 17, 4, 9, 12)
 

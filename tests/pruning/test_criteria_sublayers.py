@@ -14,14 +14,23 @@ import pytest
 import torch
 
 from interp.errors import PruneScopeError, UserError
-from interp.interventions import Skip, VariantLike, apply
-from interp.model import ReasoningModel
+from interp.interventions.hooks import apply
+from interp.interventions.interventions import Skip, VariantLike
+from interp.model.reasoning_model import ReasoningModel
 from pruning.criteria import criteria, score
 from pruning.plan import LayerPlan
 from pruning.sublayers import Sublayer, SublayerPlan, SublayerScores
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
-from tests.streams import hooks_of, logprobs, plant_identity, same_weights, snapshot, streams, texts
+from tests.slow_streams import (
+    hooks_of,
+    logprobs,
+    plant_identity,
+    same_weights,
+    snapshot,
+    streams,
+    texts,
+)
 
 LENGTHS = (6, 17, 4, 9)
 NAMES = ("blockpruner", "finercut", "llm-drop")
@@ -260,7 +269,7 @@ def test_a_plan_is_a_variant_that_decodes_like_its_zeroed_copy() -> None:
     plan = SublayerPlan.without(model, (0, "attention"), (1, "attention"), (1, "mlp"), name="less")
     assert isinstance(plan, VariantLike)
     assert plan.interventions() == (Skip(1), Skip(0, part="attention"))
-    from interp.chains import Budget
+    from interp.chains.chain import Budget
 
     options: dict[str, Any] = {"budget": Budget(20, 4), "problem_ids": ["a", "b"]}
     prompts = [[2, 8, 9, 4], [2, 11, 4]]

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.criteria.swap_kl import swap_kl
 from tests.models import tiny
-from tests.streams import hooks_of, logprobs, streams, texts
+from tests.slow_streams import hooks_of, logprobs, streams, texts
 
 LENGTHS = (6, 17, 4, 9)
 

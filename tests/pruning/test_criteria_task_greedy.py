@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.chains import Budget, Chain
-from interp.decode import Sampling
+from interp.chains.chain import Budget, Chain
+from interp.decoding.sampling import Sampling
 from interp.errors import UserError
-from interp.interventions import Skip, Variant
-from interp.model import ReasoningModel
+from interp.interventions.interventions import Skip, Variant
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.criteria import score
 from pruning.criteria.task_greedy import task_greedy
 from pruning.plan import LayerPlan
 from pruning.scores import Scores
 from tests.models import tiny
-from tests.streams import hooks_of, logprobs, plant_identity, same_weights, snapshot
+from tests.slow_streams import hooks_of, logprobs, plant_identity, same_weights, snapshot
 
 PROMPTS = [[2, 8, 9, 4], [2, 11, 12, 13, 4], [2, 14, 15, 4], [2, 30, 7, 4], [2, 9, 33, 21, 4]]
 BUDGET = Budget(12, 6)

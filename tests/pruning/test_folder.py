@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from interp.errors import PruneScopeError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning import folder as folder_module
 from pruning.folder import NotStreamable, outline, prune_folder, stored_dtype
 from pruning.plan import LayerPlan

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
-from interp.interventions import Skip, VariantLike
+from interp.interventions.interventions import Skip, VariantLike
 from pruning.plan import LayerPlan
 from pruning.plans import published_plans
 from pruning.scores import Scores
@@ -198,7 +198,7 @@ def test_every_published_plan_names_its_source() -> None:
         assert name == f"{name.partition('/')[0]}/{found.criterion}-{len(found.order)}"
         assert "arXiv" in found.source
         assert found.models
-        plan = found.plan()
+        plan = LayerPlan.published(name)
         assert set(plan.removed) == set(found.order)
         assert len(plan.removed) == len(found.order)
         assert found.source in plan.source

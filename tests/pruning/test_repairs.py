@@ -22,17 +22,17 @@ from hypothesis import strategies as st
 
 import pruning.repairs
 from interp.errors import NonFiniteError, PruneScopeError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import Map, Repaired, live, mend, repair, repairs, save_repaired
 from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.hadamard import hadamard
-from pruning.repairs.machinery.saving import plain
+from pruning.repairs.machinery.repair_saving import plain
 from pruning.surgery import prune
 from tests.models import tiny
-from tests.streams import hooks_of, logprobs, same_weights, snapshot, texts
+from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 NAMES = ["laco", "linearpatch", "llm-streamline", "procrustes", "prune-comp", "replaceme"]
 LENGTHS = (20, 14, 9, 17, 12, 20)

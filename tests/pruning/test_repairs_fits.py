@@ -1,7 +1,7 @@
 """What the repairs fit: held against slow references written from the definitions, in float64.
 
-The streams come one text at a time from `tests.streams`; of a plan with several cuts those of the
-repaired model itself, cut after cut.
+The streams come one text at a time from `tests.slow_streams`; of a plan with several cuts those of
+the repaired model itself, cut after cut.
 """
 
 # pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import NonFiniteError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.distance import divergences
 from pruning.plan import LayerPlan
@@ -31,7 +31,7 @@ from pruning.repairs.procrustes import Sums, nearest
 from pruning.repairs.replaceme import RIDGES, NormalEquations
 from pruning.surgery import prune
 from tests.models import tiny
-from tests.streams import streams, texts
+from tests.slow_streams import streams, texts
 from tests.tolerances import kl_noise
 
 LENGTHS = (24, 15, 20, 9, 20, 24, 30)

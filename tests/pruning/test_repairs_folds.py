@@ -20,9 +20,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from interp.cache import handing
 from interp.errors import PruneScopeError, UserError
-from interp.model import ReasoningModel
+from interp.model.kv_cache import handing
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.plan import LayerPlan
 from pruning.repairs import Map, Repaired, live, mend, save_repaired
@@ -31,7 +31,7 @@ from pruning.repairs.machinery.gains import read_gains
 from pruning.repairs.machinery.wiring import norm_offset, sublayers
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
-from tests.streams import plant_identity, texts
+from tests.slow_streams import plant_identity, texts
 from tests.tolerances import close_to, kl_noise
 
 NO_EPS = {"rms_norm_eps": 1e-12}

@@ -17,14 +17,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp.errors import NonFiniteError, UserError
-from interp.interventions import apply
-from interp.model import ReasoningModel
+from interp.interventions.hooks import apply
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, mend, save_repaired
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
-from tests.streams import plant_identity, texts
+from tests.slow_streams import plant_identity, texts
 from tests.tolerances import close_to
 
 LENGTHS = (14, 9, 18)

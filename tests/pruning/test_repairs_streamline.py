@@ -16,15 +16,15 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from interp.errors import NonFiniteError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, mend, save_repaired
-from pruning.repairs.llm_streamline import Training, split
+from pruning.repairs.llm_streamline import BlockTraining, split
 from pruning.surgery import prune
 from tests.models import ARCHS, tiny
-from tests.streams import plant_identity, same_weights, snapshot, streams, texts
+from tests.slow_streams import plant_identity, same_weights, snapshot, streams, texts
 from tests.tolerances import close_to
 
 LENGTHS = (18, 12, 18, 9, 15, 18, 12, 16, 18, 11)
@@ -194,7 +194,7 @@ def test_texts_are_split_once_and_for_all() -> None:
 
 
 def test_the_rate_rises_in_a_line_and_falls_in_a_cosine() -> None:
-    training = Training(100, 1e-3, 8, 0.0, 0.1, 20, 5)
+    training = BlockTraining(100, 1e-3, 8, 0.0, 0.1, 20, 5)
     rates = [training.rate(step) for step in range(100)]
     np.testing.assert_allclose(rates[:10], np.arange(1, 11) / 10)
     np.testing.assert_allclose(rates[10:], (1 + np.cos(np.pi * np.arange(90) / 90)) / 2)

@@ -31,14 +31,14 @@ from transformers import (
 )
 
 from interp.errors import PruneScopeError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning import checkpoint
 from pruning.checkpoint import plan_card
 from pruning.criteria import score
 from pruning.plan import LayerPlan
 from pruning.surgery import prune, save, shorten, write_checkpoint
 from tests.models import tiny
-from tests.streams import hooks_of, same_weights, snapshot
+from tests.slow_streams import hooks_of, same_weights, snapshot
 
 
 def test_the_callers_model_is_untouched_and_shares_nothing() -> None:
@@ -344,7 +344,7 @@ MEASURE = """
     import torch
     import transformers
     from tests.models import config, tokenizer
-    from interp.model import ReasoningModel
+    from interp.model.reasoning_model import ReasoningModel
     from pruning.checkpoint import plan_record
     from pruning.folder import prune_folder
     from pruning.plan import LayerPlan

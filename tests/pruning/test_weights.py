@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from interp.chains import Budget
+from interp.chains.chain import Budget
 from interp.errors import NonFiniteError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.plan import LayerPlan
 from pruning.surgery import prune, write_checkpoint
@@ -39,7 +39,7 @@ from pruning.weights.allocation import owl_sparsities
 from pruning.weights.matched import Latencies, LatencyMatch
 from pruning.weights.matrices import lowest_in_groups, lowest_in_rows, lowest_of_all, matrices
 from tests.models import ARCHS, tiny
-from tests.streams import hooks_of, same_weights, snapshot, texts
+from tests.slow_streams import hooks_of, same_weights, snapshot, texts
 
 LENGTHS = (6, 17, 4, 9)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from interp.model import ReasoningModel
-from recovery.config import RecoveryConfig
+from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, gold
+from recovery.recovery_config import RecoveryConfig
 from tests.models import tiny
 
 pytest.importorskip("trl")

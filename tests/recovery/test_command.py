@@ -10,7 +10,7 @@ import pytest
 
 from prunescope import cli
 from prunescope.commands import Recover
-from recovery.config import RecoveryConfig
+from recovery.recovery_config import RecoveryConfig
 from tests.recovery.small import saved
 from tests.recovery.test_data import written
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet, gold
 from recovery.libraries import quiet
 from recovery.overlap import apart, overlaps
 from recovery.sources import training_set
 from recovery.tokens import dataset_of, fitting, tokens_of
 from scaling.benchmarks import load_benchmark
-from scaling.problems import Benchmark, Problem
+from scaling.problem import Benchmark, Problem
 from tests.models import tiny
 from tests.recovery.small import config, examples, saved
 
@@ -149,7 +149,8 @@ def test_the_testbeds_training_problems(reasoner: ReasoningModel) -> None:
 def test_chains_of_a_study_are_learnt_from_and_refused_where_they_are_measured(
     reasoner: ReasoningModel, tmp_path: Path
 ) -> None:
-    from scaling.runner import StudyConfig, run_study
+    from scaling.study.config import StudyConfig
+    from scaling.study.runner import run_study
 
     run_study(
         StudyConfig(
@@ -210,7 +211,7 @@ def test_the_loss_is_on_answer_tokens_only(model: ReasoningModel, tmp_path: Path
     """Read off the ids that TRL's trainer is about to train on, packed and not."""
     import torch
 
-    from recovery.building import Job, build
+    from recovery.building import TrainingJob, build
     from recovery.watching import Log, Watch
 
     silent = Example("slip", "what is 3 + 4 ?", ids=(10, 11, 12, 3), silent=frozenset({1}))
@@ -221,7 +222,7 @@ def test_the_loss_is_on_answer_tokens_only(model: ReasoningModel, tmp_path: Path
         how = config("full", packing=packing, context=64, micro=4)
         watch = Watch(Log(tmp_path / "log", False), tokens=None, looks=False, on_step=None,
                       stage="t", rate=1e-3)  # fmt: skip
-        job = Job(how, str(base), train, None, None, watch.log, torch.device("cpu"))
+        job = TrainingJob(how, str(base), train, None, None, watch.log, torch.device("cpu"))
         with quiet():
             trainer = build(job, how, tmp_path / f"states-{packing}", watch)
         learnt = []
@@ -241,7 +242,7 @@ def test_packed_examples_do_not_see_each_other(model: ReasoningModel, tmp_path: 
     """The mean loss of one packed row is that of its examples, each alone."""
     import torch
 
-    from recovery.building import Job, build
+    from recovery.building import TrainingJob, build
     from recovery.watching import Log, Watch
 
     train = TrainingSet("t", tuple(examples(3)))
@@ -251,7 +252,7 @@ def test_packed_examples_do_not_see_each_other(model: ReasoningModel, tmp_path: 
         how = config("full", packing=packing, context=96, micro=micro, batch=micro)
         watch = Watch(Log(tmp_path / "log", False), tokens=None, looks=False, on_step=None,
                       stage="t", rate=1e-3)  # fmt: skip
-        job = Job(how, str(base), train, None, None, watch.log, torch.device("cpu"))
+        job = TrainingJob(how, str(base), train, None, None, watch.log, torch.device("cpu"))
         with quiet():
             trainer = build(job, how, tmp_path / f"states-{packing}", watch)
         batches = list(trainer.get_train_dataloader())

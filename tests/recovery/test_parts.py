@@ -11,16 +11,16 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from interp.chains import Budget, Chain, Span
+from interp.chains.chain import Budget, Chain, Span
+from interp.decoding.sampling import Sampling
 from interp.errors import UserError
-from interp.sampling import Sampling
 from recovery import configs
 from recovery.building import verifier
 from recovery.changes import block_changes
 from recovery.examples import TrainingSet
 from recovery.libraries import quiet
-from recovery.memory import GIB, QWEN3_8B, Shape, memory
 from recovery.trainers import rate_factor, trimmed
+from recovery.training_memory import GIB, QWEN3_8B, TrainedShape, memory
 from recovery.writing import Writer, own_tokens
 from tests.models import tiny
 from tests.recovery.small import config, examples, saved, weights
@@ -89,8 +89,8 @@ def test_padding_of_the_whole_batch_is_no_part_of_a_rows_pass() -> None:
 @pytest.mark.parametrize("method", ["distill", "rl"])
 def test_the_loss_does_not_see_padding(method: Any, tmp_path: Path) -> None:
     """The same batch with and without padding, through TRL's loss."""
-    from recovery.building import Job, build
-    from recovery.trainers import OnPrompts, Watched
+    from recovery.building import TrainingJob, build
+    from recovery.trainers import OnPrompts, WatchedTrainer
     from recovery.watching import Log, Watch
 
     base = saved(tmp_path / "tiny")
@@ -98,7 +98,7 @@ def test_the_loss_does_not_see_padding(method: Any, tmp_path: Path) -> None:
     how = config(method, batch=4, samples=4, micro=4)
     log = Log(tmp_path / "log", False)
     watch = Watch(log, tokens=None, looks=False, on_step=None, stage="t", rate=1e-3)
-    job = Job(how, str(base), train, None, tiny("qwen3", seed=1), log, torch.device("cpu"))
+    job = TrainingJob(how, str(base), train, None, tiny("qwen3", seed=1), log, torch.device("cpu"))
     with quiet():
         trainer = build(job, how, tmp_path / "states", watch)
         trainer.current_gradient_accumulation_steps = 1
@@ -111,7 +111,7 @@ def test_the_loss_does_not_see_padding(method: Any, tmp_path: Path) -> None:
             if torch.is_tensor(value) and value.ndim == 2:
                 pad = (3, 0) if name.startswith("prompt") else (0, 5)
                 wide[name] = torch.nn.functional.pad(value, pad)
-        loose = Watched.compute_loss(trainer, trainer.model, wide).detach()
+        loose = WatchedTrainer.compute_loss(trainer, trainer.model, wide).detach()
     assert float(tight) == pytest.approx(float(loose), rel=1e-5, abs=1e-7)
     assert abs(float(tight)) > 1e-4
 
@@ -132,7 +132,7 @@ def test_the_rate_by_tokens_warms_up_and_falls_to_nothing() -> None:
 @pytest.mark.parametrize("arch", ["qwen3", "llama"])
 def test_the_parameters_on_paper_are_those_of_the_model(arch: str) -> None:
     model = tiny(arch)
-    shape = Shape.of(model.hf.config)
+    shape = TrainedShape.of(model.hf.config)
     wanted = sum(p.numel() for p in model.hf.parameters())
     per_head = 0 if arch == "qwen3" else 2 * shape.head_width * shape.blocks  # norms of q and k
     assert shape.parameters - per_head == wanted
@@ -142,10 +142,10 @@ def test_lora_on_paper_is_what_peft_adds() -> None:
     from peft import get_peft_model
 
     from recovery.building import lora
-    from recovery.config import RecoveryConfig
+    from recovery.recovery_config import RecoveryConfig
 
     hf = tiny("qwen3").hf
-    shape = Shape.of(hf.config)
+    shape = TrainedShape.of(hf.config)
     with quiet():
         adapted = get_peft_model(hf, lora(RecoveryConfig("lora", rank=4), hf))
     trained = sum(p.numel() for p in adapted.parameters() if p.requires_grad)

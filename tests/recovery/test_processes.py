@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from recovery import configs
-from recovery.run import Recovered
+from recovery.result import Recovered
 from tests.recovery.small import farthest, saved, weights
 from tests.recovery.test_data import written
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from interp.errors import NonFiniteError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
-from recovery.config import RecoveryConfig
-from recovery.run import Recovered, recover
+from recovery.recovery_config import RecoveryConfig
+from recovery.result import Recovered
+from recovery.run import recover
 from recovery.watching import Step
 from tests.recovery.small import config, examples, farthest, model_of, saved, weights
 
@@ -131,7 +132,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
 
 
 def test_a_state_without_its_mark_is_no_state(base: Path, tmp_path: Path) -> None:
-    from recovery.folder import RunFolder
+    from recovery.run_folder import RunFolder
 
     states = tmp_path / "states"
     for step, whole in ((2, True), (4, False)):

@@ -61,8 +61,8 @@ def test_a_study_that_is_done_is_not_done_again(folder: Path) -> None:
 
 
 def test_the_table_pairs_with_before_and_with_dense(folder: Path) -> None:
+    from analyses.plumbing.recovery_data import RecoveryData
     from analyses.recovery import blocks, table
-    from analyses.recovery_data import RecoveryData
 
     data = RecoveryData.read(folder)
     found = table(data)
@@ -87,7 +87,7 @@ def test_the_table_pairs_with_before_and_with_dense(folder: Path) -> None:
 
 
 def test_loops_are_read_off_the_chains(folder: Path) -> None:
-    from analyses.recovery_data import RecoveryData
+    from analyses.plumbing.recovery_data import RecoveryData
 
     rows = RecoveryData.read(folder).dense.chains
     generated = rows[rows["scoring"] == "generate"]
@@ -119,8 +119,8 @@ def test_training_problems_are_not_measured(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_units_side_by_side_are_units_one_by_one(folder: Path, tmp_path: Path) -> None:
+    from analyses.plumbing.recovery_data import RecoveryData
     from analyses.recovery import table
-    from analyses.recovery_data import RecoveryData
 
     other = run_recovery_study(study(tmp_path / "two", jobs=2))
     wanted = ["plan", "method", "benchmark", "outcome", "value", "low", "high", "change"]

@@ -13,11 +13,11 @@ import pytest
 
 from interp.errors import UserError
 from scaling.benchmarks import load_benchmark
+from scaling.curves.outcomes import extractors, vote
+from scaling.curves.parallel import parallel_scaling
 from scaling.grading import grade_text
-from scaling.grading.agreement import agreement, main
-from scaling.outcomes import extractors, vote
-from scaling.parallel import parallel_scaling
-from scaling.problems import Benchmark, Problem
+from scaling.grading.label_agreement import agreement, main
+from scaling.problem import Benchmark, Problem
 from tests.scaling.data import data_file
 
 GPT3 = "gsm8k_gpt3_model_solutions.jsonl"

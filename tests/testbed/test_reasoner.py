@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from testbed.evaluation import BEGIN, END, _by_content, card_figures, evaluate, write_card
 from testbed.problems import generate
 

@@ -9,14 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.expert import Habits, write
-from testbed.problems import Problem, generate
+from testbed.problems import GeneratedProblem, generate
 from testbed.verify import check_answer, check_chain, evaluate
 from testbed.vocabulary import ID, THINK_END, THINK_START, TURN_END
 from tests.drawing import max_examples
 
 QUESTION = "use 3 7 2 4 to make 25"
-PROBLEM = Problem("countdown-4", "t", QUESTION, "25", numbers=(3, 7, 2, 4), target=25)
-SUM = Problem("arithmetic", "s", "compute 3 + 4 x 2 - 5", "9", numbers=(3, 4, 2, 5), target=9)
+PROBLEM = GeneratedProblem("countdown-4", "t", QUESTION, "25", numbers=(3, 7, 2, 4), target=25)
+SUM = GeneratedProblem(
+    "arithmetic", "s", "compute 3 + 4 x 2 - 5", "9", numbers=(3, 4, 2, 5), target=9
+)
 CLEAN = Habits(slip=0, false_yes=0, early=0, forced=0, wait=0, wait_after_yes=0)
 
 
@@ -116,7 +118,7 @@ def test_each_kind_of_wrong_step(thinking, answer, kind):
 
 
 def test_missed_solutions():
-    problem = Problem("countdown-4", "t", "", "24", numbers=(3, 7, 2, 4), target=24)
+    problem = GeneratedProblem("countdown-4", "t", "", "24", numbers=(3, 7, 2, 4), target=24)
     path = TRY + "10 x 2 = 20 left 4 . 20 + 4 = 24 "
     assert check_chain(problem, path + "yes .", "3 + 7 x 2 + 4").kind == ""
     assert check_chain(problem, path + "no .", "").kind == "missed solution"

@@ -2,5 +2,5 @@
 
 `cuts` finds the runs of removed blocks, `streams` what the model holds on either side of one,
 `live` applies a linear map as a hook, `wiring` knows which weights read and write the residual
-stream, `fold` puts a map into them, `measure` and `saving` do what their names say.
+stream, `fold` puts a map into them, `measure` and `repair_saving` do what their names say.
 """

@@ -35,12 +35,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import PruneScopeError, UserError
-from interp.model import ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.repairs.machinery.live import Map, live, times
 from pruning.repairs.machinery.streams import position
 from pruning.repairs.machinery.wiring import (
-    Sublayer,
+    SublayerWiring,
     has_norm_behind,
     mlp_of,
     norm_offset,
@@ -200,7 +200,7 @@ def _put(weight: nn.Parameter, new: Tensor) -> None:
     weight.copy_(new.to(weight.dtype))
 
 
-def read_of(part: Sublayer | None) -> str:
+def read_of(part: SublayerWiring | None) -> str:
     """The name of a read in `gains`."""
     return "head" if part is None else part.path
 

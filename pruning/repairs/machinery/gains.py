@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
-from interp.model import ReasoningModel
-from interp.replay import batches
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import batches
 from pruning.calibration import Calibration
 from pruning.repairs.machinery.fold import inverse_products, read_of
 from pruning.repairs.machinery.live import Map, live, times

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.errors import UserError
-from interp.holding import holding
-from interp.model import ReasoningModel
+from interp.model.holding import holding
+from interp.model.reasoning_model import ReasoningModel
 from pruning.repairs.machinery.cuts import Cut
 
 Site = Literal["stream", "mlp", "embedding"]

@@ -22,9 +22,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import NonFiniteError
-from interp.holding import holding
-from interp.model import ReasoningModel
-from interp.replay import batches, bypass, forward
+from interp.interventions.hooks import bypass
+from interp.model.holding import holding
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import batches
+from interp.replay.chunked_forward import forward
 from pruning.calibration import Calibration
 from pruning.repairs.machinery.cuts import Cut
 from pruning.repairs.machinery.live import Map, live

@@ -18,9 +18,9 @@ from typing import cast
 import torch
 from torch import nn
 
-from interp.anatomy import NORM_BEHIND
 from interp.errors import UserError
-from interp.model import ReasoningModel
+from interp.model.architecture import NORM_BEHIND
+from interp.model.reasoning_model import ReasoningModel
 
 READS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 ROUTERS = ("gate", "router", "shared_expert_gate")
@@ -33,7 +33,7 @@ IN_FRONT = {  # of attention, of the MLP; the first name that the block has
 
 
 @dataclass(frozen=True)
-class Sublayer:
+class SublayerWiring:
     """Where one sublayer touches the stream.
 
     norm: in front of the reads; None: they read the stream as it is. behind: between the writes
@@ -48,12 +48,12 @@ class Sublayer:
     behind: nn.Module | None
 
 
-def sublayers(model: ReasoningModel, index: int) -> tuple[Sublayer, Sublayer]:
+def sublayers(model: ReasoningModel, index: int) -> tuple[SublayerWiring, SublayerWiring]:
     """Attention and MLP of the block at position `index`."""
     return _sublayer(model, index, "attention"), _sublayer(model, index, "mlp")
 
 
-def mlp_of(model: ReasoningModel, index: int) -> Sublayer:
+def mlp_of(model: ReasoningModel, index: int) -> SublayerWiring:
     """The MLP of the block at position `index`."""
     return _sublayer(model, index, "mlp")
 
@@ -71,7 +71,7 @@ def _norm_behind(block: nn.Module) -> tuple[str, str] | None:
     return None
 
 
-def _sublayer(model: ReasoningModel, index: int, part: str) -> Sublayer:
+def _sublayer(model: ReasoningModel, index: int, part: str) -> SublayerWiring:
     block = model.blocks[index]
     module = (model.anatomy.attention if part == "attention" else model.anatomy.mlp)[index]
     behind = _norm_behind(block)
@@ -100,7 +100,7 @@ def _sublayer(model: ReasoningModel, index: int, part: str) -> Sublayer:
     odd = [w for w in reads if w.shape[-1] != d] + [w for w in writes if w.shape[-2] != d]
     if odd or not reads or not writes:
         raise _unknown(model, f"weights of other shapes in the {part}")
-    return Sublayer(
+    return SublayerWiring(
         path=f"blocks[{index}].{part}",
         norm=front,
         reads=tuple(reads),
@@ -136,7 +136,9 @@ def norm_offset(model: ReasoningModel, norm: nn.Module) -> float:
     raise _unknown(model, f"{type(norm).__name__}, which is no plain RMS norm,")
 
 
-def norms(model: ReasoningModel, first: int) -> Iterator[tuple[int, nn.Module, Sublayer | None]]:
+def norms(
+    model: ReasoningModel, first: int
+) -> Iterator[tuple[int, nn.Module, SublayerWiring | None]]:
     """(position, norm, its sublayer) of every norm that reads the stream from position `first` on.
 
     The final norm comes last, at position L and with no sublayer. Bare reads have no norm.

@@ -1,0 +1,58 @@
+"""The command line that every analysis shares: `python -m analyses.NAME --study DIR`.
+
+Reads the study, writes DIR/figures/NAME.png and .svg and DIR/tables/NAME.csv, and says where.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analyses.plumbing import catalogue, style
+from interp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyses.plumbing.frames import StudyData
+
+
+def make(name: str, study: StudyData, folder: Path) -> tuple[pd.DataFrame, list[Path]]:
+    """The table of one analysis and the files written for it (fewer where there is nothing)."""
+    analysis = catalogue.load(name)
+    found = analysis.table(study)
+    written = []
+    if len(found):
+        path = folder / "tables" / f"{name}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        found.to_csv(path, index=False)
+        written.append(path)
+        figure = analysis.figure(found, study)
+        if figure is not None:
+            names = style.save(figure, folder / "figures", name)
+            written += [folder / "figures" / n for n in names]
+    return found, written
+
+
+def main(file: str, arguments: list[str] | None = None) -> None:
+    """Run the analysis in `file` on the study that the command line names; exits."""
+    name = Path(file).stem
+    analysis = catalogue.load(name)
+    parser = argparse.ArgumentParser(prog=f"python -m analyses.{name}", description=analysis.TITLE)
+    parser.add_argument("--study", type=Path, required=True, help="folder of a study")
+    parser.add_argument("--out", type=Path, help="where to write (default: the study's folder)")
+    given = parser.parse_args(arguments)
+    try:
+        from analyses.plumbing.frames import StudyData
+
+        study = StudyData.read(given.study)
+        _, written = make(name, study, given.out or given.study)
+        if not written:
+            raise UserError(f"This study has no rows that {name} could be made of.")
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    sys.stdout.write("".join(f"{path}\n" for path in written))
+    sys.exit(0)

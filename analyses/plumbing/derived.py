@@ -1,0 +1,142 @@
+"""What an analysis computed through the engine, kept in the study's own file.
+
+Decoding for a figure takes minutes, so its table is computed once and kept beside the chains:
+table `derived`, one row a (name, settings), where settings is everything that decides the result:
+the model's fingerprint, the problems, and what the analysis was asked. Other settings, or other
+weights, make another row; nothing is overwritten.
+
+    found = derived(study, "time_maps", settings, lambda: compute(...))
+
+The study's lock is held while something is computed, so no two processes compute the same, and a
+study that is running says so. The row is written in one transaction when all is done: a killed
+computation leaves nothing. A study that is in no folder (rows made in memory) keeps nothing.
+
+Frames are kept as JSON with the type of every column, so a frame read is the frame written, up to
+the identity of its values: floats bit for bit (nan and infinities too), whole numbers, truth
+values, text, None; rows are numbered anew.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analyses.plumbing.frames import StudyData
+from interp.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FINGERPRINT = "model fingerprint"  # its key in a study's meta
+
+
+def derived(
+    study: StudyData,
+    name: str,
+    settings: Mapping[str, Any] | None,
+    compute: Callable[[], pd.DataFrame],
+) -> pd.DataFrame:
+    """The frame of `name` under these settings: as it was kept, or computed now and kept.
+
+    settings: JSON values; the fingerprint of the study's model is added to them. None: the study
+    has nothing to try it on, and the frame is empty.
+    """
+    if settings is None:
+        import pandas as pd
+
+        return pd.DataFrame()
+    found = kept(study, name, settings)
+    if found is not None:
+        return found
+    if study.folder is None:
+        return compute()
+    from scaling.store.schema import DERIVED
+    from scaling.store.study_store import Store
+
+    with Store(study.folder) as store:
+        found = kept(study, name, settings)  # by who held the lock until now
+        if found is not None:
+            return found
+        frame = compute().reset_index(drop=True)
+        with closing(sqlite3.connect(store.path, timeout=30.0)) as db, db:
+            db.execute(DERIVED)
+        row = {
+            "name": name,
+            "settings": _key(study, settings),
+            "frame": as_text(frame),
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        store.put("derived", [row], replace=False)
+    return frame
+
+
+def kept(study: StudyData, name: str, settings: Mapping[str, Any] | None) -> pd.DataFrame | None:
+    """The frame of `name` under these settings, if the study has it already."""
+    if study.folder is None or settings is None:
+        return None
+    from scaling.store.study_store import FILE
+
+    path = Path(study.folder) / FILE
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'derived'").fetchone()
+        if there is None:
+            return None
+        row = db.execute(
+            "SELECT frame FROM derived WHERE name = ? AND settings = ?",
+            (name, _key(study, settings)),
+        ).fetchone()
+    return None if row is None else from_text(row[0])
+
+
+def _key(study: StudyData, settings: Mapping[str, Any]) -> str:
+    if FINGERPRINT in settings:
+        raise ValueError(f"settings[{FINGERPRINT!r}] is the study's own")
+    whole = {**settings, FINGERPRINT: study.meta.get(FINGERPRINT)}
+    return json.dumps(whole, sort_keys=True)
+
+
+def as_text(frame: pd.DataFrame) -> str:
+    """A frame as JSON: names, types and values of its columns."""
+    columns = []
+    for name in frame.columns:
+        values = frame[name]
+        kind = values.dtype.kind
+        if kind not in "iufbO" and str(values.dtype) not in ("str", "string"):
+            raise UserError(
+                f"Column {name!r} is of type {values.dtype}: expected numbers, truth values or "
+                "text."
+            )
+        plain = values.astype(object).tolist() if kind == "O" else values.tolist()
+        dtype = values.dtype.name if kind in "iufb" else "object"
+        columns.append({"name": str(name), "dtype": dtype, "values": [_plain(v) for v in plain]})
+    return json.dumps({"rows": len(frame), "columns": columns})
+
+
+def from_text(text: str) -> pd.DataFrame:
+    """The frame that `as_text` was given."""
+    import pandas as pd
+
+    content = json.loads(text)
+    columns = {
+        c["name"]: pd.Series(c["values"], dtype=c["dtype"], index=range(content["rows"]))
+        for c in content["columns"]
+    }
+    return pd.DataFrame(columns, index=range(content["rows"]))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise UserError(
+        f"A value of type {type(value).__name__} cannot be kept: expected numbers, truth values, "
+        "text or None."
+    )

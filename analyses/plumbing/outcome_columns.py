@@ -1,0 +1,93 @@
+"""The outcomes of a chain that the analyses compare: column, name, unit, and which way is worse.
+
+A column that a study lacks is left out; a new diagnosis needs one line here to be in the figures
+of the blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analyses.plumbing import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class OutcomeColumn:
+    """column: in the rows. name: on axes and in tables. said: in a sentence, "… per …".
+
+    share: whether values are shares (written .25). worse: +1 if more is worse, -1 if less is, 0 if
+    neither can be said.
+    """
+
+    column: str
+    name: str
+    said: str
+    share: bool
+    worse: int
+
+    def words(self, value: float) -> str:
+        """A value of it, as text."""
+        return tables.share(value) if self.share else tables.number(value)
+
+
+OUTCOMES = (
+    OutcomeColumn("correct", "accuracy", "accuracy", True, -1),
+    OutcomeColumn("no_answer", "no answer", "the share of chains without an answer", True, +1),
+    OutcomeColumn("looped", "chains that loop", "the share of chains that loop", True, +1),
+    OutcomeColumn(
+        "loop_entries_per_1k", "loops begun per 1k tokens", "loops begun per 1k tokens", False, +1
+    ),
+    OutcomeColumn(
+        "has_repeated_branch",
+        "branch searched twice",
+        "the share of chains that search a branch twice",
+        True,
+        +1,
+    ),
+    OutcomeColumn("repetition", "repeated 4-grams", "the share of repeated 4-grams", True, +1),
+    OutcomeColumn(
+        "reflection_per_1k", "reflections per 1k tokens", "reflections per 1k tokens", False, 0
+    ),
+    OutcomeColumn(
+        "slips_per_1k", "wrong steps per 1k tokens", "wrong steps per 1k tokens", False, +1
+    ),
+    OutcomeColumn(
+        "thinking_tokens", "thinking tokens", "the length of the thinking, in tokens", False, 0
+    ),
+    OutcomeColumn("self_bleu", "self-BLEU between samples", "self-BLEU between samples", True, +1),
+    OutcomeColumn(
+        "vendi", "Vendi score of the samples", "the Vendi score of the samples", False, -1
+    ),
+    OutcomeColumn(
+        "answer_entropy", "answer entropy (nats)", "the entropy of the answers", False, 0
+    ),
+)
+SLIPS = ("arithmetic_slip", "copying_slip", "lost_state", "missed_solution", "false_yes")
+BY_COLUMN = {outcome.column: outcome for outcome in OUTCOMES}
+
+
+def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
+    """Columns made from the diagnosis where it has what they need."""
+    if not len(frame):
+        return frame
+    frame = frame.copy()
+    if "loop_entries" in frame:
+        outside = frame["tokens"] - frame["loop_tokens"] + frame["loop_entries"]
+        frame["loop_entries_per_1k"] = 1000 * frame["loop_entries"] / outside.where(outside > 0)
+    if "step_repeated_branches" in frame:
+        known = frame["step_repeated_branches"].notna()
+        frame["has_repeated_branch"] = (frame["step_repeated_branches"] > 0).where(known) * 1.0
+    slips = [f"step_{kind}" for kind in SLIPS if f"step_{kind}" in frame]
+    if slips:
+        tokens = frame["thinking_tokens"].where(frame["thinking_tokens"] > 0)
+        frame["slips_per_1k"] = 1000 * frame[slips].sum(axis=1, min_count=1) / tokens
+    return frame
+
+
+def present(frame: pd.DataFrame) -> list[OutcomeColumn]:
+    """The outcomes that these rows have at least one number of."""
+    return [o for o in OUTCOMES if o.column in frame and frame[o.column].notna().any()]

@@ -1,0 +1,220 @@
+"""From rows to estimates: means with intervals, and differences from dense paired by problem.
+
+The statistics are `interp.statistics`; here rows become its arrays [problems, samples], and its
+results become rows of a table. Every table keeps how many problems and chains stand behind a
+number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.statistics import holm, mean_interval, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analyses.plumbing.frames import StudyData
+
+ALPHA = 0.05
+
+
+def matrix(
+    frame: pd.DataFrame, column: str, problems: Sequence[Any] | None = None
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """`column` as [problems, samples], nan where a sample is missing.
+
+    Problems in the order given, or else in that of the frame; a (problem, sample) stands once.
+    """
+    names = list(dict.fromkeys(frame["problem"]) if problems is None else problems)
+    row_of = {name: i for i, name in enumerate(names)}
+    samples = {s: i for i, s in enumerate(sorted(set(frame["sample"])))}
+    table = np.full((len(names), len(samples)), np.nan)
+    rows = [row_of[name] for name in frame["problem"]]
+    table[rows, [samples[s] for s in frame["sample"]]] = frame[column].to_numpy(dtype=float)
+    return table
+
+
+def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
+    """Mean of `column` over problems with its interval, as cells of a row."""
+    values = frame.dropna(subset=[column])
+    if not len(values):
+        return {"value": np.nan, "low": np.nan, "high": np.nan, "problems": 0, "chains": 0}
+    found = mean_interval(matrix(values, column))
+    return {
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "problems": int(values["problem"].nunique()),
+        "chains": len(values),
+    }
+
+
+def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[str, Any]:
+    """Mean of `column` here minus there, paired by problem and sample, as cells of a row.
+
+    A pair with either side missing is left out, so the difference is between the same chains.
+    """
+    empty = {"change": np.nan, "change_low": np.nan, "change_high": np.nan, "p": np.nan, "pairs": 0}
+    keys = ["problem", "sample"]
+    both = frame[[*keys, column]].merge(dense[[*keys, column]], on=keys, suffixes=("", "_dense"))
+    both = both.dropna()
+    if not len(both):
+        return empty
+    problems = list(dict.fromkeys(both["problem"]))
+    here = matrix(both, column, problems)
+    there = matrix(both, f"{column}_dense", problems)
+    found = paired_difference(there, here)
+    return {
+        "change": found.value,
+        "change_low": found.low,
+        "change_high": found.high,
+        "p": found.p,
+        "pairs": found.n_problems,
+    }
+
+
+def by_variant(
+    frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = ("benchmark",)
+) -> pd.DataFrame:
+    """One row a group, outcome and variant: its mean, and its difference from the dense row.
+
+    The p values of one outcome are corrected together (Holm) over groups and variants: `p_holm`.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    if len(frame):
+        for key, group in frame.groupby(list(by), sort=False, dropna=False):
+            dense = group[group["variant"] == "dense"]
+            for name, part in group.groupby("variant", sort=False):
+                first = part.iloc[0]
+                head = {
+                    **dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)),
+                    "variant": name,
+                    "method": first["method"],
+                    "n_removed": int(first["n_removed"]),
+                    "removed": first["removed"],
+                }
+                for column in columns:
+                    if column not in part:
+                        continue
+                    cells = {**head, "outcome": column, **estimate(part, column)}
+                    if name == "dense":
+                        paired = {"change": 0.0, "change_low": np.nan, "change_high": np.nan}
+                        cells |= {**paired, "p": np.nan, "pairs": cells["problems"]}
+                    else:
+                        cells |= difference(part, dense, column)
+                    rows.append(cells)
+    return with_holm(pd.DataFrame(rows))
+
+
+def with_holm(table: pd.DataFrame, family: str = "outcome") -> pd.DataFrame:
+    """`p_holm`: the p values corrected within each value of `family`."""
+    if not len(table):
+        return table
+    table = table.copy()
+    table["p_holm"] = np.nan
+    for index in table.groupby(family, sort=False).groups.values():
+        table.loc[index, "p_holm"] = holm(table.loc[index, "p"].to_numpy(dtype=float))
+    return table
+
+
+def order_variants(table: pd.DataFrame, variants: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
+    """Rows in the order of the study's variants, dense first; groups stay together."""
+    place = {name: i for i, (name, _, _) in enumerate(variants)}
+    if not len(table):
+        return table
+    keyed = table.assign(_place=[place.get(v, len(place)) for v in table["variant"]])
+    return keyed.sort_values("_place", kind="stable").drop(columns="_place").reset_index(drop=True)
+
+
+def order_rows(table: pd.DataFrame, study: StudyData) -> pd.DataFrame:
+    """Rows in the order of the study's variants, and of one variant in that of its benchmarks."""
+    order = {name: i for i, name in enumerate(study.benchmarks)}
+    ordered = table.sort_values("benchmark", key=lambda c: c.map(order), kind="stable")
+    return order_variants(ordered, study.variants)
+
+
+# ------------------------------------------------------------------------------- words
+
+
+def share(value: float) -> str:
+    """A share as .71, 1.00 or 0: two digits, no leading zero."""
+    if not np.isfinite(value):
+        return "\u2013"
+    text = f"{abs(value):.2f}"
+    text = text[1:] if text.startswith("0") else text
+    return ("\u2212" if value < 0 and float(f"{value:.2f}") != 0 else "") + text
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number with a true minus, short."""
+    if value is None or not np.isfinite(value):
+        return "\u2013"
+    if abs(value) >= 1000:
+        text = f"{abs(value):,.0f}"
+    elif abs(value) >= 100:
+        text = f"{abs(value):.0f}"
+    elif abs(value) >= 10:
+        text = f"{abs(value):.1f}"
+    else:
+        text = f"{abs(value):.{digits}f}"
+    zero = not any(c in "123456789" for c in text)
+    return ("\u2212" if value < 0 and not zero else "") + text
+
+
+def signed(value: float, words: Callable[[float], str] = share) -> str:
+    """With its sign, also when it is a plus."""
+    text = words(value)
+    if not any(c in "123456789" for c in text):
+        return "0" if np.isfinite(value) else text
+    return text if value < 0 else "+" + text
+
+
+def interval(low: float, high: float, words: Callable[[float], str] = share) -> str:
+    """[low, high], or nothing when there is none."""
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return ""
+    return f"[{words(low)}, {words(high)}]"
+
+
+def p_value(p: float) -> str:
+    """p = .03, p < .001."""
+    if not np.isfinite(p):
+        return ""
+    if p < 0.001:
+        return "p < .001"
+    text = f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    return f"p = {text.removeprefix('0')}"
+
+
+def listing(items: Sequence[str]) -> str:
+    """a, b and c."""
+    items = list(items)
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def blocks_text(removed: Sequence[int]) -> str:
+    """block 3, blocks 3 and 7, blocks 1–5 and 7."""
+    blocks = sorted(int(b) for b in removed)
+    runs: list[list[int]] = []
+    for block in blocks:
+        if runs and block == runs[-1][-1] + 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    said = [
+        f"{run[0]}\u2013{run[-1]}"
+        if len(run) > 2
+        else listing([str(b) for b in run])
+        if len(runs) == 1
+        else ", ".join(map(str, run))
+        for run in runs
+    ]
+    return ("block " if len(blocks) == 1 else "blocks ") + listing(said)

@@ -1,0 +1,1 @@
+"""Capture of the residual stream, reducers over it, and its store on disk."""

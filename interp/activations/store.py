@@ -1,0 +1,279 @@
+"""The streams themselves, on disk: chosen blocks in sharded safetensors with an index.
+
+    replay(model, texts, [RawCapture("streams", blocks=[3, 7])])
+    raw = load_raw("streams")
+    raw.stream(text=0, block=7)                        # [T, D]
+
+`RawCapture` is a reducer: it writes while the passes run and holds no more than one shard. A text
+may come in pieces, each a tensor of its own; the index says where each begins. Shards take their
+names once they are whole and `index.json` is written last, so a capture that was stopped is told
+from one that is complete. Numbers keep the model's dtype unless told otherwise.
+
+Shapes: a piece is [T of the piece, D]; tokens that do not count (`Batch.mask`) are left out, and
+`positions` says which were kept.
+
+Caveat: unlike the other reducers it waits for the device in every block, for what it writes must
+first be on the host. Disk: tokens x blocks x streams x D x the dtype's bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.activations.capture import Batch, Reducer
+from interp.errors import NonFiniteError, PruneScopeError, UserError
+from interp.interventions.hooks import present
+from interp.model.reasoning_model import ReasoningModel
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMAT = 1
+INDEX = "index.json"
+SHARD_BYTES = 2**28
+Stream = Literal["resid_pre", "resid_post", "delta"]
+STREAMS = ("resid_pre", "resid_post", "delta")
+Key = tuple[int, int, str]  # text, block (dense index), stream
+
+
+class RawCapture(Reducer):
+    """Writes streams of `blocks` (dense indices; default: all) into an empty or new `directory`.
+
+    shard_bytes: size of a file, and of what is held until it is written (one piece, if that is
+    larger). dtype: of the numbers on disk (default: as the model has them).
+    """
+
+    chunked: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        directory: str | Path,
+        blocks: Sequence[int] | None = None,
+        streams: Sequence[Stream] = ("resid_post",),
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.directory = Path(directory).expanduser()
+        self.blocks, self.streams, self.dtype = blocks, tuple(streams), dtype
+        if not self.streams or (unknown := set(self.streams) - set(STREAMS)):
+            raise UserError(f"RawCapture(streams={unknown or '()'}): expected some of {STREAMS}.")
+        if blocks is not None and (not len(blocks) or len(set(blocks)) < len(blocks)):
+            raise UserError(f"RawCapture(blocks={list(blocks)}): expected some, none named twice.")
+        if shard_bytes < 1:
+            raise UserError(f"RawCapture(shard_bytes={shard_bytes}): expected 1 or more.")
+        self.shard_bytes = shard_bytes
+
+    def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        blocks = list(model.layer_map) if self.blocks is None else list(self.blocks)
+        self.dense = dict(zip(present(model, blocks), blocks, strict=True))  # position -> dense
+        if self.directory.exists() and (
+            not self.directory.is_dir() or any(self.directory.iterdir())
+        ):
+            raise UserError(
+                f"{self.directory} is there already and is not an empty folder: name a new one."
+            )
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.head = {
+            "format": FORMAT,
+            "model": model.name,
+            "fingerprint": model.fingerprint(),
+            "layer_map": list(model.layer_map),
+            "blocks": blocks,
+            "streams": list(self.streams),
+            "dtype": str(self.dtype or model.dtype).removeprefix("torch."),
+            "width": model.d_model,
+            "n_texts": n_texts,
+        }
+        self.pieces: list[dict[str, Any]] = []
+        self.held: dict[str, Tensor] = {}
+        self.next: dict[Key, int] = {}  # the first position that has not come yet
+        self.lengths = [0] * n_texts
+        self.size = self.shards = self.written = 0  # written: how many pieces are in a shard
+
+    def update(
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+    ) -> None:
+        if index not in self.dense:
+            return
+        mask = batch.mask.cpu()
+        for stream in self.streams:
+            value = {"resid_pre": x, "resid_post": y}.get(stream)
+            value = y.float() - x.float() if value is None else value
+            for row, text in enumerate(batch.texts.tolist()):
+                kept = mask[row].nonzero()[:, 0]
+                if len(kept):
+                    part = value[row, kept.to(value.device)].to("cpu", self.dtype or y.dtype)
+                    self._add((text, self.dense[index], stream), part, kept + batch.first)
+
+    def _add(self, key: Key, part: Float[Tensor, "T D"], positions: Int[Tensor, " T"]) -> None:
+        text, block, stream = key
+        runs = _runs(positions.tolist())
+        if not 0 <= text < len(self.lengths):
+            raise UserError(f"A row is of text {text}; the capture is of {len(self.lengths)}.")
+        if runs[0][0] < self.next.get(key, 0):
+            raise UserError(
+                f"Text {text} came back at position {runs[0][0]}: a raw capture keeps each token "
+                "once, in order. Set `recording.batch` before each pass, with texts and `first`."
+            )
+        if not part.isfinite().all():
+            raise NonFiniteError(
+                f"{stream} of block {block} holds inf or nan in text {text} (as {part.dtype})."
+            )
+        if self.size + part.nbytes > self.shard_bytes:
+            self._write()
+        name = f"{text}.{block}.{stream}.{runs[0][0]}"
+        self.held[name] = part
+        self.size += part.nbytes
+        self.next[key] = runs[-1][1]
+        if (block, stream) == (next(iter(self.dense.values())), self.streams[0]):
+            self.lengths[text] += len(part)
+        self.pieces.append(
+            {"key": name, "text": text, "block": block, "stream": stream, "positions": runs}
+        )
+
+    def end(self, complete: bool) -> None:
+        if complete:
+            self._write()
+            whole = self.head | {"lengths": self.lengths, "shards": self.shards}
+            text = json.dumps(whole | {"pieces": self.pieces})
+            self._put(INDEX, lambda path: path.write_text(text, encoding="utf-8"))
+        self.held.clear()
+
+    def _write(self) -> None:
+        from safetensors.torch import save_file
+
+        if not self.held:
+            return
+        name = f"streams-{self.shards:05d}.safetensors"
+        self._put(name, lambda path: save_file(self.held, path))
+        for piece in self.pieces[self.written :]:
+            piece["shard"] = name
+        self.held.clear()
+        self.written, self.size = len(self.pieces), 0
+        self.shards += 1
+
+    def _put(self, name: str, write: Callable[[Path], Any]) -> None:
+        """A file that takes its name once it is whole."""
+        partial = self.directory / f".{name}.partial"
+        try:
+            write(partial)
+            partial.replace(self.directory / name)
+        except Exception as error:
+            partial.unlink(missing_ok=True)
+            raise PruneScopeError(
+                f"{self.directory / name} could not be written ({error}). Is there room on the "
+                "disk? The capture is incomplete: delete the folder and run it again."
+            ) from error
+
+
+def _runs(positions: list[int]) -> list[list[int]]:
+    """Positions as half-open ranges."""
+    runs: list[list[int]] = []
+    for p in positions:
+        if runs and runs[-1][1] == p:
+            runs[-1][1] = p + 1
+        else:
+            runs.append([p, p + 1])
+    return runs
+
+
+@dataclass(frozen=True)
+class RawStreams:
+    """A capture on disk; tensors are read when asked for."""
+
+    directory: Path
+    index: dict[str, Any]
+
+    @property
+    def layer_map(self) -> tuple[int, ...]:
+        return tuple(self.index["layer_map"])
+
+    @cached_property
+    def texts(self) -> tuple[int, ...]:
+        """The numbers of the texts of which something was kept."""
+        return tuple(sorted({piece["text"] for piece in self.index["pieces"]}))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """How many tokens of each text were kept."""
+        return tuple(self.index["lengths"])
+
+    def stream(self, text: int, block: int, stream: Stream | None = None) -> Float[Tensor, "T D"]:
+        """The kept tokens of one text at one block (dense index), in order."""
+        from safetensors import SafetensorError, safe_open
+
+        read = []
+        for piece in self._pieces(text, block, stream):
+            path = self.directory / piece["shard"]
+            try:
+                with safe_open(path, framework="pt") as shard:
+                    read.append(shard.get_tensor(piece["key"]))
+            except SafetensorError as error:
+                raise UserError(f"{path} is damaged ({error}): run the capture again.") from error
+        return torch.cat(read)
+
+    def positions(self, text: int, block: int, stream: Stream | None = None) -> Int[Tensor, " T"]:
+        """Where in the text each row of `stream` was."""
+        found = [run for p in self._pieces(text, block, stream) for run in p["positions"]]
+        return torch.cat([torch.arange(a, b) for a, b in found])
+
+    @cached_property
+    def _by_key(self) -> dict[Key, list[dict[str, Any]]]:
+        found: dict[Key, list[dict[str, Any]]] = {}
+        for piece in self.index["pieces"]:
+            found.setdefault((piece["text"], piece["block"], piece["stream"]), []).append(piece)
+        return found
+
+    def _pieces(self, text: int, block: int, stream: Stream | None) -> list[dict[str, Any]]:
+        name = stream or self.index["streams"][0]
+        found = self._by_key.get((text, block, name))
+        if not found:
+            raise UserError(
+                f"{self.directory} holds no {name} of text {text} at block {block}: it has blocks "
+                f"{self.index['blocks']}, {', '.join(self.index['streams'])}, and "
+                f"{len(self.texts)} texts."
+            )
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a piece: text, block (dense index), stream, first position, tokens, shard."""
+        import pandas as pd
+
+        rows = [
+            {
+                **{k: p[k] for k in ("text", "block", "stream", "shard")},
+                "first": p["positions"][0][0],
+                "tokens": sum(b - a for a, b in p["positions"]),
+            }
+            for p in self.index["pieces"]
+        ]
+        return pd.DataFrame(rows)
+
+
+def load_raw(directory: str | Path) -> RawStreams:
+    """A finished capture."""
+    folder = Path(directory).expanduser()
+    path = folder / INDEX
+    if not path.is_file():
+        state = "was stopped before it ended" if folder.is_dir() else "is not there"
+        raise UserError(f"The capture {folder} {state}: no {INDEX}. Run it again.")
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is no valid JSON ({error}): run the capture again.") from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise UserError(f"{path} is not of format {FORMAT}: it was written by another version.")
+    lacking = {p["shard"] for p in index["pieces"]} - {f.name for f in folder.iterdir()}
+    if lacking:
+        raise UserError(f"{folder} lacks {', '.join(sorted(lacking))}: run the capture again.")
+    return RawStreams(folder, index)

@@ -1,0 +1,1 @@
+"""Chains: what was generated, its record, periods, masks and noise."""

@@ -1,0 +1,1 @@
+"""What a chain would have been: edits, window maps, forks."""

@@ -1,0 +1,284 @@
+"""Block x window maps: what the loss of block l costs when it is lost only for a while.
+
+Every block is skipped in every window of the chain, beside chains that are left alone: same
+problem, same noise, so an effect is a paired change of an outcome, with its interval
+(`interp.statistics.paired_difference`) and Holm's correction over all windows and blocks of that
+outcome. Chains are decoded again from where the window first opens
+(`interp.counterfactuals.edits`).
+
+    chains = list(model.generate(questions, budget=Budget(256)))
+    windows = usual_windows(model, 256, ("wait", "check"))
+    found = time_map(model, chains, windows, judge=lambda c: {"correct": right(c)})
+    found.to_frame()
+
+`base` may be a pruned variant, whose chains are then given, and `restore=True` gives a block of
+it back in the window instead of taking one away.
+
+An effect is over all chains, also those that never come to the window: `reached` is the share of
+chains with at least one pass inside, and a late window that few chains reach cannot do much. A
+block skipped for a while still writes its keys and values, so what follows attends to a complete
+cache.
+
+Shapes: W windows, L blocks, C chains (one a problem and sample).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.chains.chain import Chain
+from interp.counterfactuals.edits import ALL, Edit, ablated, rerun, restored
+from interp.decoding.sampling import Sampling
+from interp.errors import UserError, did_you_mean
+from interp.interventions.interventions import Part, VariantLike, dense
+from interp.interventions.timeline import steps_inside
+from interp.interventions.windows import Answer, AtTokens, ChainWindows, When, Window
+from interp.statistics import holm, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from interp.model.reasoning_model import ReasoningModel
+
+Judge = Callable[[Chain], Mapping[str, float]]
+WHOLE = "whole"  # the window that is always open
+
+
+@dataclass(frozen=True)
+class TimeMap:
+    """Outcomes of chains with one block changed in one window, beside those left alone.
+
+    before: by outcome [C]. after: by outcome [W, L, C]. inside [W, L, C]: passes of the changed
+    chain at which the window was in force. windows, blocks: names and dense indices (`ALL`: all
+    that the base lacks). problems, samples: whose each chain is.
+    """
+
+    base: str
+    restore: bool
+    part: Part
+    windows: tuple[str, ...]
+    blocks: tuple[int, ...]
+    problems: tuple[str, ...]
+    samples: tuple[int, ...]
+    seed: int
+    layer_map: tuple[int, ...]
+    before: dict[str, Float[np.ndarray, " C"]] = field(repr=False)
+    after: dict[str, Float[np.ndarray, "W L C"]] = field(repr=False)
+    inside: Int[np.ndarray, "W L C"] = field(repr=False)
+
+    @property
+    def outcomes(self) -> tuple[str, ...]:
+        return tuple(self.before)
+
+    def changes(self, outcome: str) -> Float[np.ndarray, "W L C"]:
+        """After less before, chain by chain."""
+        if outcome not in self.before:
+            raise UserError(did_you_mean(outcome, self.before, "outcome"))
+        return self.after[outcome] - self.before[outcome]
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """One row an outcome, window and block: effect, low, high, p, p_holm, before, after.
+
+        reached: the share of chains that came to the window; passes: the mean number inside, of
+        those. Holm's correction runs over all windows and blocks of an outcome, but for pairs
+        that nothing reached: there is nothing to test.
+        """
+        import pandas as pd
+
+        rows: list[dict[str, Any]] = []
+        for outcome in self.outcomes:
+            before = self._table(self.before[outcome])
+            for w, window in enumerate(self.windows):
+                for l, block in enumerate(self.blocks):
+                    row = {"outcome": outcome, "window": window, "block": block}
+                    there = self.inside[w, l] > 0
+                    row |= _compared(before, self._table(self.after[outcome][w, l]), level)
+                    if not there.any():
+                        row["p"] = np.nan
+                    row["reached"] = float(there.mean())
+                    row["passes"] = float(self.inside[w, l][there].mean()) if there.any() else 0.0
+                    rows.append(row)
+        frame = pd.DataFrame(rows)
+        for index in frame.groupby("outcome", sort=False).groups.values():
+            frame.loc[index, "p_holm"] = holm(frame.loc[index, "p"].to_numpy(dtype=float))
+        return frame
+
+    def _table(self, values: Float[np.ndarray, " C"]) -> Float[np.ndarray, "P N"]:
+        names = {p: i for i, p in enumerate(dict.fromkeys(self.problems))}
+        columns = {s: i for i, s in enumerate(sorted(set(self.samples)))}
+        table = np.full((len(names), len(columns)), np.nan)
+        rows = [names[p] for p in self.problems]
+        table[rows, [columns[s] for s in self.samples]] = values
+        return table
+
+    def plot(self, outcome: str, ax: Axes | None = None) -> Axes:
+        """Heat map of the effect: windows down, blocks across; a dot where Holm's p is small."""
+        import matplotlib.pyplot as plt
+
+        if outcome not in self.before:
+            raise UserError(did_you_mean(outcome, self.before, "outcome"))
+        frame = self.to_frame()
+        frame = frame[frame["outcome"] == outcome]
+        shape = (len(self.windows), len(self.blocks))
+        effect = frame["effect"].to_numpy().reshape(shape)
+        sure = (frame["p_holm"] < 0.05).to_numpy().reshape(shape)
+        size = (1.8 + 0.36 * shape[1], 1.1 + 0.3 * shape[0])
+        axes: Axes = plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+        known = np.abs(effect[np.isfinite(effect)])
+        top = float(known.max()) if known.size and known.max() > 0 else 1.0
+        image = axes.imshow(effect, cmap="PuOr", vmin=-top, vmax=top, aspect="auto")
+        rows, columns = np.nonzero(sure)
+        axes.plot(columns, rows, "o", color="black", markersize=4)
+        axes.set_yticks(range(shape[0]), list(self.windows))
+        names = ["all" if b == ALL else str(b) for b in self.blocks]
+        axes.set_xticks(range(shape[1]), names)
+        axes.set_xlabel("block (dense index)")
+        axes.figure.colorbar(image, ax=axes, label=f"change in {outcome}")
+        return axes
+
+
+def _compared(before: np.ndarray, after: np.ndarray, level: float) -> dict[str, Any]:
+    both = np.isfinite(before) & np.isfinite(after)
+    if not both.any():
+        empty = ("effect", "low", "high", "p", "before", "after")
+        return dict.fromkeys(empty, np.nan) | {"n_problems": 0, "n_chains": 0}
+    found = paired_difference(before, after, level=level)
+    return {
+        "effect": found.value,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "before": found.dense,
+        "after": found.variant,
+        "n_problems": found.n_problems,
+        "n_chains": found.n_samples,
+    }
+
+
+def time_map(
+    model: ReasoningModel,
+    chains: Sequence[Chain],
+    windows: Mapping[str, When | None],
+    judge: Judge,
+    *,
+    blocks: Sequence[int] | None = None,
+    base: VariantLike = dense,
+    restore: bool = False,
+    part: Part = "block",
+    sampling: Sampling | None = None,
+    slots: int | None = None,
+    stop_on_loop: bool = True,
+) -> TimeMap:
+    """The map of all `blocks` x `windows` over chains that `base` wrote.
+
+    judge: the outcomes of a chain by name (numbers; nan where one is not defined). blocks: dense
+    indices; by default all that the model has, or with `restore` those that `base` changes, and
+    all of them at once if there are several. sampling, stop_on_loop: as the chains were decoded.
+    """
+    if not chains:
+        raise UserError("time_map: no chain was given.")
+    if not windows:
+        raise UserError("time_map: no window was given, such as usual_windows(model, 256).")
+    if len(seeds := {chain.seed for chain in chains}) > 1:
+        raise UserError(f"time_map: chains of several seeds {sorted(seeds)}; map them apart.")
+    if strange := {c.variant for c in chains} - {base.name}:
+        raise UserError(
+            f"time_map: chains of {sorted(strange)}, but base is {base.name!r}: give the chains "
+            "that it wrote."
+        )
+    if blocks is None:
+        blocks = changed_blocks(base) if restore else model.layer_map
+    edits = [
+        Edit(name, block, _changed(base, block, when, restore, part), when)
+        for name, when in windows.items()
+        for block in blocks
+    ]
+    judged = [dict(judge(chain)) for chain in chains]
+    before = {name: np.array([float(one[name]) for one in judged]) for name in judged[0]}
+    shape = (len(windows), len(blocks), len(chains))
+    after = {name: np.broadcast_to(values, shape).copy() for name, values in before.items()}
+    inside = np.zeros(shape, dtype=np.int64)
+    for e, c, chain in rerun(
+        model, chains, edits, sampling=sampling, slots=slots, stop_on_loop=stop_on_loop
+    ):
+        place = (*divmod(e, len(blocks)), c)
+        found = judge(chain)
+        for name in before:
+            after[name][place] = float(found[name])
+        inside[place] = max(1, len(steps_inside(chain, edits[e].when)))
+    return TimeMap(
+        base=base.name,
+        restore=restore,
+        part=part,
+        windows=tuple(windows),
+        blocks=tuple(int(b) for b in blocks),
+        problems=tuple(chain.problem for chain in chains),
+        samples=tuple(chain.sample for chain in chains),
+        seed=chains[0].seed,
+        layer_map=model.layer_map,
+        before=before,
+        after=after,
+        inside=inside,
+    )
+
+
+def changed_blocks(variant: VariantLike) -> tuple[int, ...]:
+    """The blocks that a variant changes, and `ALL` where there are several."""
+    found = sorted({step.block for step in variant.interventions()})
+    if not found:
+        raise UserError(f"Variant {variant.name!r} changes no block: nothing can be restored.")
+    return (*found, ALL) if len(found) > 1 else tuple(found)
+
+
+def _changed(
+    base: VariantLike, block: int, when: When | None, restore: bool, part: Part
+) -> VariantLike:
+    return restored(base, block, when) if restore else ablated(base, block, when, part)
+
+
+# --------------------------------------------------------------------------------- windows
+
+
+def usual_windows(
+    model: ReasoningModel,
+    thinking: int,
+    openers: Sequence[str] = (),
+    *,
+    parts: int = 4,
+    after: int = 4,
+) -> dict[str, When | None]:
+    """Whole, prompt only, chain only, equal parts of a thinking budget, openers, answer.
+
+    openers: words that open a reflection; the window is open where one is read and for `after`
+    steps more. Words that the tokenizer lacks are passed over.
+    """
+    if not 1 <= parts <= thinking:
+        raise UserError(f"usual_windows(parts={parts}): expected from 1 to {thinking} parts.")
+    edges = np.linspace(0, thinking, parts + 1).round().astype(int).tolist()
+    found: dict[str, When | None] = {
+        WHOLE: None,
+        "prompt": Window.prefill_only(),
+        "chain": Window.decode_only(),
+    }
+    for start, stop in pairwise(edges):
+        found[f"{start}-{stop - 1}"] = Window(start, stop) & ~Answer()
+    if openers:
+        found["reflection"] = AtTokens.of(model, list(openers), after=after)
+    found["answer"] = Answer()
+    return found
+
+
+def before_steps(chains: Sequence[Chain], steps: Sequence[int | None], n: int) -> ChainWindows:
+    """The `n` steps before a step of each chain's own (None: that chain has no window)."""
+    if n < 1:
+        raise UserError(f"before_steps(n={n}): expected 1 step or more.")
+    starts = [None if s is None or s < 1 else max(0, s - n) for s in steps]
+    stops = [None if s is None else s for s in steps]
+    return ChainWindows.of(chains, starts, stops)

@@ -1,0 +1,1 @@
+"""Long chains, many at once: requests, scheduler, batch, model runner."""

@@ -1,0 +1,245 @@
+"""A shorter way through the blocks of the Llama family, for decoding on a CPU.
+
+`fused(model, cache)` gives recognised blocks (Llama, Mistral, Qwen 2, Qwen 3 in float32) another
+`forward` for passes of one token a row: one call of `kernels.c` from the stream that enters to the
+stream that leaves, with weights packed for it and buffers that all blocks share. The block is
+still called as a module, so hooks on blocks (row-wise interventions) fire as ever; a block with a
+hook on anything inside it takes its own way for that pass, as does every other kind of block.
+
+The packed weights are copies, so only models below a size are fused. Tests hold both ways to
+the same logits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import nn
+
+from interp.kernels.library import BlockStruct, Kernels, WorkspaceStruct, kernels, panels, suits
+from interp.model.holding import holding
+
+if TYPE_CHECKING:
+    from interp.model.kv_cache import RowCache
+    from interp.model.reasoning_model import ReasoningModel
+
+RECOMPILES = 64  # of one function: blocks differ in their index, and shapes grow
+
+KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+LARGEST = 2 * 2**30  # bytes of weights; beyond, a copy of them is too much
+
+
+class _Workspace:
+    """Room for what one block computes on the way, shared by all: [slots, ...] each."""
+
+    def __init__(self, slots: int, d: int, heads: int, kv: int, width: int, inner: int) -> None:
+        self.normed = torch.empty(slots, d)
+        self.qkv = torch.empty(slots, (heads + 2 * kv) * width)
+        self.attended = torch.empty(slots, heads * width)
+        self.middle = torch.empty(slots, d)
+        self.inner = torch.empty(slots, inner)
+        names = [field[0] for field in WorkspaceStruct._fields_]
+        self.struct = WorkspaceStruct(*(getattr(self, name).data_ptr() for name in names))
+
+
+class FusedBlock:
+    """The fused forward of one block.
+
+    numbers: where `interp.decoding.recording` wants the four numbers of each row (address, floats
+    between rows).
+    """
+
+    def __init__(
+        self, block: nn.Module, cache: RowCache, found: Kernels, shared: dict[Any, _Workspace]
+    ) -> None:
+        b = cast("Any", block)
+        attn, mlp = b.self_attn, b.mlp
+        self.run, self.cache, self.index = found.run_block, cache, int(attn.layer_idx)  # type: ignore[attr-defined]
+        width = int(attn.head_dim)
+        heads, kv = (p.out_features // width for p in (attn.q_proj, attn.k_proj))
+        projections = (attn.q_proj, attn.k_proj, attn.v_proj)
+        half = found.panel // 2  # of a panel of `up`: so many gates, then so many of the others
+        gates = mlp.gate_proj.weight.detach().t().unflatten(1, (-1, half))
+        others = mlp.up_proj.weight.detach().t().unflatten(1, (-1, half))
+        weights = {
+            "qkv": panels(torch.cat([p.weight.detach() for p in projections]).t(), found.panel),
+            "o": panels(attn.o_proj.weight.detach().t(), found.panel),
+            "up": panels(torch.stack([gates, others], 2).flatten(1), found.panel),
+            "down": panels(mlp.down_proj.weight.detach().t(), found.panel),
+            "norm": b.input_layernorm.weight.detach(),
+            "norm_mlp": b.post_attention_layernorm.weight.detach(),
+        }
+        if attn.q_proj.bias is not None:
+            weights["qkv_bias"] = torch.cat([p.bias.detach() for p in projections])
+        if attn.o_proj.bias is not None:
+            weights["o_bias"] = attn.o_proj.bias.detach()
+        for name in ("q_norm", "k_norm"):
+            if (module := getattr(attn, name, None)) is not None:
+                weights[name] = module.weight.detach()
+        self.weights = {name: weight.contiguous() for name, weight in weights.items()}
+        d, inner = b.input_layernorm.weight.shape[0], mlp.down_proj.in_features
+        self.struct = BlockStruct(
+            d=d,
+            heads=heads,
+            kv=kv,
+            width=width,
+            inner=inner,
+            window=int(_window(attn) or 0),
+            scale=float(attn.scaling),
+            eps=float(b.input_layernorm.variance_epsilon),
+            eps_mlp=float(b.post_attention_layernorm.variance_epsilon),
+            eps_qk=float(getattr(getattr(attn, "q_norm", None), "variance_epsilon", 0.0)),
+            **{name: weight.data_ptr() for name, weight in self.weights.items()},
+        )
+        key = (d, heads, kv, width, inner)
+        if key not in shared:
+            shared[key] = _Workspace(cache.layout.slots, *key)
+        self.room = shared[key]
+        self.here, self.there = (ctypes.addressof(x) for x in (self.struct, self.room.struct))
+        self.shape = (kv, width)
+        self.numbers: tuple[int | None, int] = (None, 0)
+        self.inside = [m for m in block.modules() if m is not block]
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether nothing inside the block is hooked."""
+        return not any(m._forward_hooks or m._forward_pre_hooks for m in self.inside)
+
+    def __call__(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: Any = None,
+        position_embeddings: Any = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        layer, layout = self.cache.rows[self.index], self.cache.layout
+        if not layer.is_initialized:
+            like = hidden_states.new_empty(1, self.shape[0], 1, self.shape[1])
+            layer.lazy_initialization(like, like)
+        assert layer.keys is not None and layer.values is not None
+        x = hidden_states.contiguous()
+        cos, sin = (table.contiguous() for table in position_embeddings)
+        out = torch.empty_like(x)
+        self.run(
+            self.here, self.there, x.data_ptr(), out.data_ptr(), x.shape[0], cos.data_ptr(),
+            sin.data_ptr(), layer.keys.data_ptr(), layer.values.data_ptr(), layer.keys.shape[2],
+            layout.columns.data_ptr(), *self.numbers, torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+
+def fusable(model: ReasoningModel, block: nn.Module) -> bool:
+    """Whether this block is one that `FusedBlock` computes exactly."""
+    if type(block).__name__ not in KINDS or type(block).__module__.split(".")[0] != "transformers":
+        return False
+    b = cast("Any", block)
+    attn, mlp = b.self_attn, b.mlp
+    linear = [attn.q_proj, attn.k_proj, attn.v_proj, attn.o_proj]
+    linear += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
+    weights = list(block.parameters())
+    config = model.anatomy.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    return (
+        all(type(m) is nn.Linear for m in linear)
+        and all(m.bias is None for m in linear[4:])
+        and len({m.bias is None for m in linear[:3]}) == 1
+        and all(suits(int(attn.head_dim), w.dtype, w.device) for w in weights)
+        and linear[0].in_features % 16 == 0
+        and linear[4].out_features % 16 == 0
+        and getattr(config, "hidden_act", "") == "silu"
+        and float(rope.get("partial_rotary_factor", 1.0) or 1.0) == 1.0
+        and "forward" not in block.__dict__
+        and not block.training
+    )
+
+
+def fits(model: ReasoningModel) -> bool:
+    """Whether the model is small enough for a second, packed copy of its blocks."""
+    return sum(p.numel() * p.element_size() for p in model.hf.parameters()) <= LARGEST
+
+
+def fuse(
+    model: ReasoningModel,
+    cache: RowCache,
+    found: Kernels | None = None,
+    only: Collection[int] | None = None,
+) -> dict[int, FusedBlock]:
+    """Packs the blocks that can be fused.
+
+    Args:
+        model: the model; too large a one is not fused.
+        cache: the cache that the fused blocks read and write.
+        found: the build that runs them; by default this processor's own.
+        only: indices of the blocks to pack; by default all that can be.
+
+    Returns:
+        Fused forwards by block index; empty where there are no kernels.
+    """
+    found = found or kernels()
+    if found is None or not fits(model):
+        return {}
+    shared: dict[Any, _Workspace] = {}
+    with torch.inference_mode():
+        return {
+            i: FusedBlock(block, cache, found, shared)
+            for i, block in enumerate(model.anatomy.blocks)
+            if (only is None or i in only) and fusable(model, block)
+        }
+
+
+@contextmanager
+def fused(model: ReasoningModel, blocks: dict[int, FusedBlock]) -> Iterator[None]:
+    """While open, undisturbed blocks go their fused way."""
+    changed: list[nn.Module] = []
+    with holding(model):
+        try:
+            for i, short in blocks.items():
+                block = model.anatomy.blocks[i]
+                if "forward" not in block.__dict__ and short.undisturbed:
+                    block.forward = short  # type: ignore[method-assign]
+                    changed.append(block)
+            yield
+        finally:
+            for block in changed:
+                block.__dict__.pop("forward", None)
+
+
+def _window(attn: Any) -> int | None:
+    if type(attn).__name__ == "MistralAttention":
+        return getattr(attn.config, "sliding_window", None)
+    return getattr(attn, "sliding_window", None)
+
+
+class CompiledBlocks:
+    """Compiled forwards of a model's blocks, compiled when first called."""
+
+    def __init__(self, model: ReasoningModel) -> None:
+        self.model = model
+        self.blocks = [b for b in model.blocks if "forward" not in b.__dict__]
+        self.forwards = [torch.compile(b.forward, dynamic=True) for b in self.blocks]
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """While open, undisturbed blocks run compiled."""
+        changed: list[nn.Module] = []
+        with holding(self.model):
+            try:
+                with torch._dynamo.config.patch(
+                    recompile_limit=RECOMPILES * len(self.blocks),
+                    allow_unspec_int_on_nn_module=True,
+                ):
+                    for block, forward in zip(self.blocks, self.forwards, strict=True):
+                        inside: Any = (m for m in block.modules() if m is not block)
+                        if "forward" in block.__dict__:
+                            continue  # bypassed in this pass
+                        if not any(m._forward_hooks or m._forward_pre_hooks for m in inside):
+                            block.forward = forward  # type: ignore[method-assign]
+                            changed.append(block)
+                    yield
+            finally:
+                for block in changed:
+                    block.__dict__.pop("forward", None)

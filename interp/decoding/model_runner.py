@@ -1,0 +1,346 @@
+"""The decoder's device side: prefill, and passes that read one token a row and choose the next.
+
+What a pass reads lies in preallocated tensors, one entry a slot, and a pass moves them on in
+place. So a pass is a function of (rows, columns) alone, the device can run several between two
+looks of the host, and on CUDA each can be captured once and replayed
+(`interp.decoding.cuda_graphs`).
+
+Ways through the blocks, all to the same logits: compiled CPU kernels
+(`interp.decoding.fused_blocks`), the model's own modules, or those compiled by torch
+(`interp.compiled`). The fastest for this model on this processor is taken
+(`interp.decoding.block_backend`).
+
+Hooks and the attention function are in the model only while passes run, and the thread holds it
+meanwhile (`interp.model.holding`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from interp.chains.periods import LOOP_CHECK
+from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
+from interp.decoding.cuda_graphs import CudaGraphs, wanted
+from interp.decoding.fused_blocks import CompiledBlocks, FusedBlock, fuse, fused
+from interp.decoding.recording import LiveMoments, LiveRecord
+from interp.decoding.sampling import Sampling, measure
+from interp.decoding.sampling import choose as choose_token
+from interp.interventions.hooks import RowHooks
+from interp.interventions.interventions import Skip, Variant
+from interp.interventions.timeline import Timeline, site
+from interp.interventions.windows import Site
+from interp.model.attention import MaskForm, Masks, attending, causal_masks, no_masks
+from interp.model.holding import holding
+from interp.model.kv_cache import Prefix, RowCache, handing
+
+if TYPE_CHECKING:
+    from interp.activations.reducers import Moments
+    from interp.decoding.batch import SlotTable
+    from interp.decoding.request import Request
+    from interp.interventions.interventions import VariantLike
+    from interp.model.reasoning_model import ReasoningModel
+
+CUDA_STRIDE, CPU_STRIDE = 8, 4  # passes between two looks of the host
+TIMED_BLOCKS, TIMED_COLUMNS = 2, 128  # of a pass that compares backends
+assert max(CUDA_STRIDE, CPU_STRIDE) <= LOOP_CHECK, (
+    "a loop's window opens before the host could know of it"
+)
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What k passes over n rows gave, on the host. finite: whether the logits were usable."""
+
+    tokens: Int[np.ndarray, "n k"]
+    logprob: Float[np.ndarray, "n k"]
+    entropy: Float[np.ndarray, "n k"]
+    finite: Bool[np.ndarray, "n k"]
+    stream: Float[np.ndarray, "n k L 4"] | None
+
+
+class ModelRunner:
+    """Passes for up to `slots` rows, each of one of `variants`."""
+
+    def __init__(
+        self,
+        model: ReasoningModel,
+        variants: Sequence[VariantLike],
+        sampling: Sampling,
+        *,
+        slots: int,
+        longest: int,
+        record: bool = False,
+        moments: Moments | None = None,
+        compiled: bool | None = None,
+        backend: BlockBackend | None = None,
+        fused_only: Collection[int] | None = None,
+    ) -> None:
+        self.model, self.sampling, self.slots = model, sampling, slots
+        self.fused_only = fused_only
+        with holding(model):  # what is asked of its blocks is not another thread's hooks
+            self.backend = backend or (TORCH if compiled else choose(model, slots).backend)
+            self._prepare(variants, longest, record, moments, compiled)
+
+    def _prepare(
+        self,
+        variants: Sequence[VariantLike],
+        longest: int,
+        record: bool,
+        moments: Moments | None,
+        compiled: bool | None,
+    ) -> None:
+        model, slots = self.model, self.slots
+        self.stride = CPU_STRIDE if model.device.type == "cpu" else CUDA_STRIDE
+        self.graphs = CudaGraphs() if wanted(model, compiled) else None
+        self.prefill_hooks = RowHooks(model, variants, bypass=True)
+        static = None if self.graphs is None else slots
+        self.hooks = RowHooks(model, variants, bypass=True, static=static)
+        windows = [o.window for v in variants for o in v.interventions() if o.window is not None]
+        self.reach = max((w.reach for w in windows), default=0)
+        self.watches_events = bool(windows)
+        self.watches_loops = {
+            v.name
+            for v in variants
+            if any(o.window is not None and o.window.watches_loops for o in v.interventions())
+        }
+        self.masks = MaskForm.of(model)
+        by_length = self.backend.kernels is not None
+        self.maskless = no_masks(self.masks, model.dtype) if by_length else None
+        capacity = longest if by_length or self.graphs else min(longest, 256)
+        if self.graphs is not None:
+            capacity = self.graphs.columns(longest)
+        self.cache = RowCache(model.n_blocks, slots, capacity, blank=not by_length)
+        self.short_ways = self._fuse()
+        self.compiled = CompiledBlocks(model) if compiled else None
+        self.live = LiveRecord(model, slots) if record else None
+        self.moments = None if moments is None else LiveMoments(model, moments, slots)
+
+        def numbers(*shape: int) -> torch.Tensor:
+            return torch.zeros((slots, *shape), dtype=torch.int64, device=model.device)
+
+        self.last, self.position, self.index, self.keys = (numbers() for _ in range(4))
+        self.answer_from, self.loop_from, self.script = (numbers() for _ in range(3))
+        self.trail = numbers(self.reach + 1)
+        self.n = 0  # rows placed
+        self.numbers = torch.zeros((slots, 3), device=model.device)  # log p, entropy, normaliser
+
+    # ---------------------------------------------------------------- prefill
+
+    def read(self, requests: Sequence[Request], variants: Sequence[int], width: int) -> Prefix:
+        """Keys and values of all that is given, but its last token: columns [0, width)."""
+        device = self.model.device
+        ids = np.zeros((len(requests), width), np.int64)
+        for i, r in enumerate(requests):
+            ids[i, : len(r.read) - 1] = r.read[:-1]
+        prefix = Prefix(self.model.n_blocks)
+        keys = torch.tensor([r.key for r in requests], device=device)
+        lines = [Timeline.given(len(r.prompt_ids), r.prefix) for r in requests]
+        self.prefill_hooks.assign(variants)
+        with torch.inference_mode(), ExitStack() as stack:
+            stack.enter_context(holding(self.model))
+            self.prefill_hooks.enter(site(lines, 0, width, keys=keys, reach=self.reach))
+            stack.enter_context(attending(self.model))
+            stack.enter_context(self.prefill_hooks)
+            like = torch.zeros((), dtype=self.model.dtype, device=device)
+            self.model.anatomy.base(
+                input_ids=torch.from_numpy(ids).to(device),
+                attention_mask=causal_masks(self.masks, len(requests), width, like),
+                position_ids=torch.arange(width, device=device).expand(len(requests), width),
+                use_cache=True,
+                **handing(self.model.anatomy.base, prefix),
+            )
+        return prefix
+
+    def admit(self, slots: Sequence[int], prefix: Prefix, picks: Sequence[int], width: int) -> None:
+        """Writes rows `picks` of a prefix into `slots`."""
+        with torch.inference_mode():
+            self.cache.reserve(width)
+            self.cache.put(torch.tensor(slots), prefix, torch.tensor(picks))
+
+    def fork(self, source: int, target: int, columns: int) -> None:
+        with torch.inference_mode():
+            self.cache.copy(source, target, columns)
+
+    def shrink(self, slots: int) -> None:
+        """Gives the memory of all but the first `slots` rows back."""
+        self.slots = slots
+        self.graphs = None  # captured for the old tensors
+        self.hooks = RowHooks(self.model, self.hooks.variants, bypass=True)
+        self.cache.shrink(slots)
+        with holding(self.model):
+            self.short_ways = self._fuse()
+
+    def _fuse(self) -> dict[int, FusedBlock]:
+        if not self.backend.fused:
+            return {}
+        return fuse(self.model, self.cache, self.backend.kernels, self.fused_only)
+
+    # ---------------------------------------------------------------- decoding
+
+    def place(self, table: SlotTable, variants: Sequence[int] | None) -> None:
+        """Brings the device's entries in line with the host's table (rows 0..n-1 of it).
+
+        variants: of each row, where the rows themselves changed; None where only their state did.
+        """
+        if variants is not None:
+            self.hooks.assign(variants)
+            self.n = len(variants)
+        n = self.n
+        columns = [table.last[:n], table.prompt[:n] + table.step[:n] - 1, table.step[:n]]
+        columns += [table.noise[:n], table.answer_from[:n], table.loop_from[:n]]
+        device = self.model.device
+        there = torch.from_numpy(np.stack(columns)).to(device)
+        places = (self.last, self.position, self.index)
+        places += (self.keys, self.answer_from, self.loop_from)
+        for place, values in zip(places, there, strict=True):
+            place[:n] = values
+            place[n:] = 0  # rows beyond run along in a captured pass
+        if self.watches_events:
+            self.trail[:n] = torch.from_numpy(table.trail(n, self.reach)).to(device)
+
+    def run(self, n: int, used: int, passes: int, script: np.ndarray | None) -> StepOutput:
+        """`passes` passes over rows 0..n-1, the first one over `used` columns.
+
+        script [n, passes]: tokens to be written whatever the model says, -1 where it chooses.
+        """
+        tokens, numbers, streams = [], [], []
+        device = self.model.device
+        written = None if script is None else torch.from_numpy(script).to(device)
+        with self._open():
+            self.cache.reserve(used + passes - 1)
+            for k in range(passes):
+                if written is not None:
+                    self.script[:n] = written[:, k]
+                elif self.graphs is not None:
+                    self.script.fill_(-1)
+                self._pass(n, used + k, scripted=written is not None)
+                tokens.append(self.last[:n].clone())
+                numbers.append(self.numbers[:n].clone())
+                if self.live is not None:
+                    streams.append(self.live.buffer[:n].clone())
+                if self.moments is not None:
+                    self.moments.take(n)
+            made = torch.stack(tokens, 1).cpu().numpy()
+            found = torch.stack(numbers, 1).cpu().numpy()
+            stream = torch.stack(streams, 1).cpu().numpy() if streams else None
+        return StepOutput(made, found[..., 0], found[..., 1], np.isfinite(found[..., 2]), stream)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        """While open, the model's blocks run as this decoder wants them."""
+        with torch.inference_mode(), ExitStack() as stack:
+            stack.enter_context(holding(self.model))
+            layout = self.cache.layout if self.maskless is not None else None
+            stack.enter_context(attending(self.model, layout))
+            stack.enter_context(self.hooks)  # before the next, which look for hooks
+            stack.enter_context(fused(self.model, self.short_ways))
+            if self.compiled is not None:
+                stack.enter_context(self.compiled.taken())
+            if self.live is not None:
+                stack.enter_context(self.live.watching())
+            if self.moments is not None:
+                stack.enter_context(self.moments.watching())
+            yield
+
+    def seconds_of_blocks(self, columns: int) -> float:
+        """Seconds of one pass over all slots through the blocks alone, at `columns` columns."""
+        n = self.slots
+        self.hooks.assign([0] * n)
+        self.n = n
+        self.position[:] = columns - 1
+        with self._open():
+            self.cache.reserve(columns)
+            begin = time.perf_counter()
+            masks = self._look(n, columns)
+            self.model.anatomy.base(
+                input_ids=self.last[:, None],
+                attention_mask=masks,
+                position_ids=self.position[:, None],
+                use_cache=True,
+                **handing(self.model.anatomy.base, self.cache),
+            )
+            return time.perf_counter() - begin
+
+    def _pass(self, n: int, used: int, scripted: bool) -> None:
+        if self.graphs is None:
+            self._step(n, used, scripted)
+            return
+        size, columns = self.graphs.rows(n, self.slots), self.graphs.columns(used)
+        self.graphs.run((size, columns), lambda: self._step(size, columns, True))
+
+    def _step(self, n: int, used: int, scripted: bool) -> None:
+        """Reads one token a row over `used` columns, chooses the next and moves the rows on."""
+        last, position, index, keys = (
+            t[:n] for t in (self.last, self.position, self.index, self.keys)
+        )
+        masks = self._look(n, used)
+        logits = self.model.hf(
+            input_ids=last[:, None],
+            attention_mask=masks,
+            position_ids=position[:, None],
+            use_cache=True,
+            **handing(self.model.hf, self.cache),
+        ).logits[:, -1]
+        logits = logits.to(last.device, torch.float32)
+        logp, entropy, norm = measure(logits)
+        token = choose_token(logits, self.sampling, keys, index)
+        if scripted:
+            script = self.script[:n]
+            token = torch.where(script >= 0, script, token)
+        chosen = logp.gather(1, token[:, None])[:, 0]
+        self.numbers[:n] = torch.stack((chosen, entropy, norm), 1)
+        last.copy_(token)
+        position += 1
+        index += 1
+        if self.reach:
+            trail = self.trail[:n]
+            trail[:, :-1] = trail[:, 1:].clone()
+        if self.watches_events:
+            self.trail[:n, -1] = token
+
+    def _look(self, n: int, used: int) -> Masks:
+        """Aims cache and hooks at the next pass of rows 0..n-1; what the model takes as masks."""
+        position = self.position[:n]
+        self.cache.layout.aim(position, used)
+        self.hooks.enter(self._site(n))
+        if self.maskless is not None:
+            return self.maskless
+        gap = position[:, None] - torch.arange(used, device=position.device)
+        gap = gap[:, None, None, :]
+        return self.masks.build(gap >= 0, gap, self.model.dtype)
+
+    def _site(self, n: int) -> Site:
+        steps, keys = (self.index[:n] - 1)[:, None], self.keys[:n]
+        if not self.watches_events:
+            return Site(steps, keys)
+        return Site(steps, keys, self.trail[:n], self.answer_from[:n], self.loop_from[:n])
+
+
+def choose(model: ReasoningModel, rows: int) -> BackendChoice:
+    """The fastest backend for `rows` rows of this model on this machine (see `choose_backend`)."""
+    return choose_backend(model, rows, lambda way, n: _timer(model, way, n))
+
+
+def _timer(model: ReasoningModel, way: BlockBackend, rows: int) -> Callable[[], float]:
+    """Times passes of `rows` rows through a few blocks in the middle, all others bypassed."""
+    middle = range(model.n_blocks // 2, model.n_blocks)[:TIMED_BLOCKS]
+    left_out = (Skip(model.layer_map[i]) for i in range(model.n_blocks) if i not in middle)
+    passes = ModelRunner(
+        model,
+        [Variant("timed", tuple(left_out))],
+        Sampling(),
+        slots=rows,
+        longest=TIMED_COLUMNS,
+        compiled=False,
+        backend=way,
+        fused_only=middle,
+    )
+    return lambda: passes.seconds_of_blocks(TIMED_COLUMNS)

@@ -1,0 +1,203 @@
+"""Diversity of variants side by side: at equal length, at equal numbers, beside accuracy.
+
+A variant that writes noise is the most diverse of all; one whose chains are longer shares more
+n-grams; one with more samples has the higher Vendi score. So here, problem by problem, the samples
+of all variants are cut to the shortest one's length and to as many samples as the fewest have, and
+a change of diversity is never given without the change of accuracy of the very same samples:
+`reading` says both in one.
+
+Changes are paired by problem against the dense variant (`paired_difference`), corrected by Holm
+over the variants of one measure.
+
+Shapes: V variants, P problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.diagnosis.diversity_measures import Ids, diversity
+from interp.errors import UserError, did_you_mean
+from interp.statistics import holm, mean_interval, paired_difference
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+#: Measures, and whether more of them is more diverse (+1) or less (-1).
+MEASURES = {
+    "self_bleu": -1,
+    "distinct_1": 1,
+    "distinct_2": 1,
+    "distinct_4": 1,
+    "edit_distance": 1,
+    "vendi": 1,
+    "common_prefix": -1,
+    "branching_points": 1,
+    "answer_entropy": 1,
+}
+LEAST_LENGTH = 8  # tokens; samples cut shorter than this say nothing of each other
+COLOURS = ("#1a1a1a", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = "os^DvPX<>"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Measures [V, P] of every variant and problem, and the accuracy of the same samples.
+
+    lengths: tokens that each problem's samples were cut to; n_samples: how many there are.
+    """
+
+    variants: tuple[str, ...]
+    problems: tuple[str, ...]
+    dense: str
+    values: dict[str, Float[np.ndarray, "V P"]] = field(repr=False)
+    accuracy: Float[np.ndarray, "V P"] = field(repr=False)
+    lengths: tuple[int, ...]
+    n_samples: tuple[int, ...]
+    left_out: int
+
+    def to_frame(self, level: float = 0.95) -> pd.DataFrame:
+        """One row a measure and variant: value, change from dense, and accuracy beside it.
+
+        reading: what both changes say together (Holm-corrected p < 1 - level over the variants).
+        """
+        import pandas as pd
+
+        base = self.variants.index(self.dense)
+        rows = []
+        for name, table in self.values.items():
+            parts = []
+            for v, variant in enumerate(self.variants):
+                if not np.isfinite(table[v]).any():
+                    continue
+                value, accuracy = mean_interval(table[v], level), mean_interval(self.accuracy[v])
+                row = {"measure": name, "variant": variant, "value": value.value}
+                row |= {"low": value.low, "high": value.high, "change": 0.0, "change_low": np.nan}
+                row |= {"change_high": np.nan, "p": np.nan, "accuracy": accuracy.value}
+                row |= {"accuracy_change": 0.0, "accuracy_p": np.nan}
+                if v != base and (np.isfinite(table[v]) & np.isfinite(table[base])).any():
+                    one = paired_difference(table[base], table[v], level=level)
+                    other = paired_difference(self.accuracy[base], self.accuracy[v], level=level)
+                    row |= {"change": one.value, "change_low": one.low, "change_high": one.high}
+                    row |= {"p": one.p, "accuracy_change": other.value, "accuracy_p": other.p}
+                row["problems"] = value.n_problems
+                parts.append(row)
+            for key in ("p", "accuracy_p"):
+                adjusted = holm(np.array([row[key] for row in parts], dtype=float))
+                for row, p in zip(parts, adjusted.tolist(), strict=True):
+                    row[f"{key}_holm"] = p
+            for row in parts:
+                row["reading"] = _reading(row, MEASURES[name], 1 - level)
+            rows += parts
+        return pd.DataFrame(rows)
+
+    def plot(self, measure: str = "vendi", ax: Axes | None = None) -> Axes:
+        """Accuracy across, the measure up, a point a variant with both intervals."""
+        import matplotlib.pyplot as plt
+
+        if measure not in self.values:
+            raise UserError(did_you_mean(measure, self.values, "measure"))
+        axes: Axes = plt.subplots(figsize=(5, 3.6))[1] if ax is None else ax
+        for v, name in enumerate(self.variants):
+            if not np.isfinite(self.values[measure][v]).any():
+                continue
+            up, across = mean_interval(self.values[measure][v]), mean_interval(self.accuracy[v])
+            colour = COLOURS[v % len(COLOURS)]
+            axes.plot([across.low, across.high], [up.value] * 2, color=colour, lw=0.9)
+            axes.plot([across.value] * 2, [up.low, up.high], color=colour, lw=0.9)
+            axes.plot(
+                [across.value],
+                [up.value],
+                ls="none",
+                marker=MARKERS[v % len(MARKERS)],
+                color=colour,
+            )
+            axes.annotate(
+                name, (across.value, up.value), xytext=(6, 4), textcoords="offset points",
+                color=colour, fontsize=8,
+            )  # fmt: skip
+        axes.set_xlim(-0.03, 1.03)
+        axes.set_xlabel("accuracy of the same samples")
+        axes.set_ylabel(measure.replace("_", " "))
+        return axes
+
+
+def _reading(row: Mapping[str, Any], sign: int, alpha: float) -> str:
+    """Diversity and accuracy in one: noise is not called diverse."""
+    if not row["p_holm"] < alpha:
+        return "" if np.isnan(row["p_holm"]) else "no clear difference"
+    more = "more diverse" if sign * row["change"] > 0 else "less diverse"
+    if not row["accuracy_p_holm"] < alpha:
+        return f"{more}, no clear difference in accuracy"
+    return f"{more}, {'more' if row['accuracy_change'] > 0 else 'less'} accurate"
+
+
+def diversity_beside(
+    samples: Mapping[str, Mapping[str, Sequence[Ids]]],
+    correct: Mapping[str, Mapping[str, Sequence[bool]]],
+    answers: Mapping[str, Mapping[str, Sequence[Hashable | None]]] | None = None,
+    *,
+    dense: str = "dense",
+    length: int | None = None,
+) -> Beside:
+    """Compares variants: samples[variant][problem] are token ids, correct[...] their verdicts.
+
+    answers: what each sample answered (None: nothing), for the answer entropy. length: tokens that
+    all samples are cut to; default: each problem's shortest sample of any variant. Problems that
+    a variant lacks, with fewer than 2 samples or under 8 tokens left, are left out and counted.
+    """
+    if dense not in samples:
+        raise UserError(f"diversity_beside: no samples of {dense!r} (variants: {sorted(samples)}).")
+    variants = (dense, *(v for v in samples if v != dense))
+    for v in variants:
+        for problem, few in samples[v].items():
+            if len(correct.get(v, {}).get(problem, ())) != len(few):
+                raise UserError(
+                    f"diversity_beside: variant {v!r}, problem {problem!r} has {len(few)} samples "
+                    "and not as many verdicts: diversity is not given without accuracy."
+                )
+    every = list(dict.fromkeys(p for v in variants for p in samples[v]))
+    kept, lengths, sizes = [], [], []
+    for problem in every:
+        if not all(problem in samples[v] for v in variants):
+            continue
+        fewest = min(len(samples[v][problem]) for v in variants)
+        rows = [row for v in variants for row in list(samples[v][problem])[:fewest]]
+        size = min((len(row) for row in rows), default=0)
+        size = size if length is None else (length if size >= length else 0)
+        if fewest >= 2 and size >= LEAST_LENGTH:
+            kept.append(problem)
+            lengths.append(size)
+            sizes.append(fewest)
+    if not kept:
+        raise UserError(
+            "diversity_beside: no problem has two samples of every variant with "
+            f"{LEAST_LENGTH if length is None else length} tokens or more."
+        )
+    names = [m for m in MEASURES if m != "answer_entropy" or answers is not None]
+    values = {name: np.full((len(variants), len(kept)), np.nan) for name in names}
+    accuracy = np.full((len(variants), len(kept)), np.nan)
+    for v, variant in enumerate(variants):
+        for p, (problem, size, n) in enumerate(zip(kept, lengths, sizes, strict=True)):
+            said = answers[variant][problem][:n] if answers is not None else None
+            right = list(correct[variant][problem])[:n]
+            found = diversity(list(samples[variant][problem])[:n], said, right, length=size)
+            accuracy[v, p] = found.accuracy
+            for name in names:
+                values[name][v, p] = getattr(found, name)
+    return Beside(
+        variants=variants,
+        problems=tuple(kept),
+        dense=dense,
+        values=values,
+        accuracy=accuracy,
+        lengths=tuple(lengths),
+        n_samples=tuple(sizes),
+        left_out=len(every) - len(kept),
+    )

@@ -1,0 +1,192 @@
+"""Scores of blocks with how reliable they are: what an effect is tied to.
+
+Block Influence is itself an estimate: on other texts it comes out a little different. Its
+split-half reliability is the rank correlation over blocks between its values on two halves of the
+texts (or, along chains, of the problems), mean over random halvings, stepped up to the whole by
+Spearman and Brown (1910): r = 2 r' / (1 + r'). Where only an interval is kept, classical test
+theory gives reliability = 1 - mean(se^2) / var(values).
+
+Shapes: L blocks, N texts or problems, H halvings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+from interp.activations.reducers import PerTextResult
+from interp.chains.chain import Chain
+from interp.errors import NonFiniteError, UserError
+from interp.statistics import spearman
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HALVINGS = 50
+
+
+@runtime_checkable
+class ScoresLike(Protocol):
+    """Scores of blocks: values [L]; layer_map (where there is one) gives their dense indices."""
+
+    @property
+    def values(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class BlockScores:
+    """One score of every block. layer_map[i]: the dense index of entry i.
+
+    reliability: of the values over blocks, in [0, 1]; nan where nothing is known of it.
+    """
+
+    name: str
+    values: Float[np.ndarray, " L"]
+    layer_map: tuple[int, ...]
+    reliability: float = field(default=float("nan"))
+
+    def __post_init__(self) -> None:
+        if self.values.shape != (len(self.layer_map),):
+            raise UserError(
+                f"Scores {self.name!r}: values of shape {self.values.shape} for "
+                f"{len(self.layer_map)} blocks."
+            )
+        if not np.isfinite(self.values).all():
+            bad = [
+                b for b, v in zip(self.layer_map, self.values, strict=True) if not np.isfinite(v)
+            ]
+            raise NonFiniteError(f"Scores {self.name!r} of block {bad} are inf or nan.")
+
+    @classmethod
+    def of_texts(
+        cls, name: str, result: PerTextResult, quantity: str | None = None, *, seed: int = 0
+    ) -> BlockScores:
+        """From a reducer's sums by text (`BlockInfluence().result()`, ...)."""
+        sums, counts = result.tables[quantity or next(iter(result.tables))]
+        return cls(
+            name, result.values(quantity), result.layer_map, split_half(sums, counts, seed=seed)
+        )
+
+    @classmethod
+    def of_chains(
+        cls,
+        name: str,
+        chains: Sequence[Chain],
+        masks: Sequence[Bool[np.ndarray, " _"]] | None = None,
+        quantity: str = "influence",
+        *,
+        seed: int = 0,
+    ) -> BlockScores:
+        """From recorded chains (`record=True`, or `recorded`): a mean over tokens, or over those
+        of one event (`mark(chains, model)[event]`); problems are halved."""
+        from interp.errors import did_you_mean
+        from interp.influence_profile import QUANTITIES
+
+        if quantity not in QUANTITIES:
+            raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+        records = [c.stream for c in chains]
+        if not chains or any(r is None for r in records):
+            raise UserError(
+                f"Scores {name!r}: no chain, or one without a record of its stream: decode with "
+                "record=True, or give `recorded(model, chains)`."
+            )
+        first = records[0]
+        assert first is not None
+        problems = {p: i for i, p in enumerate(dict.fromkeys(c.problem for c in chains))}
+        sums, counts = np.zeros((2, len(first.layer_map), len(problems)))
+        several = [~c.forced for c in chains] if masks is None else masks
+        for chain, record, mask in zip(chains, records, several, strict=True):
+            assert record is not None
+            if record.layer_map != first.layer_map:
+                raise UserError("The chains come from models with different blocks.")
+            values = QUANTITIES[quantity](record).astype(np.float64)
+            here = mask[:, None] & np.isfinite(values)
+            column = problems[chain.problem]
+            sums[:, column] += np.where(here, values, 0.0).sum(0)
+            counts[:, column] += here.sum(0)
+        if not (counts.sum(1) > 0).all():
+            raise UserError(f"Scores {name!r}: no token of these chains lies in the event.")
+        means = sums.sum(1) / counts.sum(1)
+        return cls(name, means, first.layer_map, split_half(sums, counts, seed=seed))
+
+    @classmethod
+    def of_interval(
+        cls,
+        name: str,
+        values: Float[np.ndarray, " L"],
+        low: Float[np.ndarray, " L"],
+        high: Float[np.ndarray, " L"],
+        layer_map: Sequence[int],
+        level: float = 0.95,
+    ) -> BlockScores:
+        """From values and their (about normal) intervals."""
+        from scipy.stats import norm
+
+        error = (high - low) / 2 / float(norm.ppf(0.5 + level / 2))
+        spread = float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
+        known = bool(np.isfinite(error).all()) and spread > 0
+        reliability = 1 - float(np.mean(error**2)) / spread if known else float("nan")
+        return cls(name, values, tuple(int(b) for b in layer_map), max(reliability, 0.0))
+
+    def by_block(self) -> dict[int, float]:
+        """Dense index -> score."""
+        return dict(zip(self.layer_map, self.values.tolist(), strict=True))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a block."""
+        import pandas as pd
+
+        columns = {"block": list(self.layer_map), "score": self.name, "value": self.values}
+        return pd.DataFrame(columns | {"reliability": self.reliability})
+
+
+def as_scores(name: str, scores: Any) -> BlockScores:
+    """Scores of any form: `BlockScores`, anything with `values` (and `layer_map`), a mapping dense
+    index -> score, or an array whose index is the dense index."""
+    if isinstance(scores, BlockScores):
+        return scores
+    if isinstance(scores, Mapping):
+        return BlockScores(
+            name,
+            np.array([float(v) for v in scores.values()]),
+            tuple(int(b) for b in scores),
+        )
+    values = np.asarray(scores.values if hasattr(scores, "values") else scores, dtype=float)
+    blocks = getattr(scores, "layer_map", None) or range(len(values))
+    return BlockScores(name, values, tuple(int(b) for b in blocks))
+
+
+def split_half(
+    sums: Shaped[np.ndarray, "L N"],
+    counts: Shaped[np.ndarray, "L N"],
+    *,
+    size: bool = False,
+    halvings: int = HALVINGS,
+    seed: int = 0,
+) -> float:
+    """Reliability over blocks of the means sum / count, from halves of the N units.
+
+    size: of the absolute means. nan with fewer than 4 units or 3 blocks; 0 at the least.
+    """
+    total = sums.shape[1]
+    if total < 4 or sums.shape[0] < 3:
+        return float("nan")
+    rng = np.random.default_rng(seed)
+    first = rng.random((halvings, total)).argsort(axis=1) < total // 2
+    means = []
+    for half in (first, ~first):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means.append((half @ sums.T) / (half @ counts.T.astype(float)))
+    kept = np.isfinite(means[0]).all(axis=1) & np.isfinite(means[1]).all(axis=1)
+    if size:
+        means = [np.abs(m) for m in means]
+    r = spearman(means[0][kept], means[1][kept])
+    r = r[np.isfinite(r)]
+    if not r.size:
+        return float("nan")
+    mean = float(r.mean())
+    return max(2 * mean / (1 + mean), 0.0) if mean > -1 else 0.0

@@ -1,0 +1,1 @@
+"""Compiled kernels for decoding and recording on a CPU."""

@@ -1,0 +1,449 @@
+/* Decoding kernels for the CPU, float32: one new token per row.
+ *
+ * attend() is the heart: it reads each row's keys and values once, over that row's own length, so
+ * nothing is spent on masks, padding or repeated heads, and a row cannot depend on its neighbours.
+ * run_block() is a whole Llama-like block around it in one parallel region: a pass has few rows, so
+ * what a general matrix product spends on packing its operands and on starting threads is as much
+ * as the product itself. Weights are packed once instead (see project()).
+ *
+ * One source for every processor: vectors of LANES floats, and a register block of TILE rows by
+ * PANEL = 2 LANES columns that fills the registers without spilling (two sums per row, the two
+ * vectors of weights, and the value that is multiplied). AVX-512 and NEON have 32 vector registers,
+ * AVX2 and SSE 16. A vector wider than the registers is split by the compiler and spilled, which
+ * made this file seven times slower than a plain matrix product; hence no fixed width here.
+ *
+ * Compiled by interp/kernels/library.py with the flags given there (no -ffast-math: a nan must stay a nan).
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define TILE 12
+#elif defined(__AVX__)
+#define LANES 8
+#define TILE 6
+#elif defined(__aarch64__)
+#define LANES 4
+#define TILE 12
+#else
+#define LANES 4
+#define TILE 6
+#endif
+#define PANEL (2 * LANES) /* columns of a packed panel of weights */
+#define PANELS(columns) (((columns) + PANEL - 1) / PANEL)
+#define AHEAD 16 /* columns fetched ahead: the machine's own prefetch stops at every page */
+#define WEIGHTS_AHEAD 512 /* floats of a panel fetched ahead */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef int64_t i64;
+
+/* In the compiler's own vector types; rows of the cache are aligned to 4 bytes only. */
+typedef float vec __attribute__((vector_size(4 * LANES)));
+typedef float vecu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ints __attribute__((vector_size(4 * LANES)));
+#define LOAD(p) ((vec)(*(const vecu *)(p)))
+#define STORE(p, x) (*(vecu *)(p) = (x))
+#define SPLAT(x) ((vec){0} + (x))
+#define SELECT(mask, a, b) ((vec)(((ints)(a) & (mask)) | ((ints)(b) & ~(mask))))
+#if defined(__clang__)
+#define SHUFFLE(A, B, ...) __builtin_shufflevector(A, B, __VA_ARGS__)
+#else
+#define SHUFFLE(A, B, ...) __builtin_shuffle(A, B, (ints){__VA_ARGS__})
+#endif
+
+/* columns of a packed panel: how interp/kernels/library.py must pack the weights for this build */
+i64 panel_width(void) { return PANEL; }
+
+/* exp within a few units in the last place, for arguments up to 80; below -87 they count as -87,
+ * and nan stays nan */
+INLINE vec vexp(vec x) {
+    x = SELECT(x < -87.0f, SPLAT(-87.0f), x);
+    vec y = x * 1.44269504088896341f;
+    ints k = __builtin_convertvector(y + SELECT(y < 0.0f, SPLAT(-0.5f), SPLAT(0.5f)), ints);
+    vec n = __builtin_convertvector(k, vec);
+    vec r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    vec p = SPLAT(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * (vec)((k + 127) << 23);
+}
+
+INLINE float lanes_sum(vec x) {
+    float sum = 0.0f;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+/* lane i of the result is the sum of the lanes of a[i]: halves are folded onto each other, first
+ * neighbours, then pairs of them, and so on */
+INLINE vec transpose_sum(vec *a) {
+#define FOLD(I, E, O) a[I] = SHUFFLE(a[2 * (I)], a[2 * (I) + 1], E) + SHUFFLE(a[2 * (I)], a[2 * (I) + 1], O)
+#define LIST(...) __VA_ARGS__
+#if LANES == 16
+    for (int i = 0; i < 8; i++)
+        FOLD(i, LIST(0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30),
+             LIST(1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31));
+    for (int i = 0; i < 4; i++)
+        FOLD(i, LIST(0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+             LIST(2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31));
+    for (int i = 0; i < 2; i++)
+        FOLD(i, LIST(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27),
+             LIST(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31));
+    FOLD(0, LIST(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23),
+         LIST(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31));
+#elif LANES == 8
+    for (int i = 0; i < 4; i++)
+        FOLD(i, LIST(0, 8, 2, 10, 4, 12, 6, 14), LIST(1, 9, 3, 11, 5, 13, 7, 15));
+    for (int i = 0; i < 2; i++)
+        FOLD(i, LIST(0, 1, 8, 9, 4, 5, 12, 13), LIST(2, 3, 10, 11, 6, 7, 14, 15));
+    FOLD(0, LIST(0, 1, 2, 3, 8, 9, 10, 11), LIST(4, 5, 6, 7, 12, 13, 14, 15));
+#else
+    for (int i = 0; i < 2; i++) FOLD(i, LIST(0, 4, 2, 6), LIST(1, 5, 3, 7));
+    FOLD(0, LIST(0, 1, 4, 5), LIST(2, 3, 6, 7));
+#endif
+    return a[0];
+#undef FOLD
+#undef LIST
+}
+
+/* s[g] = scale q[g] K^T for two (or one) queries that share keys; d a multiple of 16 */
+INLINE void scores(const float *q, const float *K, i64 count, i64 d, int pair, float scale,
+                   float *s, i64 room) {
+    i64 t = 0;
+    for (; t + LANES <= count; t += LANES) {
+        vec x[LANES], y[LANES];
+        for (int j = 0; j < LANES; j++) {
+            const float *k = K + (t + j) * d;
+            for (i64 i = 0; i < d; i += 16) __builtin_prefetch(k + AHEAD * d + i, 0, 3);
+            vec a = LOAD(k) * LOAD(q), b = pair ? LOAD(k) * LOAD(q + d) : a;
+            for (i64 i = LANES; i < d; i += LANES) {
+                vec w = LOAD(k + i);
+                a += w * LOAD(q + i);
+                if (pair) b += w * LOAD(q + d + i);
+            }
+            x[j] = a;
+            y[j] = b;
+        }
+        STORE(s + t, transpose_sum(x) * scale);
+        if (pair) STORE(s + room + t, transpose_sum(y) * scale);
+    }
+    for (; t < count; t++)
+        for (int g = 0; g <= pair; g++) {
+            vec a = {0};
+            for (i64 i = 0; i < d; i += LANES) a += LOAD(K + t * d + i) * LOAD(q + g * d + i);
+            s[g * room + t] = lanes_sum(a) * scale;
+        }
+}
+
+/* softmax of s[0..count) in place; s has room for a whole number of vectors */
+INLINE void softmax(float *s, i64 count, float cap) {
+    i64 whole = (count + LANES - 1) / LANES * LANES;
+    if (cap > 0.0f)
+        for (i64 t = 0; t < count; t++) s[t] = tanhf(s[t] / cap) * cap;
+    for (i64 t = count; t < whole; t++) s[t] = s[0];
+    vec top = LOAD(s);
+    for (i64 t = LANES; t < whole; t += LANES) {
+        vec x = LOAD(s + t);
+        top = SELECT(x > top, x, top);
+    }
+    float most = top[0];
+    for (int i = 1; i < LANES; i++) most = top[i] > most ? top[i] : most;
+    for (i64 t = 0; t < whole; t += LANES) STORE(s + t, vexp(LOAD(s + t) - most));
+    for (i64 t = count; t < whole; t++) s[t] = 0.0f;
+    vec sum = {0};
+    for (i64 t = 0; t < whole; t += LANES) sum += LOAD(s + t);
+    float one = 1.0f / lanes_sum(sum);
+    for (i64 t = 0; t < whole; t += LANES) STORE(s + t, LOAD(s + t) * one);
+}
+
+#if LANES == 16 || defined(__aarch64__)
+#define BLEND 8 /* vectors of an output that stay in registers, for each of two queries */
+#else
+#define BLEND 4
+#endif
+
+/* out[g] = s[g] V for two (or one) rows of weights */
+INLINE void blend(const float *s, i64 room, const float *V, i64 count, i64 d, int pair,
+                  float *out) {
+    for (i64 base = 0; base < d; base += BLEND * LANES) {
+        i64 width = d - base < BLEND * LANES ? d - base : BLEND * LANES;
+        vec a[BLEND], b[BLEND];
+        for (int i = 0; i < BLEND; i++) a[i] = b[i] = (vec){0};
+        for (i64 t = 0; t < count; t++) {
+            const float *v = V + t * d + base;
+            for (i64 i = 0; i < width; i += 16) __builtin_prefetch(v + AHEAD * d + i, 0, 3);
+            vec p = SPLAT(s[t]), q = SPLAT(s[(pair ? room : 0) + t]);
+            for (i64 i = 0; i < width / LANES; i++) {
+                vec w = LOAD(v + LANES * i);
+                a[i] += p * w;
+                if (pair) b[i] += q * w;
+            }
+        }
+        for (i64 i = 0; i < width / LANES; i++) {
+            STORE(out + base + LANES * i, a[i]);
+            if (pair) STORE(out + d + base + LANES * i, b[i]);
+        }
+    }
+}
+
+/* out[g] = softmax(scale q[g] K^T) V over columns [lo, hi), for `group` queries of width d */
+INLINE void attend_one(const float *q, const float *K, const float *V, i64 lo, i64 hi, i64 d,
+                       i64 group, float scale, float cap, float *s, float *out) {
+    i64 count = hi - lo, room = (count + LANES - 1) / LANES * LANES;
+    K += lo * d;
+    V += lo * d;
+    for (i64 g = 0; g < group; g += 2) {
+        const float *qg = q + g * d;
+        float *og = out + g * d;
+        if (g + 1 < group) {
+            scores(qg, K, count, d, 1, scale, s, room);
+            softmax(s, count, cap);
+            softmax(s + room, count, cap);
+            blend(s, room, V, count, d, 1, og);
+        } else {
+            scores(qg, K, count, d, 0, scale, s, room);
+            softmax(s, count, cap);
+            blend(s, room, V, count, d, 0, og);
+        }
+    }
+}
+
+/* b = weight * a / rms(a); d a multiple of 16; a and b may be the same */
+INLINE void rms_one(const float *a, const float *weight, float eps, i64 d, float *b) {
+    vec sum = {0};
+    for (i64 i = 0; i < d; i += LANES) sum += LOAD(a + i) * LOAD(a + i);
+    float r = 1.0f / sqrtf(lanes_sum(sum) / (float)d + eps);
+    for (i64 i = 0; i < d; i += LANES) STORE(b + i, LOAD(weight + i) * (LOAD(a + i) * r));
+}
+
+INLINE void norm_rope(float *restrict x, i64 d, const float *weight, float eps,
+                      const float *restrict cos, const float *restrict sin) {
+    if (weight) rms_one(x, weight, eps, d, x);
+    if (cos) {
+        i64 h = d / 2;
+        for (i64 i = 0; i < h; i++) {
+            float a = x[i], b = x[i + h];
+            x[i] = a * cos[i] - b * sin[i];
+            x[i + h] = b * cos[i + h] + a * sin[i + h];
+        }
+    }
+}
+
+/* qkv: [n, stride] with queries first, then (if writes) keys and values; K, V: [slots, kv, cap, d].
+ * Row r attends columns (columns[r] - window, columns[r]] (window 0: all). writes: normalises and
+ * rotates queries and keys, and puts the new key and value into column columns[r]. d is a multiple
+ * of 16. out: [n, heads * d]. Shared by the threads of the parallel region that it is called in. */
+INLINE void attend_d(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
+                     const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
+                     const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window, float scale,
+                     float softcap, int writes, float *out) {
+    i64 group = heads / kv;
+#pragma omp for schedule(dynamic, 4)
+    for (i64 task = 0; task < n * kv; task++) {
+        i64 r = task / kv, j = task % kv, at = columns[r];
+        float *row = qkv + r * stride;
+        float *q = row + j * group * d;
+        float *Kr = K + (r * kv + j) * cap_columns * d;
+        float *Vr = V + (r * kv + j) * cap_columns * d;
+        if (writes) {
+            const float *c = cos ? cos + r * d : 0, *w = sin ? sin + r * d : 0;
+            float *k = row + (heads + j) * d;
+            for (i64 g = 0; g < group; g++) norm_rope(q + g * d, d, q_norm, eps, c, w);
+            norm_rope(k, d, k_norm, eps, c, w);
+            memcpy(Kr + at * d, k, sizeof(float) * d);
+            memcpy(Vr + at * d, row + (heads + kv + j) * d, sizeof(float) * d);
+        }
+        i64 lo = window > 0 && at + 1 > window ? at + 1 - window : 0;
+        float s[2 * (at + 1 - lo + LANES)] __attribute__((aligned(64)));
+        attend_one(q, Kr, Vr, lo, at + 1, d, group, scale, softcap, s,
+                   out + r * heads * d + j * group * d);
+    }
+}
+
+INLINE void attend_rows(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
+                        const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
+                        const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window,
+                        float scale, float softcap, int writes, float *out) {
+#define CASE(D)                                                                                \
+    if (d == D) {                                                                              \
+        attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, n,    \
+                 heads, kv, D, window, scale, softcap, writes, out);                           \
+        return;                                                                                \
+    }
+    CASE(32)
+    CASE(64)
+    CASE(128)
+#undef CASE
+    attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, n, heads, kv,
+             d, window, scale, softcap, writes, out);
+}
+
+/* q [n, heads, d], already rotated, over keys and values that are there: out [n, heads, d] */
+void attend(float *q, float *K, float *V, i64 cap_columns, const i64 *columns, i64 n, i64 heads,
+            i64 kv, i64 d, i64 window, float scale, float softcap, float *out, int threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    attend_rows(q, heads * d, 0, 0, 0.0f, 0, 0, K, V, cap_columns, columns, n, heads, kv, d, window,
+                scale, softcap, 0, out);
+}
+
+typedef enum { PLAIN, ADD, SILU } Ending;
+
+/* `rows` rows of x [., k] times one panel [k, PANEL]; then what `ending` says, into out from column
+ * `col` on: PLAIN with a bias (or none), ADD to `base` and a bias, SILU: the first half of the panel
+ * are gates for the second */
+INLINE void tile(const float *x, i64 k, const float *panel, int rows, Ending ending,
+                 const float *bias, const float *base, float *out, i64 width, i64 col) {
+    vec a[TILE], b[TILE];
+    const float *base3[TILE / 3 + 1]; /* rows 0, 3, 6, ...: the two after each are k and 2 k on */
+    for (int r = 0; r < rows; r++) a[r] = b[r] = (vec){0};
+    for (int g = 0; g * 3 < rows; g++) {
+        base3[g] = x + g * 3 * k;
+        __asm__("" : "+r"(base3[g])); /* else every row's offset lives on the stack */
+    }
+    for (i64 i = 0; i < k; i++) {
+        for (int j = 0; j < PANEL; j += 16)
+            __builtin_prefetch(panel + PANEL * i + j + WEIGHTS_AHEAD, 0, 3);
+        vec u = LOAD(panel + PANEL * i), w = LOAD(panel + PANEL * i + LANES);
+        for (int r = 0; r < rows; r++) {
+            float one = base3[r / 3][r % 3 * k + i];
+            a[r] += one * u;
+            b[r] += one * w;
+        }
+    }
+    int second = ending != SILU && col + LANES < width; /* the last panel may be half empty */
+    for (int r = 0; r < rows; r++) {
+        float *o = out + r * width + col;
+        if (ending == SILU) {
+            vec e = SELECT(a[r] < -80.0f, SPLAT(80.0f), -a[r]); /* beyond, silu is 0 to float32 */
+            STORE(o, a[r] / (1.0f + vexp(e)) * b[r]);
+            continue;
+        }
+        if (bias) {
+            a[r] += LOAD(bias + col);
+            if (second) b[r] += LOAD(bias + col + LANES);
+        }
+        if (ending == ADD) {
+            a[r] += LOAD(base + r * width + col);
+            if (second) b[r] += LOAD(base + r * width + col + LANES);
+        }
+        STORE(o, a[r]);
+        if (second) STORE(o + LANES, b[r]);
+    }
+}
+
+/* A function per number of rows, not inlined: its inner loop needs every register there is. */
+#define TILE_OF(R)                                                                             \
+    static __attribute__((noinline)) void tile_##R(                                            \
+        const float *x, i64 k, const float *panel, Ending ending, const float *bias,           \
+        const float *base, float *out, i64 width, i64 col) {                                   \
+        tile(x, k, panel, R, ending, bias, base, out, width, col);                             \
+    }
+#if TILE > 6
+TILE_OF(12)
+#endif
+TILE_OF(6)
+TILE_OF(4)
+TILE_OF(2)
+TILE_OF(1)
+
+#define CHUNK (48 / TILE * TILE) /* rows to which one thread applies a panel while it is in cache */
+
+/* out [n, width] = x [n, k] times a matrix in panels [panels, k, PANEL], and the ending. Shared by
+ * the threads of the parallel region that it is called in. */
+INLINE void project(const float *x, i64 n, i64 k, const float *panels, i64 count, Ending ending,
+                    const float *bias, const float *base, float *out, i64 width) {
+    i64 chunks = (n + CHUNK - 1) / CHUNK, step = ending == SILU ? LANES : PANEL;
+#pragma omp for schedule(static)
+    for (i64 task = 0; task < count * chunks; task++) {
+        i64 p = task / chunks, from = task % chunks * CHUNK;
+        i64 to = from + CHUNK < n ? from + CHUNK : n;
+        const float *panel = panels + p * PANEL * k;
+        i64 r = from;
+#define ROWS(R)                                                                                \
+    for (; r + R <= to; r += R)                                                                \
+        tile_##R(x + r * k, k, panel, ending, bias, base ? base + r * width : 0,               \
+                 out + r * width, width, step * p);
+#if TILE > 6
+        ROWS(12)
+#endif
+        ROWS(6)
+        ROWS(4)
+        ROWS(2)
+        ROWS(1)
+#undef ROWS
+    }
+}
+
+/* out = weight * x / rms(x), row by row; shared by the threads of the region */
+INLINE void rms_norm(const float *x, const float *weight, float eps, i64 n, i64 d, float *out) {
+#pragma omp for schedule(static)
+    for (i64 r = 0; r < n; r++) rms_one(x + r * d, weight, eps, d, out + r * d);
+}
+
+INLINE void stream_one(const float *a, const float *b, i64 d, float *o) {
+    vec xx = {0}, yy = {0}, dd = {0}, xy = {0};
+    for (i64 i = 0; i < d; i += LANES) {
+        vec p = LOAD(a + i), q = LOAD(b + i), g = q - p;
+        xx += p * p;
+        yy += q * q;
+        dd += g * g;
+        xy += p * q;
+    }
+    o[0] = sqrtf(lanes_sum(xx));
+    o[1] = sqrtf(lanes_sum(yy));
+    o[2] = sqrtf(lanes_sum(dd));
+    o[3] = lanes_sum(xy);
+}
+
+/* out[r] = |x|, |y|, |y - x|, <x, y> of row r; rows of `out` are `stride` floats apart;
+ * d a multiple of 16 */
+void stream_numbers(const float *x, const float *y, i64 n, i64 d, float *out, i64 stride,
+                    int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (i64 r = 0; r < n; r++) stream_one(x + r * d, y + r * d, d, out + r * stride);
+}
+
+/* What never changes of a block; interp/kernels/library.py has the same fields in the same order. Matrices
+ * are panels of PANEL columns; `up` has LANES of the gate and LANES of the other in each. */
+typedef struct {
+    i64 d, heads, kv, width, inner, window;
+    float scale, eps, eps_mlp, eps_qk;
+    const float *norm, *norm_mlp, *q_norm, *k_norm, *qkv, *qkv_bias, *o, *o_bias, *up, *down;
+} Block;
+
+/* Room for what a block computes on the way, shared by all: [n, ...] each. */
+typedef struct {
+    float *normed, *qkv, *attended, *middle, *inner;
+} Room;
+
+/* y [n, d] = the block's output for x [n, d], one token a row; its key and value are written into
+ * columns[r] of K, V [slots, kv, cap, width]. cos, sin [n, width]. numbers: if not null, the four
+ * numbers of stream_numbers() for x and y. */
+void run_block(const Block *m, const Room *room, const float *x, float *y, i64 n, const float *cos,
+               const float *sin, float *K, float *V, i64 cap_columns, const i64 *columns,
+               float *numbers, i64 stride, int threads) {
+    i64 d = m->d, heads = m->heads * m->width, all = heads + 2 * m->kv * m->width;
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        rms_norm(x, m->norm, m->eps, n, d, room->normed);
+        project(room->normed, n, d, m->qkv, PANELS(all), PLAIN, m->qkv_bias, 0, room->qkv, all);
+        attend_rows(room->qkv, all, m->q_norm, m->k_norm, m->eps_qk, cos, sin, K, V, cap_columns,
+                    columns, n, m->heads, m->kv, m->width, m->window, m->scale, 0.0f, 1,
+                    room->attended);
+        project(room->attended, n, heads, m->o, PANELS(d), ADD, m->o_bias, x, room->middle, d);
+        rms_norm(room->middle, m->norm_mlp, m->eps_mlp, n, d, room->normed);
+        project(room->normed, n, d, m->up, m->inner / LANES, SILU, 0, 0, room->inner, m->inner);
+        project(room->inner, n, m->inner, m->down, PANELS(d), ADD, 0, room->middle, y, d);
+        if (numbers) {
+#pragma omp for schedule(static)
+            for (i64 r = 0; r < n; r++) stream_one(x + r * d, y + r * d, d, numbers + r * stride);
+        }
+    }
+}

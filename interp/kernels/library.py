@@ -1,0 +1,300 @@
+"""The CPU kernels in `kernels.c`: compiled once with the machine's own C compiler, and checked.
+
+Why: while decoding, most of the time is spent reading keys and values, and the rest on small
+element-wise steps; a fused kernel reads each row's used columns once and nothing else. Where there
+is no compiler, or the check against torch fails, `kernels()` is None and the decoder does the same
+work through torch.
+
+One source, one build per target: `builds()` names those that this processor can run. Which of
+them (or torch) is fastest for a model is measured by `interp.decoding.block_backend`. The compiled
+file lies in the user's cache folder under a name made of the source, the compiler, the target and
+the processor, so it is built once per machine (in about two seconds).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+
+from interp.errors import UserError
+
+log = logging.getLogger(__name__)
+
+NATIVE, AVX2 = "native", "x86-64-v3"
+_SAFE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC"]
+# Of the native build, tried in order: the widest vectors and threads first.
+_NATIVE_FLAGS = (
+    ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
+    ["-march=native", "-fopenmp"],
+    ["-mcpu=native", "-fopenmp"],
+    ["-fopenmp"],
+    [],
+)
+# Waiting threads give their core back after some microseconds: where something else runs beside
+# us, a thread that spins for its partner takes the core that the partner needs.
+_SPINS = "2000"
+_P, _I, _F, _C = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
+_SIGNATURES = {
+    "attend": [_P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _F, _F, _P, _C],
+    "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _I, _C],
+    "stream_numbers": [_P, _P, _I, _I, _P, _I, _C],
+}
+SMALL = 2**16  # numbers in a stream that one thread is through with before another has begun
+
+
+class BlockStruct(ctypes.Structure):
+    """`Block` of kernels.c, field by field."""
+
+    _fields_ = (
+        *((name, _I) for name in ("d", "heads", "kv", "width", "inner", "window")),
+        *((name, _F) for name in ("scale", "eps", "eps_mlp", "eps_qk")),
+        *((name, _P) for name in ("norm", "norm_mlp", "q_norm", "k_norm", "qkv", "qkv_bias")),
+        *((name, _P) for name in ("o", "o_bias", "up", "down")),
+    )
+
+
+class WorkspaceStruct(ctypes.Structure):
+    """`Room` of kernels.c, field by field."""
+
+    _fields_ = tuple((name, _P) for name in ("normed", "qkv", "attended", "middle", "inner"))
+
+
+def panels(weight: torch.Tensor, width: int) -> torch.Tensor:
+    """Packs a matrix as kernels.c reads it.
+
+    Args:
+        weight: [k, out].
+        width: columns of a panel, `Kernels.panel` of the build that will read it.
+
+    Returns:
+        [ceil(out / width), k, width], contiguous; the last panel is filled with zeros.
+    """
+    whole = -(-weight.shape[1] // width) * width
+    filled = torch.nn.functional.pad(weight, (0, whole - weight.shape[1]))
+    return rearrange(filled, "k (p c) -> p k c", c=width).contiguous()
+
+
+class Kernels:
+    """Typed access to the compiled functions (see kernels.c for what they do).
+
+    Attributes:
+        build: the target they were compiled for, one of `builds()`.
+        panel: columns of a packed panel of weights (see `panels`).
+    """
+
+    def __init__(self, path: Path, build: str = NATIVE) -> None:
+        self.build = build
+        with _passive_waiting():
+            library = ctypes.CDLL(str(path))
+        library.panel_width.restype = _I
+        self.panel = int(library.panel_width())
+        for name, types in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = types, None
+            setattr(self, name, function)
+
+    def attention(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        columns: torch.Tensor,
+        scale: float,
+        window: int,
+        softcap: float,
+    ) -> torch.Tensor:
+        """query [n, H, d] contiguous; key, value [n, kv, used, d], views of the cache -> [n, H, d].
+
+        Row r attends columns (columns[r] - window, columns[r]]; window 0 attends all.
+        """
+        n, heads, width = query.shape
+        out = torch.empty_like(query)
+        self.attend(  # type: ignore[attr-defined]
+            query.data_ptr(), key.data_ptr(), value.data_ptr(), key.stride(1) // width,
+            columns.data_ptr(), n, heads, key.shape[1], width, window, scale, softcap,
+            out.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+    def stream(self, x: torch.Tensor, y: torch.Tensor, place: int, stride: int) -> None:
+        """Four numbers a row (see `interp.chains.residual_record`) of x, y [.., D], contiguous, to
+        `place`.
+
+        place: the address of row 0's; rows are `stride` floats apart.
+        """
+        d = x.shape[-1]
+        n = x.numel() // d
+        threads = torch.get_num_threads() if n * d > SMALL else 1
+        self.stream_numbers(x.data_ptr(), y.data_ptr(), n, d, place, stride, threads)  # type: ignore[attr-defined]
+
+
+def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether heads of this width can go through the kernels (if there are any)."""
+    return device.type == "cpu" and dtype == torch.float32 and width % 16 == 0
+
+
+def two_streams(
+    x: Float[torch.Tensor, "*B D"], y: Float[torch.Tensor, "*B D"]
+) -> Float[torch.Tensor, "*B 4"]:
+    """|x|, |y|, |y - x| and <x, y> in float32, each stream read once where the kernels can."""
+    run = kernels() if suits(x.shape[-1], x.dtype, x.device) and x.numel() else None
+    if run is None or y.dtype != x.dtype or not (x.is_contiguous() and y.is_contiguous()):
+        x, y = x.float(), y.float()
+        norms = [torch.linalg.vector_norm(z, dim=-1) for z in (x, y, y - x)]
+        return torch.stack([*norms, (x * y).sum(-1)], dim=-1)
+    out = torch.empty((*x.shape[:-1], 4))
+    run.stream(x, y, out.data_ptr(), 4)
+    return out
+
+
+def wanted() -> str:
+    """What PRUNESCOPE_KERNELS says: "0" (never), "1" (always) or "auto" (where they are faster)."""
+    said = os.environ.get("PRUNESCOPE_KERNELS", "auto")
+    if said not in ("0", "1", "auto"):
+        raise UserError(
+            f"PRUNESCOPE_KERNELS={said!r}: expected 0 (torch only), 1 (compiled kernels wherever "
+            "they can be used) or auto (whichever is faster, the default)."
+        )
+    return said
+
+
+@cache
+def builds() -> tuple[str, ...]:
+    """Targets that kernels.c can be compiled for and run on this processor, the likeliest first.
+
+    `PRUNESCOPE_MARCH` (such as x86-64-v3) names the only one: for trying another processor's.
+    On a processor with AVX-512 the AVX2 build is a candidate too: some run it faster.
+    """
+    if asked := os.environ.get("PRUNESCOPE_MARCH"):
+        return (asked,)
+    return (NATIVE, AVX2) if "avx512f" in processor().split() else (NATIVE,)
+
+
+@cache
+def kernels(build: str | None = None) -> Kernels | None:
+    """The compiled kernels, built on first use.
+
+    Args:
+        build: one of `builds()`; by default the first.
+
+    Returns:
+        None where there is no compiler, the build fails or disagrees with torch, or
+        PRUNESCOPE_KERNELS is 0.
+    """
+    if wanted() == "0":
+        return None
+    build = build or builds()[0]
+    try:
+        path = _build(build)
+        found = None if path is None else Kernels(path, build)
+        if found is not None and not _right(found):
+            log.warning("The compiled kernels (%s) disagree with torch and are not used.", build)
+            return None
+        return found
+    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        log.info("No compiled kernels: %s", error)
+        return None
+
+
+@contextmanager
+def _passive_waiting() -> Iterator[None]:
+    """While open, an OpenMP runtime that is loaded learns to spin only briefly (GNU's libgomp)."""
+    asked = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ)
+    if not asked:
+        os.environ["GOMP_SPINCOUNT"] = _SPINS
+    try:
+        yield
+    finally:
+        if not asked:
+            del os.environ["GOMP_SPINCOUNT"]
+
+
+def cache_folder() -> Path:
+    """Where what was built or measured on this machine is kept; a temporary one if it must be."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    folder = Path(base) / "prunescope"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    return folder if writable else Path(tempfile.mkdtemp(prefix="prunescope-"))
+
+
+def source() -> bytes:
+    """The text of kernels.c."""
+    return Path(str(resources.files("interp.kernels") / "kernels.c")).read_bytes()
+
+
+def _build(build: str) -> Path | None:
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc"))), None)
+    if compiler is None:
+        return None
+    known = [f"-march={build}", "-fopenmp"]
+    tried = _NATIVE_FLAGS if build == NATIVE else (known, known[:1])
+    text = source() + f"{compiler}{processor()}{_SAFE}{tried}".encode()
+    folder = cache_folder()
+    target = folder / f"kernels-{hashlib.sha256(text).hexdigest()[:16]}.so"
+    if target.is_file():
+        return target
+    code = Path(str(resources.files("interp.kernels") / "kernels.c"))
+    for flags in tried:
+        handle, made = tempfile.mkstemp(suffix=".so", dir=folder)
+        os.close(handle)
+        command = [compiler, *_SAFE, *flags, "-o", made, str(code), "-lm"]
+        result = subprocess.run(command, capture_output=True, timeout=120, check=False)
+        if result.returncode == 0:
+            Path(made).replace(target)  # whole or not at all, whoever else builds it
+            return target
+        Path(made).unlink()
+    return None
+
+
+@cache
+def processor() -> str:
+    """What tells this processor from others: its model and the instructions it has."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine() + platform.processor()
+    names = ("model name", "flags", "Features")
+    return " ".join(next((x for x in lines if x.startswith(name)), "") for name in names)
+
+
+def _right(found: Kernels) -> bool:
+    """One small case against torch: lengths, a window, grouped heads."""
+    g = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 4, 32, generator=g)
+    key, value = torch.randn(2, 3, 2, 40, 32, generator=g)
+    columns = torch.tensor([0, 37, 20])
+    at = torch.arange(40)
+    for window in (0, 7):
+        seen = at <= columns[:, None]
+        if window:
+            seen &= at > columns[:, None] - window
+        mask = seen[:, None, None, :]
+        want = F.scaled_dot_product_attention(query.view(3, 2, 2, 32), key, value, attn_mask=mask)
+        got = found.attention(query, key, value, columns, 32**-0.5, window, 0.0)
+        if not torch.allclose(got, want.reshape(3, 4, 32), atol=1e-5):
+            return False
+    x, y = torch.randn(2, 3, 32, generator=g)
+    found_numbers = torch.zeros(3, 2, 4)
+    found.stream(x, y, found_numbers[:, 1].data_ptr(), found_numbers.stride(0))
+    norms = torch.stack((x.norm(dim=1), y.norm(dim=1), (y - x).norm(dim=1), (x * y).sum(1)), 1)
+    return torch.allclose(found_numbers[:, 1], norms, atol=1e-4)

@@ -1,0 +1,1 @@
+"""A reasoning model: architecture, loading, delimiters, attention, cache."""

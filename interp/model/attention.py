@@ -1,0 +1,215 @@
+"""Masks for one decoding pass, and the attention that reads the per-row cache.
+
+A model takes either one mask tensor or a dictionary by layer type (`full_attention`,
+`sliding_attention`); which one is found by asking the model once (`MaskForm.of`). Masks are made
+once a pass for all blocks, as additive floats, so no block converts them again.
+
+`row_attention` is registered with transformers and is in force only inside `attending(model)`. For
+one query a row it packs the heads that share keys and values into the query dimension, so grouped
+keys are never repeated, and takes care of soft caps, which SDPA lacks. For longer queries (prefill)
+it hands over to SDPA. `length_attention` does the same through the compiled kernel, where it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from interp.errors import UserError
+from interp.kernels.library import kernels, suits
+from interp.model.holding import holding
+
+if TYPE_CHECKING:
+    from interp.model.kv_cache import Layout
+    from interp.model.reasoning_model import ReasoningModel
+
+BY_MASK, BY_LENGTH = "prunescope", "prunescope by length"
+Masks = torch.Tensor | dict[str, torch.Tensor]
+# the layout of the cache being decoded with, for kernels that go by lengths and not by masks
+_layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
+
+
+@dataclass(frozen=True)
+class MaskForm:
+    """How a model wants its masks. by_type: a dictionary; window: columns a sliding block sees."""
+
+    by_type: bool
+    window: int | None
+
+    @classmethod
+    def of(cls, model: ReasoningModel) -> MaskForm:
+        config = model.anatomy.config
+        types = set(getattr(config, "layer_types", None) or ())
+        if unknown := sorted(types - {"full_attention", "sliding_attention"}):
+            raise UserError(
+                f"{model.name} has blocks of type {', '.join(unknown)}: only full and "
+                "sliding-window attention are supported."
+            )
+        window = getattr(config, "sliding_window", None) or None
+        if getattr(config, "use_sliding_window", True) is False:
+            window = None
+        by_type = _takes_dictionary(model)
+        if by_type and "sliding_attention" not in types:
+            window = None
+        return cls(by_type, window)
+
+    def build(self, allowed: torch.Tensor, gap: torch.Tensor, dtype: torch.dtype) -> Masks:
+        """allowed: bool [B, 1, Q, K], the causal mask. gap: int [B, 1, Q, K] or broadcastable,
+        how many positions back each column lies. Returns additive masks."""
+        full = additive(allowed, dtype) if self.by_type or self.window is None else None
+        if self.window is None:
+            assert full is not None
+            return {"full_attention": full, "sliding_attention": full} if self.by_type else full
+        near = additive(allowed & (gap < self.window), dtype)
+        if full is None:
+            return near
+        return {"full_attention": full, "sliding_attention": near}
+
+
+def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """0 where allowed and the lowest number elsewhere (-inf makes nan of a row with nothing)."""
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def causal_masks(form: MaskForm, rows: int, length: int, like: torch.Tensor) -> Masks:
+    """Masks of a prefill pass of right-padded rows: causal is enough, as pads come after."""
+    at = torch.arange(length, device=like.device)
+    gap = (at[:, None] - at[None, :])[None, None]
+    return form.build((gap >= 0).expand(rows, 1, length, length), gap, like.dtype)
+
+
+def _takes_dictionary(model: ReasoningModel) -> bool:
+    """Whether the model keys its masks by layer type: asked by one pass over a single token."""
+    ids = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
+    mask = torch.zeros((1, 1, 1, 1), dtype=model.dtype, device=model.device)
+    both = {"full_attention": mask, "sliding_attention": mask}
+    with torch.inference_mode():
+        try:
+            model.anatomy.base(input_ids=ids, attention_mask=both, use_cache=False)
+        except (AttributeError, TypeError, ValueError, KeyError):
+            return False
+    return True
+
+
+def row_attention(
+    _module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """query [B, H, Q, d], key and value [B, kv heads, K, d] -> [B, Q, H, d]."""
+    batch, heads, length, width = query.shape
+    shared = heads // key.shape[1]
+    scale = width**-0.5 if scaling is None else scaling
+    if length == 1:  # the heads of one group become its queries
+        grouped = query.view(batch, key.shape[1], shared, width)
+        out = _attend(grouped, key, value, attention_mask, scale, softcap)
+        return out.reshape(batch, 1, heads, value.shape[-1]), None
+    if shared > 1:
+        key = key.repeat_interleave(shared, dim=1)
+        value = value.repeat_interleave(shared, dim=1)
+    out = _attend(query, key, value, attention_mask, scale, softcap)
+    return out.transpose(1, 2).contiguous(), None
+
+
+def length_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """The same for one query a row, by the compiled kernel: the layout's lengths, no mask."""
+    layout, run = _layout.get(), kernels()
+    batch, heads, length, width = query.shape
+    if length != 1 or layout is None or run is None:
+        return row_attention(module, query, key, value, attention_mask, scaling, softcap)
+    scale = width**-0.5 if scaling is None else scaling
+    flat = query.reshape(batch, heads, width)
+    window = sliding_window or 0
+    out = run.attention(flat, key, value, layout.columns, scale, window, softcap or 0.0)
+    return out.view(batch, 1, heads, width), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    scores = torch.tanh(query @ key.transpose(2, 3) * (scaling / softcap)) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype) @ value
+
+
+def kernel_ready(model: ReasoningModel) -> bool:
+    """Whether one-token passes of this model attend through the compiled kernel, without masks."""
+    return (
+        getattr(model.hf, "_supports_attention_backend", False)
+        and all(suits(_width(a), model.dtype, w.device) for a, w in _first_weights(model))
+        and kernels() is not None
+    )
+
+
+def _width(attention: nn.Module) -> int:
+    return int(getattr(attention, "head_dim", 1))
+
+
+def _first_weights(model: ReasoningModel) -> list[tuple[nn.Module, torch.Tensor]]:
+    return [(a, next(a.parameters())) for a in model.anatomy.attention]
+
+
+def no_masks(form: MaskForm, dtype: torch.dtype) -> Masks:
+    """Stand-ins that keep a model from making masks of its own, where none is looked at."""
+    none = torch.zeros((1, 1, 1, 1), dtype=dtype)
+    return {"full_attention": none, "sliding_attention": none} if form.by_type else none
+
+
+@contextmanager
+def attending(model: ReasoningModel, layout: Layout | None = None) -> Iterator[None]:
+    """While open, the model's blocks attend through `row_attention`.
+
+    layout: of the cache, if one-token passes are to go through the compiled kernel. Models that
+    do not take attention functions from transformers keep their own.
+    """
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if not getattr(model.hf, "_supports_attention_backend", False):
+        yield
+        return
+    if BY_MASK not in ALL_ATTENTION_FUNCTIONS:
+        ALL_ATTENTION_FUNCTIONS.register(BY_MASK, row_attention)
+        ALL_ATTENTION_FUNCTIONS.register(BY_LENGTH, length_attention)
+    configs = {id(c): c for c in (getattr(a, "config", None) for a in model.anatomy.attention)}
+    with holding(model):
+        changed = [(c, c._attn_implementation) for c in configs.values() if c is not None]
+        token = _layout.set(layout)
+        try:
+            for config, _ in changed:
+                config._attn_implementation = BY_MASK if layout is None else BY_LENGTH
+            yield
+        finally:
+            _layout.reset(token)
+            for config, before in changed:
+                config._attn_implementation = before

@@ -1,0 +1,234 @@
+"""Where a model comes from: the bundled reasoner, a folder or the Hub, and the files beside it.
+
+What is in these files is checked here before it is used; `interp.model.loading` makes models of
+them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from itertools import pairwise
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.json_reader import read_json_object, short
+from interp.model.delimiters import Delimiters
+
+PRUNING_FILE = "pruning.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+BUNDLED = "testbed"
+MOST_BLOCKS = 10_000  # far above any model's; a larger number in a file is damage
+
+
+def locate(source: str, weights: bool = True) -> str:
+    """The folder or Hub name that `source` stands for.
+
+    Args:
+        source: "testbed", a folder, or a Hub name.
+        weights: whether a folder must hold weights; without, its configuration is enough.
+
+    Raises:
+        UserError: `source` is a path and no checkpoint folder is there.
+    """
+    if source == BUNDLED:
+        folder = Path(str(resources.files("testbed"))) / "reasoner"
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"The bundled reasoner is not there ({folder}): install the released package, "
+                "or train it with `prunescope testbed train`."
+            )
+        return str(folder)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} holds no config.json: expected a checkpoint folder.")
+        if weights and not any(path.glob("*.safetensors")):
+            raise UserError(
+                f"{path} holds no .safetensors file: weights are read from safetensors only; "
+                "save the model again with save_pretrained."
+            )
+        return str(path)
+    if path.is_absolute() or source.startswith((".", "~")):
+        raise UserError(f"No folder {source!r}: expected a checkpoint folder or a Hub name.")
+    return source
+
+
+def side_file(place: str, filename: str, download: bool = True) -> dict[str, Any] | None:
+    """A JSON file beside the weights, in a folder or on the Hub; None where there is none.
+
+    Args:
+        place: the folder or Hub name.
+        filename: of the file.
+        download: whether the Hub may be asked; otherwise only its cache is read.
+
+    Raises:
+        UserError: the file is not a JSON object.
+    """
+    if Path(place).is_dir():
+        path = Path(place) / filename
+    else:
+        from transformers.utils.hub import cached_file
+
+        found = cached_file(
+            place,
+            filename,
+            local_files_only=not download,
+            _raise_exceptions_for_missing_entries=False,
+        )
+        path = Path(found) if found else None
+    if path is None or not path.is_file():
+        return None
+    return read_json_object(path)
+
+
+def folder_delimiters(place: str) -> Delimiters | None:
+    """The delimiters that a folder or Hub name declares in a file of their own, if it does.
+
+    Raises:
+        UserError: the file does not hold delimiters.
+    """
+    content = side_file(place, "delimiters.json")
+    try:
+        return None if content is None else Delimiters.from_dict(content)
+    except UserError as error:
+        raise UserError(f"delimiters.json of {place}: {error}") from None
+
+
+def folder_blocks(place: str) -> tuple[tuple[int, ...] | None, int | None]:
+    """What pruning.json says of the blocks: the layer map, and how many the dense model has.
+
+    Args:
+        place: a folder or Hub name.
+
+    Returns:
+        `layer_map` and `n_dense`, each None where the file or the field is not there.
+
+    Raises:
+        UserError: a field is not what `prune` writes.
+    """
+    content = side_file(place, PRUNING_FILE) or {}
+    layer_map, n_blocks = content.get("layer_map"), content.get("n_blocks")
+    try:
+        found = None if layer_map is None else _block_numbers(layer_map)
+        if n_blocks is not None:
+            _check_count(n_blocks)
+    except UserError as error:
+        raise UserError(
+            f"{PRUNING_FILE} of {place}: {error} Prune the dense model again."
+        ) from None
+    return found, n_blocks
+
+
+def checked_layer_map(layer_map: Any, n_blocks: int) -> tuple[int, ...]:
+    """The dense index of every block; `range(n_blocks)` where `layer_map` is None.
+
+    Raises:
+        UserError: not one rising index per block.
+    """
+    if layer_map is None:
+        return tuple(range(n_blocks))
+    found = _block_numbers(layer_map)
+    if len(found) != n_blocks:
+        raise UserError(f"layer_map has {len(found)} entries for {n_blocks} blocks.")
+    if any(b <= a for a, b in pairwise(found)):
+        raise UserError(f"layer_map {short(found)} must rise strictly from 0 or more.")
+    return found
+
+
+def checked_n_dense(n_dense: Any, layer_map: Sequence[int]) -> int:
+    """How many blocks the dense model has; at least those that `layer_map` names.
+
+    Raises:
+        UserError: not a number of blocks.
+    """
+    if n_dense is not None:
+        _check_count(n_dense)
+    return max(n_dense or 0, max(layer_map) + 1)
+
+
+def _block_numbers(layer_map: Any) -> tuple[int, ...]:
+    """Block indices as a tuple of ints from 0 to `MOST_BLOCKS`."""
+    listed = isinstance(layer_map, Iterable) and not isinstance(layer_map, (str, bytes))
+    found: tuple[Any, ...] = tuple(layer_map) if listed else ()
+    if not found or any(isinstance(i, bool) or not isinstance(i, Integral) for i in found):
+        raise UserError(f"layer_map is {short(layer_map)}: expected a list of block indices.")
+    if min(found) < 0 or max(found) >= MOST_BLOCKS:
+        raise UserError(
+            f"layer_map {short(found)} must rise strictly from 0 or more, to {MOST_BLOCKS} at most."
+        )
+    return tuple(int(i) for i in found)
+
+
+def _check_count(n_blocks: Any) -> None:
+    whole = isinstance(n_blocks, Integral) and not isinstance(n_blocks, bool)
+    if not whole or not 0 <= int(n_blocks) <= MOST_BLOCKS:
+        raise UserError(
+            f"n_blocks is {short(n_blocks)}: expected how many blocks the dense model has "
+            f"(at most {MOST_BLOCKS})."
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, by its index where it has one.
+
+    Args:
+        folder: a checkpoint folder.
+
+    Raises:
+        UserError: the index is damaged or names a file outside the folder, or a file is not there
+            or is not a regular file (reading a pipe would wait for ever).
+    """
+    if (folder / WEIGHTS).exists():  # it goes before an index, as in transformers
+        names = [WEIGHTS]
+    elif (folder / INDEX).is_file():
+        home = read_json_object(folder / INDEX).get("weight_map")
+        if not isinstance(home, dict) or not home:
+            raise UserError(f"{folder / INDEX} is not an index of weights: no weight_map.")
+        for name in home.values():
+            if not isinstance(name, str) or not _is_plain(name):
+                raise UserError(
+                    f"{folder / INDEX} is not an index of weights: it names {short(name)}, "
+                    "expected the name of a .safetensors file in the same folder."
+                )
+        names = sorted(set(home.values()))
+    else:
+        raise UserError(f"{folder} holds neither {WEIGHTS} nor {INDEX}: expected one of them.")
+    for name in names:
+        if not (folder / name).exists():
+            raise UserError(f"{folder} lacks {name}, which its index names: fetch it again.")
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is not a regular file: fetch it again.")
+    return [folder / name for name in names]
+
+
+def _is_plain(name: str) -> bool:
+    """Whether `name` is that of a safetensors file and leads out of no folder."""
+    return name.endswith(".safetensors") and not set(name) & set("/\\\0") and name.isprintable()
+
+
+class Fingerprint:
+    """What makes two models the same: configuration, layer map, a few numbers of every weight."""
+
+    def __init__(self, config: Any, layer_map: Sequence[int]) -> None:
+        fields = config.to_dict()
+        for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+            fields.pop(volatile, None)
+        self._digest = hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode())
+        self._digest.update(repr(tuple(layer_map)).encode())
+
+    def add(self, key: str, shape: tuple[int, ...], few: Tensor) -> None:
+        """A weight, in the order of the names; `few` of its numbers as float32 on the CPU."""
+        self._digest.update(key.encode() + repr(shape).encode())
+        self._digest.update(few.numpy().tobytes())
+
+    def hex(self) -> str:
+        """16 hex digits."""
+        return self._digest.hexdigest()[:16]

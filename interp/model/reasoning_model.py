@@ -1,0 +1,289 @@
+"""A reasoning model: a causal language model with its tokenizer, blocks and thinking delimiters.
+
+`ReasoningModel.load` takes the bundled reasoner ("testbed"), a Hub name, a checkpoint folder or a
+live Hugging Face model, and finds in it what the rest of the package works on: the list of
+decoder blocks, their attention and MLP sublayers, the final norm and the head. Nothing is
+wrapped or replaced: `model.hf` is the model as Hugging Face built it.
+
+`layer_map[i]` is the dense index of block i: `range(L)` for a dense model, read from
+`pruning.json` for a checkpoint with blocks removed.
+
+Caveats: weights are read from safetensors only; a model's own code runs only with
+`trust_remote_code=True`. State-space, linear-attention and encoder-decoder models are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+import torch
+from torch import nn
+
+from interp.chains.chain import Budget, Chains
+from interp.errors import UserError
+from interp.model.architecture import Anatomy, dissect
+from interp.model.checkpoint_files import (
+    Fingerprint,
+    checked_layer_map,
+    checked_n_dense,
+    folder_blocks,
+    folder_delimiters,
+    locate,
+)
+from interp.model.delimiters import DelimiterIds, Delimiters
+from interp.model.loading import load_pretrained, refusing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+Question = str | Sequence[dict[str, str]]
+
+
+class ReasoningModel:
+    """A causal LM that thinks between delimiters. Build it with `ReasoningModel.load`."""
+
+    #: What `generate` calls. The decoder stands above the model and may not be imported here,
+    #: so it puts itself in its place when it is imported (`interp.decoding.generate`).
+    decoder: ClassVar[Callable[..., Chains] | None] = None
+
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        delimiters: Delimiters | None = None,
+        layer_map: Sequence[int] | None = None,
+        n_dense: int | None = None,
+    ) -> None:
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.name = name
+        self.anatomy: Anatomy = dissect(hf)
+        self.delimiters = delimiters or Delimiters.find(tokenizer)
+        self.delimiter_ids: DelimiterIds = self.delimiters.resolve(tokenizer)
+        self.layer_map: tuple[int, ...] = checked_layer_map(layer_map, self.n_blocks)
+        self.n_dense = checked_n_dense(n_dense, self.layer_map)  # blocks of the dense model
+        hf.eval()
+
+    # ---------------------------------------------------------------- loading
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | str | Path | None = None,
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: str | torch.device | None = None,
+        device_map: Any = None,
+        delimiters: Delimiters | None = None,
+        trust_remote_code: bool = False,
+        name: str | None = None,
+    ) -> ReasoningModel:
+        """Load a model by name, folder or from memory.
+
+        source: "testbed" (the bundled reasoner), a folder, a Hub name, or a live model (then
+        `tokenizer` is needed). dtype: float32 on the CPU and the checkpoint's own on CUDA unless
+        said otherwise. device_map: as in transformers, to spread a model over several devices.
+        """
+        if isinstance(source, nn.Module):
+            if tokenizer is None or isinstance(tokenizer, (str, Path)):
+                raise UserError(
+                    "A live model needs its live tokenizer: ReasoningModel.load(model, tokenizer)."
+                )
+            hf = cast("PreTrainedModel", source)
+            if device is not None:
+                raise UserError("A live model stays where it is: move it yourself, or omit device.")
+            label = name or str(getattr(hf.config, "name_or_path", "")) or type(hf).__name__
+            return cls(
+                hf,
+                tokenizer,
+                name=label,
+                delimiters=delimiters,
+            )
+        place = locate(str(source))
+        hf, tok = load_pretrained(
+            place, tokenizer, dtype, device, device_map, trust_remote_code, str(source)
+        )
+        return cls.from_parts(hf, tok, place, name or str(source), delimiters)
+
+    @classmethod
+    def from_parts(
+        cls,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        place: str,
+        name: str,
+        delimiters: Delimiters | None = None,
+    ) -> ReasoningModel:
+        """The model of a folder or Hub name whose Hugging Face parts are read already.
+
+        Args:
+            hf: the causal language model.
+            tokenizer: its tokenizer.
+            place: the folder or Hub name; pruning.json and delimiters.json are read from it.
+            name: what to call the model.
+            delimiters: in the place of those that `place` or the tokenizer declares.
+
+        Raises:
+            UserError: a file of `place` is damaged or contradicts the model.
+        """
+        with refusing(f"Cannot use {name!r}", "Expected a causal model with its own tokenizer."):
+            layer_map, n_dense = folder_blocks(place)
+            model = cls(
+                hf,
+                tokenizer,
+                name=name,
+                delimiters=delimiters or folder_delimiters(place),
+                layer_map=layer_map,
+                n_dense=n_dense,
+            )
+            _ = model.stop_ids  # those of a damaged generation_config.json are no numbers
+        return model
+
+    # ---------------------------------------------------------------- anatomy
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """The decoder blocks, in order; position i is dense block `layer_map[i]`."""
+        return list(self.anatomy.blocks)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        return self.anatomy.final_norm
+
+    @property
+    def head(self) -> nn.Module:
+        return self.anatomy.head
+
+    @property
+    def n_blocks(self) -> int:
+        return len(self.anatomy.blocks)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.anatomy.config.hidden_size)
+
+    @property
+    def vocab_size(self) -> int:
+        """Width of the logits (it may be larger than the tokenizer's vocabulary)."""
+        return int(self.anatomy.config.vocab_size)
+
+    @property
+    def max_positions(self) -> int:
+        return int(getattr(self.anatomy.config, "max_position_embeddings", 0) or 2**31 - 1)
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        return cast("torch.Tensor", self.hf.get_input_embeddings().weight).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast("torch.Tensor", self.hf.get_input_embeddings().weight).dtype
+
+    def index_of(self, block: int) -> int | None:
+        """Position of dense block `block` in this model, or None where it was removed.
+
+        An index that the dense model never had is a UserError.
+        """
+        if block in self.layer_map:
+            return self.layer_map.index(block)
+        if 0 <= block < self.n_dense:
+            return None
+        raise UserError(
+            f"Block {block} is not there: {self.name} has dense blocks 0..{self.n_dense - 1}."
+        )
+
+    # ---------------------------------------------------------------- text
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with no special token added."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+
+    def prompt_ids(self, question: Question, *, thinking: bool = True) -> list[int]:
+        """The chat prompt of a question (a string, or messages with "role" and "content").
+
+        thinking=True ends with the start of thinking; False with an empty thinking already closed
+        (what `enable_thinking=False` does in Qwen3's template), so the answer comes next.
+        """
+        if isinstance(question, str) and not question.strip():
+            raise UserError("An empty question: expected some text to answer.")
+        turns = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        d = self.delimiters
+        if getattr(self.tokenizer, "chat_template", None):
+            with refusing(
+                f"The chat template of {self.name!r} cannot render the question",
+                "Expected a template that takes messages with `role` and `content`.",
+            ):
+                text = str(
+                    self.tokenizer.apply_chat_template(
+                        [dict(t) for t in turns],
+                        tokenize=False,
+                        add_generation_prompt=True,
+                        enable_thinking=thinking,
+                    )
+                )
+        else:
+            text = "\n".join(t["content"] for t in turns) + "\n"
+        end = text.rstrip()
+        ids = self.encode(text)
+        start, stop = self.delimiter_ids.think_start, self.delimiter_ids.think_end
+        if thinking:
+            return ids if end.endswith(d.think_start) else ids + list(start)
+        if end.endswith(d.think_end):
+            return ids
+        return ids + list(stop) if end.endswith(d.think_start) else ids + list(start) + list(stop)
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a sequence: the generation config's and the tokenizer's."""
+        config = getattr(self.hf, "generation_config", None)
+        ids: set[int] = set()
+        found: Any
+        for found in (getattr(config, "eos_token_id", None), self.tokenizer.eos_token_id):
+            if found is not None:
+                ids.update(found if isinstance(found, (list, tuple)) else [found])
+        return tuple(sorted(int(i) for i in ids))
+
+    # ---------------------------------------------------------------- identity
+
+    def fingerprint(self) -> str:
+        """16 hex digits: the configuration, the layer map and a few numbers of every weight."""
+        found = Fingerprint(self.hf.config, self.layer_map)
+        for key, weight in sorted(self.hf.state_dict().items()):
+            flat = weight.detach().reshape(-1)
+            few = flat[:: max(1, flat.numel() // 7)][:8].float().cpu()
+            found.add(key, tuple(weight.shape), few)
+        return found.hex()
+
+    def __repr__(self) -> str:
+        kind = type(self.hf).__name__
+        return f"ReasoningModel({self.name!r}, {kind}, {self.n_blocks} blocks of {self.d_model})"
+
+    # ---------------------------------------------------------------- generation
+
+    def generate(
+        self,
+        prompts: Sequence[Question] | Sequence[Sequence[int]],
+        variants: Sequence[Any] | None = None,
+        budget: Budget | Sequence[Budget] | None = None,
+        **options: Any,
+    ) -> Chains:
+        """Chains for every prompt x variant x sample x budget, in that order.
+
+        options: those of `interp.decoding.generate.generate`, which does it.
+        """
+        decoder = ReasoningModel.decoder
+        if decoder is None:
+            raise UserError(
+                "The decoder was not imported: import prunescope, or interp.decoding.generate."
+            )
+        return decoder(self, prompts, variants, budget, **options)

@@ -1,0 +1,1 @@
+"""Teacher-forced passes: chunked, with shared prefixes, block by block."""

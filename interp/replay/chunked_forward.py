@@ -1,0 +1,216 @@
+"""Reading a batch of known tokens as a variant, whole or a chunk of columns at a time.
+
+A batch wider than `chunk_tokens` goes through in pieces: each attends to the keys and values of
+the pieces before it, so what is held of the residual stream is O(chunk) and not O(length). The
+numbers are those of one whole pass (a law in the tests); narrower batches do take one whole pass,
+without a cache and on attention's fast path.
+
+    reader = Reader(model, sequences, prompts=prompts)
+    for batch in reader.batches():
+        reading = reader.read(batch, variant)
+        for columns in reading.pieces:
+            normed = reading(columns)              # [B, T of the piece, D], after the final norm
+
+What a variant does may depend on the step (windows, random deltas): a position's step follows from
+the length of its prompt, and `running` is the one place where a variant is put in force for a pass.
+Blocks that it skips throughout are not computed at all (`bypass`): for teacher-forced work that
+beats masking rows of one batch, which pays for every block in every row.
+
+Memory of a chunked pass: keys and values O(rows x length) a block, one mask O(chunk x length).
+Caveats: blocks of full and of sliding-window attention only. Rotary embeddings that depend on how
+long a pass is (dynamic NTK, LongRoPE beyond its first length) see the pieces, as they do when the
+tokens are decoded one by one, and not the whole row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.chains.chain import Chain
+from interp.chains.noise import noise_key
+from interp.errors import UserError
+from interp.interventions.hooks import only_bypassed, running
+from interp.interventions.interventions import Patch, VariantLike
+from interp.interventions.timeline import Timeline, site
+from interp.interventions.windows import Site
+from interp.model.attention import MaskForm, attending
+from interp.model.kv_cache import ChunkCache, handing
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
+
+CHUNK_TOKENS = 2048
+
+
+# ------------------------------------------------------------------------------- variants
+
+
+# ------------------------------------------------------------------------------- the cache
+
+
+# ------------------------------------------------------------------------------- passes
+
+
+def forward(model: ReasoningModel, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """The residual stream after the final norm; no cache, no head."""
+    return model.anatomy.base(input_ids=ids, use_cache=False)[0]
+
+
+class ChunkedReader:
+    """How sequences are read: in which pieces, and what is known of their steps.
+
+    prompts: length of each sequence's prompt, so that position j behind a prompt of P tokens is
+    step j - P, and the prompt is step -1. What is random is keyed by the sequence's number (for
+    chains: as when they were decoded). Build it before hooks that count passes: where a batch will
+    be chunked, it asks the model for its form of masks, which takes a pass over one token.
+    """
+
+    def __init__(
+        self,
+        model: ReasoningModel,
+        sequences: Sequence[Ids],
+        batch_tokens: int = BATCH_TOKENS,
+        chunk_tokens: int | None = CHUNK_TOKENS,
+        *,
+        prompts: Sequence[int] | None = None,
+    ) -> None:
+        if prompts is not None and len(prompts) != len(sequences):
+            raise UserError(f"{len(prompts)} prompts for {len(sequences)} sequences: one each.")
+        self.model, self.sequences = model, sequences
+        self.batch_tokens, self.chunk_tokens = batch_tokens, chunk_tokens
+        self.prompts = prompts
+        self.chains: Sequence[Chain] | None = None
+        self.keys = torch.arange(len(sequences))
+        self._timelines: dict[int, Timeline] = {}
+        longest = max((len(s) for s in sequences), default=0)
+        in_pieces = chunk_tokens is not None and 0 < chunk_tokens < longest
+        self.form = MaskForm.of(model) if in_pieces else None
+
+    @classmethod
+    def of_chains(
+        cls,
+        model: ReasoningModel,
+        chains: Sequence[Chain],
+        batch_tokens: int = BATCH_TOKENS,
+        chunk_tokens: int | None = CHUNK_TOKENS,
+        *,
+        last_rows: Sequence[int] | None = None,
+    ) -> ChunkedReader:
+        """Of what is read while each chain is made: all but its last generated token.
+
+        last_rows: the last row wanted of each chain; what comes after it is not read.
+        """
+        for i, chain in enumerate(chains):
+            if not len(chain.prompt_ids) or not chain.n_tokens:
+                what = "prompt" if not len(chain.prompt_ids) else "generated token"
+                raise UserError(f"Chain {i} has no {what}: there is no pass of it to replay.")
+        sequences = [np.concatenate([c.prompt_ids, c.ids[:-1]]).astype(np.int64) for c in chains]
+        if last_rows is not None:
+            ends = [len(c.prompt_ids) + int(r) for c, r in zip(chains, last_rows, strict=True)]
+            sequences = [ids[:end] for ids, end in zip(sequences, ends, strict=True)]
+        reader = cls(model, sequences, batch_tokens, chunk_tokens)
+        reader.chains = chains
+        reader.keys = torch.tensor([noise_key(c.seed, c.problem, c.sample) for c in chains])
+        return reader
+
+    def batches(self, only: Sequence[int] | None = None) -> Iterator[TokenBatch]:
+        """The sequences (or those named) in batches of `batch_tokens` a pass."""
+        return batches(
+            self.model,
+            self.sequences,
+            self.batch_tokens,
+            chunk_tokens=self.chunk_tokens,
+            only=only,
+        )
+
+    def read(self, batch: TokenBatch, variant: VariantLike | None = None) -> ChunkedReading:
+        """The batch, to be read as `variant` (None: as it is)."""
+        for step in variant.interventions() if variant is not None else ():
+            if isinstance(step, Patch) and step.row is not None:
+                raise UserError(
+                    "Patch(row=...) names a row of a batch, and sequences are sorted into batches "
+                    "here: record the row and give Patch(stream=...), or use `apply`."
+                )
+        return ChunkedReading(self, batch, variant)
+
+    def site(self, batch: TokenBatch, columns: slice, variant: VariantLike) -> Site:
+        """What interventions may look at in the pass over `columns`."""
+        texts = batch.texts.tolist()
+        keys = self.keys[texts].to(self.model.device)
+        if self.chains is None and self.prompts is None:
+            return Site(None, keys)
+        windows = [s.window for s in variant.interventions() if s.window is not None]
+        reach = max((w.reach for w in windows), default=0)
+        lines = [self._timeline(text) for text in texts]
+        found = site(lines, columns.start, columns.stop, keys=keys, reach=reach)
+        if self.chains is None:  # where the answer begins, the length of a prompt does not say
+            found = replace(found, answer_from=None, loop_from=None)
+        return found
+
+    def _timeline(self, text: int) -> Timeline:
+        if (known := self._timelines.get(text)) is not None:
+            return known
+        if self.chains is not None:
+            line = Timeline.of(self.chains[text])
+        else:
+            assert self.prompts is not None
+            prompt, ids = self.prompts[text], np.asarray(self.sequences[text], dtype=np.int64)
+            if not 0 <= prompt <= len(ids):
+                raise UserError(
+                    f"Sequence {text}: a prompt of {prompt} tokens in a sequence of {len(ids)}; "
+                    f"expected 0 to {len(ids)}."
+                )
+            line = Timeline(prompt, ids[prompt:])
+        self._timelines[text] = line
+        return line
+
+
+class ChunkedReading:
+    """One batch on its way through the model. Call it with each of `pieces`, in order."""
+
+    def __init__(
+        self, reader: ChunkedReader, batch: TokenBatch, variant: VariantLike | None
+    ) -> None:
+        self.reader, self.batch, self.variant = reader, batch, variant
+        width = batch.ids.shape[1]
+        size = min(reader.chunk_tokens or width, width)
+        self.pieces = [slice(a, min(a + size, width)) for a in range(0, width, size)]
+        self._cache: ChunkCache | None = None
+        if len(self.pieces) > 1:
+            self._cache = ChunkCache(reader.model.n_blocks, width)
+
+    @torch.no_grad()
+    def __call__(self, columns: slice) -> Float[Tensor, "B T D"]:
+        """The stream after the final norm at `columns`."""
+        model, ids = self.reader.model, self.batch.ids[:, columns]
+        at = None
+        if self.variant is not None and not only_bypassed(self.variant):
+            at = self.reader.site(self.batch, columns, self.variant)
+        with running(model, self.variant, len(ids), at):
+            if self._cache is None:
+                return forward(model, ids)
+            return self._onward(self._cache, ids, columns)
+
+    def _onward(self, cache: ChunkCache, ids: Tensor, columns: slice) -> Tensor:
+        model, form = self.reader.model, self.reader.form
+        if cache.cursor.first != columns.start or form is None:
+            raise ValueError(f"Columns {columns} out of order: next is {cache.cursor.first}.")
+        at = torch.arange(columns.stop, device=ids.device)
+        gap = (at[columns, None] - at[None, :])[None, None]  # pads come after: one mask for all
+        with attending(model):
+            out = model.anatomy.base(
+                input_ids=ids,
+                attention_mask=form.build(gap >= 0, gap, model.dtype),
+                position_ids=at[columns].expand(len(ids), -1),
+                use_cache=True,
+                **handing(model.anatomy.base, cache),
+            )[0]
+        cache.cursor.first = columns.stop
+        if columns == self.pieces[-1]:
+            self._cache = None
+        return out

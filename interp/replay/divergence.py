@@ -1,0 +1,322 @@
+"""How far two variants of a model are apart, token by token along the same chains.
+
+Both read the same tokens (teacher-forced), and at every generated token their distributions are
+compared: KL(base || variant), the reverse, the total variation, the two log-probabilities of the
+token that is there, the two entropies, and whether they would greedily agree. One minus the total
+variation is the chance that samples coupled as closely as possible agree on that token.
+
+`damage_and_drift` sets two such averages side by side: along the dense model's chains (the local
+damage: what the variant does to a token when everything before is right), and along the variant's
+own chains (what it does where it has taken itself). `first_divergence` and `divergence_table` are
+of the tokens alone: where a variant's chain leaves the dense one of the same noise.
+
+Averages are over the tokens that a model chose: those that the engine wrote are compared too, and
+count only where a mask says so. The problem is the unit of their intervals (jackknife), for chains
+of one problem are not independent.
+
+Shapes: N chains of S tokens, V vocabulary. Row s belongs to the pass that CHOSE token s. Logits are
+held a chunk of positions at a time; what is kept is 8 numbers a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp.chains.chain import Chain
+from interp.chains.masks import Masks, check_masks
+from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.interventions.interventions import VariantLike, dense
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
+from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
+from interp.replay.teacher_forced import position_chunks, readout
+from interp.statistics.jackknife import jackknife, jackknife_ratio
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+QUANTITIES = (
+    "kl", "reverse_kl", "total_variation", "logprob_base", "logprob", "entropy_base", "entropy",
+    "agrees",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """One array [S] a chain of every quantity.
+
+    problems, samples, seeds: whose chain each is. chosen: where the model chose the token itself.
+    layer_map: position in the model -> dense index.
+    """
+
+    base: str
+    variant: str
+    problems: tuple[str, ...]
+    samples: tuple[int, ...]
+    seeds: tuple[int, ...]
+    chosen: tuple[Bool[np.ndarray, " _"], ...]
+    quantities: dict[str, tuple[Float[np.ndarray, " _"], ...]]
+    layer_map: tuple[int, ...] = ()
+
+    def sums(
+        self, quantity: str = "kl", masks: Sequence[Bool[np.ndarray, " _"]] | None = None
+    ) -> tuple[dict[str, float], dict[str, int]]:
+        """Sum and number of tokens of every problem (of `masks`, one a chain)."""
+        if quantity not in self.quantities:
+            raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+        sums = dict.fromkeys(self.problems, 0.0)
+        counts = dict.fromkeys(self.problems, 0)
+        several = self.chosen if masks is None else masks
+        for problem, values, here in zip(
+            self.problems, self.quantities[quantity], several, strict=True
+        ):
+            sums[problem] += float(values[here].sum(dtype=np.float64))
+            counts[problem] += int(here.sum())
+        return sums, counts
+
+    def mean(
+        self, quantity: str = "kl", masks: Sequence[Bool[np.ndarray, " _"]] | None = None
+    ) -> tuple[float, float, float, int]:
+        """Mean over tokens (of `masks`, one a chain), 95 % jackknife over problems, and tokens."""
+        each = self.sums(quantity, masks)
+        sums, counts = (np.array([list(table.values())], dtype=np.float64) for table in each)
+        has = counts[0] > 0
+        if not has.any():
+            return float("nan"), float("nan"), float("nan"), 0
+        low, high = jackknife_ratio(sums[:, has], counts[:, has])
+        return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())
+
+    def by_event(self, events: Masks, quantity: str = "kl") -> pd.DataFrame:
+        """One row an event (`interp.diagnosis.events.mark`): mean, interval, tokens."""
+        import pandas as pd
+
+        self._check(events)
+        rows = []
+        for name, masks in events.items():
+            value, low, high, n = self.mean(quantity, masks)
+            rows.append({"event": name, quantity: value, "low": low, "high": high, "n_tokens": n})
+        return pd.DataFrame(rows)
+
+    def by_step(self, edges: Sequence[int], quantity: str = "kl") -> pd.DataFrame:
+        """One row a bin of tokens [edges[i], edges[i + 1]), the last one open."""
+        import pandas as pd
+
+        if not len(edges) or any(b <= a for a, b in pairwise(edges)):
+            raise UserError(
+                f"by_step(edges={list(edges)}): expected rising steps, such as [0, 64]."
+            )
+        bounds = [*edges, None]
+        rows = []
+        for start, stop in pairwise(bounds):
+            steps = [np.arange(len(v)) for v in self.quantities[quantity]]
+            inside = [(s >= start) & (stop is None or s < stop) for s in steps]
+            masks = [a & b for a, b in zip(inside, self.chosen, strict=True)]
+            value, low, high, n = self.mean(quantity, masks)
+            row = {"start": start, "stop": stop, quantity: value, "low": low, "high": high}
+            rows.append({**row, "n_tokens": n})
+        return pd.DataFrame(rows)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a chain and token."""
+        import pandas as pd
+
+        sizes = [len(values) for values in self.quantities["kl"]]
+        columns = {name: np.concatenate(values) for name, values in self.quantities.items()}
+        return pd.DataFrame(
+            {
+                "chain": np.repeat(np.arange(len(sizes)), sizes),
+                "problem": np.repeat(np.array(self.problems, dtype=object), sizes),
+                "sample": np.repeat(self.samples, sizes),
+                "seed": np.repeat(self.seeds, sizes),
+                "token": np.concatenate([np.arange(size) for size in sizes]),
+                "chosen": np.concatenate(self.chosen),
+                **columns,
+            }
+        )
+
+    def _check(self, events: Masks) -> None:
+        for name, masks in events.items():
+            sizes = [len(m) for m in masks]
+            if sizes != [len(v) for v in self.quantities["kl"]]:
+                raise UserError(
+                    f"Event {name!r} has masks of {sizes[:4]}... tokens: expected one a chain, of "
+                    "its length."
+                )
+
+
+@torch.no_grad()
+def divergence(
+    model: ReasoningModel,
+    chains: Sequence[Chain],
+    variant: VariantLike,
+    base: VariantLike = dense,
+    *,
+    batch_tokens: int = BATCH_TOKENS,
+    chunk_tokens: int | None = CHUNK_TOKENS,
+) -> Divergence:
+    """Compares `variant` with `base` at every generated token of `chains` (nats)."""
+    if not chains:
+        raise UserError("divergence: no chain was given.")
+    reader = ChunkedReader.of_chains(model, chains, batch_tokens, chunk_tokens)
+    found = np.full((len(QUANTITIES), len(chains)), None, dtype=object)
+    for i, chain in enumerate(chains):
+        for q in range(len(QUANTITIES)):
+            found[q, i] = np.full(chain.n_tokens, np.nan, np.float32)
+    for batch in reader.batches():
+        one, other = reader.read(batch, base), reader.read(batch, variant)
+        texts = batch.texts.tolist()
+        for columns in one.pieces:
+            streams = one(columns), other(columns)
+            for row, text in enumerate(texts):
+                chain = chains[text]
+                first = len(chain.prompt_ids) - 1  # position that chose token 0
+                a, b = max(columns.start, first), min(columns.stop, first + chain.n_tokens)
+                for part in position_chunks(model, max(b - a, 0)):
+                    at = np.arange(a, b)[part]
+                    here = [s[row, at - columns.start] for s in streams]
+                    ids = torch.from_numpy(chain.ids[at - first]).to(here[0].device)
+                    numbers = _compare(model, here[0], here[1], ids).cpu().numpy()
+                    for q, values in enumerate(numbers):
+                        found[q, text][at - first] = values
+    if not all(np.isfinite(values).all() for values in found.ravel()):
+        raise NonFiniteError("A divergence is inf or nan: check the weights, or use float32.")
+    return Divergence(
+        base=base.name,
+        variant=variant.name,
+        problems=tuple(c.problem for c in chains),
+        samples=tuple(c.sample for c in chains),
+        seeds=tuple(c.seed for c in chains),
+        chosen=tuple(~c.forced for c in chains),
+        layer_map=model.layer_map,
+        quantities={name: tuple(found[q]) for q, name in enumerate(QUANTITIES)},
+    )
+
+
+def _compare(
+    model: ReasoningModel, one: Float[Tensor, "K D"], other: Float[Tensor, "K D"], ids: Tensor
+) -> Float[Tensor, "8 K"]:
+    p, q = (readout(model, s).log_softmax(-1) for s in (one, other))
+    q = q.to(p.device)
+    ids = ids.to(p.device)[:, None]
+    gap = p - q
+    return torch.stack(
+        [
+            (p.exp() * gap).sum(-1).clamp_min(0),  # float noise goes below; nan stays nan
+            -(q.exp() * gap).sum(-1).clamp_max(0),
+            (p.exp() - q.exp()).abs().sum(-1) / 2,
+            p.gather(-1, ids)[:, 0],
+            q.gather(-1, ids)[:, 0],
+            torch.special.entr(p.exp()).sum(-1),
+            torch.special.entr(q.exp()).sum(-1),
+            (p.argmax(-1) == q.argmax(-1)).float(),
+        ]
+    )
+
+
+def first_divergence(a: Chain, b: Chain) -> int | None:
+    """The first generated index at which the tokens differ; None where one goes on from the other.
+
+    Two chains of different lengths that agree as far as both go have not diverged: one was cut.
+    An end of sequence is a token, so a chain that stops where the other goes on has diverged.
+    """
+    if not np.array_equal(a.prompt_ids, b.prompt_ids):
+        raise UserError(
+            f"first_divergence: the chains of problems {a.problem!r} and {b.problem!r} have "
+            "different prompts."
+        )
+    n = min(a.n_tokens, b.n_tokens)
+    differs = np.flatnonzero(a.ids[:n] != b.ids[:n])
+    return int(differs[0]) if differs.size else None
+
+
+def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFrame:
+    """Every chain beside the base's of the same problem, sample, seed and budget.
+
+    divergence: first index at which they differ (nan: they never do); tokens, tokens_base. Chains
+    that have none of the base's to stand beside are left out.
+    """
+    import pandas as pd
+
+    def key(c: Chain) -> tuple[object, ...]:
+        return c.problem, c.sample, c.seed, c.budget
+
+    known: dict[tuple[object, ...], Chain] = {}
+    for c in chains:
+        if c.variant == base and known.setdefault(key(c), c) is not c:
+            raise UserError(
+                f"divergence_table: {base!r} has two chains of problem {c.problem!r}, sample "
+                f"{c.sample}, seed {c.seed}, budget {c.budget.label}."
+            )
+    rows = []
+    for c in chains:
+        if c.variant == base or key(c) not in known:
+            continue
+        other = known[key(c)]
+        at = first_divergence(other, c)
+        row = {"problem": c.problem, "variant": c.variant, "sample": c.sample, "seed": c.seed}
+        row |= {"budget": c.budget.label, "divergence": float("nan") if at is None else at}
+        rows.append({**row, "tokens": c.n_tokens, "tokens_base": other.n_tokens})
+    if not rows:
+        raise UserError(f"divergence_table: no chain has one of {base!r} to stand beside.")
+    return pd.DataFrame(rows)
+
+
+def damage_and_drift(
+    model: ReasoningModel,
+    dense_chains: Sequence[Chain],
+    variant_chains: Sequence[Chain],
+    variant: VariantLike,
+    *,
+    events: tuple[Masks, Masks] | None = None,
+) -> pd.DataFrame:
+    """KL(dense || variant) along the dense chains (damage) and along the variant's (drift).
+
+    events: masks of the two lists of chains, for three rows an event. along: "dense", the
+    variant's name, and "difference": the second less the first, jackknifed over the problems that
+    both lists have (each left out of both), and over nothing else.
+    """
+    import pandas as pd
+
+    both = [divergence(model, chains, variant) for chains in (dense_chains, variant_chains)]
+    masks = tuple({"all": list(found.chosen)} for found in both) if events is None else events
+    for chains, few in zip((dense_chains, variant_chains), masks, strict=True):
+        check_masks(chains, few, "damage_and_drift")
+    frames = []
+    for along, found, few in zip(("dense", variant.name), both, masks, strict=True):
+        frame = found.by_event(few)
+        frame.insert(0, "along", along)
+        frames.append(frame)
+    shared = [name for name in masks[0] if name in masks[1]]
+    rows = [
+        {"along": "difference", "event": name, **_difference(both, [m[name] for m in masks])}
+        for name in shared
+    ]
+    return pd.concat([*frames, pd.DataFrame(rows)], ignore_index=True)
+
+
+def _difference(
+    both: Sequence[Divergence], masks: Sequence[Sequence[Bool[np.ndarray, " _"]]]
+) -> dict[str, float]:
+    """Mean KL of the second less that of the first, over the problems that both have."""
+    tables = [found.sums("kl", few) for found, few in zip(both, masks, strict=True)]
+    (_, first), (_, second) = tables
+    shared = [p for p, n in first.items() if n and second.get(p)]
+    if not shared:
+        return {"kl": np.nan, "low": np.nan, "high": np.nan, "n_tokens": 0}
+    columns = [np.array([[t[p] for p in shared]], dtype=float) for pair in tables for t in pair]
+
+    def gap(a: np.ndarray, n: np.ndarray, b: np.ndarray, m: np.ndarray) -> np.ndarray:
+        return b / m - a / n
+
+    low, high = jackknife(gap, *columns)
+    (value,) = gap(*(column.sum(1) for column in columns))
+    tokens = int(columns[1].sum() + columns[3].sum())
+    return {"kl": float(value), "low": float(low[0]), "high": float(high[0]), "n_tokens": tokens}

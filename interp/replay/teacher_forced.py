@@ -1,0 +1,310 @@
+"""Teacher-forced passes over token sequences, without decoding.
+
+For a causal model one pass over the ids of a finished chain gives the residual stream of its
+decoding. Sequences of any length are sorted into batches (`interp.replay.batching`) and read whole
+or, when long, in chunks with a key/value cache (`interp.replay.chunked_forward`).
+
+`replay` and `replay_chains` feed reducers (`interp.activations.reducers`). `losses` gives the loss
+of every text. `continuation_logprobs` gives log-probabilities of chosen continuations under several
+variants. `interp.replay.block_sweep` skips every block in turn, `interp.replay.divergence` compares
+two variants token by token.
+
+Steps: of a sequence with a prompt of P tokens, position j is step j - P and the prompt is step -1.
+The pass that chose generated token s is the one at position P - 1 + s; the last generated token
+is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.activations.capture import Batch, Reducer, capture
+from interp.chains.chain import Chain
+from interp.errors import NonFiniteError, UserError
+from interp.interventions.interventions import VariantLike
+from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch
+from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
+
+__all__ = [
+    "Targets",
+    "continuation_logprobs",
+    "finite",
+    "log_probability",
+    "losses",
+    "position_chunks",
+    "readout",
+    "replay",
+    "replay_chains",
+]
+
+LOGIT_FLOATS = 2**24  # of logits held at a time (64 MiB)
+
+
+# ------------------------------------------------------------------------------- reducers
+
+
+@torch.no_grad()
+def replay(
+    model: ReasoningModel,
+    sequences: Sequence[Ids],
+    reducers: Sequence[Reducer] = (),
+    variant: VariantLike | None = None,
+    counted: Sequence[np.ndarray] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    *,
+    prompts: Sequence[int] | None = None,
+    chunk_tokens: int | None = CHUNK_TOKENS,
+) -> None:
+    """One pass over the sequences; the reducers see every block (the head is not computed).
+
+    counted: for each sequence a boolean a token, False where it shall not count (a prompt, say).
+    prompts: how many tokens of each sequence are its prompt, needed by a variant with windows.
+    chunk_tokens: columns read at a time (None: whole rows). Reducers that need whole rows
+    (`chunked` is False) are given them.
+    """
+    if not all(reducer.chunked for reducer in reducers):
+        chunk_tokens = None
+    reader = ChunkedReader(model, sequences, batch_tokens, chunk_tokens, prompts=prompts)
+    _replay(reader, reducers, [variant] * len(sequences), counted)
+
+
+@torch.no_grad()
+def replay_chains(
+    model: ReasoningModel,
+    chains: Sequence[Chain],
+    reducers: Sequence[Reducer] = (),
+    variant: VariantLike | Sequence[VariantLike | None] | None = None,
+    counted: Sequence[np.ndarray] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    *,
+    chunk_tokens: int | None = CHUNK_TOKENS,
+) -> None:
+    """Replays chains under a variant, or each under its own; text i of the reducers is chain i.
+
+    variant: one for all, or one a chain (None: the model as it is). What counts are the passes
+    that chose the generated tokens; counted: for each chain a boolean a generated token [S], to
+    count fewer. Windows at steps and events lie where they lay when the chain was decoded, and
+    what is random is drawn as it was then.
+    """
+    if variant is None or isinstance(variant, VariantLike):
+        each: list[VariantLike | None] = [variant] * len(chains)
+    else:
+        each = list(variant)
+    if len(each) != len(chains):
+        raise UserError(f"{len(each)} variants for {len(chains)} chains: one each, or one for all.")
+    if counted is not None and len(counted) != len(chains):
+        raise UserError(f"{len(counted)} masks for {len(chains)} chains: one each.")
+    if not all(reducer.chunked for reducer in reducers):
+        chunk_tokens = None
+    reader = ChunkedReader.of_chains(model, chains, batch_tokens, chunk_tokens)
+    rows = []
+    for i, chain in enumerate(chains):
+        chosen = np.ones(chain.n_tokens, bool) if counted is None else np.asarray(counted[i], bool)
+        if chosen.shape != (chain.n_tokens,):
+            raise UserError(
+                f"Chain {i}: a mask of shape {list(chosen.shape)} for {chain.n_tokens} generated "
+                "tokens; expected one entry a token."
+            )
+        rows.append(np.concatenate([np.zeros(len(chain.prompt_ids) - 1, bool), chosen]))
+    _replay(reader, reducers, each, rows)
+
+
+def _replay(
+    reader: ChunkedReader,
+    reducers: Sequence[Reducer],
+    variants: Sequence[VariantLike | None],
+    counted: Sequence[np.ndarray] | None,
+) -> None:
+    """Texts of one variant share batches; their numbers are those of the reader's sequences."""
+    groups: dict[int, list[int]] = {}
+    for text, variant in enumerate(variants):
+        plain = variant is None or not variant.interventions()
+        groups.setdefault(0 if plain else id(variant), []).append(text)
+    with capture(reader.model, *reducers, n_texts=len(variants)) as recording:
+        for texts in groups.values():
+            for batch in reader.batches(only=texts):
+                reading = reader.read(batch, variants[texts[0]])
+                mask = batch.mask & batch.pad(counted)
+                for columns in reading.pieces:
+                    last = columns.stop == mask.shape[1]
+                    part = mask[:, columns]
+                    recording.batch = Batch(part, batch.texts, columns.start, last)
+                    reading(columns)
+
+
+# --------------------------------------------------------------------------------- losses
+
+
+def readout(model: ReasoningModel, normed: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
+    """Logits in float32 of a stream that has passed the final norm (scales and soft caps too)."""
+    config = model.anatomy.config
+    logits = model.head(normed)
+    if (scale := getattr(model.hf, "logit_scale", None)) is not None:
+        logits = logits * scale
+    if (scale := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / scale
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits.float()
+
+
+def position_chunks(model: ReasoningModel, rows: int) -> Iterator[slice]:
+    """Slices of `rows` positions, each with logits small enough to hold."""
+    size = max(1, LOGIT_FLOATS // model.vocab_size)
+    for start in range(0, rows, size):
+        yield slice(start, start + size)
+
+
+@torch.no_grad()
+def losses(
+    model: ReasoningModel,
+    sequences: Sequence[Ids],
+    variant: VariantLike | None = None,
+    scored: Sequence[np.ndarray] | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    *,
+    prompts: Sequence[int] | None = None,
+    chunk_tokens: int | None = CHUNK_TOKENS,
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
+    """Negative log-likelihood in nats summed over the scored tokens of each text, and their count.
+
+    The first token of a text has nothing before it and is never scored. prompts, chunk_tokens: as
+    for `replay`.
+    """
+    total = torch.zeros(len(sequences), device=model.device)
+    count = torch.zeros(len(sequences), device=model.device)
+    reader = ChunkedReader(model, sequences, batch_tokens, chunk_tokens, prompts=prompts)
+    for batch in reader.batches():
+        reading = reader.read(batch, variant)
+        every = Targets.of(batch, scored)
+        for columns in reading.pieces:
+            targets = every.within(columns)
+            picked = targets.pick(reading(columns))
+            for part in position_chunks(model, len(picked)):
+                nll = -log_probability(readout(model, picked[part]), targets.ids[part])
+                total.index_add_(0, targets.texts[part], nll.to(total.device))
+        count.index_add_(0, every.texts, torch.ones_like(every.texts, dtype=count.dtype))
+    return finite(total, "loss"), count.double().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The scored tokens of a batch, flat: where they are predicted, what they are, whose."""
+
+    rows: Int[Tensor, " K"]
+    positions: Int[Tensor, " K"]  # of the prediction: one before the token
+    ids: Int[Tensor, " K"]
+    texts: Int[Tensor, " K"]
+
+    @classmethod
+    def of(cls, batch: TokenBatch, scored: Sequence[np.ndarray] | None) -> Targets:
+        mask = (batch.mask & batch.pad(scored))[:, 1:]
+        rows, positions = mask.nonzero(as_tuple=True)
+        return cls(rows, positions, batch.ids[rows, positions + 1], batch.texts[rows])
+
+    def within(self, columns: slice) -> Targets:
+        """Those predicted at `columns`; positions count from the first of them."""
+        here = (self.positions >= columns.start) & (self.positions < columns.stop)
+        positions = self.positions[here] - columns.start
+        return Targets(self.rows[here], positions, self.ids[here], self.texts[here])
+
+    def pick(self, stream: Float[Tensor, "B T D"]) -> Float[Tensor, "K D"]:
+        return stream[self.rows.to(stream.device), self.positions.to(stream.device)]
+
+
+def log_probability(logits: Float[Tensor, "K V"], ids: Int[Tensor, " K"]) -> Float[Tensor, " K"]:
+    """log p of one id a row."""
+    chosen = logits.gather(-1, ids.to(logits.device)[:, None])[:, 0]
+    return chosen - logits.logsumexp(-1)
+
+
+def finite(values: Tensor, what: str) -> np.ndarray:
+    """Values on the host in float64; a NonFiniteError where one is inf or nan."""
+    out = values.double().cpu().numpy()
+    if not np.isfinite(out).all():
+        raise NonFiniteError(f"A {what} is inf or nan: check the weights, or use float32.")
+    return out
+
+
+# ------------------------------------------------------------------------- continuations
+
+
+@torch.no_grad()
+def continuation_logprobs(
+    model: ReasoningModel,
+    prompts: Sequence[Ids],
+    options: Sequence[Sequence[Ids]],
+    variants: Sequence[VariantLike],
+    batch_tokens: int = BATCH_TOKENS,
+    *,
+    chunk_tokens: int | None = CHUNK_TOKENS,
+) -> Float[np.ndarray, "V P O"]:
+    """Log-likelihood of each option's ids after its prompt, under each variant.
+
+    options[p] are the options of prompt p; where prompts have different numbers of options the
+    table is filled up with nan. The end of an option is not scored, so options of one length
+    compare fairly and others are the caller's to normalise. Options that differ in their last
+    token only share one row.
+    """
+    _check_options(prompts, options)
+    if not variants:
+        raise UserError("No variant given: expected at least one, e.g. [dense].")
+    heads = [tuple(int(i) for i in p) for p in prompts]
+    tails = [[tuple(int(i) for i in o) for o in few] for few in options]
+    rows: list[tuple[int, ...]] = []
+    wanted: list[tuple[int, int, int, int, int]] = []  # row, position, id, prompt, option
+    for p, (head, few) in enumerate(zip(heads, tails, strict=True)):
+        own: list[tuple[int, ...]] = []
+        for o in sorted(range(len(few)), key=lambda o, few=few: -len(few[o])):
+            context = head + few[o][:-1]
+            found = next((i for i, r in enumerate(own) if r[: len(context)] == context), len(own))
+            if found == len(own):
+                own.append(context)
+            row, before = len(rows) + found, len(head) - 1
+            wanted += [(row, before + k, token, p, o) for k, token in enumerate(few[o])]
+        rows += own
+    width = max(len(few) for few in tails)
+    table = torch.zeros(len(variants), len(heads) * width, device=model.device)
+    by_row: dict[int, list[tuple[int, int, int, int, int]]] = {}
+    for want in wanted:
+        by_row.setdefault(want[0], []).append(want)
+    lengths = [len(heads[by_row[row][0][3]]) for row in range(len(rows))]
+    reader = ChunkedReader(model, rows, batch_tokens, chunk_tokens, prompts=lengths)
+    for batch in reader.batches():
+        picks = [
+            (r, *want[1:]) for r, text in enumerate(batch.texts.tolist()) for want in by_row[text]
+        ]
+        where, position, token, prompt, option = torch.tensor(picks, device=model.device).T
+        cell = prompt * width + option
+        every = Targets(where, position, token, cell)
+        for v, variant in enumerate(variants):
+            reading = reader.read(batch, variant)
+            for columns in reading.pieces:
+                targets = every.within(columns)
+                picked = targets.pick(reading(columns))
+                for part in position_chunks(model, len(picked)):
+                    logp = log_probability(readout(model, picked[part]), targets.ids[part])
+                    table[v].index_add_(0, targets.texts[part], logp.to(table.device))
+    out = finite(table, "log-likelihood").reshape(len(variants), len(heads), width)
+    for p, few in enumerate(tails):
+        out[:, p, len(few) :] = np.nan
+    return out
+
+
+def _check_options(prompts: Sequence[Ids], options: Sequence[Sequence[Ids]]) -> None:
+    if len(prompts) != len(options):
+        raise UserError(f"{len(prompts)} prompts but {len(options)} lists of options: one each.")
+    if not len(prompts):
+        raise UserError("No prompt given: expected at least one.")
+    for p, few in enumerate(options):
+        if not len(prompts[p]):
+            raise UserError(f"Prompt {p} is empty: the first token of an option needs one before.")
+        if not len(few) or any(len(o) == 0 for o in few):
+            raise UserError(f"Prompt {p} has no options or an empty one: expected token ids.")

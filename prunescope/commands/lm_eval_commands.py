@@ -1,0 +1,107 @@
+"""The commands that exchange sample logs with lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from interp.errors import UserError
+from prunescope.commands.shared import Flag, Lines, Numbers, Word
+
+
+@dataclass(frozen=True)
+class ImportLmEval:
+    """Read sample logs of lm-evaluation-harness as a study, graded and diagnosed here.
+
+    The harness writes them with --log_samples: samples_TASK_DATE.jsonl. Every response becomes a
+    chain: graded by the benchmark's own grader, with its loops and reflections; the harness's own
+    verdict stays beside it. Several models go into one folder, each under a name; the one called
+    "dense" is what the others are compared with.
+
+    prunescope import-lm-eval samples_gsm8k_2026-01-01.jsonl --benchmark gsm8k
+    --model Qwen/Qwen3-8B --out studies/harness
+
+    prunescope import-lm-eval pruned/samples_gsm8k_2026-01-01.jsonl --benchmark gsm8k
+    --model Qwen/Qwen3-8B --out studies/harness --variant pruned --removed 27 28
+    """
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """Logs of one task (.jsonl)."""
+    benchmark: str
+    """The task's name here (a wrong name lists them): gsm8k, math500, mmlu, jsonl:numeric, ..."""
+    model: str
+    """Whose tokenizer and delimiters read the texts, the same for all imports of a folder; weights
+    are not used. "testbed", a Hub name, or a checkpoint folder."""
+    out: Path
+    """Folder of the study."""
+    variant: str = "dense"
+    """What the model is called in the study."""
+    removed: Numbers = ()
+    """The blocks that it lacks, by dense index."""
+    trust_remote_code: Flag = False
+    """Let a model of the Hub run its own code on this machine."""
+
+    def run(self) -> Lines:
+        from interp.errors import did_you_mean
+        from scaling.benchmarks import benchmarks
+        from scaling.engines.served_model import weightless
+        from scaling.lm_eval.importer import import_samples
+
+        if not self.files:
+            raise UserError("Name at least one log: samples_TASK_DATE.jsonl.")
+        for file in self.files:
+            if not file.is_file():
+                raise UserError(f"There is no file {str(file)!r}; expected a log of samples.")
+        if self.benchmark.partition(":")[0] not in benchmarks():
+            raise UserError(did_you_mean(self.benchmark, benchmarks(), "benchmark"))
+        found = import_samples(
+            self.files,
+            self.out,
+            weightless(self.model, trust_remote_code=self.trust_remote_code),
+            self.benchmark,
+            variant=self.variant,
+            removed=self.removed,
+        )
+        yield f"{found.chains:,} chains of {self.variant} on {self.benchmark}"
+        if found.agree + found.differ:
+            yield (
+                f"The log's own verdicts: {found.agree:,} are the grader's, {found.differ:,} are "
+                "not (columns lm_eval_... of the rows)"
+            )
+        yield f"Rows: {found.folder / 'study.sqlite'}"
+        yield f"Report: prunescope report {found.folder}"
+
+
+@dataclass(frozen=True)
+class ExportLmEval:
+    """Write a study's rows as sample logs of lm-evaluation-harness, for the tools that read those.
+
+    One file a variant, benchmark and budget, a line a problem with all its samples:
+    OUT/VARIANT/samples_BENCHMARK_BUDGET.jsonl. `prunescope import-lm-eval` reads them back.
+
+    prunescope export-lm-eval studies/testbed --out logs
+    """
+
+    study: tyro.conf.Positional[Path]
+    """Folder of the study; it is only read."""
+    out: Path
+    """Folder for the logs."""
+    model: Word = None
+    """Whose tokenizer makes text of the rows' ids (default: the study's own model)."""
+    trust_remote_code: Flag = False
+    """Let a model of the Hub run its own code on this machine."""
+
+    def run(self) -> Lines:
+        from scaling.engines.served_model import weightless
+        from scaling.lm_eval.exporter import export_samples
+        from scaling.store.study_store import Store
+
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out {str(self.out)!r} is a file; expected a folder for the logs.")
+        with Store(self.study, read_only=True) as store:
+            named = str(store.config()["model"])
+        model = weightless(self.model or named, trust_remote_code=self.trust_remote_code)
+        files = export_samples(self.study, self.out, model)
+        yield f"{len(files)} logs, such as {files[0]}"

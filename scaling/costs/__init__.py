@@ -1,0 +1,1 @@
+"""Every estimate of what a study, its scoring or its judge will cost."""

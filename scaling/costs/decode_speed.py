@@ -1,0 +1,78 @@
+"""How long decoding takes: passes over n rows, each a + b n seconds, and how many passes there are.
+
+A pass reads the weights once for all rows (a) and, for each row, its keys and values, while it
+multiplies with every weight for each row (b, the larger of the two). A batch is kept full: a row
+that ends gives its place to the next request, so the passes are the makespan of list scheduling.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from interp.errors import UserError
+from scaling.costs.machines import Machine
+from scaling.costs.model_shape import ModelShape
+
+SPARE = 0.5  # of the free memory: what the local engine leaves for the passes
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of a pass over n rows: fixed + each * n. rows: decoded side by side."""
+
+    fixed: float
+    each: float
+    rows: int
+
+    def seconds(self, lengths: Shaped[np.ndarray, " N"]) -> float:
+        """Of decoding requests of these many tokens, a row that ends leaving its place at once."""
+        return self.fixed * makespan(lengths, self.rows) + self.each * float(lengths.sum())
+
+
+def makespan(lengths: Shaped[np.ndarray, " N"], rows: int) -> float:
+    """Passes until requests of these lengths are done, taken in order by `rows` rows."""
+    ends = [0.0] * max(1, min(rows, len(lengths)))
+    for length in lengths.tolist():
+        heapq.heapreplace(ends, ends[0] + length)
+    return max(ends)
+
+
+def rows_at_once(shape: ModelShape, machine: Machine, longest: float) -> int:
+    """Rows of `longest` tokens that the local engine would decode side by side."""
+    free = machine.memory - shape.weights * machine.number_bytes
+    row = shape.kv * machine.number_bytes * longest
+    if free <= 0:
+        raise UserError(
+            f"The weights of {shape.name} take {shape.weights * machine.number_bytes / 1e9:.0f} GB;"
+            f" {machine.name} has {machine.memory / 1e9:.0f}. Take a larger machine, or several "
+            "(docs/serving.md)."
+        )
+    return max(1, min(machine.rows, int(free * SPARE // row)))
+
+
+def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float) -> Pace:
+    """The pace of a machine at its peaks times its efficiency, rows having `context` tokens; of a
+    machine that was measured, what was measured."""
+    if machine.decoding is not None:
+        return Pace(*machine.decoding, rows_at_once(shape, machine, longest))
+    bandwidth = machine.bandwidth * machine.efficiency
+    flops = machine.flops * machine.efficiency
+    keys = max(1, round(context))
+    read = shape.kv * machine.number_bytes * context / bandwidth
+    return Pace(
+        fixed=shape.weights * machine.number_bytes / bandwidth,
+        each=max(read, shape.cost.token(keys) / flops),
+        rows=rows_at_once(shape, machine, longest),
+    )
+
+
+def spread_lengths(mean: float, cap: float, n: int) -> Float[np.ndarray, " N"]:
+    """n lengths with this mean, evenly from as short as it allows up to the cap (or twice it)."""
+    half = min(mean, max(cap - mean, 0.0))
+    even = (np.arange(n) + 0.5) / n
+    order = np.random.default_rng(0).permutation(n)
+    return np.asarray(mean - half + 2 * half * even[order], dtype=np.float64)

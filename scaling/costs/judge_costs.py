@@ -1,0 +1,88 @@
+"""What a judge will be asked, before it is: requests and tokens, by task. Nobody is asked.
+
+Requests are counted exactly: the questions of `judge_study` with the same options, each different
+one once, less what the cache answers. Tokens are characters over four, as for the tokenizers of
+today's models; answers are one JSON object, unless the judge thinks first: then up to --max-tokens.
+Retries after failures come on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scaling.costs.study_costs import duration, quantity
+from scaling.costs.study_work import CHARS_A_TOKEN
+from scaling.judging.llm_judge import Planned
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ANSWER = {"same": 9.0, "behaviours": 32.0}  # tokens of the JSON object that is asked for
+WORDS = {"same": "verdicts", "behaviours": "counts of behaviours"}
+OVERHEAD = 8.0  # tokens of a chat template around two messages
+SECONDS = 2.0  # of an answer, assumed
+
+
+@dataclass(frozen=True)
+class JudgeEstimate:
+    """planned: by task. max_tokens, concurrency: of the judge."""
+
+    planned: tuple[Planned, ...]
+    max_tokens: int
+    concurrency: int
+
+    @property
+    def requests(self) -> int:
+        """Requests that will be sent."""
+        return sum(p.asked for p in self.planned)
+
+    def tokens(self, planned: Planned, *, most: bool = False) -> float:
+        """Tokens of a task's requests and answers together."""
+        answer = float(self.max_tokens) if most else min(ANSWER[planned.task], self.max_tokens)
+        return self.sent(planned) + planned.asked * answer
+
+    def sent(self, planned: Planned) -> float:
+        """Tokens of a task's requests."""
+        return planned.characters / CHARS_A_TOKEN + planned.asked * OVERHEAD
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a task."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    **p.__dict__,
+                    "sent_tokens": self.sent(p),
+                    "tokens": self.tokens(p),
+                    "most_tokens": self.tokens(p, most=True),
+                }
+                for p in self.planned
+            ]
+        )
+
+    def report(self) -> Iterator[str]:
+        """The estimate as lines of text."""
+        yield "Estimate of judging; nobody was asked."
+        for p in self.planned:
+            yield (
+                f"  {WORDS[p.task]}: {p.questions:,} questions, {p.different:,} different, "
+                f"{p.different - p.asked:,} answered already: {p.asked:,} requests, "
+                f"{quantity(self.sent(p))} tokens to the judge, "
+                f"{quantity(self.tokens(p) - self.sent(p))} from it (at most "
+                f"{quantity(self.tokens(p, most=True) - self.sent(p))})"
+            )
+        seconds = self.requests * SECONDS / self.concurrency
+        yield f"  time {duration(seconds)}"
+        yield "Assumed:"
+        yield f"  - {CHARS_A_TOKEN:.0f} characters a token; a judge that does not think first"
+        yield f"  - {SECONDS:.0f} s an answer, {self.concurrency} under way at a time; no retries"
+
+
+def estimate_judging(
+    planned: Sequence[Planned], *, max_tokens: int, concurrency: int
+) -> JudgeEstimate:
+    """The estimate of what `Judge.planned` counted."""
+    return JudgeEstimate(tuple(planned), max_tokens, concurrency)

@@ -1,0 +1,78 @@
+"""Machines by name: what they could do at best, for estimates made before anything runs.
+
+Peak FLOP/s are of dense matrix products in the number format named (data sheets like to give twice
+that, "with sparsity"). A decoder reaches a share of a peak only; `efficiency` is that share, of
+FLOP/s and of bandwidth alike. It is an assumption, shown with every estimate: this package's own
+engine reached .43 of the roofline on a CPU (bench/README.md); on a GPU it has not been measured.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from interp.errors import UserError, did_you_mean
+
+EFFICIENCY = 0.4
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One device. flops: a second; bandwidth: bytes a second; memory: bytes.
+
+    number_bytes: of a weight, in the format the peak is of. rows: chains decoded side by side at
+    most, as the local engine does. decoding: where it was measured
+    (`scaling.costs.measured_machine`), (a, b) of a pass over n rows of the model at hand, a + b n
+    seconds.
+    """
+
+    name: str
+    flops: float
+    bandwidth: float
+    memory: float
+    number_bytes: int
+    rows: int
+    source: str
+    efficiency: float = EFFICIENCY
+    decoding: tuple[float, float] | None = None
+
+    @property
+    def about(self) -> str:
+        """Its figures in words."""
+        if self.decoding is not None:
+            fixed, each = self.decoding
+            return (
+                f"{self.name}, {self.source}: {self.flops / 1e9:,.3g} GFLOP/s in a forward pass; "
+                f"a pass of decoding over n rows takes {fixed * 1e3:.2f} + {each * 1e3:.3f} n ms"
+            )
+        kind = {2: "bfloat16", 4: "float32"}[self.number_bytes]
+        return (
+            f"{self.name}: {self.flops / 1e12:.4g} TFLOP/s {kind}, "
+            f"{self.bandwidth / 1e12:.3g} TB/s, {self.memory / 1e9:.0f} GB ({self.source}), "
+            f"of which {self.efficiency:.0%} is assumed to be reached"
+        )
+
+
+MACHINES = {
+    "h200": Machine("H200", 989.4e12, 4.8e12, 141e9, 2, 256, "NVIDIA H200 SXM data sheet"),
+    "h100": Machine("H100", 989.4e12, 3.35e12, 80e9, 2, 256, "NVIDIA H100 SXM data sheet"),
+    "a100": Machine("A100", 312e12, 2.039e12, 80e9, 2, 256, "NVIDIA A100 80GB SXM data sheet"),
+    "rtx4090": Machine("RTX 4090", 165.2e12, 1.008e12, 24e9, 2, 256, "NVIDIA Ada white paper"),
+}
+CPU_CORE_FLOPS = 96e9  # 3 GHz, two units of eight float32 multiply-adds a cycle (AVX2)
+CPU_BANDWIDTH = 51.2e9  # two channels of DDR4-3200
+
+
+def machine(name: str) -> Machine:
+    """The machine called `name`; "cpu" is this computer's cores, as an ordinary processor's."""
+    key = name.lower().replace(" ", "").replace("-", "").replace("_", "")
+    if key == "cpu":
+        cores = os.cpu_count() or 1
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        source = "3 GHz AVX2, two channels of DDR4-3200, this computer's memory"
+        return Machine(
+            f"CPU, {cores} cores", cores * CPU_CORE_FLOPS, CPU_BANDWIDTH, memory, 4, 128, source
+        )
+    if key not in MACHINES:
+        raise UserError(did_you_mean(name, [*MACHINES, "cpu"], "machine"))
+    return MACHINES[key]

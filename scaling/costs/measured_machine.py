@@ -1,0 +1,93 @@
+"""This machine as one by name: what a short trial with the model at hand reaches on it.
+
+Three things are timed, after one pass to warm up: a forward pass over a text (FLOP/s of products),
+a chain decoded alone (a + b seconds a token) and many decoded side by side (a + n b a pass).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from scaling.costs.machines import Machine
+from scaling.costs.model_shape import ModelShape
+
+if TYPE_CHECKING:
+    from interp.model.reasoning_model import ReasoningModel
+
+TEXT_TOKENS, CHAIN_TOKENS, ROWS = 256, 24, 16
+
+
+def this_machine(model: ReasoningModel) -> Machine:
+    """What this machine does with `model`, by a trial of a few seconds."""
+    import torch
+
+    began = time.monotonic()
+    shape = ModelShape.of(model.hf.config)
+    length = min(TEXT_TOKENS, model.max_positions)
+    ids = torch.arange(length, device=model.device)[None] % shape.vocab
+    with torch.inference_mode():
+        model.hf(ids, use_cache=False)
+        seconds = min(_timed(model, ids) for _ in range(3))
+    flops = float(shape.cost.chain(1, length)) / seconds
+    alone = _decoding(model, 1)
+    together = _decoding(model, ROWS)
+    each = max((together - alone) / (ROWS - 1), 1e-9)
+    fixed = max(alone - each, 1e-9)
+    spent = time.monotonic() - began
+    rows, memory = _room(model)
+    number = int(model.dtype.itemsize)
+    return Machine(
+        name="this machine",
+        flops=flops,
+        bandwidth=shape.weights * number / fixed,
+        memory=memory,
+        number_bytes=number,
+        rows=rows,
+        source=f"measured by a trial of {spent:.0f} s",
+        efficiency=1.0,
+        decoding=(fixed, each),
+    )
+
+
+def _timed(model: ReasoningModel, ids: Any) -> float:
+    import torch
+
+    began = time.perf_counter()
+    logits = model.hf(ids, use_cache=False).logits
+    if logits.is_cuda:
+        torch.cuda.synchronize()
+    return max(time.perf_counter() - began, 1e-9)
+
+
+def _decoding(model: ReasoningModel, rows: int) -> float:
+    """Seconds of a pass over so many rows."""
+    from interp.chains.chain import Budget
+    from interp.decoding.generate import decode
+    from interp.decoding.request import Request
+
+    prompt = tuple(model.prompt_ids("1 + 1 ?", thinking=True))
+    best = float("inf")
+    for attempt in range(2):
+        requests = [
+            Request(f"trial/{attempt}/{i}", prompt, budgets=(Budget(CHAIN_TOKENS, 1),))
+            for i in range(rows)
+        ]
+        began = time.perf_counter()
+        chains = list(decode(model, requests))
+        longest = max((c.n_tokens for c in chains), default=1)
+        best = min(best, (time.perf_counter() - began) / max(1, longest))
+    return best
+
+
+def _room(model: ReasoningModel) -> tuple[int, float]:
+    """Rows side by side at most, and bytes of memory."""
+    import os
+
+    import torch
+
+    from interp.decoding.memory import CPU_SLOTS, CUDA_SLOTS
+
+    if model.device.type == "cuda":
+        return CUDA_SLOTS, float(torch.cuda.mem_get_info(model.device)[1])
+    return CPU_SLOTS, float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,64 @@
+"""The shape of a model by its configuration: parameters, cost of a token, size of the cache.
+
+Nothing of the weights is read or made: parameters are counted on a model without storage.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from interp.model.checkpoint_files import locate
+from interp.model.loading import config_of, load_config, refusing, without_storage
+from scaling.costs.flops import ModelCost
+
+EXPECTED = "Expected a config.json, a folder that holds one, a Hub name, or 'testbed'."
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What a configuration says of a model. weights: all parameters; kv: numbers a token leaves in
+    the key/value cache of all blocks; vocab: width of the logits."""
+
+    name: str
+    cost: ModelCost
+    weights: int
+    kv: int
+    vocab: int
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the model."""
+        return len(self.cost.blocks)
+
+    @classmethod
+    def of(cls, source: str | Path | Any, trust_remote_code: bool = False) -> ModelShape:
+        """The shape of a model: a config.json, a folder with one, a Hub name, "testbed", or a
+        Hugging Face configuration. No weight is read; parameters are counted on a model without
+        storage."""
+        named = isinstance(source, (str, Path))
+        config = read_config(str(source), trust_remote_code) if named else source
+        name = str(source) if named else str(config.model_type)
+        with refusing(f"No model can be made of the configuration of {name!r}", EXPECTED):
+            bare = without_storage(config, trust_remote_code)
+            text = config.get_text_config()
+            groups = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+            width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            return cls(
+                name=name,
+                cost=ModelCost.of(config),
+                weights=sum(p.numel() for p in bare.parameters()),
+                kv=2 * int(text.num_hidden_layers) * groups * int(width),
+                vocab=int(text.vocab_size),
+            )
+
+
+def read_config(source: str, trust_remote_code: bool = False) -> Any:
+    """A Hugging Face configuration from a config.json, a folder, a Hub name or "testbed"."""
+    path = Path(source).expanduser()
+    file = path / "config.json" if path.is_dir() else path
+    with refusing(f"No model configuration in {source!r}", EXPECTED):
+        if file.is_file() and not (path.is_dir() and trust_remote_code):
+            return config_of(file)
+        return load_config(locate(source, weights=False), trust_remote_code)

@@ -1,0 +1,165 @@
+"""The work of a study, counted before it runs: requests that cost alike, with their budgets.
+
+Counted exactly, from the same cells that the study is cut into; no model is needed, and no plan:
+which blocks a method removes changes no count. How many tokens a request takes is not known before;
+`Part.tokens` says it for chains that take a given share of what they may.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interp.chains.chain import Budget
+from scaling.problem import Benchmark, Problem
+from scaling.store.chain_row import LIKELIHOOD
+from scaling.study.cells import cut, wanted
+from scaling.study.config import StudyConfig
+
+SHARE = 0.5  # of the tokens allowed: what is assumed where nothing was measured
+CHARS_A_TOKEN = 4.0  # of English text under the tokenizers of today's models
+TEMPLATE_TOKENS = 40  # a chat template
+
+# Problems of the public sets and the mean characters of a question; of MMLU and GPQA the length
+# is assumed, AIME25's is AIME24's.
+PUBLIC = {
+    "aime24": (30, 368),
+    "aime25": (30, 368),
+    "gpqa_diamond": (198, 600),
+    "gsm8k": (1319, 240),
+    "math500": (500, 196),
+    "mmlu": (14042, 450),
+    "mmlu-generate": (14042, 450),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Requests that cost alike: of one benchmark, one kind of variant, one set of budgets.
+
+    prompt: tokens of a prompt, on average. chains: rows that come of all requests together.
+    """
+
+    benchmark: str
+    kind: str  # dense, plan or block
+    removed: int
+    budgets: tuple[Budget, ...]  # empty where choices are scored by their likelihood
+    requests: int
+    chains: int
+    prompt: float
+    thinks: bool
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What a trial measures it under."""
+        labels = tuple(b.label for b in self.budgets)
+        return (self.benchmark, self.kind, self.removed, labels)
+
+    @property
+    def cap(self) -> int:
+        """Thinking tokens of a request at most."""
+        return max((b.thinking for b in self.budgets), default=0) if self.thinks else 0
+
+    @property
+    def answers(self) -> int:
+        """Answer tokens of a request at most: one answer a budget."""
+        return sum(b.answer for b in self.budgets)
+
+    def thinking(self, share: float) -> float:
+        """Thinking tokens of a request whose chains take `share` of what is left, at each "wait"
+        again."""
+        if not self.thinks:
+            return 0.0
+        return max(
+            (b.thinking * (1 - (1 - share) ** (b.waits + 1)) for b in self.budgets), default=0.0
+        )
+
+    def tokens(self, share: float) -> float:
+        """Tokens decoded for a request: the longest thinking once, and every answer."""
+        return self.thinking(share) + share * self.answers
+
+    def stored(self, tokens: float) -> float:
+        """Tokens that its rows keep, where a request decodes `tokens`: budgets share thinking."""
+        thinking = max(0.0, tokens - SHARE * self.answers) if self.budgets else 0.0
+        return sum(min(thinking, b.thinking) + SHARE * b.answer for b in self.budgets)
+
+
+def parts_of(config: StudyConfig, benchmarks: Sequence[Benchmark], n_blocks: int) -> list[Part]:
+    """The requests of a study, counted by what they cost. No model is needed, and no plan."""
+    kinds: dict[str, tuple[str, str]] = {"dense": ("dense", "")}
+    removed = {"dense": 0}
+    for method in config.methods:
+        for count in config.remove_counts:
+            kinds[f"{method}-{count}"] = ("plan", method)
+            removed[f"{method}-{count}"] = count
+    for block in range(n_blocks):
+        kinds[f"skip {block}"] = ("block", "single")
+        removed[f"skip {block}"] = 1
+    found: list[Part] = []
+    for bench in benchmarks:
+        asked: dict[tuple[str, str, int], list[Budget]] = {}
+        for key, budget in wanted(bench, cut(config, bench, kinds)).items():
+            budgets = asked.setdefault((key.variant, key.problem, key.sample), [])
+            if budget is not None:
+                budgets.append(budget)
+        counted = Counter(
+            (kinds[variant][0], removed[variant], tuple(sorted(budgets, key=_order)))
+            for (variant, _, _), budgets in asked.items()
+        )
+        prompt = float(np.mean([len(bench.prompt(p)) for p in bench.problems])) / CHARS_A_TOKEN
+        for (kind, count, budgets), n in counted.items():
+            found.append(
+                Part(
+                    benchmark=bench.name,
+                    kind=kind,
+                    removed=count,
+                    budgets=budgets,
+                    requests=n,
+                    chains=n * max(1, len(budgets)),
+                    prompt=prompt + TEMPLATE_TOKENS,
+                    thinks=bench.thinking and bench.scoring != LIKELIHOOD,
+                )
+            )
+    return found
+
+
+def _order(budget: Budget) -> tuple[int, int]:
+    return budget.waits, budget.thinking
+
+
+def sized_benchmarks(config: StudyConfig) -> list[Benchmark]:
+    """The study's benchmarks, those of the Hub as stand-ins of the right size.
+
+    Nothing is downloaded: a file of the caller's is read, what a program makes is made, and of a
+    public set the number of problems and the length of a question are known.
+    """
+    from scaling.benchmarks import benchmarks, load_benchmark
+
+    found = []
+    for name in config.benchmark_names:
+        limit = config.workload(name).problems
+        entry = benchmarks().get(name.partition(":")[0])
+        if name in config.data or entry is None or entry.make is not None or name not in PUBLIC:
+            found.append(load_benchmark(name, config.data.get(name), limit, config.seed))
+            continue
+        n, chars = PUBLIC[name]
+        choices = ("A", "B", "C", "D") if entry.scoring == LIKELIHOOD else ()
+        problems = tuple(
+            Problem(str(i), f"{i} ".ljust(chars, "x"), "A", choices) for i in range(min(n, limit))
+        )
+        found.append(
+            Benchmark(
+                name,
+                entry.version,
+                problems,
+                entry.scoring,
+                entry.grader,
+                entry.thinking,
+                entry.instruction,
+            )
+        )
+    return found

@@ -1,0 +1,353 @@
+"""A trial: a small study of the same shape, run in a folder that is thrown away, and measured.
+
+It has the study's benchmarks, budgets, samples and single blocks, on a few problems each; removals
+are drawn at random, since which blocks a criterion will choose is not known before it has scored.
+What is read from it:
+
+| measure | how |
+|---|---|
+| share | tokens decoded over tokens allowed, by benchmark, kind of variant and budgets |
+| pace | a pass over n rows takes a + b n seconds, see below |
+| likelihood | seconds a problem and variant |
+| one pass | Block Influence on the calibration chains, for the criteria that need more passes |
+
+One chain decoded alone gives a + b, and all the trial's decoding a P + b T: T tokens in P passes,
+with P by list scheduling of the requests on the rows.
+
+Grading, diagnosis and the store are in b, as they are in the study. Random removals harm more than
+chosen ones and loop more, so tokens come out rather too many.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from interp.chains.chain import Budget
+from scaling.costs.decode_speed import Pace, makespan, spread_lengths
+from scaling.costs.model_shape import ModelShape
+from scaling.costs.study_costs import (
+    ROW_BYTES,
+    WORKSPACE,
+    Estimate,
+    Line,
+    calibration_tokens,
+    scoring_work,
+    unpriced,
+)
+from scaling.costs.study_work import Part, parts_of
+from scaling.engines.engine import Engine
+from scaling.problem import Benchmark
+from scaling.store.chain_row import LIKELIHOOD
+from scaling.store.study_store import FILE, Store
+from scaling.study.config import StudyConfig
+from scaling.study.defaults import CALIBRATION_PROBLEMS
+from scaling.study.problem_sets import gather
+from scaling.study.study_progress import Event
+from scaling.study.variants import INFLUENCE, scored
+
+PROBLEMS, LIKELIHOOD_PROBLEMS = 3, 64  # of a benchmark, in a trial
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a small study measured. shares: by `Part.key`, and by shorter beginnings of it.
+
+    stages: seconds by stage. likelihood: seconds a problem and variant, by benchmark. one_pass:
+    seconds of a forward pass over the calibration chains. row_bytes: of a chain in the
+    store, by benchmark.
+    """
+
+    shares: Mapping[tuple[Any, ...], float]
+    pace: Pace
+    stages: Mapping[str, float]
+    likelihood: Mapping[str, float]
+    one_pass: float
+    row_bytes: Mapping[str, float]
+    chains: int
+    seconds: float
+    prompts: Mapping[str, float]
+
+    def share(self, part: Part) -> float:
+        """Of the tokens a part may spend, what such requests did spend."""
+        for n in range(len(part.key), 0, -1):
+            if part.key[:n] in self.shares:
+                return self.shares[part.key[:n]]
+        return self.shares[()]
+
+
+class _Watched:
+    """An engine whose calls are timed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.scoring = 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def score(self, criterion: str, *arguments: Any) -> Any:
+        """Timed where it is Block Influence: one pass."""
+        began = time.monotonic()
+        found = self._engine.score(criterion, *arguments)
+        if criterion == INFLUENCE:
+            self.scoring = time.monotonic() - began
+        return found
+
+
+def trial_config(config: StudyConfig, problems: int, out: Path) -> StudyConfig:
+    """The settings of the trial."""
+    from scaling.benchmarks import benchmarks
+
+    limit = {}
+    for name in config.benchmark_names:
+        entry = benchmarks().get(name.partition(":")[0])
+        likely = entry is not None and entry.scoring == LIKELIHOOD
+        few = LIKELIHOOD_PROBLEMS if likely else problems
+        limit[name] = min(few, config.workload(name).problems)
+    return replace(config, limit=limit, methods=("random",) if config.methods else (), out=out)
+
+
+def run_trial(
+    config: StudyConfig,
+    engine: Engine,
+    *,
+    problems: int = PROBLEMS,
+    on_event: OnEvent | None = None,
+) -> Trial:
+    """Run the trial on `engine`."""
+    from scaling.study.runner import run_study
+
+    began = time.monotonic()
+    stages: dict[str, float] = defaultdict(float)
+    now = ["", began]
+
+    def listen(event: Event) -> None:
+        if event.kind in ("stage", "done"):
+            moment = time.monotonic()
+            stages[str(now[0])] += moment - float(now[1])
+            now[:] = [event.stage, moment]
+        if on_event is not None:
+            on_event(event)
+
+    watched: Any = _Watched(engine)
+    with tempfile.TemporaryDirectory(prefix="prunescope-trial-") as folder:
+        small = trial_config(config, problems, Path(folder) / "study")
+        run_study(small, listen, engine=watched)
+        with Store(small.out, read_only=True) as store:
+            rows = store.rows()
+            seconds = float(store.frame("sessions")["decode_seconds"].sum())
+            raw = store.frame("chains")
+        size = (small.out / FILE).stat().st_size
+    measured = _requests(rows)
+    one = _alone(small, engine)
+    pace = _pace(measured, seconds, one, _rows_at_once(engine))
+    likely = rows[rows["scoring"] == LIKELIHOOD].groupby("benchmark").size()
+    return Trial(
+        shares=_shares(measured),
+        pace=pace,
+        stages=dict(stages),
+        likelihood={str(name): stages[str(name)] / n for name, n in likely.items()},
+        one_pass=watched.scoring,
+        row_bytes=_row_bytes(raw, size),
+        chains=len(rows),
+        seconds=time.monotonic() - began,
+        prompts={
+            str(k): float(v) for k, v in rows.groupby("benchmark")["prompt_tokens"].mean().items()
+        },
+    )
+
+
+def _row_bytes(chains: Any, size: int) -> dict[str, float]:
+    """The file's bytes shared out to rows by what is in them."""
+    inside = chains[["ids", "forced", "diagnosis"]].map(len).sum(axis=1) + ROW_BYTES / 4
+    shared = inside * (size / inside.sum())
+    return {str(k): float(v) for k, v in shared.groupby(chains["benchmark"]).mean().items()}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One request of the trial: where it belongs, what it decoded, what it might have."""
+
+    key: tuple[Any, ...]
+    tokens: int
+    allowed: int
+    length: int  # of its longest row in the batch
+
+
+def _requests(rows: Any) -> list[_Request]:
+    found = []
+    generated = rows[rows["scoring"] != LIKELIHOOD]
+    for (benchmark, _, _, _), own in generated.groupby(
+        ["benchmark", "problem", "variant", "sample"], sort=False
+    ):
+        own = own.sort_values(["waits_allowed", "thinking_budget"])
+        thinks = (own["thinking_finish"] != "none").any()
+        budgets = [
+            Budget(int(t), int(a), int(w))
+            for t, a, w in zip(
+                own["thinking_budget"], own["answer_budget"], own["waits_allowed"], strict=True
+            )
+        ]
+        part = Part(
+            benchmark=str(benchmark),
+            kind=str(own["kind"].iloc[0]),
+            removed=int(own["n_removed"].iloc[0]),
+            budgets=tuple(budgets),
+            requests=1,
+            chains=len(own),
+            prompt=0.0,
+            thinks=bool(thinks),
+        )
+        thinking = int(own["thinking_tokens"].max())
+        answers = int(own["answer_tokens"].sum())
+        length = thinking + int(own["answer_tokens"].max())
+        found.append(_Request(part.key, thinking + answers, part.cap + part.answers, length))
+    return found
+
+
+def _shares(requests: Sequence[_Request]) -> dict[tuple[Any, ...], float]:
+    """Tokens over tokens allowed, for every key and every beginning of one."""
+    spent: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
+    for r in requests:
+        for n in range(len(r.key) + 1):
+            spent[r.key[:n]][0] += r.tokens
+            spent[r.key[:n]][1] += r.allowed
+    return {key: tokens / allowed for key, (tokens, allowed) in spent.items()} or {(): 0.0}
+
+
+def _alone(config: StudyConfig, engine: Engine) -> float:
+    """Seconds a token of one dense chain decoded alone; 0 where nothing is generated."""
+    from interp.decoding.request import Request
+
+    benches, _ = gather(config)
+    generated = [b for b in benches if b.scoring != LIKELIHOOD]
+    if not generated:
+        return 0.0
+    bench = generated[-1]
+    load = config.workload(bench.name)
+    ids = tuple(engine.prompt_ids(bench.prompt(bench.problems[0]), thinking=bench.thinking))
+    request = Request("trial/alone", ids, budgets=(Budget(max(load.budgets), load.answer),))
+    began = time.monotonic()
+    chains = list(engine.decode([request], sampling=config.sampling(), stop_on_loop=True))
+    return (time.monotonic() - began) / max(1, sum(c.n_tokens for c in chains))
+
+
+def _rows_at_once(engine: Engine) -> int:
+    """Rows that the engine decodes side by side."""
+    slots = getattr(engine, "slots", None)
+    if slots:
+        return int(slots)
+    from interp.decoding.memory import CPU_SLOTS, CUDA_SLOTS
+
+    device = getattr(getattr(engine.model, "device", None), "type", "cpu")
+    return CUDA_SLOTS if device == "cuda" else CPU_SLOTS
+
+
+def _pace(requests: Sequence[_Request], seconds: float, one: float, rows: int) -> Pace:
+    """a and b of a pass over n rows, from a chain alone (a + b) and the whole (a P + b T)."""
+    passes = tokens = 0.0
+    by_benchmark: dict[str, list[_Request]] = defaultdict(list)
+    for r in requests:
+        by_benchmark[r.key[0]].append(r)
+    for few in by_benchmark.values():
+        lengths = np.array([r.length for r in few], dtype=np.float64)
+        passes += makespan(lengths, rows)
+        tokens += sum(r.tokens for r in few)
+    if not tokens:
+        return Pace(0.0, 0.0, rows)
+    if tokens <= passes:  # one row at a time: the two cannot be told apart
+        return Pace(seconds / passes, 0.0, rows)
+    each = min(max((seconds - one * passes) / (tokens - passes), 0.0), seconds / tokens)
+    return Pace(max((seconds - each * tokens) / passes, 0.0), each, rows)
+
+
+# ------------------------------------------------------------------ from a trial to an estimate
+
+
+def estimate_here(
+    config: StudyConfig,
+    engine: Engine,
+    *,
+    problems: int = PROBLEMS,
+    on_event: OnEvent | None = None,
+) -> Estimate:
+    """The cost of a study on this machine, from a trial with its own model."""
+    shape = ModelShape.of(engine.model.hf.config)
+    benches, _ = gather(config)
+    trial = run_trial(config, engine, problems=problems, on_event=on_event)
+    parts = [
+        replace(p, prompt=trial.prompts.get(p.benchmark, p.prompt))
+        for p in parts_of(config, benches, len(engine.layer_map))
+    ]
+    lines = [_scoring(config, shape, trial, parts)] if scored(config) else []
+    lines += [_stage(b, [p for p in parts if p.benchmark == b.name], shape, trial) for b in benches]
+    number = int(getattr(engine.model.dtype, "itemsize", 4))
+    longest = max(p.prompt + p.cap + max((b.answer for b in p.budgets), default=0) for p in parts)
+    requests = max(sum(p.requests for p in parts if p.benchmark == b.name) for b in benches)
+    rows = min(trial.pace.rows, requests)
+    memory = (shape.weights + rows * shape.kv * longest) * number + rows * shape.vocab * 4
+    return Estimate(
+        what=f"the study of {config.model} ({shape.weights / 1e9:.3g} G parameters)",
+        lines=tuple(lines),
+        memory=memory + WORKSPACE,
+        disk=sum(trial.row_bytes.get(p.benchmark, ROW_BYTES) * p.chains for p in parts),
+        assumptions=(
+            f"measured here by a trial of {trial.chains:,} chains in {trial.seconds:.0f} s, "
+            f"{problems} problems a benchmark ({LIKELIHOOD_PROBLEMS} where choices are scored)",
+            f"a pass over n rows takes {trial.pace.fixed * 1e3:.2f} + {trial.pace.each * 1e3:.3f} "
+            f"n ms; {trial.pace.rows} rows side by side at most",
+            "chains of removals as long as those of random ones in the trial (at most: all that "
+            "the budgets allow)",
+            "loading the model and the report are not counted",
+            *unpriced(scoring_work(config, shape.n_blocks)),
+        ),
+    )
+
+
+def _stage(bench: Benchmark, parts: Sequence[Part], shape: ModelShape, trial: Trial) -> Line:
+    requests, chains = sum(p.requests for p in parts), sum(p.chains for p in parts)
+    if bench.scoring == LIKELIHOOD:
+        flops = float(sum(p.requests * shape.cost.chain(max(1, round(p.prompt)), 1) for p in parts))
+        seconds = trial.likelihood.get(bench.name, 0.0) * requests
+        return Line(bench.name, requests, chains, 0, 0, flops, seconds, seconds)
+    found = []
+    for full in (False, True):
+        tokens, flops, lengths, extra = 0.0, 0.0, [], 0.0
+        for p in parts:
+            share = 1.0 if full else trial.share(p)
+            each = share * (p.cap + p.answers)
+            tokens += p.requests * each
+            flops += p.requests * float(
+                shape.cost.chain(max(1, round(p.prompt)), max(1, round(each)))
+            )
+            # A request's answers are decoded side by side once its slot's thinking is over.
+            alone = share * (p.cap + p.answers / max(1, len(p.budgets)))
+            lengths.append(spread_lengths(alone, p.cap + p.answers, p.requests))
+            extra += p.requests * (each - alone)
+        every = np.concatenate(lengths)
+        seconds = trial.pace.seconds(every) + trial.pace.each * extra
+        found.append((tokens, flops, seconds))
+    (tokens, flops, seconds), (most, _, most_seconds) = found
+    return Line(bench.name, requests, chains, tokens, most, flops, seconds, most_seconds)
+
+
+def _scoring(config: StudyConfig, shape: ModelShape, trial: Trial, parts: Sequence[Part]) -> Line:
+    """The calibration stage as it was in the trial, and the passes of criteria not tried."""
+    tokens = calibration_tokens(config, parts, trial.shares[()])
+    texts = CALIBRATION_PROBLEMS * max(1, len({p.benchmark for p in parts if p.budgets}))
+    chain = float(shape.cost.chain(1, max(1, round(tokens / texts))))
+    work = scoring_work(config, shape.n_blocks, tokens, texts)
+    decoding = trial.stages.get("calibration", 0.0)
+    seconds = decoding * (1 + work.chains) + max(0.0, work.passes - 1) * trial.one_pass
+    flops = texts * chain + work.flops(shape, tokens, texts, chain)
+    every = tokens * (1 + work.chains)
+    return Line("calibration", 0, 0, every, every, flops, seconds, seconds)

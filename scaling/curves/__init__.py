@@ -1,0 +1,1 @@
+"""Accuracy against test-time compute: sequential, parallel, fits, equal cost."""

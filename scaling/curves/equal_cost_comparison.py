@@ -1,0 +1,321 @@
+"""A pruned model against dense at equal cost: equal tokens, equal FLOPs, equal seconds.
+
+At an equal budget a pruned model is cheaper, and loops spend more; so accuracy is compared where
+both have spent the same. Each side's curve goes through its budgets: x = log of the mean cost of a
+chain, y = accuracy. It is interpolated linearly in log x, only where both sides were measured;
+nothing is extrapolated, and where the ranges do not meet the row is nan with the reason.
+
+Costs (`with_costs` adds the columns):
+
+| axis | a chain's cost |
+|---|---|
+| spent | its thinking and answer tokens |
+| flops | `scaling.costs.flops`: the prompt, and every token that passed through the model |
+| seconds | tokens times the seconds of one token of the variant, alone on the machine |
+
+Seconds of a token are measured (`seconds_per_token`), or modelled by `modelled_seconds`: decoding
+one chain waits for weights to be read, so a token of a variant takes as much less time than a
+dense one as it reads fewer weights. A batch that mixes variants, as a study decodes it, says
+nothing about a variant's own speed; the model says what a checkpoint without the blocks would do.
+
+Interval: bootstrap over problems, paired (the same problems on both sides in every resample; costs
+are resampled too, and a resample whose curve ends a little short is held at its end). Where fewer
+than `TOLD` problems are solved or failed on a side the bootstrap collapses; the interval is then
+that of `interp.statistics.paired` on the interpolated outcomes. p: sign-flip over problems,
+interpolation weights taken as known; `p_holm` over the whole table of one axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.errors import UserError
+from interp.statistics import holm, sign_flip, smallest_effect
+from interp.statistics.intervals import check_level
+from interp.statistics.paired import mover_limits
+from scaling.costs.flops import ModelCost
+from scaling.curves.outcomes import BudgetTable, by_budget, check_rows, groups
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+T = TypeVar("T")
+AXES = ("spent", "flops", "seconds")
+TOLD = 5
+UNKNOWN = ("dense", "accuracy", "difference", "low", "high", "p", "p_holm", "sd", "smallest")
+COUNTED = ("prompt_tokens", "thinking_tokens", "answer_tokens", "tokens")
+
+
+@dataclass(frozen=True)
+class EqualCost:
+    """Variant against dense at one cost; nan where `reason` says why.
+
+    sd: of the differences of problems; smallest: the smallest true difference that these problems
+    would show with a power of .8 among all tests of the table. dense_budget, variant_budget: the
+    largest thinking budget of each that costs no more.
+    """
+
+    benchmark: str
+    variant: str
+    axis: str
+    cost: float
+    dense: float
+    accuracy: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    sd: float
+    smallest: float
+    dense_budget: int
+    variant_budget: int
+    n_problems: int
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class EqualCosts:
+    """All comparisons of one axis."""
+
+    points: tuple[EqualCost, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a benchmark, variant and cost."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(point) for point in self.points])
+
+
+def with_costs(
+    rows: pd.DataFrame,
+    model: ModelCost | None = None,
+    removed: Mapping[str, Collection[int]] | None = None,
+    seconds_per_token: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """The rows with what each chain cost: `spent`; `flops` if the model's cost is given, with the
+    dense indices that each variant lacks; `seconds` if those of a token are given by variant.
+
+    A chain that stops at once has chosen one token, its end, and costs that: nothing is free.
+    """
+    missing = [name for name in COUNTED if name not in rows.columns]
+    if missing:
+        raise UserError(f"The rows lack {missing}; expected those of Store.rows().")
+    variants = set(rows["variant"])
+    spent = (rows["thinking_tokens"] + rows["answer_tokens"]).to_numpy(dtype=float)
+    tokens = np.maximum(rows["tokens"].to_numpy(np.int64), 1)
+    added = {"spent": np.maximum(spent, 1.0)}
+    if model is not None:
+        added["flops"] = np.zeros(len(rows))
+        for name in variants:
+            mine = (rows["variant"] == name).to_numpy()
+            lacks = _known(removed if removed is not None else {"dense": ()}, name, "removed")
+            added["flops"][mine] = model.chain(
+                rows.loc[mine, "prompt_tokens"].to_numpy(np.int64),
+                tokens[mine],
+                lacks,
+            )
+    if seconds_per_token is not None:
+        each = {name: float(_known(seconds_per_token, name, "seconds_per_token"))
+                for name in variants}  # fmt: skip
+        if not all(np.isfinite(value) and value > 0 for value in each.values()):
+            raise UserError(f"seconds_per_token {each}: expected positive numbers.")
+        added["seconds"] = tokens * np.array([each[name] for name in rows["variant"]])
+    return rows.assign(**added)
+
+
+def _known(given: Mapping[str, T], name: str, what: str) -> T:
+    if name not in given:
+        raise UserError(f"{what} says nothing of the variant {name!r}; it has {sorted(given)}.")
+    return given[name]
+
+
+def modelled_seconds(
+    model: ModelCost, removed: Mapping[str, Collection[int]], dense_seconds: float
+) -> dict[str, float]:
+    """Seconds of a token of each variant: the dense one's times the share of weights read."""
+    if not (np.isfinite(dense_seconds) and dense_seconds > 0):
+        raise UserError(f"dense_seconds={dense_seconds}: expected a positive number.")
+    whole = model.weights_read
+    return {
+        name: dense_seconds * model.without(lacks).weights_read / whole
+        for name, lacks in removed.items()
+    }
+
+
+def equal_cost(
+    rows: pd.DataFrame,
+    axis: str = "spent",
+    *,
+    points: int | None = 4,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> EqualCosts:
+    """Every variant against dense at `points` costs over the range that both have in common, or
+    (None) at the costs of the variant's own budgets.
+
+    rows: of purpose "sequential", with the column `axis` (`with_costs`). A benchmark without
+    dense rows gives nothing to compare with and is left out.
+    """
+    check_rows(rows, ("benchmark", "problem", "variant", "budget", "sample", "outcome",
+                      "thinking_budget", "waits_allowed"))  # fmt: skip
+    tail = check_level(level)
+    if (points is not None and points < 1) or draws < 100:
+        raise UserError(f"points={points}, draws={draws}: expected at least 1 and 100.")
+    found: list[EqualCost] = []
+    for (benchmark,), part in groups(rows, ("benchmark",)):
+        sides = {name: rows_ for (name,), rows_ in groups(part, ("variant",))}
+        if "dense" not in sides:
+            continue
+        dense = by_budget(sides.pop("dense"), axis)
+        for variant, mine in sides.items():
+            pair = _paired(dense, by_budget(mine, axis))
+            found += _compare(benchmark, variant, axis, pair, points, draws, tail, seed)
+    adjusted = holm(np.array([point.p for point in found]))
+    tests = max(int(np.isfinite(adjusted).sum()), 1)
+    return EqualCosts(
+        tuple(
+            replace(
+                point,
+                p_holm=float(p),
+                smallest=smallest_effect(point.sd, point.n_problems, tests=tests)
+                if np.isfinite(point.sd)
+                else float("nan"),
+            )
+            for point, p in zip(found, adjusted, strict=True)
+        )
+    )
+
+
+def _paired(dense: BudgetTable, variant: BudgetTable) -> tuple[BudgetTable, BudgetTable]:
+    """Both on the problems they share, in one order."""
+    shared = sorted(set(dense.problems) & set(variant.problems))
+    return dense.of(shared), variant.of(shared)
+
+
+def _compare(
+    benchmark: str,
+    variant: str,
+    axis: str,
+    pair: tuple[BudgetTable, BudgetTable],
+    points: int | None,
+    draws: int,
+    tail: float,
+    seed: int,
+) -> list[EqualCost]:
+    nan, n = float("nan"), len(pair[0].problems)
+
+    def refused(reason: str, cost: float = nan, budget: int = 0) -> EqualCost:
+        return EqualCost(
+            benchmark=benchmark,
+            variant=variant,
+            axis=axis,
+            cost=cost,
+            **dict.fromkeys(UNKNOWN, nan),
+            dense_budget=0,
+            variant_budget=budget,
+            n_problems=n,
+            method="",
+            reason=reason,
+        )
+
+    if n < 2:
+        return [refused(f"{n} problems at every budget on both sides; at least 2 are needed")]
+    even = np.full((1, n), 1.0)
+    curves = [_curve(side, even) for side in pair]
+    low = max(x[0, 0] for x, _ in curves)
+    high = min(x[0, -1] for x, _ in curves)
+    own = curves[1][0][0]
+    if points is None:
+        places = list(zip(own.tolist(), pair[1].budgets, strict=True))
+    elif low <= high:
+        costs = np.unique(np.linspace(low, high, points)).tolist()
+        places = [(x, _largest(pair[1], own, x)) for x in costs]
+    else:
+        return [refused("the costs measured do not overlap; add budgets to one side")]
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    drawn = [_curve(side, counts.astype(float)) for side in pair]
+    samples = max(side.samples for side in pair)
+    result = []
+    for x, budget in places:
+        if not low - 1e-9 <= x <= high + 1e-9:
+            said = "dense was not measured at this cost; add budgets to it"
+            result.append(refused(said, float(np.exp(x)), budget))
+            continue
+        each = [_at(*_curve_each(side, even), x) for side in pair]
+        dense, mine = float(each[0].mean()), float(each[1].mean())
+        sums = [_at(*curve, x) for curve in drawn]
+        told = min(min((e > 0).sum(), (e < 1).sum()) for e in each)
+        if told < TOLD:
+            least, most = mover_limits(each[0], each[1], 1 / samples, tail)
+            method = "mover"
+        else:
+            least, most = map(float, np.quantile(sums[1] - sums[0], [tail, 1 - tail]))
+            method = "paired problem bootstrap"
+        result.append(
+            EqualCost(
+                benchmark=benchmark,
+                variant=variant,
+                axis=axis,
+                cost=float(np.exp(x)),
+                dense=dense,
+                accuracy=mine,
+                difference=mine - dense,
+                low=min(least, mine - dense),
+                high=max(most, mine - dense),
+                p=sign_flip(each[1] - each[0], seed=seed),
+                p_holm=nan,
+                sd=float((each[1] - each[0]).std(ddof=1)),
+                smallest=nan,  # known, as p_holm, when all tests are
+                dense_budget=_largest(pair[0], curves[0][0][0], x),
+                variant_budget=budget,
+                n_problems=n,
+                method=method,
+                reason="",
+            )
+        )
+    return result
+
+
+def _curve(
+    side: BudgetTable, counts: Float[np.ndarray, "rows P"]
+) -> tuple[Float[np.ndarray, "rows B"], Float[np.ndarray, "rows B"]]:
+    """log of the mean cost (never falling from budget to budget) and accuracy, a row a resample."""
+    weight = counts / counts.sum(axis=1, keepdims=True)
+    cost = np.maximum.accumulate(weight @ side.cost.T, axis=1)
+    return np.log(cost), weight @ side.accuracy.T
+
+
+def _curve_each(
+    side: BudgetTable, even: Float[np.ndarray, "1 P"]
+) -> tuple[Float[np.ndarray, "P B"], Float[np.ndarray, "P B"]]:
+    """The common axis, and each problem's own accuracy along it."""
+    x, _ = _curve(side, even)
+    return np.repeat(x, len(side.problems), axis=0), side.accuracy.T
+
+
+def _at(
+    x: Float[np.ndarray, "rows B"], y: Float[np.ndarray, "rows B"], at: float
+) -> Float[np.ndarray, " rows"]:
+    """Linear interpolation of every row, held at its ends; of equal x the last counts."""
+    if x.shape[1] == 1:
+        return y[:, 0]
+    row = np.arange(len(x))
+    above = np.clip((x <= at + 1e-12).sum(axis=1), 1, x.shape[1] - 1)
+    left, right = x[row, above - 1], x[row, above]
+    width = right - left
+    share = np.where(width > 0, (at - left) / np.where(width > 0, width, 1.0), 1.0)
+    share = np.clip(share, 0, 1)
+    return y[row, above - 1] * (1 - share) + y[row, above] * share
+
+
+def _largest(side: BudgetTable, x: Float[np.ndarray, " B"], at: float) -> int:
+    """The largest budget that costs no more than `at`."""
+    return int(side.budgets[max(int((x <= at + 1e-9).sum()) - 1, 0)])

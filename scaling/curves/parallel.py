@@ -1,0 +1,191 @@
+"""Parallel scaling: what several samples of a problem buy. All k from one sample set.
+
+| measure | of k samples |
+|---|---|
+| pass@k | the chance that one is correct, unbiased: 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374) |
+| cov@k | the share of problems that the first k samples in fact solved |
+| maj@k | the majority answer is correct; no answer does not vote, ties are averaged |
+| best@k | the sample with the highest mean log-probability is correct |
+| best by X@k | the sample with the highest X is correct: scores of a verifier, a reward model |
+
+Intervals are over problems. pass@k is steady for k up to half the samples; beyond that `steady` is
+False and its variance is that of few independent sets. Equal samples at temperature > 0 would
+count as independent: their share stands in `duplicates`, and `ParallelPoint.suspect` is the alarm.
+An unscored sample (nan) is chosen only where no sample of the subset has a score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.errors import UserError
+from interp.statistics import Interval, best_of_n, cov_at_k, jeffreys, maj_at_k, mean_interval
+from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, vote
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+LOGPROB = "mean_logprob"
+MEASURES = ("pass", "cov", "maj", "best")
+SUSPECT = 0.1  # the share of equal samples from which on something is wrong
+
+
+@dataclass(frozen=True)
+class ParallelPoint:
+    """One measure at one k, for one benchmark, variant and budget."""
+
+    benchmark: str
+    variant: str
+    budget: str
+    measure: str
+    k: int
+    value: float
+    low: float
+    high: float
+    n_problems: int
+    samples: int
+    steady: bool
+    duplicates: float
+
+    @property
+    def suspect(self) -> bool:
+        """Whether so many samples are equal that pass@k counts the same sample several times."""
+        return self.duplicates > SUSPECT
+
+
+@dataclass(frozen=True)
+class ParallelScaling:
+    """All points of a study's parallel scaling."""
+
+    points: tuple[ParallelPoint, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a point."""
+        import pandas as pd
+
+        return pd.DataFrame([{**asdict(p), "suspect": p.suspect} for p in self.points])
+
+    def plot(self, ax: Axes | None = None, measure: str = "pass") -> Axes:
+        """One measure over k, a line a benchmark and variant, with intervals."""
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            ax = plt.subplots()[1]
+        lines: dict[str, list[ParallelPoint]] = {}
+        for point in self.points:
+            if point.measure == measure:
+                lines.setdefault(f"{point.benchmark}, {point.variant}", []).append(point)
+        for label, points in lines.items():
+            k = [p.k for p in points]
+            ax.plot(k, [p.value for p in points], marker="o", label=label)
+            ax.fill_between(k, [p.low for p in points], [p.high for p in points], alpha=0.15)
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel("samples k")
+        ax.set_ylabel(f"{measure}@k")
+        ax.set_ylim(0, 1)
+        if lines:
+            ax.legend()
+        return ax
+
+
+def parallel_scaling(
+    rows: pd.DataFrame,
+    ks: Sequence[int] | None = None,
+    scores: Sequence[str] = (LOGPROB,),
+) -> ParallelScaling:
+    """Tables of pass@k, cov@k, maj@k and best@k from rows of the purpose "parallel".
+
+    ks: powers of two up to the samples unless given. Groups with one sample are left out; a k
+    larger than the samples of a problem is a UserError. scores: columns by which the best of k
+    samples is chosen; give the scores of a verifier or reward model as a column of the rows.
+    """
+    check_rows(rows, (*NEEDED, "extracted", "ids_hash", *scores))
+    chosen_by = {"best" if name == LOGPROB else f"best by {name}": name for name in scores}
+    from pandas.api.types import is_numeric_dtype
+
+    for name in scores:
+        if not is_numeric_dtype(rows[name]) and rows[name].notna().any():
+            raise UserError(f"The score {name!r} is not a column of numbers.")
+    points: list[ParallelPoint] = []
+    for key, part in groups(rows, ("benchmark", "variant", "budget")):
+        fewest = min(len(one) for _, one in part.groupby("problem"))
+        if fewest < 2 and ks is None:
+            continue
+        chosen = list(ks) if ks is not None else [2**i for i in range(fewest.bit_length())]
+        wrong = [k for k in chosen if not 1 <= k <= fewest]
+        if wrong:
+            raise UserError(
+                f"k={wrong[0]} for {', '.join(key)}: a problem has {fewest} samples; "
+                f"expected 1 <= k <= {fewest}. Draw more samples (--samples) or lower k."
+            )
+        duplicates = share(part.duplicated(["problem", "ids_hash"]))
+        problems = [problem for _, problem in part.sort_values("sample").groupby("problem")]
+        for k in chosen:
+            for measure in (*MEASURES[:3], *chosen_by):
+                found = _measure(measure, part, problems, k, chosen_by.get(measure, ""))
+                points.append(
+                    ParallelPoint(
+                        *key[:3],
+                        measure=measure,
+                        k=k,
+                        value=found.value,
+                        low=found.low,
+                        high=found.high,
+                        n_problems=len(problems),
+                        samples=fewest,
+                        steady=fewest >= 2 * k,
+                        duplicates=duplicates,
+                    )
+                )
+    return ParallelScaling(tuple(points))
+
+
+def _measure(
+    measure: str, part: pd.DataFrame, problems: Sequence[pd.DataFrame], k: int, score: str
+) -> Interval:
+    outcomes = table(part)
+    if measure == "pass":
+        return cov_at_k(outcomes, k)
+    if measure == "cov":
+        solved = int(np.nansum(outcomes[:, :k], axis=1).astype(bool).sum())
+        return jeffreys(solved, len(outcomes))
+    each = np.array([_one(problem, k, score) for problem in problems])
+    return _over_problems(each, outcomes)
+
+
+def _one(problem: pd.DataFrame, k: int, score: str) -> float:
+    """The best of k by a score, or the majority where there is none."""
+    correct = (problem["outcome"] == "correct").to_numpy()
+    if score:
+        scores = problem[score].fillna(-np.inf).to_numpy(dtype=float)
+        return best_of_n(correct, scores, k)
+    pairs = zip(problem["extracted"], problem["outcome"], strict=True)
+    return maj_at_k([vote(text, outcome) for text, outcome in pairs], correct, k)
+
+
+def _over_problems(each: Float[np.ndarray, " P"], outcomes: Float[np.ndarray, "P N"]) -> Interval:
+    """Interval for the mean of per-problem chances.
+
+    They are drawn as outcomes of the same number of samples, rounded: the effective-count interval
+    of outcomes then holds near 0 and 1, where a t interval over problems collapses.
+    """
+    n = outcomes.shape[1]
+    pseudo = (np.arange(n)[None, :] < np.rint(each * n)[:, None]).astype(float)
+    rough = mean_interval(pseudo)
+    value = float(each.mean())
+    shift = value - rough.value
+    return Interval(
+        value,
+        float(np.clip(rough.low + shift, 0, 1)),
+        float(np.clip(rough.high + shift, 0, 1)),
+        rough.level,
+        len(each),
+        int(np.isfinite(outcomes).sum()),
+        "effective jeffreys on rounded chances",
+    )

@@ -1,0 +1,212 @@
+"""Sequential scaling: what thinking tokens buy, by truncation and by "wait" extensions.
+
+`sequential_scaling` gives accuracy at each budget, beside what was really spent (thinking and
+answer tokens apart: a budget is a limit, not an expense; FLOPs and seconds where the rows have
+them, see `scaling.curves.equal_cost_comparison.with_costs`), the share of forced ends and of chains
+without an answer. `wait_extensions` compares each number of "wait"s with none, at the same limit,
+paired by problem; what a "wait" cost in tokens stands beside it. Slope and ceiling are in
+`scaling.curves.fits`, comparisons at equal cost in `scaling.curves.equal_cost_comparison`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp.errors import UserError, did_you_mean
+from interp.statistics import holm, mean_interval, paired_difference
+from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, where
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+AXES = ("thinking_budget", "thinking_tokens", "tokens", "flops", "seconds")
+COLUMNS = (*NEEDED, "thinking_budget", "waits_allowed", "thinking_tokens", "answer_tokens")
+
+
+@dataclass(frozen=True)
+class SequentialPoint:
+    """Accuracy of one benchmark and variant at one budget, and what a chain cost on average.
+
+    tokens: thinking and answer together. flops, seconds: nan where the rows do not have them.
+    """
+
+    benchmark: str
+    variant: str
+    budget: str
+    thinking_budget: int
+    accuracy: float
+    low: float
+    high: float
+    thinking_tokens: float
+    thinking_low: float
+    thinking_high: float
+    answer_tokens: float
+    tokens: float
+    flops: float
+    seconds: float
+    forced: float
+    no_answer: float
+    n_problems: int
+    n_samples: int
+
+
+@dataclass(frozen=True)
+class SequentialScaling:
+    """All points of a study's sequential scaling."""
+
+    points: tuple[SequentialPoint, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a point."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(point) for point in self.points])
+
+    def plot(self, ax: Axes | None = None, *, x: str = "thinking_budget") -> Axes:
+        """Accuracy over the budget, or over a cost (x="tokens", "flops", "seconds"), a line a
+        variant."""
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            ax = plt.subplots()[1]
+        if x not in AXES:
+            raise UserError(did_you_mean(x, AXES, "axis"))
+        lines: dict[str, list[SequentialPoint]] = {}
+        for point in self.points:
+            lines.setdefault(f"{point.benchmark}, {point.variant}", []).append(point)
+        for label, points in lines.items():
+            at = [getattr(p, x) for p in points]
+            ax.plot(at, [p.accuracy for p in points], marker="o", label=label)
+            ax.fill_between(at, [p.low for p in points], [p.high for p in points], alpha=0.15)
+        ax.set_xscale("log", base=2)
+        ax.set_xlabel(x.replace("_", " "))
+        ax.set_ylabel("accuracy")
+        ax.set_ylim(0, 1)
+        if lines:
+            ax.legend()
+        return ax
+
+
+def sequential_scaling(rows: pd.DataFrame) -> SequentialScaling:
+    """Accuracy against thinking budget and tokens spent, from rows of purpose "sequential"."""
+    check_rows(rows, (*COLUMNS, "thinking_finish"))
+    rows = where(rows, (rows["thinking_budget"] > 0) & (rows["waits_allowed"] == 0))
+    rows = rows.sort_values("thinking_budget", kind="stable")
+    points = []
+    for (benchmark, variant, budget), part in groups(rows, ("benchmark", "variant", "budget")):
+        accuracy = mean_interval(table(part))
+        spent = mean_interval(table(part, "thinking_tokens"))
+        answer = float(np.nanmean(table(part, "answer_tokens")))
+        points.append(
+            SequentialPoint(
+                benchmark=benchmark,
+                variant=variant,
+                budget=budget,
+                thinking_budget=int(part["thinking_budget"].iloc[0]),
+                accuracy=accuracy.value,
+                low=accuracy.low,
+                high=accuracy.high,
+                thinking_tokens=spent.value,
+                thinking_low=spent.low,
+                thinking_high=spent.high,
+                answer_tokens=answer,
+                tokens=spent.value + answer,
+                **{name: _mean(part, name) for name in ("flops", "seconds")},
+                forced=share(part["thinking_finish"] == "forced"),
+                no_answer=share(part["outcome"] == "no answer"),
+                n_problems=accuracy.n_problems,
+                n_samples=accuracy.n_samples,
+            )
+        )
+    order = {name: i for i, name in enumerate(dict.fromkeys(rows["benchmark"]))}
+    points.sort(key=lambda p: (order[p.benchmark], p.variant != "dense", p.variant))
+    return SequentialScaling(tuple(points))
+
+
+def _mean(rows: pd.DataFrame, column: str) -> float:
+    """Mean over problems of a cost, nan where it is not known."""
+    if column not in rows.columns:
+        return float("nan")
+    return float(np.nanmean(np.nanmean(table(rows, column), axis=1)))
+
+
+@dataclass(frozen=True)
+class WaitPoint:
+    """What `waits` extensions changed against none: paired difference, its interval, its p value.
+
+    extended: share of chains in which a "wait" was in fact written. extra_tokens: thinking tokens
+    more a chain. p_holm: adjusted over all points of the table.
+    """
+
+    benchmark: str
+    variant: str
+    thinking_budget: int
+    waits: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    extended: float
+    extra_tokens: float
+    n_problems: int
+
+
+@dataclass(frozen=True)
+class WaitExtensions:
+    """All points of a study's "wait" extensions."""
+
+    points: tuple[WaitPoint, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a point."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(point) for point in self.points])
+
+
+def wait_extensions(rows: pd.DataFrame) -> WaitExtensions:
+    """Each number of "wait"s against none, from rows of purpose "waits"."""
+    check_rows(rows, (*COLUMNS, "waits"))
+    drafts: list[dict[str, float | int | str]] = []
+    keys = ("benchmark", "variant", "thinking_budget")
+    for (benchmark, variant, thinking), part in groups(rows, keys):
+        plain = where(part, part["waits_allowed"] == 0)
+        for waits in sorted(set(part["waits_allowed"]) - {0}):
+            longer = where(part, part["waits_allowed"] == waits)
+            problems = sorted(set(plain["problem"]) & set(longer["problem"]))
+            if not problems:
+                continue
+            pair = [table(side, problems=problems) for side in (plain, longer)]
+            width = min(side.shape[1] for side in pair)
+            found = paired_difference(pair[0][:, :width], pair[1][:, :width])
+            spent = [table(s, "thinking_tokens", problems)[:, :width] for s in (plain, longer)]
+            drafts.append(
+                {
+                    "benchmark": benchmark,
+                    "variant": variant,
+                    "thinking_budget": int(thinking),
+                    "waits": int(waits),
+                    "before": found.dense,
+                    "after": found.variant,
+                    "difference": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "p": found.p,
+                    "extended": share(longer["waits"] > 0),
+                    "extra_tokens": float(np.nanmean(spent[1] - spent[0])),
+                    "n_problems": found.n_problems,
+                }
+            )
+    adjusted = holm(np.array([float(d["p"]) for d in drafts]))
+    points = [
+        WaitPoint(**draft, p_holm=float(p))  # type: ignore[arg-type]
+        for draft, p in zip(drafts, adjusted, strict=True)
+    ]
+    return WaitExtensions(tuple(points))

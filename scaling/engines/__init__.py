@@ -1,0 +1,1 @@
+"""What turns requests into chains: this process, a server, Ray."""

@@ -1,0 +1,190 @@
+"""One request on a server: the same tree of budgets as in `interp.decoding.sequence`, walked by
+continuation.
+
+The thinking of the largest budget is asked for first; where a budget is spent or an end of thinking
+is to be replaced by "wait", the engine's own tokens are put after the prefix and the server goes on
+from there. What happens at which token is decided by the same `Row` as in the local decoder, so
+budgets, waits, forks, forced ends and early ends of loops mean the same.
+
+Long generations are asked for in pieces that end at fixed counts of tokens, so that a server which
+restarts costs a piece at most, a loop is found without waiting for the whole budget, and a chain at
+a small budget is a prefix of the chain at a larger one. Each piece has a seed of its own: a hash of
+the run's seed, the problem, the sample and the place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from interp.chains.chain import Budget, Chain, Finish, ThinkingFinish
+from interp.chains.periods import certain_period
+from interp.decoding.request import Request
+from interp.decoding.sampling import Sampling
+from interp.decoding.scheduler import LOOP_EVERY
+from interp.decoding.sequence import Row, SlotRecord, Task, finish_answer, finish_without_answer
+from interp.model.delimiters import DelimiterIds
+from scaling.engines.dialects import Ask, Said
+
+__all__ = ["PIECE", "Walk", "seed_of"]
+
+PIECE = 4096  # tokens of one request at most
+
+
+def seed_of(request: Request, start: int, phase: str, waits: int) -> int:
+    """A seed in [0, 2^31) for what follows `start` tokens of a request; budgets are no part."""
+    what = repr((request.seed, request.problem, request.sample, start, phase, waits))
+    digest = hashlib.blake2b(what.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 33
+
+
+@dataclass
+class _Made:
+    """The tokens there are, who wrote them, and their log-probabilities."""
+
+    tokens: list[int] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    logprob: list[float] = field(default_factory=list)
+
+    def back_to(self, task: Task) -> None:
+        for column in (self.tokens, self.forced, self.logprob):
+            del column[task.cut :]
+        self.write(task.script)
+
+    def write(self, tokens: tuple[int, ...]) -> None:
+        """Tokens that the engine writes."""
+        self.tokens += tokens
+        self.forced += [True] * len(tokens)
+        self.logprob += [float("nan")] * len(tokens)
+
+    def record(self) -> SlotRecord:
+        logprob = np.array(self.logprob, dtype=np.float64)
+        return SlotRecord(
+            tokens=np.array(self.tokens, dtype=np.int64),
+            logprob=logprob,
+            entropy=np.full_like(logprob, np.nan),  # no server gives it
+            forced=np.array(self.forced, dtype=bool),
+        )
+
+
+@dataclass
+class Walk:
+    """All chains of one request. ask: sends one question to the server."""
+
+    request: Request
+    delimiter_ids: DelimiterIds
+    stop_ids: tuple[int, ...]
+    max_positions: int
+    layer_map: tuple[int, ...]
+    sampling: Sampling
+    ask: Callable[[Ask], Said]
+    stop_on_loop: bool = False
+    piece: int = PIECE
+
+    def chains(self) -> Iterator[Chain]:
+        """One chain a budget, each as soon as it is finished."""
+        self.row = Row.begin(self.request, self.delimiter_ids, self.max_positions)
+        self.made = _Made()
+        self.made.write(self.request.prefix)
+        task: Task | None = self.row.task
+        while task is not None:
+            self.made.back_to(task)
+            yield from self._task()
+            task = self.row.next_task()
+            if task is not None:
+                self.row.enter(task)
+
+    def _task(self) -> Iterator[Chain]:
+        """The task that the row has just entered, to its end."""
+        row = self.row
+        if not row.fits:
+            task = row.task
+            yield from self._unanswered(
+                task.cut, task.cut, task.budgets, "positions", task.thinking_finish
+            )
+            return
+        while True:
+            said = self._go_on()
+            for token, logprob in zip(said.ids, said.logprob.tolist(), strict=True):
+                self.made.tokens.append(token)
+                self.made.forced.append(False)
+                self.made.logprob.append(logprob)
+                thinking = row.thinking
+                chains = self._event(len(self.made.tokens))
+                if chains is not None:
+                    yield from chains
+                    return
+                if row.thinking != thinking:  # the answer begins; what came after is not its
+                    break
+
+    def _go_on(self) -> Said:
+        row, n = self.row, len(self.made.tokens)
+        return self.ask(
+            Ask(
+                ids=self.request.prompt_ids + tuple(self.made.tokens),
+                limit=min(row.limit - n, self.piece - n % self.piece),
+                ends=self.delimiter_ids.think_end if row.thinking else (),
+                seed=seed_of(self.request, n, row.task.phase, row.task.waits),
+                sampling=self.sampling,
+            )
+        )
+
+    def _event(self, count: int) -> list[Chain] | None:
+        """What token `count` - 1 brings: chains (perhaps none) at the end of a task, else None."""
+        row, tokens = self.row, self.made.tokens
+        stopped = tokens[-1] in self.stop_ids
+        if not row.thinking:
+            if stopped:
+                how: Finish = "stop"
+            elif count >= row.limit:
+                how = "positions" if row.limited_by_positions else "cut"
+            elif self._loops(row.task.start, count):
+                how = "looped"
+            else:
+                return None
+            return finish_answer(row, self.made.record(), count, how, self.layer_map)
+        if self._closed(count):
+            n = count - len(self.delimiter_ids.think_end)
+            here = row.thinking_ended(n)
+            if here and count < row.max_tokens:
+                row.answer_here(n, here)
+                return None
+            return self._unanswered(count, n, here, "positions", "end")
+        if stopped:  # the model ended everything inside its thinking
+            inside = row.thinking_stopped(count - 1)
+            return self._unanswered(count, count - 1, inside, "stop", "end")
+        if count >= row.limit:
+            stranded = row.thinking_cut(count)
+            return self._unanswered(count, count, stranded, "positions", "forced")
+        if self._loops(0, count):
+            row.thinking_looped(count)
+            return []
+        return None
+
+    def _closed(self, count: int) -> bool:
+        """Whether the model's own last tokens close its thinking."""
+        ends = self.delimiter_ids.think_end
+        own = count - len(ends) >= self.row.task.start
+        return own and tuple(self.made.tokens[-len(ends) :]) == ends
+
+    def _loops(self, begin: int, count: int) -> bool:
+        if not self.stop_on_loop or count % LOOP_EVERY:
+            return False
+        ids = np.array(self.made.tokens[begin:count], dtype=np.int64)
+        return len(ids) > 0 and certain_period(ids) is not None
+
+    def _unanswered(
+        self,
+        count: int,
+        thinking_stop: int,
+        budgets: tuple[Budget, ...],
+        how: Finish,
+        end: ThinkingFinish,
+    ) -> list[Chain]:
+        record = self.made.record()
+        return finish_without_answer(
+            self.row, record, count, thinking_stop, budgets, how, end, self.layer_map
+        )

@@ -1,0 +1,373 @@
+"""How each server is asked for a completion, and how its answer is read.
+
+| kind | prompt | tokens come back as | log-probability of each token |
+|---|---|---|---|
+| vllm | token ids | `token_ids` (from 0.10.2), else `token_id:N` names | the model's own (raw) |
+| sglang | token ids | `token_ids` | after the temperature: kept where that is 1, or greedy |
+| transformers | text | text, tokenised again here | none |
+
+Which one it is shows in its behaviour (`recognise`), so a proxy in front changes nothing. Sampling
+is said in full with every request: all three fill in what is left out from the checkpoint's
+generation_config.json.
+
+`transformers serve` drops special tokens from its text, so an end of sequence shows only in the
+count of tokens, and one token more than wanted is asked for: a text that has fewer has ended. Its
+seed is global, so it is asked one request at a time. With --continuous-batching it would use the
+settings of its first request for all: leave that off.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.decoding.sampling import Sampling
+from interp.errors import NonFiniteError, UserError
+from interp.model.reasoning_model import ReasoningModel
+from scaling.engines.endpoint import Endpoint, EndpointError, Retry
+
+__all__ = ["Ask", "Dialect", "Kind", "RetokenisedWarning", "Said", "recognise"]
+
+Kind = Literal["vllm", "sglang", "transformers"]
+PROBE = "1 + 1 ="
+
+
+class RetokenisedWarning(UserWarning):
+    """Tokens were read back from text, so they may not be the ones that the model chose."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request: go on after `ids` for at most `limit` tokens.
+
+    ends: the ids that close the thinking, where the server is to stop at them; () in an answer.
+    """
+
+    ids: tuple[int, ...]
+    limit: int
+    ends: tuple[int, ...]
+    seed: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Said:
+    """What came back: at most `limit` tokens, the one that ended them included.
+
+    prompt_tokens, tokens: what the server itself counted (None where it says nothing).
+    """
+
+    ids: list[int]
+    logprob: Float[np.ndarray, " S"]
+    prompt_tokens: int | None = None
+    tokens: int | None = None
+
+
+@runtime_checkable
+class Dialect(Protocol):
+    """One kind of server."""
+
+    kind: Kind
+    exact: bool  # token ids in and out
+    parallel: bool  # may be asked several things at once
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """The request's JSON."""
+        ...
+
+    def read(self, ask: Ask, reply: dict[str, Any]) -> Said:
+        """The answer; EndpointError where it is none."""
+        ...
+
+
+# ------------------------------------------------------------------------- token ids in and out
+
+
+class TokenDialect:
+    """vLLM and SGLang."""
+
+    exact = parallel = True
+
+    def __init__(self, kind: Kind, served: str, model: ReasoningModel) -> None:
+        self.kind: Kind = kind
+        self.served, self.model = served, model
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """Token ids in, token ids out; the end of thinking stops it like an end of sequence."""
+        how = ask.sampling
+        body: dict[str, Any] = {
+            "model": self.served,
+            "prompt": list(ask.ids),
+            "max_tokens": ask.limit,
+            "temperature": how.temperature,
+            "top_p": how.top_p,
+            "top_k": how.top_k or -1,
+            "min_p": how.min_p,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "seed": ask.seed,
+            "stop_token_ids": list(self.model.stop_ids),
+            "skip_special_tokens": False,
+            "logprobs": 1,
+            "return_token_ids": True,
+        }
+        if self.kind == "vllm":
+            body["return_tokens_as_token_ids"] = True
+        if len(ask.ends) == 1:
+            body["stop_token_ids"] += list(ask.ends)
+        elif ask.ends:
+            body["stop"] = [self.model.delimiters.think_end]
+            body["no_stop_trim" if self.kind == "sglang" else "include_stop_str_in_output"] = True
+        return body
+
+    def read(self, ask: Ask, reply: dict[str, Any]) -> Said:
+        """The tokens and their log-probabilities."""
+        choice = _choice(reply)
+        ids = _token_ids(choice)
+        if ids is None:
+            raise EndpointError("nonsense", "The server has sent no token ids.")
+        prompt_tokens, tokens = _usage(reply)
+        if len(ids) > ask.limit:
+            raise EndpointError(
+                "nonsense", f"The server has sent {len(ids)} tokens where {ask.limit} were asked."
+            )
+        if any(not 0 <= i < self.model.vocab_size for i in ids):
+            raise EndpointError(
+                "nonsense",
+                f"The server has sent token ids outside 0..{self.model.vocab_size - 1}: it serves "
+                f"another model than {self.model.name}.",
+            )
+        logprob = self._logprobs(choice, ids, ask)
+        if choice["finish_reason"] == "stop":
+            ids = self._ended(choice, ids, ask)[: ask.limit]
+        elif not ids:
+            raise EndpointError("nonsense", "The server has sent no token.")
+        logprob = np.concatenate([logprob, np.full(max(0, len(ids) - len(logprob)), np.nan)])
+        return Said(ids, logprob[: len(ids)], prompt_tokens, tokens)
+
+    def _ended(self, choice: dict[str, Any], ids: list[int], ask: Ask) -> list[int]:
+        """With the token that ended it, where the server keeps that to itself."""
+        if ids and (ids[-1] in self.model.stop_ids or _closes(ids, ask.ends)):
+            return ids
+        why = choice.get("stop_reason", choice.get("matched_stop"))
+        if ask.ends and (why == self.model.delimiters.think_end or [why] == list(ask.ends)):
+            return ids + list(ask.ends)
+        if isinstance(why, int) and why in self.model.stop_ids:
+            return [*ids, why]
+        return [*ids, self.model.stop_ids[0]]
+
+    def _logprobs(
+        self, choice: dict[str, Any], ids: list[int], ask: Ask
+    ) -> Float[np.ndarray, " S"]:
+        if self.kind == "sglang" and ask.sampling.temperature not in (0, 1):
+            return np.full(len(ids), np.nan)  # of another distribution than the model's own
+        return _token_logprobs(choice, len(ids))
+
+
+# ----------------------------------------------------------------------------- text in and out
+
+
+class TextDialect:
+    """`transformers serve`."""
+
+    kind: Kind = "transformers"
+    exact = parallel = False
+
+    def __init__(self, served: str, model: ReasoningModel) -> None:
+        end = model.delimiters.think_end
+        if model.text(model.delimiter_ids.think_end).strip() != end.strip():
+            raise UserError(
+                f"transformers serve leaves special tokens out of its text, and {end!r} is one in "
+                f"the tokenizer of {model.name}: where thinking ends would not be seen. Serve it "
+                f"with vLLM or SGLang, or run it locally."
+            )
+        self.served, self.model = served, model
+        # threads must not share a fast tokenizer with the one that grades
+        self._tokenizer, self._lock = copy.deepcopy(model.tokenizer), threading.Lock()
+        self._told: set[str] = set()
+        self._tell(
+            "kind",
+            "transformers serve takes and gives text: tokens are read back from it with the "
+            "tokenizer here, and have no log-probabilities.",
+        )
+
+    def body(self, ask: Ask) -> dict[str, Any]:
+        """Text in; how to sample, as a whole generation configuration."""
+        how, model = ask.sampling, self.model
+        config: dict[str, Any] = {
+            "max_new_tokens": ask.limit + 1,
+            "do_sample": not how.greedy,
+            "eos_token_id": [*model.stop_ids, *(ask.ends if len(ask.ends) == 1 else ())],
+            "pad_token_id": model.stop_ids[0],
+            "repetition_penalty": 1.0,
+        }
+        if not how.greedy:
+            config |= {"temperature": how.temperature, "top_k": how.top_k, "top_p": how.top_p}
+            config["min_p"] = how.min_p
+        body = {
+            "model": self.served,
+            "prompt": self._text(ask.ids),
+            "generation_config": json.dumps(config),
+            "seed": ask.seed,
+        }
+        if len(ask.ends) > 1:
+            body["stop"] = [model.delimiters.think_end]
+        return body
+
+    def read(self, ask: Ask, reply: dict[str, Any]) -> Said:
+        """The text as tokens."""
+        choice = _choice(reply)
+        text = choice.get("text")
+        prompt_tokens, tokens = _usage(reply)
+        if not isinstance(text, str) or tokens is None:
+            raise EndpointError("nonsense", "The server has sent no text, or not counted it.")
+        with self._lock:
+            ids = list(self._tokenizer.encode(text, add_special_tokens=False))
+        if prompt_tokens is not None and prompt_tokens != len(ask.ids):
+            self._tell(
+                "prompt",
+                f"A prompt of {len(ask.ids)} tokens was read as {prompt_tokens} by the server.",
+            )
+        if tokens > ask.limit:  # it would have gone on
+            counted = len(ids) in (tokens, tokens - 1)
+            ids = ids[: ask.limit]
+        elif _closes(ids, ask.ends):
+            counted = len(ids) == tokens
+        else:
+            ids.append(self.model.stop_ids[0])
+            counted = len(ids) == tokens
+        if not counted:
+            self._tell(
+                "answer", f"{tokens} tokens of the server's text are {len(ids)} when read back."
+            )
+        if not ids:
+            raise EndpointError("nonsense", "The server has sent no token that can be read.")
+        ids = ids[: ask.limit]
+        return Said(ids, np.full(len(ids), np.nan), prompt_tokens, tokens)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """Text that the server reads as `ids` (it puts special tokens of its own before)."""
+        with self._lock:
+            text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+            first = str(self._tokenizer.bos_token or "")
+            for candidate in (text, text.removeprefix(first)):
+                if list(self._tokenizer(candidate)["input_ids"]) == list(ids):
+                    return candidate
+        self._tell("spelling", f"A prompt of {len(ids)} tokens has no text that gives them back.")
+        return text
+
+    def _tell(self, what: str, message: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            warnings.warn(message, RetokenisedWarning, stacklevel=4)
+
+
+# ------------------------------------------------------------------------------- which is it?
+
+
+def recognise(endpoint: Endpoint, served: str, model: ReasoningModel, retry: Retry) -> Dialect:
+    """The dialect of the server at `endpoint`, from what it does with one token.
+
+    UserError where it does not serve the model `served`, or is none of the three.
+    """
+    ids = model.encode(PROBE)
+    ask: dict[str, Any] = {"model": served, "prompt": ids, "max_tokens": 1, "temperature": 0}
+    ask |= {"logprobs": 1, "return_token_ids": True, "return_tokens_as_token_ids": True}
+    try:
+        choice = endpoint.post("completions", ask, retry=retry, read=_choice)
+    except EndpointError as error:
+        if error.kind != "refused" or error.status in (401, 403):
+            raise
+        _not_there(error, served)
+    else:
+        if _token_ids(choice) is not None:
+            kind: Kind = "sglang" if "matched_stop" in choice else "vllm"
+            return TokenDialect(kind, served, model)
+    # One token by the generation configuration only: any other server would give its default.
+    config = json.dumps({"max_new_tokens": 1, "do_sample": False})
+    probe = {"model": served, "prompt": PROBE, "generation_config": config}
+    made = None
+    try:
+        made = endpoint.post("completions", probe, retry=retry, read=_usage)[1]
+    except EndpointError as error:
+        if error.kind != "refused":
+            raise
+        _not_there(error, served)
+    if made == 1:
+        return TextDialect(served, model)
+    raise UserError(
+        f"The server at {endpoint.url} gives no token ids (as vLLM and SGLang do) and takes no "
+        f"generation_config (as transformers serve does): its tokens could not be counted. Serve "
+        f"the model with one of the three."
+    )
+
+
+def _not_there(error: EndpointError, served: str) -> None:
+    """UserError if what the server refused is the model."""
+    text = str(error).lower()
+    named = any(word in text for word in ("pinned", "does not exist", "not found", "no model"))
+    if error.status == 404 or named:
+        raise UserError(f"The endpoint has no model {served!r}: {error}") from None
+
+
+# ------------------------------------------------------------------------- reading an answer
+
+
+def _choice(reply: dict[str, Any]) -> dict[str, Any]:
+    """The one completion of an answer."""
+    choices = reply.get("choices")
+    choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
+    if not isinstance(choice, dict):
+        raise EndpointError("nonsense", f"Expected one choice, not {str(choices)[:80]!r}.")
+    if choice.get("finish_reason") not in ("stop", "length"):
+        raise EndpointError(
+            "server error", f"A completion ended as {choice.get('finish_reason')!r}."
+        )
+    return choice
+
+
+def _token_ids(choice: dict[str, Any]) -> list[int] | None:
+    found = choice.get("token_ids")
+    if found is None:
+        tokens = (choice.get("logprobs") or {}).get("tokens")
+        if not isinstance(tokens, list) or not all(str(t).startswith("token_id:") for t in tokens):
+            return None
+        found = [str(t).removeprefix("token_id:") for t in tokens]
+    try:
+        return [int(i) for i in found]
+    except (TypeError, ValueError):
+        raise EndpointError("nonsense", f"Token ids that are none: {str(found)[:80]!r}.") from None
+
+
+def _token_logprobs(choice: dict[str, Any], n: int) -> Float[np.ndarray, " S"]:
+    """The log-probability of each of `n` tokens; nan where the server gives none."""
+    values = (choice.get("logprobs") or {}).get("token_logprobs")
+    if not isinstance(values, list) or len(values) != n:
+        return np.full(n, np.nan)
+    if any(isinstance(v, float) and np.isnan(v) for v in values):
+        raise NonFiniteError("The server has sent a log-probability that is not a number.")
+    return np.array([np.nan if v is None else float(v) for v in values], dtype=np.float64)
+
+
+def _usage(reply: dict[str, Any]) -> tuple[int | None, int | None]:
+    """Tokens of the prompt and of the completion, as the server counts them."""
+    usage = reply.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    prompt, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    return (
+        prompt if isinstance(prompt, int) else None,
+        made if isinstance(made, int) else None,
+    )
+
+
+def _closes(ids: Sequence[int], ends: tuple[int, ...]) -> bool:
+    return bool(ends) and tuple(ids[-len(ends) :]) == ends

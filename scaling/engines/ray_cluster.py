@@ -1,0 +1,354 @@
+"""Many machines: an engine that spreads its work over the workers of a Ray cluster.
+
+A study sees one engine. Behind it, requests are cut into pieces by problem, so that all variants
+and samples of one problem stay side by side in one batch with one noise; each worker is a Ray actor
+that loads the model once and decodes piece after piece. Chains travel back as they finish, and the
+process that called writes them: the store has one writer, however many machines there are.
+
+A worker that is lost (killed, out of memory, its node gone) is replaced, and what it had not
+delivered of its piece is given out again. Since a chain depends on its seed, problem and sample
+alone, the rows end up those of a run on one machine (law 2: but for ties of float noise).
+
+Every worker says which weights it holds, and which version of this package, before it is given
+anything; another than the first one's is an error. Ray is imported only here, and only when a
+cluster is asked for.
+
+Caveats: the nodes need this package and the model (a folder on a shared disk, or a Hub name). Run
+the command on a machine of the cluster: Ray's client protocol (ray://) streams no results.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.chains.chain import Chain
+from interp.errors import PruneScopeError, UserError
+from scaling.engines.engine import Engine
+from scaling.engines.ray_worker import DecodeJob, TextReader, Worker, WorkerCall, cut_pieces
+
+if TYPE_CHECKING:
+    from interp.decoding.request import Request
+    from interp.decoding.sampling import Sampling
+    from pruning.scores import Scores
+
+LOSSES = 3  # of workers over one piece, after which the piece is taken for the cause
+CONNECT_SECONDS = 5.0
+WAIT_SECONDS = 120.0  # for a first worker, before it is said
+
+
+class ClusterError(PruneScopeError, RuntimeError):
+    """The cluster cannot do the work: workers are lost again and again, or none can start."""
+
+
+# ------------------------------------------------------------------ the engine
+
+
+def connect(address: str) -> tuple[Any, bool]:
+    """Ray, connected, and whether it was connected here.
+
+    "local" starts a cluster of this machine's cores and GPUs; "auto" is the one this machine
+    belongs to; else HOST:PORT. UserError where Ray is not installed or nothing answers.
+    """
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError:
+        raise UserError("--ray needs Ray: pip install 'prunescope[ray]'.") from None
+    if ray.is_initialized():
+        return ray, False
+    if address.startswith("ray://"):
+        raise UserError(
+            f"--ray {address!r}: Ray's client protocol streams no results. Run the command on a "
+            "machine of the cluster with --ray auto, or submit it with `ray job submit`."
+        )
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == "local":
+        # What is started here for one study reports to nobody and serves no web page.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(address="local", include_dashboard=False, **quiet)
+        return ray, True
+    remedy = "Start one with `ray start --head`, name the right HOST:PORT, or use --ray local."
+    if address != "auto":
+        _answers(address, remedy)
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"No Ray cluster at {address!r}: {_first_line(error)} {remedy}") from error
+    return ray, True
+
+
+def _answers(address: str, remedy: str) -> None:
+    """Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise UserError(f"--ray {address!r}: expected local, auto or HOST:PORT. {remedy}")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"Nothing answers at {address!r} ({error}). {remedy}") from error
+
+
+class ClusterEngine:
+    """An `Engine` over the workers of a Ray cluster. A context manager; leaving it ends them.
+
+    load: makes the engine that a worker holds (it is pickled; loading happens at the worker).
+    reader: turns texts to ids and back on this side. workers: how many (default: one a GPU, or one
+    for every `cpus` where there is none). cpus, gpus: what each takes; gpus=None is 1 where the
+    cluster has any.
+    """
+
+    model: Any = None  # the weights are elsewhere
+
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        reader: TextReader,
+        address: str = "local",
+        *,
+        workers: int | None = None,
+        cpus: int = 1,
+        gpus: float | None = None,
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise UserError(f"{workers} workers: expected at least 1.")
+        self._load, self._reader = load, reader
+        self._ray, self._ours = connect(address)
+        self._free: list[Any] = []
+        self._starting: dict[Any, Any] = {}  # what a new worker's hello will be -> the worker
+        self._said: dict[str, Any] | None = None
+        self._false_starts = 0
+        try:
+            self._takes, self.workers = self._size(workers, cpus, gpus)
+            for _ in range(self.workers):
+                self._start()
+            while not self._free:
+                ready, _ = self._ray.wait(list(self._starting), num_returns=1, timeout=WAIT_SECONDS)
+                if ready:
+                    self._greet(ready[0])
+                else:
+                    warnings.warn(
+                        "Still waiting for the first worker: the cluster may be busy with other "
+                        "work, or the model takes long to load.",
+                        stacklevel=2,
+                    )
+        except BaseException:
+            self.close()
+            raise
+
+    def _size(
+        self, workers: int | None, cpus: int, gpus: float | None
+    ) -> tuple[dict[str, float], int]:
+        """What a worker takes, and how many there are to be."""
+        there = self._ray.cluster_resources()
+        have = {"cpu": float(there.get("CPU", 0)), "gpu": float(there.get("GPU", 0))}
+        each = float(1 if have["gpu"] else 0) if gpus is None else gpus
+        fit = int(have["cpu"] // max(cpus, 1))
+        if each:
+            fit = min(fit, int(have["gpu"] // each))
+        if fit < (workers or 1):
+            raise UserError(
+                f"The cluster has {have['cpu']:g} CPUs and {have['gpu']:g} GPUs: room for {fit} "
+                f"workers of {cpus} CPUs and {each:g} GPUs, {workers or 1} asked for. Ask for "
+                "fewer or smaller workers, or add nodes."
+            )
+        return {"num_cpus": float(cpus), "num_gpus": each}, workers or fit
+
+    # ------------------------------------------------------------------ what a study asks
+
+    @property
+    def about(self) -> str:
+        """One line for the study's table of sessions."""
+        return f"ray, {self.workers} workers"
+
+    @property
+    def layer_map(self) -> tuple[int, ...]:
+        """Dense index of each block."""
+        assert self._said is not None
+        return self._said["layer_map"]
+
+    def fingerprint(self) -> str:
+        """Identity of the weights that every worker holds."""
+        assert self._said is not None
+        return self._said["fingerprint"]
+
+    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
+        """The chat prompt of a question."""
+        return self._reader.prompt_ids(question, thinking=thinking)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids without special tokens."""
+        return self._reader.encode(text)
+
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of ids."""
+        return self._reader.text(ids, skip_special)
+
+    def decode(
+        self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool
+    ) -> Iterator[Chain]:
+        """Chains as they come from the workers."""
+        pieces = cut_pieces(requests, self.workers)
+        jobs = [DecodeJob.of(piece, sampling, stop_on_loop) for piece in pieces]
+        for _, chains in self._run(jobs):
+            yield from chains
+
+    def option_logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: Sequence[Sequence[Sequence[int]]],
+        variants: Sequence[Any],
+    ) -> np.ndarray:
+        """Log-probabilities of options: [V, P, O], the prompts spread over the workers."""
+        parts = [p for p in np.array_split(np.arange(len(prompts)), self.workers) if len(p)]
+        jobs = [
+            WorkerCall(
+                "option_logprobs", ([prompts[i] for i in p], [options[i] for i in p], variants)
+            )
+            for p in parts
+        ]
+        place = {id(job): part for job, part in zip(jobs, parts, strict=True)}
+        widest = max((len(o) for o in options), default=0)
+        table = np.full((len(variants), len(prompts), widest), np.nan, np.float32)
+        for job, found in self._run(jobs):
+            table[:, place[id(job)], : found.shape[2]] = found
+        return table
+
+    def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
+        """The blocks' scores by a criterion, from one worker."""
+        (found,) = [
+            r for _, r in self._run([WorkerCall("score", (criterion, list(chains), seed, remove))])
+        ]
+        return found
+
+    # ------------------------------------------------------------------ giving out
+
+    def _run(self, jobs: Sequence[WorkerCall]) -> Iterator[tuple[WorkerCall, Any]]:
+        """Every result of every job, as they come; what a lost worker leaves is given out again."""
+        waiting: deque[WorkerCall] = deque(jobs)
+        working: dict[Any, tuple[Any, WorkerCall]] = {}  # a stream of results -> who works on what
+        try:
+            while waiting or working:
+                while waiting and self._free:
+                    worker, job = self._free.pop(), waiting.popleft()
+                    call = worker.work.options(num_returns="streaming")
+                    working[call.remote(job.what, job.arguments)] = (worker, job)
+                ready, _ = self._ray.wait([*self._starting, *working], num_returns=1)
+                for one in ready:
+                    if one in self._starting:
+                        self._greet(one)
+                        continue
+                    worker, job = working[one]
+                    try:
+                        result = self._get(next(one))
+                    except StopIteration:
+                        del working[one]
+                        self._free.append(worker)
+                    except _LostError as lost:
+                        del working[one]
+                        self._replace(worker, job, waiting, str(lost))
+                    else:
+                        job.take(result)
+                        yield job, result
+        finally:  # an error or Ctrl-C: nobody waits for these any more
+            for worker, _ in working.values():
+                self._ray.kill(worker)
+                self._start()
+
+    def _replace(self, worker: Any, job: WorkerCall, waiting: deque[WorkerCall], how: str) -> None:
+        self._ray.kill(worker)  # it may only have become unreachable
+        job.losses += 1
+        rest = job.left()
+        if rest is not None and rest.losses >= LOSSES:
+            raise ClusterError(
+                f"{rest.losses} workers were lost over the same work ({how}); it may need more "
+                "memory than a worker has. Finished chains are kept: give each worker more, or "
+                "lower the budgets, and run the same command again."
+            )
+        warnings.warn(f"A worker was lost ({how}). What it left is given out again.", stacklevel=4)
+        if rest is not None:
+            waiting.append(rest)  # last: if it is the cause, the others are done first
+        self._start()
+
+    def _get(self, ref: Any) -> Any:
+        """A result; an error of the work is raised as it was, one of the worker as `_LostError`."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(ref)
+        except errors.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, Exception) and not isinstance(cause, errors.RayError):
+                raise cause from error
+            raise
+        except errors.RayError as error:
+            raise _LostError(_first_line(error)) from error
+
+    # ------------------------------------------------------------------ workers come and go
+
+    def _start(self) -> None:
+        actor = self._ray.remote(Worker).options(max_restarts=0, **self._takes)
+        worker = actor.remote(self._load)
+        self._starting[worker.hello.remote()] = worker
+
+    def _greet(self, hello: Any) -> None:
+        """A worker has loaded its model, or could not."""
+        worker = self._starting.pop(hello)
+        try:
+            said: Mapping[str, Any] = self._get(hello)
+        except _LostError as lost:
+            self._false_starts += 1
+            if self._false_starts >= LOSSES:
+                raise ClusterError(
+                    f"{LOSSES} workers ended before they had loaded the model ({lost}); most "
+                    "often the memory is too small. Give each worker more (fewer workers)."
+                ) from lost
+            self._start()
+            return
+        if self._said is None:
+            self._said = dict(said)
+        for what in ("fingerprint", "layer_map", "program"):
+            if said[what] != self._said[what]:
+                raise UserError(
+                    f"{said['node']} is not as {self._said['node']}: its {what} is {said[what]}, "
+                    f"there it is {self._said[what]}. Give every node the same checkpoint and the "
+                    "same version of prunescope."
+                )
+        self._free.append(worker)
+
+    def close(self) -> None:
+        """End the workers, and the cluster if it was started here."""
+        if not self._ray.is_initialized():
+            return
+        for worker in [*self._free, *self._starting.values()]:
+            self._ray.kill(worker)
+        self._free, self._starting = [], {}
+        if self._ours:
+            self._ray.shutdown()
+
+    def __enter__(self) -> ClusterEngine:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class _LostError(Exception):
+    """A worker is gone; what it worked on is not."""
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

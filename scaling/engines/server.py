@@ -1,0 +1,290 @@
+"""The server engine: a model that vLLM, SGLang or `transformers serve` serves.
+
+Requests go to /v1/completions, token ids in and out where the server can (`scaling.engines.engine.
+dialects`); budgets are forced by continuation (`scaling.engines.budget_walk`). Requests are under
+way side by side, are tried again while the server restarts, and a chain is handed on the moment it
+is finished, so a study loses none.
+
+A server has one model and no blocks to skip: the only variant is dense. To measure a pruned model,
+save it with `prunescope prune` and serve the checkpoint. Tokenizer, delimiters and chat template
+are read here from `source`, the folder or Hub name of what is served; no weights are.
+
+Caveats: one seed gives the same chains on the same server only as far as its batching is
+deterministic; its noise is not the local decoder's, so chains pair with each other and not with
+local ones. Entropies are not to be had. See docs/serving.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from interp.chains.chain import Chain
+from interp.decoding.request import Request, check
+from interp.decoding.sampling import Sampling
+from interp.errors import NonFiniteError, UserError
+from scaling.engines.budget_walk import PIECE, Walk
+from scaling.engines.dialects import Ask, Kind, Said, recognise
+from scaling.engines.endpoint import Endpoint, EndpointError, Retry
+from scaling.engines.served_model import identity, weightless
+from scaling.engines.threads import spread
+
+if TYPE_CHECKING:
+    from interp.interventions.interventions import VariantLike
+    from interp.model.delimiters import Delimiters
+    from pruning.scores import Scores
+
+__all__ = ["ServerEngine"]
+
+SIDE_BY_SIDE = 32
+FIRST = Retry(tries=3, patience=20.0)  # of the questions before anything is computed
+PATIENCE = Retry(tries=10_000, patience=900.0, first=1.0, longest=15.0)  # a big model loads long
+
+
+class ServerEngine:
+    """An `Engine` over the server at `url`.
+
+    source: folder or Hub name of the model that is served ("testbed" for the bundled reasoner).
+    served: its name at the server (default: the only one there). concurrency: requests under way
+    (default 32; transformers serve takes one at a time). timeout: seconds for one answer (a piece
+    of at most `piece` tokens). retry: how long a server that is down or busy is waited for.
+    key_env: environment variable with the server's key, if it wants one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        source: str | Path,
+        *,
+        served: str | None = None,
+        concurrency: int | None = None,
+        timeout: float = 900.0,
+        retry: Retry = PATIENCE,
+        piece: int = PIECE,
+        key_env: str | None = "VLLM_API_KEY",
+        delimiters: Delimiters | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        for name, value in (("concurrency", concurrency), ("piece", piece)):
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value}: expected 1 or more.")
+        self._endpoint = Endpoint(url, key_env=key_env, timeout=timeout, retry=retry)
+        listed = _listed(self._endpoint)
+        self.served = _served(self._endpoint, served, listed)
+        self.model = weightless(source, delimiters=delimiters, trust_remote_code=trust_remote_code)
+        if not self.model.stop_ids:
+            raise UserError(f"{source} has no end-of-sequence token: set tokenizer.eos_token.")
+        try:
+            self._dialect = recognise(self._endpoint, self.served, self.model, FIRST)
+        except UserError as error:
+            raise UserError(f"{error}{_others(listed)}") from None
+        if concurrency and concurrency > 1 and not self._dialect.parallel:
+            raise UserError(
+                f"concurrency={concurrency}: {self.kind} serve answers one request after another "
+                f"and has one seed for all, so it is asked one at a time; leave it out."
+            )
+        self.concurrency = concurrency or (SIDE_BY_SIDE if self._dialect.parallel else 1)
+        self.piece = piece
+        window = listed.get(self.served)
+        self.max_positions = min(self.model.max_positions, window or self.model.max_positions)
+
+    def __repr__(self) -> str:
+        return f"ServerEngine({self._endpoint.url!r}, {self.served!r}, {self.kind})"
+
+    @property
+    def kind(self) -> Kind:
+        """Which server it is."""
+        return self._dialect.kind
+
+    @property
+    def exact(self) -> bool:
+        """Whether token ids come from the server itself (else they are read back from text)."""
+        return self._dialect.exact
+
+    @property
+    def about(self) -> str:
+        """What rows are made by, for the store."""
+        how = "token ids" if self.exact else "tokens read back from text"
+        return f"{self.kind} at {self._endpoint.url}, {self.served}, {how}"
+
+    @property
+    def layer_map(self) -> tuple[int, ...]:
+        """Dense index of each block of the served model."""
+        return self.model.layer_map
+
+    def fingerprint(self) -> str:
+        """Configuration, vocabulary, server and name; a study keeps it, so its rows say all that.
+
+        The weights at the server are not seen: give another checkpoint another name.
+        """
+        how = "tokens" if self.exact else "text"
+        return f"{identity(self.model)} served as {self.served!r} by {self.kind}, {how}"
+
+    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
+        """The chat prompt of a question."""
+        return self.model.prompt_ids(question, thinking=thinking)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids without special tokens."""
+        return self.model.encode(text)
+
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of ids."""
+        return self.model.text(ids, skip_special)
+
+    # ---------------------------------------------------------------- generation
+
+    def decode(
+        self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool = False
+    ) -> Iterator[Chain]:
+        """Chains as they finish; EndpointError where the server stays away (they then stand)."""
+        self._check(requests)
+        endpoint = self._endpoint.again()
+
+        def walk(request: Request) -> Iterator[Chain]:
+            return Walk(
+                request,
+                self.model.delimiter_ids,
+                self.model.stop_ids,
+                self.max_positions,
+                self.layer_map,
+                sampling,
+                partial(self._ask, endpoint),
+                stop_on_loop,
+                self.piece,
+            ).chains()
+
+        return spread(requests, walk, threads=self.concurrency, stop=endpoint.stop)
+
+    def ask(self, ask: Ask) -> Said:
+        """One question to the server."""
+        return self._ask(self._endpoint, ask)
+
+    def _ask(self, endpoint: Endpoint, ask: Ask) -> Said:
+        body = self._dialect.body(ask)
+        return endpoint.post("completions", body, read=partial(self._dialect.read, ask))
+
+    def _check(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            _only_dense(request.variant)
+            if len(request.read) >= self.max_positions:
+                raise UserError(
+                    f"The prompt of problem {request.problem!r} has {len(request.read)} tokens; "
+                    f"the server has {self.max_positions} positions, and an answer needs some: "
+                    f"serve it with more (vLLM: --max-model-len)."
+                )
+        check(self.model, requests)
+
+    # ---------------------------------------------------------------- likelihood and scores
+
+    def option_logprobs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: Sequence[Sequence[Sequence[int]]],
+        variants: Sequence[VariantLike],
+    ) -> Float[np.ndarray, "V P O"]:
+        """Log-probability of each option of each prompt: one request an option, echoed.
+
+        Prompts with fewer options than others are filled up with nan.
+        """
+        for variant in variants:
+            _only_dense(variant)
+        if not self.exact:
+            raise UserError(
+                f"{self.kind} serve gives no log-probabilities, so choices cannot be scored by "
+                f"likelihood. Serve the model with vLLM or SGLang, run it locally, or leave such "
+                f"benchmarks out (--benchmarks)."
+            )
+        if len(prompts) != len(options) or not all(o for few in options for o in (few, *few)):
+            raise UserError("Expected options for every prompt, each of at least one token.")
+        jobs = [(p, o) for p, few in enumerate(options) for o in range(len(few))]
+        table = np.full((len(prompts), max(map(len, options), default=0)), np.nan)
+        endpoint = self._endpoint.again()
+
+        def score(job: tuple[int, int]) -> list[tuple[tuple[int, int], float]]:
+            p, o = job
+            return [(job, self._likelihood(endpoint, list(prompts[p]), list(options[p][o])))]
+
+        for (p, o), value in spread(jobs, score, threads=self.concurrency, stop=endpoint.stop):
+            table[p, o] = value
+        return np.broadcast_to(table, (len(variants), *table.shape)).copy()
+
+    def _likelihood(self, endpoint: Endpoint, prompt: list[int], option: list[int]) -> float:
+        body = {"model": self.served, "prompt": prompt + option, "max_tokens": 1}
+        body |= {"temperature": 1.0, "echo": True, "logprobs": 1}
+
+        def read(reply: dict[str, Any]) -> float:
+            choices = reply.get("choices")
+            choice = choices[0] if isinstance(choices, list) and choices else {}
+            values = (choice.get("logprobs") or {}).get("token_logprobs") or []
+            own = values[len(prompt) : len(prompt) + len(option)]
+            if len(values) < len(prompt) + len(option) or any(v is None for v in own):
+                raise EndpointError(
+                    "nonsense",
+                    f"{len(values)} log-probabilities for an echo of {len(prompt + option)} "
+                    f"tokens: this server does not score its prompt.",
+                )
+            return math.fsum(map(float, own))
+
+        value = endpoint.post("completions", body, read=read)
+        if not math.isfinite(value):
+            raise NonFiniteError(f"The server scores an option with {value}.")
+        return value
+
+    def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
+        """Always an error: criteria read weights and residual streams, which a server keeps."""
+        raise UserError(
+            f"A server cannot score blocks ({criterion}). Score and prune the checkpoint with "
+            f"`prunescope prune`, serve what it writes, and measure that."
+        )
+
+
+def _only_dense(variant: VariantLike) -> None:
+    if variant.interventions():
+        raise UserError(
+            f"A server has the model that it serves and no other; it cannot run {variant.name!r}. "
+            f"Write the pruned checkpoint with `prunescope prune`, serve that, and measure it with "
+            f"`prunescope scale --server`."
+        )
+
+
+def _listed(endpoint: Endpoint) -> dict[str, int | None]:
+    """The models of the server's own list, with the positions that it has room for.
+
+    The list is a help and no condition: transformers serve fails to make one without a Hub cache.
+    """
+    try:
+        data = endpoint.get("models", retry=FIRST).get("data")
+    except EndpointError as error:
+        if error.kind in ("down", "timeout", "stopped") or error.status in (401, 403):
+            raise
+        return {}
+    entries = [e for e in data if isinstance(e, dict)] if isinstance(data, list) else []
+    found: dict[str, int | None] = {}
+    for entry in entries:
+        window = entry.get("max_model_len")
+        found[str(entry.get("id"))] = window if isinstance(window, int) and window > 0 else None
+    return found
+
+
+def _served(endpoint: Endpoint, served: str | None, listed: dict[str, int | None]) -> str:
+    if served:
+        return served  # a list may lack it: transformers serve names its cache, not its model
+    if len(listed) == 1:
+        return next(iter(listed))
+    raise UserError(
+        f"{endpoint.url} lists {len(listed)} models: name the one to ask (--served-model)."
+        + _others(listed)
+    )
+
+
+def _others(listed: dict[str, int | None]) -> str:
+    names = sorted(listed)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f" It lists: {', '.join(names[:8])}{more}." if names else ""

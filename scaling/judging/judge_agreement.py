@@ -1,0 +1,171 @@
+"""How far a judge and the rule grader agree: Cohen's kappa, with an interval.
+
+kappa = (p_o - p_e) / (1 - p_e), p_o the share of items on which the two agree and p_e the share on
+which they would by chance, given how often each says "correct" (Cohen 1960). Where both say the
+same of every item, p_e = 1 and kappa is not defined: nan, not 1.
+
+The interval comes from the posterior of the table's four probabilities, Dirichlet(1/2 + counts)
+(Jeffreys' prior), because a bootstrap of a table without a disagreement has no width. Rows of one
+problem are not independent, so the counts are scaled down to the number of problems: a problem is
+worth one row, however many it has.
+
+Left out, and counted: items that the judge abstains on, errors, and rows without an answer (there
+both have nothing to say).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from interp.errors import UserError
+from interp.statistics import Interval, mean_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scaling.judging.llm_judge import Judgement
+
+__all__ = ["JudgeAgreement", "agreement", "kappa_interval"]
+
+DRAWS = 20_000
+
+
+@dataclass(frozen=True)
+class JudgeAgreement:
+    """Judge against rule on `n` items of `n_problems` problems.
+
+    kappa, agreed: with their intervals. The four counts: rule first, judge second. abstained,
+    errors: items without a verdict. level: of the intervals. judge, version: who, and its prompt.
+    """
+
+    kappa: Interval
+    agreed: Interval
+    both_correct: int
+    rule_only: int
+    judge_only: int
+    both_wrong: int
+    abstained: int
+    errors: int
+    judge: str = ""
+    version: str = ""
+
+    @property
+    def n(self) -> int:
+        """Items with a verdict of both."""
+        return self.both_correct + self.rule_only + self.judge_only + self.both_wrong
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row."""
+        import pandas as pd
+
+        row = {k: v for k, v in asdict(self).items() if k not in ("kappa", "agreed")}
+        kappa = {
+            "kappa": self.kappa.value,
+            "kappa_low": self.kappa.low,
+            "kappa_high": self.kappa.high,
+            "agreed": self.agreed.value,
+            "agreed_low": self.agreed.low,
+            "agreed_high": self.agreed.high,
+            "level": self.kappa.level,
+            "n": self.n,
+            "n_problems": self.kappa.n_problems,
+        }
+        return pd.DataFrame([{**kappa, **row}])
+
+
+def agreement(
+    correct: Sequence[bool],
+    judgements: Sequence[Judgement],
+    problems: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+    judge: str = "",
+    version: str = "",
+) -> JudgeAgreement:
+    """Compare the rule grader's outcomes with a judge's verdicts on the same items.
+
+    correct: whether the rule grader took the answer. problems: the problem of each item (each its
+    own, if it is not said).
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    names = [str(i) for i in range(len(correct))] if problems is None else list(problems)
+    if not len(correct) == len(judgements) == len(names):
+        raise UserError(
+            f"{len(correct)} outcomes, {len(judgements)} judgements and {len(names)} problems: "
+            f"expected as many of each."
+        )
+    seen = [
+        (bool(c), j.verdict == "same", p)
+        for c, j, p in zip(correct, judgements, names, strict=True)
+        if j.verdict in ("same", "different")
+    ]
+    errors = sum(j.error is not None for j in judgements)
+    if not seen:
+        raise UserError(
+            f"No item has a verdict of the judge ({errors} errors, "
+            f"{len(judgements) - errors} abstentions): there is nothing to compare."
+        )
+    rule = np.array([r for r, _, _ in seen])
+    judged = np.array([j for _, j, _ in seen])
+    table = np.array(
+        [[np.sum(rule & judged), np.sum(rule & ~judged)],
+         [np.sum(~rule & judged), np.sum(~rule & ~judged)]]
+    )  # fmt: skip
+    kappa = float("nan")
+    if len({*rule.tolist(), *judged.tolist()}) > 1:
+        kappa = float(cohen_kappa_score(rule, judged))
+    by_problem: dict[str, list[float]] = {}
+    for r, j, p in seen:
+        by_problem.setdefault(p, []).append(float(r == j))
+    low, high = kappa_interval(table, n_effective=len(by_problem), level=level)
+    method = "dirichlet" if len(by_problem) == len(seen) else "dirichlet, a problem one row"
+    return JudgeAgreement(
+        kappa=Interval(kappa, low, high, level, len(by_problem), len(seen), method),
+        agreed=mean_interval(_padded(list(by_problem.values())), level),
+        both_correct=int(table[0, 0]),
+        rule_only=int(table[0, 1]),
+        judge_only=int(table[1, 0]),
+        both_wrong=int(table[1, 1]),
+        abstained=sum(j.verdict == "cannot tell" for j in judgements),
+        errors=errors,
+        judge=judge,
+        version=version,
+    )
+
+
+def kappa_interval(
+    table: Int[np.ndarray, "2 2"], *, n_effective: float | None = None, level: float = 0.95
+) -> tuple[float, float]:
+    """Posterior limits of Cohen's kappa for counts of two raters over two classes.
+
+    n_effective: how many independent items the counts are worth (default: all of them).
+    """
+    if not 0 < level < 1:
+        raise UserError(f"level={level!r}: expected a probability between 0 and 1, such as 0.95.")
+    total = int(table.sum())
+    scale = 1.0 if n_effective is None or total == 0 else min(1.0, n_effective / total)
+    drawn = np.random.default_rng(0).dirichlet(table.reshape(-1) * scale + 0.5, DRAWS)
+    kappa = _kappa(drawn)
+    tail = (1 - level) / 2
+    low, high = np.quantile(kappa, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _kappa(p: Float[np.ndarray, "draws 4"]) -> Float[np.ndarray, " draws"]:
+    agreed = p[:, 0] + p[:, 3]
+    rule, judge = p[:, 0] + p[:, 1], p[:, 0] + p[:, 2]
+    chance = rule * judge + (1 - rule) * (1 - judge)
+    return (agreed - chance) / (1 - chance)
+
+
+def _padded(rows: list[list[float]]) -> Float[np.ndarray, "P N"]:
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
+    for i, row in enumerate(rows):
+        table[i, : len(row)] = row
+    return table

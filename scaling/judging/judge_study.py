@@ -1,0 +1,207 @@
+"""A judge on the rows of a study: a verdict on every answer, and counts of what chains do.
+
+The rows are only read. Every generated row with an answer is judged against the gold answer of its
+problem; equal questions are asked once, so a study's many variants cost little more than one.
+Behaviours need the chain's text, hence the study's tokenizer; they are counted on as many chains as
+are asked for, problem by problem, so that the variants of one problem are all there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import UserError, did_you_mean
+from scaling.judging.judge_agreement import JudgeAgreement, agreement
+from scaling.judging.llm_judge import Item, Judge
+from scaling.judging.prompts import KINDS
+from scaling.store.study_store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["AGREEMENT", "CACHE", "VERDICTS", "JudgedStudy", "judge_study", "questions_of"]
+
+CACHE = "judge.sqlite"  # in the study's folder
+AGREEMENT, VERDICTS = "judge_agreement.csv", "judge_verdicts.csv"  # in its tables/
+KEYS = ["benchmark", "problem", "variant", "budget", "sample"]
+
+
+@dataclass(frozen=True)
+class JudgedStudy:
+    """A judge's verdicts on a study.
+
+    rows: one a chain judged: its key, the rule grader's outcome, the answer, the verdict or the
+    error, and the counts of behaviours where they were asked for (judged_*). agreements: by
+    benchmark, and of "all" together; a benchmark without any verdict has none.
+    """
+
+    rows: pd.DataFrame
+    agreements: dict[str, JudgeAgreement]
+
+    @property
+    def errors(self) -> int:
+        """Items that have an error in the place of a verdict."""
+        return int(self.rows["error"].notna().sum())
+
+    def to_frame(self) -> pd.DataFrame:
+        """The rows."""
+        return self.rows
+
+    def agreement_frame(self) -> pd.DataFrame:
+        """One row a benchmark, and one of all."""
+        import pandas as pd
+
+        if not self.agreements:
+            return pd.DataFrame()
+        parts = []
+        for name, found in self.agreements.items():
+            frame = found.to_frame()
+            frame.insert(0, "benchmark", name)
+            parts.append(frame)
+        return pd.concat(parts, ignore_index=True)
+
+
+def judge_study(
+    folder: str | Path,
+    judge: Judge,
+    *,
+    benchmarks: Sequence[str] = (),
+    limit: int | None = None,
+    behaviours: int = 0,
+    text_of: Callable[[list[int]], str] | None = None,
+    trust_remote_code: bool = False,
+) -> JudgedStudy:
+    """Judge the rows of the study in `folder`.
+
+    benchmarks: only these. limit: only the first problems of each. behaviours: on how many chains
+    the behaviours are counted. text_of: ids to text (default: the tokenizer of the study's model).
+    trust_remote_code: whether that tokenizer may run the model's own code.
+    """
+    work = questions_of(
+        folder,
+        benchmarks=benchmarks,
+        limit=limit,
+        behaviours=behaviours,
+        text_of=text_of,
+        trust_remote_code=trust_remote_code,
+    )
+    rows, asked, facts = work.rows, work.asked, work.facts
+    answered = rows["outcome"] != "no answer"
+    judgements = judge.compare(work.items)
+    table = rows[[*KEYS, "outcome", "extracted"]].copy()
+    for name, values in {
+        "gold": [g for _, g in facts],
+        "verdict": [j.verdict for j in judgements],
+        "error": [j.error for j in judgements],
+    }.items():
+        table[name] = None
+        table.loc[answered, name] = values
+    if behaviours:
+        _count(table, rows.head(behaviours), judge, work.texts)
+    found: dict[str, JudgeAgreement] = {}
+    correct = (asked["outcome"] == "correct").tolist()
+    problems = (asked["benchmark"] + "/" + asked["problem"]).tolist()
+    groups = {"all": list(range(len(asked)))}
+    for i, name in enumerate(asked["benchmark"]):
+        groups.setdefault(str(name), []).append(i)
+    for name, at in groups.items():
+        if any(judgements[i].verdict in ("same", "different") for i in at):
+            found[name] = agreement(
+                [correct[i] for i in at],
+                [judgements[i] for i in at],
+                [problems[i] for i in at],
+                judge=judge.model,
+                version=judge.version,
+            )
+    return JudgedStudy(table.reset_index(drop=True), found)
+
+
+@dataclass(frozen=True)
+class JudgesWork:
+    """What a judge is asked about a study. rows: all that are looked at; asked: those with an
+    answer; facts: question and gold answer of each of these; items: what is compared; texts: the
+    thinking in which behaviours are counted."""
+
+    rows: pd.DataFrame
+    asked: pd.DataFrame
+    facts: list[tuple[str, str]]
+    items: list[Item]
+    texts: list[str]
+
+
+def questions_of(
+    folder: str | Path,
+    *,
+    benchmarks: Sequence[str] = (),
+    limit: int | None = None,
+    behaviours: int = 0,
+    text_of: Callable[[list[int]], str] | None = None,
+    trust_remote_code: bool = False,
+) -> JudgesWork:
+    """What `judge_study` will ask, with the same options; nobody is asked."""
+    for name, value in (("limit", limit), ("behaviours", behaviours)):
+        if value is not None and value < (1 if name == "limit" else 0):
+            raise UserError(f"{name}={value}: expected a number of problems or chains.")
+    rows, gold, model = _read(folder)
+    rows = _chosen(rows, benchmarks, limit)
+    if rows.empty:
+        raise UserError(f"The study in {str(folder)!r} has no generated answer to judge.")
+    texts: list[str] = []
+    if behaviours:
+        read = text_of or _reader(model, trust_remote_code)
+        texts = [read(ids) for ids in map(_thinking, rows.head(behaviours).to_dict("records"))]
+    asked = rows[rows["outcome"] != "no answer"]
+    facts = [gold[b, p] for b, p in zip(asked["benchmark"], asked["problem"], strict=True)]
+    answers = asked["extracted"].astype(str)
+    items = [Item(q, g, a) for (q, g), a in zip(facts, answers, strict=True)]
+    return JudgesWork(rows, asked, facts, items, texts)
+
+
+def _thinking(row: dict[Any, Any]) -> list[int]:
+    own = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
+    return [int(i) for i in own]
+
+
+def _read(folder: str | Path) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple[str, str]], str]:
+    """Generated rows, question and gold answer by problem, and the model's name."""
+    with Store(folder, read_only=True) as store:
+        rows, problems, config = store.rows(ids=True), store.frame("problems"), store.config()
+    rows = rows[rows["scoring"] == "generate"]
+    gold = {
+        (str(r["benchmark"]), str(r["problem"])): (str(r["question"]), str(r["answer"]))
+        for r in problems.to_dict("records")
+    }
+    return rows, gold, str(config["model"])
+
+
+def _chosen(rows: pd.DataFrame, benchmarks: Sequence[str], limit: int | None) -> pd.DataFrame:
+    known = sorted(map(str, rows["benchmark"].unique()))
+    for name in benchmarks:
+        if name not in known:
+            raise UserError(did_you_mean(name, known, "benchmark of this study"))
+    if benchmarks:
+        rows = rows[rows["benchmark"].isin(list(benchmarks))]
+    if limit is not None:
+        rows = rows[rows["position"] < limit]
+    return rows.sort_values(["benchmark", "position", *KEYS[2:]])
+
+
+def _reader(model: str, trust_remote_code: bool) -> Callable[[list[int]], str]:
+    from scaling.engines.served_model import weightless
+
+    found = weightless(model, trust_remote_code=trust_remote_code)
+    return lambda ids: found.text(ids)
+
+
+def _count(table: pd.DataFrame, few: pd.DataFrame, judge: Judge, texts: Sequence[str]) -> None:
+    """Adds the counts of the thinking of these chains, and their errors."""
+    counts = judge.count(texts)
+    for kind in KINDS:
+        name = f"judged_{kind.replace(' ', '_')}"
+        table[name] = None
+        table.loc[few.index, name] = [c.counts[kind] if c.counts else None for c in counts]
+    table["behaviour_error"] = None
+    table.loc[few.index, "behaviour_error"] = [c.error for c in counts]

@@ -1,0 +1,152 @@
+"""A study's rows as sample logs of lm-evaluation-harness, for the tools that read those.
+
+One file a variant, benchmark and budget, one line a problem with all its samples; what the format
+has no place for is under the field "prunescope", so that scaling/lm_eval/importer.py can read it
+back.
+
+Caveats: token ids become text, without special tokens and without what the engine wrote between
+thinking and answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.errors import UserError
+from scaling.lm_eval.importer import OURS
+from scaling.store.chain_row import LIKELIHOOD
+from scaling.store.study_store import Store
+
+if TYPE_CHECKING:
+    from interp.model.reasoning_model import ReasoningModel
+
+
+def export_samples(study: str | Path, out: str | Path, model: ReasoningModel) -> list[Path]:
+    """Write a study's rows as sample logs: OUT/VARIANT/samples_BENCHMARK_BUDGET.jsonl.
+
+    One line a problem, its samples in one list; the metric ("exact_match", or "acc" where choices
+    were scored) is the first sample's, as the harness takes it. model: turns ids into text.
+    """
+    from scaling.benchmarks import benchmarks
+
+    with Store(study, read_only=True) as store:
+        rows, problems = store.rows(ids=True), store.frame("problems")
+    asked = {(p["benchmark"], p["problem"]): p for p in problems.to_dict("records")}
+    written = []
+    for (variant, benchmark, budget), part in rows.groupby(["variant", "benchmark", "budget"]):
+        entry = benchmarks().get(str(benchmark).partition(":")[0])
+        writing = _Writing(model, entry.thinking if entry else True)
+        writing.instruction = entry.instruction if entry else ""
+        path = (
+            Path(out)
+            / _safe(str(variant))
+            / f"samples_{_safe(str(benchmark))}_{_safe(str(budget))}.jsonl"
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ordered = part.sort_values(["position", "sample"])
+        with path.open("w", encoding="utf-8") as file:
+            for name, own in ordered.groupby("problem", sort=False):
+                line = writing.line(asked[benchmark, name], own.to_dict("records"))
+                file.write(_json(line) + "\n")
+        written.append(path)
+    if not written:
+        raise UserError(f"The study in {str(study)!r} has no rows to write.")
+    return written
+
+
+class _Writing:
+    """Turns the rows of one problem into a line."""
+
+    instruction = ""
+
+    def __init__(self, model: ReasoningModel, thinking: bool) -> None:
+        self.model, self.thinking = model, thinking
+
+    def line(self, problem: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One document with all its samples."""
+        doc = {
+            "id": problem["problem"],
+            "question": problem["question"],
+            "answer": problem["answer"],
+            "choices": json.loads(problem["choices"]),
+            "metadata": json.loads(problem["metadata"]),
+        }
+        prompt = self._prompt(problem["question"])
+        first = rows[0]
+        right = float(first["outcome"] == "correct")
+        if first["scoring"] == LIKELIHOOD:
+            values = first["choice_logprobs"]
+            responses: list[Any] = [[[str(v), "False"]] for v in values]
+            filtered: list[Any] = [[str(v), "False"] for v in values]
+            arguments = {
+                f"gen_args_{i}": {"arg_0": prompt, "arg_1": c} for i, c in enumerate(doc["choices"])
+            }
+            metric = "acc"
+        else:
+            responses = [[self._text(row) for row in rows]]
+            filtered = [
+                row["extracted"] if isinstance(row["extracted"], str) else "" for row in rows
+            ]
+            limit = int(first["thinking_budget"]) + int(first["answer_budget"])
+            arguments = {"gen_args_0": {"arg_0": prompt, "arg_1": {"max_gen_toks": limit}}}
+            metric = "exact_match"
+        return {
+            "doc_id": int(first["position"]),
+            "doc": doc,
+            "target": problem["answer"],
+            "arguments": arguments,
+            "resps": responses,
+            "filtered_resps": filtered,
+            "filter": "strict",
+            "metrics": [metric],
+            metric: right,
+            "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
+            "prompt_hash": _hash(prompt),
+            "target_hash": _hash(str(problem["answer"])),
+            OURS: {
+                "variant": first["variant"],
+                "budget": [int(first[f"{k}_budget"]) for k in ("thinking", "answer")]
+                + [int(first["waits_allowed"])],
+                "outcomes": [row["outcome"] for row in rows],
+                "finish": [row["finish"] for row in rows],
+                "thinking_finish": [row["thinking_finish"] for row in rows],
+            },
+        }
+
+    def _prompt(self, question: str) -> str:
+        whole = f"{question}\n\n{self.instruction}" if self.instruction else question
+        ids = self.model.prompt_ids(whole, thinking=self.thinking)
+        return self.model.text(ids, skip_special=False)
+
+    def _text(self, row: Mapping[str, Any]) -> str:
+        """Thinking, its end, and the answer; what else the engine wrote is left out."""
+        ids = row["ids"]
+        answered = row["answer_start"] == row["answer_start"]  # nan where there was none
+        thinking = self._part(ids, row["thinking_start"], row["thinking_stop"])
+        answer = self._part(ids, row["answer_start"], row["answer_stop"]) if answered else ""
+        if row["thinking_finish"] == "none":
+            return answer
+        end = self.model.delimiters.think_end if answered else ""
+        return f"{thinking}{end}{answer}"
+
+    def _part(self, ids: np.ndarray, start: float, stop: float) -> str:
+        return self.model.text(ids[int(start) : int(stop)].tolist())
+
+
+def _json(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, sort_keys=True, allow_nan=False)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name).strip("-") or "unnamed"
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

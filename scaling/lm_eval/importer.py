@@ -1,0 +1,363 @@
+"""Sample logs of lm-evaluation-harness, read into a store (scaling/lm_eval/exporter.py writes
+them).
+
+The harness writes `samples_TASK_DATE.jsonl`, a line a document and filter: `doc` (the record of the
+data set), `target`, `arguments` (prompt and options), `resps` (what the model wrote, one list a
+request), `filtered_resps`, and the value of each metric under its name. Its `doc` is the public
+record, so a benchmark here reads it as it reads a file.
+
+Import turns every response into a chain (re-tokenised: the log has no ids), grades it by the
+benchmark's own grader and diagnoses it, so that a run of the harness gets loops, reflection and
+intervals. What the log itself held for right is kept beside it (`lm_eval_...` in the diagnosis),
+and disagreements are counted.
+
+Caveats: a log says nothing of how a chain ended but its length; at the length limit it counts as
+cut. Log-probabilities of tokens are not in it. Responses to tasks with few-shot prompts without
+thinking delimiters are answers as a whole.
+
+https://github.com/EleutherAI/lm-evaluation-harness, `lm_eval/loggers/evaluation_tracker.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.chains.chain import Budget, Chain, Span
+from interp.errors import UserError
+from scaling.grading import grade, grade_likelihood
+from scaling.problem import Benchmark, Problem
+from scaling.records import Record, read_file
+from scaling.store.chain_row import LIKELIHOOD, ChainRow, chain_row, likelihood_row
+from scaling.store.study_store import Store
+from scaling.study.chain_diagnosis import Diagnoser
+
+if TYPE_CHECKING:
+    from interp.model.reasoning_model import ReasoningModel
+
+OURS = "prunescope"  # the field of an exported line that says what the format has no place for
+BOOKKEEPING = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter"}
+BOOKKEEPING |= {"metrics", "doc_hash", "prompt_hash", "target_hash", OURS}
+
+
+@dataclass(frozen=True)
+class LogDocument:
+    """One document of a log: its first line, and the metrics of all its lines."""
+
+    record: Record
+    number: int
+    metrics: dict[str, float]
+
+    @property
+    def prompt(self) -> str:
+        """The text the model was given; "" where the log does not say."""
+        arguments = self.record.fields.get("arguments")
+        found: Any = arguments
+        if isinstance(arguments, Mapping):
+            found = (arguments.get("gen_args_0") or {}).get("arg_0", "")
+        elif isinstance(arguments, list) and arguments and isinstance(arguments[0], list):
+            found = arguments[0][0] if arguments[0] else ""
+        if isinstance(found, list):
+            found = found[0] if found else ""
+        return found if isinstance(found, str) else ""
+
+    @property
+    def limit(self) -> int | None:
+        """The length limit of a response, in tokens."""
+        arguments = self.record.fields.get("arguments")
+        options: Any = None
+        if isinstance(arguments, Mapping):
+            options = (arguments.get("gen_args_0") or {}).get("arg_1")
+        elif isinstance(arguments, list) and arguments and isinstance(arguments[0], list):
+            options = arguments[0][1] if len(arguments[0]) > 1 else None
+        limit = options.get("max_gen_toks") if isinstance(options, Mapping) else None
+        return limit if isinstance(limit, int) and limit > 0 else None
+
+    def texts(self) -> list[str]:
+        """The responses of a generated document, one a sample."""
+        (responses,) = self._responses(1)
+        if not isinstance(responses, list) or not all(isinstance(r, str) for r in responses):
+            raise self.record.wrong("resps", "expected a list of texts a request.")
+        return responses
+
+    def logprobs(self, n: int) -> np.ndarray:
+        """The log-likelihoods of n choices."""
+        values = []
+        for request in self._responses(n):
+            value = _first(request)  # [[value, greedy]], numbers as text or not
+            try:
+                values.append(float(value))
+            except (TypeError, ValueError):
+                raise self.record.wrong(
+                    "resps", f"expected a log-likelihood a choice, got {request!r:.60}."
+                ) from None
+        return np.array(values)
+
+    def _responses(self, n: int) -> list[Any]:
+        found = self.record.get("resps")
+        if not isinstance(found, list) or len(found) != n:
+            raise self.record.wrong("resps", f"expected a list of {n} requests' responses.")
+        return found
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import added. agree, differ: verdicts that are, and are not, the log's own."""
+
+    folder: Path
+    chains: int
+    agree: int
+    differ: int
+
+
+def import_samples(
+    files: Sequence[str | Path],
+    out: str | Path,
+    model: ReasoningModel,
+    benchmark: str,
+    *,
+    variant: str = "dense",
+    removed: Sequence[int] = (),
+) -> Imported:
+    """Read logs of one task into the store in `out`.
+
+    model: whose tokenizer and delimiters read the texts, the same for all imports of a folder
+    (weights are not used: `scaling.engines.served_model.weightless` will do). benchmark: the name
+    here of the task ("gsm8k", "math500", "mmlu", "jsonl:numeric"). variant, removed: what the model
+    was; several imports into one folder are compared with the one called "dense". UserError with
+    file, line and field for whatever does not read.
+    """
+    records = [record for file in files for record in read_file(file)]
+    documents = _documents(records)
+    bench = _benchmark(benchmark, list(documents.values()))
+    reading = _Reading(model, bench, variant)
+    rows, problems = list[ChainRow](), list[dict[str, Any]]()
+    for position, (problem, document) in enumerate(
+        zip(bench.problems, documents.values(), strict=True)
+    ):
+        rows += reading.rows(problem, position, document)
+        problems.append(_problem_row(bench.name, problem, position))
+    if variant != "dense" and not removed:
+        raise UserError(f"Variant {variant!r}: say which blocks it lacks, removed=[...].")
+    with Store(out) as store:
+        known = {name: b for name, b in store.meta().items() if name.startswith("problems ")}
+        store.claim({"imported": "lm-evaluation-harness", "model": model.name}, {})
+        if known.get(f"problems {bench.name}", bench.fingerprint) != bench.fingerprint:
+            raise UserError(
+                f"{str(out)!r} holds {bench.name!r} with other problems than these logs; import "
+                "runs over the same documents, or choose another folder."
+            )
+        store.put("meta", [{"key": f"problems {bench.name}", "value": bench.fingerprint}])
+        store.put("problems", problems)
+        store.put("variants", [_variant_row(variant, removed)])
+        store.put("cells", _cells(bench, variant, rows))
+        done = store.done()
+        if again := [row.key for row in rows if row.key in done]:
+            raise UserError(
+                f"{str(out)!r} has {len(again)} of these chains already, such as {again[0]}; "
+                "import each log once, or give the variant another name."
+            )
+        store.add_chains(rows)
+        return Imported(store.folder, len(rows), reading.agree, reading.differ)
+
+
+def _documents(records: Sequence[Record]) -> dict[int, LogDocument]:
+    """Lines of one document together: the harness writes one for every filter."""
+    found: dict[int, LogDocument] = {}
+    for record in records:
+        number = record.get("doc_id")
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise record.wrong("doc_id", f"expected a whole number, got {number!r}.")
+        if not isinstance(record.get("doc"), Mapping):
+            raise record.wrong("doc", "expected an object: the record that was asked.")
+        first = found.setdefault(number, LogDocument(record, number, {}))
+        if record.fields.get("resps") != first.record.fields.get("resps"):
+            raise record.wrong(
+                "resps", f"document {number} has other responses at {first.record.where}."
+            )
+        name = str(record.fields.get("filter", "none"))
+        for key, value in record.fields.items():
+            if key not in BOOKKEEPING and isinstance(value, (bool, int, float)):
+                if (label := f"lm_eval_{key}_{name}") in first.metrics:
+                    raise record.wrong("doc_id", f"document {number} is there twice ({name}).")
+                first.metrics[label] = float(value)
+    return dict(sorted(found.items()))
+
+
+def _first(value: Any) -> Any:
+    """The first thing inside lists."""
+    return _first(value[0]) if isinstance(value, list) and value else value
+
+
+def _benchmark(name: str, documents: Sequence[LogDocument]) -> Benchmark:
+    """The benchmark of the documents' records: as of a file, or as this package exported them."""
+    from scaling.benchmarks import benchmarks
+    from scaling.grading import get_grader
+
+    base, _, rest = name.partition(":")
+    entry = benchmarks().get(base)
+    if entry is None:
+        from interp.errors import did_you_mean
+
+        raise UserError(did_you_mean(base, benchmarks(), "benchmark"))
+    problems = []
+    for document in documents:
+        record = document.record
+        inner = Record(dict(record.fields["doc"]), f"{record.where}, doc", document.number)
+        if set(inner.fields) == {"id", "question", "answer", "choices", "metadata"}:
+            fields = dict(inner.fields)
+            problems.append(Problem(**{**fields, "choices": tuple(fields["choices"])}))
+        elif entry.from_record is None:
+            raise UserError(
+                f"{inner.where}: {name!r} makes its own problems; this is none of them."
+            )
+        else:
+            problems.append(entry.from_record(inner))
+    grader = rest.partition(":")[0] or entry.grader
+    if entry.scoring != LIKELIHOOD:
+        judge = get_grader(grader)
+        for problem in problems:
+            judge.check_gold(problem)
+    return Benchmark(
+        name=name,
+        version=entry.version,
+        problems=tuple(problems),
+        scoring=entry.scoring,
+        grader=grader,
+        thinking=entry.thinking,
+        instruction=entry.instruction,
+    )
+
+
+class _Reading:
+    """Turns documents into rows, and counts verdicts that differ from the log's."""
+
+    def __init__(self, model: ReasoningModel, bench: Benchmark, variant: str) -> None:
+        self.model, self.bench, self.variant = model, bench, variant
+        self.diagnoser = Diagnoser(model)
+        self.agree = self.differ = 0
+
+    def rows(self, problem: Problem, position: int, document: LogDocument) -> Iterator[ChainRow]:
+        """The rows of one document."""
+        if self.bench.scoring == LIKELIHOOD:
+            values = document.logprobs(len(problem.choices))
+            lengths = [max(1, len(self.model.encode(c))) for c in problem.choices]
+            verdict = grade_likelihood(problem, values, lengths)
+            self._compare(verdict.outcome, document, 1)
+            prompt = len(self.model.encode(document.prompt))
+            yield likelihood_row(
+                self.bench.name, problem, position, self.variant, prompt, values, verdict
+            )
+            return
+        ours = document.record.fields.get(OURS)
+        said: Mapping[str, Any] = ours if isinstance(ours, Mapping) else {}
+        texts = document.texts()
+        for sample, text in enumerate(texts):
+            chain = self._chain(problem, sample, text, document, said)
+            verdict = grade(self.bench, problem, chain, self.model)
+            self._compare(verdict.outcome, document, len(texts))
+            columns = self.diagnoser.columns(problem, chain)
+            yield chain_row(
+                self.bench.name, problem, position, chain, verdict, {**columns, **document.metrics}
+            )
+
+    def _compare(self, outcome: str, document: LogDocument, samples: int) -> None:
+        """The log has one value a document: comparable where there is one response."""
+        values = [v for k, v in document.metrics.items() if k.split("_")[2] in ("exact", "acc")]
+        if samples == 1 and values:
+            right = max(values) > 0.5  # any of its filters
+            self.agree += right == (outcome == "correct")
+            self.differ += right != (outcome == "correct")
+
+    def _chain(
+        self,
+        problem: Problem,
+        sample: int,
+        text: str,
+        document: LogDocument,
+        said: Mapping[str, Any],
+    ) -> Chain:
+        """A response as a chain: thinking up to its end, then the answer."""
+        words, ends = self.model.delimiters, self.model.delimiter_ids
+        opened = document.prompt.rstrip().endswith(words.think_start)
+        before, closed, after = text.partition(words.think_end)
+        thinks = bool(closed) or opened or words.think_start in text
+        thought = before.replace(words.think_start, "", 1) if thinks else ""
+        thinking = self.model.encode(thought)
+        middle = list(ends.think_end) if closed else []
+        answer = self.model.encode(after if thinks else text)
+        ids = np.array([*thinking, *middle, *answer], dtype=np.int64)
+        limit = document.limit
+        start = len(thinking) + len(middle)
+        finishes, forced = said.get("finish"), said.get("thinking_finish")
+        cut = limit is not None and len(ids) >= limit
+        finish: Any = finishes[sample] if finishes else ("cut" if cut else "stop")
+        ended: Any = forced[sample] if forced else ("end" if closed else "forced" if cut else "end")
+        unknown = np.full(len(ids), np.nan)
+        return Chain(
+            problem=problem.id,
+            variant=self.variant,
+            sample=sample,
+            seed=0,
+            budget=Budget(*said["budget"])
+            if "budget" in said
+            else Budget(limit or 2**20, limit or 2**20),
+            prompt_ids=np.array(self.model.encode(document.prompt), dtype=np.int64),
+            ids=ids,
+            forced=np.zeros(len(ids), dtype=bool),
+            thinking=Span(0, len(thinking)),
+            answer=Span(start, len(ids)) if closed or not thinks else None,
+            finish=finish,
+            thinking_finish=ended if thinks else "none",
+            waits=0,
+            logprob=unknown,
+            entropy=unknown,
+        )
+
+
+def _problem_row(benchmark: str, problem: Problem, position: int) -> dict[str, Any]:
+    return {
+        "benchmark": benchmark,
+        "problem": problem.id,
+        "position": position,
+        "question": problem.question,
+        "answer": problem.answer,
+        "choices": json.dumps(list(problem.choices)),
+        "metadata": json.dumps(dict(problem.metadata), default=str, sort_keys=True),
+    }
+
+
+def _variant_row(variant: str, removed: Sequence[int]) -> dict[str, Any]:
+    return {
+        "variant": variant,
+        "kind": "plan" if removed else "dense",
+        "method": "imported" if removed else "",
+        "n_removed": len(removed),
+        "removed": json.dumps(sorted(int(b) for b in removed)),
+        "plan": "",
+    }
+
+
+def _cells(bench: Benchmark, variant: str, rows: Sequence[ChainRow]) -> list[dict[str, Any]]:
+    """What was asked: accuracy, and several samples where there are."""
+    samples: dict[str, int] = {}
+    for row in rows:
+        budget = str(row.values["budget"])
+        samples[budget] = max(samples.get(budget, 0), int(row.values["sample"]) + 1)
+    return [
+        {
+            "purpose": purpose,
+            "benchmark": bench.name,
+            "variant": variant,
+            "budget": budget,
+            "n_problems": len(bench),
+            "samples": n if purpose == "parallel" else 1,
+        }
+        for budget, n in samples.items()
+        for purpose in (("accuracy", "parallel") if n > 1 else ("accuracy",))
+    ]

@@ -1,0 +1,1 @@
+"""A study's rows in one SQLite file."""

@@ -1,0 +1,184 @@
+"""A chain as a row of the store, and back.
+
+Everything in a row follows from the chain, its problem and the study's settings: no clock, no
+batch, no process. That is what lets a study that was killed end with the same rows as one that
+was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from interp.chains.chain import Chain
+from scaling.grading import Verdict
+from scaling.problem import Problem
+
+LIKELIHOOD = "likelihood"  # the budget's name where nothing is generated
+
+
+class Key(NamedTuple):
+    """What makes a chain unique in a study."""
+
+    benchmark: str
+    problem: str
+    variant: str
+    budget: str
+    sample: int
+
+
+@dataclass(frozen=True)
+class ChainRow:
+    """The values of one row of the table `chains`."""
+
+    values: dict[str, Any]
+
+    @property
+    def key(self) -> Key:
+        """The row's key."""
+        return Key(*(self.values[name] for name in Key._fields))
+
+
+def pack(array: np.ndarray) -> bytes:
+    """An array's bytes, compressed."""
+    return zlib.compress(np.ascontiguousarray(array).tobytes(), 6)
+
+
+def unpack(blob: bytes, dtype: Any) -> np.ndarray:
+    """The array that `pack` was given."""
+    return np.frombuffer(zlib.decompress(blob), dtype=dtype).copy()
+
+
+def _hash(ids: np.ndarray) -> str:
+    return hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest()[:12]
+
+
+def _number(value: float) -> float | None:
+    """A float as SQLite keeps it; nan is NULL."""
+    return None if math.isnan(value) else float(value)
+
+
+def plain(value: Any) -> Any:
+    """A value of a diagnosis as JSON has it: numpy scalars as Python's, nan as null."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(v) for v in value]
+    return value
+
+
+def chain_row(
+    benchmark: str,
+    problem: Problem,
+    position: int,
+    chain: Chain,
+    verdict: Verdict,
+    diagnosis: Mapping[str, Any],
+) -> ChainRow:
+    """The row of a generated chain."""
+    own = ~chain.forced
+    entropy = chain.entropy[own]
+    return ChainRow(
+        {
+            "benchmark": benchmark,
+            "problem": problem.id,
+            "variant": chain.variant,
+            "budget": chain.budget.label,
+            "sample": chain.sample,
+            "position": position,
+            "scoring": "generate",
+            "seed": chain.seed,
+            "thinking_budget": chain.budget.thinking,
+            "answer_budget": chain.budget.answer,
+            "waits_allowed": chain.budget.waits,
+            **_verdict(verdict),
+            "finish": chain.finish,
+            "thinking_finish": chain.thinking_finish,
+            "waits": chain.waits,
+            "prompt_tokens": len(chain.prompt_ids),
+            "thinking_tokens": chain.n_thinking,
+            "answer_tokens": chain.n_answer,
+            "tokens": chain.n_tokens,
+            "forced_tokens": int(chain.forced.sum()),
+            "mean_logprob": _number(chain.mean_logprob),
+            "mean_entropy": _number(float(entropy.mean())) if entropy.size else None,
+            "diagnosis": json.dumps(plain(diagnosis), sort_keys=True),
+            "thinking_start": chain.thinking.start,
+            "thinking_stop": chain.thinking.stop,
+            "answer_start": chain.answer.start if chain.answer else None,
+            "answer_stop": chain.answer.stop if chain.answer else None,
+            "ids_hash": _hash(chain.ids),
+            "ids": pack(chain.ids.astype("<i4")),
+            "forced": pack(chain.forced.astype(np.uint8)),
+        }
+    )
+
+
+def likelihood_row(
+    benchmark: str,
+    problem: Problem,
+    position: int,
+    variant: str,
+    prompt_tokens: int,
+    logprobs: np.ndarray,
+    verdict: Verdict,
+) -> ChainRow:
+    """The row of a problem scored by likelihood: nothing generated, the choices' values kept."""
+    gold = problem.choices.index(problem.answer)
+    best_other = max(v for i, v in enumerate(logprobs) if i != gold)
+    margin = float(logprobs[gold] - best_other)
+    diagnosis = {"choice_logprobs": list(map(float, logprobs)), "margin": margin}
+    return ChainRow(
+        {
+            "benchmark": benchmark,
+            "problem": problem.id,
+            "variant": variant,
+            "budget": LIKELIHOOD,
+            "sample": 0,
+            "position": position,
+            "scoring": LIKELIHOOD,
+            "seed": 0,
+            "thinking_budget": 0,
+            "answer_budget": 0,
+            "waits_allowed": 0,
+            **_verdict(verdict),
+            "finish": "stop",
+            "thinking_finish": "none",
+            "waits": 0,
+            "prompt_tokens": prompt_tokens,
+            "thinking_tokens": 0,
+            "answer_tokens": 0,
+            "tokens": 0,
+            "forced_tokens": 0,
+            "mean_logprob": _number(float(logprobs.max())),
+            "mean_entropy": None,
+            "diagnosis": json.dumps(plain(diagnosis), sort_keys=True),
+            "thinking_start": 0,
+            "thinking_stop": 0,
+            "answer_start": None,
+            "answer_stop": None,
+            "ids_hash": _hash(np.zeros(0)),
+            "ids": pack(np.zeros(0, "<i4")),
+            "forced": pack(np.zeros(0, np.uint8)),
+        }
+    )
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "outcome": verdict.outcome,
+        "strict_outcome": verdict.strict_outcome,
+        "lenient_outcome": verdict.lenient_outcome,
+        "extracted": verdict.extracted,
+    }

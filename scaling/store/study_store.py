@@ -1,0 +1,399 @@
+"""The store: everything a study has found, in one SQLite file that is committed as it grows.
+
+A batch of finished chains is one transaction (write-ahead log), so a process killed at any moment
+leaves every committed chain and no half of one. Keys make a row unique: writing it twice is an
+error, not a second row. A lock file keeps a second process out. Read it with `rows()`, or with
+pandas or any SQLite tool; scaling/store/schema.py and docs/store.md say what the tables hold.
+
+A file of an older version is brought up to date when it is opened for writing. Opened for reading
+only, it stays as it is and a copy in memory is brought up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from interp.errors import PruneScopeError, UserError
+from scaling.store import checksums, schema
+from scaling.store.chain_row import ChainRow, Key, unpack
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "study.sqlite"
+LOCK = "study.lock"
+PATIENCE = 30.0  # seconds for which another program may hold the file
+CHECKED = 3  # the version of the schema from which rows have checks
+DAMAGE = ("no such", "decode", "malformed", "duplicate column", "already exists", "corrupt")
+
+
+class StoreError(PruneScopeError, OSError):
+    """The store cannot be written or read: a full disk, a damaged file."""
+
+
+class DamagedStoreError(StoreError, UserError):
+    """The file is there and cannot be trusted; says what of it, and how to rescue the rest."""
+
+
+class Store:
+    """A study folder, open. Use it as a context manager; `read_only` takes no lock."""
+
+    def __init__(self, folder: str | Path, *, read_only: bool = False) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / FILE
+        self._lock: Any = None
+        if read_only:
+            if not self.path.is_file():
+                raise UserError(f"No study in {str(self.folder)!r} (no {FILE}); run one first.")
+        else:
+            self._prepare_folder()
+            self._lock = _locked(self.folder / LOCK)
+        try:
+            self._db = self._connect(read_only)
+        except BaseException:
+            self._release()
+            raise
+
+    def _prepare_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(
+                f"{str(self.folder)!r} is a file; expected a folder for the study."
+            ) from None
+        except OSError as error:
+            raise UserError(f"Cannot make the folder {str(self.folder)!r}: {error}.") from error
+
+    def _connect(self, read_only: bool) -> sqlite3.Connection:
+        with self._explained():
+            if read_only:
+                uri = f"{self.path.resolve().as_uri()}?mode=ro"
+                db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=PATIENCE)
+            else:
+                db = sqlite3.connect(self.path, isolation_level=None, timeout=PATIENCE)
+            try:
+                self._ready(db, read_only)
+                if read_only and self._version(db) < schema.SCHEMA_VERSION:
+                    db = _in_memory(db)
+                self._migrate(db)
+                if bad := checksums.damaged_rows(db):
+                    raise sqlite3.DatabaseError(
+                        f"rows that are not as written: {checksums.said(bad)}"
+                    )
+            except BaseException:
+                db.close()
+                raise
+        return db
+
+    def _ready(self, db: sqlite3.Connection, read_only: bool) -> None:
+        if not read_only:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")  # in WAL a crash loses no commit of ours
+        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
+        if "meta" not in tables:
+            if read_only or tables:
+                raise UserError(
+                    f"{str(self.path)!r} is not a study of PruneScope; choose another folder."
+                )
+            db.execute("BEGIN IMMEDIATE")
+            schema.create(db)
+            db.execute("COMMIT")
+        check = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if check != "ok":
+            raise sqlite3.DatabaseError(str(check))
+
+    @staticmethod
+    def _version(db: sqlite3.Connection) -> int:
+        found = db.execute("SELECT value FROM meta WHERE key='schema_version'").fetchone()
+        if found is None or not str(found[0]).isdecimal():
+            raise sqlite3.DatabaseError("the table `meta` does not say the version of the schema")
+        return int(found[0])
+
+    def _migrate(self, db: sqlite3.Connection) -> None:
+        version = self._version(db)
+        reachable = all(v in schema.MIGRATIONS for v in range(version, schema.SCHEMA_VERSION))
+        if version > schema.SCHEMA_VERSION and self._meta_differs(db):
+            raise sqlite3.DatabaseError("the version of the schema is not as it was written")
+        if version > schema.SCHEMA_VERSION or not reachable:
+            raise UserError(
+                f"The study in {str(self.folder)!r} was written with version {version} of the "
+                f"store; this PruneScope reads version {schema.SCHEMA_VERSION}. Use the PruneScope "
+                f"that wrote it, or choose another folder (--out)."
+            )
+        for step in range(version, schema.SCHEMA_VERSION):
+            db.execute("BEGIN IMMEDIATE")
+            schema.MIGRATIONS[step](db)
+            db.execute("UPDATE meta SET value=? WHERE key='schema_version'", (str(step + 1),))
+            if step + 1 >= CHECKED:
+                checksums.seal(db, "meta", [{"key": "schema_version"}])
+            db.execute("COMMIT")
+
+    @staticmethod
+    def _meta_differs(db: sqlite3.Connection) -> bool:
+        """Whether the version is another than the one whose hash was written beside it."""
+        there = db.execute("SELECT 1 FROM sqlite_master WHERE name='checks'").fetchone()
+        return there is not None and "meta" in checksums.damaged_rows(db)
+
+    # ------------------------------------------------------------------ transactions
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """SQLite's errors, said in a way that helps."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                raise StoreError(held(self.path, text)) from error
+            if any(word in text for word in DAMAGE):
+                raise self._damaged(error) from error
+            if "full" in text or "disk I/O" in text:
+                raise StoreError(
+                    f"No room left to write {self.path} ({text}). Everything committed before is "
+                    f"safe: free some space and run the same command again; it goes on from there."
+                ) from error
+            if "readonly" in text or "unable to open" in text:
+                raise UserError(
+                    f"Cannot write {str(self.path)!r} ({text}); choose a folder you may write to."
+                ) from error
+            raise
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+        except (zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> DamagedStoreError:
+        return DamagedStoreError(
+            f"The file is damaged: {self.path} ({error}). Copy what can be read into a new folder "
+            f"with `prunescope rescue {self.folder} NEW`; the same command with --out NEW then "
+            f"goes on from there."
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._explained():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    # ------------------------------------------------------------------ identity of the study
+
+    def claim(self, config: Mapping[str, Any], identity: Mapping[str, str]) -> bool:
+        """Make the folder this study's, or check that it is. True if the study is new.
+
+        config: every setting that decides a row; identity: model and problems by fingerprint.
+        """
+        wanted = {k: _json(v) for k, v in config.items()}
+        with self._explained():
+            found = dict(self._db.execute("SELECT key, value FROM config"))
+        meta = self.meta()
+        if not found:
+            with self._transaction() as db:
+                for table, facts in (("config", wanted), ("meta", identity)):
+                    pairs = sorted(facts.items())
+                    db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", pairs)
+                    checksums.seal(db, table, [{"key": key} for key, _ in pairs])
+            return True
+        keys = sorted(set(found) | set(wanted))
+        differs = [(k, found.get(k), wanted.get(k)) for k in keys if found.get(k) != wanted.get(k)]
+        differs += [(k, meta.get(k), v) for k, v in sorted(identity.items()) if meta.get(k) != v]
+        if differs:
+            said = "; ".join(
+                f"{k} is {_brief(old)} there and {_brief(new)} now" for k, old, new in differs
+            )
+            raise UserError(
+                f"The folder {str(self.folder)!r} holds a study of another configuration: {said}. "
+                f"Choose another folder (--out), run with the settings it was begun with, or "
+                f"delete it if you no longer need it."
+            )
+        return False
+
+    def config(self) -> dict[str, Any]:
+        """The settings of the study."""
+        with self._explained():
+            found = self._db.execute("SELECT key, value FROM config")
+            return {k: json.loads(v) for k, v in found}
+
+    def meta(self) -> dict[str, str]:
+        """Facts about the file: versions, fingerprints."""
+        with self._explained():
+            return dict(self._db.execute("SELECT key, value FROM meta"))
+
+    # ------------------------------------------------------------------ writing
+
+    def put(self, table: str, rows: Iterable[Mapping[str, Any]], *, replace: bool = True) -> None:
+        """Rows of a small table, in one transaction."""
+        rows = [dict(row) for row in rows]
+        if not rows:
+            return
+        names = list(rows[0])
+        verb = "INSERT OR REPLACE" if replace else "INSERT"
+        with self._transaction() as db:
+            db.executemany(
+                f"{verb} INTO {table} ({', '.join(names)}) "
+                f"VALUES ({', '.join(':' + n for n in names)})",
+                rows,
+            )
+            checksums.seal(db, table, rows)
+
+    def add_chains(self, rows: Iterable[ChainRow]) -> None:
+        """A batch of finished chains, all or none of it. A key that is there is an error."""
+        self.put("chains", [row.values for row in rows], replace=False)
+
+    # ------------------------------------------------------------------ reading
+
+    def done(self) -> set[Key]:
+        """Keys of all chains committed."""
+        sql = "SELECT benchmark, problem, variant, budget, sample FROM chains"
+        with self._explained():
+            return {Key(*row) for row in self._db.execute(sql)}
+
+    def frame(self, table: str) -> pd.DataFrame:
+        """A whole table as it is."""
+        return self._frame(f"SELECT * FROM {table}")
+
+    def rows(self, purpose: str | None = None, *, ids: bool = False) -> pd.DataFrame:
+        """One row a chain, with the variant's columns and the diagnosis as columns.
+
+        purpose: only the chains of cells with this purpose ("accuracy", "waits", "parallel",
+        "blocks"). ids: token ids (and where the engine wrote them) as arrays too.
+        """
+        import pandas as pd
+
+        with self._explained():
+            columns = [row[1] for row in self._db.execute("PRAGMA table_info(chains)")]
+        columns = [f"c.{name}" for name in columns if ids or name not in ("ids", "forced")]
+        sql = (
+            f"SELECT {', '.join(columns)}, v.kind, v.method, v.n_removed, v.removed "
+            "FROM chains c LEFT JOIN variants v ON v.variant = c.variant"
+        )
+        parameters: tuple[str, ...] = ()
+        if purpose is not None:
+            sql += (
+                " JOIN cells e ON e.benchmark = c.benchmark AND e.variant = c.variant AND "
+                "e.budget = c.budget AND c.sample < e.samples AND c.position < e.n_problems "
+                "AND e.purpose = ?"
+            )
+            parameters = (purpose,)
+        frame = self._frame(
+            f"{sql} ORDER BY {', '.join('c.' + k for k in Key._fields)}", parameters
+        )
+        with self._explained():
+            texts = [json.loads(text) for text in frame.pop("diagnosis")]
+            if ids:
+                frame["ids"] = [unpack(blob, np.int32) for blob in frame["ids"]]
+                forced = [unpack(blob, np.uint8).astype(bool) for blob in frame["forced"]]
+                frame["forced"] = forced
+        found = pd.DataFrame(texts, frame.index)
+        found = found[[name for name in found.columns if name not in frame.columns]]
+        return pd.concat([frame, found], axis=1)
+
+    def several_samples(self) -> list[tuple[str, str, str, str, int]]:
+        """(benchmark, problem, variant, budget, samples) where there is more than one sample."""
+        sql = (
+            "SELECT benchmark, problem, variant, budget, COUNT(*) FROM chains "
+            "GROUP BY 1, 2, 3, 4 HAVING COUNT(*) > 1 ORDER BY 1, 2, 3, 4"
+        )
+        with self._explained():
+            return [tuple(row) for row in self._db.execute(sql)]
+
+    def samples_of(self, benchmark: str, problem: str, variant: str, budget: str) -> pd.DataFrame:
+        """The samples of one problem, in order, with their packed ids."""
+        sql = (
+            "SELECT * FROM chains WHERE benchmark=? AND problem=? AND variant=? AND budget=? "
+            "ORDER BY sample"
+        )
+        return self._frame(sql, (benchmark, problem, variant, budget))
+
+    def _frame(self, sql: str, parameters: tuple[str, ...] = ()) -> pd.DataFrame:
+        import pandas as pd
+
+        with self._explained():
+            cursor = self._db.execute(sql, parameters)
+            names = [column[0] for column in cursor.description]
+            return pd.DataFrame(cursor.fetchall(), columns=names)
+
+    # ------------------------------------------------------------------ closing
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def close(self) -> None:
+        """Close the file and let go of the folder."""
+        self._db.close()
+        self._release()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def held(path: Path, text: str) -> str:
+    """What to do where another program keeps the file to itself."""
+    return (
+        f"Another program holds {path} ({text}): close it and run the same command again; nothing "
+        "is lost."
+    )
+
+
+def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy in memory; the original is closed."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    db.backup(copy)
+    db.close()
+    return copy
+
+
+def _locked(path: Path) -> Any:
+    """The lock on a study folder; it goes with the process, however that ends."""
+    import filelock
+
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise UserError(
+            f"Another process is at work on the study in {str(path.parent)!r}. Wait for it, or "
+            f"choose another folder (--out); its rows are being kept."
+        ) from None
+    except OSError as error:
+        if os.access(path.parent, os.W_OK):
+            raise
+        raise UserError(f"Cannot write into {str(path.parent)!r}: {error}.") from error
+    return lock
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _brief(text: str | None) -> str:
+    if text is None:
+        return "not set"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,1 @@
+"""A study: configuration, cells, variants, the run."""

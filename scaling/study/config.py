@@ -1,0 +1,149 @@
+"""What a study is: model, benchmarks, methods, budgets, samples. Frozen, checked, comparable.
+
+`settings()` is everything that decides a row and nothing else; two studies with equal settings on
+equal weights and problems have equal rows. The folder keeps it and refuses another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import UserError
+from scaling.study import defaults
+from scaling.study.defaults import Workload
+
+if TYPE_CHECKING:
+    from interp.decoding.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """The settings of a study. None (or empty) means the default of scaling/study/defaults.py.
+
+    model: "testbed", a Hub name or a folder. data: benchmark name -> file. limit: problems a
+    benchmark, for all or by name. methods: criteria; remove: how many blocks each removes.
+    budgets: thinking tokens. samples: for parallel scaling. waits: "wait" extensions tried.
+    blocks: whether every single block is skipped in turn (or on which benchmarks).
+    """
+
+    model: str = "testbed"
+    benchmarks: tuple[str, ...] = ()
+    data: Mapping[str, str] = field(default_factory=dict, hash=False)
+    limit: int | Mapping[str, int] | None = field(default=None, hash=False)
+    methods: tuple[str, ...] = defaults.METHODS
+    remove: tuple[int, ...] = ()
+    budgets: tuple[int, ...] = ()
+    answer: int | None = None
+    samples: int | None = None
+    waits: tuple[int, ...] | None = None
+    blocks: bool | tuple[str, ...] = True
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    quick: bool = False
+    trust_remote_code: bool = False
+    out: Path = Path("study")
+
+    def __post_init__(self) -> None:
+        for name, least in (("remove", 1), ("budgets", 1), ("waits", 1)):
+            for value in getattr(self, name) or ():
+                if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                    raise UserError(f"{name}: {value!r} is not a whole number >= {least}.")
+        for name in ("benchmarks", "methods", "remove", "budgets", "waits"):
+            values = getattr(self, name) or ()
+            if len(set(values)) != len(values):
+                raise UserError(f"{name}: {list(values)} names something twice.")
+        for name in ("answer", "samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}: {value} is not at least 1.")
+        limits = self.limit.values() if isinstance(self.limit, Mapping) else (self.limit,)
+        if any(value is not None and value < 1 for value in limits):
+            raise UserError(f"limit: {self.limit} is not at least 1 problem.")
+        if not self.temperature >= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise UserError("Expected temperature >= 0, 0 < top_p <= 1, top_k >= 0.")
+        if self.temperature == 0 and (self.samples or 1) > 1:
+            raise UserError(
+                f"samples={self.samples} at temperature 0 would be {self.samples} times the same "
+                f"chain; raise the temperature or ask for one sample."
+            )
+        names = self.benchmark_names
+        for what, given in (("data", self.data), ("limit", self.limit), ("blocks", self.blocks)):
+            if isinstance(given, (Mapping, tuple)):
+                strange = sorted(set(given) - set(names))
+                if strange:
+                    raise UserError(
+                        f"{what}: {strange} is not among the benchmarks of this study "
+                        f"({', '.join(names)})."
+                    )
+
+    @property
+    def benchmark_names(self) -> tuple[str, ...]:
+        """The benchmarks asked for, or the model's usual ones."""
+        if self.benchmarks:
+            return self.benchmarks
+        if self.model == "testbed":
+            return defaults.QUICK_BENCHMARKS if self.quick else defaults.TESTBED_BENCHMARKS
+        return defaults.GENERIC_BENCHMARKS
+
+    @property
+    def remove_counts(self) -> tuple[int, ...]:
+        """How many blocks each method removes."""
+        return self.remove or (defaults.QUICK_REMOVE if self.quick else defaults.REMOVE)
+
+    @property
+    def wait_counts(self) -> tuple[int, ...]:
+        """The numbers of "wait" extensions tried."""
+        if self.waits is not None:
+            return self.waits
+        return defaults.QUICK_WAITS if self.quick else defaults.WAITS
+
+    def workload(self, benchmark: str) -> Workload:
+        """What is asked of a benchmark, with this configuration's own numbers over the defaults."""
+        if self.quick:
+            usual = defaults.QUICK.get(benchmark, defaults.QUICK_GENERIC)
+        else:
+            usual = defaults.TESTBED.get(benchmark, defaults.GENERIC)
+        limit = self.limit.get(benchmark) if isinstance(self.limit, Mapping) else self.limit
+        given: dict[str, Any] = {}
+        if limit is not None:
+            given["problems"] = limit
+            for part in ("parallel_problems", "wait_problems", "block_problems"):
+                given[part] = min(getattr(usual, part), limit)
+        if self.budgets:
+            given["budgets"] = tuple(sorted(self.budgets))
+        if self.answer is not None:
+            given["answer"] = self.answer
+        if self.samples is not None:
+            given["parallel_samples"] = self.samples
+            if self.samples > 1 and usual.parallel_problems == 0 and self.benchmarks:
+                given["parallel_problems"] = limit or usual.problems
+        elif self.temperature == 0:
+            given["parallel_problems"] = 0
+        if not self.blocks or (isinstance(self.blocks, tuple) and benchmark not in self.blocks):
+            given["block_problems"] = 0
+        elif isinstance(self.blocks, tuple) and not usual.block_problems:
+            given["block_problems"] = given.get("problems", usual.problems)
+        return replace(usual, **given)
+
+    def sampling(self) -> Sampling:
+        """How tokens are drawn."""
+        from interp.decoding.sampling import Sampling
+
+        return Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides a row, as JSON-able values; `out` does not."""
+        return {
+            "model": self.model,
+            "methods": list(self.methods),
+            "remove": list(self.remove_counts),
+            "waits": list(self.wait_counts),
+            "sampling": [self.temperature, self.top_k, self.top_p],
+            "seed": self.seed,
+            "workloads": {name: asdict(self.workload(name)) for name in self.benchmark_names},
+        }

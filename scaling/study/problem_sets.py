@@ -1,0 +1,53 @@
+"""The problems of a study: each benchmark's own, and some left over to calibrate on.
+
+Criteria are calibrated on problems that are not measured, where a benchmark has any to spare:
+what is made by program always has, a file has what `limit` leaves.
+"""
+
+from __future__ import annotations
+
+from interp.errors import UserError
+from scaling.benchmarks import benchmarks, choose, load_benchmark
+from scaling.problem import Benchmark, Problem
+from scaling.study.config import StudyConfig
+from scaling.study.defaults import CALIBRATION_PROBLEMS
+
+
+def gather(config: StudyConfig) -> tuple[list[Benchmark], dict[str, tuple[Problem, ...]]]:
+    """The benchmarks in the study's order, and the spare problems of each generated one."""
+    found, spare = [], {}
+    for name in config.benchmark_names:
+        bench, rest = _one(config, name)
+        found.append(bench)
+        spare[name] = rest[:CALIBRATION_PROBLEMS]
+    _check_ids(found)
+    return found, spare
+
+
+def _one(config: StudyConfig, name: str) -> tuple[Benchmark, tuple[Problem, ...]]:
+    limit, data = config.workload(name).problems, config.data.get(name)
+    entry = benchmarks().get(name.partition(":")[0])
+    if entry is None or entry.make is None:
+        whole = load_benchmark(name, data, None, config.seed)
+        bench = choose(whole, limit, config.seed)
+        measured = {p.id for p in bench.problems}
+        return bench, tuple(p for p in whole.problems if p.id not in measured)
+    if entry.scoring == "generate":
+        try:  # made problems nest: the first n of n + 8 are the n
+            more = load_benchmark(name, data, limit + CALIBRATION_PROBLEMS, config.seed)
+            return more.first(limit), more.problems[limit:]
+        except UserError:
+            pass  # fewer exist: none to spare, or the next line says what is wrong
+    return load_benchmark(name, data, limit, config.seed), ()
+
+
+def _check_ids(found: list[Benchmark]) -> None:
+    seen: dict[str, str] = {}
+    for bench in found:
+        for problem in bench.problems:
+            other = seen.setdefault(problem.id, bench.name)
+            if other != bench.name:
+                raise UserError(
+                    f"{other!r} and {bench.name!r} both have a problem {problem.id!r}; their "
+                    f"chains would share noise. Give every problem its own id."
+                )

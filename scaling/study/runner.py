@@ -1,0 +1,303 @@
+"""The study: one call that prunes, lets the model think, grades, diagnoses and keeps everything.
+
+1. Dense chains on spare problems calibrate the criteria; Block Influence is always scored.
+2. Variants are decided: dense, each method at each number of blocks, every single block skipped.
+3. Benchmark by benchmark, all cells (accuracy, sequential, waits, parallel, blocks) are merged
+   into requests and decoded in one go: the dense row beside the pruned ones, with the same noise,
+   all budgets of a chain in one decode.
+4. Every chain is graded and diagnosed as it comes and committed in batches.
+
+Killed at any moment and run again, only what is missing is decoded, and the rows end up the same:
+nothing in a row depends on the batch, the clock or the order.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.chains.chain import Budget, Chain
+from scaling.engines.engine import Engine
+from scaling.engines.ray_worker import program
+from scaling.grading import grade, grade_likelihood
+from scaling.problem import Benchmark, Problem
+from scaling.store.chain_row import LIKELIHOOD, ChainRow, Key, chain_row, likelihood_row
+from scaling.store.study_store import Store, StoreError
+from scaling.study.cells import Cell, cut, requests_left, subtract, wanted
+from scaling.study.chain_diagnosis import Diagnoser
+from scaling.study.config import StudyConfig
+from scaling.study.problem_sets import gather
+from scaling.study.sample_diversity import measure_diversity, note_duplicates
+from scaling.study.study_progress import OnEvent, Progress
+from scaling.study.variants import calibration_chains, check_methods, decide, read_variants, scored
+
+if TYPE_CHECKING:
+    from interp.interventions.interventions import VariantLike
+
+__all__ = ["StudyResult", "run_study"]
+
+RECIPE = "1"  # raised when the meaning of a row changes; an older folder is then refused
+BATCH_CHAINS = 64
+BATCH_SECONDS = 2.0
+LIKELIHOOD_PROBLEMS = 64  # a batch
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Where a finished study is, and what this run added to it."""
+
+    folder: Path
+    chains: int
+    chains_added: int
+    tokens: int
+    seconds: float
+
+
+def run_study(
+    config: StudyConfig, on_event: OnEvent | None = None, *, engine: Engine | None = None
+) -> StudyResult:
+    """Run a study, or go on with the one in `config.out`.
+
+    on_event: told of stages, progress and the time left (scaling.study.study_progress.Event).
+    engine: another backend than the local one, or a model already loaded (LocalEngine(model)).
+    """
+    progress = Progress(on_event)
+    progress.begin("load", "reading problems and the model")
+    problems, spare = gather(config)
+    engine = engine or _local_engine(config)
+    check_methods(config, engine)
+    with Store(config.out) as store:
+        store.claim(config.settings(), _identity(engine, problems))
+        with _session(store, progress, engine):
+            return _Study(config, engine, store, progress, problems, spare).run()
+
+
+def _local_engine(config: StudyConfig) -> Engine:
+    from interp.model.reasoning_model import ReasoningModel
+    from scaling.engines.local import LocalEngine
+
+    model = ReasoningModel.load(config.model, trust_remote_code=config.trust_remote_code)
+    return LocalEngine(model)
+
+
+def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
+    found = {f"problems {b.name}": b.fingerprint for b in problems}
+    return {"recipe": RECIPE, "model fingerprint": engine.fingerprint(), **found}
+
+
+@contextmanager
+def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]:
+    """Notes how long this stretch of running took and by what, however it ends."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        yield
+    finally:
+        row = {
+            "started": started,
+            "seconds": progress.seconds,
+            "decode_seconds": progress.decode_seconds,
+            "tokens": progress.tokens,
+            "chains": progress.chains,
+            "engine": str(getattr(engine, "about", type(engine).__name__)),
+            "program": program(),
+        }
+        with suppress(StoreError):  # a full disk is being reported already
+            store.put("sessions", [row])
+
+
+class _Study:
+    """One run of a study: the stages, over what they share."""
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        engine: Engine,
+        store: Store,
+        progress: Progress,
+        problems: Sequence[Benchmark],
+        spare: dict[str, tuple[Problem, ...]],
+    ) -> None:
+        self.config, self.engine, self.store = config, engine, store
+        self.progress, self.problems, self.spare = progress, problems, spare
+        self.diagnoser = Diagnoser(engine)
+
+    def run(self) -> StudyResult:
+        """All stages."""
+        variants = self.variants()
+        plan = self.plan(variants)
+        done = self.store.done()
+        left = {b.name: subtract(asked, done) for b, asked in plan}
+        if done and any(left.values()):
+            self.progress.note(f"going on: {len(done)} chains are there already")
+        requests = {
+            b.name: requests_left(self.config, self.engine, b, left[b.name], variants)
+            for b, _ in plan
+            if b.scoring != LIKELIHOOD
+        }
+        for name, few in requests.items():
+            self._expect(name, few)
+        self.progress.chains_total += sum(
+            len(left[b.name]) for b, _ in plan if b.scoring == LIKELIHOOD
+        )
+        for bench, _ in plan:
+            if not left[bench.name]:
+                continue
+            self.progress.begin(bench.name, f"{len(left[bench.name])} chains")
+            if bench.scoring == LIKELIHOOD:
+                self.likelihood(bench, left[bench.name], variants)
+            else:
+                self.generate(bench, requests[bench.name])
+        self.progress.begin("samples", "comparing the samples of each problem")
+        measure_diversity(self.store)
+        note_duplicates(self.store, self.config, self.progress)
+        total = len(self.store.done())
+        result = StudyResult(
+            folder=self.store.folder,
+            chains=total,
+            chains_added=total - len(done),
+            tokens=self.progress.tokens,
+            seconds=self.progress.seconds,
+        )
+        self.progress.end(f"{total} chains in {self.store.folder}")
+        return result
+
+    def variants(self) -> dict[str, VariantLike]:
+        """The study's variants: as decided before, or decided now."""
+        variants = read_variants(self.store)
+        if variants:
+            return variants
+        rows = [
+            {
+                "benchmark": b.name,
+                "problem": p.id,
+                "position": i,
+                "question": p.question,
+                "answer": p.answer,
+                "choices": _json(list(p.choices)),
+                "metadata": _json(dict(p.metadata)),
+            }
+            for b in self.problems
+            for i, p in enumerate(b.problems)
+        ]
+        self.store.put("problems", rows)
+        chains: list[Chain] = []
+        if scored(self.config):
+            self.progress.begin("calibration", "dense chains on spare problems, the blocks' scores")
+            chains = calibration_chains(self.config, self.engine, self.problems, self.spare)
+        decide(self.config, self.engine, self.store, chains)
+        return read_variants(self.store)
+
+    def plan(
+        self, variants: Mapping[str, VariantLike]
+    ) -> list[tuple[Benchmark, dict[Key, Budget | None]]]:
+        """Each benchmark with every chain that its cells ask for; the cells go to the store."""
+        frame = self.store.frame("variants").set_index("variant")
+        kinds = {
+            name: (str(frame.loc[name, "kind"]), str(frame.loc[name, "method"]))
+            for name in variants
+        }
+        plan, cells = [], list[Cell]()
+        for bench in self.problems:
+            own = cut(self.config, bench, kinds)
+            cells += own
+            plan.append((bench, wanted(bench, own)))
+        self.store.put("cells", [cell.as_row() for cell in cells])
+        return plan
+
+    def _expect(self, name: str, requests: Sequence[Any]) -> None:
+        for request in requests:
+            cap = max(b.thinking + b.answer for b in request.budgets)
+            group = (name, request.variant.name)
+            self.progress.expect(group, 1, cap, len(request.budgets))
+
+    # ------------------------------------------------------------------ the two ways of scoring
+
+    def likelihood(
+        self,
+        bench: Benchmark,
+        left: Mapping[Key, Budget | None],
+        variants: Mapping[str, VariantLike],
+    ) -> None:
+        """Score the choices of every problem under every variant that lacks it."""
+        by_id = {p.id: (i, p) for i, p in enumerate(bench.problems)}
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for problem in dict.fromkeys(key.problem for key in left):
+            names = tuple(key.variant for key in left if key.problem == problem)
+            lacking.setdefault(names, []).append(problem)
+        for names, problems in lacking.items():
+            for start in range(0, len(problems), LIKELIHOOD_PROBLEMS):
+                few = [by_id[p] for p in problems[start : start + LIKELIHOOD_PROBLEMS]]
+                self.store.add_chains(self._score(bench, few, names, variants))
+                self.progress.chains += len(few) * len(names)
+                self.progress.tell()
+
+    def _score(
+        self,
+        bench: Benchmark,
+        problems: Sequence[tuple[int, Problem]],
+        names: Sequence[str],
+        variants: Mapping[str, VariantLike],
+    ) -> list[ChainRow]:
+        prompts = [
+            self.engine.prompt_ids(bench.prompt(p), thinking=bench.thinking) for _, p in problems
+        ]
+        options = [[self.engine.encode(choice) for choice in p.choices] for _, p in problems]
+        table = self.engine.option_logprobs(prompts, options, [variants[name] for name in names])
+        rows = []
+        for v, name in enumerate(names):
+            for i, (position, problem) in enumerate(problems):
+                values = table[v, i, : len(problem.choices)]
+                verdict = grade_likelihood(problem, values, [len(o) for o in options[i]])
+                rows.append(
+                    likelihood_row(
+                        bench.name, problem, position, name, len(prompts[i]), values, verdict
+                    )
+                )
+        return rows
+
+    def generate(self, bench: Benchmark, requests: Sequence[Any]) -> None:
+        """Decode requests; grade, diagnose and commit the chains as they come."""
+        by_id = {p.id: (i, p) for i, p in enumerate(bench.problems)}
+        awaited = {(r.problem, r.variant.name, r.sample): len(r.budgets) for r in requests}
+        longest = dict.fromkeys(awaited, 0)
+        pending: list[ChainRow] = []
+        began = flushed = time.monotonic()
+        sampling = self.config.sampling()
+        try:
+            for chain in self.engine.decode(requests, sampling=sampling, stop_on_loop=True):
+                position, problem = by_id[chain.problem]
+                pending.append(self._row(bench, problem, position, chain))
+                request = (chain.problem, chain.variant, chain.sample)
+                awaited[request] -= 1
+                new = max(0, chain.n_thinking - longest[request]) + chain.n_answer
+                longest[request] = max(longest[request], chain.n_thinking)
+                over = awaited[request] == 0
+                self.progress.came((bench.name, chain.variant), new, 1, request_over=over)
+                now = time.monotonic()
+                if len(pending) >= BATCH_CHAINS or now - flushed > BATCH_SECONDS:
+                    batch, pending = pending, []
+                    self.store.add_chains(batch)
+                    self.progress.decode_seconds += now - began
+                    began = flushed = time.monotonic()
+                    self.progress.tell()
+        finally:  # an error or Ctrl-C: what is finished is kept
+            self.store.add_chains(pending)
+            self.progress.decode_seconds += time.monotonic() - began
+        short = [request for request, n in awaited.items() if n]
+        if short:
+            raise RuntimeError(f"the engine left {len(short)} requests unfinished: {short[:3]}")
+
+    def _row(self, bench: Benchmark, problem: Problem, position: int, chain: Chain) -> ChainRow:
+        verdict = grade(bench, problem, chain, self.engine)
+        diagnosis = self.diagnoser.columns(problem, chain)
+        return chain_row(bench.name, problem, position, chain, verdict, diagnosis)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str, sort_keys=True)

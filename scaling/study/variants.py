@@ -1,0 +1,168 @@
+"""The variants of a study: dense, each method's plans, and every single block skipped.
+
+They are decided once, from scores on calibration chains, and kept in the store with their plans,
+so a study that goes on never decides anew. The calibration chains are the model's own, on problems
+that are not measured where the benchmark has any to spare.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from interp.chains.chain import Budget, Chain
+from interp.errors import UserError
+from scaling.engines.engine import Engine
+from scaling.problem import Benchmark, Problem
+from scaling.store.study_store import Store
+from scaling.study import defaults
+from scaling.study.config import StudyConfig
+
+if TYPE_CHECKING:
+    from interp.interventions.interventions import VariantLike
+
+INFLUENCE = "shortgpt"  # Block Influence: scored in every study, whatever methods remove by it
+LONGEST_CALIBRATION = 1024  # thinking tokens a chain
+
+
+def block_variant(block: int) -> VariantLike:
+    """The variant that skips one block (dense index)."""
+    from interp.interventions.interventions import Skip, Variant
+
+    return Variant(f"skip {block}", (Skip(block),))
+
+
+def check_methods(config: StudyConfig, engine: Engine) -> None:
+    """Unknown criteria and impossible numbers of blocks, before anything is computed."""
+    from interp.errors import did_you_mean
+    from pruning.criteria import criteria
+
+    known = criteria()
+    for name in config.methods:
+        if name not in known:
+            raise UserError(did_you_mean(name, known, "criterion"))
+        if known[name].removes != "blocks":
+            raise UserError(
+                f"Criterion {name!r} removes {known[name].removes}; a study removes whole blocks. "
+                f"See what it would remove (`prunescope score --method {name}`), and generate "
+                "under its plan from Python: model.generate(prompts, variants=[plan])."
+            )
+        if "accept" in known[name].options:
+            raise UserError(
+                f"Criterion {name!r} grades answers while it scores (`accept`), which a study "
+                f"cannot give it. Prune with it first, `prunescope prune --method {name} "
+                "--remove N --out FOLDER`, then study that checkpoint with --model FOLDER."
+            )
+    depth = len(engine.layer_map)
+    if config.methods and max(config.remove_counts) >= depth:
+        raise UserError(
+            f"Cannot remove {max(config.remove_counts)} blocks of {depth}: at least one must stay. "
+            f"Give smaller numbers (--remove)."
+        )
+
+
+def scored(config: StudyConfig) -> tuple[str, ...]:
+    """The criteria that a study scores: its methods, and Block Influence.
+
+    None where no block is removed or skipped: there is nothing to compare the scores with.
+    """
+    skips = any(config.workload(name).block_problems for name in config.benchmark_names)
+    if not config.methods and not skips:
+        return ()
+    return tuple(dict.fromkeys((INFLUENCE, *config.methods)))
+
+
+def calibration_chains(
+    config: StudyConfig,
+    engine: Engine,
+    benchmarks: Sequence[Benchmark],
+    spare: dict[str, tuple[Problem, ...]],
+) -> list[Chain]:
+    """Dense chains on a few problems of each generated benchmark (of all, if none is)."""
+    from interp.decoding.request import Request
+    from interp.interventions.interventions import dense
+
+    requests = []
+    generated = [b for b in benchmarks if b.scoring == "generate"]
+    for bench in generated or benchmarks:
+        load = config.workload(bench.name)
+        few = spare.get(bench.name) or bench.problems
+        thinking = min(max(load.budgets), LONGEST_CALIBRATION)
+        for problem in few[: defaults.CALIBRATION_PROBLEMS]:
+            ids = engine.prompt_ids(bench.prompt(problem), thinking=bench.thinking)
+            requests.append(
+                Request(
+                    problem=f"calibration/{problem.id}",
+                    prompt_ids=tuple(ids),
+                    variant=dense,
+                    seed=config.seed,
+                    budgets=(Budget(thinking, load.answer),),
+                )
+            )
+    chains = engine.decode(requests, sampling=config.sampling(), stop_on_loop=True)
+    return sorted(chains, key=lambda c: c.problem)
+
+
+def decide(config: StudyConfig, engine: Engine, store: Store, chains: Sequence[Chain]) -> None:
+    """Score the blocks, make the plans, and commit both."""
+    from pruning.plan import LayerPlan
+
+    scores, variants = [], [_row("dense", "dense", "", (), "")]
+    most = max(config.remove_counts, default=1)
+    for method in scored(config):
+        found = engine.score(method, chains, config.seed, most)
+        scores += [_score_row(row) for row in found.to_frame().to_dict("records")]
+        if method not in config.methods:
+            continue
+        for count in config.remove_counts:
+            plan = LayerPlan.lowest(found, remove=count, name=f"{method}-{count}")
+            variants.append(_row(plan.name, "plan", method, plan.removed, plan.to_json()))
+    blocks = [(block_variant(block).name, block) for block in engine.layer_map]
+    variants += [_row(name, "block", "single", (block,), "") for name, block in blocks]
+    store.put("scores", scores)
+    store.put("variants", variants)  # last: its rows say that the stage is over
+
+
+def read_variants(store: Store) -> dict[str, VariantLike]:
+    """The study's variants by name, as they were decided; empty if they were not yet."""
+    from interp.interventions.interventions import dense
+    from pruning.plan import LayerPlan
+
+    found: dict[str, Any] = {}
+    for row in store.frame("variants").to_dict("records"):
+        if row["kind"] == "dense":
+            found[row["variant"]] = dense
+        elif row["kind"] == "plan":
+            found[row["variant"]] = LayerPlan.from_json(row["plan"])
+        else:
+            found[row["variant"]] = block_variant(json.loads(row["removed"])[0])
+    return found
+
+
+def _row(name: str, kind: str, method: str, removed: Sequence[int], plan: str) -> dict[str, Any]:
+    return {
+        "variant": name,
+        "kind": kind,
+        "method": method,
+        "n_removed": len(removed),
+        "removed": json.dumps([int(b) for b in removed]),
+        "plan": plan,
+    }
+
+
+def _score_row(row: dict[str, Any]) -> dict[str, Any]:
+    def number(value: Any) -> float | None:
+        return float(value) if value is not None and math.isfinite(value) else None
+
+    score = float(row["score"])
+    return {
+        "criterion": str(row["criterion"]),
+        "block": int(row["block"]),
+        "score": score if math.isfinite(score) else math.copysign(1e308, score),
+        "low": number(row["low"]),
+        "high": number(row["high"]),
+        "n_tokens": int(row["n_tokens"]),
+        "calibration": str(row["calibration"]),
+    }

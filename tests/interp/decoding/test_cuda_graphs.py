@@ -1,0 +1,99 @@
+"""Captured passes, without a GPU: what a CUDA graph does is done by a list of traced operations.
+
+A traced pass repeats the same operations on the same tensors, whatever Python would have done, so
+chains come out right only if a pass depends on tensors that stay where they are, as CUDA asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from interp.chains.chain import Budget, Chain
+from interp.decoding import model_runner
+from interp.decoding.cuda_graphs import CudaGraphs
+from interp.decoding.generate import decode
+from interp.decoding.request import cross
+from interp.interventions.interventions import MeanDelta, ResampleDelta, Scale, Skip, Variant, dense
+from interp.interventions.windows import AfterLoop, Answer, AtTokens, Window
+from tests.backends import use
+from tests.models import tiny
+from tests.reference import same_chain
+
+PROMPTS = ["use 3 7 to make 21", "compute 3 + 4 x 2 - 5 + 6 + 7", "what ?"]
+
+
+def variants() -> list[Variant]:
+    g = torch.Generator().manual_seed(0)
+    pool = torch.randn(7, 32, generator=g)
+    return [
+        dense,
+        Variant("no 0", (Skip(0),)),
+        Variant("late", (Skip(1, window=Window(4, 9)),)),
+        Variant("words", (Scale(2, 0.5, window=AtTokens(tuple(range(6, 26)), after=2)),)),
+        Variant("answer", (MeanDelta(1, mean=pool[0], part="mlp", window=Answer()),)),
+        Variant("loop", (Skip(3, window=AfterLoop()),)),
+        Variant("drawn", (ResampleDelta(3, pool=pool, part="attention"),)),
+    ]
+
+
+def key(chain: Chain) -> tuple:
+    return chain.problem, chain.variant, chain.sample, chain.budget
+
+
+@contextmanager
+def captured(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> Iterator[None]:
+    """Decoding as on CUDA: plain torch, 8 passes a look, every shape's passes traced and replayed.
+
+    Tracing computes, capturing does not: what the traced pass did is undone.
+    """
+    made: list[model_runner.ModelRunner] = []
+
+    def record(function: Callable[[], None]) -> Callable[[], None]:
+        one = made[-1]
+        kept = {k: v.clone() for k, v in vars(one).items() if isinstance(v, torch.Tensor)}
+        with torch.no_grad():
+            traced = make_fx(function)()
+        for name, value in kept.items():
+            getattr(one, name).copy_(value)
+        counts["traced"] = counts.get("traced", 0) + 1
+
+        def replay() -> None:
+            counts["replayed"] = counts.get("replayed", 0) + 1
+            traced()
+
+        return replay
+
+    begin = model_runner.ModelRunner.__init__
+
+    def like_cuda(self, *args, **kwargs) -> None:
+        begin(self, *args, **kwargs)
+        self.stride = 8
+        made.append(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model_runner, "wanted", lambda *_: True)
+        use(patch)
+        patch.setattr(model_runner, "CudaGraphs", lambda: CudaGraphs(record))
+        patch.setattr(torch, "inference_mode", lambda mode=True: torch.no_grad())
+        patch.setattr(model_runner.ModelRunner, "__init__", like_cuda)
+        yield
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gemma2"])
+def test_replayed_passes_give_the_same_chains(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(arch)
+    budgets = [Budget(9, 4), Budget(26, 3, waits=1)]
+    requests = cross(model, PROMPTS, variants=variants(), budgets=budgets)
+    want = {key(c): c for c in decode(model, requests, record=True)}
+    counts: dict[str, int] = {}
+    with captured(monkeypatch, counts):
+        got = list(decode(model, requests, slots=12, record=True))
+    assert len(got) == len(want)
+    for chain in got:
+        assert same_chain(chain, want[key(chain)]), chain.variant
+    assert counts["replayed"] > 3 * counts["traced"] > 0
