@@ -1,41 +1,57 @@
-"""The decoder's tables on the host: one row a slot, what it is to read next and what it has made.
+"""The rows that are decoded side by side, and everything that belongs to them.
 
-Rows are kept dense (slots 0..n-1). A slot's numbers move as one when a row moves, and its columns
-are copied when a row is forked, so nothing about a row lies anywhere else but in its `Row` (what
-it is doing) and in the key/value cache.
+A `Batch` owns all state of a row while it decodes: its `SequenceState` (what it is doing), its row
+of the host's `SlotTable` (what it has generated), its keys and values and the device's entries (in
+`ModelRunner`), and the sums of its recorders. Rows are dense: slots 0..n-1 are in use. Adding,
+forking, removing and moving a row happen here and nowhere else, for all of them together.
+
+Shapes: n rows in use of `slots`, L blocks, k passes of a stride.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.chains.periods import loop_from
-from interp.decoding.sequence import Row, SlotRecord
+from interp.chains.periods import loop_from, loop_start
+from interp.decoding.decode_options import DecodeOptions
+from interp.decoding.model_runner import ModelRunner, StepOutput
+from interp.decoding.request import Request
+from interp.decoding.sequence import SequenceState, SlotRecord, Task
+from interp.decoding.thread_tuner import ThreadTuner
+from interp.interventions.interventions import VariantLike
 from interp.interventions.timeline import NO_TOKEN
 from interp.interventions.windows import NEVER
+from interp.model.kv_cache import Prefix
 
-COLUMNS = 256  # to begin with
-# of one row: the index of the next generated token; prompt tokens; where its task ends; the first
+if TYPE_CHECKING:
+    from interp.model.reasoning_model import ReasoningModel
+
+COLUMNS = 256  # generated tokens per row for which there is room to begin with
+# per row: the index of the next generated token; prompt tokens; where its task ends; the first
 # index the model chooses itself; the token to be read next; the key of its noise; the first steps
 # of its answer and after its loop
 NUMBERS = ("step", "prompt", "limit", "own", "last", "noise", "answer_from", "loop_from")
 
 
 class SlotTable:
-    """Numbers [n] and columns [n, columns] of every slot. stream [n, columns, L, 4] if recorded."""
+    """The host's numbers [slots] and columns [slots, columns] per slot.
 
-    def __init__(self, n: int, n_blocks: int, record: bool) -> None:
-        for name in NUMBERS:
-            setattr(self, name, np.zeros(n, np.int64))
-        self.thinks = np.zeros(n, bool)
-        self.fresh = np.ones(n, bool)  # whether its next pass is not a repetition of an earlier one
-        self.tokens = np.zeros((n, COLUMNS), np.int64)
-        self.logprob = np.full((n, COLUMNS), np.nan, np.float32)
-        self.entropy = np.full((n, COLUMNS), np.nan, np.float32)
-        self.forced = np.zeros((n, COLUMNS), bool)
-        self.stream = np.zeros((n, COLUMNS, n_blocks, 4), np.float32) if record else None
+    Attributes:
+        step: index of the next generated token.
+        prompt: tokens of the prompt.
+        limit: step at which the row's task ends.
+        own: first step whose token the model chooses itself.
+        last: token to be read next.
+        noise: key of the row's sampling noise.
+        answer_from: first step of the answer, `NEVER` while there is none.
+        loop_from: first step after a loop, `NEVER` while none was found.
+        thinks: whether the row is in its thinking.
+        tokens, logprob, entropy, forced: what was generated, [slots, columns].
+        stream: recorded stream numbers, [slots, columns, L, 4], or None.
+    """
 
     step: np.ndarray
     prompt: np.ndarray
@@ -46,13 +62,23 @@ class SlotTable:
     answer_from: np.ndarray
     loop_from: np.ndarray
 
+    def __init__(self, slots: int, n_blocks: int, record: bool) -> None:
+        for name in NUMBERS:
+            setattr(self, name, np.zeros(slots, np.int64))
+        self.thinks = np.zeros(slots, bool)
+        self.tokens = np.zeros((slots, COLUMNS), np.int64)
+        self.logprob = np.full((slots, COLUMNS), np.nan, np.float32)
+        self.entropy = np.full((slots, COLUMNS), np.nan, np.float32)
+        self.forced = np.zeros((slots, COLUMNS), bool)
+        self.stream = np.zeros((slots, COLUMNS, n_blocks, 4), np.float32) if record else None
+
     def _columns(self) -> Iterator[tuple[str, np.ndarray]]:
         for name in ("tokens", "logprob", "entropy", "forced", "stream"):
             if (table := getattr(self, name)) is not None:
                 yield name, table
 
     def widen(self, columns: int) -> None:
-        """Makes room for `columns` generated tokens a row."""
+        """Makes room for `columns` generated tokens per row."""
         have = self.tokens.shape[1]
         if columns <= have:
             return
@@ -62,22 +88,22 @@ class SlotTable:
             more = np.full(shape, blank, table.dtype)
             setattr(self, name, np.concatenate([table, more], axis=1))
 
-    def enter(self, slot: int, row: Row) -> None:
-        """Brings a slot's numbers in line with the task that its row has just begun."""
-        task, prompt = row.task, row.request.prompt_ids
+    def enter(self, slot: int, sequence: SequenceState) -> None:
+        """Brings a slot's numbers in line with the task that its sequence has just begun."""
+        task, prompt = sequence.task, sequence.request.prompt_ids
         self.prompt[slot] = len(prompt)
         self.step[slot] = task.cut
         self.last[slot] = self.tokens[slot, task.cut - 1] if task.cut else prompt[-1]
         self.own[slot] = task.start
-        self.limit[slot] = row.limit
-        self.thinks[slot] = row.thinking
-        self.noise[slot] = row.request.key
-        self.answer_from[slot] = row.answer_from
-        found = row.loop_at
+        self.limit[slot] = sequence.limit
+        self.thinks[slot] = sequence.thinking
+        self.noise[slot] = sequence.request.key
+        self.answer_from[slot] = sequence.answer_from
+        found = sequence.loop_at
         seen = found is not None and found <= task.cut
         self.loop_from[slot] = loop_from(found) if found is not None and seen else NEVER
 
-    def given(self, slot: int, prefix: tuple[int, ...]) -> None:
+    def write_given(self, slot: int, prefix: tuple[int, ...]) -> None:
         """Writes the tokens a chain is to begin with: nobody chose them here."""
         n = len(prefix)
         self.widen(n)
@@ -87,19 +113,40 @@ class SlotTable:
         if self.stream is not None:
             self.stream[slot, :n] = np.nan
 
-    def fork(self, source: int, target: int, cut: int) -> None:
+    def write(self, output: StepOutput) -> tuple[np.ndarray, np.ndarray]:
+        """Writes a stride of rows 0..n-1.
+
+        Returns:
+            The index of every new token, [n, k], and whether the engine wrote it, [n, k].
+        """
+        n, passes = output.tokens.shape
+        slots = np.arange(n)[:, None]
+        index = self.step[:n, None] + np.arange(passes)
+        forced = index < self.own[:n, None]
+        self.tokens[slots, index] = output.tokens
+        self.logprob[slots, index] = np.where(forced, np.nan, output.logprob)
+        self.entropy[slots, index] = np.where(forced, np.nan, output.entropy)
+        self.forced[slots, index] = forced
+        if self.stream is not None and output.stream is not None:
+            self.stream[slots, index] = output.stream
+        self.step[:n] += passes
+        self.last[:n] = output.tokens[:, -1]
+        return index, forced
+
+    def copy(self, source: int, target: int, cut: int) -> None:
         """Copies the first `cut` columns."""
         for _, table in self._columns():
             table[target, :cut] = table[source, :cut]
 
     def move(self, source: int, target: int) -> None:
-        """Everything of one slot to another."""
-        self.fork(source, target, int(self.step[source]))
-        for name in (*NUMBERS, "thinks", "fresh"):
+        """Copies everything of one slot to another."""
+        self.copy(source, target, int(self.step[source]))
+        for name in (*NUMBERS, "thinks"):
             table = getattr(self, name)
             table[target] = table[source]
 
     def record(self, slot: int) -> SlotRecord:
+        """What was generated in a slot, as views."""
         stream = None if self.stream is None else self.stream[slot]
         return SlotRecord(
             self.tokens[slot], self.logprob[slot], self.entropy[slot], self.forced[slot], stream
@@ -110,3 +157,175 @@ class SlotTable:
         index = self.step[:n, None] - 1 + np.arange(-reach, 1)
         tokens = self.tokens[np.arange(n)[:, None], np.maximum(index, 0)]
         return np.where(index >= 0, tokens, NO_TOKEN)
+
+
+class Batch:
+    """The rows in use, on the host and on the device.
+
+    Attributes:
+        sequences: what each row is doing, by slot.
+        table: what each row has generated, by slot.
+        runner: the device's side.
+        slots: rows that there is room for.
+    """
+
+    def __init__(
+        self,
+        model: ReasoningModel,
+        variants: Sequence[VariantLike],
+        options: DecodeOptions,
+        *,
+        slots: int,
+        longest: int,
+    ) -> None:
+        self.model, self.slots = model, slots
+        self.runner = ModelRunner(
+            model,
+            variants,
+            options.sampling,
+            slots=slots,
+            longest=longest,
+            record=options.record,
+            moments=options.moments,
+            compiled=options.compiled,
+        )
+        self.sequences: list[SequenceState] = []
+        self.table = SlotTable(slots, model.n_blocks, options.record)
+        self._variant_number = {variant.name: i for i, variant in enumerate(variants)}
+        self._threads = ThreadTuner(None if model.device.type == "cpu" else (1,))
+        self._moved = self._dirty = True  # rows came or went; the host set a row's state
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    # ---------------------------------------------------------------- rows come, fork and go
+
+    def prefill(self, requests: Sequence[Request], width: int) -> Prefix:
+        """Keys and values of all that is given but its last token: columns [0, width)."""
+        numbers = [self._variant_number[r.variant.name] for r in requests]
+        return self.runner.prefill(requests, numbers, width)
+
+    def load(self, slots: Sequence[int], prefix: Prefix, picks: Sequence[int], width: int) -> None:
+        """Copies rows `picks` of a prefill into `slots`, which rows are then added to."""
+        self.runner.load(slots, prefix, picks, width)
+
+    def add(self, request: Request) -> None:
+        """Begins a request in the next free slot, whose keys and values are loaded already."""
+        slot = len(self.sequences)
+        sequence = SequenceState.begin(request, self.model.delimiter_ids, self.model.max_positions)
+        if request.prefix:
+            self.table.write_given(slot, request.prefix)
+            if self.watches_loops(sequence):
+                sequence.loop_at = loop_start(self.table.tokens[slot, : len(request.prefix)])
+        self._put(sequence)
+
+    def fork(self, source: int, task: Task) -> None:
+        """Gives a task of row `source` a row of its own: all up to the task's cut is copied."""
+        target, one = len(self.sequences), self.sequences[source]
+        self.runner.copy_row(source, target, max(int(self.table.prompt[source]) + task.cut - 1, 0))
+        self.table.copy(source, target, task.cut)
+        twin = SequenceState(one.request, one.ids, one.max_tokens, task, loop_at=one.loop_at)
+        twin.enter(task)
+        self._put(twin)
+
+    def _put(self, sequence: SequenceState) -> None:
+        slot = len(self.sequences)
+        self.sequences.append(sequence)
+        self.enter(slot)
+        self.runner.clear_recorders(slot)
+        self._moved = True
+
+    def enter(self, slot: int) -> None:
+        """Brings host and device in line with the task that the slot's sequence has begun."""
+        self.table.enter(slot, self.sequences[slot])
+        self._dirty = True
+
+    def remove(self, slots: Iterable[int]) -> None:
+        """Frees slots; the last rows move into the holes, so that rows stay dense."""
+        for slot in sorted(slots, reverse=True):
+            sequence = self.sequences.pop()
+            last = len(self.sequences)
+            if slot != last:
+                columns = int(self.table.prompt[last] + self.table.step[last]) - 1
+                self.runner.move_row(last, slot, max(columns, 0))
+                self.table.move(last, slot)
+                self.sequences[slot] = sequence
+            self._moved = True
+
+    def shrink(self, slots: int) -> list[SequenceState]:
+        """Gives the memory of all but the first `slots` slots back.
+
+        Returns:
+            The sequences that lost their slot.
+        """
+        self.slots = slots
+        lost, self.sequences = self.sequences[slots:], self.sequences[:slots]
+        self.runner.shrink(slots)
+        self._moved = True
+        return lost
+
+    # ---------------------------------------------------------------- a stride
+
+    def stride(self) -> StepOutput:
+        """Runs a few passes over all rows; nothing of the host's tables changes yet."""
+        n, table = len(self.sequences), self.table
+        used = int((table.prompt[:n] + table.step[:n]).max())
+        passes = max(1, min(self.runner.stride, self.model.max_positions - used))
+        table.widen(int(table.step[:n].max()) + passes)
+        if self._moved or self._dirty:
+            names = [s.request.variant.name for s in self.sequences]
+            variants = [self._variant_number[name] for name in names] if self._moved else None
+            self.runner.place(
+                n,
+                variants,
+                last=table.last[:n],
+                position=table.prompt[:n] + table.step[:n] - 1,
+                index=table.step[:n],
+                noise=table.noise[:n],
+                answer_from=table.answer_from[:n],
+                loop_from=table.loop_from[:n],
+                trail=table.trail(n, self.runner.reach) if self.runner.watches_events else None,
+            )
+            self._moved = self._dirty = False
+        with self._threads.stride(n * passes):
+            return self.runner.decode(n, used, passes, self._script(n, passes))
+
+    def _script(self, n: int, passes: int) -> np.ndarray | None:
+        """Tokens the engine writes in this stride, -1 where the model chooses: [n, passes]."""
+        table = self.table
+        written = np.flatnonzero(table.step[:n] < table.own[:n])
+        if not written.size:
+            return None
+        script = np.full((n, passes), -1, np.int64)
+        for slot in written:
+            task = self.sequences[slot].task
+            rest = task.script[int(table.step[slot]) - task.cut :][:passes]
+            script[slot, : len(rest)] = rest
+        return script
+
+    def rewind(self, slot: int, count: int) -> None:
+        """Throws away what a stride generated after the first `count` tokens of a row."""
+        if count < self.table.step[slot]:
+            self.table.step[slot] = count
+            self.table.last[slot] = self.table.tokens[slot, count - 1]
+            self._dirty = True
+
+    def state_changed(self) -> None:
+        """The host changed what a row's windows depend on: the device must be told."""
+        self._dirty = True
+
+    def watches_loops(self, sequence: SequenceState) -> bool:
+        """Whether the sequence's variant has a window that opens after a loop."""
+        return sequence.request.variant.name in self.runner.watches_loops
+
+    def settle(self, kept: np.ndarray, done: Sequence[int]) -> None:
+        """Tells the recorders which passes of the stride count, and which rows are done.
+
+        Args:
+            kept: passes of the stride that each row's chain keeps, [n].
+            done: slots whose chains are finished.
+        """
+        if (moments := self.runner.moments) is not None:
+            moments.fold(kept)
+            for slot in done:
+                moments.done(slot)

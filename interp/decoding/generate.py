@@ -6,10 +6,11 @@ from collections.abc import Callable, Generator, Sequence
 
 from interp.activations.reducers import Moments
 from interp.chains.chain import Budget, Chain, Chains
+from interp.decoding.decode_options import DecodeOptions, Progress
 from interp.decoding.recording import LiveMoments
 from interp.decoding.request import Request, check, cross
 from interp.decoding.sampling import Sampling
-from interp.decoding.scheduler import Progress, Scheduler
+from interp.decoding.scheduler import Scheduler
 from interp.decoding.stop_strings import StopStrings
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
@@ -34,13 +35,34 @@ def generate(
     compiled: bool | None = None,
     thinking: bool = True,
 ) -> Chains:
-    """Chains for every prompt x variant x sample x budget, in that order.
+    """Generates chains for every prompt x variant x sample x budget, in that order.
 
-    prompts: questions, message lists, or token ids ready made. record: keep what every block
-    does to the residual stream (`chain.stream`). moments: take means and second moments of it
-    into this reducer. stop, stop_on_loop, compiled: see
-    `interp.decoding.generate.decode`. One seed gives the same chains whatever else is decoded
-    beside them (up to ties of float noise).
+    One seed gives the same chains whatever else is decoded beside them (up to ties of float noise).
+
+    Args:
+        model: the model.
+        prompts: questions, lists of messages, or token ids ready made.
+        variants: variants of the model, decoded side by side; the dense model by default.
+        budget: tokens for thinking and answer; of several, the smaller are prefixes of the larger.
+        samples: chains per prompt, variant and budget.
+        seed: seed of the noise, which all variants of one sample share.
+        sampling: temperature, top-k and top-p.
+        problem_ids: name of each prompt; its number by default.
+        slots: rows decoded side by side; by default as many as fit, at most 128 on a CPU.
+        progress: True for a progress bar, or a function of (tokens, finished chains, chains).
+        stop: strings that end an answer.
+        stop_on_loop: end a row that certainly loops and record it as "looped".
+        record: keep what every block does to the residual stream (`chain.stream`).
+        moments: a reducer that takes means and second moments of the stream meanwhile.
+        compiled: see `DecodeOptions`.
+        thinking: whether prompts ask the model to think.
+
+    Returns:
+        The chains.
+
+    Raises:
+        UserError: something asked for cannot be done; says what.
+        NonFiniteError: a logit is not a finite number.
     """
     requests = cross(
         model,
@@ -116,33 +138,49 @@ def decode(
     compiled: bool | None = None,
     progress: Progress | None = None,
 ) -> Generator[Chain, None, None]:
-    """Yields one chain for each request x budget, each as soon as it is finished.
+    """Decodes requests side by side.
 
-    slots: rows decoded side by side (default: as many as fit, at most 128 on a CPU). stop: strings
-    that end an answer. stop_on_loop: a row that certainly loops is ended and recorded as "looped".
-    record: keep what every block does to the residual stream (`Chain.stream`). moments: fill it
-    with the passes that chose the tokens of finished chains (one budget a request). compiled: None
-    captures passes in CUDA graphs on a CUDA device; True also compiles the blocks with
-    torch.compile, on any device; False does neither. progress(tokens, finished, total) counts
-    generated tokens and chains. Chains come in the order they finish.
+    Args:
+        model: the model.
+        requests: what to decode.
+        sampling: temperature, top-k and top-p.
+        slots: rows decoded side by side.
+        stop: strings that end an answer.
+        stop_on_loop: end a row that certainly loops and record it as "looped".
+        record: keep what every block does to the residual stream.
+        moments: a reducer that takes means and second moments of the stream meanwhile.
+        compiled: see `DecodeOptions`.
+        progress: called with generated tokens, finished chains and chains in all.
 
-    A logit that is not a number raises NonFiniteError; the chains already yielded stand.
+    Yields:
+        One chain per request and budget, as soon as it is finished.
+
+    Raises:
+        UserError: something asked for cannot be done; says what.
+        NonFiniteError: a logit is not a finite number; the chains already yielded stand.
     """
     check(model, requests)
+    options = DecodeOptions(
+        sampling=sampling or Sampling(),
+        slots=slots,
+        stop=tuple(stop),
+        stop_on_loop=stop_on_loop,
+        record=record,
+        moments=moments,
+        compiled=compiled,
+        progress=progress,
+    )
     if slots is not None and slots < 1:
         raise UserError(f"slots={slots}: expected 1 or more.")
     if not model.stop_ids:
         raise UserError(f"{model.name} has no end-of-sequence token: set tokenizer.eos_token.")
     if moments is not None:
         LiveMoments.check(moments, requests)
-    ends = StopStrings(model, stop)
+    StopStrings(model, stop)  # refuses what cannot end an answer
     if not requests:
         return
-    how = {"record": record, "moments": moments, "compiled": compiled}
-    engine = Scheduler(
-        model, requests, sampling or Sampling(), slots, ends, stop_on_loop, progress, how
-    )
+    scheduler = Scheduler(model, requests, options)
     try:
-        yield from engine.run()
+        yield from scheduler.run()
     finally:
-        engine.close()
+        scheduler.close()

@@ -1,15 +1,11 @@
-"""The decoder's device side: prefill, and passes that read one token a row and choose the next.
+"""The device's side of decoding: prefill, and passes that read one token per row.
 
-What a pass reads lies in preallocated tensors, one entry a slot, and a pass moves them on in
+What a pass reads lies in preallocated tensors, one entry per slot, and a pass moves them on in
 place. So a pass is a function of (rows, columns) alone, the device can run several between two
-looks of the host, and on CUDA each can be captured once and replayed
-(`interp.decoding.cuda_graphs`).
+looks of the host, and on CUDA each can be captured once and replayed (`cuda_graphs`).
 
-Ways through the blocks, all to the same logits: compiled CPU kernels
-(`interp.decoding.fused_blocks`), the model's own modules, or those compiled by torch
-(`interp.compiled`). The fastest for this model on this processor is taken
-(`interp.decoding.block_backend`).
-
+Ways through the blocks, all to the same logits: compiled CPU kernels, the model's own modules, or
+modules compiled by torch. The fastest for this model on this processor is taken (`block_backend`).
 Hooks and the attention function are in the model only while passes run, and the thread holds it
 meanwhile (`interp.model.holding`).
 """
@@ -43,7 +39,6 @@ from interp.model.kv_cache import Prefix, RowCache, handing
 
 if TYPE_CHECKING:
     from interp.activations.reducers import Moments
-    from interp.decoding.batch import SlotTable
     from interp.decoding.request import Request
     from interp.interventions.interventions import VariantLike
     from interp.model.reasoning_model import ReasoningModel
@@ -134,8 +129,17 @@ class ModelRunner:
 
     # ---------------------------------------------------------------- prefill
 
-    def read(self, requests: Sequence[Request], variants: Sequence[int], width: int) -> Prefix:
-        """Keys and values of all that is given, but its last token: columns [0, width)."""
+    def prefill(self, requests: Sequence[Request], variants: Sequence[int], width: int) -> Prefix:
+        """Reads all that is given but its last token, right-padded, in one causal pass.
+
+        Args:
+            requests: what to read, R of them.
+            variants: number of each request's variant.
+            width: tokens of the longest, T.
+
+        Returns:
+            Keys and values of columns [0, T): [R, kv heads, T, head width] per block.
+        """
         device = self.model.device
         ids = np.zeros((len(requests), width), np.int64)
         for i, r in enumerate(requests):
@@ -159,15 +163,29 @@ class ModelRunner:
             )
         return prefix
 
-    def admit(self, slots: Sequence[int], prefix: Prefix, picks: Sequence[int], width: int) -> None:
-        """Writes rows `picks` of a prefix into `slots`."""
+    # ---------------------------------------------------------------- rows
+
+    def load(self, slots: Sequence[int], prefix: Prefix, picks: Sequence[int], width: int) -> None:
+        """Copies rows `picks` of a prefix into `slots`, with room for `width` columns."""
         with torch.inference_mode():
             self.cache.reserve(width)
             self.cache.put(torch.tensor(slots), prefix, torch.tensor(picks))
 
-    def fork(self, source: int, target: int, columns: int) -> None:
+    def copy_row(self, source: int, target: int, columns: int) -> None:
+        """Copies the first `columns` keys and values of a row to another slot."""
         with torch.inference_mode():
             self.cache.copy(source, target, columns)
+
+    def move_row(self, source: int, target: int, columns: int) -> None:
+        """Moves a row to another slot: its keys and values, and what the recorders hold of it."""
+        self.copy_row(source, target, columns)
+        if self.moments is not None:
+            self.moments.move(source, target)
+
+    def clear_recorders(self, slot: int) -> None:
+        """A new row begins in the slot: the recorders hold nothing of it yet."""
+        if self.moments is not None:
+            self.moments.clear(slot)
 
     def shrink(self, slots: int) -> None:
         """Gives the memory of all but the first `slots` rows back."""
@@ -185,31 +203,56 @@ class ModelRunner:
 
     # ---------------------------------------------------------------- decoding
 
-    def place(self, table: SlotTable, variants: Sequence[int] | None) -> None:
-        """Brings the device's entries in line with the host's table (rows 0..n-1 of it).
+    def place(
+        self,
+        n: int,
+        variants: Sequence[int] | None,
+        *,
+        last: np.ndarray,
+        position: np.ndarray,
+        index: np.ndarray,
+        noise: np.ndarray,
+        answer_from: np.ndarray,
+        loop_from: np.ndarray,
+        trail: np.ndarray | None,
+    ) -> None:
+        """Sets the device's entries of rows 0..n-1, int64 [n] each.
 
-        variants: of each row, where the rows themselves changed; None where only their state did.
+        Args:
+            n: rows in use.
+            variants: number of each row's variant; None where the rows are the same as before.
+            last: token to be read next.
+            position: its position.
+            index: index of the token to be chosen next.
+            noise: key of the row's noise.
+            answer_from: first step of the answer.
+            loop_from: first step after a loop.
+            trail: the last generated tokens, [n, reach + 1], where windows watch them.
         """
         if variants is not None:
             self.hooks.assign(variants)
-            self.n = len(variants)
-        n = self.n
-        columns = [table.last[:n], table.prompt[:n] + table.step[:n] - 1, table.step[:n]]
-        columns += [table.noise[:n], table.answer_from[:n], table.loop_from[:n]]
+            self.n = n
         device = self.model.device
-        there = torch.from_numpy(np.stack(columns)).to(device)
+        values = np.stack((last, position, index, noise, answer_from, loop_from))
         places = (self.last, self.position, self.index)
         places += (self.keys, self.answer_from, self.loop_from)
-        for place, values in zip(places, there, strict=True):
-            place[:n] = values
+        for place, row in zip(places, torch.from_numpy(values).to(device), strict=True):
+            place[:n] = row
             place[n:] = 0  # rows beyond run along in a captured pass
-        if self.watches_events:
-            self.trail[:n] = torch.from_numpy(table.trail(n, self.reach)).to(device)
+        if trail is not None:
+            self.trail[:n] = torch.from_numpy(trail).to(device)
 
-    def run(self, n: int, used: int, passes: int, script: np.ndarray | None) -> StepOutput:
-        """`passes` passes over rows 0..n-1, the first one over `used` columns.
+    def decode(self, n: int, used: int, passes: int, script: np.ndarray | None) -> StepOutput:
+        """Runs k passes over rows 0..n-1; each reads one token per row and chooses the next.
 
-        script [n, passes]: tokens to be written whatever the model says, -1 where it chooses.
+        Args:
+            n: rows in use.
+            used: columns that the first pass attends to.
+            passes: k.
+            script: tokens to be written whatever the model says, [n, k]; -1 where it chooses.
+
+        Returns:
+            What the passes gave, on the host.
         """
         tokens, numbers, streams = [], [], []
         device = self.model.device
@@ -277,25 +320,25 @@ class ModelRunner:
         self.graphs.run((size, columns), lambda: self._step(size, columns, True))
 
     def _step(self, n: int, used: int, scripted: bool) -> None:
-        """Reads one token a row over `used` columns, chooses the next and moves the rows on."""
-        last, position, index, keys = (
+        """Reads one token per row over `used` columns, chooses the next and moves the rows on."""
+        last, position, index, keys = (  # [n] each
             t[:n] for t in (self.last, self.position, self.index, self.keys)
         )
         masks = self._look(n, used)
         logits = self.model.hf(
-            input_ids=last[:, None],
+            input_ids=last[:, None],  # [n, 1]
             attention_mask=masks,
             position_ids=position[:, None],
             use_cache=True,
             **handing(self.model.hf, self.cache),
-        ).logits[:, -1]
+        ).logits[:, -1]  # [n, V]
         logits = logits.to(last.device, torch.float32)
-        logp, entropy, norm = measure(logits)
-        token = choose_token(logits, self.sampling, keys, index)
+        logp, entropy, norm = measure(logits)  # [n, V], [n], [n]
+        token = choose_token(logits, self.sampling, keys, index)  # [n]
         if scripted:
             script = self.script[:n]
             token = torch.where(script >= 0, script, token)
-        chosen = logp.gather(1, token[:, None])[:, 0]
+        chosen = logp.gather(1, token[:, None])[:, 0]  # [n]
         self.numbers[:n] = torch.stack((chosen, entropy, norm), 1)
         last.copy_(token)
         position += 1

@@ -50,7 +50,7 @@ class Task:
 
 
 @dataclass
-class Row:
+class SequenceState:
     """One row's place in its request's tree."""
 
     request: Request
@@ -63,14 +63,14 @@ class Row:
     loop_at: int | None = None  # generated tokens there were when a loop was found
 
     @classmethod
-    def begin(cls, request: Request, ids: DelimiterIds, max_positions: int) -> Row:
+    def begin(cls, request: Request, ids: DelimiterIds, max_positions: int) -> SequenceState:
         if ids.closed_in(request.prompt_ids):
             task = Task(0, (), "answer", request.budgets, thinking_finish="none")
         else:
             task = Task(len(request.prefix), (), "thinking", request.budgets)
-        row = cls(request, ids, max_positions - len(request.prompt_ids), task)
-        row.enter(task)
-        return row
+        sequence = cls(request, ids, max_positions - len(request.prompt_ids), task)
+        sequence.enter(task)
+        return sequence
 
     @property
     def thinking(self) -> bool:
@@ -189,7 +189,7 @@ class SlotRecord:
 
 
 def finish_answer(
-    row: Row,
+    sequence: SequenceState,
     record: SlotRecord,
     n: int,
     how: Finish,
@@ -200,7 +200,7 @@ def finish_answer(
 
     kept: where the answer ends if a stop string did it (else a stop token, which is the last).
     """
-    task = row.task
+    task = sequence.task
     chains = []
     for budget in task.budgets:
         total, finish = n, how
@@ -208,12 +208,12 @@ def finish_answer(
             total, finish = task.start + budget.answer, "cut"
         stop = (total - 1 if kept is None else kept) if finish == "stop" else total
         span = Span(task.start, stop)
-        chains.append(_chain(row, record, budget, total, span, finish, layer_map))
+        chains.append(_chain(sequence, record, budget, total, span, finish, layer_map))
     return chains
 
 
 def finish_without_answer(
-    row: Row,
+    sequence: SequenceState,
     record: SlotRecord,
     n: int,
     thinking_stop: int,
@@ -223,12 +223,14 @@ def finish_without_answer(
     layer_map: tuple[int, ...],
 ) -> list[Chain]:
     """Chains that never reached an answer."""
-    task = Task(0, (), "thinking", tuple(budgets), row.task.waits, thinking_stop, thinking_finish)
-    return [_chain(row, record, b, n, None, how, layer_map, task) for b in budgets]
+    task = Task(
+        0, (), "thinking", tuple(budgets), sequence.task.waits, thinking_stop, thinking_finish
+    )
+    return [_chain(sequence, record, b, n, None, how, layer_map, task) for b in budgets]
 
 
 def _chain(
-    row: Row,
+    sequence: SequenceState,
     record: SlotRecord,
     budget: Budget,
     n: int,
@@ -237,8 +239,8 @@ def _chain(
     layer_map: tuple[int, ...],
     task: Task | None = None,
 ) -> Chain:
-    task = task or row.task
-    request = row.request
+    task = task or sequence.task
+    request = sequence.request
     return Chain(
         problem=request.problem,
         variant=request.variant.name,

@@ -3,8 +3,8 @@ continuation.
 
 The thinking of the largest budget is asked for first; where a budget is spent or an end of thinking
 is to be replaced by "wait", the engine's own tokens are put after the prefix and the server goes on
-from there. What happens at which token is decided by the same `Row` as in the local decoder, so
-budgets, waits, forks, forced ends and early ends of loops mean the same.
+from there. What happens at which token is decided by the same `SequenceState` as in the local
+decoder, so budgets, waits, forks, forced ends and early ends of loops mean the same.
 
 Long generations are asked for in pieces that end at fixed counts of tokens, so that a server which
 restarts costs a piece at most, a loop is found without waiting for the whole budget, and a chain at
@@ -23,9 +23,15 @@ import numpy as np
 from interp.chains.chain import Budget, Chain, Finish, ThinkingFinish
 from interp.chains.periods import certain_period
 from interp.decoding.request import Request
+from interp.decoding.row_events import LOOP_EVERY
 from interp.decoding.sampling import Sampling
-from interp.decoding.scheduler import LOOP_EVERY
-from interp.decoding.sequence import Row, SlotRecord, Task, finish_answer, finish_without_answer
+from interp.decoding.sequence import (
+    SequenceState,
+    SlotRecord,
+    Task,
+    finish_answer,
+    finish_without_answer,
+)
 from interp.model.delimiters import DelimiterIds
 from scaling.engines.dialects import Ask, Said
 
@@ -86,7 +92,7 @@ class Walk:
 
     def chains(self) -> Iterator[Chain]:
         """One chain a budget, each as soon as it is finished."""
-        self.row = Row.begin(self.request, self.delimiter_ids, self.max_positions)
+        self.row = SequenceState.begin(self.request, self.delimiter_ids, self.max_positions)
         self.made = _Made()
         self.made.write(self.request.prefix)
         task: Task | None = self.row.task

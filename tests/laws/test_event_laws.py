@@ -173,9 +173,9 @@ def test_forks_side_by_side_share_what_they_read(monkeypatch: pytest.MonkeyPatch
     model = tiny(ends=False)
     (chain,) = model.generate(PROMPTS[:1], budget=Budget(20, 4), sampling=LONG)
     read = []
-    plain = ModelRunner.read
+    plain = ModelRunner.prefill
     monkeypatch.setattr(
-        ModelRunner, "read", lambda self, r, *a: (read.append(len(r)), plain(self, r, *a))[1]
+        ModelRunner, "prefill", lambda self, r, *a: (read.append(len(r)), plain(self, r, *a))[1]
     )
     variants = [dense, *(Variant(f"no {b}", (Skip(b, window=Window(10)),)) for b in range(4))]
     chains = list(decode(model, fork(chain, 10, variants), sampling=LONG))

@@ -18,7 +18,7 @@ from tests.reference import same_chain
 PROMPTS = ["use 3 7 to make 21", "compute 3 + 4 x 2 - 5 + 6 + 7", "what ?"]
 
 
-@pytest.mark.parametrize("where", ["run", "read", "admit"])
+@pytest.mark.parametrize("where", ["decode", "prefill", "load"])
 @pytest.mark.parametrize("fused", [True, False])
 def test_out_of_memory_takes_fewer_slots(
     where: str, fused: bool, monkeypatch: pytest.MonkeyPatch
@@ -34,7 +34,7 @@ def test_out_of_memory_takes_fewer_slots(
     want = {(c.problem, c.variant, c.sample, c.budget): c for c in decode(model, requests)}
     plain = getattr(ModelRunner, where)
     calls = [0]
-    fails = {"run": (9, 26), "read": (2, 4), "admit": (2, 5)}[where]
+    fails = {"decode": (9, 26), "prefill": (2, 4), "load": (2, 5)}[where]
 
     def tight(self, *args, **kwargs):
         calls[0] += 1
@@ -57,18 +57,18 @@ def test_one_row_that_does_not_fit_and_other_errors_are_raised(
     model = tiny()
     requests = cross(model, PROMPTS, budgets=Budget(6, 3))
 
-    def always(self, *_):
+    def always(self, *_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory (a test)")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ModelRunner, "run", always)
+        patch.setattr(ModelRunner, "decode", always)
         with pytest.warns(UserWarning, match="Out of"), pytest.raises(torch.OutOfMemoryError):
             list(decode(model, requests, slots=2))
 
     def other(self, *_):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(ModelRunner, "run", other)
+    monkeypatch.setattr(ModelRunner, "decode", other)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         list(decode(model, requests))
     assert not any(m._forward_hooks for m in model.hf.modules())

@@ -68,7 +68,7 @@ def test_every_stream_beside_the_record_of_numbers(stream: str) -> None:
 def test_rows_that_are_decoded_again_count_once(monkeypatch: pytest.MonkeyPatch) -> None:
     from interp.decoding.model_runner import ModelRunner
 
-    model, run, calls = tiny("qwen3"), ModelRunner.run, []
+    model, run, calls = tiny("qwen3"), ModelRunner.decode, []
 
     def fails(self: ModelRunner, *args: object) -> object:
         calls.append(self.slots)
@@ -76,7 +76,7 @@ def test_rows_that_are_decoded_again_count_once(monkeypatch: pytest.MonkeyPatch)
             raise torch.OutOfMemoryError("out of memory")
         return run(self, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ModelRunner, "run", fails)
+    monkeypatch.setattr(ModelRunner, "decode", fails)
     requests = cross(model, PROMPTS, variants=VARIANTS, budgets=[Budget(9, 4)])
     live, again = Moments(), Moments()
     with pytest.warns(UserWarning, match="Out of memory"):

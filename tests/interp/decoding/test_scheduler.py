@@ -188,13 +188,13 @@ def test_prompts_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
     model = tiny(ends=False)
     read: list[int] = []
-    plain = ModelRunner.read
+    plain = ModelRunner.prefill
 
     def counting(self, requests, variants, width):
         read.append(len(requests))
         return plain(self, requests, variants, width)
 
-    monkeypatch.setattr(ModelRunner, "read", counting)
+    monkeypatch.setattr(ModelRunner, "prefill", counting)
     from interp.interventions.windows import Window
 
     variants = [dense, Variant("late", (Skip(0, window=Window(3)),)), Variant("x", (Skip(1),))]
