@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ import torch
 from interp.chains.chain import Budget
 from interp.decoding.request import Request, cross
 from interp.interventions.interventions import VariantLike
+from interp.kernels.library import processor
 from interp.model.reasoning_model import ReasoningModel
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -34,6 +37,15 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 40960,
     }
 }
+# how torch's own dispatch (ATen, MKL, oneDNN) is limited to a processor
+MARCHES = {
+    "x86-64-v3": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    },
+    "native": {},
+}
 REASONER = Path(__file__).parents[1] / "testbed" / "reasoner"
 
 
@@ -44,8 +56,30 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--device")
     parser.add_argument("--random-weights", help=f"a config.json, or one of {list(SHAPES)}")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--march",
+        choices=list(MARCHES),
+        help="measure as on such a processor: kernels built for it, torch limited to it",
+    )
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options; begun anew in the right environment where another processor is asked for."""
+    options = parser.parse_args()
+    wanted = MARCHES[options.march] if options.march else {}
+    if wanted and os.environ.get("PRUNESCOPE_MARCH") != options.march:
+        environment = os.environ | wanted | {"PRUNESCOPE_MARCH": options.march}
+        command = [sys.executable, "-m", _module(), *sys.argv[1:]]
+        os.execve(sys.executable, command, environment)
+    return options
+
+
+def _module() -> str:
+    spec = sys.modules["__main__"].__spec__
+    assert spec is not None, "benchmarks are run with python -m"
+    return spec.name
 
 
 def load(options: argparse.Namespace) -> ReasoningModel:
@@ -120,7 +154,16 @@ def device_name(model: ReasoningModel) -> str:
     return str(model.device)
 
 
+def processor_name() -> str:
+    """The processor and the widest vectors that torch uses."""
+    name = processor().partition("flags")[0].partition(":")[2].strip() or platform.machine()
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
 def close(name: str, model: ReasoningModel, figures: dict[str, Any]) -> None:
     """The last line: one JSON object."""
     head = {"bench": name, "model": model.name, "device": device_name(model)}
+    if model.device.type == "cpu":
+        head["processor"] = processor_name()
+        head["march"] = os.environ.get("PRUNESCOPE_MARCH", "native")
     print(json.dumps(head | figures))

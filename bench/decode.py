@@ -10,6 +10,8 @@ rounds interleaved, medians.
 - ours: `interp.decoding.scheduler`, log-probabilities and entropies kept. `generic` is the same
 through the
   model's own blocks in plain torch, without the compiled kernels.
+  With --compiled also through blocks compiled by torch.compile: the first run, compilation
+  included, and the second.
 - hf_generate: `model.generate` on the left-padded batch; useful tokens end with the row's end of
   sequence. hf_generate_batch: transformers' continuous batching.
 - roofline: for the passes that ours made, weights read once a pass and each row's used keys and
@@ -31,7 +33,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from bench.common import Clock, arguments, close, load, problems
+from bench.common import Clock, arguments, close, load, parse, problems
 from interp.chains.chain import Chain
 from interp.decoding import model_runner as engine
 from interp.decoding.block_backend import TORCH, BackendChoice
@@ -66,8 +68,10 @@ def plain_torch() -> Iterator[None]:
         engine.choose = kept
 
 
-def ours(model: ReasoningModel, requests: list[Request]) -> list[Chain]:
-    return list(decode(model, requests, slots=len(requests)))
+def ours(
+    model: ReasoningModel, requests: list[Request], compiled: bool | None = None
+) -> list[Chain]:
+    return list(decode(model, requests, slots=len(requests), compiled=compiled))
 
 
 def pad_id(model: ReasoningModel) -> int:
@@ -172,8 +176,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="also with blocks compiled by torch.compile, the first time and again (minutes)",
+    )
     parser.add_argument("--skip", nargs="*", default=[], help="ways to leave out")
-    options = parser.parse_args()
+    options = parse(parser)
     torch.set_num_threads(options.threads)
     model = load(options)
     requests = problems(model, "countdown-4", options.rows, options.tokens)
@@ -192,6 +201,10 @@ def main() -> None:
         "hf_generate": lambda: hf_generate(model, requests, options.tokens),
         "hf_generate_batch": lambda: hf_generate_batch(model, requests, options.tokens),
     }
+    if options.compiled:
+        for name in ("compiled_first", "compiled"):
+            seconds, chains = clock(lambda: ours(model, requests, compiled=True))
+            note(name, seconds, sum(c.n_tokens for c in chains))
     bytes_second = flops_second = 0.0
     for _ in range(options.repeats):
         with counting(model) as passes:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from bench.block_influence import resident
-from bench.common import Clock, arguments, close, problems, random_model
+from bench.common import Clock, arguments, close, parse, problems, random_model
 from bench.decode import copy_rate, matrix_rate, work
 from interp.chains.chain import Budget
 from interp.decoding.generate import decode
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--only", nargs="*", choices=list(GROWS), default=list(GROWS))
     parser.add_argument("--point", help="only this point (used inside)")
-    options = parser.parse_args()
+    options = parse(parser)
     torch.set_num_threads(options.threads)
     if options.point:
         print(json.dumps(measure(options, json.loads(options.point))))

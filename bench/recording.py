@@ -14,7 +14,7 @@ import statistics
 
 import torch
 
-from bench.common import Clock, arguments, close, load, problems
+from bench.common import Clock, arguments, close, load, parse, problems
 from interp.chains.chain import Chain
 from interp.decoding.generate import decode
 from interp.decoding.request import Request
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--tokens", type=int, default=768)
-    options = parser.parse_args()
+    options = parse(parser)
     torch.set_num_threads(options.threads)
     model = load(options)
     clock = Clock(options.clock, model.device)

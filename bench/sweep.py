@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common import Clock, arguments, close, load, problems
+from bench.common import Clock, arguments, close, load, parse, problems
 from bench.decode import hf_generate
 from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import decode
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--problems", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=256)
-    options = parser.parse_args()
+    options = parse(parser)
     torch.set_num_threads(options.threads)
     model = load(options)
     clock = Clock(options.clock, model.device)
