@@ -85,9 +85,8 @@ def parse_json(text: str, where: str) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_fields_once)
     except json.JSONDecodeError as error:
-        line = (
-            f"line {error.lineno}, " if "\n" in text.strip() else ""
-        )  # for one line, `where` names it
+        # for a text of one line, `where` names the line
+        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
         raise UserError(f"{where}: not JSON ({error.msg}, {line}column {error.colno}).") from None
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error}).") from None

@@ -166,9 +166,8 @@ def mover_limits(
     low_b, high_b = map(float, effective_limits(b, floor, tail))
     spread = a.std() * b.std()
     tied = float(((a - pa) * (b - pb)).mean() / spread) if spread > 1e-15 else 0.0
-    tied *= len(a) / (
-        len(a) + 2
-    )  # the correlation is an estimate: shrink it as by two uncorrelated problems
+    # the correlation is an estimate: shrink it as if two uncorrelated problems were added
+    tied *= len(a) / (len(a) + 2)
     down = _combine(pb - low_b, high_a - pa, tied)
     up = _combine(high_b - pb, pa - low_a, tied)
     return pb - pa - down, pb - pa + up
