@@ -136,8 +136,8 @@ class BlockScores:
             assert record is not None
             if record.layer_map != first.layer_map:
                 raise UserError(
-                    f"Scores {name!r}: the chains come from models with different blocks; expected "
-                    "one layer_map: score them separately."
+                    "The chains come from models with different blocks; expected one layer_map: "
+                    "score them separately."
                 )
             values = QUANTITIES[quantity](record).astype(np.float64)  # [S, L]
             here = mask[:, None] & np.isfinite(values)
