@@ -1,8 +1,8 @@
 """Errors that a caller can act on.
 
-`UserError` is a mistake in what was asked for (a name, a number, a folder); the command line
-turns it into exit code 2 without a traceback. Everything else that goes wrong is a defect or a
-fact of the machine and keeps its own type.
+`UserError` reports a mistake in the request: a wrong name, number or folder. The command line
+turns it into exit code 2 and prints no traceback. Any other failure is a defect or a fault of the
+machine, and keeps its own type.
 """
 
 from __future__ import annotations
@@ -12,23 +12,33 @@ from collections.abc import Iterable
 
 
 class PruneScopeError(Exception):
-    """Base of the errors raised on purpose."""
+    """Base class of the errors that PruneScope raises on purpose."""
 
 
 class UserError(PruneScopeError, ValueError):
-    """What was asked for cannot be done: says what was wrong, what was expected, what to do."""
+    """The request cannot be carried out.
+
+    The message says what was wrong, what was expected, and what to do.
+    """
 
 
 class NonFiniteError(PruneScopeError, ArithmeticError):
-    """A logit or a loss that is not a finite number; what was computed before it is kept."""
+    """A logit, loss or score is inf or nan; results computed before it are kept."""
 
 
 def reason_of(error: BaseException, most: int = 300) -> str:
-    """Why something failed, in one printable sentence: the first line of the error's text.
+    """Describe why something failed, in one printable sentence.
+
+    The sentence is the first line of the error's text. A line that ends with a colon is joined with
+    the next one.
 
     Args:
-        error: what a library raised. Its kind is said where the text alone says little.
-        most: characters that are kept.
+        error: The exception that a library raised. Its type is named where the text alone says
+            little (no text, or a `KeyError`, `TypeError`, `AttributeError`, ...).
+        most: The maximum length of the text, in characters.
+
+    Returns:
+        A sentence that ends with a full stop, an exclamation mark or a question mark.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else ""
@@ -43,13 +53,31 @@ def reason_of(error: BaseException, most: int = 300) -> str:
 
 
 def printable(text: str, most: int) -> str:
-    """`text` of others as a terminal may show it: no control characters, at most `most` long."""
+    """Return text from an outside source in a form that is safe to print on a terminal.
+
+    Args:
+        text: Any text. Control characters are replaced by their escapes.
+        most: The maximum length of the result, in characters.
+
+    Returns:
+        The safe text, cut and ended with "..." where it is longer than `most`.
+    """
     safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
     return safe if len(safe) <= most else safe[: most - 3] + "..."
 
 
 def did_you_mean(name: str, options: Iterable[str], what: str = "name") -> str:
-    """The sentence for an unknown `name`: the nearest of `options`, and all of them."""
+    """Write the error sentence for an unknown name: the closest option, then all of them.
+
+    Args:
+        name: The name that was given.
+        options: The known names.
+        what: What the name stands for, such as "quantity" or "part".
+
+    Returns:
+        A sentence such as "Unknown part 'blok'. Did you mean 'block'? Known: attention, block,
+        mlp."
+    """
     known = sorted(options)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""

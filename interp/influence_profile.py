@@ -1,14 +1,14 @@
-"""Block Influence along chains: by step, and at events.
+"""Block Influence along chains, by step and at events.
 
-From chains recorded token by token (`generate(..., record=True)`, or `recorded`), means over
-any part of them: what a block does to the stream early and late, at the token that opens a
-reflection, in a loop, where the model is unsure. Every mean with all tokens and without sinks
-(norm over 100 times the chain's median), each with an interval over problems.
+Takes chains recorded token by token (`generate(..., record=True)`, or `recorded`) and averages
+over any part of them: what a block does to the residual stream early and late, at the token that
+opens a reflection, in a loop, where the model is unsure. Each mean is given for all tokens and
+without sinks (tokens whose norm is over 100 times the chain's median), with a 95 % interval.
 
-A mean over tokens, as ShortGPT's (arXiv 2403.03853), so long chains weigh more. Chains of one
-problem are no independent draws: the jackknife leaves out whole problems.
+Means are over tokens, as in ShortGPT (arXiv 2403.03853), so long chains weigh more. Chains of one
+problem are not independent: the jackknife leaves out whole problems.
 
-Shapes: L blocks, G groups (bins of steps, or events).
+Shapes: L blocks, G groups (bins of steps, or events), S generated steps.
 """
 
 from __future__ import annotations
@@ -49,9 +49,19 @@ QUANTITIES: dict[str, Callable[[StreamRecord], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Profile:
-    """Means of one quantity a group and block; nan where a group has no token.
+    """Means of one quantity per group and block; nan where a group has no token.
 
-    low, high: 95 % jackknife over problems (nan with fewer than 2 that have such tokens).
+    Attributes:
+        quantity: Name of the quantity, one of `QUANTITIES`.
+        groups: Names of the G groups: bins of steps ("0-63"), or events.
+        values: Means over all tokens of a group, [G, L].
+        low: Lower limits of the 95 % jackknife interval over problems, [G, L]. Nan where fewer than
+            2 problems have tokens in the group.
+        high: Upper limits, [G, L].
+        without_sinks: Means over the tokens that are not sinks, [G, L].
+        n_tokens: Tokens in each group, [G].
+        n_problems: Problems with a token in each group, [G].
+        layer_map: Dense index of each block.
     """
 
     quantity: str
@@ -65,7 +75,7 @@ class Profile:
     layer_map: tuple[int, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a group and block (dense index)."""
+        """Return a table with one row per group and block (dense index)."""
         import pandas as pd
 
         depth = len(self.layer_map)
@@ -82,7 +92,14 @@ class Profile:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """A line a group over the blocks, with its interval."""
+        """Draw one line per group over the blocks, with its interval.
+
+        Args:
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(7, 3.5), layout="constrained")[1] if ax is None else ax
@@ -102,7 +119,7 @@ class Profile:
 
 
 class _Numbers(Reducer):
-    """Keeps the four numbers of every counted token: [n_i, L, 4] of text i."""
+    """Keeps four numbers of every counted token: [n_i, L, 4] for text i."""
 
     chunked: ClassVar[bool] = True
 
@@ -117,7 +134,8 @@ class _Numbers(Reducer):
     ) -> None:
         x, y = x.float(), y.float()
         norm = torch.linalg.vector_norm
-        four = (norm(x, dim=-1), norm(y, dim=-1), norm(y - x, dim=-1), (x * y).sum(-1))
+        four = (norm(x, dim=-1), norm(y, dim=-1), norm(y - x, dim=-1), (x * y).sum(-1))  # [B, T]
+        # [B, T, 4] and [B, T]
         numbers, mask = torch.stack(four, -1).cpu().numpy(), batch.mask.cpu().numpy()
         for row, text in enumerate(batch.texts.tolist()):
             self.pieces[text][index].append(numbers[row][mask[row]])
@@ -133,12 +151,25 @@ def recorded(
     *,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> list[Chain]:
-    """The chains with their streams, from one teacher-forced pass: what recording live gives.
+    """Add the residual stream records to finished chains, by one teacher-forced pass.
 
-    variant: what they were decoded as (or another, to see it on these tokens).
+    The result equals what recording while decoding gives.
+
+    Args:
+        model: The model that wrote the chains.
+        chains: Finished chains.
+        variant: The variant that decoded the chains, or another one, to measure it on these tokens.
+            Default: the model as it is.
+        chunk_tokens: Positions per chunk of the forward pass; None reads each chain in one piece.
+
+    Returns:
+        The chains in the same order, each with its `stream`.
+
+    Raises:
+        UserError: No chain was given.
     """
     if not chains:
-        raise UserError("recorded: no chain was given.")
+        raise UserError("recorded: no chain was given; expected at least one.")
     numbers = _Numbers()
     replay_chains(model, chains, [numbers], variant, chunk_tokens=chunk_tokens)
     layer_map = model.layer_map
@@ -147,14 +178,41 @@ def recorded(
 
 
 def by_event(chains: Sequence[Chain], events: Masks, quantity: str = "influence") -> Profile:
-    """Means at each event's tokens (`interp.diagnosis.events.mark`)."""
+    """Average a quantity over the tokens of each event.
+
+    Args:
+        chains: Recorded chains of one model.
+        events: For each event, one boolean mask [S] per chain (`interp.diagnosis.events.mark`).
+        quantity: One of `QUANTITIES`: "influence", "cosine", "resid_pre", "resid_post", "delta".
+
+    Returns:
+        A profile with one group per event.
+
+    Raises:
+        UserError: A chain has no record, the masks do not fit the chains, or the quantity is
+            unknown.
+    """
     records = _records(chains)
     check_masks(chains, events, "by_event")
     return _profile(chains, records, list(events.items()), quantity)
 
 
 def by_step(chains: Sequence[Chain], edges: Sequence[int], quantity: str = "influence") -> Profile:
-    """Means over tokens [edges[i], edges[i + 1]) of the chains, and from the last edge on."""
+    """Average a quantity over ranges of steps.
+
+    Args:
+        chains: Recorded chains of one model.
+        edges: First step of each range, rising, in tokens from the start of the chain. Range i
+            holds steps [edges[i], edges[i + 1]); the last range is open.
+        quantity: One of `QUANTITIES`: "influence", "cosine", "resid_pre", "resid_post", "delta".
+
+    Returns:
+        A profile with one group per range.
+
+    Raises:
+        UserError: A chain has no record, the edges do not rise from 0 or more, or the quantity is
+            unknown.
+    """
     records = _records(chains)
     bounds = [int(e) for e in edges]
     if not bounds or bounds[0] < 0 or any(b <= a for a, b in pairwise(bounds)):
@@ -169,16 +227,19 @@ def by_step(chains: Sequence[Chain], edges: Sequence[int], quantity: str = "infl
 
 def _records(chains: Sequence[Chain]) -> list[StreamRecord]:
     if not chains:
-        raise UserError("No chain was given.")
+        raise UserError("No chain was given; expected at least one recorded chain.")
     records = [c.stream for c in chains]
     found = [r for r in records if r is not None]
     if len(found) < len(records):
         raise UserError(
-            f"{len(records) - len(found)} of {len(records)} chains hold no record of their stream: "
-            "decode with record=True, or give `recorded(model, chains)`."
+            f"{len(records) - len(found)} of {len(records)} chains hold no record of their "
+            "residual stream: decode with record=True, or pass `recorded(model, chains)`."
         )
     if len({r.layer_map for r in found}) > 1:
-        raise UserError("The chains come from models with different blocks: compare them apart.")
+        raise UserError(
+            "The chains come from models with different blocks; expected one "
+            "layer_map: profile them separately."
+        )
     return found
 
 
@@ -195,7 +256,7 @@ def _profile(
     names = list(dict.fromkeys(c.problem for c in chains))
     problem = {name: i for i, name in enumerate(names)}
     depth = len(records[0].layer_map)
-    shape = (len(groups), depth, len(names))
+    shape = (len(groups), depth, len(names))  # [G, L, problems]
     sums, counts, kept, left = (np.zeros(shape) for _ in range(4))
     for c, (chain, record) in enumerate(zip(chains, records, strict=True)):
         values = QUANTITIES[quantity](record).astype(np.float64)
@@ -203,7 +264,7 @@ def _profile(
         values = np.where(known, values, 0.0)
         at = problem[chain.problem]
         for g, (_, masks) in enumerate(groups):
-            here = masks[c][:, None] & known
+            here = masks[c][:, None] & known  # [S, L]
             sums[g, :, at] += (values * here).sum(0)
             counts[g, :, at] += here.sum(0)
             kept[g, :, at] += (values * (here & ~sinks)).sum(0)

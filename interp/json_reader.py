@@ -1,8 +1,8 @@
-"""JSON from files that others wrote: what is wrong with one is a `UserError` that names the file.
+"""Read JSON files written by others: a fault in one becomes a `UserError` that names the file.
 
-Every JSON file that a caller can hand over (a plan, a configuration, records of a benchmark) goes
-through here, because `json.loads` fails in more ways than `JSONDecodeError`: bytes that are no
-UTF-8, nesting deeper than the stack, numbers of thousands of digits.
+Every JSON file that a caller can pass (a plan, a configuration, benchmark records) is read here,
+because `json.loads` fails in more ways than `JSONDecodeError`: bytes that are not UTF-8, nesting
+deeper than the stack, numbers with thousands of digits.
 """
 
 from __future__ import annotations
@@ -15,19 +15,31 @@ from interp.errors import UserError
 
 
 def read_json(file: str | Path) -> Any:
-    """The content of a JSON file.
+    """Read the content of a JSON file.
+
+    Args:
+        file: Path of a UTF-8 JSON file.
+
+    Returns:
+        The value that the file holds: an object as a dict, an array as a list, or a scalar.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8, or is not JSON.
+        UserError: The file cannot be read, is not UTF-8, or is not JSON.
     """
     return parse_json(read_utf8(file), str(file))
 
 
 def read_json_object(file: str | Path) -> dict[str, Any]:
-    """The fields of a JSON file that holds one object.
+    """Read a JSON file that holds one object.
+
+    Args:
+        file: Path of a UTF-8 JSON file.
+
+    Returns:
+        The fields of the object, by name.
 
     Raises:
-        UserError: as `read_json`, or the file holds something other than an object.
+        UserError: As for `read_json`, or the file holds something other than an object.
     """
     content = read_json(file)
     if not isinstance(content, dict):
@@ -36,10 +48,16 @@ def read_json_object(file: str | Path) -> dict[str, Any]:
 
 
 def read_utf8(file: str | Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """Read the text of a UTF-8 file, without its byte order mark.
+
+    Args:
+        file: Path of the file.
+
+    Returns:
+        The whole text.
 
     Raises:
-        UserError: the file cannot be read, or is not UTF-8; names the line.
+        UserError: The file cannot be read, or is not UTF-8; the message names the line.
     """
     path = Path(file)
     try:
@@ -52,19 +70,23 @@ def read_utf8(file: str | Path) -> str:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """The value that a JSON text stands for; an object that has a field twice is refused.
+    """Parse a JSON text, and refuse an object that has the same field twice.
 
     Args:
-        text: the JSON text.
-        where: the file, and the line if there is one, for the error.
+        text: The JSON text.
+        where: Where the text comes from (the file, and the line if there is one), for the error.
+
+    Returns:
+        The value that the text stands for.
 
     Raises:
-        UserError: the text is not JSON, or is nested too deeply.
+        UserError: The text is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text, object_pairs_hook=_fields_once)
     except json.JSONDecodeError as error:
-        line = f"line {error.lineno}, " if "\n" in text.strip() else ""  # else `where` says it
+        # for a text of one line, `where` names the line
+        line = f"line {error.lineno}, " if "\n" in text.strip() else ""
         raise UserError(f"{where}: not JSON ({error.msg}, {line}column {error.colno}).") from None
     except ValueError as error:
         raise UserError(f"{where}: not JSON ({error}).") from None
@@ -74,7 +96,7 @@ def parse_json(text: str, where: str) -> Any:
 
 def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) < len(pairs):  # Python would take the last one
+    if len(found) < len(pairs):  # json.loads would keep the last value and say nothing
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the field {twice!r} is there twice")
@@ -82,10 +104,19 @@ def _fields_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def whole_text(text: str, where: str) -> str:
-    """`text`, if it can be written down: JSON may spell half of a character, such as \\ud83e.
+    r"""Check that a text can be encoded as UTF-8, and return it.
+
+    JSON may hold half of a surrogate pair, such as \ud83e, which no file can store.
+
+    Args:
+        text: The text to check.
+        where: Where the text comes from, for the error.
+
+    Returns:
+        `text`, unchanged.
 
     Raises:
-        UserError: it holds a lone surrogate.
+        UserError: The text holds a lone surrogate.
     """
     try:
         text.encode("utf-8")
@@ -97,6 +128,14 @@ def whole_text(text: str, where: str) -> str:
 
 
 def short(value: object, most: int = 60) -> str:
-    """`value` as an error shows it: its `repr`, cut."""
+    """Return the `repr` of a value, cut to a length that fits an error message.
+
+    Args:
+        value: Any object.
+        most: The maximum length, in characters.
+
+    Returns:
+        The `repr`, ended with "..." where it was cut.
+    """
     text = repr(value)
     return text if len(text) <= most else text[: most - 3] + "..."

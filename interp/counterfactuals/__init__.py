@@ -1,1 +1,1 @@
-"""What a chain would have been: edits, window maps, forks."""
+"""Counterfactual chains: edits, window maps and forks."""

@@ -1,16 +1,16 @@
-"""Chains decoded again with something changed, each from the first step at which the change acts.
+"""Decode chains again with a change, each from the first step at which the change acts.
 
-Up to that step a changed chain is the old one: the same model reads the same tokens and the noise
-is the same. So a chain in which the change never acts is itself, and any other is forked
-(`interp.decoding.request.fork`) at its first step inside: what a window late in the chain costs is
-what comes after it. By the laws of the decoder this is the chain that decoding from the start gives
-(up to ties of float noise, which are counted there).
+Before that step the changed chain equals the old one: the same model reads the same tokens with the
+same noise. So a chain on which the change never acts is kept, and any other is forked
+(`interp.decoding.request.fork`) at its first step inside. A window late in the chain only costs
+what comes after it. The result is the chain that decoding from the start gives, up to ties of float
+noise.
 
     edits = [Edit("second quarter", l, ablated(dense, l, window), window) for l in range(16)]
     for edit, number, chain in rerun(model, chains, edits): ...
 
-`ablated` and `restored` make the changed variants: a block gone, or given back, while a window is
-in force. Chains must be those that `base` wrote with this model and this sampling.
+`ablated` and `restored` make the changed variants: a block removed, or given back, while a window
+is open. The chains must have been written by `base` with this model and this sampling.
 """
 
 from __future__ import annotations
@@ -33,15 +33,18 @@ from interp.interventions.windows import When
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
-ALL = -1  # stands for all blocks of a variant at once
+ALL = -1  # means all blocks of a variant at once
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One change: of which block (dense index), called what, when it acts, and what it makes.
+    """One change of one block.
 
-    when: the variant differs from the one that wrote the chains at these steps only (None: at
-    all). block is `ALL` where all blocks of a variant are restored together.
+    Attributes:
+        name: Name of the change, such as that of its window.
+        block: Dense index of the block; `ALL` where all blocks of a variant are restored together.
+        variant: The changed variant.
+        when: The steps at which the variant differs from the one that wrote the chains; None: all.
     """
 
     name: str
@@ -51,13 +54,35 @@ class Edit:
 
 
 def ablated(base: VariantLike, block: int, when: When | None, part: Part = "block") -> Variant:
-    """`base`, and `block` (or its attention or MLP) skipped too while `when` is in force."""
+    """Make a variant that also skips a block (or its attention or MLP) while a window is open.
+
+    Args:
+        base: The variant to change.
+        block: Dense index of the block.
+        when: The window; None: always.
+        part: "block", "attention" or "mlp".
+
+    Returns:
+        The changed variant.
+    """
     step = Skip(block, part=part, window=when)
     return Variant(f"{base.name} / no {part} {block}", (*base.interventions(), step))
 
 
 def restored(base: VariantLike, block: int, when: When | None) -> Variant:
-    """`base` without what it does to `block` (`ALL`: to any) while `when` is in force."""
+    """Make a variant without the changes of `base` to a block, while a window is open.
+
+    Args:
+        base: The variant to change.
+        block: Dense index of the block; `ALL` restores all blocks.
+        when: The window; None: always.
+
+    Returns:
+        The changed variant.
+
+    Raises:
+        UserError: `base` does not change the block.
+    """
     steps = []
     hit = False
     for step in base.interventions():
@@ -85,16 +110,31 @@ def rerun(
     slots: int | None = None,
     stop_on_loop: bool = True,
 ) -> Iterator[tuple[int, int, Chain]]:
-    """Yields (number of the edit, number of the chain, changed chain), in no order.
+    """Decode chains again under each edit, from where the edit first acts.
 
     A pair in which the edit never acts is left out: its chain is the one that was given.
-    stop_on_loop: as the chains were decoded.
+
+    Args:
+        model: The model that wrote the chains.
+        chains: Finished chains, one per problem, sample and seed.
+        edits: The changes.
+        sampling: As the chains were decoded.
+        slots: Rows of the decoding batch; default: as memory allows.
+        stop_on_loop: As the chains were decoded.
+
+    Yields:
+        Index of the edit, index of the chain, and the changed chain, in any order.
+
+    Raises:
+        UserError: There are no chains, or two have the same problem, sample and seed.
     """
     if not chains:
-        raise UserError("rerun: no chain was given.")
+        raise UserError("rerun: no chain was given; expected at least one.")
     where = {_key(chain): i for i, chain in enumerate(chains)}
     if len(where) < len(chains):
-        raise UserError("rerun: two chains of one problem, sample and seed; give one each.")
+        raise UserError(
+            "rerun: two chains have the same problem, sample and seed; pass one of each."
+        )
     numbers: dict[str, int] = {}
     by_window: dict[int, list[Request]] = {}
     opens: dict[int, list[int | None]] = {}
@@ -108,8 +148,8 @@ def rerun(
         for chain, step in zip(chains, opens[window], strict=True):
             if step is not None:
                 asked += fork(chain, fork_point(chain, step), [variant])
-    # Window by window: changes of one window share what they read before it opens, and a pass
-    # looks at one window only.
+    # One window at a time: edits of one window share the tokens before it opens, and a forward
+    # pass evaluates one window only.
     for asked in by_window.values():
         for chain in decode(
             model, asked, sampling=sampling, slots=slots, stop_on_loop=stop_on_loop
@@ -124,9 +164,10 @@ def _first(chain: Chain, when: When | None) -> int | None:
 
 
 def _whole(chain: Chain, old: Chain) -> Chain:
-    """A fork as if it had been decoded from the start: what it was given is the old chain's own.
+    """A fork as if it had been decoded from the start: given tokens keep the old chain's records.
 
-    Its given tokens are those before the first that it chose, marked as written in a fork.
+    The given tokens are those before the first that the fork chose; the decoder marks them as
+    forced.
     """
     free = np.flatnonzero(~chain.forced)
     given = min(int(free[0]) if len(free) else chain.n_tokens, old.n_tokens)
@@ -138,10 +179,17 @@ def _whole(chain: Chain, old: Chain) -> Chain:
 
 
 def fork_point(chain: Chain, step: int) -> int:
-    """How many tokens a chain keeps when it changes at `step`: those chosen before.
+    """Compute how many tokens a chain keeps when it changes at a step.
 
-    Token step + 1 is the first that may differ. A fork lies inside the thinking, leaves a token of
-    the budget, and keeps nothing that the engine wrote.
+    Token step + 1 is the first that may differ. A fork is inside the thinking, leaves one token of
+    the budget, and keeps no token that the engine forced.
+
+    Args:
+        chain: The chain.
+        step: The first step at which the change acts.
+
+    Returns:
+        The number of tokens kept.
     """
     written = np.flatnonzero(chain.forced)
     first = int(written[0]) if len(written) else chain.n_tokens

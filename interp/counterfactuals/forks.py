@@ -1,16 +1,15 @@
-"""Forks: a chain handed from one variant of a model to another at a step of its way.
+"""Forks: a chain continued by another variant of the model from a chosen step on.
 
-Which loss starts a loop? A dense chain goes on from step t without block l (`lose`). Which
-restoration ends it? A pruned chain goes on from step t with block l given back (`restore`). Both
-keep the chain's noise, so the fork that changes nothing is the chain itself: `reproduced` counts
-how often that held, and every effect is against it.
+Which loss starts a loop? A dense chain continues from step t without block l ("lose"). Which
+restoration ends it? A pruned chain continues from step t with block l given back ("restore"). Both
+keep the chain's noise, so a fork without a change is the chain itself: `reproduced` measures how
+often that holds, and every effect is relative to the chain.
 
-A block lost from step t on is the windowed skip that begins at t, and both are
-`interp.counterfactuals.window_maps` maps whose windows open at a step of each chain's own and never
-close.
+Losing a block from step t on is a windowed skip that begins at t, so forks are maps of
+`interp.counterfactuals.window_maps` whose windows open at a step of each chain and never close.
 
-Step t: the pass that reads token t is the first that another variant makes; token t + 1 is the
-first that can differ.
+Step t: the pass that reads token t is the first of the other variant; token t + 1 is the first that
+can differ.
 """
 
 from __future__ import annotations
@@ -43,23 +42,33 @@ Points = Mapping[str, Sequence[int | None]]
 
 @dataclass(frozen=True)
 class Handover:
-    """What losing (or giving back) each block from chosen steps on did.
+    """The effect of losing (or restoring) each block from chosen steps on.
 
-    effects: the map, a window a point. reproduced: the share of forks by the chain's own variant
-    that gave the chain again; what is missing are ties of float noise.
+    Attributes:
+        effects: The map, with one window per point.
+        reproduced: Share of forks by the chain's own variant that gave the chain again; the rest
+            are ties of float noise.
     """
 
     effects: TimeMap
     reproduced: float
 
     def to_frame(self) -> pd.DataFrame:
-        """As the map's, with what was done ("lose", "restore") and `reproduced`."""
+        """Return the table of the map, with the action ("lose" or "restore") and `reproduced`."""
         frame = self.effects.to_frame()
         frame.insert(0, "doing", "restore" if self.effects.restore else "lose")
         return frame.assign(reproduced=self.reproduced)
 
     def plot(self, outcome: str, ax: Axes | None = None) -> Axes:
-        """Heat map of the effect: points down, blocks across; a dot where Holm's p is small."""
+        """Draw a heat map of the effect, with a dot where Holm's p is below .05.
+
+        Args:
+            outcome: Name of the outcome.
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes, with points on y and blocks on x.
+        """
         return self.effects.plot(outcome, ax)
 
 
@@ -76,10 +85,26 @@ def handover(
     slots: int | None = None,
     stop_on_loop: bool = True,
 ) -> Handover:
-    """Fork `chains`, which `base` wrote, at each of `points`: name -> a step a chain (None: none).
+    """Fork chains at chosen points, and measure the effect of losing or restoring each block.
 
-    restore: blocks that `base` changes are given back (each alone, and all at once); otherwise
-    each block that the model has is lost.
+    Args:
+        model: The model that wrote the chains.
+        chains: Finished chains of `base`.
+        points: For each named point, one step per chain (None: no fork of that chain).
+        judge: The outcomes of a chain, by name.
+        base: The variant that wrote the chains.
+        restore: Restore the blocks that `base` changes (each alone, and all at once) instead of
+            skipping blocks.
+        blocks: Dense indices; default: all that the model has, or all that `base` changes.
+        sampling: As the chains were decoded.
+        slots: Rows of the decoding batch; default: as memory allows.
+        stop_on_loop: As the chains were decoded.
+
+    Returns:
+        The effects, with the share of reproduced chains.
+
+    Raises:
+        UserError: No chain has a point, or the chains are not of `base` (see `time_map`).
     """
     windows = {name: ChainWindows.of(chains, steps) for name, steps in points.items()}
     found = time_map(
@@ -116,7 +141,9 @@ def _reproduced(
             asked += fork(chain, fork_point(chain, step), [base])
             own[chain.problem, chain.sample] = chain
     if not asked:
-        raise UserError("handover: no chain has a point to fork at.")
+        raise UserError(
+            "handover: no chain has a point to fork at; expected a step for at least one."
+        )
     same = [
         np.array_equal(again.ids, own[again.problem, again.sample].ids)
         for again in decode(model, asked, sampling=sampling, slots=slots, stop_on_loop=stop_on_loop)
@@ -125,9 +152,20 @@ def _reproduced(
 
 
 def along(chains: Sequence[Chain], fractions: Sequence[float] = (0.25, 0.5, 0.75)) -> Points:
-    """Points at fractions of each chain's thinking; chains of fewer than 4 tokens have none."""
+    """Make points at fractions of each chain's thinking.
+
+    Args:
+        chains: The chains.
+        fractions: Fractions from 0 to under 1.
+
+    Returns:
+        For each fraction, one step per chain; None for a chain with fewer than 4 thinking tokens.
+
+    Raises:
+        UserError: There are no fractions, or one is out of range.
+    """
     if not fractions or not all(0 <= f < 1 for f in fractions):
-        raise UserError(f"along(fractions={fractions}): expected numbers from 0 to under 1.")
+        raise UserError(f"along(fractions={fractions}): expected one or more from 0 to under 1.")
     return {
         f"from {f:.0%}": [int(f * c.n_thinking) if c.n_thinking >= 4 else None for c in chains]
         for f in fractions
@@ -135,19 +173,31 @@ def along(chains: Sequence[Chain], fractions: Sequence[float] = (0.25, 0.5, 0.75
 
 
 def around_loops(loops: Sequence[Loop | None], before: int = 16, passes: float = 2.0) -> Points:
-    """Points `before` steps ahead of each loop's first token, and after `passes` of it.
+    """Make points before each loop, and after some passes of it.
 
-    loops: of each chain, found in its thinking (None: it has none, and no point).
+    Args:
+        loops: The loop in each chain's thinking; None: the chain has none, and gets no point.
+        before: Steps before the first token of the loop.
+        passes: Number of passes after which the second point is placed.
+
+    Returns:
+        Two named points, with one step (or None) per chain.
+
+    Raises:
+        UserError: `before` is below 1, or `passes` is not above 0.
     """
     if before < 1 or not passes > 0:
-        raise UserError(f"around_loops(before={before}, passes={passes}): expected 1 or more.")
+        raise UserError(
+            f"around_loops(before={before}, passes={passes}): expected before >= 1, passes > 0."
+        )
     ahead, within = [], []
     for loop in loops:
         if loop is None:
             ahead.append(None)
             within.append(None)
             continue
-        tokens = loop.wasted / loop.repeats  # of one pass; a template's numbers count as written
+        # tokens per pass; numbers in a template count with all their tokens
+        tokens = loop.wasted / loop.repeats
         ahead.append(max(0, loop.onset - before))
         within.append(loop.onset + min(int(passes * tokens), loop.wasted - 1))
     return {f"{before} before the loop": ahead, f"after {passes:g} passes of it": within}

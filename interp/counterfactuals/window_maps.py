@@ -1,25 +1,18 @@
-"""Block x window maps: what the loss of block l costs when it is lost only for a while.
+"""Block x window maps: the effect of losing block l only during a part of the chain.
 
-Every block is skipped in every window of the chain, beside chains that are left alone: same
-problem, same noise, so an effect is a paired change of an outcome, with its interval
-(`interp.statistics.paired_difference`) and Holm's correction over all windows and blocks of that
-outcome. Chains are decoded again from where the window first opens
-(`interp.counterfactuals.edits`).
+Every block is skipped in every window of the chain, and compared with chains that are left alone:
+same problem, same noise. An effect is a paired change of an outcome with its interval
+(`paired_difference`), and Holm's correction runs over all windows and blocks of that outcome.
+Chains are decoded again from where the window first opens (`edits`).
 
-    chains = list(model.generate(questions, budget=Budget(256)))
     windows = usual_windows(model, 256, ("wait", "check"))
     found = time_map(model, chains, windows, judge=lambda c: {"correct": right(c)})
-    found.to_frame()
 
-`base` may be a pruned variant, whose chains are then given, and `restore=True` gives a block of
-it back in the window instead of taking one away.
-
-An effect is over all chains, also those that never come to the window: `reached` is the share of
-chains with at least one pass inside, and a late window that few chains reach cannot do much. A
-block skipped for a while still writes its keys and values, so what follows attends to a complete
-cache.
-
-Shapes: W windows, L blocks, C chains (one a problem and sample).
+With `restore=True` and chains of a pruned `base`, a block is given back in the window instead. An
+effect is over all chains, also those that never reach the window: `reached` is the share with at
+least one pass inside, and a window that few chains reach can have little effect. A block skipped
+for a while still writes its keys and values, so later tokens attend to a complete key/value cache.
+Shapes: W windows, L blocks, C chains (one per problem and sample), P problems, N samples.
 """
 
 from __future__ import annotations
@@ -53,11 +46,21 @@ WHOLE = "whole"  # the window that is always open
 
 @dataclass(frozen=True)
 class TimeMap:
-    """Outcomes of chains with one block changed in one window, beside those left alone.
+    """Outcomes of chains with one block changed in one window, beside the unchanged chains.
 
-    before: by outcome [C]. after: by outcome [W, L, C]. inside [W, L, C]: passes of the changed
-    chain at which the window was in force. windows, blocks: names and dense indices (`ALL`: all
-    that the base lacks). problems, samples: whose each chain is.
+    Attributes:
+        base: Name of the variant that wrote the chains.
+        restore: Whether blocks were given back instead of skipped.
+        part: "block", "attention" or "mlp".
+        windows: Names of the W windows.
+        blocks: Dense indices of the L blocks; `ALL` stands for all that the base changes.
+        problems: Problem of each chain.
+        samples: Sample number of each chain.
+        seed: Seed of the chains.
+        layer_map: Dense index of each block of the model.
+        before: Outcomes of the unchanged chains, by name, [C].
+        after: Outcomes of the changed chains, by name, [W, L, C].
+        inside: Passes of the changed chain with the window open, [W, L, C].
     """
 
     base: str
@@ -75,20 +78,35 @@ class TimeMap:
 
     @property
     def outcomes(self) -> tuple[str, ...]:
+        """Names of the outcomes."""
         return tuple(self.before)
 
     def changes(self, outcome: str) -> Float[np.ndarray, "W L C"]:
-        """After less before, chain by chain."""
+        """Compute the change of an outcome, after - before, for every chain.
+
+        Args:
+            outcome: Name of the outcome.
+
+        Returns:
+            The changes, [W, L, C].
+
+        Raises:
+            UserError: The outcome is unknown.
+        """
         if outcome not in self.before:
             raise UserError(did_you_mean(outcome, self.before, "outcome"))
         return self.after[outcome] - self.before[outcome]
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
-        """One row an outcome, window and block: effect, low, high, p, p_holm, before, after.
+        """Return a table with one row per outcome, window and block.
 
-        reached: the share of chains that came to the window; passes: the mean number inside, of
-        those. Holm's correction runs over all windows and blocks of an outcome, but for pairs
-        that nothing reached: there is nothing to test.
+        Args:
+            level: Confidence level of the intervals.
+
+        Returns:
+            Columns: effect, low, high, p, p_holm, before, after; `reached`, the share of chains
+            that came to the window; `passes`, their mean number of passes inside. Holm's correction
+            runs over all windows and blocks of an outcome that at least one chain reached.
         """
         import pandas as pd
 
@@ -119,7 +137,18 @@ class TimeMap:
         return table
 
     def plot(self, outcome: str, ax: Axes | None = None) -> Axes:
-        """Heat map of the effect: windows down, blocks across; a dot where Holm's p is small."""
+        """Draw a heat map of the effect, with a dot where Holm's p is below .05.
+
+        Args:
+            outcome: Name of the outcome.
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes, with windows on y and blocks on x.
+
+        Raises:
+            UserError: The outcome is unknown.
+        """
         import matplotlib.pyplot as plt
 
         if outcome not in self.before:
@@ -176,21 +205,40 @@ def time_map(
     slots: int | None = None,
     stop_on_loop: bool = True,
 ) -> TimeMap:
-    """The map of all `blocks` x `windows` over chains that `base` wrote.
+    """Map the effect of every block in every window, over chains that `base` wrote.
 
-    judge: the outcomes of a chain by name (numbers; nan where one is not defined). blocks: dense
-    indices; by default all that the model has, or with `restore` those that `base` changes, and
-    all of them at once if there are several. sampling, stop_on_loop: as the chains were decoded.
+    Args:
+        model: The model that wrote the chains.
+        chains: Finished chains of `base`, all of one seed.
+        windows: Windows by name; None: always open.
+        judge: The outcomes of a chain, by name: numbers, nan where one is not defined.
+        blocks: Dense indices. Default: all that the model has; with `restore` those that `base`
+            changes, and all of them at once if there are several.
+        base: The variant that wrote the chains.
+        restore: Give blocks of `base` back instead of skipping blocks.
+        part: "block", "attention" or "mlp".
+        sampling: As the chains were decoded.
+        slots: Rows of the decoding batch; default: as memory allows.
+        stop_on_loop: As the chains were decoded.
+
+    Returns:
+        The map.
+
+    Raises:
+        UserError: There are no chains or windows, or the chains have several seeds or another
+            variant than `base`.
     """
     if not chains:
-        raise UserError("time_map: no chain was given.")
+        raise UserError("time_map: no chain was given; expected at least one.")
     if not windows:
-        raise UserError("time_map: no window was given, such as usual_windows(model, 256).")
+        raise UserError(
+            "time_map: no window was given; pass some, such as usual_windows(model, 256)."
+        )
     if len(seeds := {chain.seed for chain in chains}) > 1:
-        raise UserError(f"time_map: chains of several seeds {sorted(seeds)}; map them apart.")
+        raise UserError(f"time_map: chains of several seeds {sorted(seeds)}; map each seed alone.")
     if strange := {c.variant for c in chains} - {base.name}:
         raise UserError(
-            f"time_map: chains of {sorted(strange)}, but base is {base.name!r}: give the chains "
+            f"time_map: chains of {sorted(strange)}, but base is {base.name!r}: pass the chains "
             "that it wrote."
         )
     if blocks is None:
@@ -230,10 +278,20 @@ def time_map(
 
 
 def changed_blocks(variant: VariantLike) -> tuple[int, ...]:
-    """The blocks that a variant changes, and `ALL` where there are several."""
+    """List the blocks that a variant changes, and `ALL` where there are several.
+
+    Args:
+        variant: The variant.
+
+    Returns:
+        Dense indices in rising order, then `ALL`.
+
+    Raises:
+        UserError: The variant changes no block.
+    """
     found = sorted({step.block for step in variant.interventions()})
     if not found:
-        raise UserError(f"Variant {variant.name!r} changes no block: nothing can be restored.")
+        raise UserError(f"Variant {variant.name!r} changes no block; expected one that does.")
     return (*found, ALL) if len(found) > 1 else tuple(found)
 
 
@@ -254,10 +312,21 @@ def usual_windows(
     parts: int = 4,
     after: int = 4,
 ) -> dict[str, When | None]:
-    """Whole, prompt only, chain only, equal parts of a thinking budget, openers, answer.
+    """Make the usual windows: whole, prompt, chain, parts of the thinking, reflection, answer.
 
-    openers: words that open a reflection; the window is open where one is read and for `after`
-    steps more. Words that the tokenizer lacks are passed over.
+    Args:
+        model: The model with the tokenizer.
+        thinking: Thinking budget, in tokens.
+        openers: Words that open a reflection; a window opens where one is read. Words that the
+            tokenizer lacks are ignored. Without words there is no such window.
+        parts: Number of equal parts of the budget.
+        after: Further steps for which the reflection window stays open.
+
+    Returns:
+        The windows by name; None is always open.
+
+    Raises:
+        UserError: `parts` is not between 1 and `thinking`.
     """
     if not 1 <= parts <= thinking:
         raise UserError(f"usual_windows(parts={parts}): expected from 1 to {thinking} parts.")
@@ -276,7 +345,19 @@ def usual_windows(
 
 
 def before_steps(chains: Sequence[Chain], steps: Sequence[int | None], n: int) -> ChainWindows:
-    """The `n` steps before a step of each chain's own (None: that chain has no window)."""
+    """Make a window of the `n` steps before a step of each chain.
+
+    Args:
+        chains: The chains.
+        steps: One step per chain; None: that chain has no window.
+        n: Length of the window, in steps.
+
+    Returns:
+        The window.
+
+    Raises:
+        UserError: `n` is below 1.
+    """
     if n < 1:
         raise UserError(f"before_steps(n={n}): expected 1 step or more.")
     starts = [None if s is None or s < 1 else max(0, s - n) for s in steps]

@@ -1,17 +1,17 @@
-"""Diagnosis of chains: loops, reflection and repetition of one; diversity between several.
+"""Diagnosis of chains: loops, reflection and repetition within one, diversity between several.
 
-| file | what it says |
+| file | contents |
 |---|---|
-| `loops`, `episodes` | the loop a chain ends in; every loop it fell into |
-| `hazard`, `escape` | how often chains fall into loops and get out; what chance the sampler gives |
-| `restatement` | the same said again, in the same or in other words |
+| `loops`, `episodes` | the loop in which a chain ends; every loop it entered |
+| `hazard`, `escape` | rates of entering and leaving loops; the probability of leaving |
+| `restatement` | sentences that repeat an earlier one, in the same or in other words |
 | `diversity_measures` | how different a problem's samples are |
 | `diversity_comparison` | variants compared, with accuracy |
-| `reflection_lexicon`, `openers` | reflections written; the probability of opening one |
+| `reflection_lexicon`, `openers` | reflections in the text; the probability of opening one |
 | `benefit` | the verdict before and after a reflection |
 
-`diagnose` makes one flat row of one chain, for tables. What takes a model to compute (`escape`,
-`openers`, `benefit`) reads finished chains once more.
+`diagnose` makes one flat row per chain, for tables. `escape`, `openers` and `benefit` need a model:
+they read finished chains again.
 """
 
 from __future__ import annotations
@@ -35,20 +35,27 @@ WINDOW = 128  # tokens over which repetition is measured
 def diagnose(
     chain: Chain, model: Reads, lexicon: Lexicon | None = None
 ) -> dict[str, str | int | float | None]:
-    """One flat row: loop, reflections and repetition of a chain.
+    """Diagnose one chain: its loop, reflections and repetition, as one flat row.
 
-    model: anything with `text(ids, skip_special)`; hand in one `Pieces(model)` for many chains,
-    so that a token is decoded once. lexicon: default `NATURAL`.
+    The loop is searched at the end of the thinking, then at the end of the answer. Reflections,
+    episodes, repetition and restatement are those of the thinking (of the answer, for a chain
+    without thinking).
 
-    The loop is looked for at the end of the thinking, then of the answer (`loop_in` says where).
-    loop_onset counts from the first generated token. Loop fields are None without a loop but for
-    loop_wasted, which is 0. Reflections are those of the thinking (of the answer, for a chain
-    without thinking), loop and forced tokens left out; per-1k fields are nan where no token
-    remains. repetition: of 4-grams in windows of 128 tokens; nan for a shorter chain.
+    Args:
+        chain: A finished chain.
+        model: Decodes token ids: any object with `text(ids, skip_special)`. For many chains pass
+            one `Pieces(model)`, so that each token is decoded once.
+        lexicon: The words that reflect; default `NATURAL`.
 
-    loop_entries, loop_escapes, loop_tokens: of that span's episodes, those that were left too
-    (`episodes`). restated: share of its sentences that restate an earlier one word for word
-    (nan for a lexicon that is not for prose).
+    Returns:
+        The row. `loop` (kind), `loop_in` ("thinking" or "answer"), `loop_period`, `loop_onset`
+        (tokens from the first generated token) and `loop_repeats` are None without a loop; `looped`
+        and `loop_wasted` are 0. `repetition` is the share of repeated 4-grams in windows of 128
+        tokens; nan for a shorter chain. `loop_entries`, `loop_escapes` and `loop_tokens` count the
+        episodes, those that were left, and their tokens (`episodes`). `restated` is the share of
+        sentences that restate an earlier one word for word; nan for a lexicon that is not for
+        prose. `reflections`, `reflection_per_1k` and both for each kind leave out the loop and
+        forced tokens; per-1k fields are nan where no token remains.
     """
     pieces = model if isinstance(model, Pieces) else Pieces(model)
     spans = [("thinking", chain.thinking), ("answer", chain.answer)]

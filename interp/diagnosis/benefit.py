@@ -1,20 +1,17 @@
-"""Does a reflection help? The verdict of the attempt before it and of the one after it.
+"""Whether a reflection helps: the verdict of the attempt before it and of the one after it.
 
-The chain is cut in front of a reflection, its thinking is closed as a spent budget closes it, and
-the model must answer: that is the attempt BEFORE. Cut in front of the next reflection (or at the
-end of the thinking) it is the attempt AFTER. A reflection helped if wrong became right, and harmed
-if right became wrong.
+The chain is cut before a reflection, its thinking is closed as a spent budget closes it, and the
+model must answer: the attempt BEFORE. Cut before the next reflection (or at the end of the
+thinking) it gives the attempt AFTER. Wrong to right is help, right to wrong is harm.
 
-Thinking on helps by itself, whatever it says, so each reflection has a control: a stretch of the
-same length of the same chain that begins where a reflection could but holds none, cut at both ends
-in the same way. `beyond` is what a reflection gains over its control.
+Longer thinking helps by itself, so each reflection has a control: a stretch of the same chain and
+length that starts where a reflection could start but holds none, cut the same way at both ends.
+`beyond` is the gain of a reflection over that of its control. A verifier gives the verdicts, not
+a judge model. Answers are greedy by default, so that sampling noise does not change a verdict.
 
-No judge reads the chain; what is asked of the caller is a verifier. Answers are greedy by default,
-so that a verdict does not turn on the noise of its answer.
-
-Caveats: a model answers best where it was trained to be cut; compare variants, or reflections with
-their controls, and not raw rates. A reflection too long or too frequent to leave a stretch free
-has no control. Attempts without an answer count as not right.
+Caveats: a model answers best where it was trained to be cut, so compare variants, or reflections
+with their controls, not raw rates. A reflection has no control where it is too long, or where
+reflections are too frequent. Attempts without an answer count as not right.
 """
 
 from __future__ import annotations
@@ -46,8 +43,21 @@ Verify = Callable[[Chain], bool | None]
 
 
 class Attempt(NamedTuple):
-    """One reflection: its chain and kind, where it begins and ends, and the four verdicts (1, 0,
-    nan where there is no control)."""
+    """The four verdicts of one reflection: 1 right, 0 not right, nan without a control.
+
+    Attributes:
+        chain: Index of the chain.
+        problem: Problem of the chain.
+        variant: Variant of the chain.
+        kind: Kind of the reflection, from the lexicon.
+        start: Index in the chain of the reflection's first token.
+        stop: Index of the token behind its last one: the next reflection's first token, the loop's
+            onset, or the end of the thinking.
+        before: Verdict of the answer given at `start`.
+        after: Verdict of the answer given at `stop`.
+        control_before: Verdict at the start of the control stretch.
+        control_after: Verdict at the end of the control stretch.
+    """
 
     chain: int
     problem: str
@@ -63,21 +73,34 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True)
 class Benefit:
-    """What the reflections of some chains were worth."""
+    """The benefit of the reflections of some chains.
+
+    Attributes:
+        attempts: One entry per reflection.
+        kinds: Kinds of reflection in the lexicon.
+    """
 
     attempts: tuple[Attempt, ...] = field(repr=False)
     kinds: tuple[str, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a reflection."""
+        """Return a table with one row per reflection, with the columns of `Attempt`."""
         import pandas as pd
 
         return pd.DataFrame(self.attempts, columns=list(Attempt._fields))
 
     def gain(self, kind: str | None = None, *, level: float = 0.95) -> PairedDifference | None:
-        """Change of accuracy from before to after, paired within the reflection; None without any.
+        """Compute the change of accuracy from before to after, paired within the reflection.
 
-        kind: one of `kinds`, or all.
+        Args:
+            kind: One of `kinds`; default: all of them.
+            level: Confidence level of the interval.
+
+        Returns:
+            The change with its interval, problems as clusters; None without any reflection.
+
+        Raises:
+            UserError: The kind is unknown.
         """
         frame = self._of(kind)
         if not len(frame):
@@ -85,7 +108,19 @@ class Benefit:
         return paired_difference(*_tables(frame, "before", "after"), level=level)
 
     def beyond(self, kind: str | None = None, *, level: float = 0.95) -> PairedDifference | None:
-        """The gain less that of the control, of reflections that have one; None without any."""
+        """Compute the gain of reflections minus that of their controls.
+
+        Args:
+            kind: One of `kinds`; default: all of them.
+            level: Confidence level of the interval.
+
+        Returns:
+            The difference with its interval, over the reflections that have a control; None without
+            any.
+
+        Raises:
+            UserError: The kind is unknown.
+        """
         frame = self._of(kind)
         frame = frame[frame["control_before"].notna()]
         if not len(frame):
@@ -97,7 +132,15 @@ class Benefit:
         return paired_difference(*_tables(frame, "control", "gain"), level=level)
 
     def summary(self, *, level: float = 0.95) -> pd.DataFrame:
-        """One row a kind, and one for all: how often it helped and harmed, gain, gain beyond."""
+        """Return a table with one row for all reflections and one per kind.
+
+        Args:
+            level: Confidence level of the intervals.
+
+        Returns:
+            Columns: `reflections`, how many `helped` and `harmed`, then `gain` and `beyond`, each
+            with `_low`, `_high`, `_p` and `_n_problems`.
+        """
         import pandas as pd
 
         rows = []
@@ -142,7 +185,7 @@ class _Cut(NamedTuple):
     kind: str
     start: int
     stop: int
-    control: int | None  # where a stretch of the same length without a reflection begins
+    control: int | None  # start of a stretch of this length without a reflection
 
 
 def reflection_benefit(
@@ -159,15 +202,31 @@ def reflection_benefit(
     stop: Sequence[str] = (),
     seed: int = 0,
 ) -> Benefit:
-    """Answers the chains before and after their reflections, and verifies the answers.
+    """Answer the chains before and after their reflections, and verify the answers.
 
-    verify: is the answer of this chain right? (None: it gives no answer.) It is given a chain of
-    the same problem whose `answer` is the attempt. variant: what the chains were decoded as.
-    per_chain: reflections of a chain that are tried at most, spread over it; answer: tokens of an
-    attempt; seed: which stretches are controls.
+    Args:
+        model: The model that wrote the chains.
+        chains: Finished chains.
+        verify: Tells whether the answer of a chain is right (None: it gives no answer). It receives
+            a chain of the same problem whose `answer` is the attempt.
+        variant: The variant that decoded the chains: one for all, or one per chain. Default: the
+            model as it is.
+        lexicon: The words that reflect; default `NATURAL`.
+        per_chain: Most reflections tried per chain, spread evenly over it.
+        answer: Answer budget of an attempt, in tokens.
+        sampling: How attempts are sampled; default: greedy.
+        slots: Rows of the decoding batch; default: as memory allows.
+        stop: Strings that end an answer.
+        seed: Seed of the choice of control stretches.
+
+    Returns:
+        The attempts, those that do not fit into the model's context left out.
+
+    Raises:
+        UserError: There are no chains, `per_chain` is below 1, or the number of variants is wrong.
     """
     if not chains:
-        raise UserError("reflection_benefit: no chain was given.")
+        raise UserError("reflection_benefit: no chain was given; expected at least one.")
     if per_chain < 1:
         raise UserError(f"reflection_benefit(per_chain={per_chain}): expected 1 or more.")
     lexicon = NATURAL if lexicon is None else lexicon
@@ -185,7 +244,7 @@ def reflection_benefit(
         for place in sorted(places):
             prompt = (*chain.prompt_ids.tolist(), *chain.ids[:place].tolist(), *closing)
             if len(prompt) + 1 >= model.max_positions:
-                continue  # nothing can be answered there
+                continue  # no position is left for an answer
             requests.append(
                 Request(
                     f"{i}/{place}", prompt, variants[i] or dense, chain.sample, chain.seed,
@@ -229,7 +288,7 @@ def _cuts(
     spread = np.unique(np.linspace(0, len(at) - 1, min(most, len(at))).round().astype(int))
     free = np.ones(end + 1, dtype=bool)
     free[at[at <= end]] = False
-    before = np.r_[0, np.cumsum(~free)]  # reflections in front of each place
+    before = np.r_[0, np.cumsum(~free)]  # number of reflections before each place
     places = places_of(reading, lexicon)
     places = places[(places > 0) & (places < end)]
     found = []

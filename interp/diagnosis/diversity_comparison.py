@@ -1,13 +1,12 @@
-"""Diversity of variants side by side: at equal length, at equal numbers, beside accuracy.
+"""Compare the diversity of variants at equal length and equal sample count, beside their accuracy.
 
-A variant that writes noise is the most diverse of all; one whose chains are longer shares more
-n-grams; one with more samples has the higher Vendi score. So here, problem by problem, the samples
-of all variants are cut to the shortest one's length and to as many samples as the fewest have, and
-a change of diversity is never given without the change of accuracy of the very same samples:
-`reading` says both in one.
+A variant that writes noise has the highest diversity; longer chains share more n-grams; more
+samples raise the Vendi score. So for each problem the samples of all variants are cut to the
+length of the shortest one, and to the smallest number of samples. A change of diversity always
+comes with the change of accuracy of the same samples; `reading` states both in words.
 
-Changes are paired by problem against the dense variant (`paired_difference`), corrected by Holm
-over the variants of one measure.
+Changes are paired by problem against the dense variant (`paired_difference`), with Holm's
+correction over the variants of one measure.
 
 Shapes: V variants, P problems.
 """
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-#: Measures, and whether more of them is more diverse (+1) or less (-1).
+#: Measures; +1 where a higher value means more diverse, -1 where it means less.
 MEASURES = {
     "self_bleu": -1,
     "distinct_1": 1,
@@ -41,16 +40,24 @@ MEASURES = {
     "branching_points": 1,
     "answer_entropy": 1,
 }
-LEAST_LENGTH = 8  # tokens; samples cut shorter than this say nothing of each other
+LEAST_LENGTH = 8  # tokens; samples cut shorter than this are not compared
 COLOURS = ("#1a1a1a", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = "os^DvPX<>"
 
 
 @dataclass(frozen=True)
 class Beside:
-    """Measures [V, P] of every variant and problem, and the accuracy of the same samples.
+    """Diversity measures per variant and problem, with the accuracy of the same samples.
 
-    lengths: tokens that each problem's samples were cut to; n_samples: how many there are.
+    Attributes:
+        variants: Names of the V variants, the dense one first.
+        problems: The P problems that all variants have.
+        dense: Name of the dense variant.
+        values: For each measure in `MEASURES`, its values, [V, P].
+        accuracy: Share of correct samples, [V, P].
+        lengths: Tokens to which each problem's samples were cut, [P].
+        n_samples: Samples per variant of each problem, [P].
+        left_out: Problems that could not be compared.
     """
 
     variants: tuple[str, ...]
@@ -63,9 +70,14 @@ class Beside:
     left_out: int
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
-        """One row a measure and variant: value, change from dense, and accuracy beside it.
+        """Return a table with one row per measure and variant.
 
-        reading: what both changes say together (Holm-corrected p < 1 - level over the variants).
+        Args:
+            level: Confidence level of the intervals; `reading` uses Holm-corrected p < 1 - level.
+
+        Returns:
+            Value with interval, change from dense, accuracy and its change, p values, and
+            `reading`: what both changes say together, in words.
         """
         import pandas as pd
 
@@ -98,7 +110,18 @@ class Beside:
         return pd.DataFrame(rows)
 
     def plot(self, measure: str = "vendi", ax: Axes | None = None) -> Axes:
-        """Accuracy across, the measure up, a point a variant with both intervals."""
+        """Draw one point per variant, with both intervals: accuracy on x, the measure on y.
+
+        Args:
+            measure: One of `MEASURES`.
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+
+        Raises:
+            UserError: The measure is unknown.
+        """
         import matplotlib.pyplot as plt
 
         if measure not in self.values:
@@ -129,7 +152,7 @@ class Beside:
 
 
 def _reading(row: Mapping[str, Any], sign: int, alpha: float) -> str:
-    """Diversity and accuracy in one: noise is not called diverse."""
+    """Diversity and accuracy in one sentence, so that noise is not reported as diversity alone."""
     if not row["p_holm"] < alpha:
         return "" if np.isnan(row["p_holm"]) else "no clear difference"
     more = "more diverse" if sign * row["change"] > 0 else "less diverse"
@@ -146,11 +169,25 @@ def diversity_beside(
     dense: str = "dense",
     length: int | None = None,
 ) -> Beside:
-    """Compares variants: samples[variant][problem] are token ids, correct[...] their verdicts.
+    """Compare the diversity of variants, problem by problem, beside their accuracy.
 
-    answers: what each sample answered (None: nothing), for the answer entropy. length: tokens that
-    all samples are cut to; default: each problem's shortest sample of any variant. Problems that
-    a variant lacks, with fewer than 2 samples or under 8 tokens left, are left out and counted.
+    Problems are left out, and counted, where a variant lacks them, has fewer than 2 samples, or
+    where fewer than 8 tokens remain.
+
+    Args:
+        samples: Token ids by variant and problem: `samples[variant][problem]` is a list of samples.
+        correct: Verdicts in the same layout.
+        answers: Answers in the same layout (None: no answer), for the answer entropy.
+        dense: Name of the variant to compare with.
+        length: Tokens to which all samples are cut. Default: for each problem, the length of its
+            shortest sample in any variant.
+
+    Returns:
+        The measures per variant and problem.
+
+    Raises:
+        UserError: The dense variant is missing, samples and verdicts differ in number, or no
+            problem can be compared.
     """
     if dense not in samples:
         raise UserError(f"diversity_beside: no samples of {dense!r} (variants: {sorted(samples)}).")
@@ -160,7 +197,7 @@ def diversity_beside(
             if len(correct.get(v, {}).get(problem, ())) != len(few):
                 raise UserError(
                     f"diversity_beside: variant {v!r}, problem {problem!r} has {len(few)} samples "
-                    "and not as many verdicts: diversity is not given without accuracy."
+                    "but not as many verdicts; expected one verdict per sample."
                 )
     every = list(dict.fromkeys(p for v in variants for p in samples[v]))
     kept, lengths, sizes = [], [], []
@@ -178,7 +215,8 @@ def diversity_beside(
     if not kept:
         raise UserError(
             "diversity_beside: no problem has two samples of every variant with "
-            f"{LEAST_LENGTH if length is None else length} tokens or more."
+            f"{LEAST_LENGTH if length is None else length} tokens or more; add "
+            "samples, or cut to a smaller length."
         )
     names = [m for m in MEASURES if m != "answer_entropy" or answers is not None]
     values = {name: np.full((len(variants), len(kept)), np.nan) for name in names}

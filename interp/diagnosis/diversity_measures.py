@@ -1,24 +1,18 @@
-"""Diversity: how different the samples of ONE problem are from each other.
+"""Diversity: how different the samples of one problem are from each other, on token ids.
 
-Repetition inside one chain is another matter (`loops`, `repetition`). Noise is maximally diverse,
-so accuracy stands beside every number here. Longer samples share more n-grams, so compare
-variants at equal length (`length=`): all are cut to the same number of tokens.
+Noise is maximally diverse, so read every measure beside accuracy. Longer samples share more
+n-grams, so compare at equal length (`length=`). Measures between samples are nan for fewer than 2.
 
-N samples of S_i token ids each; all measures are over token ids and need no text.
-- self_bleu, in [0, 1]: mean over samples of sentence BLEU-4 against all others (Zhu et al. 2018,
-  arXiv 1802.01886; sacrebleu's formula with exponential smoothing and effective order). High is
-  alike.
-- distinct_1, _2, _4: different n-grams of all samples over all n-grams.
-- edit_distance, in [0, 1]: mean over pairs of Levenshtein distance / the longer length.
-- vendi, in [1, N]: exp of the entropy of the eigenvalues of K / N (Friedman and Dieng,
-  arXiv 2210.02410), K the cosine of unigram and bigram counts, averaged: how many different
-  samples there are in effect.
-- common_prefix: mean over pairs of tokens shared before they branch.
-- branching_points, in [0, N - 1]: prefixes of samples behind which they go on with different
-  tokens (inner nodes of the tree of samples that fork); first_branch: tokens before the first.
-- answer_entropy, in nats: of the answers given (None, no answer, is left out; `answered` is the
-  share that gave one).
-Measures between samples are nan for fewer than two samples; nothing can be said of one.
+- self_bleu [0, 1]: mean sentence BLEU-4 of each sample against the others; high means alike (Zhu et
+  al. 2018, arXiv 1802.01886; sacrebleu's formula, exponential smoothing, effective order).
+- distinct_1, _2, _4: different n-grams over all n-grams.
+- edit_distance [0, 1]: mean over pairs of Levenshtein distance / the longer length.
+- vendi [1, N]: effective number of different samples, exp of the entropy of the eigenvalues of K /
+  N (arXiv 2210.02410); K averages the cosines of unigram and of bigram counts.
+- common_prefix: mean over pairs of the tokens shared before they differ.
+- branching_points [0, N - 1]: prefixes that samples continue with different tokens; first_branch:
+  tokens before the first.
+- answer_entropy: in nats, over the answers given; `answered` is the share of samples with one.
 """
 
 from __future__ import annotations
@@ -41,7 +35,25 @@ Ids = Sequence[int] | Int[np.ndarray, " _"]
 
 @dataclass(frozen=True)
 class Diversity:
-    """Diversity of the samples of one problem (see the module for each measure)."""
+    """Diversity of the samples of one problem (the module describes each measure).
+
+    Attributes:
+        n_samples: Samples that were compared, N.
+        mean_length: Their mean length, in tokens.
+        self_bleu: Mean BLEU-4 of each sample against the others, in [0, 1]; high means alike.
+        distinct_1: Share of different unigrams.
+        distinct_2: Share of different bigrams.
+        distinct_4: Share of different 4-grams.
+        edit_distance: Mean normalised Levenshtein distance over pairs, in [0, 1].
+        vendi: Effective number of different samples, in [1, N].
+        common_prefix: Mean number of tokens that a pair shares before it differs.
+        branching_points: Number of prefixes that samples continue with different tokens.
+        first_branch: Tokens before the first branching point; nan without one.
+        answer_entropy: Entropy of the answers given, in nats; nan without any.
+        answered: Share of samples that gave an answer.
+        accuracy: Share of correct samples.
+        length: Tokens to which samples were cut; None where they were not.
+    """
 
     n_samples: int
     mean_length: float
@@ -60,6 +72,7 @@ class Diversity:
     length: int | None
 
     def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row."""
         import pandas as pd
 
         return pd.DataFrame([asdict(self)])
@@ -72,11 +85,22 @@ def diversity(
     *,
     length: int | Literal["shortest"] | None = None,
 ) -> Diversity:
-    """Diversity between the samples (token ids) of one problem.
+    """Measure the diversity between the samples of one problem.
 
-    answers, correct: of each sample, in the same order; without them their measures are nan.
-    length: cut all samples to this many tokens, leaving out samples that are shorter (n_samples
-    tells how many remained; answers and accuracy are of all), or to the shortest one's.
+    Args:
+        samples: Token ids of each sample.
+        answers: The answer of each sample (None: no answer); without it its measures are nan.
+        correct: The verdict of each sample; without it the accuracy is nan.
+        length: Cut all samples to this many tokens and leave out shorter ones (`n_samples` counts
+            those that remain; answers and accuracy are of all). "shortest" cuts to the shortest
+            sample. Default: no cut.
+
+    Returns:
+        The measures.
+
+    Raises:
+        UserError: There are no samples or they are not rows of ids, `answers` or `correct` differs
+            in length, or `length` is below 1.
     """
     rows = [np.asarray(sample, dtype=np.int64) for sample in samples]
     if not rows or any(row.ndim != 1 for row in rows):
@@ -153,7 +177,7 @@ def _distinct(order: _Order) -> float:
 
 
 def _self_bleu(orders: list[_Order], lengths: list[int]) -> float:
-    """Mean sentence BLEU of each sample against the others, from two highest counts a gram."""
+    """Mean sentence BLEU of each sample against the others, from two counts per n-gram."""
     from sacrebleu.metrics.bleu import BLEU
 
     n = len(lengths)
@@ -165,7 +189,7 @@ def _self_bleu(orders: list[_Order], lengths: list[int]) -> float:
         repeated = np.r_[False, gram[1:] == gram[:-1]] if gram.size else last
         below = np.where(repeated, np.r_[0, count[:-1]] if gram.size else count, 0)
         top_at = np.flatnonzero(last)[np.searchsorted(np.flatnonzero(last), np.arange(len(gram)))]
-        others = np.where(last, below, count[top_at])  # the most often another sample has it
+        others = np.where(last, below, count[top_at])  # highest count in another sample
         correct[:, column] = np.bincount(sample, np.minimum(count, others), minlength=n)
         total[:, column] = np.bincount(sample, count, minlength=n)
     scores = []
@@ -194,9 +218,9 @@ def _vendi(orders: list[_Order], n: int) -> float:
     for order in orders:
         shape = (n, int(order.gram.max(initial=0)) + 1)
         counts = csr_matrix((order.count.astype(float), (order.sample, order.gram)), shape)
-        product = np.asarray((counts @ counts.T).todense())
+        product = np.asarray((counts @ counts.T).todense())  # [N, N]
         norm = np.sqrt(np.diag(product))
-        empty = norm == 0  # samples without an n-gram are alike to each other and to no other
+        empty = norm == 0  # samples without n-grams are similar only to each other
         cosine = product / np.outer(np.where(empty, 1, norm), np.where(empty, 1, norm))
         kernel += np.where(np.outer(empty, empty), 1.0, cosine)
     values = np.linalg.eigvalsh(kernel / len(orders) / n)
@@ -214,10 +238,17 @@ def _mean_edit(rows: list[np.ndarray], pairs: list[tuple[int, int]]) -> float:
 
 
 def levenshtein(a: Sequence[int], b: Sequence[int]) -> int:
-    """Edit distance by bit-parallel columns (Myers 1999, Hyyro 2003).
+    """Compute the edit distance of two token sequences, with bit-parallel columns.
 
-    A column of the table is one whole number of len(a) bits, so a step costs a handful of
-    operations on Python integers: a thousand tokens against a thousand take under a millisecond.
+    Myers 1999, Hyyro 2003. A column of the table is one integer of len(a) bits, so a step costs a
+    few operations on Python integers: 1000 tokens against 1000 take under a millisecond.
+
+    Args:
+        a: Token ids.
+        b: Token ids.
+
+    Returns:
+        The smallest number of insertions, deletions and substitutions.
     """
     if not a or not b:
         return len(a) + len(b)
@@ -226,7 +257,7 @@ def levenshtein(a: Sequence[int], b: Sequence[int]) -> int:
         where[token] = where.get(token, 0) | (1 << i)
     full = (1 << len(a)) - 1
     top = 1 << (len(a) - 1)
-    up, down, distance = full, 0, len(a)  # vertical differences +1 and -1 of the column
+    up, down, distance = full, 0, len(a)  # vertical differences +1 and -1 of the column, as bits
     for token in b:
         same = where.get(token, 0)
         stay = same | down
@@ -251,9 +282,15 @@ def _prefix(a: np.ndarray, b: np.ndarray) -> int:
 
 
 def branching(rows: Sequence[Ids]) -> list[int]:
-    """How many tokens stand in front of each place where samples go on with different tokens.
+    """Find the places where samples continue a shared prefix with different tokens.
 
-    A sample that ends where another goes on does not branch there.
+    A sample that ends where another continues does not branch there.
+
+    Args:
+        rows: Token ids of each sample.
+
+    Returns:
+        The length of the shared prefix at each place, in tokens, in rising order.
     """
     found = []
     groups = [([np.asarray(row, dtype=np.int64) for row in rows], 0)]
@@ -281,10 +318,21 @@ def _entropy(answers: Sequence[Hashable | None] | None) -> float:
 
 
 def repetition(ids: Ids, n: int = 4, window: int = 128) -> float:
-    """Share of n-grams that occurred before in the same window, mean over whole windows.
+    """Compute the share of n-grams that occurred before in the same window, within one chain.
 
-    Inside ONE chain. In fixed windows, because the share grows with length on healthy text
-    (.016 at 250 words, .149 at 8000); nan for a chain shorter than a window.
+    Uses fixed windows, because the share grows with length on healthy text (.016 at 250 words, .149
+    at 8000).
+
+    Args:
+        ids: Token ids of the chain.
+        n: Length of the n-grams, in tokens.
+        window: Length of a window, in tokens.
+
+    Returns:
+        The mean share over whole windows; nan for a chain shorter than one window.
+
+    Raises:
+        UserError: `n` is below 1 or not below `window`.
     """
     row = np.asarray(ids, dtype=np.int64)
     if not 1 <= n < window:

@@ -1,22 +1,17 @@
-"""Episodes: every stretch of a chain that repeats itself, those it escaped from too.
+"""Episodes: every stretch of a chain that repeats itself, including those that the chain left.
 
-`find_loop` says whether a chain ENDS in a loop. How often chains fall into loops and how often
-they get out again (`hazard`), and how much chance there is to get out (`escape`), need all of them.
+`find_loop` tells whether a chain ENDS in a loop. How often chains enter and leave loops (`hazard`)
+and the probability of leaving (`escape`) need all of them.
 
-An episode is a longest stretch with t[i] = t[i - p] of 4 passes and 64 tokens or more: as much as
-the decoder asks for before it calls a chain certainly looping (`interp.chains.periods.loop_start`),
-and more than `find_loop` does, for three passes of a fraction, or of a verse, are no loop when the
-text goes on. A template (see `loops`) is an episode only where the chain ends in it: one that was
-left is a list that was finished. On 800 healthy solutions of MATH problems, full of lists, bounds
-of 3 passes and 30 tokens with templates everywhere find episodes in 132; these find them in 3, all
-exact (rows of one mark in two garbled samples, one product written six times; see the tests). Of
-stretches that overlap the longest is kept, and what is left of the others if that is
-still long enough; of equally long ones the exact before the template, the smaller period first.
+An episode is a maximal stretch with t[i] = t[i - p] of at least 4 passes and 64 tokens: the bound
+of the decoder (`interp.chains.periods.loop_start`), above that of `find_loop`, because three
+passes of a fraction or a verse are no loop when the text continues. A template (see `loops`) counts
+only where the chain ends in it: one that was left is a finished list. Among overlapping stretches
+the longest is kept, then exact before template, then the smaller period; the remainder of the
+others is kept if still long enough. docs/internals.md holds the measurement behind the bounds.
 
-A stretch of period p that is long enough holds one of every `need` neighbouring places, so each
-period is looked at in n / need places, O(n log n) in all on text that does not repeat itself.
-
-Shapes: S tokens.
+A long enough stretch of period p covers one of every `need` neighbouring places, so each period is
+checked at n / need places: O(n log n) on text that does not repeat itself. Shapes: S tokens.
 """
 
 from __future__ import annotations
@@ -42,10 +37,15 @@ SURE_TOKENS, SURE_REPEATS = 64, 4.0
 
 @dataclass(frozen=True)
 class Episode:
-    """Tokens [start, stop) that repeat with `period` (template: runs of numbers count as one).
+    """A stretch of tokens [start, stop) that repeats itself.
 
-    repeats: passes, the last one perhaps begun only. escaped: whether the chain got out: it went
-    on otherwise, or ended by its own choice.
+    Attributes:
+        kind: "exact", or "template" (equal but for numbers).
+        period: Tokens per pass; in a template a run of number tokens counts as one.
+        start: Index of the first token.
+        stop: Index of the token behind the last one.
+        repeats: Number of passes, the last one perhaps incomplete.
+        escaped: Whether the chain left the loop: it continued differently, or the model ended it.
     """
 
     kind: Literal["exact", "template"]
@@ -76,10 +76,22 @@ def find_episodes(
     min_tokens: int = SURE_TOKENS,
     min_repeats: float = SURE_REPEATS,
 ) -> tuple[Episode, ...]:
-    """All episodes of `ids`, in order and without overlap.
+    """Find all episodes of a row of tokens, in order and without overlap.
 
-    number_ids: as for `find_loop`; without it only exact ones are looked for. ended: the model
-    itself ended the row there (it was not cut), so an episode that lasts to its end was left.
+    Args:
+        ids: Token ids, [S].
+        number_ids: Which tokens are numbers, as for `find_loop`; without it only exact episodes are
+            found.
+        ended: Whether the model ended the row itself (no budget cut it). An episode that lasts to
+            the end then counts as left.
+        min_tokens: Shortest episode, in tokens (in a template, a run of numbers counts as one).
+        min_repeats: Smallest number of passes.
+
+    Returns:
+        The episodes, by start.
+
+    Raises:
+        UserError: `ids` is not one row, the mask has another shape, or a bound is below 2.
     """
     check_loop_size("find_episodes", min_tokens, min_repeats)
     tokens = np.asarray(ids)
@@ -124,7 +136,7 @@ def _runs(x: Int[np.ndarray, " n"], least: int, repeats: float) -> list[tuple[in
         need = max(least - p, int(np.ceil((repeats - 1) * p)), 1)
         if need > n - p:
             continue
-        # every run of `need` equal places holds one of these
+        # every run of `need` equal places contains one of these places
         if not (x[p + need - 1 :: need] == x[need - 1 : n - p : need]).any():
             continue
         breaks = np.flatnonzero(x[p:] != x[: n - p])

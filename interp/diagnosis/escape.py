@@ -1,18 +1,17 @@
-"""Escape mass: what chance the sampler gives a looping chain of not repeating itself once more.
+"""Escape mass: the probability that a looping chain does not repeat itself once more.
 
-At every token of an episode from its second pass on, the loop's next token is known: the one a
-period back. Its escape mass is the probability of everything else, in the set that is sampled from
-(after temperature, top-k, top-p and min-p). Where it is 0 the sampler cannot leave: truncation
-made the loop a trap, whatever the model thinks. `raw` is the same at temperature 1 without filters.
-Of an episode that was left, the token that left it is looked at too.
+From the second pass of an episode on, the loop's next token is known: the one a period back. The
+escape mass is the probability of all other tokens in the set that is sampled from (after
+temperature, top-k, top-p and min-p). Where it is 0 the sampler cannot leave: truncation made the
+loop a trap, whatever the model predicts. `raw` is the same at temperature 1 without filters. The
+token that leaves an episode is measured too. In a template loop any number continues a number,
+and a run of numbers may continue or end.
 
-In a template loop any number goes on where a number stood, and a run of numbers may go on or end.
+The probability of leaving within a pass is 1 - prod(1 - mass) over its tokens. It falls from pass
+to pass where repetition reinforces itself (Xu et al. 2022, arXiv 2206.02369).
 
-The chance of a pass is 1 - prod(1 - mass) over its tokens. It falls from pass to pass where
-repetition reinforces itself (Xu et al. 2022, arXiv 2206.02369).
-
-Shapes: K tokens of all episodes. Caveat: measured along the tokens that were chosen, so passes
-that were left early are seen on their first tokens only.
+Shapes: K tokens of all episodes, k rows, V vocabulary. Caveat: measured along the tokens that were
+chosen, so a pass that was left early is measured on its first tokens only.
 """
 
 from __future__ import annotations
@@ -46,12 +45,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EscapeMass:
-    """Escape mass of every token looked at.
+    """Escape mass of every measured token.
 
-    chain, row: which token (row s chose token s). episode: its number over all chains. passes: the
-    pass it belongs to, counted from 1 (pass 0 is what is repeated). mass: of the sampling set; raw:
-    at temperature 1, unfiltered. ways: tokens of the sampling set that leave the loop.
-    problems, variants: of each chain.
+    Attributes:
+        chain: Index of the chain, [K].
+        row: Index of the token in its chain, [K]; row s is the pass that chose token s.
+        episode: Number of the episode, counted over all chains, [K].
+        passes: Pass to which the token belongs, from 1, [K] (pass 0 is what is repeated).
+        mass: Probability of leaving, in the sampling set, [K].
+        raw: Probability of leaving at temperature 1, without filters, [K].
+        ways: Number of tokens in the sampling set that leave the loop, [K].
+        problems: Problem of each chain.
+        variants: Variant of each chain.
+        sampling: How the chains were sampled.
     """
 
     chain: Int[np.ndarray, " K"]
@@ -67,11 +73,16 @@ class EscapeMass:
 
     @property
     def trapped(self) -> float:
-        """Share of tokens at which the sampler cannot leave."""
+        """Share of tokens at which the sampler cannot leave the loop; nan without tokens."""
         return float((self.ways == 0).mean()) if len(self.ways) else float("nan")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a pass of an episode: its tokens, mean mass, and the chance of leaving in it."""
+        """Return a table with one row per pass of an episode.
+
+        Returns:
+            Columns: number of `tokens`, mean `mass` and `raw`, share `trapped`, and `chance`, the
+            probability of leaving within the pass.
+        """
         import pandas as pd
 
         frame = pd.DataFrame(
@@ -95,7 +106,15 @@ class EscapeMass:
         return found
 
     def by_pass(self, most: int = 32) -> pd.DataFrame:
-        """One row a variant and pass: mean chance of leaving in it, jackknifed over problems."""
+        """Average the probability of leaving per variant and pass.
+
+        Args:
+            most: Last pass that is kept.
+
+        Returns:
+            One row per variant and pass: mean `chance` with a 95 % jackknife interval over
+            problems, and the numbers of episodes and problems.
+        """
         import pandas as pd
 
         frame = self.to_frame()
@@ -115,7 +134,14 @@ class EscapeMass:
         return pd.DataFrame(rows, columns=columns)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The chance of leaving the loop in each pass, a line a variant."""
+        """Draw the probability of leaving the loop in each pass, one line per variant.
+
+        Args:
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
@@ -132,7 +158,7 @@ class EscapeMass:
 
 @dataclass(frozen=True)
 class _Places:
-    """Rows of one episode and what goes on with the loop at each: a token, numbers, or both."""
+    """Rows of one episode and what continues the loop at each: a token, any number, or both."""
 
     rows: Int[np.ndarray, " k"]
     passes: Int[np.ndarray, " k"]
@@ -149,14 +175,30 @@ def escape_mass(
     batch_tokens: int = BATCH_TOKENS,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> EscapeMass:
-    """Escape mass along every episode of the chains' thinking (or answer, without thinking).
+    """Measure the escape mass along every episode of the chains.
 
-    variant: what the chains were decoded as, one for all or one a chain (None: the model as it
-    is). sampling: how they were sampled. Tokens that the engine wrote are left out. A result
-    without tokens says that no chain loops.
+    Episodes are those of the thinking (of the answer, for a chain without thinking).
+
+    Tokens that the engine forced are left out.
+
+    Args:
+        model: The model that wrote the chains.
+        chains: Finished chains.
+        variant: The variant that decoded the chains: one for all, or one per chain. Default: the
+            model as it is.
+        sampling: How the chains were sampled; default `Sampling()`.
+        batch_tokens: Tokens per batch of the forward pass.
+        chunk_tokens: Positions per chunk of the forward pass; None reads each chain in one piece.
+
+    Returns:
+        The escape masses; without tokens where no chain loops.
+
+    Raises:
+        UserError: There are no chains, or the number of variants is wrong.
+        NonFiniteError: A logit is inf or nan.
     """
     if not chains:
-        raise UserError("escape_mass: no chain was given.")
+        raise UserError("escape_mass: no chain was given; expected at least one.")
     how = sampling or Sampling()
     variants = each_variant(chains, variant, "escape_mass")
     pieces = Pieces(model)
@@ -186,7 +228,7 @@ def escape_mass(
     first = np.cumsum([0, *(len(few) for few in places)])
     sizes = [[len(p.rows) for p in few] for few in places]
     episode = [np.repeat(first[i] + np.arange(len(few)), few) for i, few in enumerate(sizes)]
-    every = np.concatenate(measured, axis=1)
+    every = np.concatenate(measured, axis=1)  # [3, K]: mass, raw, ways
     return EscapeMass(
         chain=np.repeat(np.arange(len(chains)), [len(r) for r in rows]),
         row=np.concatenate(rows),
@@ -209,7 +251,7 @@ def _places(
     offset: int,
 ) -> _Places:
     """The rows of one episode, counted from the chain's first token."""
-    stop = one.stop + (one.stop < len(ids))  # with the token that left it
+    stop = one.stop + (one.stop < len(ids))  # includes the token that left the loop
     if one.kind == "exact":
         at = np.arange(one.start + one.period, stop)
         token, numbers = ids[at - one.period], np.zeros(len(at), dtype=bool)
@@ -221,7 +263,8 @@ def _places(
         at = np.flatnonzero(of >= first + one.period)
         at = at[at < stop]
         expected = marks[of[at] - one.period]
-        goes_on = ~begins[at]  # inside a run of numbers: it may go on, or the next mark come
+        # inside a run of numbers: it may continue, or the next mark may follow
+        goes_on = ~begins[at]
         behind = marks[np.minimum(of[at] + 1 - one.period, len(marks) - 1)]
         token = np.where(goes_on, behind, expected)
         after_number = mask[np.maximum(at - 1, 0)]
@@ -245,7 +288,7 @@ def _staying(
     any_number: Bool[np.ndarray, " k"],
     numbers: Bool[Tensor, " V"] | None,
 ) -> Bool[Tensor, "k V"]:
-    """Which next tokens go on with the loop."""
+    """Which next tokens continue the loop, per row."""
     stays = torch.zeros_like(logits, dtype=torch.bool)
     if numbers is not None:
         stays |= numbers.to(logits.device) & torch.from_numpy(any_number).to(logits.device)[:, None]
@@ -257,7 +300,7 @@ def _staying(
 def _masses(
     logits: Float[Tensor, "k V"], stays: Bool[Tensor, "k V"], how: Sampling
 ) -> Float[np.ndarray, "3 k"]:
-    """Mass of the sampling set that leaves, the same unfiltered, and how many tokens leave."""
+    """Probability of leaving, sampled and unfiltered, and how many tokens leave."""
     raw = logits.softmax(-1).masked_fill(stays, 0).sum(-1)
     if how.greedy:
         best = logits.argmax(-1, keepdim=True)

@@ -1,22 +1,18 @@
-"""Events of finished chains: which tokens belong to a reflection, a loop, an answer, a decision.
+"""Mark events in finished chains: the tokens of a reflection, a loop, an answer, a decision.
 
-`mark(chains, model)` gives for every event a boolean mask [S] a chain, which is what the averages
-by event take (`interp.influence_profile`, `interp.lens`, `interp.replay.divergence`,
-`interp.heads`, `interp.probes`). Row s is the pass that CHOSE token s. Tokens that the engine wrote
-belong to no event.
+`mark(chains, model)` gives for each event one boolean mask [S] per chain, the input of all averages
+by event. Row s is the pass that CHOSE token s. Forced tokens belong to no event.
 
-| event | the tokens |
+| event | tokens |
 |---|---|
 | `all` | every token that the model chose |
-| `thinking`, `answer` | of that span |
-| `reflection` | that open a reflection ("wait"), loops left out |
-| `after reflection` | the `near` tokens behind one |
-| `loop`, `before loop` | from a loop's first token on; the `near` tokens before it |
-| `end of thinking` | that close the thinking |
-| `decision`, `sure` | with more than `decision` nats of entropy; with less than a tenth of it |
+| `thinking`, `answer` | those of the span |
+| `reflection`, `after reflection` | those that open one, outside loops; the `near` after it |
+| `loop`, `before loop` | from the first token of a loop on; the `near` tokens before it |
+| `end of thinking` | those that close the thinking |
+| `decision`, `sure` | more than `decision` nats of entropy; less than a tenth of that |
 
-The whole chain is known here, so events may look ahead, as those of a window that acts while
-decoding (`interp.interventions.windows`) cannot.
+Events may look ahead, unlike windows that act while decoding (`interp.interventions.windows`).
 """
 
 from __future__ import annotations
@@ -45,11 +41,27 @@ def mark(
     decision: float = DECISION,
     near: int = NEAR,
 ) -> Masks:
-    """For every event one mask [S] a chain. lexicon: which words reflect (default `NATURAL`)."""
+    """Mark the events of finished chains.
+
+    Args:
+        chains: Finished chains.
+        model: Decodes token ids to text.
+        lexicon: The words that reflect; default `NATURAL`.
+        decision: Entropy above which a token is a decision, in nats.
+        near: Tokens that count as before a loop or after a reflection.
+
+    Returns:
+        For each event, one mask [S] per chain.
+
+    Raises:
+        UserError: There are no chains, `near` is below 1, or `decision` is not above 0.
+    """
     if not chains:
-        raise UserError("mark: no chain was given.")
+        raise UserError("mark: no chain was given; expected at least one.")
     if near < 1 or not decision > 0:
-        raise UserError(f"mark(near={near}, decision={decision}): expected 1 or more, over 0.")
+        raise UserError(
+            f"mark(near={near}, decision={decision}): expected near >= 1, decision > 0."
+        )
     pieces = Pieces(model)
     found = [_mark(chain, pieces, lexicon or NATURAL, decision, near) for chain in chains]
     return {name: [masks[name] for masks in found] for name in found[0]}

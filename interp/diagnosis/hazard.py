@@ -1,18 +1,16 @@
-"""How often chains fall into loops, and whether they get out again.
+"""How often chains enter loops, and whether they leave them again.
 
-From the episodes of many chains (`episodes`), as a survival study has it: a token outside a loop
-is at risk of beginning one, a token inside is at risk of ending it, and what was cut by a budget
-is censored, not saved.
+A survival analysis of the episodes of many chains (`episodes`): a token outside a loop is at risk
+of starting one, a token inside is at risk of leaving it, and a chain that a budget cut is
+censored, not counted as having left.
 
-- entry hazard: loops begun per 1k tokens outside loops, in all and by position in the chain.
+- entry hazard: loops started per 1k tokens outside loops, overall and by position in the chain.
 - escape rate: loops left per 1k tokens inside loops.
-- persistence: share of the loops begun that were never left.
+- persistence: share of the started loops that were never left.
 
-Intervals are those of `interp.statistics`, problems as clusters: `rate` for hazard and escape,
-`mean_interval` for persistence.
-
-Caveat: a chain ended by `stop_on_loop` is censored as soon as it certainly loops, so persistence
-and escape rates want chains that were decoded without it.
+Intervals have problems as clusters: `rate` for hazard and escape, `mean_interval` for persistence.
+Caveat: `stop_on_loop` censors a chain as soon as it certainly loops, so persistence and escape rate
+need chains that were decoded without it.
 
 Shapes: P problems, W windows of positions.
 """
@@ -41,9 +39,15 @@ EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 @dataclass(frozen=True)
 class LoopDynamics:
-    """Entry and escape of the loops of many chains.
+    """Entry and escape rates of the loops of many chains.
 
-    starts, hazards: the entry hazard of positions from starts[w] on, up to the next start.
+    Attributes:
+        entry: Loops started per 1k tokens outside loops.
+        escape: Loops left per 1k tokens inside loops.
+        persistence: Share of the loops never left; None where no loop was started.
+        starts: First position of each window, in tokens.
+        hazards: Entry hazard of each window, up to the next start.
+        n_chains: Number of chains.
     """
 
     entry: Rate
@@ -54,7 +58,7 @@ class LoopDynamics:
     n_chains: int
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a measure: entry, escape, persistence, and the entry hazard of each window."""
+        """Return a table with one row for entry, escape, persistence, and for entry per window."""
         import pandas as pd
 
         rows = [{"measure": "entry", "start": 0} | asdict(self.entry)]
@@ -70,7 +74,14 @@ class LoopDynamics:
         return pd.DataFrame(rows)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The entry hazard by position in the chain, with intervals."""
+        """Draw the entry hazard by position in the chain, with intervals.
+
+        Args:
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
@@ -87,9 +98,14 @@ class LoopDynamics:
 
 
 def episodes_of(chain: Chain, model: Reads) -> tuple[Episode, ...]:
-    """The episodes of a chain's thinking (of its answer, where there is no thinking).
+    """Find the episodes of a chain's thinking (of its answer, where there is no thinking).
 
-    Positions count from the span's first token.
+    Args:
+        chain: A finished chain.
+        model: Decodes token ids to text.
+
+    Returns:
+        The episodes, with positions counted from the first token of the span.
     """
     pieces = model if isinstance(model, Pieces) else Pieces(model)
     thinks = len(chain.thinking) > 0
@@ -105,12 +121,22 @@ def loop_dynamics(
     edges: Sequence[int] = EDGES,
     level: float = 0.95,
 ) -> LoopDynamics:
-    """Entry hazard, escape rate and persistence of the chains of one variant.
+    """Estimate entry hazard, escape rate and persistence for the chains of one variant.
 
-    edges: where the windows of positions begin, rising from 0; the last one is open.
+    Args:
+        chains: Finished chains of one variant, decoded without `stop_on_loop`.
+        model: Decodes token ids to text.
+        edges: First position of each window, in tokens, rising from 0; the last window is open.
+        level: Confidence level of the intervals.
+
+    Returns:
+        The rates with their intervals, problems as clusters.
+
+    Raises:
+        UserError: There are no chains, or the edges do not rise from 0.
     """
     if not chains:
-        raise UserError("loop_dynamics: no chain was given.")
+        raise UserError("loop_dynamics: no chain was given; expected at least one.")
     bounds = [int(e) for e in edges]
     if not bounds or bounds[0] != 0 or any(b <= a for a, b in pairwise(bounds)):
         raise UserError(f"loop_dynamics(edges={bounds}): expected rising positions from 0.")
@@ -126,7 +152,7 @@ def loop_dynamics(
         outside[:, row] += _overlap(ends, 0, size)
         for one in episodes_of(chain, pieces):
             began[np.searchsorted(ends, one.start, side="right") - 1, row] += 1
-            # its first token is the one that was at risk of beginning it
+            # the first token of an episode was at risk of starting it
             outside[:, row] -= _overlap(ends, one.start + 1, one.stop)
             inside[row] += len(one) - 1
             left[row] += one.escaped

@@ -1,19 +1,17 @@
 """Loops: a chain whose tail repeats itself, exactly or as a template with other numbers.
 
-Exact: the smallest period p such that t[i] = t[i - p] over a suffix of m tokens, m / p >= 3 and
-m >= 30. The longest suffix of every period comes from one Z-function over the reversed ids, so
-the search is linear in the length of the chain. Template: the same after every run of number
-tokens became one mark; a period must hold at least 3 different tokens that are no number, so a
-list of numbers is not a template. Exact is looked for first.
+Exact: the smallest period p with t[i] = t[i - p] over a suffix of m tokens, m / p >= 3 and m >= 30.
+The longest suffix of every period comes from one Z-function over the reversed ids, so the search
+is linear in the length of the chain. Template: the same after each run of number tokens is replaced
+by one mark; a period must hold at least 3 different tokens that are not numbers, so a list of
+numbers is not a template. Exact loops are searched first.
 
-The loop is the periodic suffix: `onset` is its first token, `wasted` its length (the chain gets
-no further from `onset` on), so repeating the loop's tokens once more doubles `wasted` (and
-`repeats`) and leaves kind, period and onset as they were.
+The loop is the periodic suffix: `onset` is its first token, `wasted` its length. Repeating the
+loop's tokens once more doubles `wasted` and `repeats`, and does not change kind, period and onset.
 
-Measured on the hand labels of real GPT-3 solutions and on healthy chains: see the tests.
-Caveats: only a loop that lasts to the end is one (`episodes` finds those that were left too); a
-period or onset of a template is counted in marks and tokens as said in `Loop`; looping with new
-words every time is not seen here (`restatement`).
+Measured on hand labels of real GPT-3 solutions and on healthy chains: see the tests.
+Caveats: only a loop that lasts to the end counts (`episodes` finds those that were left too), and
+looping in new words is not seen here (`restatement`).
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from interp.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-MIN_TEMPLATE = 3  # different tokens, numbers aside, in one period of a template
+MIN_TEMPLATE = 3  # fewest different tokens in one period of a template, numbers aside
 MARK = -1  # stands for a run of number tokens
 
 
@@ -40,9 +38,12 @@ MARK = -1  # stands for a run of number tokens
 class Loop:
     """A loop at the end of a chain.
 
-    period: tokens of one pass (template: a run of number tokens counts as one).
-    onset: index of the first token of the periodic suffix. repeats: passes, the last one perhaps
-    begun only. wasted: tokens from onset to the end.
+    Attributes:
+        kind: "exact", or "template" (equal but for numbers).
+        period: Tokens per pass; in a template a run of number tokens counts as one.
+        onset: Index of the first token of the periodic suffix.
+        repeats: Number of passes, the last one perhaps incomplete.
+        wasted: Tokens from the onset to the end.
     """
 
     kind: Literal["exact", "template"]
@@ -52,6 +53,7 @@ class Loop:
     wasted: int
 
     def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row."""
         import pandas as pd
 
         return pd.DataFrame([asdict(self)])
@@ -64,10 +66,21 @@ def find_loop(
     min_tokens: int = MIN_TOKENS,
     min_repeats: float = MIN_REPEATS,
 ) -> Loop | None:
-    """The loop in which `ids` end, or None.
+    """Find the loop in which a row of tokens ends.
 
-    number_ids: which tokens are numbers, as a collection of ids or as a boolean mask [S]; without
-    it only exact loops are looked for.
+    Args:
+        ids: Token ids, [S].
+        number_ids: Which tokens are numbers: a collection of ids, or a boolean mask [S]. Without it
+            only exact loops are searched.
+        min_tokens: Shortest periodic suffix, in tokens (in a template, a run of numbers counts as
+            one).
+        min_repeats: Smallest number of passes.
+
+    Returns:
+        The loop, or None.
+
+    Raises:
+        UserError: `ids` is not one row, the mask has another shape, or a bound is below 2.
     """
     check_loop_size("find_loop", min_tokens, min_repeats)
     tokens = np.asarray(ids)
@@ -97,9 +110,20 @@ def find_loop(
 def text_loop(
     text: str, *, min_tokens: int = MIN_TOKENS, min_repeats: float = MIN_REPEATS
 ) -> Loop | None:
-    """The loop in which plain text ends, in words, single digits and single marks.
+    """Find the loop in which plain text ends, in words, single digits and single marks.
 
-    For text whose ids are not at hand; number words ("twelfth") count as numbers.
+    For text whose token ids are not known. Number words ("twelfth") count as numbers.
+
+    Args:
+        text: The text.
+        min_tokens: Shortest periodic suffix, in words.
+        min_repeats: Smallest number of passes.
+
+    Returns:
+        The loop, counted in words, or None.
+
+    Raises:
+        UserError: A bound is below 2.
     """
     reading = words(text)
     return find_loop(
@@ -108,30 +132,62 @@ def text_loop(
 
 
 def check_loop_size(who: str, min_tokens: int, min_repeats: float) -> None:
-    """Refuses bounds under which everything would be a loop."""
+    """Refuse bounds under which everything would be a loop.
+
+    Args:
+        who: Name of the caller, for the error.
+        min_tokens: Shortest loop, in tokens.
+        min_repeats: Smallest number of passes.
+
+    Raises:
+        UserError: A bound is below 2.
+    """
     if min_tokens < 2 or min_repeats < 2:
         raise UserError(
-            f"{who}(min_tokens={min_tokens}, min_repeats={min_repeats}): both are at least 2."
+            f"{who}(min_tokens={min_tokens}, min_repeats={min_repeats}): expected "
+            "both to be at least 2."
         )
 
 
 def marks_of(
     tokens: Int[np.ndarray, " S"], mask: Bool[np.ndarray, " S"]
 ) -> tuple[Int[np.ndarray, " M"], Bool[np.ndarray, " S"]]:
-    """The row with every run of numbers as one mark, and which tokens begin a mark."""
-    kept = ~(mask & np.r_[False, mask[:-1]])  # the first of a run of numbers stands for the run
+    """Replace each run of number tokens by one mark.
+
+    Args:
+        tokens: Token ids, [S].
+        mask: True for number tokens, [S].
+
+    Returns:
+        The shortened row [M], with `MARK` for each run of numbers, and a mask [S] that is True for
+        the token that begins each of its entries.
+    """
+    # the first token of a run of numbers represents the run
+    kept = ~(mask & np.r_[False, mask[:-1]])
     return np.where(mask, MARK, tokens)[kept], kept
 
 
 def number_mask(
     who: str, tokens: Int[np.ndarray, " S"], numbers: Collection[int] | Bool[np.ndarray, ...]
 ) -> Bool[np.ndarray, " S"]:
-    """Which tokens are numbers, from a mask or from a collection of ids."""
+    """Mark the number tokens of a row, from a mask or from a collection of ids.
+
+    Args:
+        who: Name of the caller, for the error.
+        tokens: Token ids, [S].
+        numbers: A boolean mask [S], or a collection of ids.
+
+    Returns:
+        True for number tokens, [S].
+
+    Raises:
+        UserError: The mask has another shape than `tokens`.
+    """
     if isinstance(numbers, np.ndarray) and numbers.dtype == np.bool_:
         if numbers.shape != tokens.shape:
             raise UserError(
                 f"{who}: the mask of numbers has shape {numbers.shape}, the ids "
-                f"{tokens.shape}; expected one truth value a token (or a collection of ids)."
+                f"{tokens.shape}; expected one boolean per token, or a collection of ids."
             )
         return numbers
     return np.isin(tokens, np.fromiter(numbers, dtype=np.int64))

@@ -1,20 +1,16 @@
-"""Judge-free reflection: the probability of opening one, wherever one could begin.
+"""Reflection without a judge: the probability of opening one, wherever one could begin.
 
-A lexicon counts the reflections that were written; one rare word more or less decides. The mass is
-read from the model instead: at every place of a finished chain where a reflection may begin (a
-sentence's or line's first token), the probability that the model puts on the words that open one
-(`Lexicon.openers`: "wait", "alternatively", ...), at temperature 1. No judge reads anything, and
-every chain has hundreds of such places, so small changes show.
+A lexicon counts the reflections in the text, so a few rare words decide the result. The opener mass
+comes from the model instead: at every place of a finished chain where a reflection may begin (the
+first token of a sentence or line), the probability at temperature 1 of the words that open one
+(`Lexicon.openers`: "wait", "alternatively", ...). A chain has hundreds of places, so small changes
+show. A variant read along the dense model's chains changes the mass with all previous text held
+fixed (`compare_openers`); along its own chains it also covers the text that the variant chose.
 
-A variant read along the dense model's chains changes the mass with everything before it held fixed
-(`compare`); along its own chains it also holds where the variant has taken itself.
-
-Tokens that the engine wrote and loops are left out, as in `reflections`. An opener is known by its
-first token, as `AtTokens.of` finds it; where that token begins other words too ("al" for "also" and
-"alternatively") the mass is an upper bound, so openers of which the first token spells under three
-letters and not the whole word are left out.
-
-Shapes: K places of all chains.
+Forced tokens and loops are left out, as in `reflections`. An opener is identified by its first
+token, as in `AtTokens.of`. Where that token begins other words too ("al" for "also" and
+"alternatively") the mass is an upper bound, so openers whose first token spells under 3 letters and
+not the whole word are left out. Shapes: K places of all chains, k places of one.
 """
 
 from __future__ import annotations
@@ -43,16 +39,23 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-SHORTEST = 3  # letters of a first token that is not the whole word
+SHORTEST = 3  # fewest letters of a first token that is not the whole word
 
 
 @dataclass(frozen=True)
 class OpenerMass:
-    """Mass on reflection openers at every place where one may begin.
+    """Probability of reflection openers at every place where one may begin.
 
-    chain, row: which token (row s chose token s). mass: summed over `ids`. opened: whether the
-    token there is an opener. problems, samples, variants: of each chain. read_as: the variant
-    whose probabilities these are.
+    Attributes:
+        chain: Index of the chain, [K].
+        row: Index of the token in its chain, [K]; row s is the pass that chose token s.
+        mass: Probability summed over the opener tokens, [K].
+        opened: 1 where the token at the place is an opener, else 0, [K].
+        ids: Token ids of the openers.
+        problems: Problem of each chain.
+        samples: Sample number of each chain.
+        variants: Variant that decoded each chain.
+        read_as: Variant whose probabilities these are, for each chain.
     """
 
     chain: Int[np.ndarray, " K"]
@@ -66,7 +69,7 @@ class OpenerMass:
     read_as: tuple[str, ...] = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a chain: places, mean mass, share of places opened."""
+        """Return a table with one row per chain: places, mean mass, share of places opened."""
         import pandas as pd
 
         rows = []
@@ -81,7 +84,12 @@ class OpenerMass:
         return pd.DataFrame(rows)
 
     def mean(self) -> tuple[float, float, float, int]:
-        """Mean mass a place, its 95 % jackknife interval over problems, and the places."""
+        """Average the mass over places.
+
+        Returns:
+            The mean mass per place, the lower and upper limit of its 95 % jackknife interval over
+            problems, and the number of places.
+        """
         names = {p: i for i, p in enumerate(dict.fromkeys(self.problems))}
         unit = np.array([names[p] for p in self.problems], dtype=np.int64)[self.chain]
         counts = np.bincount(unit, minlength=len(names)).astype(float)
@@ -93,7 +101,14 @@ class OpenerMass:
         return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """How the mass is distributed over places: the share of places with at least so much."""
+        """Draw the distribution of the mass: the share of places with at least each value.
+
+        Args:
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
@@ -110,7 +125,18 @@ class OpenerMass:
 
 
 def opener_ids(model: ReasoningModel, words: Collection[str]) -> tuple[int, ...]:
-    """First tokens of the words: as they stand and capitalised, at a start and after a space."""
+    """Find the first tokens of words, as given and capitalised, with and without a leading space.
+
+    Args:
+        model: The model with the tokenizer.
+        words: Words that open a reflection.
+
+    Returns:
+        The token ids, in rising order.
+
+    Raises:
+        UserError: No words were given, or the tokenizer has a suitable token for none of them.
+    """
     if isinstance(words, str) or not words:
         raise UserError(f"opener_ids(words={words!r}): expected a list of words.")
     unknown = model.tokenizer.unk_token_id
@@ -124,14 +150,26 @@ def opener_ids(model: ReasoningModel, words: Collection[str]) -> tuple[int, ...]
             if first.lower() == word.lower() or len(first) >= SHORTEST:
                 found.add(int(ids[0]))
     if not found:
-        raise UserError(f"The tokenizer has none of the words {list(words)} as a token of its own.")
+        raise UserError(
+            f"The tokenizer has none of the words {list(words)} as a token of its own; expected "
+            "words that open a reflection: pass others."
+        )
     return tuple(sorted(found))
 
 
 def places_of(
     reading: TokenizedText, lexicon: Lexicon, looked: np.ndarray | None = None
 ) -> Int[np.ndarray, " k"]:
-    """Tokens at which a reflection may begin: the first that spells something behind a boundary."""
+    """Find the tokens at which a reflection may begin: the first with text behind a boundary.
+
+    Args:
+        reading: The text aligned with its tokens.
+        lexicon: Defines the boundaries.
+        looked: True for the tokens to consider, [S]; default: all.
+
+    Returns:
+        Token indices, [k], in rising order.
+    """
     spells = np.flatnonzero(reading.stops > reading.starts)
     if not spells.size:
         return spells
@@ -151,13 +189,28 @@ def opener_mass(
     batch_tokens: int = BATCH_TOKENS,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> OpenerMass:
-    """Opener mass along the chains' thinking (or answer, where there is no thinking).
+    """Measure the opener mass along the chains' thinking (or answer, where there is no thinking).
 
-    variant: who reads them, one for all or one a chain (None: the model as it is). lexicon: where
-    a reflection may begin and its openers (default `NATURAL`); words: other openers.
+    Args:
+        model: The model that wrote the chains.
+        chains: Finished chains.
+        variant: The variant that reads the chains: one for all, or one per chain. Default: the
+            model as it is.
+        lexicon: Defines where a reflection may begin, and the openers; default `NATURAL`.
+        words: Openers to use instead of the lexicon's.
+        batch_tokens: Tokens per batch of the forward pass.
+        chunk_tokens: Positions per chunk of the forward pass; None reads each chain in one piece.
+
+    Returns:
+        The mass at every place.
+
+    Raises:
+        UserError: There are no chains, the number of variants is wrong, or the tokenizer has none
+            of the openers.
+        NonFiniteError: A logit is inf or nan.
     """
     if not chains:
-        raise UserError("opener_mass: no chain was given.")
+        raise UserError("opener_mass: no chain was given; expected at least one.")
     lexicon = NATURAL if lexicon is None else lexicon
     ids = opener_ids(model, lexicon.openers if words is None else words)
     variants = each_variant(chains, variant, "opener_mass")
@@ -198,18 +251,31 @@ def opener_mass(
 
 
 def compare_openers(one: OpenerMass, other: OpenerMass, *, level: float = 0.95) -> PairedDifference:
-    """other - one in mean mass, problems as the unit: the same places of the same chains.
+    """Compare the mean opener mass of two readings of the same chains, problems as the unit.
 
-    For two variants that read the same chains (what a block does to the mass with the text held
-    fixed). nan places cannot occur; chains without a place are left out.
+    For two variants that read the same chains: what a block does to the mass with the text held
+    fixed. Chains without a place are left out.
+
+    Args:
+        one: The reference reading.
+        other: The other reading, at the same places of the same chains.
+        level: Confidence level of the interval.
+
+    Returns:
+        The difference other - one in mean mass, with its interval and p value.
+
+    Raises:
+        UserError: The two were read at different places, or with different openers.
     """
     if not (np.array_equal(one.chain, other.chain) and np.array_equal(one.row, other.row)):
         raise UserError(
-            "compare_openers: the two were not read along the same places: give both the same "
-            "chains, lexicon and model."
+            "compare_openers: the two were not read at the same places: use the same chains, "
+            "lexicon and model for both."
         )
     if one.ids != other.ids:
-        raise UserError("compare_openers: the two follow different openers.")
+        raise UserError(
+            "compare_openers: the two measure different openers: use the same words for both."
+        )
     names = {p: i for i, p in enumerate(dict.fromkeys(one.problems))}
     unit = np.array([names[p] for p in one.problems], dtype=np.int64)[one.chain]
     counts = np.bincount(unit, minlength=len(names)).astype(float)

@@ -1,7 +1,7 @@
-"""Logits at chosen rows of finished chains, by one teacher-forced pass.
+"""Logits at chosen rows of finished chains, from one teacher-forced pass.
 
-Row s of a chain is the forward position that CHOSE generated token s. Logits are held one chunk of
-positions at a time.
+Row s of a chain is the forward position that CHOSE generated token s. Only one chunk of positions
+has its logits in memory at a time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,26 @@ Variants = VariantLike | Sequence[VariantLike | None] | None
 
 
 def each_variant(chains: Sequence[Chain], variant: Variants, who: str) -> list[VariantLike | None]:
-    """One variant a chain, from one for all or a list."""
+    """Expand a `variant` argument to one variant per chain.
+
+    Args:
+        chains: The chains.
+        variant: One variant for all chains, one per chain, or None for the model as it is.
+        who: Name of the caller, for the error.
+
+    Returns:
+        One variant (or None) per chain.
+
+    Raises:
+        UserError: The number of variants differs from that of chains.
+    """
     if variant is None or isinstance(variant, VariantLike):
         return [variant] * len(chains)
     listed = list(variant)
     if len(listed) != len(chains):
         raise UserError(
-            f"{who}: {len(listed)} variants for {len(chains)} chains: one each, or one for all."
+            f"{who}: {len(listed)} variants for {len(chains)} chains; expected one per "
+            "chain, or one for all."
         )
     return listed
 
@@ -45,7 +58,22 @@ def logits_at(
     batch_tokens: int = BATCH_TOKENS,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> Iterator[tuple[int, Int[np.ndarray, " k"], Float[Tensor, "k V"]]]:
-    """(chain, some of its rows, their logits) until every row asked for was given once."""
+    """Compute the logits at chosen rows of finished chains.
+
+    Args:
+        model: The model that reads the chains.
+        chains: Finished chains.
+        rows: For each chain, the rows to return (any order, each once).
+        variants: For each chain, the variant that reads it; None for the model as it is.
+        batch_tokens: Tokens per batch of the forward pass.
+        chunk_tokens: Positions per chunk of the forward pass; None reads each chain in one piece.
+
+    Yields:
+        Index of the chain, some of its rows [k], and their logits [k, V]; each row once in all.
+
+    Raises:
+        NonFiniteError: A logit is inf or nan.
+    """
     wanted = [i for i, few in enumerate(rows) if len(few)]
     if not wanted:
         return
@@ -61,15 +89,15 @@ def logits_at(
         for batch in reader.batches(only=texts):
             reading = reader.read(batch, variants[wanted[texts[0]]])
             for columns in reading.pieces:
-                normed = reading(columns)
+                normed = reading(columns)  # [B, columns, D]
                 for row, text in enumerate(batch.texts.tolist()):
                     first = len(picked[text].prompt_ids) - 1
                     at = np.sort(rows[wanted[text]]) + first
                     at = at[(at >= columns.start) & (at < columns.stop)]
                     for part in position_chunks(model, len(at)):
-                        # not around the whole: a generator would leave it on for its caller
+                        # not around the yield: a generator would leave it on for its caller
                         with torch.no_grad():
-                            logits = readout(model, normed[row, at[part] - columns.start])
+                            logits = readout(model, normed[row, at[part] - columns.start])  # [k, V]
                         if logits.isnan().any() or logits.isposinf().any():
                             raise NonFiniteError(
                                 f"A logit of {model.name} is inf or nan: check its weights."

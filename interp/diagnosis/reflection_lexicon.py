@@ -1,17 +1,16 @@
 """Reflection: how often a chain verifies, backtracks, sets subgoals or works backward.
 
-A `Lexicon` maps kinds to phrases; matches are found in the text, longest phrase first, without
-overlap, and carried back to tokens. Counts are per 1k tokens AFTER the chain's loop is taken
-away (a "Wait," loop is not reflection), and tokens that the engine wrote (a forced "wait") are
-neither reflection nor length.
+A `Lexicon` maps kinds to phrases. Matches are found in the text, longest phrase first, without
+overlap, and mapped to tokens. Counts are per 1k tokens WITHOUT the chain's loop (a "Wait," loop is
+not reflection), and forced tokens (an inserted "wait") count neither as reflection nor as length.
 
-In a phrase, "^" at its start means: only at the beginning of a sentence or line ("wait" opens a
-doubt there, and is an ordinary verb elsewhere). Matching ignores case; a space stands for any
+A phrase that begins with "^" matches only at the start of a sentence or line ("wait" opens a doubt
+there, and is an ordinary verb elsewhere). Matching ignores case; a space in a phrase matches any
 white space or hyphen.
+
 Kinds follow Gandhi et al. (arXiv 2503.01307): verification, backtracking, subgoal, backward
-chaining. A bare "wait" or "hmm" is counted as verification: it stops to look again, and does not
-say that anything is given up.
-Caveat: a lexicon counts words, not thoughts; compare variants, not models.
+chaining. A bare "wait" or "hmm" counts as verification: it stops to check, and does not say that
+anything is given up. Caveat: a lexicon counts words, not thoughts; compare variants, not models.
 """
 
 from __future__ import annotations
@@ -35,16 +34,19 @@ if TYPE_CHECKING:
 _OPENING = r"(?:(?<=[.!?:;\n])|(?<=[.!?:;\n][\s\"'(*])|(?<=[.!?:;\n][\s\"'(*]{2})|\A)[\s\"'(*]*"
 
 
-SENTENCE = r"\A[\s\"'(*]*|[.!?:;\n][\s\"'(*]*"  # in front of a sentence or line
+SENTENCE = r"\A[\s\"'(*]*|[.!?:;\n][\s\"'(*]*"  # text before a sentence or line
 
 
 @dataclass(frozen=True)
 class Lexicon:
-    """Phrases of each kind of reflection.
+    """Phrases for each kind of reflection.
 
-    openers: single words that open a reflection where one may begin. boundary: a pattern of what
-    stands in front of such a place. prose: whether it is for natural text (sentences can then be
-    compared with each other).
+    Attributes:
+        name: Name of the lexicon.
+        kinds: Phrases of each kind; no phrase may appear twice.
+        openers: Single words that open a reflection where one may begin.
+        boundary: Regular expression of the text before a place where a reflection may begin.
+        prose: Whether the lexicon is for natural text, whose sentences can be compared.
     """
 
     name: str
@@ -58,16 +60,16 @@ class Lexicon:
         if not phrases or not all(p.strip("^ ") for p in phrases):
             raise UserError(f"lexicon {self.name!r}: expected at least one phrase, and none empty.")
         if len({p.lower() for p in phrases}) < len(phrases):
-            raise UserError(f"lexicon {self.name!r}: a phrase is listed twice; one kind a phrase.")
+            raise UserError(f"lexicon {self.name!r}: a phrase appears twice; expected each once.")
 
     @cached_property
     def boundaries(self) -> re.Pattern[str]:
-        """What stands in front of a place where a reflection may begin."""
+        """The compiled pattern of the text before a place where a reflection may begin."""
         return re.compile(self.boundary)
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """One pattern with a group a kind-and-phrase, longest phrases first."""
+        """One compiled pattern with a group per phrase, longest phrases first."""
         entries = [(p, kind) for kind, listed in self.kinds.items() for p in listed]
         entries.sort(key=lambda entry: -len(entry[0].lstrip("^")))
         parts = []
@@ -79,7 +81,14 @@ class Lexicon:
         return re.compile("|".join(parts), re.IGNORECASE)
 
     def find(self, text: str) -> list[tuple[int, str]]:
-        """(character, kind) of every match, in order."""
+        """Find all phrases in a text, in order.
+
+        Args:
+            text: The text.
+
+        Returns:
+            Character offset and kind of each match.
+        """
         names = list(self.kinds)
         found = []
         for match in self.pattern.finditer(text):
@@ -127,7 +136,7 @@ NATURAL = Lexicon(
     openers=("wait", "hmm", "alternatively", "actually"),
 )  # fmt: skip
 
-#: A line ends with "."; "wait" may come wherever a result or what is left stands.
+#: A reflection may begin a line, or follow a full stop or a result ("= 12 ").
 TESTBED = Lexicon(
     "testbed",
     {"verification": ("wait", "check"), "backtracking": ("back", "again")},
@@ -139,10 +148,14 @@ TESTBED = Lexicon(
 
 @dataclass(frozen=True)
 class Reflection:
-    """Reflections of one chain, its loop and the engine's own tokens left out.
+    """Reflections of one chain, without its loop and without forced tokens.
 
-    positions: token index of each; kinds: the kind of each; tokens: how many were looked at;
-    counts and per_1k by kind (per_1k is nan where no token was looked at).
+    Attributes:
+        lexicon: Name of the lexicon.
+        positions: Token index of each reflection, [R].
+        kinds: Kind of each reflection.
+        counts: Number of reflections of each kind.
+        tokens: Number of tokens that were searched.
     """
 
     lexicon: str
@@ -153,18 +166,28 @@ class Reflection:
 
     @property
     def total(self) -> int:
+        """Number of reflections of all kinds."""
         return len(self.kinds)
 
     def rate(self, kind: str | None = None) -> float:
-        """Reflections per 1k tokens: of one kind, or of all."""
+        """Compute the reflections per 1k tokens.
+
+        Args:
+            kind: One of the lexicon's kinds; default: all of them.
+
+        Returns:
+            The rate; nan where no token was searched.
+        """
         count = self.total if kind is None else self.counts[kind]
         return 1000 * count / self.tokens if self.tokens else float("nan")
 
     @property
     def per_1k(self) -> dict[str, float]:
+        """Reflections per 1k tokens, by kind; nan where no token was searched."""
         return {kind: self.rate(kind) for kind in self.counts}
 
     def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row per reflection."""
         import pandas as pd
 
         return pd.DataFrame({"position": self.positions, "kind": list(self.kinds)})
@@ -179,9 +202,18 @@ def reflections(
 ) -> Reflection:
     """Find the reflections of a chain.
 
-    text: a `TokenizedText` (tokens aligned with text, from `token_text.read`) or plain text, whose
-    words then stand for tokens. loop: the loop found in the same tokens. forced: True where the
-    engine wrote the token.
+    Args:
+        text: The text aligned with its tokens (`token_text.read`), or plain text, whose words then
+            stand for tokens.
+        lexicon: The words that reflect; default `NATURAL`.
+        loop: The loop found in the same tokens, which is left out.
+        forced: True for the tokens that the engine forced, [S], which are left out.
+
+    Returns:
+        The reflections, in order.
+
+    Raises:
+        UserError: `forced` does not have one value per token.
     """
     reading = words(text) if isinstance(text, str) else text
     lexicon = NATURAL if lexicon is None else lexicon
@@ -189,7 +221,8 @@ def reflections(
     if forced is not None:
         if forced.shape != looked.shape:
             raise UserError(
-                f"reflections: forced has shape {forced.shape}, the text {len(reading)} tokens."
+                f"reflections: forced has shape {forced.shape}, the text {len(reading)} tokens; "
+                "expected one value per token."
             )
         looked &= ~forced
     if loop is not None:

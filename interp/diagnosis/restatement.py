@@ -1,19 +1,17 @@
-"""Restatement: sentences that say again what an earlier one said, in the same or in other words.
+"""Restatement: sentences that repeat an earlier one, in the same or in other words.
 
-A chain of natural text can go in circles without repeating a token ("So x is 5. Hence x = 5. That
-makes x equal to 5."). `loops` cannot see that. Here every sentence is compared with those before:
+A chain can go in circles without repeating a token ("So x is 5. Hence x = 5. That makes x equal to
+5."). `loops` cannot see that, so each sentence is compared here with all earlier ones:
 
-- word level: cosine of the counts of its words and word pairs. Numbers count as words, so the same
+- word level: cosine of the counts of words and word pairs. Numbers count as words, so the same
   words about another number are less alike.
-- semantic: cosine of embeddings that the caller supplies, of any kind; `stream_embedder` takes the
-  reasoning model's own residual stream, mean over a sentence's tokens, with what all sentences of
-  the text share taken away (streams lie in a narrow cone: Ethayarajh, arXiv 1909.00512).
+- semantic level: cosine of any embeddings. `stream_embedder` gives the model's own residual stream,
+  averaged over a sentence, minus the mean of all sentences (streams lie in a narrow cone:
+  Ethayarajh, arXiv 1909.00512).
 
-`share` is the share of sentences that restate; `tail` counts how many do in a row at the end, and
-three or more of them are a restating loop. Caveats: thresholds belong to an embedder, so set
-`threshold` on healthy text of yours and compare variants; it is meant for prose: lines of
-a grammar differ in numbers only, and are alike by design.
-
+`share` is the share of restating sentences; `tail` counts those in a row at the end, and 3 or more
+are a restating loop. Caveats: a threshold belongs to an embedder, so set it on healthy text and
+compare variants. For prose only: lines of a formal grammar are alike by design.
 Shapes: N sentences, D width of an embedding.
 """
 
@@ -42,18 +40,24 @@ if TYPE_CHECKING:
 
 Embed = Callable[[Sequence[str]], Shaped[np.ndarray, "N D"]]
 WORDS_ALIKE, MEANING_ALIKE = 0.8, 0.9
-SHORTEST = 4  # words; a shorter sentence ("Yes.") says too little to restate anything
+SHORTEST = 4  # words; a shorter sentence ("Yes.") is too short to compare
 LOOP_TAIL = 3  # sentences in a row
-# A full stop inside a number or before a small letter does not end a sentence.
+# A full stop inside a number or before a lower-case letter does not end a sentence.
 _END = re.compile(r"[.!?]+[\"')\]]*(?=\s+[^a-z\s]|\s*\Z)|\n+")
 
 
 @dataclass(frozen=True)
 class Restatement:
-    """How much each sentence is like an earlier one.
+    """How similar each sentence is to an earlier one.
 
-    starts, stops: characters of the text. similarity: to the nearest earlier sentence (nan where
-    there is none to compare with, or the sentence is too short); nearest: which one (-1).
+    Attributes:
+        level: "word" or "semantic".
+        threshold: Smallest cosine that counts as restatement.
+        starts: First character of each sentence, [N].
+        stops: Character behind each sentence, [N].
+        similarity: Cosine to the most similar earlier sentence, [N]; nan where there is none, or
+            the sentence is too short.
+        nearest: Index of that earlier sentence, [N]; -1 where there is none.
     """
 
     level: Literal["word", "semantic"]
@@ -65,19 +69,19 @@ class Restatement:
 
     @property
     def restates(self) -> np.ndarray:
-        """Which sentences restate an earlier one: [N]."""
+        """Which sentences restate an earlier one, boolean [N]."""
         with np.errstate(invalid="ignore"):
             return self.similarity >= self.threshold
 
     @property
     def share(self) -> float:
-        """Of the sentences long enough to say something; nan without one."""
+        """Share of restating sentences among those with a similarity; nan without any."""
         known = np.isfinite(self.similarity)
         return float(self.restates[known].mean()) if known.any() else float("nan")
 
     @property
     def tail(self) -> int:
-        """Sentences in a row at the end that restate (too short ones neither count nor break)."""
+        """Restating sentences in a row at the end; too short ones neither count nor interrupt."""
         count = 0
         for alike, value in zip(self.restates[::-1], self.similarity[::-1], strict=True):
             if not alike and np.isfinite(value):
@@ -87,10 +91,11 @@ class Restatement:
 
     @property
     def looped(self) -> bool:
+        """Whether the text ends in a restating loop: `tail` is 3 or more."""
         return self.tail >= LOOP_TAIL
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a sentence."""
+        """Return a table with one row per sentence."""
         import pandas as pd
 
         columns = {"start": self.starts, "stop": self.stops, "similarity": self.similarity}
@@ -98,7 +103,14 @@ class Restatement:
 
 
 def sentences(text: str) -> list[tuple[int, int]]:
-    """Characters [start, stop) of each sentence or line, white space around it left out."""
+    """Split a text into sentences or lines.
+
+    Args:
+        text: The text.
+
+    Returns:
+        Character range [start, stop) of each, without surrounding white space.
+    """
     found, at = [], 0
     for stop in [m.end() for m in _END.finditer(text)] + [len(text)]:
         piece = text[at:stop]
@@ -112,14 +124,26 @@ def sentences(text: str) -> list[tuple[int, int]]:
 def restatement(
     text: str, embed: Embed | None = None, *, threshold: float | None = None
 ) -> Restatement:
-    """Which sentences of `text` restate an earlier one.
+    """Find the sentences of a text that restate an earlier one.
 
-    embed: vectors [N, D] of N sentences, for the semantic level; without it words are compared.
-    threshold: the least cosine that counts (default .8 for words, .9 for embeddings).
+    Args:
+        text: The text.
+        embed: Maps N sentences to vectors [N, D], for the semantic level. Default: compare words.
+        threshold: Smallest cosine that counts, above 0 and up to 1; default .8 for words, .9 for
+            embeddings.
+
+    Returns:
+        The similarity of each sentence to earlier ones.
+
+    Raises:
+        UserError: The threshold is out of range, or `embed` does not give one vector per sentence.
+        NonFiniteError: An embedding is inf or nan.
     """
     least = (WORDS_ALIKE if embed is None else MEANING_ALIKE) if threshold is None else threshold
     if not 0 < least <= 1:
-        raise UserError(f"restatement(threshold={threshold}): expected a cosine over 0, up to 1.")
+        raise UserError(
+            f"restatement(threshold={threshold}): expected a cosine above 0, at most 1."
+        )
     spans = sentences(text)
     bags = [[w.lower() for w in WORD.findall(_joined(text[a:b]))] for a, b in spans]
     long = np.array([sum(w.isalnum() for w in bag) >= SHORTEST for bag in bags], dtype=bool)
@@ -152,10 +176,10 @@ def _embedded(embed: Embed, listed: list[str]) -> Float[np.ndarray, "N D"]:
     if vectors.ndim != 2 or len(vectors) != len(listed):
         raise UserError(
             f"restatement: the embedder gave shape {vectors.shape} for {len(listed)} sentences; "
-            "expected one vector each."
+            "expected [N, D], one vector per sentence."
         )
     if not np.isfinite(vectors).all():
-        raise NonFiniteError("An embedding of a sentence is inf or nan.")
+        raise NonFiniteError("An embedding of a sentence is inf or nan: check the embedder.")
     return vectors
 
 
@@ -174,7 +198,7 @@ def _word_cosine(bags: list[list[str]]) -> Float[np.ndarray, "N N"]:
                 columns.append(index.setdefault(gram, len(index)))
                 counts.append(float(count))
         table = csr_matrix((counts, (rows, columns)), (len(bags), max(len(index), 1)))
-        product = np.asarray((table @ table.T).todense())
+        product = np.asarray((table @ table.T).todense())  # [N, N]
         norm = np.sqrt(np.maximum(np.diag(product), 1e-12))
         found += product / np.outer(norm, norm) / 2
     return np.minimum(found, 1.0)
@@ -190,7 +214,7 @@ def _cosine(vectors: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N N"]:
 
 
 class _TextMeans(Reducer):
-    """Mean over a text's tokens of what leaves one block: [N, D]."""
+    """Mean over the tokens of each text of the stream that leaves one block: [N, D]."""
 
     chunked = True
 
@@ -207,7 +231,7 @@ class _TextMeans(Reducer):
         if index != self.index:
             return
         mask = batch.mask.to(y.device)
-        sums = y.float().masked_fill(~mask[..., None], 0.0).sum(1)
+        sums = y.float().masked_fill(~mask[..., None], 0.0).sum(1)  # [B, D]
         self.sums.index_add_(0, batch.texts.cpu(), sums.double().cpu())
         self.counts.index_add_(0, batch.texts.cpu(), mask.sum(1).double().cpu())
 
@@ -215,10 +239,22 @@ class _TextMeans(Reducer):
 def stream_embedder(
     model: ReasoningModel, block: int | None = None, variant: VariantLike | None = None
 ) -> Embed:
-    """Embeds sentences by the model's own residual stream behind `block`, each read alone.
+    """Make an embedder from the model's own residual stream behind one block.
 
-    block: dense index (default: two thirds of the way up). The mean over the sentences of one call
-    is taken away from each (where there are several).
+    Each sentence is read alone. From three sentences per call on, their mean is subtracted from
+    each.
+
+    Args:
+        model: The model that reads the sentences.
+        block: Dense index of the block; default: at two thirds of the depth.
+        variant: The variant that reads; default: the model as it is.
+
+    Returns:
+        A function from N sentences to vectors [N, D]. It raises `UserError` where the tokenizer
+        makes no token of a sentence.
+
+    Raises:
+        UserError: The model does not have the block.
     """
     from interp.interventions.hooks import present
     from interp.replay.teacher_forced import replay
@@ -230,7 +266,9 @@ def stream_embedder(
         means = _TextMeans(index)
         ids = [model.encode(one) for one in listed]
         if empty := [one for one, few in zip(listed, ids, strict=True) if not few]:
-            raise UserError(f"The tokenizer makes no token of the sentence {empty[0]!r}.")
+            raise UserError(
+                f"The tokenizer makes no token of the sentence {empty[0]!r}: leave it out."
+            )
         replay(model, ids, [means], variant, prompts=[0] * len(ids))
         vectors = (means.sums / means.counts[:, None]).numpy()
         return vectors - vectors.mean(0) if len(vectors) > 2 else vectors

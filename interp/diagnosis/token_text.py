@@ -1,12 +1,12 @@
-"""From token ids to text and back: which tokens spell which characters.
+"""Align token ids with text: which tokens spell which characters.
 
-Loops and reflections are found in words but counted in tokens, so each needs to know where a
-token's text lies. Pieces are decoded one by one and looked up in the decoded whole from left to
-right; that works for byte-level, sentence-piece and word-level tokenizers alike, whatever they
-put between pieces. A piece that is not text of its own (part of a multi-byte character) starts
-where the one before it ended.
+Loops and reflections are found in words but counted in tokens, so both need to know where the text
+of a token is. Each token is decoded alone and searched in the decoded whole from left to right.
+That works for byte-level, sentence-piece and word-level tokenizers, whatever they put between
+tokens. A token without text of its own (part of a multi-byte character) starts where the previous
+one ended.
 
-S tokens; starts and stops are character offsets [S].
+Shapes: S tokens; starts and stops are character offsets [S].
 """
 
 from __future__ import annotations
@@ -36,22 +36,52 @@ WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d|[^\w\s]|_")
 
 @runtime_checkable
 class Reads(Protocol):
-    """What diagnosis asks of a model: turn ids into text."""
+    """The part of a model that diagnosis needs: decoding ids to text."""
 
-    def text(self, ids: Any, skip_special: bool = True) -> str: ...
+    def text(self, ids: Any, skip_special: bool = True) -> str:
+        """Decode token ids to text.
+
+        Args:
+            ids: Token ids.
+            skip_special: Whether special tokens are left out.
+
+        Returns:
+            The text.
+        """
+        ...
 
 
 class Pieces:
-    """A model's `text`, with each single token decoded only once; for many chains of one model."""
+    """Wraps a model's `text`, and decodes each single token only once.
+
+    Make one for many chains of one model.
+    """
 
     def __init__(self, model: Reads) -> None:
         self._model = model
         self._pieces: dict[int, str] = {}
 
     def text(self, ids: Any, skip_special: bool = True) -> str:
+        """Decode token ids to text, as the model does.
+
+        Args:
+            ids: Token ids.
+            skip_special: Whether special tokens are left out.
+
+        Returns:
+            The text.
+        """
         return self._model.text(ids, skip_special=skip_special)
 
     def piece(self, token: int) -> str:
+        """Decode one token, special or not, and remember its text.
+
+        Args:
+            token: The token id.
+
+        Returns:
+            The text of the token alone.
+        """
         found = self._pieces.get(token)
         if found is None:
             found = self._pieces[token] = self._model.text([token], skip_special=False)
@@ -60,7 +90,13 @@ class Pieces:
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """A text and the characters [starts[i], stops[i]) of each of its S tokens (or words)."""
+    """A text and the character range [starts[i], stops[i]) of each of its S tokens (or words).
+
+    Attributes:
+        text: The text.
+        starts: First character of each token, [S].
+        stops: Character behind each token, [S].
+    """
 
     text: str
     starts: Int[np.ndarray, " S"]
@@ -70,11 +106,25 @@ class TokenizedText:
         return int(self.starts.shape[0])
 
     def token_at(self, char: int) -> int:
-        """The token that spells character `char`."""
+        """Find the token that spells a character.
+
+        Args:
+            char: Character offset in the text.
+
+        Returns:
+            Index of the token; S for a character behind the last one.
+        """
         return int(np.searchsorted(self.stops, char, side="right"))
 
     def mask(self, pattern: re.Pattern[str]) -> Bool[np.ndarray, " S"]:
-        """True for tokens whose text begins inside a match of `pattern`."""
+        """Mark the tokens whose text begins inside a match of a pattern.
+
+        Args:
+            pattern: Compiled regular expression.
+
+        Returns:
+            Boolean mask, [S].
+        """
         change = np.zeros(len(self.text) + 2, dtype=np.int32)
         for match in pattern.finditer(self.text):
             change[match.start()] += 1
@@ -84,7 +134,15 @@ class TokenizedText:
 
 
 def read(model: Reads, ids: Sequence[int] | Int[np.ndarray, " S"]) -> TokenizedText:
-    """The text of `ids` (special tokens included), aligned."""
+    """Decode ids to text, special tokens included, and align the tokens with it.
+
+    Args:
+        model: Decodes token ids; pass one `Pieces(model)` for many chains.
+        ids: Token ids, [S].
+
+    Returns:
+        The text with the character range of each token.
+    """
     pieces = model if isinstance(model, Pieces) else Pieces(model)
     tokens = [int(i) for i in ids]
     text = pieces.text(tokens, skip_special=False)
@@ -93,7 +151,7 @@ def read(model: Reads, ids: Sequence[int] | Int[np.ndarray, " S"]) -> TokenizedT
     cursor = 0
     for position, token in enumerate(tokens):
         piece = pieces.piece(token).strip()
-        # A bounded look ahead: a piece that is not there must not swallow half of the text.
+        # The search is bounded: a piece that is absent must not skip half of the text.
         found = text.find(piece, cursor, cursor + len(piece) + 8) if piece else -1
         starts[position] = found if found >= 0 else cursor
         cursor = found + len(piece) if found >= 0 else cursor
@@ -102,14 +160,28 @@ def read(model: Reads, ids: Sequence[int] | Int[np.ndarray, " S"]) -> TokenizedT
 
 
 def words(text: str) -> TokenizedText:
-    """Plain text as words, single digits and single marks: what stands for tokens without ids."""
+    """Split plain text into words, single digits and single marks, in place of tokens.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The text with the character range of each word.
+    """
     spans = [match.span() for match in WORD.finditer(text)]
     table = np.array(spans, dtype=np.int64).reshape(-1, 2)
     return TokenizedText(text, table[:, 0].copy(), table[:, 1].copy())
 
 
 def word_ids(reading: TokenizedText) -> Int[np.ndarray, " S"]:
-    """One whole number a distinct word of the reading."""
+    """Number the distinct words of a text.
+
+    Args:
+        reading: The text with the ranges of its words.
+
+    Returns:
+        One integer per word, [S], int64; equal words have equal numbers.
+    """
     index: dict[str, int] = {}
     spans = zip(reading.starts.tolist(), reading.stops.tolist(), strict=True)
     found = [index.setdefault(reading.text[a:b], len(index)) for a, b in spans]

@@ -1,12 +1,12 @@
-"""Effects of blocks on what chains do, and how they go with scores of the blocks.
+"""Effects of blocks on what chains do, and how they relate to scores of the blocks.
 
-| file | what it does |
+| file | contents |
 |---|---|
-| `ablation_variants` | skip, mean, resample, scale: for every block, attention and MLP |
-| `measure` | decode, diagnose and compare them all: `measure_effects` |
+| `ablation_variants` | skip, mean, resample and scale, for every block, attention and MLP |
+| `measure` | decodes, diagnoses and compares all of them: `measure_effects` |
 | `paired_effects` | paired effects from any table of outcomes: `block_effects` |
-| `dose` | the response to a part's gain |
-| `tie`, `explain` | correlation with a score; what share of the explainable it explains |
+| `dose` | the response to the gain of a part |
+| `tie`, `explain` | correlation with a score; the share of the explainable that it explains |
 | `block_scores` | scores of blocks with their reliability |
 """
 

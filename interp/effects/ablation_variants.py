@@ -1,15 +1,16 @@
-"""What can be done to each block, attention and MLP: the variants whose effects are measured.
+"""The ablations of each block, attention and MLP whose effects are measured.
 
-| ablation | the delta becomes | asks |
+| ablation | the delta becomes | question |
 |---|---|---|
-| skip | nothing | what removing it does |
-| mean | its mean over calibration text | what it adds that depends on the token |
+| skip | zero | what does removing it do? |
+| mean | its mean over calibration text | what does it add that depends on the token? |
 | resample | one drawn from calibration text | the same, with deltas of the usual size and spread |
-| scale g | g times itself | dose-response: how much of it is needed |
+| scale g | g times itself | dose-response: how much of it is needed? |
 
-Zero is far from anything a later block has seen, so `skip` alone mixes what a part contributes
-with the harm of a strange input; `mean` and `resample` take that apart (Chan et al. 2022, causal
-scrubbing; Li and Janson, arXiv 2409.09951). `Deltas.of` takes both from one teacher-forced pass.
+Zero is far from any input that a later block has seen, so `skip` alone mixes what a part
+contributes with the harm of an unusual input. `mean` and `resample` separate the two (Chan et al.
+2022, causal scrubbing; Li and Janson, arXiv 2409.09951). `Deltas.of` collects both in one
+teacher-forced pass.
 
 Shapes: L blocks, D width, n deltas in a pool.
 """
@@ -51,7 +52,15 @@ POOL = 256
 
 @dataclass(frozen=True)
 class Ablation:
-    """One thing done to one part of one block (dense index). gain: of a scale, else nan."""
+    """One ablation of one part of one block.
+
+    Attributes:
+        kind: One of `KINDS`: "skip", "mean", "resample", "scale".
+        block: Dense index of the block.
+        part: "block", "attention" or "mlp".
+        variant: The variant that applies the ablation.
+        gain: Factor of the delta for "scale"; nan for the other kinds.
+    """
 
     kind: str
     block: int
@@ -69,7 +78,11 @@ class Ablation:
 class Deltas:
     """What each part of each block added on calibration text: its mean, and a pool of samples.
 
-    means[part] [L, D], pools[part] [L, n, D]; layer_map: position -> dense index.
+    Attributes:
+        means: Mean delta of each part, [L, D] float32.
+        pools: Sampled deltas of each part, [L, n, D] float32.
+        layer_map: Dense index of each block.
+        n_tokens: Tokens that were averaged.
     """
 
     means: dict[str, Float[Tensor, "L D"]] = field(repr=False)
@@ -90,15 +103,35 @@ class Deltas:
         batch_tokens: int = BATCH_TOKENS,
         chunk_tokens: int | None = CHUNK_TOKENS,
     ) -> Deltas:
-        """From chains (the passes that chose their tokens) or plain sequences (all tokens)."""
+        """Collect the deltas of a model on calibration text, in one teacher-forced pass.
+
+        Args:
+            model: The model.
+            texts: Chains (the passes that chose their tokens count), or plain sequences of token
+                ids (all tokens count).
+            parts: Parts of the blocks: of "block", "attention", "mlp".
+            pool: Number of sampled deltas per part and block, n; all tokens where there are fewer.
+            seed: Seed of the sampling.
+            batch_tokens: Tokens per batch of the forward pass.
+            chunk_tokens: Positions per chunk of the forward pass; None reads each text in one
+                piece.
+
+        Returns:
+            The deltas of all blocks.
+
+        Raises:
+            UserError: There are no texts or tokens, chains and sequences are mixed, `pool` is below
+                1, or a part is unknown.
+            NonFiniteError: A delta is inf or nan.
+        """
         _check_parts(parts)
         if not len(texts):
-            raise UserError("Deltas.of: no text was given.")
+            raise UserError("Deltas.of: no text was given; expected at least one.")
         if pool < 1:
             raise UserError(f"Deltas.of(pool={pool}): expected 1 or more.")
         chains = [one for one in texts if isinstance(one, Chain)]
         if chains and len(chains) < len(texts):
-            raise UserError("Deltas.of: chains and plain sequences in one call: give one or other.")
+            raise UserError("Deltas.of: got chains and plain sequences; expected only one kind.")
         if chains:
             reader = ChunkedReader.of_chains(model, chains, batch_tokens, chunk_tokens)
             first = [len(c.prompt_ids) - 1 for c in chains]
@@ -109,7 +142,7 @@ class Deltas:
         sizes = [max(len(s) - a, 0) for s, a in zip(reader.sequences, first, strict=True)]
         total = sum(sizes)
         if not total:
-            raise UserError("Deltas.of: the texts have no token.")
+            raise UserError("Deltas.of: the texts have no tokens; expected at least one.")
         rng = np.random.default_rng(seed)
         chosen = np.zeros(total, dtype=bool)
         chosen[rng.choice(total, min(pool, total), replace=False)] = True
@@ -135,7 +168,7 @@ class Deltas:
 
 
 class _Taken:
-    """Sums and samples of one part of all blocks."""
+    """Sums and samples of one part in all blocks."""
 
     def __init__(self, model: ReasoningModel) -> None:
         self.sums = [torch.zeros(model.d_model, dtype=torch.float64) for _ in model.blocks]
@@ -143,7 +176,7 @@ class _Taken:
         self.mask = self.pick = torch.zeros(0, 0, dtype=torch.bool)
 
     def add(self, index: int, delta: Float[Tensor, "B T D"]) -> None:
-        delta = delta.float()
+        delta = delta.float()  # [B, T, D]; indexed with a mask [B, T] -> [tokens, D]
         self.sums[index] += delta[self.mask.to(delta.device)].double().sum(0).cpu()
         self.samples[index].append(delta[self.pick.to(delta.device)].cpu())
 
@@ -156,7 +189,7 @@ class _Taken:
 
 @contextmanager
 def _watched(model: ReasoningModel, taken: dict[Any, _Taken]) -> Iterator[None]:
-    """While open, what each part adds goes to `taken`; the hooks are gone afterwards."""
+    """While open, what each part adds goes to `taken`; the hooks are removed afterwards."""
 
     def hook_for(part: str, index: int) -> Any:
         def hook(_: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -187,9 +220,24 @@ def ablations(
     window: When | None = None,
     seed: int = 0,
 ) -> list[Ablation]:
-    """Every kind x part x block (dense indices; default: all blocks there are).
+    """List one ablation per kind, part and block.
 
-    kinds: of `KINDS`. gains: of "scale". deltas: for "mean" and "resample". window: when.
+    Args:
+        model: The model.
+        kinds: Of `KINDS`: "skip", "mean", "resample", "scale".
+        parts: Parts of the blocks: of "block", "attention", "mlp".
+        gains: Factors for "scale", none of them 0 or 1.
+        blocks: Dense indices; default: all blocks that the model has.
+        deltas: The calibration deltas, which "mean" and "resample" need.
+        window: The steps at which the ablation acts; default: all.
+        seed: Seed of the draws of "resample".
+
+    Returns:
+        The ablations, by kind, part, block and gain.
+
+    Raises:
+        UserError: A kind, part or block is unknown, a gain is 0 or 1, or `deltas` is missing or
+            lacks a part or block.
     """
     for kind in kinds:
         if kind not in KINDS:
@@ -197,10 +245,10 @@ def ablations(
     _check_parts(parts)
     needs = [kind for kind in kinds if kind in ("mean", "resample")]
     if needs and deltas is None:
-        raise UserError(f"ablations({needs[0]!r}): give deltas=Deltas.of(model, texts).")
+        raise UserError(f"ablations({needs[0]!r}): no deltas; pass deltas=Deltas.of(model, texts).")
     if "scale" in kinds and (not len(gains) or any(g in (0.0, 1.0) for g in gains)):
         raise UserError(
-            f"ablations(gains={list(gains)}): expected gains other than 0 (that is skip) and 1."
+            f"ablations(gains={list(gains)}): expected gains other than 0 (use skip) and 1."
         )
     named = list(model.layer_map if blocks is None else blocks)
     present(model, named)
@@ -227,8 +275,8 @@ def _step(
     assert deltas is not None
     if part not in deltas.means or block not in deltas.layer_map:
         raise UserError(
-            f"ablations: the deltas hold {sorted(deltas.means)} of blocks {deltas.layer_map}, and "
-            f"not the {part} of block {block}."
+            f"ablations: the deltas hold {sorted(deltas.means)} of blocks {deltas.layer_map}, but "
+            f"not the {part} of block {block}: collect them with Deltas.of(model, texts)."
         )
     index = deltas.layer_map.index(block)
     if kind == "mean":
@@ -239,7 +287,7 @@ def _step(
 
 def _check_parts(parts: Sequence[str]) -> None:
     if not parts:
-        raise UserError("No part of the blocks was named: expected block, attention or mlp.")
+        raise UserError("No part of the blocks was given; expected block, attention or mlp.")
     for part in parts:
         if part not in PARTS:
             raise UserError(did_you_mean(str(part), PARTS, "part"))

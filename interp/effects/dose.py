@@ -1,11 +1,11 @@
-"""Dose-response: how an outcome changes as a part's delta is scaled down to nothing, or up.
+"""Dose-response: how an outcome changes as the delta of a part is scaled down to zero, or up.
 
-Gain 1 is the dense model and changes nothing; gain 0 is `skip`. Of each problem the slope of its
-change over (1 - gain) is taken through zero by least squares, so the slope is the change that
-taking the part away would make if the response were a line; problems are its unit (Student's t and
-a sign-flip test, Holm over the blocks). `curvature` is how far the change at gain 0 is from that
-line fitted to the other gains: a part with redundancy shows little until most of it is gone
-(curvature of the sign of the effect), one that saturates at once shows the opposite.
+Gain 1 is the dense model; gain 0 is `skip`. For each problem, least squares fits a line through
+zero to the change over (1 - gain). Its slope is the change that removing the part would make if the
+response were linear. Problems are the unit (Student's t and a sign-flip test, with Holm's
+correction over the blocks). `curvature` is the distance of the change at gain 0 from that line
+fitted to the other gains: a redundant part shows little effect until most of it is gone (curvature
+with the sign of the effect); a part that saturates at once shows the opposite.
 
 Shapes: R effects, P problems, G gains, L blocks.
 """
@@ -30,10 +30,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """The response of one outcome to the gain of one part, block by block.
+    """The response of one outcome to the gain of one part, for each block.
 
-    gains [G] with 1 (no change) left out; values, low, high [G, L] of the change; slopes [L] per
-    unit of 1 - gain with interval and p; curvature [L] (nan without gain 0).
+    Attributes:
+        outcome: Name of the outcome.
+        part: "block", "attention" or "mlp".
+        blocks: Dense indices, [L].
+        gains: The gains in rising order, without 1 (no change), [G].
+        values: Mean change of the outcome, [G, L].
+        low: Lower limits of the change, [G, L].
+        high: Upper limits of the change, [G, L].
+        slopes: Change per unit of 1 - gain, [L].
+        slope_low: Lower limits of the slopes, [L].
+        slope_high: Upper limits of the slopes, [L].
+        p: Two-sided p values of the slopes (sign flips over problems), [L].
+        p_holm: The p values with Holm's correction over the blocks, [L].
+        curvature: Change at gain 0 minus that of the line through the other gains, [L]; nan where
+            gain 0 was not measured.
+        level: Confidence level of the intervals.
     """
 
     outcome: str
@@ -52,7 +66,7 @@ class DoseResponse:
     level: float
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a block: slope with interval, p values, curvature."""
+        """Return a table with one row per block: slope with interval, p values, curvature."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -70,7 +84,14 @@ class DoseResponse:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The change over the gain, a line a block; clear slopes in colour and named."""
+        """Draw the change over the gain, one line per block; significant slopes are coloured.
+
+        Args:
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(6, 3.6))[1] if ax is None else ax
@@ -102,10 +123,23 @@ class DoseResponse:
 
 
 def dose_response(effects: Effects, part: str = "block") -> DoseResponse:
-    """From effects whose groups are (ablation, part): "skip" is gain 0, "scale g" is gain g."""
+    """Fit the response of an outcome to the gain of a part.
+
+    Args:
+        effects: Effects with groups (ablation, part): "skip" is gain 0, "scale g" is gain g.
+        part: "block", "attention" or "mlp".
+
+    Returns:
+        The response, for the blocks that were measured at every gain.
+
+    Raises:
+        UserError: The effects have other groups, fewer than two gains of the part were measured, or
+            no block was measured at every gain.
+    """
     if effects.by != ("ablation", "part"):
         raise UserError(
-            f"dose_response: effects by {effects.by}; expected those of `measure_effects`."
+            f"dose_response: effects by {effects.by}; expected by ('ablation', "
+            "'part'), as `measure_effects` gives."
         )
     rows: dict[float, dict[int, int]] = {}
     for r, group in enumerate(effects.groups):
@@ -120,7 +154,9 @@ def dose_response(effects: Effects, part: str = "block") -> DoseResponse:
         )
     blocks = sorted(set.intersection(*(set(few) for few in rows.values())))
     if not blocks:
-        raise UserError("dose_response: no block was measured at every gain.")
+        raise UserError(
+            "dose_response: no block was measured at every gain; expected at least one."
+        )
     tail = check_level(effects.level)
     index = np.array([[rows[g][b] for b in blocks] for g in gains])
     changes = effects.changes[index]  # [G, L, P]

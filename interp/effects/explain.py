@@ -1,26 +1,17 @@
-"""How much of what blocks do a score can explain, and the blocks it is most wrong about.
+"""How much of the effects of blocks a score explains, and for which blocks it is most wrong.
 
-For every outcome, every group of effects and every score (Block Influence on calibration text, on
-chains, at events):
+Per outcome, group and score: `correlation` (Spearman over blocks, with the signed effect or with
+its size, a permutation p value, Holm over the scores); `partial` (with depth, each control, and all
+of them held fixed); `disattenuated` (correlation / sqrt(product of both reliabilities), Spearman
+1904); `explained` (correlation^2 / that product, at most 1: the product is the share of the rank
+variance that the score can explain at most; nan where it is under `LEAST_RELIABILITY`, as the
+effects are noise); `mistakes` (rank of the size minus rank of the score; above 0 is dangerous: the
+score calls the block safe and its loss costs much).
 
-- spearman: rank correlation over blocks of the score with the effect ("effect") and with its
-  absolute value ("size"), its interval, a permutation p value, Holm over the scores.
-- partial: the same with depth held fixed, with each control given (the norm of the stream), and
-  with all of them (`interp.statistics.partial`).
-- disattenuated: spearman / sqrt(reliability of the score x reliability of the effects), Spearman's
-  correction (1904): what it would be if both were known exactly.
-- explained: the share of the explainable. The score could at most explain a share
-  reliability x reliability of the variance of the ranks; explained is spearman^2 over that, at
-  most 1. nan where the effects are noise (reliability under `LEAST_RELIABILITY`): then there is
-  nothing to explain, and a share of it is no number.
-- mistakes: by block, the rank of the size less the rank of the score. Over 0 is the dangerous kind:
-  the score calls the block safe and its loss costs much. Intervals by resampling problems.
-
-Caveats: reliabilities are taken as known in the intervals of `disattenuated` and `explained`, and
-the correction is exact for linear correlations, close for ranks. The size of noise is not zero.
-Blocks are few: a dozen and a half cannot tell a correlation of .3 from none.
-
-Shapes: L blocks of one group, P problems.
+Caveats: the intervals of `explained` take the reliabilities as known; the correction for
+attenuation is exact for linear correlations, close for ranks; the size of pure noise is positive;
+and about 18 blocks cannot distinguish a correlation of .3 from none. Shapes: L blocks of one group,
+P problems.
 """
 
 from __future__ import annotations
@@ -57,10 +48,27 @@ Of = Literal["effect", "size"]
 
 @dataclass(frozen=True)
 class Explanation:
-    """One score against one group of effects. Arrays are by block, `blocks` dense indices.
+    """One score against one group of effects; arrays have one entry per block.
 
-    partial: by the name of what is held fixed ("depth", the controls, "all"). gap: rank of the
-    size less the rank of the score, with its interval.
+    Attributes:
+        outcome: Name of the outcome.
+        group: Values of the `by` columns of the effects.
+        score: Name of the score.
+        of: "effect" (signed) or "size" (absolute value).
+        correlation: Spearman's correlation of the score with the effect or its size.
+        p: Two-sided permutation p value of the correlation.
+        partial: Partial correlations by what is held fixed: "depth", each control, "all".
+        score_reliability: Reliability of the score; nan where it is unknown.
+        effect_reliability: Split-half reliability of the effects or their sizes.
+        blocks: Dense indices, [L].
+        scores: The scores, [L].
+        effects: The signed effects, [L].
+        low: Lower limits of the effects, [L].
+        high: Upper limits of the effects, [L].
+        p_holm: Holm-corrected p values of the effects, [L].
+        gap: Rank of the size minus rank of the score, [L].
+        gap_low: Lower limits of the gaps (problems resampled), [L].
+        gap_high: Upper limits of the gaps, [L].
     """
 
     outcome: str
@@ -84,10 +92,10 @@ class Explanation:
 
     @property
     def explainable(self) -> float:
-        """Share of the variance of the ranks that the score could explain at most.
+        """Largest share of the variance of the ranks that the score can explain; nan for noise.
 
-        A score of unknown reliability is taken as exact, which makes the share larger, and so
-        what is explained of it smaller.
+        A score of unknown reliability counts as exact, which makes this share larger and the
+        explained part of it smaller.
         """
         score = 1.0 if np.isnan(self.score_reliability) else self.score_reliability
         share = score * self.effect_reliability
@@ -95,7 +103,7 @@ class Explanation:
 
     @property
     def explained(self) -> tuple[float, float, float]:
-        """Share of the explainable that is explained, and its interval."""
+        """Share of the explainable that is explained, and the limits of its interval."""
         r, whole = self.correlation, self.explainable
         ends = (r.low**2, r.high**2)
         low = 0.0 if r.low <= 0 <= r.high else min(ends)
@@ -107,15 +115,17 @@ class Explanation:
 
     @property
     def disattenuated(self) -> float:
-        """The correlation if both were known exactly, in [-1, 1]."""
+        """The correlation if score and effects were known exactly, in [-1, 1]."""
         return float(np.clip(self.correlation.value / np.sqrt(self.explainable), -1, 1))
 
     def mistakes(self) -> pd.DataFrame:
-        """One row a block, the score's worst mistakes first.
+        """Return a table with one row per block, the score's worst mistakes first.
 
-        clear: whether the interval of the gap lies on one side of 0, and for an underrated block
-        that of its effect too (blocks without effect share a rank, above that of some scores).
-        kind: "underrated" (called safe, costs much) or "overrated".
+        Returns:
+            Columns: score, effect with interval, gap with interval, `kind` ("underrated": called
+            safe, costs much; or "overrated"), and `clear`: whether the interval of the gap is on
+            one side of 0, and for an underrated block that of its effect too (blocks without effect
+            share a rank above that of some scores).
         """
         import pandas as pd
 
@@ -145,7 +155,14 @@ class Explanation:
         return ((self.gap_low > 0) & matters) | (self.gap_high < 0)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The effect over the score, a point a block with interval; clear mistakes named."""
+        """Draw the effect over the score, one point per block; clear mistakes are named.
+
+        Args:
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(5, 3.6))[1] if ax is None else ax
@@ -154,7 +171,7 @@ class Explanation:
         clear = self._clear()
         sure = self.p_holm < 1 - self.correlation.level
         sides = (
-            (clear & (self.gap > 0), "^", "#D55E00"),  # called safe, costs much
+            (clear & (self.gap > 0), "^", "#D55E00"),  # underrated: called safe, costs much
             (clear & (self.gap < 0), "v", "#009E73"),
             (~clear, "o", "#0072B2"),
         )
@@ -176,13 +193,18 @@ class Explanation:
 
 @dataclass(frozen=True)
 class Explanations:
-    """Every score against every group of effects on one outcome."""
+    """Every score against every group of effects on one outcome.
+
+    Attributes:
+        by: Names of the columns that define the groups.
+        found: One entry per group, score and sign ("effect" or "size").
+    """
 
     by: tuple[str, ...]
     found: tuple[Explanation, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a group, score and sign ("effect" or "size")."""
+        """Return a table with one row per group, score and sign ("effect" or "size")."""
         import pandas as pd
 
         rows = []
@@ -208,14 +230,27 @@ class Explanations:
         return frame
 
     def of(self, score: str, group: tuple[Any, ...] | None = None, of: Of = "size") -> Explanation:
-        """One score against one group (the only one, where there is one)."""
+        """Return one score against one group.
+
+        Args:
+            score: Name of the score.
+            group: Values of the `by` columns; may be left out where there is one group.
+            of: "effect" (signed) or "size" (absolute value).
+
+        Returns:
+            The explanation.
+
+        Raises:
+            UserError: None or several match.
+        """
         several = [e for e in self.found if e.score == score and e.of == of]
         if group is not None:
             several = [e for e in several if e.group == group]
         if len(several) != 1:
             known = sorted({(e.score, e.group) for e in self.found})
             raise UserError(
-                f"Score {score!r}, group {group}: {len(several)} found; there are {known}."
+                f"Score {score!r}, group {group}: {len(several)} found, expected one; "
+                f"there are {known}."
             )
         return several[0]
 
@@ -229,14 +264,28 @@ def explain(
     level: float = 0.95,
     seed: int = 0,
 ) -> Explanations:
-    """Ties every score to the effects of every group.
+    """Relate every score to the effects of every group.
 
-    scores, controls: name -> scores by dense index, in any form that `as_scores` takes; give
-    `BlockScores` where their reliability is known. controls: held fixed beside the depth.
+    Args:
+        effects: Effects of blocks on one outcome.
+        scores: Scores by name, in any form that `as_scores` takes; pass `BlockScores` where their
+            reliability is known.
+        controls: Quantities of the blocks that are held fixed beside the depth, by name, in the
+            same forms.
+        draws: Bootstrap draws.
+        level: Confidence level of the intervals.
+        seed: Seed of the draws, permutations and halvings.
+
+    Returns:
+        One explanation per group, score and sign.
+
+    Raises:
+        UserError: There are no scores, a control is named "depth" or "all", a group has fewer than
+            4 blocks or several effects of one block, or a score lacks a block.
     """
     tail = check_level(level)
     if not scores:
-        raise UserError("explain: no score was given.")
+        raise UserError("explain: no score was given; expected at least one.")
     if DEPTH in (controls or {}) or "all" in (controls or {}):
         raise UserError('explain: controls may not be named "depth" or "all".')
     named = {name: as_scores(name, one) for name, one in scores.items()}
@@ -246,9 +295,12 @@ def explain(
         rows = effects.rows(group)
         blocks = effects.blocks[rows]
         if len(set(blocks.tolist())) < len(blocks):
-            raise UserError(f"explain: group {group} has several effects of one block.")
+            raise UserError(
+                f"explain: group {group} has several effects of one block; expected one."
+                " Add the column that separates them to `by`."
+            )
         if len(blocks) < 4:
-            raise UserError(f"explain: group {group} has {len(blocks)} blocks; 4 are needed.")
+            raise UserError(f"explain: group {group} has {len(blocks)} blocks; expected 4 or more.")
         values, changes = effects.values[rows], effects.changes[rows]
         changes = changes[:, np.isfinite(changes).any(axis=0)]
         seen = np.isfinite(changes)
@@ -315,7 +367,7 @@ def _ranks(values: Float[np.ndarray, "rows L"]) -> Float[np.ndarray, "rows L"]:
 
 
 def _permutation(x: Float[np.ndarray, " L"], y: Float[np.ndarray, " L"], seed: int) -> float:
-    """Two-sided p of no relation: how often shuffled blocks correlate as much."""
+    """Two-sided p value of no relation: how often shuffled blocks correlate as strongly."""
     seen = float(spearman(x[None], y[None])[0])
     if np.isnan(seen):
         return float("nan")

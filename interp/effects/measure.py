@@ -1,34 +1,18 @@
 """The effect of every block, attention and MLP on what a chain does: decoded, diagnosed, paired.
 
-    from interp.effects import ablations, measure_effects
-
     found = measure_effects(model, prompts, ablations(model, ("skip", "scale")), verify=verify)
-    found.to_frame()
     found.of("correct").plot()
     found.dose("correct").plot()
 
-The dense model and every ablation answer the same prompts with the same noise, all in one batch.
-Each chain is diagnosed, each problem's samples are compared with each other, and every outcome is
-compared with the dense model's, paired by problem and sample (`paired_effects`).
+The dense model and every ablation answer the same prompts with the same noise, in one batch. Each
+outcome is compared with the dense model's, paired by problem and sample (`paired_effects`).
+Outcomes of a chain are those in `PLAIN`, one reflection rate per kind of the lexicon, and those of
+`extra`; docs/internals.md describes them. Outcomes of a problem (at least 2 samples) are the
+measures of `diversity`, on the dense samples and the ablation's cut to the same length (the
+shortest of both), with `sample_accuracy`, the accuracy of the same samples.
 
-| outcome of a chain | |
-|---|---|
-| `correct`, `no_answer` | from `verify` |
-| `looped`, `loop_entries_per_1k` | ends in a loop; loops begun |
-| `persistence`, `loop_share` | share of its loops not left; share of its tokens in loops |
-| `repetition`, `restated` | within one chain |
-| `reflection_per_1k` and each kind's | loops left out |
-| `thinking_tokens`, `tokens`, `mean_logprob` | |
-| whatever `extra` returns | kinds of steps, say |
-
-Outcomes of a problem (two samples and more): the measures of `diversity`, on the dense samples and
-the ablation's cut to the same length (the shortest of both), always with `sample_accuracy`, the
-accuracy of the very same samples.
-
-A chain's persistence is defined where it looped at all, so its effect needs pairs that looped on
-both sides; with few of them, `loop_dynamics` of each variant's chains says more.
-
-`interp` knows no benchmark: what is right is what `verify(problem, chain)` says.
+Caveat: `persistence` is defined only where a chain looped, so its effect needs pairs that looped on
+both sides; where they are few, use `loop_dynamics` on each variant's chains.
 """
 
 from __future__ import annotations
@@ -69,10 +53,16 @@ PLAIN = (
 
 @dataclass(frozen=True)
 class MeasuredEffects:
-    """Effects by outcome, with the rows they were made of.
+    """Effects by outcome, with the chains' outcomes from which they were computed.
 
-    effects: one `Effects` an outcome, its groups (ablation, part). chains: one row a chain.
-    missing: outcomes that no pair had. Blocks are dense indices.
+    Attributes:
+        effects: Effects by outcome, with groups (ablation, part).
+        chains: Outcomes, one row per chain; blocks are dense indices.
+        missing: Outcomes that no pair of chains has.
+        layer_map: Dense index of each block of the model.
+        seed: Seed of the chains.
+        n_problems: Number of problems.
+        n_samples: Number of samples per problem.
     """
 
     effects: dict[str, Effects]
@@ -84,15 +74,25 @@ class MeasuredEffects:
     n_samples: int
 
     def of(self, outcome: str) -> Effects:
-        """The effects on one outcome."""
+        """Return the effects on one outcome.
+
+        Args:
+            outcome: Name of the outcome.
+
+        Returns:
+            The effects.
+
+        Raises:
+            UserError: The outcome is unknown, or defined in no pair of chains.
+        """
         if outcome in self.missing:
-            raise UserError(f"Outcome {outcome!r} is defined in no pair of chains here.")
+            raise UserError(f"Outcome {outcome!r} is defined in no pair of chains.")
         if outcome not in self.effects:
             raise UserError(did_you_mean(outcome, self.effects, "outcome"))
         return self.effects[outcome]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an outcome, ablation, part and block."""
+        """Return a table with one row per outcome, ablation, part and block."""
         import pandas as pd
 
         return pd.concat([one.to_frame() for one in self.effects.values()], ignore_index=True)
@@ -100,11 +100,29 @@ class MeasuredEffects:
     def plot(
         self, outcome: str = "correct", ablation: str = "skip", ax: Axes | None = None
     ) -> Axes:
-        """One outcome under one ablation, by block: a colour a part, intervals."""
+        """Draw one outcome under one ablation over the blocks, one colour per part, with intervals.
+
+        Args:
+            outcome: Name of the outcome.
+            ablation: Label of the ablation: "skip", "mean", "resample", or "scale 0.5" and the
+                like.
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+        """
         return self.of(outcome).only(ablation=ablation).plot(ax)
 
     def dose(self, outcome: str = "correct", part: str = "block") -> DoseResponse:
-        """How an outcome changes with the gain of a part, block by block (skip is gain 0)."""
+        """Fit the response of an outcome to the gain of a part, for each block (skip is gain 0).
+
+        Args:
+            outcome: Name of the outcome.
+            part: "block", "attention" or "mlp".
+
+        Returns:
+            The response.
+        """
         return dose_response(self.of(outcome), part)
 
 
@@ -129,16 +147,40 @@ def measure_effects(
     level: float = 0.95,
     family: Literal["group", "all"] = "group",
 ) -> MeasuredEffects:
-    """Decodes the prompts dense and under every ablation, and compares.
+    """Decode the prompts with the dense model and every ablation, and compare them.
 
-    trials: from `ablations`. verify: is the chain right (None: it gives no answer)? extra: further
-    outcomes of a chain, numbers by name (None where not defined). answer: what a chain answered,
-    for the entropy of the answers (default: the answer's text). stop_on_loop saves time and leaves
-    loops censored: persistence is then nothing to go by. family: Holm across the blocks of each
-    ablation and part, or across all of an outcome.
+    Args:
+        model: The dense model.
+        prompts: Questions, or token ids of whole prompts.
+        trials: Ablations, from `ablations`.
+        verify: Tells for (problem, chain) whether the chain is right; None: it gives no answer.
+        problem_ids: Name of each prompt; default: its number.
+        budget: Thinking and answer tokens allowed.
+        samples: Samples per problem.
+        seed: Seed of the chains.
+        sampling: How tokens are sampled; default `Sampling()`.
+        lexicon: The words that reflect.
+        extra: Further outcomes of (problem, chain): numbers by name, None where one is not defined.
+        answer: The answer of a chain, for the entropy of the answers; default: the answer's text.
+        stop: Strings that end an answer.
+        stop_on_loop: End a chain once it certainly loops. Saves time, but censors loops, so
+            `persistence` is left out.
+        slots: Rows of the decoding batch; default: as memory allows.
+        progress: Show a progress bar, or a function that receives the progress.
+        level: Confidence level of the intervals.
+        family: Holm's correction across the blocks of each ablation and part ("group"), or across
+            all effects on an outcome ("all").
+
+    Returns:
+        The effects by outcome.
+
+    Raises:
+        UserError: There are no ablations, or `extra` returns an outcome that exists already.
     """
     if not trials:
-        raise UserError("measure_effects: no ablation was given, such as ablations(model).")
+        raise UserError(
+            "measure_effects: no ablation was given; pass some, such as ablations(model)."
+        )
     if problem_ids is None:
         problem_ids = [str(i) for i in range(len(prompts))]
     chains = generate(
@@ -182,9 +224,27 @@ def effects_of_chains(
     family: Literal["group", "all"] = "group",
     censored: bool = False,
 ) -> MeasuredEffects:
-    """The same of chains that are there: those of the dense model and of every ablation's variant.
+    """Compare chains that exist already: those of the dense model and of every ablation's variant.
 
-    censored: they were ended where they looped (`stop_on_loop`).
+    Args:
+        chains: Finished chains.
+        trials: The ablations that wrote them.
+        model: Decodes token ids; also gives the layer map.
+        verify: Tells for (problem, chain) whether the chain is right; None: it gives no answer.
+        lexicon: The words that reflect.
+        extra: Further outcomes of (problem, chain): numbers by name, None where one is not defined.
+        answer: The answer of a chain, for the entropy of the answers; default: the answer's text.
+        level: Confidence level of the intervals.
+        family: Holm's correction across the blocks of each ablation and part ("group"), or across
+            all effects on an outcome ("all").
+        censored: Whether chains were ended where they looped (`stop_on_loop`).
+
+    Returns:
+        The effects by outcome.
+
+    Raises:
+        UserError: A chain is of no ablation, there is no dense chain, a problem and sample appear
+            twice, or `extra` returns an outcome that exists already.
     """
     import pandas as pd
 
@@ -192,15 +252,20 @@ def effects_of_chains(
     known = {"dense", *by_name}
     if strange := sorted({c.variant for c in chains} - known):
         raise UserError(
-            f"effects_of_chains: chains of variant {strange[0]!r}, which is none of the ablations."
+            f"effects_of_chains: chains of variant {strange[0]!r}, which is not "
+            "among the ablations: pass its ablation, or leave the chain out."
         )
     pieces = Pieces(model)
     rows = [_row(c, by_name.get(c.variant), pieces, lexicon, verify, extra) for c in chains]
     frame = pd.DataFrame(rows)
     if frame.empty or not (frame["variant"] == "dense").any():
-        raise UserError("effects_of_chains: no chain of the dense model to compare with.")
+        raise UserError(
+            "effects_of_chains: no chain of the dense model; expected some to compare with."
+        )
     if frame.duplicated(["problem", "sample", "variant"]).any():
-        raise UserError("effects_of_chains: a problem and sample appear twice: give one budget.")
+        raise UserError(
+            "effects_of_chains: a problem and sample appear twice; pass chains of one budget."
+        )
     keys = ("benchmark", "problem", "sample", "seed", "variant", "block", *BY)
     outcomes = [c for c in frame.columns if c not in keys]
     if censored:
@@ -269,7 +334,8 @@ def _row(
         for name, value in extra(chain.problem, chain).items():
             if name in row:
                 raise UserError(
-                    f"measure_effects: `extra` returns {name!r}, which is there already."
+                    f"measure_effects: `extra` returns {name!r}, which exists already; use "
+                    "another name."
                 )
             row[name] = np.nan if value is None else float(value)
     return row
@@ -298,7 +364,7 @@ def _between_samples(
     verify: Verify | None,
     answer: Answer,
 ) -> pd.DataFrame:
-    """One row a problem and ablation: measures of both sides at equal length and numbers."""
+    """One row per problem and ablation: measures of both sides at equal length and sample count."""
     import pandas as pd
 
     groups: dict[tuple[str, str], dict[int, Chain]] = {}

@@ -1,12 +1,10 @@
-"""What each block does to an outcome, paired with the dense model.
+"""The effect of each block on an outcome, paired with the dense model.
 
-A table of outcomes has one row a chain (or a problem's chains): `benchmark`, `problem`, `sample`,
-`variant`, `block` (dense index; empty in dense rows) and outcomes, such as correct, looped,
-tokens, reflection_per_1k. Every row of a variant is paired with the dense row of the same problem
-and sample (same noise), changes are averaged within a problem, and the problem is the unit:
-
-- value: mean paired change, variant - dense. low, high: its interval (`paired_difference`).
-- p: sign-flip test over problems. p_holm: Holm across the blocks of a group (or of all groups).
+A table of outcomes has one row per chain (or per problem, for outcomes of all its chains), with
+columns `benchmark`, `problem`, `sample`, `variant`, `block` (dense index; empty in dense rows) and
+outcomes, such as correct, looped, tokens, reflection_per_1k. Every row of a variant is paired with
+the dense row of the same problem and sample (same noise), changes are averaged within a problem,
+and the problem is the unit of inference. The p value is that of a sign-flip test over problems.
 
 Shapes: R rows of effects (group x block), P problems (of all groups), L blocks of one group.
 """
@@ -28,18 +26,33 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KEYS = ("benchmark", "problem", "sample", "variant", "block")
-# Okabe and Ito's, which the colour-blind can tell apart; markers for print without colour
+# the Okabe-Ito palette, for colour-blind readers; markers are for print without colour
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^DvPX"
 
 
 @dataclass(frozen=True)
 class Effects:
-    """The effect of every block on one outcome, one entry a (group, block).
+    """The effect of every block on one outcome, one entry per group and block.
 
-    groups[r]: the values of the `by` columns. blocks[r]: dense index. dense, variant: mean
-    outcome of either side of the pairs. sd: of per-problem changes (for `smallest_effect`).
-    changes [R, P]: mean change of each problem, nan where the group lacks it.
+    Attributes:
+        outcome: Name of the outcome.
+        by: Names of the columns that define the groups.
+        groups: Values of the `by` columns of each entry, [R].
+        blocks: Dense indices, [R].
+        values: Mean paired change, variant - dense, [R].
+        low: Lower limits of the change (`paired_difference`), [R].
+        high: Upper limits of the change, [R].
+        p: Two-sided p values of the sign-flip test over problems, [R].
+        p_holm: The p values with Holm's correction across the blocks of a group (or all groups),
+            [R].
+        dense: Mean dense outcome of the pairs, [R].
+        variant: Mean outcome of the variant in the pairs, [R].
+        sd: Standard deviation of the per-problem changes, for `smallest_effect`, [R].
+        n_problems: Problems with a pair, [R].
+        n_samples: Pairs, [R].
+        level: Confidence level of the intervals.
+        changes: Mean change of each problem, [R, P]; nan where the group lacks it.
     """
 
     outcome: str
@@ -60,6 +73,7 @@ class Effects:
     changes: Float[np.ndarray, "R P"] = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row per group and block."""
         import pandas as pd
 
         table: dict[str, Any] = {
@@ -72,11 +86,28 @@ class Effects:
         return pd.DataFrame(table)
 
     def rows(self, group: tuple[Any, ...]) -> Int[np.ndarray, " L"]:
-        """Indices of a group's rows, by block."""
+        """Find the entries of one group.
+
+        Args:
+            group: Values of the `by` columns.
+
+        Returns:
+            Indices of the entries, [L], by block.
+        """
         return np.array([i for i, g in enumerate(self.groups) if g == group], dtype=np.int64)
 
     def only(self, **values: Any) -> Effects:
-        """The groups in which the `by` columns named have these values."""
+        """Select the groups whose `by` columns have the given values.
+
+        Args:
+            **values: Values by name of the `by` column, such as `part="mlp"`.
+
+        Returns:
+            The effects of these groups.
+
+        Raises:
+            UserError: A name is not in `by`, or no group has these values.
+        """
         for name in values:
             if name not in self.by:
                 raise UserError(did_you_mean(name, self.by, "column of `by`"))
@@ -97,8 +128,16 @@ class Effects:
         return replace(self, groups=tuple(self.groups[r] for r in wanted), **parts)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Effect by block with intervals, a colour and marker a group; filled where Holm's p is
-        under 1 - level."""
+        """Draw the effect over the blocks with intervals, one colour and marker per group.
+
+        Markers are filled where Holm's p is under 1 - level.
+
+        Args:
+            ax: The axes to draw on; default: new ones.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
@@ -134,12 +173,28 @@ def block_effects(
     family: Literal["group", "all"] = "group",
     seed: int = 0,
 ) -> Effects:
-    """Paired effect of every block on `outcome`, for each group of the `by` columns.
+    """Compute the paired effect of every block on an outcome, for each group of the `by` columns.
 
-    Rows of other variants without a block are left out (a plan of several blocks is not an
-    effect of one). A `by` column that dense rows leave empty (a sublayer, a window) does not
-    enter the pairing. A pair with a nan on either side is left out. family: Holm within each
-    group of `by`, or across all of them.
+    A pair with a nan on either side is left out. Rows of other variants without a block are left
+    out (a plan of several blocks is not an effect of one).
+
+    Args:
+        frame: The table of outcomes (see the module).
+        outcome: Name of the column with the outcome, a number or boolean.
+        by: Columns that define the groups. A column that dense rows leave empty (a sublayer, a
+            window) is not used for pairing.
+        dense: Name of the dense variant.
+        level: Confidence level of the intervals.
+        family: Holm's correction within each group of `by` ("group"), or across all of them
+            ("all").
+        seed: Seed of the sign-flip test, where it draws.
+
+    Returns:
+        The effects, one entry per group and block with at least one pair.
+
+    Raises:
+        UserError: A column is missing, the outcome is not a number, a key appears twice, or there
+            are no pairs.
     """
     _check_columns(frame, (*KEYS, outcome, *by))
     if family not in ("group", "all"):
@@ -181,10 +236,25 @@ def effects_of_pairs(
     family: Literal["group", "all"] = "group",
     seed: int = 0,
 ) -> Effects:
-    """The same from pairs already made: each row has `outcome` and `{outcome}__dense`.
+    """Compute paired effects from rows that hold both sides: `outcome` and `{outcome}__dense`.
 
     For outcomes whose dense side depends on what it is compared with, such as diversity at the
     length that both sides have.
+
+    Args:
+        pairs: The table, with the columns benchmark, problem, sample, block and those of `by`.
+        outcome: Name of the outcome.
+        by: Columns that define the groups.
+        level: Confidence level of the intervals.
+        family: Holm's correction within each group of `by` ("group"), or across all of them
+            ("all").
+        seed: Seed of the sign-flip test, where it draws.
+
+    Returns:
+        The effects, one entry per group and block with at least one pair.
+
+    Raises:
+        UserError: A column is missing, a key appears twice, or the outcome is nan in every pair.
     """
     _check_columns(pairs, ("benchmark", "problem", "sample", "block", *by))
     _check_columns(pairs, (outcome, f"{outcome}__dense"))
@@ -206,7 +276,7 @@ def _estimate(
         a, b = _tables(part, outcome)
         kept = (np.isfinite(a) & np.isfinite(b)).any(axis=1)
         if not kept.any():
-            continue  # an outcome that is defined nowhere in this group (nan) has no effect here
+            continue  # the outcome is nan in the whole group, so there is no effect
         found.append(paired_difference(a, b, level=level, seed=seed))
         row = np.full(len(columns), np.nan)
         place = np.array([columns[name] for name in dict.fromkeys(_problems(part))])
@@ -216,7 +286,9 @@ def _estimate(
         blocks.append(int(block))
         changes.append(row)
     if not found:
-        raise UserError(f"block_effects: outcome {outcome!r} is nan in every pair.")
+        raise UserError(
+            f"block_effects: outcome {outcome!r} is nan in every pair; expected a number in one."
+        )
     p = np.array([one.p for one in found])
     corrected = np.empty_like(p)
     for group in set(groups):
@@ -254,7 +326,7 @@ def _tables(part: pd.DataFrame, outcome: str) -> tuple[np.ndarray, np.ndarray]:
     """Dense and variant outcomes [problems, samples], problems in order of appearance."""
     names = {name: index for index, name in enumerate(dict.fromkeys(_problems(part)))}
     rows = np.array([names[name] for name in _problems(part)])
-    # The k-th pair of a problem goes to column k: which samples they are does not matter here.
+    # The k-th pair of a problem goes to column k; the order of samples does not matter.
     column = part.groupby(["benchmark", "problem"], sort=False).cumcount().to_numpy()
     shape = (len(names), int(column.max()) + 1)
     a, b = np.full(shape, np.nan), np.full(shape, np.nan)
@@ -277,5 +349,5 @@ def _check_unique(frame: pd.DataFrame, keys: list[str], what: str) -> None:
         one = frame.loc[twice, keys].iloc[0].to_dict()
         raise UserError(
             f"block_effects: {int(twice.sum())} {what} rows appear twice for the same {keys}, "
-            f"such as {one}; choose one budget, or name the column that tells them apart in `by`."
+            f"such as {one}; choose one budget, or add the column that separates them to `by`."
         )

@@ -1,15 +1,15 @@
-"""How the effects of blocks go with a score of the blocks (Block Influence).
+"""How the effects of blocks relate to a score of the blocks (Block Influence).
 
-Spearman over blocks of the effect and of its size, with an interval that holds both the choice of
-blocks and the noise of the effects (problems resampled, the same ones for every block), and the
-reliability of the effects: the Spearman correlation between two halves of the problems, stepped
-up to the whole (Spearman-Brown), mean over random halvings. Its root is the `ceiling`: about the
-most that any score could correlate with effects measured this well.
+Spearman's correlation over blocks of the score with the effect and with its size. The interval
+covers both the choice of blocks and the noise of the effects (problems resampled, the same ones for
+every block). The reliability of the effects is the Spearman correlation between two halves of the
+problems, extended to the whole set (Spearman-Brown), averaged over random halvings. Its root is the
+`ceiling`: about the highest correlation that any score could have with effects measured this well.
 
 Caveats: the size of pure noise is positive, so read ties of sizes beside the reliability; the
-interval treats the blocks as a draw of such blocks.
+interval treats the blocks as a sample of such blocks.
 
-L blocks of one group, P problems.
+Shapes: L blocks of one group, P problems.
 """
 
 from __future__ import annotations
@@ -32,10 +32,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tie:
-    """How an effect goes with a score over the blocks of one group.
+    """How an effect relates to a score over the blocks of one group.
 
-    effect: correlation of the signed effect with the score; size: of its absolute value.
-    reliability: of the effects, between halves of the problems, stepped up; ceiling: its root.
+    Attributes:
+        outcome: Name of the outcome.
+        group: Values of the `by` columns of the effects.
+        effect: Correlation of the signed effect with the score.
+        size: Correlation of the effect's absolute value with the score.
+        reliability: Split-half reliability of the effects.
+        ceiling: Root of the reliability.
     """
 
     outcome: str
@@ -48,12 +53,18 @@ class Tie:
 
 @dataclass(frozen=True)
 class Ties:
-    """One `Tie` a group."""
+    """One `Tie` per group.
+
+    Attributes:
+        by: Names of the columns that define the groups.
+        ties: The ties.
+    """
 
     by: tuple[str, ...]
     ties: tuple[Tie, ...]
 
     def to_frame(self) -> pd.DataFrame:
+        """Return a table with two rows per group: "effect" and "size"."""
         import pandas as pd
 
         rows = []
@@ -77,10 +88,23 @@ def tie(
     level: float = 0.95,
     seed: int = 0,
 ) -> Ties:
-    """Rank correlation of effects with scores by dense index, in every group of `effects`.
+    """Correlate effects with scores by dense index, in every group of `effects`.
 
-    scores: anything with `values` (and `layer_map`), a mapping dense index -> score, or an array
-    whose index is the dense index.
+    Args:
+        effects: Effects of blocks on one outcome.
+        scores: Any object with `values` (and `layer_map`), a mapping from dense index to score, or
+            an array whose index is the dense index.
+        draws: Bootstrap draws.
+        halvings: Random halvings for the reliability.
+        level: Confidence level of the intervals.
+        seed: Seed of the draws and halvings.
+
+    Returns:
+        One tie per group.
+
+    Raises:
+        UserError: A group has several effects of one block, or fewer than 4 blocks, or a score is
+            missing.
     """
     by_block = as_scores("scores", scores).by_block()
     found = []
@@ -88,7 +112,10 @@ def tie(
         rows = effects.rows(group)
         blocks = effects.blocks[rows].tolist()
         if len(set(blocks)) < len(blocks):
-            raise UserError(f"tie: group {group} has several effects of one block.")
+            raise UserError(
+                f"tie: group {group} has several effects of one block; expected one."
+                " Add the column that separates them to `by`."
+            )
         absent = [block for block in blocks if block not in by_block]
         if absent:
             raise UserError(f"tie: no score for block {absent[0]} (scores: {sorted(by_block)}).")

@@ -1,15 +1,16 @@
-"""Statistics of small, clustered, near-zero samples: the one place for them.
+"""Statistics for small, clustered samples near zero; all rooms take theirs from here.
 
-A benchmark of a reasoning study has 30 problems, a few samples each, and often an accuracy near
-zero. Bootstrap intervals cover 73 % there, and samples of one problem are not independent. So:
-intervals that hold near zero (`jeffreys`, `clopper_pearson`, `mean_interval`), differences paired
-within the problem (`paired_difference`, `sign_flip`), multiplicity (`holm`), rank correlation with
-an interval (`spearman`), or with other quantities held fixed (`partial_spearman`), the rate of an
-event per token (`rate`), the unbiased estimators of parallel scaling (`pass_at_k`, `cov_at_k`,
-`maj_at_k`, `best_of_n`), and the smallest effect that a design can see (`smallest_effect`).
+A benchmark in a reasoning study has about 30 problems, a few samples each, and often an accuracy
+near zero. Bootstrap intervals cover 73 % there, and samples of one problem are not independent.
+This package holds: intervals that are valid near zero (`jeffreys`, `clopper_pearson`,
+`mean_interval`), differences paired within the problem (`paired_difference`, `sign_flip`),
+correction for multiple tests (`holm`), rank correlation with an interval (`spearman`,
+`partial_spearman`), the rate of an event per token (`rate`), unbiased estimators of parallel
+scaling (`pass_at_k`, `cov_at_k`, `maj_at_k`, `best_of_n`), and the smallest effect that a design
+can detect (`smallest_effect`).
 
-Shapes: outcomes are [problems, samples], nan where a sample is missing; [problems] is one sample
-a problem. The problem is the unit of inference everywhere.
+Shapes: outcomes are [problems, samples], nan where a sample is missing; [problems] means one
+sample per problem. The problem is the unit of inference everywhere.
 """
 
 from interp.statistics.at_k import best_of_n, cov_at_k, maj_at_k, pass_at_k

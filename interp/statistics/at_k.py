@@ -1,15 +1,15 @@
-"""Parallel scaling from ONE sample set: pass@k, cov@k, maj@k, best-of-n.
+"""Parallel scaling from one set of samples: pass@k, cov@k, maj@k, best-of-n.
 
-All are expectations over a k-subset drawn without replacement from the n samples at hand, so
-every point of a curve comes from the same samples and k = n uses each of them once.
+All are expectations over a k-subset drawn without replacement from the n samples of a problem, so
+every point of a curve comes from the same samples, and k = n uses each of them once.
 
-pass@k: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374), unbiased; needs n >= k
-    (n >= 2k keeps its variance in bounds).
-cov@k: coverage, the mean of pass@k over problems, with its interval over problems.
-maj@k: the most frequent answer of the subset; abstentions do not vote; ties are averaged; a
-    subset in which nobody votes is wrong. Exact over all subsets while there are at most
-    `draws` of them, otherwise the mean over `draws` seeded random subsets.
-best-of-n: the sample with the highest score of the subset, exact; tied scores are averaged.
+- pass@k: 1 - C(n-c, k) / C(n, k), unbiased (Chen et al. 2021, arXiv 2107.03374); needs n >= k
+  (n >= 2k keeps its variance small).
+- cov@k: coverage, the mean of pass@k over problems, with an interval over problems.
+- maj@k: the most frequent answer of the subset. Abstentions do not vote; ties are averaged; a
+  subset without votes counts as wrong. Exact over all subsets while there are at most `draws` of
+  them, otherwise the mean over `draws` seeded random subsets.
+- best-of-n: the sample with the highest score in the subset, exact; tied scores are averaged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,21 @@ def pass_at_k(
     correct: int | np.integer | Int[np.ndarray, ...],
     k: int,
 ) -> Float[np.ndarray, ...]:
-    """Unbiased chance that at least one of k samples is correct, elementwise over n and correct."""
+    """Estimate the chance that at least one of k samples is correct; unbiased.
+
+    Formula: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374).
+
+    Args:
+        n: Samples per problem, a number or an array of any shape.
+        correct: Correct samples per problem, a number or an array that broadcasts with `n`.
+        k: Samples per attempt, from 1 to the smallest `n`.
+
+    Returns:
+        The chance for each element of `n` and `correct`, float64 in [0, 1].
+
+    Raises:
+        UserError: `k` is below 1 or above `n`, or `correct` is not between 0 and `n`.
+    """
     n_, c = np.broadcast_arrays(np.asarray(n), np.asarray(correct))
     _check_k(k, int(n_.min()) if n_.size else k)
     if np.any((c < 0) | (c > n_)):
@@ -42,10 +56,19 @@ def pass_at_k(
 
 
 def cov_at_k(values: Shaped[np.ndarray, ...], k: int, level: float = 0.95) -> Interval:
-    """Coverage: the share of problems with at least one correct among k samples.
+    """Estimate coverage: the share of problems with at least one correct answer among k samples.
 
-    values: outcomes in {0, 1}, [problems, samples], nan where missing; the interval is over
-    problems (effective counts, at least k / n of a trial each).
+    Args:
+        values: Outcomes in {0, 1}, [problems, samples], nan where missing.
+        k: Samples per attempt.
+        level: Confidence level of the interval.
+
+    Returns:
+        The coverage with an interval over problems (effective counts, with a variance ratio of at
+        least k / n; see `intervals`).
+
+    Raises:
+        UserError: An outcome is not 0, 1 or nan, or a problem has fewer than `k` samples.
     """
     tail = check_level(level)
     table = as_outcomes(values)
@@ -74,11 +97,22 @@ def maj_at_k(
     draws: int = 2000,
     seed: int = 0,
 ) -> float:
-    """Expected verdict of a majority vote among k samples of ONE problem.
+    """Compute the expected verdict of a majority vote among k samples of one problem.
 
-    answers: what each sample answered, equal answers being equal objects; None abstains.
-    correct: the verdict of each sample (averaged within an answer, should a grader disagree
-    with itself).
+    Args:
+        answers: The answer of each sample; equal answers are equal objects, None abstains.
+        correct: The verdict of each sample. Averaged within an answer, in case the grader gave
+            equal answers different verdicts.
+        k: Samples per vote.
+        draws: Random subsets to average over where there are more than this many k-subsets.
+        seed: Seed of the random subsets.
+
+    Returns:
+        The chance that the vote is correct, in [0, 1].
+
+    Raises:
+        UserError: `answers` and `correct` differ in length, or `k` is not between 1 and that
+            length.
     """
     if len(answers) != len(correct):
         raise UserError(f"maj_at_k: {len(answers)} answers but {len(correct)} verdicts.")
@@ -104,12 +138,27 @@ def best_of_n(
     scores: Sequence[float] | Float[np.ndarray, " n"],
     k: int,
 ) -> float:
-    """Expected verdict of the sample with the highest score among k of ONE problem; exact."""
+    """Compute the expected verdict of the highest-scoring sample among k of one problem; exact.
+
+    Args:
+        correct: The verdict of each sample, [n].
+        scores: The score of each sample, [n]; -inf for a sample without a score.
+        k: Samples per selection.
+
+    Returns:
+        The chance that the selected sample is correct, in [0, 1]; tied scores are averaged.
+
+    Raises:
+        UserError: The lengths differ, a score is nan, or `k` is not between 1 and n.
+    """
     right, score = np.asarray(correct, dtype=float), np.asarray(scores, dtype=float)
     if right.shape != score.shape or right.ndim != 1:
-        raise UserError(f"best_of_n: {right.size} verdicts but {score.size} scores; one a sample.")
+        raise UserError(
+            f"best_of_n: {right.size} verdicts but {score.size} scores; "
+            "expected one of each per sample."
+        )
     if np.isnan(score).any():
-        raise UserError("best_of_n: a score is nan; give unscored samples -inf or leave them out.")
+        raise UserError("best_of_n: a score is nan; set it to -inf, or leave the sample out.")
     n = len(right)
     _check_k(k, n)
     _, tied = np.unique(score, return_inverse=True)

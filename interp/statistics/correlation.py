@@ -1,14 +1,14 @@
 """Spearman's rank correlation between two quantities of the same blocks, with an interval.
 
-Few blocks (12 to 36), and often one quantity (an effect) is itself an estimate. The bootstrap
-resamples blocks and, where replicates of a quantity are handed in (each a re-estimate from
-resampled problems), takes a fresh replicate for each draw, so both kinds of error are in the
-interval. Percentiles of a rank correlation are off at a dozen blocks (ties in the resample
-shrink it), so the draws give a standard error on Fisher's z scale and the interval is built
-around the estimate; the standard error is not allowed under that of Bonett and Wright (2000),
+There are few blocks (12 to 36), and often one quantity (an effect) is itself an estimate. The
+bootstrap resamples blocks; where replicates of a quantity are given (each a re-estimate from
+resampled problems), every draw also takes a random replicate, so the interval covers both errors.
+Percentiles of a rank correlation are biased at a dozen blocks (ties in the resample shrink it), so
+the draws only give a standard error on Fisher's z scale, and the interval is built around the
+estimate. The standard error is at least that of Bonett and Wright (2000),
 sqrt((1 + r^2 / 2) / (n - 3)).
-Caveat: noise in an effect pulls the correlation towards zero and no interval undoes that;
-compare with the ceiling that the reliability of the effects allows (`interp.effects.tie`).
+Caveat: noise in an effect pulls the correlation towards zero, and no interval corrects that.
+Compare with the ceiling that the reliability of the effects allows (`interp.effects.tie`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's rho over `n` blocks with its interval; nan where a quantity is constant."""
+    """Spearman's rho over `n` blocks with its interval; nan where a quantity is constant.
+
+    Attributes:
+        value: The correlation, in [-1, 1].
+        low: Lower limit of the interval.
+        high: Upper limit of the interval.
+        level: Confidence level of the interval.
+        n: Blocks with a value of both quantities.
+        method: How the correlation and its interval were computed.
+    """
 
     value: float
     low: float
@@ -39,6 +48,7 @@ class Correlation:
     method: str = "spearman, bootstrap se on fisher z"
 
     def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row."""
         import pandas as pd
 
         return pd.DataFrame([asdict(self)])
@@ -47,7 +57,15 @@ class Correlation:
 def spearman(
     x: Float[np.ndarray, "rows L"], y: Float[np.ndarray, "rows L"]
 ) -> Float[np.ndarray, " rows"]:
-    """Row-wise Spearman correlation with average ranks; nan where a row is constant."""
+    """Compute Spearman's correlation row by row, with average ranks for ties.
+
+    Args:
+        x: First quantity, [rows, L].
+        y: Second quantity, [rows, L].
+
+    Returns:
+        The correlation of each row, [rows], float64; nan where `x` or `y` is constant.
+    """
     rank_x, rank_y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
     rank_x = rank_x - rank_x.mean(axis=1, keepdims=True)
     rank_y = rank_y - rank_y.mean(axis=1, keepdims=True)
@@ -66,15 +84,28 @@ def spearman_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Correlation:
-    """Spearman's rho of x and y [L] over blocks, with an interval (see the module).
+    """Compute Spearman's rho of two quantities over blocks, with its interval (see the module).
 
-    replicates: [any number, L], re-estimates of a quantity that is itself an estimate.
+    Args:
+        x: First quantity, [L]; blocks where `x` or `y` is not finite are left out.
+        y: Second quantity, [L].
+        x_replicates: Re-estimates of `x`, [any number, L], where `x` is itself an estimate.
+        y_replicates: Re-estimates of `y`, [any number, L], where `y` is itself an estimate.
+        draws: Bootstrap draws of blocks.
+        level: Confidence level of the interval.
+        seed: Seed of the draws.
+
+    Returns:
+        The correlation with its interval; nan where a quantity is constant.
+
+    Raises:
+        UserError: The shapes differ, or fewer than 4 blocks have both values.
     """
     tail = check_level(level)
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.ndim != 1 or x.shape != y.shape:
         raise UserError(
-            f"spearman_interval: shapes {x.shape} and {y.shape}; expected one value a "
+            f"spearman_interval: shapes {x.shape} and {y.shape}; expected one value per "
             "block in both."
         )
     finite = np.isfinite(x) & np.isfinite(y)
@@ -87,7 +118,7 @@ def spearman_interval(
     rng = np.random.default_rng(seed)
     picks = np.flatnonzero(finite)[rng.integers(n, size=(draws, n))]
     found = spearman(_draw(x, x_replicates, picks, rng), _draw(y, y_replicates, picks, rng))
-    bound = 1 - 0.5 / n  # a resample may be perfectly ordered; z must stay finite
+    bound = 1 - 0.5 / n  # a resample may be perfectly ordered, and z must stay finite
     z = np.arctanh(np.clip(found[np.isfinite(found)], -bound, bound))
     centre = np.arctanh(np.clip(value, -bound, bound))
     least = np.sqrt((1 + value**2 / 2) / (n - 3))
@@ -103,7 +134,7 @@ def _draw(
     picks: np.ndarray,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draws n"]:
-    """The values of the picked blocks, from a random replicate a draw where there are any."""
+    """The values of the picked blocks, from a random replicate per draw where there are any."""
     if replicates is None:
         return values[picks]
     if replicates.ndim != 2 or replicates.shape[1] != len(values):

@@ -1,40 +1,17 @@
 """Intervals for a proportion and for a mean, with problems as clusters.
 
-One sample a problem: `jeffreys` (close to nominal on average) or `clopper_pearson` (never below
-nominal). Several samples a problem: samples of one problem agree with each other, so the pooled
-count overstates what is known. `mean_interval` counts effective problems instead.
+One sample per problem: `jeffreys` (close to nominal on average) or `clopper_pearson` (never below
+nominal). Several samples per problem agree with each other, so the pooled count overstates what is
+known; `mean_interval` uses the effective number of trials instead: P / r for P problems, where r
+is the variance of the problem means over m (1 - m), m the grand mean. r is shrunk towards
+`PRIOR_RATIO`, raised by its own uncertainty (`RAISED`), and some trials are subtracted (`LOST`).
+With one sample per problem the interval is exactly Jeffreys'.
 
-How `mean_interval` works on outcomes in {0, 1}. With P problems, their means v_i, grand mean m
-and variance s2 of the v_i, the ratio r = s2 / (m (1 - m)) lies between 1/n (all problems alike,
-n samples each) and 1 (a problem is always or never solved); P / r is the number of independent
-trials that the data are worth, and the interval is Jeffreys' on (m P / r, P / r). The ratio is an
-estimate, and near zero it is hardly seen: with no success at all it is not seen. So it is drawn
-towards `PRIOR_RATIO` with the weight of `PRIOR_WEIGHT` problems, against the number of problems
-that were solved (or failed) at least once, as in a hierarchical model; then raised by `RAISED`
-times its own uncertainty; and trials are taken off in proportion to what it adds (`LOST`), as a t
-quantile does for a variance (Korn and Graubard's degrees of freedom, somewhat more). One sample a
-problem is exactly Jeffreys.
-
-The constants were set by simulation: 30 problems, beta-distributed problem means, intra-problem
-correlation 0 to .8. With 2 to 32 samples coverage is .93 or more at means .01, .03, .1, .5, to
-within the error of 40,000 runs a case (the least is .931: 2 samples, mean .1, correlation .8).
-Without variance between problems, which is where the pooled Jeffreys interval covers, the interval
-is 14 % wider than that one on average over these means and 1, 2, 4, 8 and 16 samples (16 % with 32
-among them): 1 to 6 % with 2 samples, 50 to 70 % at mean .01 with more, where it must allow for a
-variance that it cannot see.
-
-Where it fails. Between those means coverage dips, as Jeffreys' own does: .87 at mean .06,
-correlation .8, 2 samples (.83 at correlation .95). Where a few problems are always solved and the
-others hardly ever, 30 problems may hold none of the few and nothing in the data tells so: .77 with
-16 samples at mean .06, worst found .66 (32 samples, mean .03, four problems of five all or
-nothing). A beta-binomial posterior did no better there, and was 1.2 to 2.5 times as wide as pooled
-Jeffreys near zero.
-
-Caveat: the estimand is the mean over the population of problems that these are a draw of, not
-the mean over exactly these problems.
-
-Literature: Brown, Cai, DasGupta 2001 (Jeffreys' interval); Korn and Graubard 1998, Dean and
-Pagano 2015 (effective counts for clustered proportions).
+Coverage at 30 problems is .93 or more at means .01, .03, .1 and .5; docs/internals.md holds the
+method, the simulation and the cases where it fails (.66 at worst). Caveat: the estimand is the mean
+over the population from which the problems were drawn, not over exactly these problems.
+Sources: Brown, Cai, DasGupta 2001 (Jeffreys); Korn and Graubard 1998, Dean and Pagano 2015
+(effective counts for clustered proportions).
 """
 
 from __future__ import annotations
@@ -52,17 +29,25 @@ from interp.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-PRIOR_RATIO = 0.41  # where the variance ratio is drawn to when it cannot be seen
-PRIOR_WEIGHT = 0.6  # the weight of that, in problems
-RAISED = (
-    1.6  # how far the ratio is raised, in units of its excess over 1 / sqrt(problems that tell)
-)
-LOST = 0.2  # the share of trials lost where every problem is always or never solved
+PRIOR_RATIO = 0.41  # the variance ratio is shrunk towards this value
+PRIOR_WEIGHT = 0.6  # weight of the prior ratio, in problems
+RAISED = 1.6  # raise, in units of (ratio - floor) / sqrt(informative problems + 1)
+LOST = 0.2  # share of trials subtracted where every problem is always or never solved
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval at `level`, and what it was estimated from."""
+    """An estimate with its interval, and the data it was estimated from.
+
+    Attributes:
+        value: The estimate.
+        low: Lower limit; nan where there is none.
+        high: Upper limit; nan where there is none.
+        level: Confidence level.
+        n_problems: Problems with at least one sample.
+        n_samples: Samples over all problems.
+        method: Name of the method, such as "jeffreys" or "clustered t".
+    """
 
     value: float
     low: float
@@ -73,20 +58,42 @@ class Interval:
     method: str
 
     def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row."""
         import pandas as pd
 
         return pd.DataFrame([asdict(self)])
 
 
 def check_level(level: float) -> float:
-    """The tail probability on each side."""
+    """Check a confidence level and return the tail probability on each side.
+
+    Args:
+        level: Confidence level, between 0 and 1.
+
+    Returns:
+        (1 - level) / 2.
+
+    Raises:
+        UserError: The level is not between 0 and 1.
+    """
     if not 0 < level < 1:
         raise UserError(f"level={level!r}: expected a probability between 0 and 1, such as 0.95.")
     return (1 - level) / 2
 
 
 def as_outcomes(values: Shaped[np.ndarray, ...], what: str = "values") -> Float[np.ndarray, "P N"]:
-    """Outcomes as float [problems, samples]; problems without any sample are left out."""
+    """Check outcomes and return them as a float table; problems without a sample are left out.
+
+    Args:
+        values: Outcomes, [problems] or [problems, samples], nan where missing.
+        what: Name of the values, for the error.
+
+    Returns:
+        The outcomes [P, N], float64.
+
+    Raises:
+        UserError: The array has another shape, holds an infinite value, or has no outcome at all.
+    """
     table = np.asarray(values, dtype=float)
     if table.ndim == 1:
         table = table[:, None]
@@ -105,7 +112,16 @@ def as_outcomes(values: Shaped[np.ndarray, ...], what: str = "values") -> Float[
 def jeffreys_limits(
     successes: Float[np.ndarray, ...], trials: Float[np.ndarray, ...], tail: float = 0.025
 ) -> tuple[Float[np.ndarray, ...], Float[np.ndarray, ...]]:
-    """Jeffreys' limits, elementwise; counts may be fractional. 0 at no success, 1 at no failure."""
+    """Compute Jeffreys' limits for proportions, element by element.
+
+    Args:
+        successes: Numbers of successes, of any shape; may be fractional.
+        trials: Numbers of trials, of the same shape; may be fractional.
+        tail: Probability left out on each side.
+
+    Returns:
+        Lower and upper limits. The lower is 0 without successes, the upper 1 without failures.
+    """
     x, n = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
     low = np.where(x <= 0, 0.0, stats.beta.ppf(tail, x + 0.5, n - x + 0.5))
     high = np.where(x >= n, 1.0, stats.beta.ppf(1 - tail, x + 0.5, n - x + 0.5))
@@ -113,7 +129,21 @@ def jeffreys_limits(
 
 
 def jeffreys(successes: float, trials: float, level: float = 0.95) -> Interval:
-    """Interval for a proportion, one sample a problem: Beta(x + 1/2, n - x + 1/2) quantiles."""
+    """Compute Jeffreys' interval for a proportion, with one sample per problem.
+
+    The limits are quantiles of Beta(x + 1/2, n - x + 1/2).
+
+    Args:
+        successes: Number of successes x; may be fractional.
+        trials: Number of trials n; may be fractional.
+        level: Confidence level.
+
+    Returns:
+        The proportion with its interval.
+
+    Raises:
+        UserError: There are no trials, or `successes` is not between 0 and `trials`.
+    """
     tail = check_level(level)
     _check_counts(successes, trials)
     low, high = jeffreys_limits(np.asarray(successes, float), np.asarray(trials, float), tail)
@@ -121,7 +151,21 @@ def jeffreys(successes: float, trials: float, level: float = 0.95) -> Interval:
 
 
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """Exact interval for a proportion, one sample a problem: never covers less than `level`."""
+    """Compute the exact interval for a proportion, with one sample per problem.
+
+    Its coverage is never below `level`.
+
+    Args:
+        successes: Number of successes.
+        trials: Number of trials.
+        level: Confidence level.
+
+    Returns:
+        The proportion with its interval.
+
+    Raises:
+        UserError: There are no trials, or `successes` is not between 0 and `trials`.
+    """
     tail = check_level(level)
     _check_counts(successes, trials)
     x, n = successes, trials
@@ -131,11 +175,21 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
 
 
 def mean_interval(values: Shaped[np.ndarray, ...], level: float = 0.95) -> Interval:
-    """Interval for the mean over problems of outcomes [problems, samples] (nan where missing).
+    """Compute an interval for the mean of outcomes over problems.
 
-    Outcomes in {0, 1}: Jeffreys' interval on effective counts (see the module). Any other
-    numbers: Student's t over problem means (nan limits for a single problem).
-    Every problem weighs the same, however many samples it has.
+    Outcomes in {0, 1} give Jeffreys' interval on effective counts (see the module). Any other
+    numbers give Student's t over problem means (nan limits for a single problem). Every problem has
+    the same weight, however many samples it has.
+
+    Args:
+        values: Outcomes, [problems] or [problems, samples], nan where missing.
+        level: Confidence level.
+
+    Returns:
+        The mean with its interval.
+
+    Raises:
+        UserError: The outcomes have another shape, are infinite, or there are none.
     """
     tail = check_level(level)
     table = as_outcomes(values)
@@ -154,9 +208,15 @@ def mean_interval(values: Shaped[np.ndarray, ...], level: float = 0.95) -> Inter
 def effective_limits(
     means: Float[np.ndarray, "*rows P"], floor: float, tail: float = 0.025
 ) -> tuple[Float[np.ndarray, "*rows"], Float[np.ndarray, "*rows"]]:
-    """Limits for the mean of problem means in [0, 1], for each row of problems.
+    """Compute limits for the mean of problem means in [0, 1], for each row of problems.
 
-    floor: the least variance ratio, that of problems which are all alike (1 / samples).
+    Args:
+        means: Problem means, [*rows, P].
+        floor: Smallest variance ratio: that of problems that are all alike (1 / samples).
+        tail: Probability left out on each side.
+
+    Returns:
+        Lower and upper limits, [*rows] each.
     """
     total = means.shape[-1]
     mean = means.mean(axis=-1)
@@ -171,7 +231,15 @@ def effective_limits(
 
 
 def t_limits(means: Float[np.ndarray, " P"], tail: float = 0.025) -> tuple[float, float]:
-    """Student's t limits over problem means; nan for a single problem."""
+    """Compute Student's t limits for the mean of problem means.
+
+    Args:
+        means: Problem means, [P].
+        tail: Probability left out on each side.
+
+    Returns:
+        Lower and upper limit; nan for a single problem.
+    """
     if len(means) < 2:
         return float("nan"), float("nan")
     half = stats.t.ppf(1 - tail, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
@@ -181,10 +249,18 @@ def t_limits(means: Float[np.ndarray, " P"], tail: float = 0.025) -> tuple[float
 def resample_means(
     table: Float[np.ndarray, "rows P"], draws: int = 2000, seed: int = 0
 ) -> Float[np.ndarray, "draws rows"]:
-    """Means over problems resampled with replacement, the same problems for every row.
+    """Compute means over problems resampled with replacement, the same problems for every row.
 
-    nan entries are left out of their row's mean. Problem weights are multinomial counts, so
-    one matrix product does all draws.
+    Nan entries are left out of their row's mean. The weights of the problems are multinomial
+    counts, so one matrix product does all draws.
+
+    Args:
+        table: Values, [rows, P], nan where missing.
+        draws: Number of resamples.
+        seed: Seed of the resamples.
+
+    Returns:
+        The means, [draws, rows], float64; nan where a draw holds no value of a row.
     """
     total = table.shape[1]
     counts = np.random.default_rng(seed).multinomial(total, np.full(total, 1 / total), size=draws)
@@ -202,10 +278,23 @@ def cluster_bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Percentile bootstrap that resamples whole problems; `statistic` defaults to the mean.
+    """Compute a percentile bootstrap interval that resamples whole problems.
 
-    Not for rates near 0 or 1 (fewer than about 5 problems solved, or failed): there it covers
-    far less than it says (73 % at 30 problems and a rate of .01 to .05); use `mean_interval`.
+    Not for rates near 0 or 1 (fewer than about 5 problems solved, or failed): there it covers far
+    less than it claims (73 % at 30 problems and a rate of .01 to .05). Use `mean_interval` instead.
+
+    Args:
+        values: Outcomes, [problems] or [problems, samples], nan where missing.
+        statistic: Function of a table [P, N]; default: the mean of the problem means.
+        draws: Number of resamples, at least 100.
+        level: Confidence level.
+        seed: Seed of the resamples.
+
+    Returns:
+        The statistic with its interval.
+
+    Raises:
+        UserError: The outcomes are not valid (`as_outcomes`), or `draws` is below 100.
     """
     tail = check_level(level)
     table = as_outcomes(values)

@@ -1,4 +1,7 @@
-"""Jackknife intervals of statistics of totals over texts."""
+"""Jackknife intervals for statistics of totals over texts or problems.
+
+Shapes: L blocks, N texts or problems (the units that are left out in turn).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,17 @@ def jackknife(
     *tables: Float[np.ndarray, "L N"],
     confidence: float = 0.95,
 ) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
-    """Interval of statistic(totals over N texts), each text left out in turn (t with N-1).
+    """Compute a jackknife interval for a statistic of totals over N texts.
 
-    `statistic` takes one total for each table, of any shape, and works entry by entry.
+    Leaves out each text in turn, and uses Student's t with N - 1 degrees of freedom.
+
+    Args:
+        statistic: Takes one total per table, of any shape, and works element by element.
+        *tables: Values per block and text, [L, N] each.
+        confidence: Confidence level of the interval.
+
+    Returns:
+        Lower and upper limits, [L] each; nan for fewer than 2 texts.
     """
     from scipy.stats import t
 
@@ -35,5 +46,14 @@ def jackknife(
 def jackknife_ratio(
     sums: Float[np.ndarray, "L N"], counts: Float[np.ndarray, "L N"], confidence: float = 0.95
 ) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, " L"]]:
-    """Jackknife interval of the mean sum(sums) / sum(counts)."""
+    """Compute a jackknife interval for the mean sum(sums) / sum(counts).
+
+    Args:
+        sums: Sums per block and text, [L, N].
+        counts: Numbers of summands per block and text, [L, N].
+        confidence: Confidence level of the interval.
+
+    Returns:
+        Lower and upper limits, [L] each; nan for fewer than 2 texts.
+    """
     return jackknife(np.divide, sums, counts, confidence=confidence)

@@ -1,7 +1,7 @@
-"""Holm's step-down correction: many tests, one family-wise error rate.
+"""Holm's step-down correction: one family-wise error rate for many tests.
 
-Sorted p values are multiplied by m, m-1, ..., 1 and made monotone (Holm 1979). It needs no
-independence between the tests, so it holds for effects measured on the same problems.
+Sorted p values are multiplied by m, m-1, ..., 1 and made monotone (Holm 1979). The correction does
+not need independent tests, so it is valid for effects measured on the same problems.
 """
 
 from __future__ import annotations
@@ -13,8 +13,18 @@ from interp.errors import UserError
 
 
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
-    """Adjusted p values, in the order given. A nan (a test that could not be made) stays nan
-    and does not count as a test."""
+    """Correct p values for multiple tests, with Holm's method.
+
+    Args:
+        p: The p values, [tests]. Nan stands for a test that could not be made: it stays nan and
+            does not count as a test.
+
+    Returns:
+        The corrected p values, [tests], in the order given.
+
+    Raises:
+        UserError: A value is outside [0, 1].
+    """
     p = np.asarray(p, dtype=float)
     made = np.isfinite(p)
     if np.any((p[made] < 0) | (p[made] > 1)):

@@ -1,20 +1,16 @@
 """Paired differences: a variant against the dense model on the same problems.
 
 Pairing removes the difference between easy and hard problems from the error: for a true drop of
-.105 at 8 samples on 30 problems the paired design has power .79, the unpaired one .02.
+.105 with 8 samples on 30 problems, the paired design has power .79, the unpaired one .02.
 
-p value: `sign_flip`. Under the hypothesis that the variant changes nothing a problem's difference
-is symmetric around zero, so its sign is a fair coin. Exact by enumeration for at most 14
-non-zero problems; exact for any number of problems when differences are multiples of one step
-(graded outcomes are: 1 / samples), by convolving the distributions of +-d; by many seeded random
-flips otherwise.
+p value (`sign_flip`): if the variant changes nothing, the sign of a problem's difference is a fair
+coin. Exact by enumeration for at most 14 non-zero differences, exact by convolution where all
+differences are multiples of one step (graded outcomes are: 1 / samples), else by random flips.
 
-Interval: for outcomes in {0, 1} the two marginal intervals of `mean_interval` are combined by
-the method of variance estimates recovery (MOVER; Newcombe 1998 method 10, Zou and Donner 2008)
-with the correlation of the problem means. It is asymmetric, stays inside [-1, 1] and does not
-collapse to a point when both rates are zero, as a t or bootstrap interval does. Other outcomes:
-Student's t over per-problem differences.
-Caveat: p value and interval come from different arguments and may disagree at the border.
+Interval: for outcomes in {0, 1}, MOVER (Newcombe 1998 method 10; Zou and Donner 2008) combines the
+two intervals of `mean_interval`, with the correlation of the problem means. It is asymmetric, stays
+inside [-1, 1] and keeps a width when both rates are zero. Other outcomes: Student's t over
+problems. Caveat: p value and interval use different arguments and may disagree at the border.
 """
 
 from __future__ import annotations
@@ -32,16 +28,26 @@ from interp.statistics.intervals import check_level, effective_limits, t_limits
 if TYPE_CHECKING:
     import pandas as pd
 
-ENUMERATED = 14  # problems whose 2^n sign patterns are listed
-LATTICE = 200_000  # the longest distribution that is convolved
+ENUMERATED = 14  # most problems for which all 2^n sign patterns are listed
+LATTICE = 200_000  # longest distribution that is convolved, in steps
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean over problems of (variant - dense), its interval and p value.
+    """Mean over problems of (variant - dense), with its interval and p value.
 
-    sd: standard deviation of the per-problem differences, what `smallest_effect` asks for.
-    dense, variant: the two means over the same pairs.
+    Attributes:
+        value: The mean difference.
+        low: Lower limit of the interval.
+        high: Upper limit of the interval.
+        p: Two-sided p value of the sign-flip test over problems.
+        dense: Mean outcome of the dense model over the pairs.
+        variant: Mean outcome of the variant over the same pairs.
+        sd: Standard deviation of the per-problem differences, the input of `smallest_effect`.
+        level: Confidence level of the interval.
+        n_problems: Problems with at least one pair.
+        n_samples: Pairs over all problems.
+        method: How the interval was computed: "mover" or "clustered t".
     """
 
     value: float
@@ -57,13 +63,21 @@ class PairedDifference:
     method: str
 
     def smallest(self, tests: int = 1, power: float = 0.8) -> float:
-        """The smallest true difference that this design sees with `power` among `tests` tests
-        (alpha .05, Holm's hardest step); nan for a single problem."""
+        """Compute the smallest true difference that this design detects (alpha .05).
+
+        Args:
+            tests: Number of tests in the family; the bound is that of Holm's hardest step.
+            power: Chance of detecting the difference.
+
+        Returns:
+            The difference, in units of the outcome; nan for a single problem.
+        """
         if self.n_problems < 2:
             return float("nan")
         return smallest_effect(self.sd, self.n_problems, power=power, tests=tests)
 
     def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row."""
         import pandas as pd
 
         return pd.DataFrame([asdict(self)])
@@ -76,9 +90,21 @@ def paired_difference(
     level: float = 0.95,
     seed: int = 0,
 ) -> PairedDifference:
-    """Compare outcomes [problems, samples] of the same problems and samples.
+    """Compare the outcomes of two variants on the same problems and samples.
 
-    A pair with a nan on either side is left out; a problem without pairs too.
+    A pair with a nan on either side is left out, and so is a problem without pairs.
+
+    Args:
+        dense: Outcomes of the dense model, [problems] or [problems, samples].
+        variant: Outcomes of the variant, of the same shape; row i is the same problem in both.
+        level: Confidence level of the interval.
+        seed: Seed of the sign-flip test, where it draws.
+
+    Returns:
+        The mean difference variant - dense with its interval and p value.
+
+    Raises:
+        UserError: The shapes differ, or no pair has finite outcomes on both sides.
     """
     tail = check_level(level)
     a, b = np.asarray(dense, dtype=float), np.asarray(variant, dtype=float)
@@ -121,14 +147,27 @@ def paired_difference(
 def mover_limits(
     a: Float[np.ndarray, " P"], b: Float[np.ndarray, " P"], floor: float, tail: float = 0.025
 ) -> tuple[float, float]:
-    """Limits for mean(b) - mean(a) of problem means in [0, 1], from each one's own limits and
-    their correlation. floor: the least variance ratio, 1 / samples."""
+    """Compute MOVER limits for mean(b) - mean(a) of problem means in [0, 1].
+
+    Combines the limits of each mean with the correlation of the problem means (Newcombe 1998,
+    method 10; Zou and Donner 2008).
+
+    Args:
+        a: Problem means of one side, [P].
+        b: Problem means of the other side, [P].
+        floor: Smallest variance ratio, 1 / samples (`effective_limits`).
+        tail: Probability left out on each side.
+
+    Returns:
+        Lower and upper limit, in [-1, 1].
+    """
     pa, pb = float(a.mean()), float(b.mean())
     low_a, high_a = map(float, effective_limits(a, floor, tail))
     low_b, high_b = map(float, effective_limits(b, floor, tail))
     spread = a.std() * b.std()
     tied = float(((a - pa) * (b - pb)).mean() / spread) if spread > 1e-15 else 0.0
-    tied *= len(a) / (len(a) + 2)  # the correlation is an estimate: two problems' worth of none
+    # the correlation is an estimate: shrink it as if two uncorrelated problems were added
+    tied *= len(a) / (len(a) + 2)
     down = _combine(pb - low_b, high_a - pa, tied)
     up = _combine(high_b - pb, pa - low_a, tied)
     return pb - pa - down, pb - pa + up
@@ -139,10 +178,22 @@ def _combine(x: float, y: float, tied: float) -> float:
 
 
 def sign_flip(differences: Float[np.ndarray, " P"], *, draws: int = 20_000, seed: int = 0) -> float:
-    """Two-sided p value of the hypothesis that signs are fair coins; 1 when nothing differs."""
+    """Compute a two-sided p value of no difference, by flipping the signs of the differences.
+
+    Args:
+        differences: The differences, one per problem, [P]; all finite.
+        draws: Random flips, where the exact distribution is out of reach.
+        seed: Seed of the random flips.
+
+    Returns:
+        The p value; 1 where no problem differs.
+
+    Raises:
+        UserError: The differences are empty, not finite, or not one-dimensional.
+    """
     d = np.asarray(differences, dtype=float)
     if d.ndim != 1 or not np.isfinite(d).all() or d.size == 0:
-        raise UserError("sign_flip: expected finite per-problem differences, one a problem.")
+        raise UserError("sign_flip: expected finite differences [P], one per problem.")
     size = np.abs(d[d != 0])
     if size.size == 0:
         return 1.0
@@ -163,7 +214,7 @@ def _enumerated(size: Float[np.ndarray, " n"], seen: float) -> float:
 
 
 def _lattice(size: Float[np.ndarray, " n"]) -> np.ndarray | None:
-    """Whole multiples of one step, if there is a coarse enough one."""
+    """The differences as whole multiples of one step; None if no step is coarse enough."""
     for unit in size.min() / np.arange(1, 65):
         steps = size / unit
         whole = np.rint(steps)
@@ -173,7 +224,7 @@ def _lattice(size: Float[np.ndarray, " n"]) -> np.ndarray | None:
 
 
 def _convolved(steps: np.ndarray, seen: int) -> float:
-    """P(|sum of +-steps| >= seen), by adding one problem at a time; index = sum + total."""
+    """P(|sum of +-steps| >= seen), adding one problem at a time; index i means sum i - total."""
     total = int(steps.sum())
     chance = np.zeros(2 * total + 1)
     chance[total] = 1.0
@@ -186,7 +237,7 @@ def _convolved(steps: np.ndarray, seen: int) -> float:
 def _drawn(size: Float[np.ndarray, " n"], seen: float, draws: int, seed: int) -> float:
     rng = np.random.default_rng(seed)
     extreme, done = 0, 0
-    while done < draws:  # in pieces, so that a thousand problems stay in a few megabytes
+    while done < draws:  # in pieces: a thousand problems take a few megabytes
         rows = min(2000, draws - done)
         signs = rng.integers(0, 2, size=(rows, size.size), dtype=np.int8)
         sums = np.abs(2.0 * (signs @ size) - size.sum())
@@ -198,11 +249,24 @@ def _drawn(size: Float[np.ndarray, " n"], seen: float, draws: int, seed: int) ->
 def smallest_effect(
     sd: float, n_problems: int, *, power: float = 0.8, alpha: float = 0.05, tests: int = 1
 ) -> float:
-    """The smallest true mean difference that a paired design sees with this power.
+    """Compute the smallest true mean difference that a paired design detects with this power.
 
-    sd: of the per-problem differences (`PairedDifference.sd`); tests: size of the family (the
-    hardest step of Holm, alpha / tests). From the noncentral t of the paired t test, which the
-    sign-flip test follows closely from about 10 problems on.
+    Uses the noncentral t distribution of the paired t test, which the sign-flip test follows
+    closely from about 10 problems on.
+
+    Args:
+        sd: Standard deviation of the per-problem differences (`PairedDifference.sd`).
+        n_problems: Number of problems, at least 2.
+        power: Chance of detecting the difference.
+        alpha: Family-wise error rate.
+        tests: Number of tests in the family; the bound is that of Holm's hardest step, alpha /
+            tests.
+
+    Returns:
+        The difference, in units of the outcome; 0 where `sd` is 0.
+
+    Raises:
+        UserError: An argument is outside its range.
     """
     if not sd >= 0 or n_problems < 2 or not 0 < alpha < 1 or not alpha < power < 1 or tests < 1:
         raise UserError(

@@ -1,11 +1,11 @@
-"""Partial rank correlation: how two quantities of the blocks go together, others held fixed.
+"""Partial rank correlation of two quantities of the blocks, with others held fixed.
 
-Early and late blocks differ in everything, so a score that only knew a block's depth, or the norm
-of its stream, would correlate with most effects. All quantities are ranked, the ranks of x and y
-are freed of their least-squares fit on the ranks of the controls, and what is left is correlated
-(Spearman's partial correlation). The interval is that of `spearman_interval`: a bootstrap over
-blocks, with a fresh re-estimate of y for each draw, gives a standard error on Fisher's z scale,
-which is not allowed under sqrt((1 + r^2 / 2) / (n - k - 3)) for k controls.
+Early and late blocks differ in everything, so a score that only encodes the depth of a block, or
+the norm of its residual stream, would correlate with most effects. All quantities are ranked, the
+least-squares fit on the ranks of the controls is removed from the ranks of x and y, and the
+residuals are correlated (Spearman's partial correlation). The interval is as in
+`spearman_interval`: a bootstrap over blocks, with a random re-estimate of y for each draw, gives a
+standard error on Fisher's z scale, of at least sqrt((1 + r^2 / 2) / (n - k - 3)) for k controls.
 
 Shapes: L blocks, k controls.
 """
@@ -28,16 +28,26 @@ def partial_spearman(
     y: Float[np.ndarray, "rows L"],
     controls: Sequence[Float[np.ndarray, "rows L"]],
 ) -> Float[np.ndarray, " rows"]:
-    """Row-wise; nan where nothing of x or y is left beside the controls."""
+    """Compute the partial rank correlation of `x` and `y` row by row.
+
+    Args:
+        x: First quantity, [rows, L].
+        y: Second quantity, [rows, L].
+        controls: Quantities that are held fixed, [rows, L] each.
+
+    Returns:
+        The correlation of each row, [rows], float64; nan where the controls explain all of `x` or
+        `y`.
+    """
     a, b, *given = (_centred_ranks(value) for value in (x, y, *controls))
     if given:
         design = np.stack(given, axis=2)  # [rows, L, k]
-        turned = design.transpose(0, 2, 1)
-        # controls that repeat each other in a resample count once: a pseudo-inverse of k x k
-        fit = np.linalg.pinv(turned @ design, rcond=1e-10, hermitian=True) @ turned
+        turned = design.transpose(0, 2, 1)  # [rows, k, L]
+        # a pseudo-inverse [k, k], because controls may be collinear in a resample
+        fit = np.linalg.pinv(turned @ design, rcond=1e-10, hermitian=True) @ turned  # [rows, k, L]
         a, b = (v - (design @ (fit @ v[:, :, None]))[:, :, 0] for v in (a, b))
     size = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    # what is left of a quantity that its controls explain is rounding
+    # below this, the residual of a quantity is rounding error
     least = 1e-9 * x.shape[1] ** 3
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(size > least, (a * b).sum(1) / size, np.nan)
@@ -58,12 +68,31 @@ def partial_interval(
     level: float = 0.95,
     seed: int = 0,
 ) -> Correlation:
-    """The partial correlation with its interval; nan where there are too few blocks or nothing
-    is left."""
+    """Compute the partial rank correlation over blocks, with its interval.
+
+    Args:
+        x: First quantity, [L].
+        y: Second quantity, [L].
+        controls: Quantities that are held fixed, [L] each.
+        y_replicates: Re-estimates of `y`, [any number, L], where `y` is itself an estimate.
+        draws: Bootstrap draws of blocks.
+        level: Confidence level of the interval.
+        seed: Seed of the draws.
+
+    Returns:
+        The correlation with its interval; nan where there are fewer than k + 4 blocks, or the
+        controls explain all of `x` or `y`.
+
+    Raises:
+        UserError: The quantities differ in length.
+    """
     tail = check_level(level)
     n, k = len(x), len(controls)
     if any(len(z) != n for z in (y, *controls)):
-        raise UserError("partial_interval: x, y and the controls need one value a block each.")
+        raise UserError(
+            "partial_interval: x, y and the controls differ in length; expected one value per "
+            "block in each."
+        )
     name = "partial spearman, bootstrap se on fisher z"
     nan = float("nan")
     if n < k + 4:

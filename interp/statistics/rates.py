@@ -1,8 +1,8 @@
-"""The rate of an event per token at risk, with an interval that holds when few were seen, or none.
+"""The rate of an event per token at risk, with an interval that is valid for few events or none.
 
-Garwood's interval for a Poisson count (1936; exact, and it holds at no event), with events and
-exposure divided by the overdispersion between problems where that is over one (McCullagh and
-Nelder 1989, quasi-Poisson), for the chains of one problem are not independent.
+Garwood's interval for a Poisson count (1936; exact, and defined without events). Chains of one
+problem are not independent, so events and exposure are divided by the overdispersion between
+problems where that is over one (quasi-Poisson; McCullagh and Nelder 1989).
 
 Shapes: P problems.
 """
@@ -22,7 +22,16 @@ PER = 1000
 
 @dataclass(frozen=True)
 class Rate:
-    """Events per 1k tokens of exposure, with its interval; nan without exposure."""
+    """Events per 1k tokens of exposure, with its interval; nan without exposure.
+
+    Attributes:
+        value: Events per 1k tokens.
+        low: Lower limit of the interval.
+        high: Upper limit of the interval.
+        events: Number of events.
+        exposure: Tokens at risk.
+        n_problems: Problems with exposure.
+    """
 
     value: float
     low: float
@@ -35,22 +44,35 @@ class Rate:
 def rate(
     events: Shaped[np.ndarray, ...], exposure: Shaped[np.ndarray, ...], level: float = 0.95
 ) -> Rate:
-    """Events per 1k tokens from each problem's events and exposure [P] (see the module)."""
+    """Estimate the rate of an event per 1k tokens, with problems as clusters (see the module).
+
+    Args:
+        events: Number of events per problem, [P].
+        exposure: Tokens at risk per problem, [P].
+        level: Confidence level of the interval.
+
+    Returns:
+        The rate with its interval; nan where there is no exposure.
+
+    Raises:
+        UserError: The shapes differ, a value is negative or not finite, or a problem has events
+            without exposure.
+    """
     from scipy.stats import chi2
 
     tail = check_level(level)
     counts, tokens = np.asarray(events, dtype=float), np.asarray(exposure, dtype=float)
     if counts.shape != tokens.shape or counts.ndim != 1:
         raise UserError(
-            f"rate: events have shape {counts.shape}, exposure {tokens.shape}; expected one of "
-            "each a problem."
+            f"rate: events have shape {counts.shape}, exposure {tokens.shape}; expected [P] for "
+            "both, one value per problem."
         )
     if not (np.isfinite(counts).all() and np.isfinite(tokens).all()) or (
         len(counts) and min(counts.min(), tokens.min()) < 0
     ):
         raise UserError("rate: expected finite events and exposures, none below 0.")
     if (counts[tokens == 0] > 0).any():
-        raise UserError("rate: a problem has events without exposure.")
+        raise UserError("rate: a problem has events without exposure; expected its tokens at risk.")
     k, total = float(counts.sum()), float(tokens.sum())
     problems = int((tokens > 0).sum())
     if not total:

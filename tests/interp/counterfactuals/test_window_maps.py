@@ -257,13 +257,13 @@ def test_what_cannot_be_mapped(model, chains) -> None:
         time_map(model, [], windows, judge)
     with pytest.raises(UserError, match="no window"):
         time_map(model, chains, {}, judge)
-    with pytest.raises(UserError, match="give the chains that it wrote"):
+    with pytest.raises(UserError, match="pass the chains that it wrote"):
         time_map(model, chains, windows, judge, base=Variant("other", (Skip(0),)))
     with pytest.raises(UserError, match="changes no block"):
         time_map(model, chains, windows, judge, restore=True)
     with pytest.raises(UserError, match="does nothing to block 3"):
         restored(Variant("cut", (Skip(0),)), 3, None)
-    with pytest.raises(UserError, match="one problem, sample and seed"):
+    with pytest.raises(UserError, match="the same problem, sample and seed"):
         list(rerun(model, [chains[0], chains[0]], []))
     with pytest.raises(UserError, match="told apart"):
         ChainWindows.of([chains[0], chains[0]], [1, 2])
@@ -273,7 +273,7 @@ def test_what_cannot_be_mapped(model, chains) -> None:
         ChainWindows({1: (4, 4)})
     with pytest.raises(UserError, match="parts=0"):
         usual_windows(model, 20, parts=0)
-    with pytest.raises(UserError, match="numbers from 0"):
+    with pytest.raises(UserError, match="one or more from 0"):
         along(chains, (1.0,))
     mean = Variant("mean", (MeanDelta(1, mean=torch.zeros(model.d_model)),))
     assert restored(mean, 1, Window(3)).interventions()[0].window is not None

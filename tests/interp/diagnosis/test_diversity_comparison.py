@@ -74,7 +74,7 @@ def test_whatever_is_called_more_diverse_has_its_accuracy_beside_it(seed: int) -
 
 
 def test_diversity_is_refused_without_accuracy() -> None:
-    with pytest.raises(UserError, match="not given without accuracy"):
+    with pytest.raises(UserError, match="expected one verdict per sample"):
         diversity_beside({"dense": study()}, {"dense": {}})
 
 

@@ -115,7 +115,7 @@ def test_mistakes_are_errors_that_say_so() -> None:
     text = " ".join(FACTS)
     with pytest.raises(UserError, match="threshold"):
         restatement(text, threshold=0.0)
-    with pytest.raises(UserError, match="one vector each"):
+    with pytest.raises(UserError, match="one vector per sentence"):
         restatement(text, lambda listed: np.ones((2, 3)))
     with pytest.raises(NonFiniteError):
         restatement(text, lambda listed: np.full((len(listed), 3), np.nan))

@@ -304,7 +304,7 @@ def test_a_part_that_matters_only_when_all_is_gone_bends() -> None:
             lambda m, d, f: effects_of_chains(
                 m.generate(PROMPTS[:1], [Variant("odd")], Budget(4, 2)), ablations(m), m
             ),
-            "none of the ablations",
+            "not among the ablations",
         ),
         (
             lambda m, d, f: measure_effects(
