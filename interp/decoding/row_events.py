@@ -131,7 +131,7 @@ class RowEvents:
         )
 
     def _loops(self, slot: int, begin: int, count: int) -> bool:
-        """Whether a row ends here because it loops; the scheduler asks every `LOOP_EVERY` tokens."""
+        """Whether a row ends here because it loops; asked at least every `LOOP_EVERY` tokens."""
         if not self.stop_on_loop or count <= begin:
             return False
         return certain_period(self.batch.table.tokens[slot, begin:count]) is not None

@@ -70,7 +70,7 @@ class StopStrings:
             One boolean per token, in the same shape.
         """
         for token in np.unique(tokens[self._completes[tokens] < 0]).tolist():
-            # Some tokenizers drop the leading space of the first token, so decode it twice in a row.
+            # Some tokenizers drop the space before the first token: decode the token twice.
             text = self._text(np.array([token, token]))
             self._completes[token] = _PART in text or any(s[-1] in text for s in self.strings)
         return self._completes[tokens] == 1
