@@ -404,7 +404,7 @@ class Batch:
             self._dirty = True
 
     def state_changed(self) -> None:
-        """Marks the device as out of date: something that the windows of a row depend on changed."""
+        """Marks the device as out of date, after the host changed what the windows depend on."""
         self._dirty = True
 
     def watches_loops(self, sequence: SequenceState) -> bool:

@@ -41,7 +41,7 @@ def wanted(model: ReasoningModel, compiled: bool | None) -> bool:
 
 
 class CudaGraphs:
-    """Captured passes by shape. If capturing fails, it warns once and runs passes without graphs."""
+    """Captured passes by shape. If capturing fails, it warns once and runs without graphs."""
 
     def __init__(self, record: Callable[[Run], Run] | None = None) -> None:
         """Begins without any graph.
