@@ -7,8 +7,9 @@ prefill omits the last given token: each row reads it in its first own pass.
 
 The device runs a stride of a few passes before the host looks at the tokens. What a row generated
 past its end is discarded. If memory runs out, the last half of the rows returns to the waiting
-requests and the number of slots is halved. No chain changes or is lost, because budgets nest
-(`interp.decoding.sequence`) and the noise does not depend on the batch (`interp.decoding.sampling`).
+requests and the number of slots is halved. Chains do not depend on the slots or on the other rows,
+so none changes or is lost. `interp.decoding.sequence` explains how budgets nest, and
+`interp.decoding.sampling` why the noise does not depend on the batch.
 
 Shapes: n rows in use, k passes of a stride.
 """
@@ -149,7 +150,7 @@ class Scheduler:
                 raise broken
 
     def _shrink(self) -> None:
-        """Halves the slots. Rows that lose theirs are decoded again later, for their open budgets."""
+        """Halves the slots. Rows that lose theirs are decoded again later, for open budgets."""
         slots = self.batch.slots // 2
         warnings.warn(f"Out of memory: going on with {slots} rows at a time.", stacklevel=4)
         self.prefills.clear()  # computed again when needed

@@ -131,7 +131,7 @@ class SequenceState:
         self.limited_by_positions = want > self.max_tokens
 
     def next_task(self) -> Task | None:
-        """Removes the task with the latest cut from the list and returns it; None if none is left."""
+        """Removes and returns the task with the latest cut, or None if none is left."""
         if not self.tasks:
             return None
         self.tasks.sort(key=lambda t: t.cut)
@@ -206,7 +206,8 @@ class SequenceState:
             n: tokens generated so far.
 
         Returns:
-            The waiting tasks, and an answer task for every budget that thinking has passed.
+            The waiting tasks, and answer tasks for the budgets that thinking has passed, if it goes
+            on for other budgets.
         """
         ready, self.tasks = self.tasks, []
         if self.thinking:
