@@ -96,12 +96,8 @@ class LiveRecord:
         n = x.shape[0]
         x, y = x.float(), y.float()
         norm = torch.linalg.vector_norm
-        numbers = (
-            norm(x, dim=-1),
-            norm(y, dim=-1),
-            norm(y - x, dim=-1),
-            (x * y).sum(-1),
-        )  # [n] each
+        # [n] each
+        numbers = (norm(x, dim=-1), norm(y, dim=-1), norm(y - x, dim=-1), (x * y).sum(-1))
         self.buffer[:n, index] = torch.stack(numbers, -1).to(self.buffer.device)
 
 

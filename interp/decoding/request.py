@@ -58,7 +58,7 @@ class Request:
 
     @property
     def prefill_key(self) -> tuple[Any, ...]:
-        """Key of the prefill: requests with equal keys share the keys and values of their prompt."""
+        """Key of the prefill: requests with equal keys share their prefill."""
         return (self.read, self.variant.name if self._touched else None)
 
     @property

@@ -39,10 +39,8 @@ def cores() -> int:
 def thread_counts() -> tuple[int, ...]:
     """Returns the numbers of threads to try, largest first; only one if the user has chosen it."""
     most: int = torch.get_num_threads()
-    usual = (
-        cores(),
-        cores() // 2,
-    )  # torch's default: all cores, or half if each core runs two threads
+    # torch's default: all cores, or half of them if each core runs two threads
+    usual = (cores(), cores() // 2)
     if os.environ.get("OMP_NUM_THREADS") or most not in usual:
         return (most,)
     counts = {most, 1}
@@ -77,9 +75,8 @@ class ThreadTuner:
         self.counts = thread_counts() if counts is None else counts
         self.best = self.counts[0]
         self._clock, self._use = clock, use
-        self._mean: float | None = (
-            None  # running mean: seconds per unit of work with the best number
-        )
+        # running mean: seconds per unit of work with the best number
+        self._mean: float | None = None
         self._settled = 0  # strides with the best number since it became the best
         self._trial: tuple[int, list[float]] | None = None
         self._wait = dict.fromkeys(self.counts, 0)  # strides until the next trial of a number
@@ -121,9 +118,8 @@ class ThreadTuner:
             return
         known, self._settled = self._mean, self._settled + 1
         if self._settled == 1 or known is None:
-            self._mean = (
-                cost  # the first stride of all includes warm-up: memory touched, threads started
-            )
+            # the very first stride includes warm-up: it touches memory and starts threads
+            self._mean = cost
             return
         self._mean = min(cost, known) if self._settled == TRIES else known + MEMORY * (cost - known)
         for other in self.counts:
