@@ -252,6 +252,7 @@ class Batch:
         self._moved = self._dirty = True  # rows came or went; the host changed the state of a row
 
     def __len__(self) -> int:
+        """Returns the number of rows in use."""
         return len(self.sequences)
 
     # ---------------------------------------------------------------- rows come, fork and go

@@ -41,6 +41,7 @@ class Request:
     prefix: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        """Refuses invalid values with a UserError."""
         if not self.prompt_ids:
             raise UserError(f"Problem {self.problem!r} has an empty prompt: expected token ids.")
         if not self.budgets:

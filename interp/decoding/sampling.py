@@ -41,6 +41,7 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
+        """Refuses invalid values with a UserError."""
         if not self.temperature >= 0 or self.temperature == float("inf"):
             raise UserError(f"temperature={self.temperature}: expected 0 (greedy) or more.")
         if self.top_k < 0 or int(self.top_k) != self.top_k:

@@ -58,6 +58,7 @@ class StopStrings:
         self._completes = np.full(model.vocab_size, -1, np.int8)  # [V]; -1: not decoded yet
 
     def __bool__(self) -> bool:
+        """Returns whether there are stop strings."""
         return bool(self.strings)
 
     def may_complete(self, tokens: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
