@@ -184,7 +184,7 @@ def decode(
         raise UserError(f"{model.name} has no end-of-sequence token: set tokenizer.eos_token.")
     if moments is not None:
         LiveMoments.check(moments, requests)
-    StopStrings(model, stop)  # raises if a string is empty or no string
+    StopStrings(model, stop)  # raises UserError for an invalid stop string
     if not requests:
         return
     scheduler = Scheduler(model, requests, options)

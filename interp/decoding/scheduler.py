@@ -41,7 +41,7 @@ from interp.model.kv_cache import Prefix
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
-PREFILL_TOKENS = 8192  # maximum of tokens in one prefill pass, padding included
+PREFILL_TOKENS = 8192  # maximum number of tokens in one prefill pass, with padding
 REPORT_EVERY = 16  # strides between two progress reports
 
 
@@ -98,7 +98,7 @@ class Scheduler:
         self.stop_ids = np.asarray(model.stop_ids)
         self.end_ids = model.delimiter_ids.think_end
 
-        by_prompt: dict[Any, list[Request]] = {}  # so that a prefill is held for a short time only
+        by_prompt: dict[Any, list[Request]] = {}  # one prefill, one run of requests
         for r in requests:
             by_prompt.setdefault(r.prefill_key, []).append(r)
         self.waiting = deque(r for group in by_prompt.values() for r in group)
