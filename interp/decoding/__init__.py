@@ -1,1 +1,1 @@
-"""Long chains, many at once: requests, scheduler, batch, model runner."""
+"""The decoder: generates many long chains in one batch (request, scheduler, batch, runner)."""

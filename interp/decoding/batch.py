@@ -1,11 +1,13 @@
-"""The rows that are decoded side by side, and everything that belongs to them.
+"""The batch: the rows that are decoded together, and all their state.
 
-A `Batch` owns all state of a row while it decodes: its `SequenceState` (what it is doing), its row
-of the host's `SlotTable` (what it has generated), its keys and values and the device's entries (in
-`ModelRunner`), and the sums of its recorders. Rows are dense: slots 0..n-1 are in use. Adding,
-forking, removing and moving a row happen here and nowhere else, for all of them together.
+A `Batch` owns all state of a row while it decodes: its `SequenceState` (its current task), its row
+of the host's `SlotTable` (what it has generated), its keys and values and its entries on the device
+(in `ModelRunner`), and the sums of its recorders. Rows are dense: slots 0..n-1 are in use. Rows are
+added, forked, removed and moved only here, so that all this state stays together.
 
-Shapes: n rows in use of `slots`, L blocks, k passes of a stride.
+A stride is the few passes that the device runs before the host looks at the new tokens.
+
+Shapes: n rows in use of `slots`, L blocks, k passes of a stride. Numbers are int64.
 """
 
 from __future__ import annotations
@@ -29,28 +31,32 @@ from interp.model.kv_cache import Prefix
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
-COLUMNS = 256  # generated tokens per row for which there is room to begin with
-# per row: the index of the next generated token; prompt tokens; where its task ends; the first
-# index the model chooses itself; the token to be read next; the key of its noise; the first steps
-# of its answer and after its loop
+COLUMNS = 256  # initial capacity of a row, in generated tokens
+# the attributes of `SlotTable` that hold one number per slot
 NUMBERS = ("step", "prompt", "limit", "own", "last", "noise", "answer_from", "loop_from")
 
 
 class SlotTable:
-    """The host's numbers [slots] and columns [slots, columns] per slot.
+    """The host's table of all slots: a few numbers per slot, and one column per generated token.
+
+    A step is the index of a generated token. Columns grow as rows do (`widen`).
 
     Attributes:
-        step: index of the next generated token.
-        prompt: tokens of the prompt.
-        limit: step at which the row's task ends.
-        own: first step whose token the model chooses itself.
-        last: token to be read next.
-        noise: key of the row's sampling noise.
-        answer_from: first step of the answer, `NEVER` while there is none.
-        loop_from: first step after a loop, `NEVER` while none was found.
-        thinks: whether the row is in its thinking.
-        tokens, logprob, entropy, forced: what was generated, [slots, columns].
-        stream: recorded stream numbers, [slots, columns, L, 4], or None.
+        step: step of the next token, [slots].
+        prompt: length of the prompt in tokens, [slots].
+        limit: step at which the row's task ends, [slots].
+        own: first step whose token the model chooses; the decoder writes the ones before, [slots].
+        last: token that the next pass reads, [slots].
+        noise: key of the row's sampling noise, [slots].
+        answer_from: first step of the answer; `NEVER` while there is none, [slots].
+        loop_from: first step after a loop; `NEVER` while none was found, [slots].
+        thinks: whether the row is in its thinking, [slots], bool.
+        tokens: generated token ids, [slots, columns].
+        logprob: log-probability of each token in nats, [slots, columns], float32; nan where forced.
+        entropy: entropy of each choice in nats, [slots, columns], float32; nan where forced.
+        forced: whether the token was given or written, not chosen, [slots, columns], bool.
+        stream: the numbers of `residual_record`, [slots, columns, L, 4], float32; None where
+            nothing is recorded.
     """
 
     step: np.ndarray
@@ -63,6 +69,13 @@ class SlotTable:
     loop_from: np.ndarray
 
     def __init__(self, slots: int, n_blocks: int, record: bool) -> None:
+        """Allocates the table.
+
+        Args:
+            slots: number of slots.
+            n_blocks: blocks of the model, L.
+            record: whether to make room for the recorded residual stream.
+        """
         for name in NUMBERS:
             setattr(self, name, np.zeros(slots, np.int64))
         self.thinks = np.zeros(slots, bool)
@@ -73,12 +86,13 @@ class SlotTable:
         self.stream = np.zeros((slots, COLUMNS, n_blocks, 4), np.float32) if record else None
 
     def _columns(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yields the name and the array of everything that has one column per token."""
         for name in ("tokens", "logprob", "entropy", "forced", "stream"):
             if (table := getattr(self, name)) is not None:
                 yield name, table
 
     def widen(self, columns: int) -> None:
-        """Makes room for `columns` generated tokens per row."""
+        """Makes room for at least `columns` generated tokens per row."""
         have = self.tokens.shape[1]
         if columns <= have:
             return
@@ -89,7 +103,12 @@ class SlotTable:
             setattr(self, name, np.concatenate([table, more], axis=1))
 
     def enter(self, slot: int, sequence: SequenceState) -> None:
-        """Brings a slot's numbers in line with the task that its sequence has just begun."""
+        """Sets the numbers of a slot for the task that its sequence has just begun.
+
+        Args:
+            slot: the slot.
+            sequence: the sequence in it.
+        """
         task, prompt = sequence.task, sequence.request.prompt_ids
         self.prompt[slot] = len(prompt)
         self.step[slot] = task.cut
@@ -104,7 +123,12 @@ class SlotTable:
         self.loop_from[slot] = loop_from(found) if found is not None and seen else NEVER
 
     def write_given(self, slot: int, prefix: tuple[int, ...]) -> None:
-        """Writes the tokens a chain is to begin with: nobody chose them here."""
+        """Writes the given tokens with which a chain begins, marked as forced.
+
+        Args:
+            slot: the slot.
+            prefix: the token ids.
+        """
         n = len(prefix)
         self.widen(n)
         self.tokens[slot, :n] = prefix
@@ -114,14 +138,17 @@ class SlotTable:
             self.stream[slot, :n] = np.nan
 
     def write(self, output: StepOutput) -> tuple[np.ndarray, np.ndarray]:
-        """Writes a stride of rows 0..n-1.
+        """Appends what a stride gave to rows 0..n-1.
+
+        Args:
+            output: the output of k passes over n rows.
 
         Returns:
-            The index of every new token, [n, k], and whether the engine wrote it, [n, k].
+            The step of every new token, [n, k], and whether the decoder wrote it, [n, k].
         """
         n, passes = output.tokens.shape
-        slots = np.arange(n)[:, None]
-        index = self.step[:n, None] + np.arange(passes)
+        slots = np.arange(n)[:, None]  # [n, 1], broadcast against index
+        index = self.step[:n, None] + np.arange(passes)  # [n, k]
         forced = index < self.own[:n, None]
         self.tokens[slots, index] = output.tokens
         self.logprob[slots, index] = np.where(forced, np.nan, output.logprob)
@@ -134,39 +161,59 @@ class SlotTable:
         return index, forced
 
     def copy(self, source: int, target: int, cut: int) -> None:
-        """Copies the first `cut` columns."""
+        """Copies the first columns of one slot to another; the numbers of the slot stay.
+
+        Args:
+            source: slot to copy from.
+            target: slot to copy to.
+            cut: columns to copy.
+        """
         for _, table in self._columns():
             table[target, :cut] = table[source, :cut]
 
     def move(self, source: int, target: int) -> None:
-        """Copies everything of one slot to another."""
+        """Copies the columns and the numbers of one slot to another.
+
+        Args:
+            source: slot to copy from.
+            target: slot to copy to.
+        """
         self.copy(source, target, int(self.step[source]))
         for name in (*NUMBERS, "thinks"):
             table = getattr(self, name)
             table[target] = table[source]
 
     def record(self, slot: int) -> SlotRecord:
-        """What was generated in a slot, as views."""
+        """Returns what was generated in a slot, as views of the table."""
         stream = None if self.stream is None else self.stream[slot]
         return SlotRecord(
             self.tokens[slot], self.logprob[slot], self.entropy[slot], self.forced[slot], stream
         )
 
     def trail(self, n: int, reach: int) -> np.ndarray:
-        """The last `reach` + 1 generated tokens up to the one to be read: [n, reach + 1]."""
-        index = self.step[:n, None] - 1 + np.arange(-reach, 1)
+        """Returns the last generated tokens of rows 0..n-1, up to the one that is read next.
+
+        Args:
+            n: rows in use.
+            reach: tokens before the one that is read next.
+
+        Returns:
+            Token ids, [n, reach + 1]; `NO_TOKEN` before the first generated token.
+        """
+        index = self.step[:n, None] - 1 + np.arange(-reach, 1)  # [n, reach + 1]
         tokens = self.tokens[np.arange(n)[:, None], np.maximum(index, 0)]
         return np.where(index >= 0, tokens, NO_TOKEN)
 
 
 class Batch:
-    """The rows in use, on the host and on the device.
+    """The rows in use, on the host and on the device. Its length is the number of rows in use.
 
     Attributes:
-        sequences: what each row is doing, by slot.
-        table: what each row has generated, by slot.
-        runner: the device's side.
+        model: the model.
         slots: rows that there is room for.
+        runner: the state on the device, and the forward passes.
+        sequences: the current task of each row, by slot.
+        table: what each row has generated, by slot.
     """
 
     def __init__(
@@ -178,6 +225,15 @@ class Batch:
         slots: int,
         longest: int,
     ) -> None:
+        """Allocates the state of all slots.
+
+        Args:
+            model: the model.
+            variants: all variants that requests may have.
+            options: how to decode.
+            slots: rows to make room for.
+            longest: tokens of the longest sequence, its prompt included.
+        """
         self.model, self.slots = model, slots
         self.runner = ModelRunner(
             model,
@@ -193,24 +249,44 @@ class Batch:
         self.table = SlotTable(slots, model.n_blocks, options.record)
         self._variant_number = {variant.name: i for i, variant in enumerate(variants)}
         self._threads = ThreadTuner(None if model.device.type == "cpu" else (1,))
-        self._moved = self._dirty = True  # rows came or went; the host set a row's state
+        self._moved = self._dirty = True  # rows came or went; the host changed the state of a row
 
     def __len__(self) -> int:
+        """Returns the number of rows in use."""
         return len(self.sequences)
 
     # ---------------------------------------------------------------- rows come, fork and go
 
     def prefill(self, requests: Sequence[Request], width: int) -> Prefix:
-        """Keys and values of all that is given but its last token: columns [0, width)."""
+        """Computes the keys and values of all given tokens but the last of each request.
+
+        Args:
+            requests: what to read, R requests.
+            width: tokens of the longest one, without its last.
+
+        Returns:
+            Keys and values of columns [0, width), one row per request.
+        """
         numbers = [self._variant_number[r.variant.name] for r in requests]
         return self.runner.prefill(requests, numbers, width)
 
     def load(self, slots: Sequence[int], prefix: Prefix, picks: Sequence[int], width: int) -> None:
-        """Copies rows `picks` of a prefill into `slots`, which rows are then added to."""
+        """Copies rows of a prefill into slots. Call `add` for each of these slots afterwards.
+
+        Args:
+            slots: slots to copy to.
+            prefix: the prefill.
+            picks: row of the prefill for each slot.
+            width: columns that the slots need room for.
+        """
         self.runner.load(slots, prefix, picks, width)
 
     def add(self, request: Request) -> None:
-        """Begins a request in the next free slot, whose keys and values are loaded already."""
+        """Begins a request in the next free slot. Load its keys and values first (`load`).
+
+        Args:
+            request: the request.
+        """
         slot = len(self.sequences)
         sequence = SequenceState.begin(request, self.model.delimiter_ids, self.model.max_positions)
         if request.prefix:
@@ -220,7 +296,12 @@ class Batch:
         self._put(sequence)
 
     def fork(self, source: int, task: Task) -> None:
-        """Gives a task of row `source` a row of its own: all up to the task's cut is copied."""
+        """Gives a task its own row in the next free slot, with a copy of all up to its cut.
+
+        Args:
+            source: slot of the row that the task belongs to.
+            task: the task; the source no longer does it.
+        """
         target, one = len(self.sequences), self.sequences[source]
         self.runner.copy_row(source, target, max(int(self.table.prompt[source]) + task.cut - 1, 0))
         self.table.copy(source, target, task.cut)
@@ -229,6 +310,7 @@ class Batch:
         self._put(twin)
 
     def _put(self, sequence: SequenceState) -> None:
+        """Puts a sequence into the next free slot."""
         slot = len(self.sequences)
         self.sequences.append(sequence)
         self.enter(slot)
@@ -236,12 +318,12 @@ class Batch:
         self._moved = True
 
     def enter(self, slot: int) -> None:
-        """Brings host and device in line with the task that the slot's sequence has begun."""
+        """Updates host and device for the task that the sequence of a slot has begun."""
         self.table.enter(slot, self.sequences[slot])
         self._dirty = True
 
     def remove(self, slots: Iterable[int]) -> None:
-        """Frees slots; the last rows move into the holes, so that rows stay dense."""
+        """Frees slots. The last rows move into the freed slots, so that rows stay dense."""
         for slot in sorted(slots, reverse=True):
             sequence = self.sequences.pop()
             last = len(self.sequences)
@@ -253,7 +335,10 @@ class Batch:
             self._moved = True
 
     def shrink(self, slots: int) -> list[SequenceState]:
-        """Gives the memory of all but the first `slots` slots back.
+        """Frees the memory of all but the first slots.
+
+        Args:
+            slots: slots to keep.
 
         Returns:
             The sequences that lost their slot.
@@ -267,7 +352,11 @@ class Batch:
     # ---------------------------------------------------------------- a stride
 
     def stride(self) -> StepOutput:
-        """Runs a few passes over all rows; nothing of the host's tables changes yet."""
+        """Runs a few passes over all rows. Only `SlotTable.write` adds their output to the table.
+
+        Returns:
+            What the passes gave, on the host.
+        """
         n, table = len(self.sequences), self.table
         used = int((table.prompt[:n] + table.step[:n]).max())
         passes = max(1, min(self.runner.stride, self.model.max_positions - used))
@@ -291,7 +380,7 @@ class Batch:
             return self.runner.decode(n, used, passes, self._script(n, passes))
 
     def _script(self, n: int, passes: int) -> np.ndarray | None:
-        """Tokens the engine writes in this stride, -1 where the model chooses: [n, passes]."""
+        """Returns the tokens that the decoder writes, [n, passes]: -1 where the model chooses."""
         table = self.table
         written = np.flatnonzero(table.step[:n] < table.own[:n])
         if not written.size:
@@ -304,14 +393,19 @@ class Batch:
         return script
 
     def rewind(self, slot: int, count: int) -> None:
-        """Throws away what a stride generated after the first `count` tokens of a row."""
+        """Discards what a stride generated after the first tokens of a row.
+
+        Args:
+            slot: slot of the row.
+            count: generated tokens to keep.
+        """
         if count < self.table.step[slot]:
             self.table.step[slot] = count
             self.table.last[slot] = self.table.tokens[slot, count - 1]
             self._dirty = True
 
     def state_changed(self) -> None:
-        """The host changed what a row's windows depend on: the device must be told."""
+        """Marks the device as out of date, after the host changed what the windows depend on."""
         self._dirty = True
 
     def watches_loops(self, sequence: SequenceState) -> bool:
@@ -319,10 +413,10 @@ class Batch:
         return sequence.request.variant.name in self.runner.watches_loops
 
     def settle(self, kept: np.ndarray, done: Sequence[int]) -> None:
-        """Tells the recorders which passes of the stride count, and which rows are done.
+        """Tells the recorders which passes of the stride count, and which rows are finished.
 
         Args:
-            kept: passes of the stride that each row's chain keeps, [n].
+            kept: number of passes of the stride that the chain of each row keeps, [n].
             done: slots whose chains are finished.
         """
         if (moments := self.runner.moments) is not None:

@@ -1,13 +1,13 @@
-"""Which way through the blocks is fastest on this processor: measured once, then remembered.
+"""Choice of the fastest backend for the blocks on this processor, measured once per shape.
 
-A way is a build of the compiled kernels (whole blocks, or attention alone) or torch. Which one wins
-depends on the processor, the model's shape and the rows of a batch: vectors of 512 bits are no use
-to a processor that has 256, and a large matrix product may be better off in torch. So the
+A backend is a build of the compiled kernels (for whole blocks, or for attention alone), or torch.
+Which one is fastest depends on the processor (512-bit vectors do not help one that has 256 bits),
+the model's shape and the rows of a batch (torch may be faster at large matrix products). So the
 candidates are timed on two of the model's own blocks when a shape is first decoded (well under a
-second on the bundled reasoner), and the fastest is kept in the user's cache folder.
+second on the bundled reasoner). The timings are stored in the user's cache folder.
 
-`PRUNESCOPE_KERNELS` = 0 is torch, 1 the first candidate without timing, auto (the default) as said.
-All ways give the same logits within float32 rounding.
+`PRUNESCOPE_KERNELS`: 0 uses torch, 1 the first candidate without timing, auto (the default) times.
+All backends give the same logits within float32 rounding.
 """
 
 from __future__ import annotations
@@ -35,19 +35,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 5  # timings of each candidate, in turn; the least counts
-LARGEST_ROWS = 128  # beyond, the order of the candidates does not change
+ROUNDS = 5  # timings of each candidate, interleaved; the shortest counts
+LARGEST_ROWS = 128  # with more rows, the order of the candidates does not change
 
 
 @dataclass(frozen=True)
 class BlockBackend:
-    """A way through the blocks.
+    """What computes the blocks.
 
     Attributes:
-        name: as shown in logs, the store and `prunescope doctor`.
-        kernels: the build that attends and, if `fused`, runs whole blocks; None for torch.
-        fused: whether recognised blocks are one compiled call each
-        (`interp.decoding.fused_blocks`).
+        name: the name in logs, the store and `prunescope doctor`.
+        kernels: the build that computes attention and, if `fused`, whole blocks; None for torch.
+        fused: whether each recognized block is one compiled call (`interp.decoding.fused_blocks`).
     """
 
     name: str
@@ -60,12 +59,12 @@ TORCH = BlockBackend("torch")
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """What was chosen for a model and a number of rows.
+    """The backend chosen for a model and a number of rows.
 
     Attributes:
-        backend: the way taken.
-        rows: rows side by side for which it was measured.
-        seconds: of a pass through two blocks, by candidate; empty where nothing was timed.
+        backend: the backend.
+        rows: rows of the batch that it was timed with: a power of two, at most `LARGEST_ROWS`.
+        seconds: seconds of a pass through two blocks, by candidate; empty if nothing was timed.
     """
 
     backend: BlockBackend
@@ -74,7 +73,7 @@ class BackendChoice:
 
 
 def candidates(model: ReasoningModel) -> list[BlockBackend]:
-    """The ways that can decode this model, the likeliest to be fastest first."""
+    """Returns the backends that can decode this model, the one most likely to be fastest first."""
     if not kernel_ready(model):
         return [TORCH]
     found = [run for build in builds() if (run := kernels(build)) is not None]
@@ -87,16 +86,16 @@ def candidates(model: ReasoningModel) -> list[BlockBackend]:
 def choose_backend(
     model: ReasoningModel, rows: int, timer: Callable[[BlockBackend, int], Callable[[], float]]
 ) -> BackendChoice:
-    """The fastest way to decode `rows` rows of a model on this machine.
+    """Chooses the fastest backend for a model and a number of rows on this machine.
 
     Args:
         model: the model.
-        rows: rows decoded side by side.
-        timer: for a candidate and a number of rows, a function that makes one pass through a few
-            blocks and returns its seconds.
+        rows: rows of the batch.
+        timer: takes a backend and a number of rows, and returns a function that runs one pass
+            through a few blocks and returns its seconds.
 
     Returns:
-        The choice; measured on first use of a shape, read from the cache afterwards.
+        The choice; timed on first use of a shape, read from the cache afterwards.
     """
     ways = candidates(model)
     rows = min(LARGEST_ROWS, 1 << max(0, rows - 1).bit_length())
@@ -118,23 +117,25 @@ def _timed(
     rows: int,
     timer: Callable[[BlockBackend, int], Callable[[], float]],
 ) -> dict[str, float]:
+    """Times the candidates and returns the seconds of each, by name."""
     runs = {way.name: timer(way, rows) for way in ways}
     for run in runs.values():
-        run()  # memory touched, threads started
+        run()  # warm-up: touches memory, starts threads
     taken: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(ROUNDS):  # in turn, so that a busy moment meets all of them
+    for _ in range(ROUNDS):  # interleaved, so that other load slows all of them
         for name, run in runs.items():
             taken[name].append(run())
     return {name: min(times) for name, times in taken.items()}
 
 
 def _listed(seconds: dict[str, float]) -> str:
+    """Formats timings for the log, the fastest first."""
     ordered = sorted(seconds.items(), key=lambda item: item[1])
     return ", ".join(f"{name} {s * 1e3:.2f} ms" for name, s in ordered)
 
 
 def _key(model: ReasoningModel, rows: int, names: Sequence[str]) -> str:
-    """Everything that the order of the candidates depends on."""
+    """Returns a hash of everything that the order of the candidates depends on."""
     blocks = model.anatomy.blocks
     block = next((b for b in blocks if fusable(model, b)), blocks[0])
     shapes = [(name, tuple(p.shape)) for name, p in block.named_parameters()]
@@ -149,11 +150,12 @@ def _place() -> Path:
 
 
 def _read() -> dict[str, dict[str, float]]:
+    """Returns the stored timings: seconds by candidate, by key."""
     try:
         found = json.loads(_place().read_text())
         return {k: {n: float(s) for n, s in v.items()} for k, v in found.items()}
     except (OSError, ValueError, AttributeError, TypeError):
-        return {}  # not there yet, or damaged: it is measured anew
+        return {}  # missing or damaged: time again
 
 
 def _remembered(key: str) -> dict[str, float] | None:
@@ -162,7 +164,7 @@ def _remembered(key: str) -> dict[str, float] | None:
 
 def _remember(key: str, seconds: dict[str, float]) -> None:
     place = _place()
-    with contextlib.suppress(OSError):  # a full or read-only disk costs a second next time
+    with contextlib.suppress(OSError):  # on a full or read-only disk: time again next time
         handle, part = tempfile.mkstemp(dir=place.parent, suffix=".json")
         with os.fdopen(handle, "w") as file:
             json.dump(_read() | {key: seconds}, file, indent=1)

@@ -1,14 +1,13 @@
-"""CUDA graphs for decoding: a pass is captured once for its shape, then replayed.
+"""CUDA graphs for decoding: a pass is captured once per shape, then replayed.
 
-With few rows a large model's pass is hundreds of short kernels, and launching them one by one from
-Python takes longer than running them. A captured pass is launched as one. Shapes are rounded up so
-that few graphs serve all: rows to a share of the slots, columns to the next `STEP`; rows beyond the
-real ones run along over slots that nobody uses.
+With few rows, a pass of a large model is hundreds of short kernels. Launching them one by one from
+Python takes longer than running them; a captured pass is a single launch. Shapes are rounded up,
+so that a few graphs serve all passes: rows to a share of the slots, columns to the next multiple
+of `STEP`. The additional rows run on unused slots.
 
-A graph repeats the same kernels on the same addresses: a pass may depend on tensors that stay
-where they are, and on nothing of Python's that changes. `CudaGraphs(record)` takes another recorder
-in place of CUDA's: the tests use one that traces the pass into a list of operations on the
-CPU and so holds passes to that rule without a GPU.
+Caveat: a graph repeats the same kernels on the same addresses. A pass may depend only on tensors
+that keep their address, and on no Python value that changes. The tests check this rule without a
+GPU: they give `CudaGraphs` a recorder that traces a pass into a list of CPU operations.
 """
 
 from __future__ import annotations
@@ -22,39 +21,67 @@ import torch
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
-STEP = 256  # columns between two graphs
-SHARES = (16, 8, 4, 2, 1)  # rows run as 1/16, 1/8, ... of the slots, or all
+STEP = 256  # columns are rounded up to a multiple of this
+SHARES = (16, 8, 4, 2, 1)  # rows are rounded up to 1/16, 1/8, ... or all of the slots
 Run = Callable[[], None]
 
 
 def wanted(model: ReasoningModel, compiled: bool | None) -> bool:
-    """Whether passes are to be captured: on one CUDA device, unless compiled=False."""
+    """Returns whether to capture passes: only if the model is on exactly one CUDA device.
+
+    Args:
+        model: the model.
+        compiled: the option `DecodeOptions.compiled`; False turns capturing off.
+
+    Returns:
+        Whether to capture passes.
+    """
     devices = {p.device for p in model.hf.parameters()}
     return compiled is not False and len(devices) == 1 and model.device.type == "cuda"
 
 
 class CudaGraphs:
-    """Captured passes by shape. What cannot be captured runs as it is, and is said once."""
+    """Captured passes by shape. If capturing fails, it warns once and runs without graphs."""
 
     def __init__(self, record: Callable[[Run], Run] | None = None) -> None:
+        """Begins without any graph.
+
+        Args:
+            record: captures a pass and returns the function that replays it; by default a CUDA
+                graph.
+        """
         self._record = _capture if record is None else record
         self._replay: dict[Hashable, Run] = {}
         self._given_up = False
 
     def rows(self, n: int, slots: int) -> int:
-        """How many rows a pass over n rows is run with."""
+        """Rounds the rows of a pass up, so that few graphs are needed.
+
+        Args:
+            n: rows in use.
+            slots: rows that there is room for.
+
+        Returns:
+            Rows to run the pass with.
+        """
         return next(size for s in SHARES if (size := -(-slots // s)) >= n)
 
     def columns(self, used: int) -> int:
-        """How many columns a pass over `used` columns looks at."""
+        """Rounds the cache columns of a pass up to the next multiple of `STEP`."""
         return -(-used // STEP) * STEP
 
     def run(self, key: Hashable, function: Run) -> None:
+        """Runs a pass: directly the first time, then captured and replayed.
+
+        Args:
+            key: shape of the pass; equal keys share a graph.
+            function: the pass.
+        """
         if self._given_up:
             function()
             return
         if (replay := self._replay.get(key)) is None:
-            # The first pass of a shape runs as it is: it also warms up what is made lazily.
+            # The first pass of a shape runs uncaptured: it also creates what is created lazily.
             function()
             self._replay[key] = _NOT_YET
             return
@@ -64,8 +91,8 @@ class CudaGraphs:
             except RuntimeError as error:
                 self._given_up = True
                 warnings.warn(
-                    f"Decoding passes could not be captured in a CUDA graph ({error}); going on "
-                    "without, more slowly.",
+                    f"Decoding passes could not be captured in a CUDA graph ({error}). "
+                    "Decoding continues without graphs, more slowly.",
                     stacklevel=2,
                 )
                 function()
@@ -74,11 +101,12 @@ class CudaGraphs:
 
 
 def _NOT_YET() -> None:  # noqa: N802
-    raise AssertionError("a mark, never run")
+    """Marks a shape that has run once and is not captured yet."""
+    raise AssertionError("_NOT_YET only marks a shape that has run once; it must never be called.")
 
 
 def _capture(function: Run) -> Run:
-    """Captures a pass; nothing is computed while capturing."""
+    """Captures a pass in a CUDA graph; capturing computes nothing."""
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph):

@@ -1,4 +1,4 @@
-"""How requests are decoded: everything that holds for all of them."""
+"""Options of a decoding run that hold for all its requests."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ class DecodeOptions:
     """Options of one decoding run.
 
     Attributes:
-        sampling: temperature, top-k and top-p of every row.
-        slots: rows decoded side by side; None for as many as fit, at most 128 on a CPU.
-        stop: strings that end an answer.
+        sampling: temperature and filters, for every row.
+        slots: rows in one batch; None for as many as fit into memory, at most 128 on a CPU and
+            256 on a CUDA device.
+        stop: strings that end an answer; none by default.
         stop_on_loop: whether a row that certainly loops ends there, recorded as "looped".
         record: whether to keep what every block does to the residual stream (`Chain.stream`).
-        moments: a reducer to fill with the passes that chose the tokens of finished chains (one
-            budget per request).
+        moments: a reducer that takes the passes which chose the tokens of finished chains; it
+            needs one budget per request. None takes nothing.
         compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
             blocks with torch.compile, on any device; False does neither.
-        progress: called with generated tokens, finished chains and chains in all.
+        progress: function called with (generated tokens, finished chains, total chains); None
+            for no report.
     """
 
     sampling: Sampling = field(default_factory=Sampling)

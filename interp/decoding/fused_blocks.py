@@ -1,13 +1,15 @@
-"""A shorter way through the blocks of the Llama family, for decoding on a CPU.
+"""Fused blocks: a faster forward pass of Llama-like blocks, for decoding on a CPU.
 
-`fused(model, cache)` gives recognised blocks (Llama, Mistral, Qwen 2, Qwen 3 in float32) another
-`forward` for passes of one token a row: one call of `kernels.c` from the stream that enters to the
-stream that leaves, with weights packed for it and buffers that all blocks share. The block is
-still called as a module, so hooks on blocks (row-wise interventions) fire as ever; a block with a
-hook on anything inside it takes its own way for that pass, as does every other kind of block.
+`fuse` packs recognized blocks (Llama, Mistral, Qwen 2, Qwen 3 in float32), and `fused` gives them
+another `forward` for passes of one token per row: one call of `kernels.c` from `resid_pre` to
+`resid_post`, with packed weights and buffers that all blocks share. The block is still called as a
+module, so hooks on blocks (row-wise interventions) run as usual. A block with a hook on a module
+inside it runs its own forward in that pass, and so does every other kind of block.
 
-The packed weights are copies, so only models below a size are fused. Tests hold both ways to
-the same logits.
+The packed weights are copies, so only models up to `LARGEST` bytes are fused. Tests check that
+both forwards give the same logits. `CompiledBlocks` is the counterpart for torch.compile.
+
+Shapes: n rows of one token each, D residual width.
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ if TYPE_CHECKING:
     from interp.model.kv_cache import RowCache
     from interp.model.reasoning_model import ReasoningModel
 
-RECOMPILES = 64  # of one function: blocks differ in their index, and shapes grow
+RECOMPILES = 64  # per block: torch.compile recompiles for each block index and as shapes grow
 
 KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-LARGEST = 2 * 2**30  # bytes of weights; beyond, a copy of them is too much
+LARGEST = 2 * 2**30  # bytes of weights; a copy of a larger model takes too much memory
 
 
 class _Workspace:
-    """Room for what one block computes on the way, shared by all: [slots, ...] each."""
+    """Buffers for the intermediate results of a block, shared by all blocks: [slots, ...] each."""
 
     def __init__(self, slots: int, d: int, heads: int, kv: int, width: int, inner: int) -> None:
         self.normed = torch.empty(slots, d)
@@ -47,22 +49,43 @@ class _Workspace:
 
 
 class FusedBlock:
-    """The fused forward of one block.
+    """The fused forward of one block. Call it as the block's `forward`.
 
-    numbers: where `interp.decoding.recording` wants the four numbers of each row (address, floats
-    between rows).
+    Attributes:
+        run: the compiled function.
+        cache: keys and values of all slots.
+        index: index of the block's layer in the cache.
+        weights: packed weights by name.
+        struct: the block as kernels.c reads it: sizes, constants and addresses of the weights.
+        room: buffers for intermediate results.
+        here: address of `struct`.
+        there: address of the struct of `room`.
+        shape: key/value heads and head width.
+        numbers: where to write the four recorded numbers of each row: an address, and the distance
+            between rows in floats; (None, 0) records nothing.
+        inside: the modules inside the block.
     """
 
     def __init__(
         self, block: nn.Module, cache: RowCache, found: Kernels, shared: dict[Any, _Workspace]
     ) -> None:
+        """Packs the weights of a block.
+
+        Args:
+            block: a block for which `fusable` is true.
+            cache: the cache to read and write.
+            found: the build of the kernels that runs the block.
+            shared: buffers by shape, shared by all blocks; a missing one is added.
+        """
         b = cast("Any", block)
         attn, mlp = b.self_attn, b.mlp
         self.run, self.cache, self.index = found.run_block, cache, int(attn.layer_idx)  # type: ignore[attr-defined]
         width = int(attn.head_dim)
         heads, kv = (p.out_features // width for p in (attn.q_proj, attn.k_proj))
         projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-        half = found.panel // 2  # of a panel of `up`: so many gates, then so many of the others
+        # A panel of `up` holds `half` columns of gate_proj, then `half` columns of up_proj.
+        half = found.panel // 2
+        # [inner, D] -> [D, inner] -> [D, inner / half, half]
         gates = mlp.gate_proj.weight.detach().t().unflatten(1, (-1, half))
         others = mlp.up_proj.weight.detach().t().unflatten(1, (-1, half))
         weights = {
@@ -106,7 +129,7 @@ class FusedBlock:
 
     @property
     def undisturbed(self) -> bool:
-        """Whether nothing inside the block is hooked."""
+        """Whether no module inside the block has a hook."""
         return not any(m._forward_hooks or m._forward_pre_hooks for m in self.inside)
 
     def __call__(
@@ -116,6 +139,7 @@ class FusedBlock:
         position_embeddings: Any = None,
         **_: Any,
     ) -> torch.Tensor:
+        """Computes the block for one token per row, [n, 1, D]; takes what the block takes."""
         layer, layout = self.cache.rows[self.index], self.cache.layout
         if not layer.is_initialized:
             like = hidden_states.new_empty(1, self.shape[0], 1, self.shape[1])
@@ -133,7 +157,15 @@ class FusedBlock:
 
 
 def fusable(model: ReasoningModel, block: nn.Module) -> bool:
-    """Whether this block is one that `FusedBlock` computes exactly."""
+    """Returns whether `FusedBlock` computes this block exactly.
+
+    Args:
+        model: the model.
+        block: one of its blocks.
+
+    Returns:
+        Whether the block can be fused.
+    """
     if type(block).__name__ not in KINDS or type(block).__module__.split(".")[0] != "transformers":
         return False
     b = cast("Any", block)
@@ -158,7 +190,7 @@ def fusable(model: ReasoningModel, block: nn.Module) -> bool:
 
 
 def fits(model: ReasoningModel) -> bool:
-    """Whether the model is small enough for a second, packed copy of its blocks."""
+    """Returns whether the model is small enough for a second, packed copy of its weights."""
     return sum(p.numel() * p.element_size() for p in model.hf.parameters()) <= LARGEST
 
 
@@ -171,13 +203,13 @@ def fuse(
     """Packs the blocks that can be fused.
 
     Args:
-        model: the model; too large a one is not fused.
+        model: the model.
         cache: the cache that the fused blocks read and write.
-        found: the build that runs them; by default this processor's own.
-        only: indices of the blocks to pack; by default all that can be.
+        found: the build of the kernels that runs them; by default the one for this processor.
+        only: indices of the blocks to pack; by default all that can be fused.
 
     Returns:
-        Fused forwards by block index; empty where there are no kernels.
+        Fused forwards by block index; empty if there are no kernels or the model is too large.
     """
     found = found or kernels()
     if found is None or not fits(model):
@@ -193,7 +225,15 @@ def fuse(
 
 @contextmanager
 def fused(model: ReasoningModel, blocks: dict[int, FusedBlock]) -> Iterator[None]:
-    """While open, undisturbed blocks go their fused way."""
+    """Lets blocks without hooks inside run fused while the context is open.
+
+    Args:
+        model: the model.
+        blocks: fused forwards by block index.
+
+    Yields:
+        Nothing.
+    """
     changed: list[nn.Module] = []
     with holding(model):
         try:
@@ -209,22 +249,38 @@ def fused(model: ReasoningModel, blocks: dict[int, FusedBlock]) -> Iterator[None
 
 
 def _window(attn: Any) -> int | None:
+    """Returns the sliding window of an attention in tokens, or None."""
     if type(attn).__name__ == "MistralAttention":
         return getattr(attn.config, "sliding_window", None)
     return getattr(attn, "sliding_window", None)
 
 
 class CompiledBlocks:
-    """Compiled forwards of a model's blocks, compiled when first called."""
+    """Forwards of a model's blocks compiled by torch.compile, each on its first call.
+
+    Attributes:
+        model: the model.
+        blocks: its blocks.
+        forwards: their compiled forwards.
+    """
 
     def __init__(self, model: ReasoningModel) -> None:
+        """Prepares the compiled forwards.
+
+        Args:
+            model: the model.
+        """
         self.model = model
         self.blocks = [b for b in model.blocks if "forward" not in b.__dict__]
         self.forwards = [torch.compile(b.forward, dynamic=True) for b in self.blocks]
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """While open, undisturbed blocks run compiled."""
+        """Lets blocks without hooks inside run compiled while the context is open.
+
+        Yields:
+            Nothing.
+        """
         changed: list[nn.Module] = []
         with holding(self.model):
             try:
@@ -235,7 +291,7 @@ class CompiledBlocks:
                     for block, forward in zip(self.blocks, self.forwards, strict=True):
                         inside: Any = (m for m in block.modules() if m is not block)
                         if "forward" in block.__dict__:
-                            continue  # bypassed in this pass
+                            continue  # the block is bypassed in this pass
                         if not any(m._forward_hooks or m._forward_pre_hooks for m in inside):
                             block.forward = forward  # type: ignore[method-assign]
                             changed.append(block)

@@ -1,4 +1,4 @@
-"""Chains from prompts: every prompt x variant x sample x budget, in that order."""
+"""Entry points of the decoder: `generate` takes prompts, `decode` takes requests."""
 
 from __future__ import annotations
 
@@ -35,33 +35,38 @@ def generate(
     compiled: bool | None = None,
     thinking: bool = True,
 ) -> Chains:
-    """Generates chains for every prompt x variant x sample x budget, in that order.
+    """Generates a chain for every prompt x variant x sample x budget, in that order.
 
-    One seed gives the same chains whatever else is decoded beside them (up to ties of float noise).
+    One seed gives the same chains, whatever else is in the batch (except for ties in float noise).
 
     Args:
         model: the model.
-        prompts: questions, lists of messages, or token ids ready made.
-        variants: variants of the model, decoded side by side; the dense model by default.
-        budget: tokens for thinking and answer; of several, the smaller are prefixes of the larger.
+        prompts: questions, lists of messages, or lists of token ids.
+        variants: variants of the model, decoded in one batch; the dense model by default.
+        budget: thinking and answer tokens; `Budget()` by default. With several budgets, the
+            thinking at a smaller budget is a prefix of the thinking at a larger one.
         samples: chains per prompt, variant and budget.
-        seed: seed of the noise, which all variants of one sample share.
-        sampling: temperature, top-k and top-p.
-        problem_ids: name of each prompt; its number by default.
-        slots: rows decoded side by side; by default as many as fit, at most 128 on a CPU.
-        progress: True for a progress bar, or a function of (tokens, finished chains, chains).
+        seed: seed of the noise. All variants of one sample share the noise.
+        sampling: temperature and filters; by default the model's own distribution.
+        problem_ids: name of each prompt; "0", "1", ... by default.
+        slots: rows in one batch; by default as many as fit into memory, at most 128 on a CPU and
+            256 on a CUDA device.
+        progress: True for a progress bar, or a function that is called with (generated tokens,
+            finished chains, total chains).
         stop: strings that end an answer.
-        stop_on_loop: end a row that certainly loops and record it as "looped".
-        record: keep what every block does to the residual stream (`chain.stream`).
-        moments: a reducer that takes means and second moments of the stream meanwhile.
-        compiled: see `DecodeOptions`.
-        thinking: whether prompts ask the model to think.
+        stop_on_loop: whether a row that certainly loops ends there, recorded as "looped".
+        record: whether to keep what every block does to the residual stream (`Chain.stream`).
+        moments: a reducer that takes means and second moments of the stream while decoding; it
+            needs one budget.
+        compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
+            blocks with torch.compile; False does neither.
+        thinking: whether the model thinks before it answers.
 
     Returns:
         The chains.
 
     Raises:
-        UserError: something asked for cannot be done; says what.
+        UserError: an argument is invalid or cannot be combined with the model.
         NonFiniteError: a logit is not a finite number.
     """
     requests = cross(
@@ -101,7 +106,7 @@ ReasoningModel.decoder = generate
 
 
 class _ProgressBar:
-    """tqdm over finished chains when asked for by True; a caller's function as it is."""
+    """Progress report: a tqdm bar of finished chains for True, or the caller's own function."""
 
     def __init__(self, progress: bool | Callable[[int, int, int], None], total: int) -> None:
         self.bar = None
@@ -138,26 +143,29 @@ def decode(
     compiled: bool | None = None,
     progress: Progress | None = None,
 ) -> Generator[Chain, None, None]:
-    """Decodes requests side by side.
+    """Decodes requests in one batch with continuous batching.
 
     Args:
         model: the model.
-        requests: what to decode.
-        sampling: temperature, top-k and top-p.
-        slots: rows decoded side by side.
+        requests: the requests.
+        sampling: temperature and filters; by default the model's own distribution.
+        slots: rows in one batch; by default as many as fit into memory, at most 128 on a CPU and
+            256 on a CUDA device.
         stop: strings that end an answer.
-        stop_on_loop: end a row that certainly loops and record it as "looped".
-        record: keep what every block does to the residual stream.
-        moments: a reducer that takes means and second moments of the stream meanwhile.
-        compiled: see `DecodeOptions`.
-        progress: called with generated tokens, finished chains and chains in all.
+        stop_on_loop: whether a row that certainly loops ends there, recorded as "looped".
+        record: whether to keep what every block does to the residual stream (`Chain.stream`).
+        moments: a reducer that takes means and second moments of the stream while decoding; it
+            needs one budget per request.
+        compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
+            blocks with torch.compile; False does neither.
+        progress: function called with (generated tokens, finished chains, total chains).
 
     Yields:
-        One chain per request and budget, as soon as it is finished.
+        One chain per request and budget, as soon as it is finished, in no fixed order.
 
     Raises:
-        UserError: something asked for cannot be done; says what.
-        NonFiniteError: a logit is not a finite number; the chains already yielded stand.
+        UserError: a request or an argument is invalid or cannot be combined with the model.
+        NonFiniteError: a logit is not a finite number; the chains already yielded are valid.
     """
     check(model, requests)
     options = DecodeOptions(
@@ -176,7 +184,7 @@ def decode(
         raise UserError(f"{model.name} has no end-of-sequence token: set tokenizer.eos_token.")
     if moments is not None:
         LiveMoments.check(moments, requests)
-    StopStrings(model, stop)  # refuses what cannot end an answer
+    StopStrings(model, stop)  # raises UserError for an invalid stop string
     if not requests:
         return
     scheduler = Scheduler(model, requests, options)

@@ -1,4 +1,4 @@
-"""How many rows can be decoded side by side: what a row takes of the device's memory."""
+"""How many rows fit into the memory of the device: each row needs its key/value cache."""
 
 from __future__ import annotations
 
@@ -16,25 +16,44 @@ CPU_SLOTS, CUDA_SLOTS = 128, 256
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory has run out."""
+    """Returns whether an error means that the memory of the device is exhausted."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def most_columns(model: ReasoningModel, request: Request) -> int:
-    """Columns of the cache that a request can fill."""
+    """Returns how many columns of the key/value cache a request can fill.
+
+    Args:
+        model: the model.
+        request: the request.
+
+    Returns:
+        Tokens of the prompt and of the largest budget, at most the model's positions.
+    """
     closing = len(model.delimiter_ids.closing)
     longest = max(b.thinking + closing + b.answer for b in request.budgets)
     return min(len(request.prompt_ids) + longest, model.max_positions)
 
 
 def slots_that_fit(model: ReasoningModel, columns: int, asked: int | None) -> int:
-    """As many rows as were asked for or are usual, and fit into the device's free memory.
+    """Returns how many rows to decode at a time, given the free memory of the device.
 
-    Half of it where nothing was asked for: the passes need some, and so may others.
+    A warning says so if fewer rows fit than wanted.
+
+    Args:
+        model: the model.
+        columns: columns of the cache per row, in tokens.
+        asked: rows that the caller asked for, which may fill 90 % of the free memory; None for
+            at most 128 rows on a CPU or 256 on a CUDA device, which may fill half of it (the
+            passes need memory too, and so may other processes).
+
+    Returns:
+        Rows, at least 1.
     """
     config = model.anatomy.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    # bytes per row: keys and values of every block
     row = 2 * model.n_blocks * heads * width * columns * model.dtype.itemsize
     usual = CPU_SLOTS
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

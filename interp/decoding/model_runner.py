@@ -1,13 +1,15 @@
-"""The device's side of decoding: prefill, and passes that read one token per row.
+"""The model runner: prefill, and forward passes that read one token per row.
 
-What a pass reads lies in preallocated tensors, one entry per slot, and a pass moves them on in
-place. So a pass is a function of (rows, columns) alone, the device can run several between two
-looks of the host, and on CUDA each can be captured once and replayed (`cuda_graphs`).
+The inputs of a pass are preallocated tensors with one entry per slot, which the pass updates in
+place. So a pass depends only on (rows, columns): the device can run several passes before the host
+looks at the tokens, and on CUDA each pass can be captured once and replayed (`cuda_graphs`).
 
-Ways through the blocks, all to the same logits: compiled CPU kernels, the model's own modules, or
-modules compiled by torch. The fastest for this model on this processor is taken (`block_backend`).
-Hooks and the attention function are in the model only while passes run, and the thread holds it
-meanwhile (`interp.model.holding`).
+The blocks run as compiled CPU kernels, as the model's own modules, or as modules compiled by
+torch, all with the same logits. `block_backend` chooses the fastest for the model and processor.
+Hooks and the attention function are installed only while passes run, and the thread holds the
+model during that time (`interp.model.holding`).
+
+Shapes: n rows in use, k passes of a stride, L blocks, D residual width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -43,16 +45,26 @@ if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from interp.model.reasoning_model import ReasoningModel
 
-CUDA_STRIDE, CPU_STRIDE = 8, 4  # passes between two looks of the host
-TIMED_BLOCKS, TIMED_COLUMNS = 2, 128  # of a pass that compares backends
+CUDA_STRIDE, CPU_STRIDE = 8, 4  # passes before the host looks at the tokens
+TIMED_BLOCKS, TIMED_COLUMNS = 2, 128  # of a pass that times a backend
 assert max(CUDA_STRIDE, CPU_STRIDE) <= LOOP_CHECK, (
-    "a loop's window opens before the host could know of it"
+    "CUDA_STRIDE and CPU_STRIDE must be at most LOOP_CHECK; otherwise a window after a loop would "
+    "open before the host finds the loop"
 )
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What k passes over n rows gave, on the host. finite: whether the logits were usable."""
+    """The output of k passes over n rows, on the host.
+
+    Attributes:
+        tokens: chosen token ids, [n, k], int64.
+        logprob: log-probability of each token in nats, [n, k], float32.
+        entropy: entropy of each choice in nats, [n, k], float32.
+        finite: whether the logits of the pass were usable, [n, k].
+        stream: recorded numbers of the residual stream (`interp.chains.residual_record`),
+            [n, k, L, 4], float32; None if nothing is recorded.
+    """
 
     tokens: Int[np.ndarray, "n k"]
     logprob: Float[np.ndarray, "n k"]
@@ -62,7 +74,33 @@ class StepOutput:
 
 
 class ModelRunner:
-    """Passes for up to `slots` rows, each of one of `variants`."""
+    """Runs prefill and decoding passes for up to `slots` rows, each with one of the variants.
+
+    Attributes:
+        model: the model.
+        sampling: temperature and filters.
+        slots: rows that there is room for.
+        backend: what computes the blocks.
+        stride: passes to run before the host looks at the tokens.
+        graphs: captured passes; None where none are captured.
+        hooks: the interventions of the rows while decoding.
+        prefill_hooks: the interventions of the rows of a prefill.
+        reach: tokens that the windows look back.
+        watches_events: whether an intervention has a window.
+        watches_loops: names of the variants with a window after a loop.
+        cache: keys and values of all slots.
+        last: token that the next pass reads, [slots].
+        position: position of this token in the sequence, [slots].
+        index: step of the token that the next pass chooses, [slots].
+        keys: noise keys, [slots].
+        answer_from: first step of the answer, [slots].
+        loop_from: first step after a loop, [slots].
+        script: token to write in this pass; negative where the model chooses, [slots].
+        trail: the last generated tokens, [slots, reach + 1].
+        numbers: log-probability, entropy and log normalizer of the last pass, [slots, 3], float32.
+        live: the record of the residual stream, or None.
+        moments: the moments taken while decoding, or None.
+    """
 
     def __init__(
         self,
@@ -78,9 +116,23 @@ class ModelRunner:
         backend: BlockBackend | None = None,
         fused_only: Collection[int] | None = None,
     ) -> None:
+        """Allocates the state of all slots and chooses the backend.
+
+        Args:
+            model: the model.
+            variants: the variants; rows refer to them by their number in this sequence.
+            sampling: temperature and filters.
+            slots: rows to make room for.
+            longest: tokens of the longest sequence, its prompt included.
+            record: whether to record the residual stream.
+            moments: a reducer that takes moments while decoding, or None.
+            compiled: the option `DecodeOptions.compiled`.
+            backend: what computes the blocks; by default torch if `compiled`, else the fastest.
+            fused_only: indices of the blocks to fuse; by default all that can be fused.
+        """
         self.model, self.sampling, self.slots = model, sampling, slots
         self.fused_only = fused_only
-        with holding(model):  # what is asked of its blocks is not another thread's hooks
+        with holding(model):  # so that it sees no hooks of another thread
             self.backend = backend or (TORCH if compiled else choose(model, slots).backend)
             self._prepare(variants, longest, record, moments, compiled)
 
@@ -92,6 +144,7 @@ class ModelRunner:
         moments: Moments | None,
         compiled: bool | None,
     ) -> None:
+        """Allocates hooks, cache, recorders and the inputs of a pass."""
         model, slots = self.model, self.slots
         self.stride = CPU_STRIDE if model.device.type == "cpu" else CUDA_STRIDE
         self.graphs = CudaGraphs() if wanted(model, compiled) else None
@@ -124,24 +177,25 @@ class ModelRunner:
         self.last, self.position, self.index, self.keys = (numbers() for _ in range(4))
         self.answer_from, self.loop_from, self.script = (numbers() for _ in range(3))
         self.trail = numbers(self.reach + 1)
-        self.n = 0  # rows placed
-        self.numbers = torch.zeros((slots, 3), device=model.device)  # log p, entropy, normaliser
+        self.n = 0  # rows in use
+        # log-probability, entropy, log normalizer
+        self.numbers = torch.zeros((slots, 3), device=model.device)
 
     # ---------------------------------------------------------------- prefill
 
     def prefill(self, requests: Sequence[Request], variants: Sequence[int], width: int) -> Prefix:
-        """Reads all that is given but its last token, right-padded, in one causal pass.
+        """Reads all given tokens but the last of each request in one causal, right-padded pass.
 
         Args:
-            requests: what to read, R of them.
+            requests: the requests to read, R of them.
             variants: number of each request's variant.
-            width: tokens of the longest, T.
+            width: tokens of the longest request without its last, T.
 
         Returns:
             Keys and values of columns [0, T): [R, kv heads, T, head width] per block.
         """
         device = self.model.device
-        ids = np.zeros((len(requests), width), np.int64)
+        ids = np.zeros((len(requests), width), np.int64)  # [R, T]
         for i, r in enumerate(requests):
             ids[i, : len(r.read) - 1] = r.read[:-1]
         prefix = Prefix(self.model.n_blocks)
@@ -166,37 +220,57 @@ class ModelRunner:
     # ---------------------------------------------------------------- rows
 
     def load(self, slots: Sequence[int], prefix: Prefix, picks: Sequence[int], width: int) -> None:
-        """Copies rows `picks` of a prefix into `slots`, with room for `width` columns."""
+        """Copies rows of a prefill into slots.
+
+        Args:
+            slots: slots to copy to.
+            prefix: the prefill.
+            picks: row of the prefill for each slot.
+            width: columns that the slots need room for.
+        """
         with torch.inference_mode():
             self.cache.reserve(width)
             self.cache.put(torch.tensor(slots), prefix, torch.tensor(picks))
 
     def copy_row(self, source: int, target: int, columns: int) -> None:
-        """Copies the first `columns` keys and values of a row to another slot."""
+        """Copies the first keys and values of a row to another slot.
+
+        Args:
+            source: slot to copy from.
+            target: slot to copy to.
+            columns: columns of the cache to copy, in tokens.
+        """
         with torch.inference_mode():
             self.cache.copy(source, target, columns)
 
     def move_row(self, source: int, target: int, columns: int) -> None:
-        """Moves a row to another slot: its keys and values, and what the recorders hold of it."""
+        """Moves a row to another slot: its keys and values, and its sums in the recorders.
+
+        Args:
+            source: slot to move from.
+            target: slot to move to.
+            columns: columns of the cache to copy, in tokens.
+        """
         self.copy_row(source, target, columns)
         if self.moments is not None:
             self.moments.move(source, target)
 
     def clear_recorders(self, slot: int) -> None:
-        """A new row begins in the slot: the recorders hold nothing of it yet."""
+        """Clears the recorders of a slot for a new row."""
         if self.moments is not None:
             self.moments.clear(slot)
 
     def shrink(self, slots: int) -> None:
-        """Gives the memory of all but the first `slots` rows back."""
+        """Frees the memory of all but the first `slots` rows."""
         self.slots = slots
-        self.graphs = None  # captured for the old tensors
+        self.graphs = None  # the graphs were captured for the old tensors
         self.hooks = RowHooks(self.model, self.hooks.variants, bypass=True)
         self.cache.shrink(slots)
         with holding(self.model):
             self.short_ways = self._fuse()
 
     def _fuse(self) -> dict[int, FusedBlock]:
+        """Returns the fused blocks by index; none if the backend does not fuse."""
         if not self.backend.fused:
             return {}
         return fuse(self.model, self.cache, self.backend.kernels, self.fused_only)
@@ -216,29 +290,30 @@ class ModelRunner:
         loop_from: np.ndarray,
         trail: np.ndarray | None,
     ) -> None:
-        """Sets the device's entries of rows 0..n-1, int64 [n] each.
+        """Sets the inputs of rows 0..n-1 on the device, int64 [n] each.
 
         Args:
             n: rows in use.
-            variants: number of each row's variant; None where the rows are the same as before.
-            last: token to be read next.
-            position: its position.
-            index: index of the token to be chosen next.
-            noise: key of the row's noise.
+            variants: number of each row's variant; None if no row was added, moved or removed.
+            last: token that the next pass reads.
+            position: position of this token in the sequence.
+            index: step of the token that the next pass chooses.
+            noise: noise key of each row.
             answer_from: first step of the answer.
             loop_from: first step after a loop.
-            trail: the last generated tokens, [n, reach + 1], where windows watch them.
+            trail: the last generated tokens, [n, reach + 1]; None if no window watches them.
         """
         if variants is not None:
             self.hooks.assign(variants)
             self.n = n
         device = self.model.device
+        # one [6, n] array, so that there is a single copy to the device
         values = np.stack((last, position, index, noise, answer_from, loop_from))
         places = (self.last, self.position, self.index)
         places += (self.keys, self.answer_from, self.loop_from)
         for place, row in zip(places, torch.from_numpy(values).to(device), strict=True):
             place[:n] = row
-            place[n:] = 0  # rows beyond run along in a captured pass
+            place[n:] = 0  # a captured pass also runs unused rows
         if trail is not None:
             self.trail[:n] = torch.from_numpy(trail).to(device)
 
@@ -247,12 +322,13 @@ class ModelRunner:
 
         Args:
             n: rows in use.
-            used: columns that the first pass attends to.
-            passes: k.
-            script: tokens to be written whatever the model says, [n, k]; -1 where it chooses.
+            used: columns of the cache that the first pass attends to.
+            passes: number of passes, k.
+            script: tokens to write in place of the model's choice, [n, k]; -1 where the model
+                chooses. None if it always chooses.
 
         Returns:
-            What the passes gave, on the host.
+            The output of the passes, on the host.
         """
         tokens, numbers, streams = [], [], []
         device = self.model.device
@@ -271,19 +347,20 @@ class ModelRunner:
                     streams.append(self.live.buffer[:n].clone())
                 if self.moments is not None:
                     self.moments.take(n)
-            made = torch.stack(tokens, 1).cpu().numpy()
-            found = torch.stack(numbers, 1).cpu().numpy()
+            made = torch.stack(tokens, 1).cpu().numpy()  # [n, k]
+            found = torch.stack(numbers, 1).cpu().numpy()  # [n, k, 3]
+            # [n, k, L, 4]
             stream = torch.stack(streams, 1).cpu().numpy() if streams else None
         return StepOutput(made, found[..., 0], found[..., 1], np.isfinite(found[..., 2]), stream)
 
     @contextmanager
     def _open(self) -> Iterator[None]:
-        """While open, the model's blocks run as this decoder wants them."""
+        """Installs attention, interventions, backend and recorders while the context is open."""
         with torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(holding(self.model))
             layout = self.cache.layout if self.maskless is not None else None
             stack.enter_context(attending(self.model, layout))
-            stack.enter_context(self.hooks)  # before the next, which look for hooks
+            stack.enter_context(self.hooks)  # before the fused blocks, which look for hooks
             stack.enter_context(fused(self.model, self.short_ways))
             if self.compiled is not None:
                 stack.enter_context(self.compiled.taken())
@@ -294,7 +371,14 @@ class ModelRunner:
             yield
 
     def seconds_of_blocks(self, columns: int) -> float:
-        """Seconds of one pass over all slots through the blocks alone, at `columns` columns."""
+        """Times one pass of all slots through the blocks alone.
+
+        Args:
+            columns: columns of the cache that the pass attends to.
+
+        Returns:
+            Seconds.
+        """
         n = self.slots
         self.hooks.assign([0] * n)
         self.n = n
@@ -313,6 +397,7 @@ class ModelRunner:
             return time.perf_counter() - begin
 
     def _pass(self, n: int, used: int, scripted: bool) -> None:
+        """Runs one pass, captured where CUDA graphs are used."""
         if self.graphs is None:
             self._step(n, used, scripted)
             return
@@ -320,7 +405,7 @@ class ModelRunner:
         self.graphs.run((size, columns), lambda: self._step(size, columns, True))
 
     def _step(self, n: int, used: int, scripted: bool) -> None:
-        """Reads one token per row over `used` columns, chooses the next and moves the rows on."""
+        """Reads one token per row, attends to `used` columns, chooses and stores the next token."""
         last, position, index, keys = (  # [n] each
             t[:n] for t in (self.last, self.position, self.index, self.keys)
         )
@@ -350,30 +435,39 @@ class ModelRunner:
             self.trail[:n, -1] = token
 
     def _look(self, n: int, used: int) -> Masks:
-        """Aims cache and hooks at the next pass of rows 0..n-1; what the model takes as masks."""
+        """Prepares cache and hooks for the next pass of rows 0..n-1 and returns its masks."""
         position = self.position[:n]
         self.cache.layout.aim(position, used)
         self.hooks.enter(self._site(n))
         if self.maskless is not None:
             return self.maskless
-        gap = position[:, None] - torch.arange(used, device=position.device)
-        gap = gap[:, None, None, :]
+        gap = position[:, None] - torch.arange(used, device=position.device)  # [n, used]
+        gap = gap[:, None, None, :]  # [n, 1, 1, used]: batch, heads, queries, keys
         return self.masks.build(gap >= 0, gap, self.model.dtype)
 
     def _site(self, n: int) -> Site:
-        steps, keys = (self.index[:n] - 1)[:, None], self.keys[:n]
+        """Returns where rows 0..n-1 are; the pass that chooses token i reads token i - 1."""
+        steps, keys = (self.index[:n] - 1)[:, None], self.keys[:n]  # [n, 1], [n]
         if not self.watches_events:
             return Site(steps, keys)
         return Site(steps, keys, self.trail[:n], self.answer_from[:n], self.loop_from[:n])
 
 
 def choose(model: ReasoningModel, rows: int) -> BackendChoice:
-    """The fastest backend for `rows` rows of this model on this machine (see `choose_backend`)."""
+    """Chooses the fastest backend for this model on this machine (see `choose_backend`).
+
+    Args:
+        model: the model.
+        rows: rows of the batch.
+
+    Returns:
+        The choice.
+    """
     return choose_backend(model, rows, lambda way, n: _timer(model, way, n))
 
 
 def _timer(model: ReasoningModel, way: BlockBackend, rows: int) -> Callable[[], float]:
-    """Times passes of `rows` rows through a few blocks in the middle, all others bypassed."""
+    """Returns a timer of passes through a few middle blocks; all other blocks are bypassed."""
     middle = range(model.n_blocks // 2, model.n_blocks)[:TIMED_BLOCKS]
     left_out = (Skip(model.layer_map[i]) for i in range(model.n_blocks) if i not in middle)
     passes = ModelRunner(

@@ -1,15 +1,15 @@
-"""Recording while decoding: what every block does to each row, written into one buffer.
+"""Recording while decoding: what every block does to the residual stream of each row.
 
-Plain forward hooks on the blocks, after those of the interventions (so they see what the variant
-made of the block's output). Each writes four numbers a row (`interp.chains.residual_record`) into a
-preallocated buffer by tensor index: no allocation that lasts, nothing waits for the device, and the
-whole pass can be captured in a CUDA graph. On a CPU one compiled loop reads each stream once; a
-block that goes its fused way with nothing hooked writes its numbers itself.
+`LiveRecord` puts forward hooks on the blocks, after those of the interventions, so they see the
+block's output as the variant changed it. Each hook writes four numbers per row
+(`interp.chains.residual_record`) into a preallocated buffer. Nothing waits for the device, and a
+CUDA graph can capture the whole pass. On a CPU one compiled loop reads each stream once, and a
+fused block without hooks writes its numbers itself.
 
-`LiveMoments` takes means and second moments: what a row adds is kept apart, [slots, D] a block,
-until its chain is finished, so that what the decoder throws away is in no sum.
+`LiveMoments` takes means and second moments. It keeps the sums of each row apart, [slots, D] per
+block, until its chain is finished, so that discarded tokens are in no sum.
 
-Shapes: n rows of one token each; the buffer is [slots, L, 4] float32.
+Shapes: n rows of one token each, D residual width; the record buffer is [slots, L, 4] float32.
 """
 
 from __future__ import annotations
@@ -36,9 +36,22 @@ if TYPE_CHECKING:
 
 
 class LiveRecord:
-    """The buffer and the hooks that fill it."""
+    """The buffer of recorded numbers, and the hooks that fill it.
+
+    Attributes:
+        model: the model.
+        buffer: norms of the stream before a block, after it and of its delta, and the inner
+            product of the first two, [slots, L, 4], float32.
+        kernels: the compiled loop that fills the buffer; None where torch does it.
+    """
 
     def __init__(self, model: ReasoningModel, slots: int) -> None:
+        """Allocates the buffer.
+
+        Args:
+            model: the model.
+            slots: rows to make room for.
+        """
         self.model = model
         self.buffer = torch.zeros((slots, model.n_blocks, 4), device=model.device)
         device, dtype = model.device, model.dtype
@@ -47,7 +60,11 @@ class LiveRecord:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While open, every pass of one token a row is recorded."""
+        """Records every pass of one token per row while the context is open.
+
+        Yields:
+            Nothing.
+        """
         with holding(self.model), ExitStack() as hooks:
             for index, block in enumerate(self.model.blocks):
                 short = block.__dict__.get("forward")
@@ -60,6 +77,7 @@ class LiveRecord:
             yield
 
     def _hook(self, index: int) -> Callable[..., None]:
+        """Returns the forward hook that records block `index`."""
         run, buffer = self.kernels, self.buffer
         place = buffer[:, index].data_ptr()
 
@@ -69,14 +87,16 @@ class LiveRecord:
             if run is not None and x.is_contiguous() and y.is_contiguous():
                 run.stream(x, y, place, buffer.stride(0))
             else:
-                self._write(index, x[:, 0].to(y.device), y[:, 0])
+                self._write(index, x[:, 0].to(y.device), y[:, 0])  # [n, 1, D] -> [n, D]
 
         return hook
 
     def _write(self, index: int, x: Float[Tensor, "n D"], y: Float[Tensor, "n D"]) -> None:
+        """Writes the four numbers of block `index` with torch."""
         n = x.shape[0]
         x, y = x.float(), y.float()
         norm = torch.linalg.vector_norm
+        # [n] each
         numbers = (norm(x, dim=-1), norm(y, dim=-1), norm(y - x, dim=-1), (x * y).sum(-1))
         self.buffer[:n, index] = torch.stack(numbers, -1).to(self.buffer.device)
 
@@ -84,13 +104,29 @@ class LiveRecord:
 class LiveMoments:
     """Moments over the passes that chose the tokens of finished chains.
 
-    A pass's values go into a static buffer (so that it can be captured in a CUDA graph) and are
-    held until the host has seen which of them count; then they are added to their row's sums, and
-    those to the reducer when the row is done. Memory: 2 x slots x D float64 a block, and a
-    stride.
+    The values of a pass go into a static buffer, so that a CUDA graph can capture the pass. They
+    are held until the host knows which of them count. Then they are added to the sums of their
+    row, and these to the reducer when the row is finished.
+    Memory: 2 x slots x D float64 per block, and the values of one stride.
+
+    Attributes:
+        model: the model.
+        reducer: the reducer to fill.
+        buffer: values of the pass that runs, per block, [slots, D].
+        first: sums of each row, per block, [slots, D], float64.
+        second: sums of squares of each row, per block, [slots, D], float64.
+        count: passes in the sums of each row, [slots], int64.
+        taken: values of each pass of the current stride, per block, [n, D].
     """
 
     def __init__(self, model: ReasoningModel, reducer: Moments, slots: int) -> None:
+        """Allocates buffers and sums.
+
+        Args:
+            model: the model.
+            reducer: the reducer to fill; it takes diagonal second moments only.
+            slots: rows to make room for.
+        """
         self.model, self.reducer = model, reducer
         reducer.begin(model, 0)
         d = model.d_model
@@ -98,23 +134,40 @@ class LiveMoments:
         self.first = [zeros_beside(b, slots, d, dtype=torch.float64) for b in model.blocks]
         self.second = [zeros_beside(b, slots, d, dtype=torch.float64) for b in model.blocks]
         self.count = np.zeros(slots, np.int64)
-        self.taken: list[list[Tensor]] = []  # of each pass of this stride, [n, D] a block
+        self.taken: list[list[Tensor]] = []  # per pass of this stride, per block: [n, D]
 
     @staticmethod
     def check(reducer: Moments, requests: Sequence[Request]) -> None:
-        """Refuses what cannot be taken while decoding."""
+        """Refuses moments that cannot be taken while decoding.
+
+        Args:
+            reducer: the reducer to fill.
+            requests: the requests to decode.
+
+        Raises:
+            UserError: the reducer takes full second moments, or a request has several budgets
+                or a budget with waits.
+        """
         if reducer.full:
-            raise UserError("Whole second moments are not taken while decoding: use replay_chains.")
+            raise UserError(
+                "Full second moments cannot be taken while decoding: generate the chains first, "
+                "then use replay_chains."
+            )
         if any(len(r.budgets) != 1 or r.budgets[0].waits for r in requests):
             raise UserError(
-                "Moments are taken while decoding for one budget a request, without waits: budgets "
-                "share passes, which would be counted once or often. Use replay_chains."
+                "Moments while decoding need one budget per request, without waits: budgets share "
+                "passes, so how often to count a pass is not defined. Generate the chains first, "
+                "then use replay_chains."
             )
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While open, every pass of one token a row is seen."""
-        self.taken.clear()  # of a stride that failed half-way
+        """Takes the values of every pass of one token per row while the context is open.
+
+        Yields:
+            Nothing.
+        """
+        self.taken.clear()  # a stride that failed may have left values
         with holding(self.model), ExitStack() as hooks:
             for index, block in enumerate(self.model.blocks):
                 handle = block.register_forward_hook(self._hook(index), with_kwargs=True)
@@ -122,6 +175,7 @@ class LiveMoments:
             yield
 
     def _hook(self, index: int) -> Callable[..., None]:
+        """Returns the forward hook that takes the values of block `index`."""
         place = self.buffer[index]
 
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -132,15 +186,20 @@ class LiveMoments:
         return hook
 
     def take(self, n: int) -> None:
-        """Keeps what the pass just run has seen of rows 0..n-1."""
+        """Keeps the values of the pass that has just run, for rows 0..n-1."""
         self.taken.append([b[:n].clone() for b in self.buffer])
 
     def fold(self, kept: Int[np.ndarray, " n"]) -> None:
-        """Adds the stride to the rows' sums: of row i its first kept[i] passes."""
+        """Adds the values of the stride to the sums of their rows.
+
+        Args:
+            kept: number of passes that count for each row, from the first one, [n].
+        """
         n, passes = len(kept), np.arange(len(self.taken))
-        counts = torch.from_numpy(passes[:, None] < kept)[..., None]
+        counts = torch.from_numpy(passes[:, None] < kept)[..., None]  # [k, n, 1]
         for index in range(len(self.buffer)):
             values = torch.stack([taken[index] for taken in self.taken]).double()
+            # [k, n, D]; a discarded pass may hold nan, so it is masked, not multiplied by 0
             values = values.masked_fill(~counts.to(values.device), 0.0)
             self.first[index][:n] += values.sum(0)
             self.second[index][:n] += values.square().sum(0)
@@ -148,20 +207,25 @@ class LiveMoments:
         self.taken.clear()
 
     def done(self, slot: int) -> None:
-        """The row's chain is finished: its sums count."""
+        """Adds the sums of a row to the reducer: its chain is finished."""
         for index in range(len(self.buffer)):
             self.reducer.first[index] += self.first[index][slot]
             self.reducer.second[index] += self.second[index][slot]
             self.reducer.count[index] += int(self.count[slot])
 
     def clear(self, slot: int) -> None:
-        """A new row begins in the slot."""
+        """Sets the sums of a slot to zero for a new row."""
         self.count[slot] = 0
         for sums in (*self.first, *self.second):
             sums[slot] = 0.0
 
     def move(self, source: int, target: int) -> None:
-        """The row of one slot to another."""
+        """Copies the sums of one slot to another.
+
+        Args:
+            source: slot to copy from.
+            target: slot to copy to.
+        """
         self.count[target] = self.count[source]
         for sums in (*self.first, *self.second):
             sums[target] = sums[source]

@@ -1,7 +1,9 @@
-"""What happens to a row: its thinking ends, it stops, it is cut, it loops, its next task begins.
+"""Events of a row: its thinking ends, it stops, it is cut, it loops, its next task begins.
 
-The scheduler sees at which tokens something may have happened; `RowEvents` decides what did, moves
-the sequence on and makes the chains that are finished by it.
+The scheduler finds the tokens at which an event is possible. `RowEvents` decides which event it
+is, updates the sequence and makes the chains that it finishes.
+
+Shapes: n rows in use, k passes of a stride.
 """
 
 from __future__ import annotations
@@ -17,15 +19,30 @@ from interp.decoding.sequence import SequenceState, finish_answer, finish_withou
 from interp.decoding.stop_strings import StopStrings
 from interp.interventions.windows import NEVER
 
-# nothing; the row went on into its answer; another task began in its slot; the slot is free
+# no event; the row continues with its answer; its slot begins another task; its slot is free
 Happened = Literal["nothing", "answer", "next", "done"]
-LOOP_EVERY = 64  # steps between two looks for a loop that ends a row
+LOOP_EVERY = 64  # tokens between two checks for a loop that ends a row
 
 
 class RowEvents:
-    """Events of the rows of a batch."""
+    """Decides and applies the events of the rows of a batch.
+
+    Attributes:
+        batch: the rows.
+        stop: the strings that end an answer.
+        stop_on_loop: whether a row that certainly loops ends there.
+        layer_map: index in this model -> dense index, recorded in every chain.
+        end_length: tokens of the delimiter that ends thinking.
+    """
 
     def __init__(self, batch: Batch, stop: StopStrings, stop_on_loop: bool) -> None:
+        """Keeps the batch and the rules that end a row.
+
+        Args:
+            batch: the rows.
+            stop: the strings that end an answer.
+            stop_on_loop: whether a row that certainly loops ends there.
+        """
         self.batch, self.stop, self.stop_on_loop = batch, stop, stop_on_loop
         self.layer_map = batch.model.layer_map
         self.end_length = len(batch.model.delimiter_ids.think_end)
@@ -33,14 +50,18 @@ class RowEvents:
     def happened(
         self, slot: int, count: int, ended: bool, stopped: bool, chains: list[Chain]
     ) -> Happened:
-        """Deals with what happened to a row at its token `count` - 1.
+        """Decides what happened to a row at token `count` - 1, and applies it.
 
         Args:
-            slot: the row.
-            count: tokens generated, this one included.
-            ended: whether this token completed the end of thinking.
-            stopped: whether it is an end-of-sequence token.
-            chains: finished chains are appended here.
+            slot: slot of the row.
+            count: generated tokens of the row, this one included.
+            ended: whether this token completes the end of thinking.
+            stopped: whether this token is an end-of-sequence token.
+            chains: list to which finished chains are appended.
+
+        Returns:
+            "nothing": no event. "answer": thinking ended and the row continues with its answer.
+            "next": the slot begins the sequence's next task. "done": the slot can be freed.
         """
         sequence = self.batch.sequences[slot]
         if not sequence.thinking:
@@ -57,7 +78,7 @@ class RowEvents:
                 self._go_on(slot, n, here, count)
                 return "answer"
             self._without_answer(slot, count, n, here, "positions", "end", chains)
-        elif stopped:  # the model ended everything inside its thinking
+        elif stopped:  # the model ended the sequence inside its thinking
             n = count - 1
             inside = sequence.thinking_stopped(n)
             self._without_answer(slot, count, n, inside, "stop", "end", chains)
@@ -74,7 +95,7 @@ class RowEvents:
     def _answer_finish(
         self, sequence: SequenceState, slot: int, count: int, stopped: bool
     ) -> tuple[Finish | None, int | None]:
-        """How an answer ends here, if it does, and where a stop string cuts it."""
+        """Returns how an answer ends here, or None, and the step where a stop string cuts it."""
         start = sequence.task.start
         if stopped:
             return "stop", None
@@ -87,7 +108,7 @@ class RowEvents:
         return ("looped" if self._loops(slot, start, count) else None), None
 
     def _go_on(self, slot: int, n: int, budgets: tuple[Budget, ...], count: int) -> None:
-        """The row goes on into its answer after thinking that ended by itself at n."""
+        """Continues a row with its answer after the model ended its thinking at token n."""
         sequence, table = self.batch.sequences[slot], self.batch.table
         sequence.answer_here(n, budgets)
         table.own[slot], table.limit[slot] = count, sequence.limit
@@ -103,21 +124,22 @@ class RowEvents:
         end: ThinkingFinish,
         chains: list[Chain],
     ) -> None:
+        """Makes the chains of budgets that never reach an answer."""
         sequence, record = self.batch.sequences[slot], self.batch.table.record(slot)
         chains += finish_without_answer(
             sequence, record, count, thinking_stop, budgets, how, end, self.layer_map
         )
 
     def _loops(self, slot: int, begin: int, count: int) -> bool:
-        """Whether a row is to be ended for looping, looked at every `LOOP_EVERY` tokens."""
+        """Whether a row ends here because it loops; asked at least every `LOOP_EVERY` tokens."""
         if not self.stop_on_loop or count <= begin:
             return False
         return certain_period(self.batch.table.tokens[slot, begin:count]) is not None
 
     def _watch(self, slot: int, begin: int, count: int) -> None:
-        """Opens the windows after a loop where the row, now of `count` tokens, has come into one.
+        """Opens the windows after a loop if the row, `count` tokens long, now loops.
 
-        begin: the first token of what the row is in, its thinking or its answer.
+        `begin` is the first token of the row's current phase, thinking or answer.
         """
         sequence, table = self.batch.sequences[slot], self.batch.table
         due = (count - begin) % LOOP_CHECK == 0 and table.loop_from[slot] == NEVER
@@ -129,18 +151,24 @@ class RowEvents:
             self.batch.state_changed()
 
     def looks(self, index: np.ndarray) -> np.ndarray:
-        """Where a row with a window after a loop is to be looked at, counted in its phase: [n, k].
+        """Marks the tokens at which rows with a window after a loop are checked for a loop.
 
-        index: step of every token of the stride, [n, k].
+        A check is due every `LOOP_CHECK` tokens, counted from the start of the row's phase.
+
+        Args:
+            index: step of every token of the stride, [n, k].
+
+        Returns:
+            Whether a check is due, [n, k].
         """
         n, table = len(index), self.batch.table
-        begins = np.where(table.thinks[:n], 0, table.own[:n])[:, None]
+        begins = np.where(table.thinks[:n], 0, table.own[:n])[:, None]  # [n, 1]
         watched = np.array([self.batch.watches_loops(s) for s in self.batch.sequences])[:, None]
         unknown = (table.loop_from[:n] == NEVER)[:, None]
         return watched & unknown & ((index + 1 - begins) % LOOP_CHECK == 0)
 
     def _next(self, slot: int, chains: list[Chain]) -> bool:
-        """Begins the sequence's next task in its slot; False when it has none left."""
+        """Begins the next task of a sequence in its slot; returns False when none is left."""
         sequence = self.batch.sequences[slot]
         while (task := sequence.next_task()) is not None:
             sequence.enter(task)

@@ -1,11 +1,11 @@
-"""Choosing the next token, with noise that belongs to the token's place and not to the batch.
+"""Sampling of the next token, with noise that does not depend on the batch.
 
-The noise of (seed, problem, sample, step, vocabulary entry) is a hash of these five, so a chain
-does not depend on what is decoded beside it, a chain at a small budget is a prefix of the chain
-at a larger one, and all variants of one sample share their noise: a difference between a pruned
-chain and the dense one is the pruning's (common random numbers, the Gumbel-max trick).
+The noise is a hash of (seed, problem, sample, step, vocabulary entry). Therefore a chain does not
+depend on the other rows, and a chain at a small budget is a prefix of the chain at a larger one.
+All variants of one sample share their noise, so the pruning alone makes a pruned chain differ
+from the dense one (common random numbers, with the Gumbel-max trick).
 
-Shapes: B rows, V vocabulary. No loop over rows, no host round trip.
+Shapes: B rows, V vocabulary. There is no loop over rows, and nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -21,10 +21,18 @@ from interp.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a token is chosen. temperature 0 is greedy; top_k 0, top_p 1, min_p 0 filter nothing.
+    """How a token is chosen.
 
-    Filters act after the temperature, in this order: top_k, top_p (the smallest set of tokens
-    with at least that probability), min_p (at least that share of the best one's probability).
+    The filters act after the temperature, in the order top_k, top_p, min_p. The defaults sample
+    from the model's own distribution.
+
+    Attributes:
+        temperature: divisor of the logits; 0 is greedy decoding.
+        top_k: keep the k most likely tokens, and ties with the last of them; 0 keeps all.
+        top_p: keep the smallest set of most likely tokens with at least this probability
+            (nucleus sampling); 1 keeps all.
+        min_p: keep the tokens with at least this share of the most likely token's probability;
+            0 keeps all.
     """
 
     temperature: float = 1.0
@@ -33,6 +41,7 @@ class Sampling:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
+        """Refuses invalid values with a UserError."""
         if not self.temperature >= 0 or self.temperature == float("inf"):
             raise UserError(f"temperature={self.temperature}: expected 0 (greedy) or more.")
         if self.top_k < 0 or int(self.top_k) != self.top_k:
@@ -44,20 +53,29 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Whether the most likely token is always chosen."""
         return self.temperature == 0
 
 
 def filtered(logits: Float[torch.Tensor, "B V"], how: Sampling) -> Float[torch.Tensor, "B V"]:
-    """Logits after temperature and filters; what is filtered out is -inf."""
+    """Returns the logits after temperature and filters.
+
+    Args:
+        logits: logits of each row, [B, V].
+        how: the sampling options; the temperature must not be 0.
+
+    Returns:
+        Scaled logits, [B, V]; -inf for the tokens that a filter removes.
+    """
     scaled = logits / how.temperature
     off = float("-inf")
     if 0 < how.top_k < scaled.shape[-1]:
-        least = torch.topk(scaled, how.top_k, dim=-1).values[:, -1:]
+        least = torch.topk(scaled, how.top_k, dim=-1).values[:, -1:]  # [B, 1]
         scaled = scaled.masked_fill(scaled < least, off)
     if how.top_p < 1:
-        order = torch.sort(scaled, dim=-1, descending=True)
+        order = torch.sort(scaled, dim=-1, descending=True)  # [B, V]
         p = torch.softmax(order.values, dim=-1)
-        before = torch.cumsum(p, dim=-1) - p
+        before = torch.cumsum(p, dim=-1) - p  # [B, V]: probability of all more likely tokens
         drop = torch.zeros_like(before, dtype=torch.bool)
         drop.scatter_(1, order.indices, before >= how.top_p)
         scaled = scaled.masked_fill(drop, off)
@@ -73,7 +91,19 @@ def choose(
     keys: Int[torch.Tensor, " B"],
     steps: Int[torch.Tensor, " B"],
 ) -> Int[torch.Tensor, " B"]:
-    """The next token of every row."""
+    """Chooses the next token of every row.
+
+    Sampling takes the argmax of logits plus Gumbel noise, which draws from their softmax.
+
+    Args:
+        logits: logits of each row, [B, V], float32.
+        how: the sampling options.
+        keys: noise key of each row (`interp.chains.noise.noise_key`), [B], int64.
+        steps: index of the token to choose in each row, [B], int64.
+
+    Returns:
+        Token ids, [B], int64.
+    """
     if how.greedy:
         return logits.argmax(-1)
     noise = gumbel(keys, steps, logits.shape[-1])
@@ -84,9 +114,16 @@ def choose(
 def measure(
     logits: Float[torch.Tensor, "B V"],
 ) -> tuple[Float[torch.Tensor, "B V"], Float[torch.Tensor, " B"], Float[torch.Tensor, " B"]]:
-    """Log-probabilities, entropy in nats, and their normaliser (finite iff the logits are usable).
+    """Returns log-probabilities, entropy and normalizer of each row.
 
-    An entry of -inf (a token the model rules out) is allowed and adds nothing to the entropy.
+    A logit of -inf (a token that the model rules out) is allowed and adds nothing to the entropy.
+
+    Args:
+        logits: logits of each row, [B, V], float32.
+
+    Returns:
+        Log-probabilities in nats, [B, V]; entropy in nats, [B]; log of the normalizer, [B], which
+        is finite if and only if the logits are usable.
     """
     norm = torch.logsumexp(logits, dim=-1)
     logp = logits - norm[:, None]

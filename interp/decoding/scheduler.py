@@ -1,14 +1,17 @@
-"""Long chains, many at once: continuous batching with row-wise interventions.
+"""The scheduler: continuous batching with one variant per row.
 
-A request (problem x sample x variant) takes a slot of one batch; when it is done a waiting one
-takes its place, so the batch stays full and the weights are read once per pass for all variants.
+A request (problem x sample x variant) takes a slot of the batch. When it is finished, a waiting
+request takes the slot, so the batch stays full and a pass reads the weights once for all variants.
 Requests with the same prompt share its prefill, unless their variant changes how it is read. The
-prefill stops before the last token that is given: reading that one is each row's own first pass.
+prefill omits the last given token: each row reads it in its first own pass.
 
-The device runs a stride of a few passes between two looks of the host; what a row generates past
-its own end is thrown away. Where memory runs out, the last half of the rows goes back to the
-waiting requests and fewer slots are used: chains depend on neither, so none changes or is lost.
-Budgets nest (`interp.decoding.sequence`); noise is keyed (`interp.decoding.sampling`).
+The device runs a stride of a few passes before the host looks at the tokens. What a row generated
+past its end is discarded. If memory runs out, the last half of the rows returns to the waiting
+requests and the number of slots is halved. Chains do not depend on the slots or on the other rows,
+so none changes or is lost. `interp.decoding.sequence` explains how budgets nest, and
+`interp.decoding.sampling` why the noise does not depend on the batch.
+
+Shapes: n rows in use, k passes of a stride.
 """
 
 from __future__ import annotations
@@ -38,24 +41,55 @@ from interp.model.kv_cache import Prefix
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
-PREFILL_TOKENS = 8192  # padded tokens in one prefill pass
+PREFILL_TOKENS = 8192  # maximum number of tokens in one prefill pass, with padding
 REPORT_EVERY = 16  # strides between two progress reports
 
 
 @dataclass
 class _SharedPrefill:
-    """Row `row` of a computed prefill, which waiting requests still want."""
+    """A computed prefill that waiting requests still need.
+
+    Attributes:
+        prefix: keys and values of several prompts.
+        row: the row of this prompt.
+    """
 
     prefix: Prefix
     row: int
 
 
 class Scheduler:
-    """Decides which requests are in the batch, and what becomes of its rows."""
+    """Puts requests into the batch and handles what its rows generate.
+
+    Attributes:
+        model: the model.
+        options: how to decode.
+        stop_ids: end-of-sequence token ids.
+        end_ids: token ids of the delimiter that ends thinking.
+        waiting: requests without a slot; requests with one prefill are neighbors.
+        wanting: number of waiting requests per prefill key.
+        prefills: computed prefills by prefill key.
+        batch: the rows in use.
+        stop: the strings that end an answer.
+        events: decides what happened to a row.
+        made: tokens generated so far.
+        finished: chains finished so far.
+        total: chains to make in all.
+    """
 
     def __init__(
         self, model: ReasoningModel, requests: Sequence[Request], options: DecodeOptions
     ) -> None:
+        """Orders the requests and allocates the batch.
+
+        Args:
+            model: the model.
+            requests: at least one request, already checked (`interp.decoding.request.check`).
+            options: how to decode.
+
+        Raises:
+            UserError: a variant patches single rows or a block that is not there.
+        """
         self.model, self.options = model, options
         variants: dict[str, VariantLike] = {}
         for r in requests:
@@ -64,7 +98,7 @@ class Scheduler:
         self.stop_ids = np.asarray(model.stop_ids)
         self.end_ids = model.delimiter_ids.think_end
 
-        by_prompt: dict[Any, list[Request]] = {}  # requests with one prefill wait together
+        by_prompt: dict[Any, list[Request]] = {}  # one prefill, one run of requests
         for r in requests:
             by_prompt.setdefault(r.prefill_key, []).append(r)
         self.waiting = deque(r for group in by_prompt.values() for r in group)
@@ -80,14 +114,22 @@ class Scheduler:
         self.total = sum(len(r.budgets) for r in requests)
 
     def close(self) -> None:
-        """Lets go of sequences and prefills."""
+        """Releases sequences and prefills."""
         self.batch.sequences.clear()
         self.prefills.clear()
 
     # ---------------------------------------------------------------- the loop
 
     def run(self) -> Iterator[Chain]:
-        """Yields every chain as soon as it is finished."""
+        """Decodes all requests.
+
+        Yields:
+            Every chain, as soon as it is finished.
+
+        Raises:
+            NonFiniteError: a logit is not a finite number; chains finished before are yielded.
+            torch.OutOfMemoryError: not even one row fits into memory.
+        """
         turns = 0
         while self.waiting or len(self.batch):
             try:
@@ -108,10 +150,10 @@ class Scheduler:
                 raise broken
 
     def _shrink(self) -> None:
-        """Halves the slots. Rows without one are decoded again later, for what is still open."""
+        """Halves the slots. Rows that lose theirs are decoded again later, for open budgets."""
         slots = self.batch.slots // 2
         warnings.warn(f"Out of memory: going on with {slots} rows at a time.", stacklevel=4)
-        self.prefills.clear()  # computed again where it is still wanted
+        self.prefills.clear()  # computed again when needed
         for sequence in reversed(self.batch.shrink(slots)):
             again = replace(sequence.request, budgets=sequence.open_budgets)
             self.waiting.appendleft(again)
@@ -120,7 +162,7 @@ class Scheduler:
     # ---------------------------------------------------------------- filling slots
 
     def _fill(self) -> None:
-        """Waiting requests into free slots, a few at a time; in the end, open tasks instead."""
+        """Fills free slots with waiting requests, a few at a time; at the end with open tasks."""
         free = self.batch.slots - len(self.batch)
         together = max(1, self.batch.slots // 16)
         if self.waiting and (free >= together or not len(self.batch)):
@@ -129,6 +171,7 @@ class Scheduler:
             self._spread(free)
 
     def _admit(self, count: int) -> None:
+        """Moves the first `count` waiting requests into free slots."""
         new = [self.waiting[i] for i in range(count)]
         self._prefill(new)
         first = len(self.batch)
@@ -141,7 +184,7 @@ class Scheduler:
         for prefix, slots, picks in by_prefix.values():
             width = max(len(new[s - first].read) for s in slots)
             self.batch.load(slots, prefix, picks, width)
-        for request in new:  # nothing runs out of memory from here
+        for request in new:  # nothing allocates memory from here on, so no request is lost
             self.waiting.popleft()
             self.batch.add(request)
             key = request.prefill_key
@@ -150,14 +193,14 @@ class Scheduler:
                 self.prefills.pop(key, None)
 
     def _prefill(self, new: list[Request]) -> None:
-        """Keys and values of everything given and not yet computed, all but its last token."""
+        """Computes the missing keys and values of all given tokens but the last of each request."""
         todo: dict[Any, Request] = {}
         for r in new:
             if r.prefill_key not in self.prefills and len(r.read) > 1:
                 todo.setdefault(r.prefill_key, r)
         items = sorted(todo.items(), key=lambda item: len(item[1].read))
         while items:
-            width = len(items[-1][1].read) - 1  # the longest sets the width of its pass
+            width = len(items[-1][1].read) - 1  # the longest request sets the width of its pass
             count = max(1, min(len(items), PREFILL_TOKENS // width))
             part, items = items[-count:], items[:-count]
             prefix = self.batch.prefill([r for _, r in part], width)
@@ -165,7 +208,7 @@ class Scheduler:
                 self.prefills[key] = _SharedPrefill(prefix, i)
 
     def _spread(self, free: int) -> None:
-        """No request waits: rows' open tasks go to free slots, so the last rows end sooner."""
+        """Moves open tasks of rows to free slots when no request waits, so the end comes sooner."""
         batch = self.batch
         for slot, sequence in enumerate(list(batch.sequences)):
             tasks = sequence.split(int(batch.table.step[slot])) if free > 0 else []
@@ -180,7 +223,7 @@ class Scheduler:
     # ---------------------------------------------------------------- what came out
 
     def _take(self, output: StepOutput) -> tuple[list[Chain], NonFiniteError | None]:
-        """Writes the stride into the tables and deals with every row where something happened."""
+        """Writes the stride into the table and handles every row with an event."""
         batch, tokens = self.batch, output.tokens  # [n, k]
         n, passes = tokens.shape
         index, forced = batch.table.write(output)  # [n, k] each
@@ -199,7 +242,7 @@ class Scheduler:
         chains: list[Chain] = []
         broken: NonFiniteError | None = None
         done: list[int] = []
-        kept = np.full(n, passes)  # passes of the stride that a row's chain keeps
+        kept = np.full(n, passes)  # passes of the stride that the chain of each row keeps
         for slot in np.flatnonzero(event.any(1)).tolist():
             for k in np.flatnonzero(event[slot]).tolist():
                 count = int(index[slot, k]) + 1
@@ -225,7 +268,7 @@ class Scheduler:
         return chains, broken
 
     def _ends(self, index: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Where a token completes the end of thinking: [n, k]."""
+        """Returns whether each token completes the end of thinking, [n, k]."""
         ends = tokens == self.end_ids[-1]
         if len(self.end_ids) > 1 and ends.any():
             table, slots = self.batch.table, np.arange(len(tokens))[:, None]
@@ -237,9 +280,10 @@ class Scheduler:
 
 
 def _non_finite(sequence: SequenceState, step: int) -> NonFiniteError:
+    """Returns the error that names the request and the step."""
     r = sequence.request
     return NonFiniteError(
         f"A logit is not a finite number: variant {r.variant.name!r}, problem {r.problem!r}, "
-        f"sample {r.sample}, step {step}. Chains finished before are kept; leave this variant "
-        "out, or load the model in float32."
+        f"sample {r.sample}, step {step}. Expected finite logits. Chains finished before are kept; "
+        "leave this variant out, or load the model in float32."
     )

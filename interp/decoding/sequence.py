@@ -1,13 +1,14 @@
-"""The host's side of decoding: what each row is doing, and what it does next.
+"""The state of one sequence on the host: what it decodes now, and what comes next.
 
-A request is decoded once, as a small tree walked in one row. Its thinking runs to the largest
-budget; wherever a budget ends earlier, the row later goes back to that point (its keys and values
-are still there), has the end of thinking written for it, and answers. Where a budget grants
-"wait"s, the thinking is taken up again from where it ended. A point to go back to is a `Task`;
-tasks are done from the latest point to the earliest, so going back never destroys what another
-task needs.
+All budgets of a request share one decoding, a small tree that one row walks. Thinking runs to the
+largest budget. For a smaller budget the row later goes back to where it ended (the keys and values
+are still in the cache), the decoder writes the end of thinking, and the model answers. If a budget
+allows "wait"s, thinking continues from where the model ended it.
 
-Index i counts generated tokens; `cut` tokens are kept when a task begins.
+Each such branch is a `Task`. Tasks run from the latest branch point to the earliest, so going back
+never destroys what another task needs.
+
+Positions count generated tokens from 0. `cut` tokens are kept when a task begins.
 """
 
 from __future__ import annotations
@@ -30,9 +31,16 @@ Phase = Literal["thinking", "answer"]
 
 @dataclass(frozen=True)
 class Task:
-    """Go back to `cut` tokens, have `script` written, and go on in `phase` for `budgets`.
+    """One branch of a request: go back to `cut` tokens, write `script`, then continue in `phase`.
 
-    thinking_stop, thinking_finish: settled for an answer, not yet known while thinking.
+    Attributes:
+        cut: generated tokens to keep.
+        script: token ids that the decoder writes before the model chooses again.
+        phase: whether the model then thinks or answers.
+        budgets: the budgets that this task serves.
+        waits: "wait"s written so far.
+        thinking_stop: tokens of thinking; meaningful only in the answer phase.
+        thinking_finish: how thinking ended; meaningful only in the answer phase.
     """
 
     cut: int
@@ -45,25 +53,46 @@ class Task:
 
     @property
     def start(self) -> int:
-        """Index of the first token the model chooses itself."""
+        """Position of the first token that the model chooses."""
         return self.cut + len(self.script)
 
 
 @dataclass
 class SequenceState:
-    """One row's place in its request's tree."""
+    """The state of a row: its current task and the tasks that wait.
+
+    Attributes:
+        request: the request that is decoded.
+        ids: token ids of the thinking delimiters.
+        max_tokens: generated tokens that fit into the model's positions.
+        task: the current task.
+        tasks: tasks of this row that have not begun.
+        limit: number of generated tokens at which the current task ends at the latest.
+        limited_by_positions: whether the model's positions set the limit, not a budget.
+        loop_at: number of generated tokens when a loop was found; None if none was found.
+    """
 
     request: Request
     ids: DelimiterIds
-    max_tokens: int  # generated tokens that fit into the model's positions
+    max_tokens: int
     task: Task
     tasks: list[Task] = field(default_factory=list)
     limit: int = 0
     limited_by_positions: bool = False
-    loop_at: int | None = None  # generated tokens there were when a loop was found
+    loop_at: int | None = None
 
     @classmethod
     def begin(cls, request: Request, ids: DelimiterIds, max_positions: int) -> SequenceState:
+        """Begins a request, in its answer if the prompt closes the thinking already.
+
+        Args:
+            request: the request.
+            ids: token ids of the thinking delimiters.
+            max_positions: positions of the model, in tokens.
+
+        Returns:
+            The state before the first generated token.
+        """
         if ids.closed_in(request.prompt_ids):
             task = Task(0, (), "answer", request.budgets, thinking_finish="none")
         else:
@@ -74,19 +103,25 @@ class SequenceState:
 
     @property
     def thinking(self) -> bool:
+        """Whether the current task is in the thinking phase."""
         return self.task.phase == "thinking"
 
     @property
     def answer_from(self) -> int:
-        """The first step of the answer, or `NEVER` while there is none."""
+        """First step of the answer, or `NEVER` while there is none."""
         return NEVER if self.thinking else answer_from(self.task.start)
 
     @property
     def open_budgets(self) -> tuple[Budget, ...]:
-        """Those that no chain was made for yet."""
+        """The budgets whose chain is not finished yet."""
         return tuple(b for task in (self.task, *self.tasks) for b in task.budgets)
 
     def enter(self, task: Task) -> None:
+        """Makes a task the current one and sets the limit.
+
+        Args:
+            task: the task.
+        """
         self.task = task
         if task.phase == "thinking":
             want = max(b.thinking for b in task.budgets)
@@ -96,7 +131,7 @@ class SequenceState:
         self.limited_by_positions = want > self.max_tokens
 
     def next_task(self) -> Task | None:
-        """The task with the latest cut, taken off the list."""
+        """Removes and returns the task with the latest cut, or None if none is left."""
         if not self.tasks:
             return None
         self.tasks.sort(key=lambda t: t.cut)
@@ -105,9 +140,14 @@ class SequenceState:
     # ---------------------------------------------------------------- events of thinking
 
     def thinking_ended(self, n: int) -> tuple[Budget, ...]:
-        """The model closed its thinking after n tokens (the delimiter follows them).
+        """Handles that the model ended its thinking; other branches become tasks.
 
-        Returns the budgets that answer right here; what the others do becomes tasks.
+        Args:
+            n: tokens of thinking before the delimiter.
+
+        Returns:
+            The budgets that answer here. Smaller budgets ended before; budgets with "wait"s left
+            continue to think.
         """
         closed = n + len(self.ids.think_end)
         level = self.task.waits
@@ -124,28 +164,51 @@ class SequenceState:
         return tuple(b for b in inside if b not in again)
 
     def thinking_stopped(self, n: int) -> tuple[Budget, ...]:
-        """The model ended the whole sequence after n tokens of thinking, without an answer.
+        """Handles that the model ended the sequence inside its thinking, without an answer.
 
-        Returns the budgets that saw it; smaller ones were cut before and are answered.
+        Args:
+            n: tokens of thinking.
+
+        Returns:
+            The budgets that have no answer. Smaller budgets ended before and become tasks.
         """
         self._fork([b for b in self.task.budgets if n >= b.thinking])
         return tuple(b for b in self.task.budgets if n < b.thinking)
 
     def thinking_cut(self, n: int) -> tuple[Budget, ...]:
-        """n tokens of thinking and no end. Returns the budgets that positions leave stranded."""
+        """Handles that thinking reached its limit without an end.
+
+        Args:
+            n: tokens of thinking.
+
+        Returns:
+            The budgets that allow more tokens than the model has positions for.
+        """
         stranded = tuple(b for b in self.task.budgets if b.thinking > n)
         self._fork([b for b in self.task.budgets if b.thinking <= n])
         return stranded
 
     def thinking_looped(self, n: int) -> None:
-        """Certainly looping after n tokens: every larger budget is answered from here."""
+        """Handles that thinking certainly loops: every larger budget answers from here.
+
+        Args:
+            n: tokens of thinking.
+        """
         self._fork([b for b in self.task.budgets if b.thinking <= n])
         larger = tuple(b for b in self.task.budgets if b.thinking > n)
         if larger:
             self.tasks.append(self._answer(n, larger, "looped"))
 
     def split(self, n: int) -> list[Task]:
-        """Tasks another row may do now: those waiting, and the budgets thinking has passed."""
+        """Takes the tasks out that another row can do now.
+
+        Args:
+            n: tokens generated so far.
+
+        Returns:
+            The waiting tasks, and answer tasks for the budgets that thinking has passed, if it goes
+            on for other budgets.
+        """
         ready, self.tasks = self.tasks, []
         if self.thinking:
             passed = [b for b in self.task.budgets if b.thinking <= n]
@@ -159,27 +222,42 @@ class SequenceState:
         return ready
 
     def _fork(self, budgets: Sequence[Budget]) -> None:
+        """Adds an answer task at the end of each of these thinking budgets."""
         for cut in sorted({b.thinking for b in budgets}):
             same = tuple(b for b in budgets if b.thinking == cut)
             self.tasks.append(self._answer(cut, same, "forced"))
 
     def _answer(self, cut: int, budgets: tuple[Budget, ...], how: ThinkingFinish) -> Task:
+        """Returns the task that ends thinking after `cut` tokens and answers."""
         return Task(cut, self.ids.closing, "answer", budgets, self.task.waits, cut, how)
 
     def answer_here(self, n: int, budgets: tuple[Budget, ...]) -> None:
-        """Goes on into the answer after a natural end at n."""
+        """Continues with the answer after the model ended its thinking.
+
+        Args:
+            n: tokens of thinking before the delimiter.
+            budgets: the budgets that answer here.
+        """
         cut = n + len(self.ids.think_end)
         self.enter(Task(cut, (), "answer", budgets, self.task.waits, n, "end"))
 
     @property
     def fits(self) -> bool:
-        """Whether positions leave room for a token of its own."""
+        """Whether the model's positions leave room for a token that the model chooses."""
         return self.task.start < self.max_tokens
 
 
 @dataclass
 class SlotRecord:
-    """What was generated in one slot: views into the decoder's tables, columns [0, n)."""
+    """What was generated in one slot: views of the rows of `SlotTable`.
+
+    Attributes:
+        tokens: token ids, [columns], int64.
+        logprob: log-probability of each token in nats, [columns], float32.
+        entropy: entropy of each choice in nats, [columns], float32.
+        forced: whether the token was given or written, not chosen, [columns], bool.
+        stream: recorded numbers of the residual stream, [columns, L, 4], float32, or None.
+    """
 
     tokens: np.ndarray
     logprob: np.ndarray
@@ -196,9 +274,21 @@ def finish_answer(
     layer_map: tuple[int, ...],
     kept: int | None = None,
 ) -> list[Chain]:
-    """Chains of all budgets of an answer that ended with n tokens; small answer caps cut it.
+    """Makes the chains of all budgets of a finished answer.
 
-    kept: where the answer ends if a stop string did it (else a stop token, which is the last).
+    A budget that allows fewer answer tokens cuts the answer.
+
+    Args:
+        sequence: the sequence, in its answer.
+        record: what its slot has generated.
+        n: generated tokens.
+        how: how the answer ended.
+        layer_map: index in this model -> dense index.
+        kept: position before the stop string that ended the answer; None if no stop string
+            did. A stop token is always the last token.
+
+    Returns:
+        One chain per budget of the current task.
     """
     task = sequence.task
     chains = []
@@ -222,7 +312,21 @@ def finish_without_answer(
     thinking_finish: ThinkingFinish,
     layer_map: tuple[int, ...],
 ) -> list[Chain]:
-    """Chains that never reached an answer."""
+    """Makes the chains of budgets that never reach an answer.
+
+    Args:
+        sequence: the sequence.
+        record: what its slot has generated.
+        n: generated tokens to keep.
+        thinking_stop: tokens of thinking.
+        budgets: the budgets without an answer.
+        how: how the chain ended.
+        thinking_finish: how thinking ended.
+        layer_map: index in this model -> dense index.
+
+    Returns:
+        One chain per budget.
+    """
     task = Task(
         0, (), "thinking", tuple(budgets), sequence.task.waits, thinking_stop, thinking_finish
     )
@@ -239,6 +343,7 @@ def _chain(
     layer_map: tuple[int, ...],
     task: Task | None = None,
 ) -> Chain:
+    """Copies what a slot has generated into a chain."""
     task = task or sequence.task
     request = sequence.request
     return Chain(

@@ -1,8 +1,11 @@
-"""Stop strings: texts that end an answer, wherever they lie across tokens.
+"""Stop strings: texts that end an answer, even when they span several tokens.
 
-An answer's own tokens are decoded in a window at its end, long enough for any way to spell the
-longest string; and only when a token could complete one: its text holds the string's last
-character, or is not text of its own (part of a character).
+Two steps keep the check cheap. First, a token is a candidate only if its text holds the last
+character of a stop string, or if it decodes to part of a character. Second, only at a candidate
+are the last tokens of the answer decoded: a window long enough for any tokenization of the
+longest stop string.
+
+Shapes: n tokens to check, S tokens of an answer.
 """
 
 from __future__ import annotations
@@ -22,32 +25,67 @@ _PART = "�"  # what an incomplete character decodes to
 
 
 class StopStrings:
-    """Finds where an answer ends by one of `strings`."""
+    """Finds where an answer ends with one of the stop strings.
+
+    It is false in a boolean context when there are no stop strings.
+
+    Attributes:
+        model: the model whose tokenizer decodes the tokens.
+        strings: the stop strings.
+        window: tokens decoded at the end of an answer: the UTF-8 bytes of the longest stop
+            string, plus one.
+    """
 
     def __init__(self, model: ReasoningModel, strings: Sequence[str]) -> None:
+        """Checks the stop strings.
+
+        Args:
+            model: the model whose tokenizer decodes the tokens.
+            strings: the stop strings; a single string counts as one.
+
+        Raises:
+            UserError: a stop string is empty or not a string.
+        """
         if isinstance(strings, str):
             strings = (strings,)
         if any(not isinstance(s, str) or not s for s in strings):
-            raise UserError(f"stop={list(strings)}: expected texts of at least one character.")
+            raise UserError(
+                f"stop={list(strings)}: expected strings of at least one character. Remove the "
+                "empty strings and the entries that are not strings."
+            )
         self.model, self.strings = model, tuple(strings)
         self.window = max((len(s.encode()) for s in self.strings), default=0) + 1
-        self._completes = np.full(model.vocab_size, -1, np.int8)  # -1: not looked at yet
+        self._completes = np.full(model.vocab_size, -1, np.int8)  # [V]; -1: not decoded yet
 
     def __bool__(self) -> bool:
+        """Returns whether there are stop strings."""
         return bool(self.strings)
 
     def may_complete(self, tokens: Int[np.ndarray, "*n"]) -> Bool[np.ndarray, "*n"]:
-        """Which tokens can be the last of a stop string."""
+        """Marks the tokens that can be the last token of a stop string.
+
+        Args:
+            tokens: token ids, of any shape, int64.
+
+        Returns:
+            One boolean per token, in the same shape.
+        """
         for token in np.unique(tokens[self._completes[tokens] < 0]).tolist():
-            # a token alone may lose the space before it: its second of two has it
+            # Some tokenizers drop the space before the first token: decode the token twice.
             text = self._text(np.array([token, token]))
             self._completes[token] = _PART in text or any(s[-1] in text for s in self.strings)
         return self._completes[tokens] == 1
 
     def found(self, ids: Int[np.ndarray, " S"]) -> int | None:
-        """Tokens before the stop string in which `ids` have just ended, or None.
+        """Returns the number of tokens before a stop string at the end of an answer.
 
-        A token that holds both answer and stop string belongs to the stop string.
+        A token that holds both answer text and part of a stop string counts as stop string.
+
+        Args:
+            ids: token ids of the answer so far, [S].
+
+        Returns:
+            Tokens of the answer without the stop string, or None if none was found.
         """
         first = max(0, len(ids) - self.window)
         text = self._text(ids[first:])

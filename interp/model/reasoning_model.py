@@ -277,13 +277,27 @@ class ReasoningModel:
         budget: Budget | Sequence[Budget] | None = None,
         **options: Any,
     ) -> Chains:
-        """Chains for every prompt x variant x sample x budget, in that order.
+        """Generates a chain for every prompt x variant x sample x budget, in that order.
 
-        options: those of `interp.decoding.generate.generate`, which does it.
+        This calls `interp.decoding.generate.generate`, which describes all options.
+
+        Args:
+            prompts: questions, lists of messages ("role" and "content"), or lists of token ids.
+            variants: variants of the model, decoded in one batch; the dense model by default.
+            budget: thinking and answer tokens, one budget or several; `Budget()` by default.
+            **options: further options of `interp.decoding.generate.generate`, such as `samples`,
+                `seed`, `sampling` and `slots`.
+
+        Returns:
+            The chains.
+
+        Raises:
+            UserError: an argument is invalid, or the decoder was not imported.
+            NonFiniteError: a logit is not a finite number.
         """
         decoder = ReasoningModel.decoder
         if decoder is None:
             raise UserError(
-                "The decoder was not imported: import prunescope, or interp.decoding.generate."
+                "The decoder is not imported: import prunescope or interp.decoding.generate first."
             )
         return decoder(self, prompts, variants, budget, **options)

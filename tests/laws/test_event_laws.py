@@ -190,7 +190,7 @@ def test_forks_side_by_side_share_what_they_read(monkeypatch: pytest.MonkeyPatch
 def test_forks_that_cannot_be() -> None:
     model = tiny()
     (chain,) = model.generate(PROMPTS[:1], budget=Budget(8, 4))
-    with pytest.raises(UserError, match="its thinking has"):
+    with pytest.raises(UserError, match="expected a position in its thinking"):
         fork(chain, chain.n_thinking + 1)
     full = fork(chain, chain.n_thinking, budgets=Budget(max(chain.n_thinking, 1), 3))
     with pytest.raises(UserError, match="leaves nothing of the budget"):
@@ -198,7 +198,7 @@ def test_forks_that_cannot_be() -> None:
     dense_at_answer = Variant("x", (Skip(0, window=Answer()),))
     end = model.delimiter_ids.think_end[0]
     closed = fork(chain, 0)[0]
-    with pytest.raises(UserError, match="closed before the fork"):
+    with pytest.raises(UserError, match="thinking ends before the fork"):
         list(decode(model, [replace(closed, prefix=(10, end))]))
     with pytest.raises(UserError, match="not known here"), apply(model, dense_at_answer):
         model.hf(torch.tensor([[6, 7]]))

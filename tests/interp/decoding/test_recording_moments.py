@@ -102,5 +102,5 @@ def test_what_cannot_be_taken_is_said() -> None:
         model.generate(PROMPTS, budget=[Budget(4, 2), Budget(8, 2)], moments=Moments())
     with pytest.raises(UserError, match="without waits"):
         model.generate(PROMPTS, budget=Budget(8, 2, waits=1), moments=Moments())
-    with pytest.raises(UserError, match="Whole second moments"):
+    with pytest.raises(UserError, match="Full second moments"):
         model.generate(PROMPTS, budget=Budget(8, 2), moments=Moments(full=True))
