@@ -507,7 +507,7 @@ def test_latencies_are_of_what_was_asked() -> None:
     with pytest.raises(UserError, match="No model"):
         decode_latency({})
     sparse.model.name = "dense"
-    with pytest.raises(UserError, match="one name"):
+    with pytest.raises(UserError, match="the same name"):
         match_latency(model, plan, sparse.model)
     assert Budget().thinking > 0
 
