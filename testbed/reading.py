@@ -38,7 +38,7 @@ def is_number(word: str) -> bool:
 
 @dataclass
 class _Node:
-    """A value that the search reached: the numbers left, and whether it was reached without a slip."""
+    """A value that the search reached: the numbers left, and whether no slip led to it."""
 
     value: int
     rest: tuple[int, ...]

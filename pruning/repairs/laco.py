@@ -7,7 +7,7 @@ Blocks l+1..l+m are merged into block l, weight by weight, over attention and ML
 The norms before the sublayers stay those of block l (norms=True merges them too). Experts are
 merged index by index; blocks of different shapes are not merged.
 
-Without a plan, LaCo searches from the top down (docs/internals.md); the result then brings its
+Without a plan, LaCo searches from the top down (docs/internals.md); the result then includes its
 plan, and the record's `merges` lists what went into which block, in order. With a plan, each of its
 runs is merged into the kept block below it, and no cosine is checked.
 
