@@ -2,20 +2,15 @@
 
     python -m bench.block_influence [--model M] [--device D] [--random-weights CONFIG]
 
-Same tokens, same batches, one run, rounds interleaved so that a busy machine slows all alike;
-medians of each round's ratio to that round's bare pass (CPU seconds of the process on the CPU,
-which a neighbour disturbs less than the clock does; synchronised wall time on CUDA).
+All ways use the same tokens and batches in one run with interleaved rounds; figures are medians of
+each round's ratio to its bare pass (CPU seconds of the process on the CPU; wall time on CUDA).
 
-- bare: the blocks and the final norm, no hook, no head.
+- bare: the blocks and the final norm, without hooks and head.
 - streaming: `interp.activations.reducers.BlockInfluence`, with and without sinks, per text.
-- kept: what one would write first: output_hidden_states, and the cosines of neighbours when the
-  batch is through (masked, float32), for all tokens only: no sinks, no sums by text.
-- memory_growth: extra memory of one pass over 1000 samples over that of passes over 10, as many as
-  make the same number of tokens. Extra memory is the highest resident set during the passes over
-  that before them (allocated memory on CUDA), after a warm-up, with what the allocator had kept
-  handed back, in a process of its own with one thread; medians of alternating rounds. The two
-  do the same work in the same batches, so what differs is what is kept for every sample: one pass
-  in a fresh process varies by 10 MiB, with where the allocator finds room after loading.
+- kept: the simplest code: output_hidden_states, then the cosines of neighbours per batch (masked,
+  float32), over all tokens, without sinks and without sums per text.
+- memory_growth: extra memory of one pass over 1000 samples, relative to passes over 10 samples with
+  as many tokens in all. docs/internals.md says how it is measured.
 
 The last line is one JSON object.
 """
@@ -102,7 +97,7 @@ def growth(options: argparse.Namespace) -> list[list[float]]:
     one shape, and 10 texts fill more than one. Each round runs through as many texts for every
     number of samples.
     """
-    torch.set_num_threads(1)  # what a thread's arena keeps is the allocator's
+    torch.set_num_threads(1)  # each thread's arena would keep memory of its own
     model = load(options)
     length, batch_tokens = options.length // 4, options.batch_tokens // 4
     most = max(options.memory_samples)
@@ -125,7 +120,7 @@ def start(model: ReasoningModel) -> float:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # only glibc has it
         trim(0)
     return resident(reset=True)
 

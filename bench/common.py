@@ -1,7 +1,7 @@
-"""What the benchmarks share: models, problems, clocks, the closing line.
+"""Shared code of the benchmarks: models, problems, clocks, the closing line.
 
-Every benchmark runs on the bundled reasoner by default. `--random-weights CONFIG` makes a model
-of another shape: a config.json, or a name of `SHAPES`; its chains are noise, its speed is not.
+Every benchmark runs on the bundled reasoner by default. `--random-weights CONFIG` makes a model of
+another shape from a config.json or a name of `SHAPES`: its chains are noise, its speed is real.
 """
 
 from __future__ import annotations

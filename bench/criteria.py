@@ -2,21 +2,15 @@
 
     python -m bench.criteria [--model M] [--device D] [--random-weights CONFIG]
 
-Same tokens, same batches, one run, rounds interleaved so that a busy machine slows all alike;
-medians of each round's ratio (CPU seconds of the process on the CPU, which a neighbour disturbs
-less than the clock does; synchronised wall time on CUDA). Two passes to hold a criterion against:
+All use the same tokens and batches in one run with interleaved rounds; figures are medians of each
+round's ratio (CPU seconds of the process on the CPU; wall time on CUDA) to one of two passes:
+- bare: the blocks and the final norm, no hook, no head; for criteria that read streams.
+- forward: with the head and the log-probability of every token; for those that read outputs.
 
-- bare: the blocks and the final norm, no hook, no head; for criteria that look at streams.
-- forward: with the head and the log-probability of every token; for those that look at outputs.
-
-Greedy criteria are followed for one removal. "evopress" searches sets of two for two generations
-of eight, "task-greedy" is held against one generation of the same chains. `stated` is what the
-criterion's registration says it costs.
-
-memory: extra memory of a pass over few and many samples, each in a process of its own: highest
-resident set during the pass over that before it (allocated memory on CUDA).
-
-The last line is one JSON object.
+Greedy criteria run for one removal. "evopress" searches sets of two in two generations of eight;
+"task-greedy" is compared with one generation of the same chains. `stated` is the registered cost.
+Memory is measured for few and many samples, each in its own process: highest resident set during
+the pass minus that before (allocated memory on CUDA). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -91,7 +85,7 @@ def peak(options: argparse.Namespace, name: str, samples: int) -> float:
     texts = [ids[:length] for ids in make_texts(model, samples, 2 * length)]
     batch_tokens = options.batch_tokens // 4
     run = make_runs(model, texts, batch_tokens)[name]
-    make_runs(model, texts[:2], batch_tokens)[name]()  # what a first call leaves behind
+    make_runs(model, texts[:2], batch_tokens)[name]()  # memory that a first call keeps
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -134,7 +128,7 @@ def main(arguments: list[str]) -> None:
     names = [name for name in runs if name in criteria()]
     if options.only:
         names = [name for name in names if name in options.only]
-    for name in list(names):  # the warm-up; what asks for more than texts is left out
+    for name in list(names):  # the warm-up; criteria that need more than texts are left out
         try:
             runs[name]()
         except UserError as error:

@@ -3,23 +3,15 @@
     python -m bench.decode [--model M] [--device D] [--random-weights CONFIG] [--rows 128]
         [--tokens 768] [--repeats 3] [--threads N] [--clock wall|cpu]
 
-The same rows for all: countdown-4 problems of the bundled reasoner (for another model, its chat
-prompts of them), temperature 1, at most `tokens` new tokens. All in one process and one run, the
-rounds interleaved, medians.
-
-- ours: `interp.decoding.scheduler`, log-probabilities and entropies kept. `generic` is the same
-through the
-  model's own blocks in plain torch, without the compiled kernels.
-  With --compiled also through blocks compiled by torch.compile: the first run, compilation
-  included, and the second.
-- hf_generate: `model.generate` on the left-padded batch; useful tokens end with the row's end of
-  sequence. hf_generate_batch: transformers' continuous batching.
-- roofline: for the passes that ours made, weights read once a pass and each row's used keys and
-  values once (bytes over the measured copy rate, reading and writing counted), every FLOP once
-  (over the measured matrix rate); the larger of the two is the least time there is.
-- teacher_forced: one causal pass over the finished chains, logits included, padded by length.
-
---clock cpu counts CPU seconds of this process (fair on a busy machine; use it with --threads 1).
+All ways decode the same rows in one process with interleaved rounds; figures are medians. Rows are
+countdown-4 problems, at temperature 1, with at most `tokens` new tokens.
+- ours: `interp.decoding.scheduler`, log-probabilities and entropies kept; generic: the same without
+  the compiled kernels (--compiled: also blocks by torch.compile, the first run and again).
+- hf_generate: `model.generate` on the left-padded batch, tokens up to each row's end;
+  hf_generate_batch: transformers' continuous batching.
+- roofline: the least time for the passes of ours: weights once per pass, used keys and values once
+  per row (over the copy rate) or every FLOP once (over the matrix rate), whichever is larger.
+- teacher_forced: one causal pass over the finished chains, with logits, padded by length.
 The last line is one JSON object.
 """
 
@@ -188,7 +180,7 @@ def main() -> None:
     requests = problems(model, "countdown-4", options.rows, options.tokens)
     clock = Clock(options.clock, model.device)
 
-    ours(model, requests[:4])  # kernels compiled, memory touched
+    ours(model, requests[:4])  # warm-up: compile kernels, touch memory
     times: dict[str, list[float]] = {}
     tokens: dict[str, list[int]] = {}
     limits: list[float] = []

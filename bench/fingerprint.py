@@ -1,12 +1,12 @@
-"""What must not change while the inside of the project does: a fingerprint of its behaviour.
+"""A fingerprint of the project's behaviour, which must not change when its code is rearranged.
 
     python -m bench.fingerprint --out before.json [--work DIR]
     python -m bench.fingerprint --against before.json
 
-Takes, through the command line alone (so it survives any move of the code): every row of a quick
+It uses only the command line, so it survives any move of the code. It holds every row of a quick
 study and the tables of its report, every criterion's scores on the bundled reasoner, the files that
-`prune` writes, and the exit codes and words of wrong commands. Numbers count to five digits.
-Not a test by itself (it takes minutes); --against ends with 1 and lists what differs.
+`prune` writes, and the exit codes and messages of wrong commands. Numbers are compared to five
+digits. It takes minutes, so it is not a test; --against exits with 1 and lists the differences.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 DIGITS = 5
-# what differs from run to run by nature: times, and what a table says of them
+# names of what differs between runs anyway: times and figures derived from them
 TIMED = re.compile(r"second|started|program|engine|created|tokens_per|version|hash")
 LEFT_OUT = {"sessions", "sqlite_sequence", "meta", "checks"}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PRUNESCOPE_KERNELS": "1"}

@@ -2,12 +2,11 @@
 
     python -m bench.growth [--device D] [--figure docs/figures/decode_growth.png] [--longest 8192]
 
-A model of the reasoner's shape with random weights and no ends, so every chain has the length
-that was asked for. One thing grows at a time; the rest stays. For each point: tokens a second,
-extra memory (highest resident set over that before, in a process of its own; allocated memory on
-CUDA), and seconds over the roofline's (every FLOP once, weights once a pass, used keys and values
-once a row). The last takes out that attention costs more for longer chains: where it is flat, time
-is linear in the work.
+The model has the reasoner's shape, random weights and no end tokens, so every chain has the length
+asked for. One quantity grows at a time. Each point gives tokens per second, extra memory (highest
+resident set minus that before, in its own process; allocated memory on CUDA), and seconds over the
+roofline's (every FLOP once, weights once per pass, used keys and values once per row). The last
+accounts for the cost of attention in longer chains: where it is flat, time is linear in the work.
 
 The last line is one JSON object; `--figure` draws the table.
 """
@@ -57,7 +56,7 @@ def endless(blocks: int, device: Any) -> ReasoningModel:
     assert isinstance(weight, torch.Tensor)
     with torch.no_grad():
         weight[ends] = 0.0
-        weight *= 50  # the ends' logits stay 0, far below the top 8 that are sampled from
+        weight *= 50  # the end tokens' logits stay 0, far below the 8 that sampling keeps
     return model
 
 
@@ -89,7 +88,7 @@ def measure(options: argparse.Namespace, point: dict[str, int]) -> dict[str, flo
             tokens += chain.n_tokens
             floor.append((len(chain.prompt_ids), chain.n_tokens))
             if len(floor) == 1:
-                floor.append(chain)  # one is enough to count the work from
+                floor.append(chain)  # one chain is enough to count the work
 
     seconds, _ = clock(run)
     after = torch.cuda.max_memory_allocated() / 2**20 if cuda else resident()

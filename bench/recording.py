@@ -2,9 +2,9 @@
 
     python -m bench.recording [--model M] [--device D] [--random-weights CONFIG] [--rounds 5]
 
-The same chains decoded twice a round, in one process, rounds interleaved: plainly, and with the
-norms and inner products of every block's stream kept for every token (what Block Influence, its
-sinks and its averages by event are made of). Both give the same tokens; medians of each round's
+Each round decodes the same chains twice in one process: without recording, and with the norms and
+inner products of every block's stream for every token (from which Block Influence, its sinks and
+its averages by event are computed). Both give the same tokens; figures are medians of each round's
 ratio. The last line is one JSON object.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
     model = load(options)
     clock = Clock(options.clock, model.device)
     requests = problems(model, "countdown-4", options.rows, options.tokens)
-    run(model, requests[:4], True)  # kernels compiled, memory touched
+    run(model, requests[:4], True)  # warm-up: compile kernels, touch memory
     times: list[tuple[float, float]] = []
     chains: list[Chain] = []
     for r in range(options.rounds):

@@ -2,18 +2,14 @@
 
     python -m bench.sweep [--model M] [--device D] [--random-weights CONFIG] [--rounds 3]
 
-Same work on both sides, one process, rounds interleaved, medians of each round's ratio.
-
-- generation_speedup: dense and every single block skipped, on the same problems (16 of
-  countdown-3, at most 256 new tokens, temperature 1). One by one: for each, the block is taken out
-  of the model and `generate` runs its problems as one left-padded batch; at once: one decoding,
-  row-wise. Useful tokens a second of either (nothing counts after the end of a chain), since
-  sampled chains differ.
-- nested_budget_cost: five budgets of one problem set decoded once (a chain at the largest, the
-  answers of the others forked from it), over one decoding a budget, all by the same decoder.
-- teacher_forced_cost: loss and KL of every skipped block over the same texts by the prefix-shared
-  sweep, over L passes that each lack a block and one that does not.
-
+Both sides do the same work in one process with interleaved rounds; figures are medians of ratios.
+- generation_speedup: dense and every single skipped block on the same problems. One by one, the
+  block is removed and `generate` runs a left-padded batch; at once is one decoding, row-wise.
+  Useful tokens per second are compared, because sampled chains differ.
+- nested_budget_cost: five budgets of one problem set from one decoding (answers forked from the
+  chain at the largest budget), over one decoding per budget by the same decoder.
+- teacher_forced_cost: loss and KL of every skipped block by the prefix-shared sweep, over L passes
+  that each lack one block and one pass that lacks none.
 The last line is one JSON object.
 """
 

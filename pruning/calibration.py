@@ -1,14 +1,14 @@
-"""Calibration: the token sequences a criterion looks at, with a hash that names them.
+"""Calibration: the token sequences that a criterion reads, and a hash that identifies them.
 
-Taken from texts (strings), prompts (lists of messages, through the chat template), token ids, or
-the model's own chains; a list may mix them. A chain keeps its prompt and its generated tokens
-apart: `part` says which of them count. What does not count is still read as context.
+Sequences come from texts (strings), prompts (lists of messages, through the chat template), token
+ids, or the model's own chains; one list may mix them. A chain keeps its prompt and its generated
+tokens apart: `part` says which of them count. Tokens that do not count are still context.
 
-Texts come from a list, from a file (`read_texts`), or from a data set of the Hub (`hub_texts`,
-only when it is called, and only then is `datasets` needed).
+Texts come from a list, from a file (`read_texts`), or from a data set of the Hugging Face Hub
+(`hub_texts`, the only function that needs the package `datasets`).
 
-The hash is the sha256 of the sequences, their prompt lengths and the part; the order of the
-sequences does not enter, for it changes no score.
+The hash is the sha256 of the sequences, their prompt lengths and the part. It does not depend on
+the order of the sequences, because the order changes no score.
 """
 
 from __future__ import annotations
@@ -30,15 +30,20 @@ from interp.model.reasoning_model import ReasoningModel
 
 Part = Literal["all", "prompt", "generated"]
 PARTS = ("all", "prompt", "generated")
-FIELDS = ("text", "question", "problem", "prompt", "content")  # looked for in this order
+FIELDS = ("text", "question", "problem", "prompt", "content")  # tried in this order
 KINDS = "a text, a list of messages, token ids or a Chain"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Sequences of token ids; `prompts[i]` tokens of sequence i are its prompt.
+    """Token sequences for calibration.
 
-    A text has no prompt (0), a prompt has nothing else.
+    Attributes:
+        sequences: token ids of each sequence, int64 [T].
+        prompts: `prompts[i]` is the number of leading tokens of sequence i that are prompt: 0 for a
+            text, all of them for a prompt.
+        part: which tokens count: "all", "prompt" or "generated".
+        hash: sha256 of sequences, prompt lengths and part, as hexadecimal text.
     """
 
     sequences: tuple[Int[np.ndarray, " _"], ...]
@@ -54,9 +59,22 @@ class Calibration:
         part: Part | None = None,
         max_tokens: int | None = None,
     ) -> Calibration:
-        """Calibration from whatever the caller has; a Calibration passes through.
+        """Build a calibration from texts, messages, token ids or chains.
 
-        max_tokens: cut every sequence to its first tokens.
+        Args:
+            model: its tokenizer and chat template encode the texts and messages.
+            texts: a list whose items are texts, lists of messages, token ids or chains; or one
+                text, one
+                chain, or a Calibration.
+            part: which tokens count. Default: that of the given Calibration, otherwise "all".
+            max_tokens: cut every sequence to this many first tokens, at least 2. Default: keep all.
+
+        Returns:
+            The calibration.
+
+        Raises:
+            UserError: there is no text, an item has another type or fewer than 2 tokens, `part` is
+                unknown, or no token counts.
         """
         if isinstance(texts, Calibration):
             if part in (None, texts.part) and max_tokens is None:
@@ -77,11 +95,11 @@ class Calibration:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that count."""
+        """The number of tokens that count."""
         return int(sum(mask.sum() for mask in self.counted()))
 
     def counted(self) -> list[Bool[np.ndarray, " _"]]:
-        """For each sequence, which of its tokens count."""
+        """Return one bool mask [T] per sequence: the tokens that count."""
         masks = []
         for ids, prompt in zip(self.sequences, self.prompts, strict=True):
             mask = np.ones(len(ids), dtype=bool)
@@ -94,7 +112,7 @@ class Calibration:
 
 
 def _read(model: ReasoningModel, item: Any, index: int) -> tuple[np.ndarray, int]:
-    """The ids of one item and how many of them are prompt."""
+    """The token ids of one item, and how many of them are prompt."""
     if isinstance(item, str):
         return np.asarray(model.encode(item), dtype=np.int64), 0
     if isinstance(item, Chain):
@@ -117,6 +135,7 @@ def _read(model: ReasoningModel, item: Any, index: int) -> tuple[np.ndarray, int
 def _built(
     pairs: Sequence[tuple[np.ndarray, int]], part: Part | None, max_tokens: int | None
 ) -> Calibration:
+    """A checked calibration of (token ids, prompt length) pairs."""
     if max_tokens is not None:
         if max_tokens < 2:
             raise UserError(f"max_tokens={max_tokens}: expected at least 2.")
@@ -149,11 +168,19 @@ def _built(
 def read_texts(
     file: str | Path, field: str | None = None, *, paragraphs: bool = False
 ) -> list[str]:
-    """The texts of a file: a text a line, or a JSON object a line where it ends in .jsonl.
+    """Read the texts of a file: one text per line, or one JSON object per line (.jsonl, .ndjson).
 
-    field: of a .jsonl, what holds the text (default: "text", or what questions are usually
-    called). paragraphs: texts of a plain file are parted by blank lines, and keep their line
-    breaks. Blank texts are left out.
+    Args:
+        file: the path of the file, UTF-8.
+        field: the field of each JSON object that holds the text. Default: the first of "text",
+            "question", "problem", "prompt", "content" that holds a string.
+        paragraphs: in a plain file, blank lines separate the texts, and line breaks are kept.
+
+    Returns:
+        The texts; blank ones are left out.
+
+    Raises:
+        UserError: the file cannot be read or holds no text, or a record has no such field.
     """
     path = Path(file)
     content = read_utf8(path)
@@ -172,7 +199,8 @@ def read_texts(
     found = [text for text in found if text.strip()]
     if not found:
         raise UserError(
-            f"{str(path)!r} is empty: expected a text a line, or a JSON object a line (.jsonl)."
+            f"{str(path)!r} is empty: expected one text per line, or one JSON object per line "
+            "(.jsonl)."
         )
     return found
 
@@ -185,13 +213,27 @@ def hub_texts(
     field: str | None = None,
     limit: int = 128,
 ) -> list[str]:
-    """The first `limit` non-blank texts of a data set of the Hugging Face Hub, read as a stream."""
+    """Read the first non-blank texts of a data set of the Hugging Face Hub, as a stream.
+
+    Args:
+        name: the data set's name on the Hub.
+        config: the data set's configuration. Default: its own default.
+        split: the split to read.
+        field: the field that holds the text. Default: the first usual one, as in `read_texts`.
+        limit: the largest number of texts, at least 1.
+
+    Returns:
+        At most `limit` texts.
+
+    Raises:
+        UserError: `datasets` is not installed, the data set cannot be read, or it holds no text.
+    """
     try:
         import datasets
     except ImportError:
         raise UserError(
-            "Texts of the Hub are read through `datasets`: pip install 'prunescope[hub]', or give "
-            "a file of texts."
+            "Reading texts from the Hub needs the package `datasets`: pip install "
+            "'prunescope[hub]', or give a file of texts."
         ) from None
     if limit < 1:
         raise UserError(f"limit={limit}: expected at least 1 text.")
@@ -214,6 +256,7 @@ def hub_texts(
 
 
 def _record(line: str, where: str) -> Mapping[str, Any]:
+    """The JSON object on one line of a .jsonl file."""
     record = parse_json(line, where)
     if not isinstance(record, Mapping):
         raise UserError(f"{where}: expected a JSON object.")
@@ -221,7 +264,7 @@ def _record(line: str, where: str) -> Mapping[str, Any]:
 
 
 def _text_of(record: Mapping[str, Any], field: str | None, where: str) -> str:
-    """The text of a record, in the field named or the first of the usual ones."""
+    """The text of a record, in the given field or the first of the usual ones."""
     for name in [field] if field else FIELDS:
         if isinstance(record.get(name), str):
             return whole_text(record[name], where)

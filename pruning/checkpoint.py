@@ -1,14 +1,12 @@
-"""The folder of a checkpoint: written whole or not at all, with what is known about it beside it.
+"""The folder of a checkpoint: written whole or not at all, with pruning.json and a model card.
 
-Everything is written to a hidden sibling of the target, which takes the target's name only when
-the last file is complete: a full disk, an error or Ctrl-C leaves nothing under that name. The
-target must be new or an empty folder, and `free_target` says so before any work is done.
+Everything is written to a hidden folder beside the target. That folder takes the target's name
+only when the last file is complete, so a full disk, an error or Ctrl-C leaves nothing under that
+name. The target must be new or an empty folder; `free_target` checks this before any work starts.
 
-Weights go out in shards of a few gigabytes. A mixture of experts is kept fused in memory and
-apart on disk, and taking it apart copies it, so what is handed to `save_pretrained` at a time is
-one shard: at no moment are there two copies of the model, whatever its architecture.
-
-Beside the weights: `pruning.json` (`plan_record`) and a model card (`plan_card`).
+Weights are written in shards of a few gigabytes. The experts of a mixture are fused in memory and
+separate on disk, and separating them copies them. `save_pretrained` therefore gets one shard at a
+time, so memory never holds two copies of the model.
 """
 
 from __future__ import annotations
@@ -37,20 +35,39 @@ SHARD_BYTES = 2**32
 
 
 def free_target(out_dir: str | Path) -> Path:
-    """The absolute path of a folder that may be written; a UserError where something is there."""
+    """Return the absolute path of a folder that may be written.
+
+    Args:
+        out_dir: the folder; `~` is expanded.
+
+    Returns:
+        The absolute path. It does not exist yet, or is an empty folder.
+
+    Raises:
+        UserError: something is there already.
+    """
     target = Path(out_dir).expanduser().absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(
-            f"{target} is there already and is not an empty folder: name a new one, or empty it."
+            f"{target} already exists and is not an empty folder: name a new one, or empty it."
         )
     return target
 
 
 @contextmanager
 def whole_or_nothing(target: Path, n_bytes: int = 0) -> Iterator[Path]:
-    """A folder beside `target` that takes its name only once everything in it is written.
+    """Yield a folder beside `target` that takes its name once everything in it is written.
 
-    n_bytes: what the weights will take; refused at once where the disk has less.
+    Args:
+        target: the final folder.
+        n_bytes: the size of the weights, in bytes; the call fails at once if the disk has less
+            space.
+
+    Yields:
+        The temporary folder to write to. It is removed after an error.
+
+    Raises:
+        PruneScopeError: the disk is too small, or a file could not be written.
     """
     from safetensors import SafetensorError
 
@@ -76,10 +93,14 @@ def whole_or_nothing(target: Path, n_bytes: int = 0) -> Iterator[Path]:
 def write_weights(
     hf: PreTrainedModel, blocks: str, folder: Path, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Weights, configuration and generation configuration of `hf`.
+    """Write the weights, configuration and generation configuration of a model.
 
-    blocks: the path of its list of blocks; the weights of one block are never put apart, for an
-    architecture may have to convert them together.
+    Args:
+        hf: the model.
+        blocks: the module path of its list of blocks, such as "model.layers". The weights of one
+            block stay in one shard, because an architecture may have to convert them together.
+        folder: an existing folder.
+        shard_bytes: the approximate size of one file of weights, in bytes.
     """
     groups = _shards(hf.state_dict(), blocks + ".", shard_bytes)
     if len(groups) == 1:
@@ -98,7 +119,7 @@ def write_weights(
 
 
 def _shards(state: dict[str, Tensor], blocks: str, most: int) -> list[dict[str, Tensor]]:
-    """The weights in groups of about `most` bytes: what is outside the blocks, then the blocks."""
+    """Weights in groups of about `most` bytes: those outside the blocks first, then the blocks."""
     pieces: dict[str, dict[str, Tensor]] = {"": {}}
     for key, weight in state.items():
         piece = key[len(blocks) :].partition(".")[0] if key.startswith(blocks) else ""
@@ -124,28 +145,55 @@ def _keys(file: Path) -> list[str]:
 
 
 def shard_name(number: int, of: int) -> str:
-    """The file of shard `number` (from 1)."""
+    """The file name of one shard of weights.
+
+    Args:
+        number: the shard, from 1.
+        of: the number of shards; 1 gives the name of an unsharded file.
+
+    Returns:
+        The file name.
+    """
     return WEIGHTS if of == 1 else f"model-{number:05d}-of-{of:05d}.safetensors"
 
 
 def write_index(folder: Path, home: dict[str, str], n_bytes: int) -> None:
-    """Which file each weight is in, for a checkpoint of several."""
+    """Write the index of a sharded checkpoint: the file that holds each weight.
+
+    Args:
+        folder: the checkpoint folder.
+        home: name of each weight -> file name.
+        n_bytes: the size of all weights, in bytes.
+    """
     content = {"metadata": {"total_size": n_bytes}, "weight_map": dict(sorted(home.items()))}
     write_json(folder / INDEX, content)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object, indented, with a final line break.
+
+    Args:
+        path: the file to write.
+        content: plain JSON values.
+    """
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-# ------------------------------------------------------------------- what is said about it
+# ------------------------------------------------------------------- record and model card
 
 
 def plan_record(model: ReasoningModel, plan: LayerPlan, fingerprint: str) -> dict[str, Any]:
-    """What pruning.json says; n_blocks counts the blocks of the dense model.
+    """Return the content of pruning.json for a plan.
 
-    fingerprint: of the model that was pruned; empty where it was never in memory and cannot be
-    read off its files.
+    Args:
+        model: the model that is pruned; `n_blocks` of the record counts the blocks of the dense
+            model.
+        plan: the plan.
+        fingerprint: the fingerprint of `model`; empty if it was never in memory and cannot be read
+            from its files.
+
+    Returns:
+        Plain JSON values.
     """
     return {
         "format": FORMAT,
@@ -161,7 +209,16 @@ def plan_record(model: ReasoningModel, plan: LayerPlan, fingerprint: str) -> dic
 
 
 def plan_card(model: ReasoningModel, plan: LayerPlan, done: str = "") -> str:
-    """The model card. done: what was done after the blocks were removed, as a sentence."""
+    """Return the model card of a pruned checkpoint.
+
+    Args:
+        model: the model that is pruned.
+        plan: the plan.
+        done: what was done after the blocks were removed, as a sentence. Default: no training.
+
+    Returns:
+        The card as Markdown, with YAML metadata.
+    """
     gone = [l for l in range(model.n_dense) if l not in plan.layer_map]
     why = f"by the criterion `{plan.criterion}`" if plan.criterion else "by name"
     said = [

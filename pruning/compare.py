@@ -1,14 +1,14 @@
-"""Rankings side by side: how far criteria, or definitions of one criterion, agree.
+"""Compare rankings: how far criteria, or definitions of one criterion, agree.
 
-Two ways to agree, and they can differ: over all blocks (Kendall's tau-b and Spearman's rho of the
-order in which blocks go) and where it matters (the share that the first n removed have in
-common). Two random orders share n / L of their first n: read the overlap against that.
+There are two measures, and they can differ: agreement over all blocks (Kendall's tau-b and
+Spearman's rho of the order of removal), and agreement where it matters (the share of the first n
+removed blocks in common). Two random orders share n / L of their first n blocks on average.
 
-What is compared is the order of removal, not the score: a greedy criterion goes by its path, a
-one-shot one by its scores, equal scores sharing a rank. Where sets of n do not nest (the best run
-of neighbours), the order is that of the single scores and the overlap that of the sets.
+The order of removal is compared, not the score: a greedy criterion is ranked by its path, a
+one-shot criterion by its scores, and equal scores share a rank. Where the sets of n blocks do not
+nest (the best run of neighbours), ranks come from the single scores and overlap from the sets.
 
-Shapes: C criteria, L blocks (or sublayers), K the most removals compared.
+Shapes: C criteria, L blocks (or sublayers), K the largest number of removals compared.
 """
 
 from __future__ import annotations
@@ -37,10 +37,18 @@ ANNOTATED = 40  # blocks up to which the ranks are written into the plot
 
 @dataclass(frozen=True)
 class Comparison:
-    """C criteria over the same L blocks.
+    """C criteria over the same L blocks (or sublayers).
 
-    ranks: when each block goes, 0 first. overlap[a, b, n - 1]: share of the first n that a and b
-    have in common, nan where one of them was not followed so far.
+    Attributes:
+        names: the criteria, made unique by seed or number.
+        items: what each value belongs to, as text: a dense index, or "3 mlp".
+        layer_map: dense index of each item.
+        values: scores [C, L].
+        ranks: when each block is removed [C, L], 0 first.
+        kendall: Kendall's tau-b of each pair of orders [C, C].
+        spearman: Spearman's rho of each pair of orders [C, C].
+        overlap: `overlap[a, b, n - 1]` is the share of the first n removals that a and b have in
+            common [C, C, K]; nan where one of the two does not reach n.
     """
 
     names: tuple[str, ...]
@@ -53,7 +61,7 @@ class Comparison:
     overlap: Float[np.ndarray, "C C K"]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a criterion and block: its score and rank (0 = removed first)."""
+        """Return one row per criterion and block: score and rank (0 = removed first)."""
         import pandas as pd
 
         rows = [
@@ -70,7 +78,7 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def rankings(self) -> pd.DataFrame:
-        """One row a place (0 = removed first), one column a criterion: the block in that place."""
+        """Return one row per place (0 = removed first), with the block of each criterion there."""
         import pandas as pd
 
         order = [sorted(range(len(self.items)), key=lambda i: (rank[i], -i)) for rank in self.ranks]
@@ -81,7 +89,7 @@ class Comparison:
         return pd.DataFrame({"place": range(len(self.items)), **columns})
 
     def lines(self) -> list[str]:
-        """All of it as text for a terminal: rankings, then two matrices over numbered criteria."""
+        """Return everything as text for a terminal: rankings, then two matrices."""
         frame = self.rankings().drop(columns="place")
         item = max(map(len, self.items))
         depth, most = len(self.items), self.overlap.shape[-1]
@@ -109,7 +117,7 @@ class Comparison:
         return [f"{number:>2} {name:<{width}}  {row}" for number, (name, row) in pairs]
 
     def agreement(self) -> pd.DataFrame:
-        """One row a pair of criteria: tau, rho, and the overlap of the first n removed."""
+        """Return one row per pair of criteria: tau, rho, and the overlap of the first n removed."""
         import pandas as pd
 
         rows = []
@@ -127,7 +135,14 @@ class Comparison:
         return pd.DataFrame(rows)
 
     def save_figure(self, path: Path) -> Path:
-        """Write both plots into one picture."""
+        """Write both plots into one image file.
+
+        Args:
+            path: the file; its suffix sets the format.
+
+        Returns:
+            The path.
+        """
         import matplotlib.pyplot as plt
 
         n, depth = self.ranks.shape
@@ -141,7 +156,14 @@ class Comparison:
         return path
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """A map of ranks: a row a criterion, a column a block, dark where it goes first."""
+        """Plot the ranks: one row per criterion, one column per block, dark where removed first.
+
+        Args:
+            ax: the axes to draw on. Default: a new figure.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         n_criteria, depth = self.ranks.shape
@@ -161,7 +183,14 @@ class Comparison:
         return ax
 
     def plot_agreement(self, ax: Axes | None = None) -> Axes:
-        """Kendall's tau of every pair of criteria."""
+        """Plot Kendall's tau of every pair of criteria.
+
+        Args:
+            ax: the axes to draw on. Default: a new figure.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         n = len(self.names)
@@ -180,9 +209,19 @@ class Comparison:
 
 
 def compare(scores: Sequence[Scores], most: int | None = None) -> Comparison:
-    """Compare at least two criteria's scores of one model.
+    """Compare the scores of at least two criteria on one model.
 
-    most: the largest number of removals whose sets are compared (default: a third of the blocks).
+    Args:
+        scores: the scores, of the same blocks (or sublayers) of the same model.
+        most: the largest number of removals whose sets are compared. Default: a third of the
+            blocks.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        UserError: fewer than two scores, scores of different models or blocks, or a `most` outside
+            1 to L - 1.
     """
     from scipy.stats import kendalltau
 
@@ -221,7 +260,7 @@ def compare(scores: Sequence[Scores], most: int | None = None) -> Comparison:
 
 def _check(scores: Sequence[Scores]) -> None:
     if len(scores) < 2:
-        raise UserError(f"compare: {len(scores)} scores given; at least two are needed.")
+        raise UserError(f"compare: {len(scores)} scores given; expected at least two.")
     first = scores[0]
     for other in scores[1:]:
         if other.items != first.items:
@@ -241,7 +280,7 @@ def _span(scores: Scores) -> str:
 
 
 def _first(scores: Scores, n: int) -> frozenset[int] | None:
-    """Positions of the first n to go; None where the criterion cannot say."""
+    """Positions of the first n removed items; None if the criterion cannot say."""
     try:
         return scores.first(n)
     except UserError:
@@ -249,7 +288,7 @@ def _first(scores: Scores, n: int) -> frozenset[int] | None:
 
 
 def _names(scores: Sequence[Scores]) -> tuple[str, ...]:
-    """The criteria's names, told apart by seed or number where they repeat."""
+    """The criteria's names, made unique by seed or number where they repeat."""
     names = [s.criterion for s in scores]
     for suffix in ([f" seed {s.seed}" if s.seed is not None else "" for s in scores],
                    [f" ({i})" for i in range(1, len(scores) + 1)]):  # fmt: skip
@@ -265,9 +304,25 @@ def compare_criteria(
     seed: int = 0,
     most: int | None = None,
 ) -> Comparison:
-    """Score by each named criterion and compare; "shortgpt" by each of its public definitions.
+    """Score a model by each named criterion and compare the scores.
 
-    Without names: every criterion that scores blocks at once, from forward passes or weights.
+    "shortgpt" is scored by each of its public definitions (`influence_definitions`).
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        names: criteria. Default: every one-shot or contiguous criterion of blocks that is not
+            random
+            and needs only forward passes or weights.
+        seed: the seed of criteria that draw at random.
+        most: the largest number of removals whose sets are compared. Default: a third of the
+            blocks.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        UserError: an unknown criterion, or criteria of blocks and of sublayers together.
     """
     from pruning.criteria import criteria, score
     from pruning.criteria.influence_definitions import DEFINITIONS
@@ -286,7 +341,10 @@ def compare_criteria(
         if name not in known:
             raise UserError(did_you_mean(name, known, "criterion"))
     if len(kinds := {known[name].removes for name in chosen}) > 1:
-        raise UserError(f"compare: {chosen} score both {' and '.join(sorted(kinds))}; only one.")
+        raise UserError(
+            f"compare: {chosen} score both {' and '.join(sorted(kinds))}; name criteria of one "
+            "kind."
+        )
     if any(known[name].needs_texts for name in chosen):
         texts = Calibration.of(model, texts)
     found = []

@@ -1,16 +1,15 @@
 """Controls: what a plan must beat before its criterion deserves any credit.
 
-`against_chance`: is the plan better than plans drawn at random, and than random plans that spare
-the first two and the last two blocks (which every criterion learns to do)? A permutation p-value
-for each: the share of random plans of the same size that are at least as good. With few subsets
-all of them are tried and the p-value is exact; else p = (1 + hits) / (1 + draws) with independent
-draws (Phipson and Smyth 2010), which is never 0. A p-value under alpha comes up in at most alpha
-of the cases where the plan is one more random draw.
+`against_chance`: is the plan better than random plans, and than random plans that keep the first
+two and the last two blocks? The p-value is the share of random plans of the same size that are at
+least as good. If there are few subsets, all are tried and the p-value is exact. Otherwise
+p = (1 + hits) / (1 + draws) with independent draws (Phipson and Smyth 2010), which is never 0.
+If the plan is itself a random draw, p < alpha happens in at most alpha of the cases.
 
-`noise_at_kl`: is it the missing blocks, or any disturbance of that size? The dense model with
-Gaussian noise on the weights of its blocks, scaled so that its next-token distribution on the
-calibration text is as far from the dense model's as the plan's: W + sigma rms(W) e, with e
-standard normal, the same e at every sigma, and sigma found by bisection on KL(dense || noisy).
+`noise_at_kl`: is it the missing blocks, or any disturbance of that size? The dense model gets
+Gaussian noise on the weights of its blocks, W + sigma rms(W) e with e standard normal and the same
+e at every sigma. Bisection finds the sigma at which KL(dense || noisy) on the calibration text
+equals that of the plan.
 
 Unstructured pruning, the third control, is in `pruning.weights`.
 """
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Quality = Callable[[LayerPlan], float]
-NOTHING_LEFT = 1e3  # the noise over the weights: nothing is left of them long before
+NOTHING_LEFT = 1e3  # largest noise to weight ratio tried; it destroys the weights completely
 ANY, INNER = "any blocks", "inner blocks"
 
 
@@ -52,9 +51,16 @@ ANY, INNER = "any blocks", "inner blocks"
 
 @dataclass(frozen=True)
 class ChanceTest:
-    """A plan's quality among random plans of its size. reference: what they were drawn from.
+    """A plan's quality among random plans of its size.
 
-    qualities [N]: of the random plans; exact: they are all there are, each once.
+    Attributes:
+        reference: what the random plans were drawn from: "any blocks" or "inner blocks".
+        plan: the plan under test.
+        observed: its quality; larger is better.
+        removed: the blocks (dense indices) that each random plan removes.
+        qualities: quality of each random plan [N].
+        exact: True if `removed` holds every possible plan once, False if it holds random draws.
+        seed: the seed of the draws.
     """
 
     reference: str
@@ -67,14 +73,14 @@ class ChanceTest:
 
     @property
     def p(self) -> float:
-        """How likely a random plan does as well."""
+        """The p-value: how likely a random plan does at least as well."""
         hits = int((self.qualities >= self.observed).sum())
         if self.exact and self.plan.removed in self.removed:
             return hits / len(self.qualities)
         return (1 + hits) / (1 + len(self.qualities))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a random plan."""
+        """Return one row per random plan."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -93,20 +99,32 @@ class ChanceTest:
 
 @dataclass(frozen=True)
 class AgainstChance:
-    """A plan against random plans of any blocks, and of inner blocks only."""
+    """A plan against random plans.
+
+    Attributes:
+        any_blocks: the test against plans that may remove any block.
+        inner_blocks: the test against plans that keep the first and last blocks.
+    """
 
     any_blocks: ChanceTest
     inner_blocks: ChanceTest
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a random plan of either reference."""
+        """Return one row per random plan of either reference."""
         import pandas as pd
 
         both = (self.any_blocks, self.inner_blocks)
         return pd.concat([test.to_frame() for test in both], ignore_index=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """How good the random plans are, and the plan among them."""
+        """Plot the qualities of the random plans as histograms, and the plan's as a line.
+
+        Args:
+            ax: the axes to draw on. Default: a new figure.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         if ax is None:
@@ -141,16 +159,32 @@ def against_chance(
     spare_first: int = 2,
     spare_last: int = 2,
 ) -> AgainstChance:
-    """Hold a plan against random plans of its size.
+    """Test a plan against random plans of its size.
 
-    quality: what a plan is worth, larger is better (an accuracy, minus a loss); called once for
-    every distinct plan. draws: random plans of each kind; where there are no more subsets than
-    that, each is tried once. spare_first, spare_last: blocks that the inner plans never remove.
+    Args:
+        plan: the plan under test; it must remove at least one block.
+        quality: the value of a plan, larger is better (an accuracy, or minus a loss). It is called
+            once for every distinct plan.
+        draws: random plans of each reference. If there are no more subsets than this, each subset
+            is
+            tried once and the test is exact.
+        seed: the seed of the draws.
+        spare_first: first blocks that the inner plans never remove.
+        spare_last: last blocks that the inner plans never remove.
+
+    Returns:
+        Both tests.
+
+    Raises:
+        UserError: `draws` is below 1, the plan removes nothing, or too few blocks are left to draw.
+        NonFiniteError: `quality` returned inf or nan.
     """
     if draws < 1:
         raise UserError(f"draws={draws}: expected at least 1 random plan.")
     if not plan.removed:
-        raise UserError(f"Plan {plan.name!r} removes nothing: there is no chance to beat.")
+        raise UserError(
+            f"Plan {plan.name!r} removes nothing: expected a plan that removes at least one block."
+        )
     known: dict[tuple[int, ...], float] = {}
 
     def worth(of: LayerPlan) -> float:
@@ -187,7 +221,21 @@ def against_chance(
 def random_plans(
     plan: LayerPlan, draws: int, seed: int = 0, *, spare_first: int = 0, spare_last: int = 0
 ) -> list[LayerPlan]:
-    """Plans that remove as many blocks of the same model, drawn independently of each other."""
+    """Draw random plans that remove as many blocks of the same model, independently of each other.
+
+    Args:
+        plan: the plan whose size and model the random plans share.
+        draws: how many plans.
+        seed: the seed.
+        spare_first: first blocks that are never removed.
+        spare_last: last blocks that are never removed.
+
+    Returns:
+        `draws` plans; some may be equal.
+
+    Raises:
+        UserError: too few blocks are left to draw from.
+    """
     open_blocks = _open(plan, spare_first, spare_last)
     rng = np.random.default_rng(seed)
     return [
@@ -197,17 +245,36 @@ def random_plans(
 
 
 def all_plans(plan: LayerPlan, spare_first: int = 0, spare_last: int = 0) -> Iterator[LayerPlan]:
-    """Every plan that removes as many blocks of the same model."""
+    """Yield every plan that removes as many blocks of the same model.
+
+    Args:
+        plan: the plan whose size and model the others share.
+        spare_first: first blocks that are never removed.
+        spare_last: last blocks that are never removed.
+
+    Yields:
+        Each plan once.
+    """
     for blocks in combinations(_open(plan, spare_first, spare_last), len(plan.removed)):
         yield _like(plan, list(blocks))
 
 
 def n_plans(plan: LayerPlan, spare_first: int = 0, spare_last: int = 0) -> int:
-    """How many `all_plans` gives."""
+    """The number of plans that `all_plans` yields.
+
+    Args:
+        plan: the plan whose size and model the others share.
+        spare_first: first blocks that are never removed.
+        spare_last: last blocks that are never removed.
+
+    Returns:
+        The number of plans.
+    """
     return math.comb(len(_open(plan, spare_first, spare_last)), len(plan.removed))
 
 
 def _open(plan: LayerPlan, first: int, last: int) -> tuple[int, ...]:
+    """Dense indices of the blocks that a random plan may remove."""
     if first < 0 or last < 0:
         raise UserError("spare_first and spare_last cannot be below 0.")
     found = plan.base[first : len(plan.base) - last]
@@ -236,9 +303,17 @@ def _like(plan: LayerPlan, blocks: list[int]) -> LayerPlan:
 
 @dataclass(frozen=True)
 class Noised:
-    """The dense model with noise. kl: what was reached, target: what was asked, nats a token.
+    """The dense model with noise on the weights of its blocks.
 
-    sigma: the noise over the root mean square of each matrix. trail: (sigma, kl) as tried.
+    Attributes:
+        model: the noisy model.
+        sigma: noise over the root mean square of each matrix.
+        kl: the divergence reached, in nats per token.
+        target: the divergence asked for, in nats per token.
+        seed: the seed of the noise.
+        calibration: hash of the calibration text.
+        n_tokens: tokens that count in the calibration.
+        trail: (sigma, kl) of every scale tried, in order.
     """
 
     model: ReasoningModel
@@ -259,7 +334,7 @@ class Noised:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a scale that was tried."""
+        """Return one row per scale tried: sigma and KL."""
         import pandas as pd
 
         frame = pd.DataFrame(self.trail, columns=["sigma", "kl"])  # pyright: ignore[reportArgumentType]
@@ -278,11 +353,24 @@ def noise_at_kl(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Noised:
-    """A new model: `model` with noise on its blocks' matrices, as far from it as `like` is.
+    """Return a copy of `model` with noise on its blocks' matrices, as far from it as `like` is.
 
-    like: a plan, any other variant, another model, or the divergence itself in nats a token.
-    tolerance: how far the divergence may be off, as a share of it. most: scales to try. One seed
-    gives one noise on one kind of device.
+    Args:
+        model: the dense model; it is not changed.
+        texts: calibration texts, as for `Calibration.of`.
+        like: a plan, any other variant, another model, or the divergence itself in nats per token.
+        seed: the seed of the noise. One seed gives one noise per kind of device.
+        tolerance: relative error allowed in the divergence, between 0 and 1.
+        most: the largest number of scales to try, at least 2.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: tokens per forward pass.
+
+    Returns:
+        The noisy model and its record.
+
+    Raises:
+        UserError: an argument is out of range, the divergence is not above 0, or no scale reaches
+            it.
     """
     if not 0 < tolerance < 1 or most < 2:
         raise UserError("noise_at_kl: expected a tolerance between 0 and 1, and most >= 2.")
@@ -293,7 +381,7 @@ def noise_at_kl(
 
     target = float(like) if isinstance(like, (int, float)) else distance(like)
     if not target > 0 or not math.isfinite(target):
-        raise UserError(f"A divergence of {target} nats a token: expected a number above 0.")
+        raise UserError(f"A divergence of {target} nats per token: expected a number above 0.")
     new = prune(model, LayerPlan((), model.n_blocks, base=model.layer_map))
     pairs = [
         pair
@@ -319,9 +407,9 @@ def noise_at_kl(
     else:
         nearest = min(trail, key=lambda tried: abs(tried[1] - target))
         raise UserError(
-            f"No noise gives a divergence of {target:.4g} nats a token: {len(trail)} scales were "
-            f"tried, the nearest gave {nearest[1]:.4g}. Noise cannot take a model arbitrarily far, "
-            "nor, in half precision, arbitrarily little: allow a larger tolerance, or use float32."
+            f"No noise gives a divergence of {target:.4g} nats per token: {len(trail)} scales were "
+            f"tried, the nearest gave {nearest[1]:.4g}. Noise has a largest effect and, in half "
+            "precision, a smallest one: allow a larger tolerance, or use float32."
         )
     new.name = f"{model.name} noise at KL {target:.3g} (seed {seed})"
     return Noised(
@@ -337,7 +425,10 @@ def noise_at_kl(
 
 
 def _next(sigma: float, kl: float, target: float, low: float, high: float) -> float:
-    """The next scale: KL grows with sigma squared while small; bisect where that leaves the way."""
+    """The next scale to try.
+
+    KL grows with sigma squared while it is small; bisect if that guess is outside (low, high).
+    """
     guess = sigma * min(8.0, max(1 / 8, math.sqrt(target / kl))) if kl > 0 else 8 * sigma
     if low < guess < high and not (low > 0 and high / low < 1.05):
         return guess
@@ -345,7 +436,7 @@ def _next(sigma: float, kl: float, target: float, low: float, high: float) -> fl
 
 
 def _add_noise(old: Matrix, own: Matrix, sigma: float, seed: int, index: int) -> None:
-    """own = old + sigma rms(old) e, with the e of (seed, matrix)."""
+    """Set own = old + sigma rms(old) e, where (seed, index of the matrix) determines e."""
     draw = torch.Generator(device=old.weight.device)
     draw.manual_seed((seed * 1_000_003 + index) % 2**63)
     weight: Tensor = old.weight.float()

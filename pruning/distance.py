@@ -1,4 +1,4 @@
-"""How far the next-token distribution is from the whole model's: mean KL a token, in nats."""
+"""Distance of next-token distributions from the whole model's: mean KL per token, in nats."""
 
 from __future__ import annotations
 
@@ -24,9 +24,23 @@ def divergences(
     calibration: Calibration,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[float]:
-    """KL(model || other) a token for each of `others`: other models, or variants of this one.
+    """Mean KL(model || other) per token for each of `others`.
 
-    Taken where a counted token is predicted; the first token of a text never is.
+    The mean is over positions that predict a token that counts. The first token of a text is never
+    predicted.
+
+    Args:
+        model: the reference.
+        others: other models with the same vocabulary, or variants of `model`.
+        calibration: the token sequences.
+        batch_tokens: tokens per forward pass.
+
+    Returns:
+        One divergence per item of `others`, in nats, at least 0.
+
+    Raises:
+        UserError: no counted token is predicted.
+        NonFiniteError: a divergence is inf or nan.
     """
     counted = calibration.counted()
     for each in (model, *(o for o in others if isinstance(o, ReasoningModel))):

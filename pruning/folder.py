@@ -1,17 +1,15 @@
-"""Surgery on a folder: blocks removed from a checkpoint without loading it.
+"""Surgery on a folder: remove blocks from a checkpoint without loading it.
 
-`prune_folder` copies the bytes of every weight that stays from the source's safetensors files to
-new ones, with the blocks numbered anew, and writes the shortened configuration. A weight is never
-decoded, so it keeps its bits and its dtype, and memory stays at a few megabytes plus the header
-of one file: a model of any size can be pruned on a laptop once the blocks are named.
+`prune_folder` copies the bytes of the weights that stay from the source's safetensors files to
+new ones, renumbers the blocks, and writes the shortened configuration. No weight is decoded, so
+bits and dtype are kept, and memory stays at a few megabytes plus the header of one file: a laptop
+can prune a model of any size once the blocks are named.
 
-That the result is right is proved before a byte is copied. The dense model is built without
-weights (on the meta device) and goes through the same surgery and the same verification as a
-live one (`pruning.surgery`). Then the weights that transformers would write for the dense model
-must be those that the source has, and the ones it would write for the pruned model those that
-the new files will have, by name and shape. Where they are not (quantised weights, a format of
-another library, weights the architecture does not know), `NotStreamable` says so; load such a
-model and `save` it.
+The result is verified before any byte is copied. The dense model is built without weights (on the
+meta device) and goes through the surgery and verification of `pruning.surgery`. Then the source
+must have the weights that transformers would write for the dense model, and the new files those
+for the pruned model, by name and shape. If not (quantised weights, the format of another library,
+weights unknown to the architecture), `NotStreamable` says so: load such a model and `save` it.
 """
 
 from __future__ import annotations
@@ -55,7 +53,7 @@ from pruning.surgery import block_path, verify, without_blocks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Files beside the weights that are written anew, and kinds of files that hold other weights.
+# Files beside the weights that are rewritten, and suffixes of files that hold other weights.
 ANEW = ("config.json", INDEX, PRUNING_FILE, "README.md")
 OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
@@ -76,10 +74,23 @@ def prune_folder(
 ) -> Path:
     """Write the checkpoint `source` without the plan's blocks, never loading it.
 
-    source: a folder with safetensors, a Hub name (downloaded whole first), or "testbed". plan: a
-    plan, or the blocks themselves (dense indices). name: what to call the source in its records.
-    Returns the new folder. It is as `pruning.surgery.save` writes it, but that the weights keep
-    the source's dtype and shards, and that the files of the tokenizer are copied.
+    The result is the same as from `pruning.surgery.save`, except that the weights keep the source's
+    dtype and shards, and the tokenizer's files are copied.
+
+    Args:
+        source: a folder with safetensors, a Hub name (downloaded whole first), or "testbed".
+        plan: a plan, or the blocks themselves (dense indices).
+        out_dir: the new folder; it must not exist, or be empty.
+        name: what the records call the source. Default: `source`.
+        trust_remote_code: whether Python code from the checkpoint may run.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        NotStreamable: the checkpoint has to be loaded for this; use `pruning.surgery.save`.
+        UserError: the source cannot be read, the plan is for another model, or the folder exists.
+        PruneScopeError: the disk is too small, or a file could not be written.
     """
     target = free_target(out_dir)
     folder = _on_disk(str(source))
@@ -120,7 +131,14 @@ def prune_folder(
 
 
 def stored_dtype(source: str | Path) -> torch.dtype | None:
-    """The floating dtype that most of the weights of a source are stored in; None if in none."""
+    """The floating dtype that most weights of a source are stored in, by bytes.
+
+    Args:
+        source: a folder with safetensors, a Hub name, or "testbed".
+
+    Returns:
+        The dtype; None if no weight is stored as a floating-point number.
+    """
     size: Counter[torch.dtype] = Counter()
     for weight in stored_weights(_on_disk(str(source))).values():
         if weight.dtype in FLOATS:
@@ -146,9 +164,9 @@ def _on_disk(source: str) -> Path:
 
 
 class Outline(ReasoningModel):
-    """A model as its configuration has it, without weights and tokenizer: it cannot compute.
+    """A model built from its configuration, without weights or tokenizer: it cannot compute.
 
-    Nothing is asked of its thinking, so a model without delimiters for it can be pruned as well.
+    Thinking delimiters are not read, so a model without them can be pruned as well.
     """
 
     def __init__(
@@ -162,7 +180,20 @@ class Outline(ReasoningModel):
 
 
 def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline:
-    """The model of a folder without its weights, on the meta device."""
+    """Build the model of a folder without its weights, on the meta device.
+
+    Args:
+        folder: a checkpoint folder.
+        name: what error messages and records call it.
+        trust_remote_code: whether Python code from the checkpoint may run.
+
+    Returns:
+        The model without weights.
+
+    Raises:
+        NotStreamable: the checkpoint is quantised.
+        UserError: the configuration cannot be read, or the folder holds an adapter.
+    """
     with refusing(f"Cannot read the configuration of {name}"):
         refuse_adapter(folder, name)
         config = load_config(folder, trust_remote_code)
@@ -181,7 +212,7 @@ def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline
 def _renamed(
     weights: Mapping[str, Stored], blocks: str, kept: list[int], dense: ReasoningModel
 ) -> dict[str, str]:
-    """Names of the weights that stay -> their new names."""
+    """Current name -> new name of each weight that stays."""
     number = {old: new for new, old in enumerate(kept)}
     pattern = re.compile(rf"{re.escape(blocks)}\.(\d+)\.(.+)")
     names, seen = {}, set()
@@ -203,7 +234,7 @@ def _renamed(
 
 
 def _same(hf: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
-    """Refuse unless transformers would write weights of just these names and shapes."""
+    """Refuse unless transformers would write weights of exactly these names and shapes."""
     from transformers.core_model_loading import revert_weight_conversion
 
     state = revert_weight_conversion(hf, dict(hf.state_dict()))
@@ -219,7 +250,7 @@ def _same(hf: Any, shapes: Mapping[str, tuple[int, ...]], name: str) -> None:
 
 
 def _copy_side_files(folder: Path, part: Path) -> None:
-    """Tokenizer, chat template, delimiters, generation configuration, the model's own code."""
+    """Copy tokenizer, chat template, delimiters, generation configuration, the model's own code."""
     for file in folder.iterdir():
         if file.is_dir() and file.name == "additional_chat_templates":
             shutil.copytree(file, part / file.name)
@@ -237,9 +268,10 @@ def _copy_side_files(folder: Path, part: Path) -> None:
 
 
 def _fingerprint(dense: ReasoningModel, weights: Mapping[str, Stored]) -> str:
-    """What `ReasoningModel.fingerprint` says of the loaded model, read off its files.
+    """`ReasoningModel.fingerprint` of the loaded model, computed from its files.
 
-    Empty where a weight is not stored as it is used (a mixture of experts) or is no float.
+    Empty if a weight is not stored in the form it is used in (a mixture of experts), or is no
+    float.
     """
     found = Fingerprint(dense.hf.config, dense.layer_map)
     tied = getattr(dense.hf, "all_tied_weights_keys", None) or {}

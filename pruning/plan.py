@@ -1,15 +1,13 @@
-"""A plan: which blocks a variant lacks, which criterion said so, and with what scores.
+"""A plan: which blocks a variant lacks, which criterion chose them, and with what scores.
 
-Every block is named by its DENSE index, also when the plan is for a model that has lost blocks
-already: `base` holds the dense indices of the blocks the plan's model has (its `layer_map`), and
-`n_blocks` how many they are. `kept` is `base` without `removed`, and is the `layer_map` of what
-the plan makes. A plan is itself a variant (`name`, `interventions()`), so it can be decoded live,
-and `pruning.surgery` makes the checkpoint that gives the same logits.
+Every block is named by its DENSE index, also when the plan's model has lost blocks already:
+`base` holds the dense indices of the blocks of the plan's model (its `layer_map`), and `n_blocks`
+their number. `kept` is `base` without `removed`, and the `layer_map` of the pruned model. A plan
+is itself a variant (`name`, `interventions()`), so it can be decoded live; `pruning.surgery` makes
+the checkpoint that gives the same logits. `LayerPlan.published` loads plans of published papers.
 
-Plans of published papers are data in `pruning/plans/`, usable by name: `LayerPlan.published`.
-
-A plan checks itself on construction: an index that is not there, one named twice, or nothing left
-to run is a `UserError` before any weight is touched. `check(model)` refuses a model of another
+A plan checks itself on construction: an index that does not exist, a block named twice, or no
+block left is a `UserError` before any weight is touched. `check(model)` refuses a model of another
 depth, other blocks or other weights than the plan was made for.
 """
 
@@ -39,10 +37,18 @@ FORMAT = 1
 class LayerPlan:
     """Blocks to remove from a model of `n_blocks` blocks.
 
-    removed: dense indices, kept sorted. base: dense indices of the blocks of the plan's model
-    (default: all, `range(n_blocks)`). criterion, scores (one a block of `base`), calibration
-    (hash of the text) and model (fingerprint) say where the plan came from; empty when a person
-    named the blocks. source: where it was published, if it was.
+    `criterion`, `scores`, `calibration` and `model` are empty if a person named the blocks.
+
+    Attributes:
+        removed: dense indices of the blocks to remove, kept sorted.
+        n_blocks: the number of blocks of the plan's model.
+        name: the plan's name. Default: made from the criterion or the blocks.
+        criterion: the criterion that chose the blocks.
+        scores: one score per block of `base`.
+        calibration: hash of the calibration text.
+        model: fingerprint of the model that was scored.
+        base: dense indices of the blocks of the plan's model. Default: `range(n_blocks)`.
+        source: where the plan was published, if it was.
     """
 
     removed: tuple[int, ...]
@@ -86,7 +92,7 @@ class LayerPlan:
         if self.scores is not None and len(self.scores) != self.n_blocks:
             raise UserError(
                 f"LayerPlan: {len(self.scores)} scores for {self.n_blocks} blocks; "
-                "expected one score a block of the plan's model."
+                "expected one score per block of the plan's model."
             )
         object.__setattr__(self, "base", base)
         object.__setattr__(self, "removed", removed)
@@ -100,7 +106,19 @@ class LayerPlan:
 
     @classmethod
     def lowest(cls, scores: Scores, remove: int, name: str = "") -> LayerPlan:
-        """The plan that removes what `scores` says to remove first, `remove` blocks of it."""
+        """Make the plan that removes the blocks that `scores` ranks lowest.
+
+        Args:
+            scores: a criterion's scores of the model.
+            remove: the number of blocks to remove.
+            name: the plan's name. Default: criterion and number.
+
+        Returns:
+            The plan.
+
+        Raises:
+            UserError: the scores cannot give that many removals.
+        """
         return cls(
             removed=scores.lowest(remove),
             n_blocks=len(scores.layer_map),
@@ -114,7 +132,19 @@ class LayerPlan:
 
     @classmethod
     def without(cls, model: ReasoningModel, *blocks: int, name: str = "") -> LayerPlan:
-        """The plan that removes the named blocks (dense indices) of `model`."""
+        """Make the plan that removes the named blocks of `model`.
+
+        Args:
+            model: the model; its fingerprint is stored in the plan.
+            *blocks: dense indices.
+            name: the plan's name. Default: made from the blocks.
+
+        Returns:
+            The plan.
+
+        Raises:
+            UserError: a block does not exist or is named twice, or none would be left.
+        """
         return cls(
             removed=blocks,
             n_blocks=model.n_blocks,
@@ -125,9 +155,18 @@ class LayerPlan:
 
     @classmethod
     def published(cls, name: str) -> LayerPlan:
-        """A published plan, such as "llama-2-7b/shortgpt-9"; `pruning.plans` lists them.
+        """Load a published plan, such as "llama-2-7b/shortgpt-9"; `pruning.plans` lists them.
 
-        A paper gives no fingerprint, so only the number of blocks is checked against a model.
+        A paper gives no fingerprint, so `check` compares only the blocks with those of a model.
+
+        Args:
+            name: MODEL/CRITERION-N.
+
+        Returns:
+            The plan.
+
+        Raises:
+            UserError: no such plan, or N is not available.
         """
         from pruning.plans import published_plan
 
@@ -152,15 +191,20 @@ class LayerPlan:
         return self.kept
 
     def interventions(self) -> tuple[Intervention, ...]:
-        """What the plan means for a live model: one `Skip` a removed block."""
+        """The plan for a live model: one `Skip` per removed block."""
         from interp.interventions.interventions import Skip
 
         return tuple(Skip(l) for l in self.removed)
 
     def check(self, model: ReasoningModel, fingerprint: str | None = None) -> None:
-        """Refuse a model the plan was not made for (depth, blocks, weights).
+        """Refuse a model the plan was not made for.
 
-        fingerprint: the model's, where it is known without asking the model for it.
+        Args:
+            model: the model; depth, blocks and weights are compared.
+            fingerprint: the fingerprint of `model`, if already known. Default: computed.
+
+        Raises:
+            UserError: the model has other blocks, or other weights.
         """
         if model.n_blocks != self.n_blocks or tuple(model.layer_map) != self.base:
             raise UserError(
@@ -176,11 +220,11 @@ class LayerPlan:
             raise UserError(
                 f"Plan {self.name!r} was made for a model with fingerprint {self.model}; "
                 f"{model.name!r} has {fingerprint}. Score this model again, or drop the "
-                'plan\'s fingerprint (dataclasses.replace(plan, model="")) to use it all the same.'
+                'plan\'s fingerprint (dataclasses.replace(plan, model="")) to use it anyway.'
             )
 
     def to_json(self) -> str:
-        """The plan as one JSON object, with the version of this format."""
+        """Return the plan as one JSON object, with the version of its format."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.scores is not None:  # JSON has no inf or nan
             values["scores"] = [s if math.isfinite(s) else repr(s) for s in self.scores]
@@ -188,7 +232,17 @@ class LayerPlan:
 
     @classmethod
     def from_json(cls, text: str) -> LayerPlan:
-        """The plan that `to_json` wrote, or that a pruned checkpoint's pruning.json holds."""
+        """Read a plan that `to_json` wrote, or that a pruned checkpoint's pruning.json holds.
+
+        Args:
+            text: the JSON text.
+
+        Returns:
+            The plan.
+
+        Raises:
+            UserError: the text holds no valid plan, or one of another format version.
+        """
         values = parse_json(text, "Not a plan")
         known = {f.name for f in fields(cls)}
         if isinstance(values, dict) and isinstance(values.get("plan"), dict):
@@ -218,7 +272,13 @@ class LayerPlan:
 
     @classmethod
     def read(cls, file: str | Path) -> LayerPlan:
-        """The plan in a file: what `to_json` wrote, or a pruned checkpoint's pruning.json.
+        """Read the plan in a file: what `to_json` wrote, or a pruned checkpoint's pruning.json.
+
+        Args:
+            file: the path of the file.
+
+        Returns:
+            The plan.
 
         Raises:
             UserError: the file cannot be read, or holds no plan.

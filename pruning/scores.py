@@ -1,12 +1,9 @@
-"""Scores: what a criterion says of every block, with an interval where one can be given.
+"""Scores: a criterion's value for every block, with an interval where one can be given.
 
-A low score means "remove me first". `values[i]` belongs to the block with dense index
-`layer_map[i]`. Two kinds of criterion do not simply take the n lowest values: a greedy one scores
-again after every removal, and a contiguous one removes a run of neighbours. They fill `picks`:
-`picks[n - 1]` is the set of dense indices to remove when n are to go; an empty one was not looked
-for. `tie_break` orders blocks of equal score (low first); where it is equal too, or absent, the
-deeper block goes first. `low` and `high` bound a 95 % interval over calibration texts; nan where
-the criterion has none (weights, depth, a seed).
+A low score means "remove first". `values[i]` belongs to the block with dense index `layer_map[i]`.
+
+Two kinds of criterion do not take the n lowest values: a greedy one scores again after every
+removal, and a contiguous one removes a run of neighbours. They fill `picks`.
 """
 
 from __future__ import annotations
@@ -26,7 +23,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scores:
-    """One criterion's scores of one model on one calibration set."""
+    """One criterion's scores of one model on one calibration set.
+
+    Attributes:
+        criterion: the criterion's name.
+        values: score of each block, float64 [L]; inf for a protected block.
+        low: lower bound of the 95 % interval over calibration texts [L]; nan where there is none
+            (criteria from weights, depth or a seed).
+        high: upper bound of that interval [L].
+        layer_map: dense index of each value.
+        n_tokens: calibration tokens that count.
+        n_texts: calibration texts.
+        calibration: hash of the calibration texts.
+        model: fingerprint of the scored model.
+        seed: the seed of a criterion that draws at random, otherwise None.
+        picks: `picks[n - 1]` holds the dense indices to remove when n blocks go; empty if that
+            number
+            was not searched for. None: the n lowest scores go.
+        tie_break: orders blocks of equal score, low first. Where it is equal too, or None, the
+            deeper
+            block goes first.
+    """
 
     criterion: str
     values: Float[np.ndarray, " L"]
@@ -53,14 +70,24 @@ class Scores:
 
     @classmethod
     def plain(cls, criterion: str, values: Any, layer_map: tuple[int, ...], **more: Any) -> Scores:
-        """Scores without an interval."""
+        """Make scores without an interval.
+
+        Args:
+            criterion: the criterion's name.
+            values: score of each block [L].
+            layer_map: dense index of each value.
+            **more: other fields of `Scores`.
+
+        Returns:
+            The scores; `low` and `high` are nan.
+        """
         array = np.asarray(values, dtype=np.float64)
         empty = np.full(array.shape, np.nan)
         return cls(criterion, array, empty, empty.copy(), tuple(layer_map), **more)
 
     @property
     def items(self) -> tuple[str, ...]:
-        """What each value belongs to, in words."""
+        """What each value belongs to, as text."""
         return tuple(map(str, self.layer_map))
 
     @property
@@ -71,11 +98,21 @@ class Scores:
 
     @property
     def ranking(self) -> tuple[int, ...]:
-        """Dense indices from the lowest score to the highest (equal scores: see the module)."""
+        """Dense indices from the lowest score to the highest; ties as `tie_break` says."""
         return tuple(self.layer_map[i] for i in self.order)
 
     def lowest(self, n: int) -> tuple[int, ...]:
-        """The dense indices to remove when `n` blocks are to go."""
+        """The dense indices to remove when `n` blocks go.
+
+        Args:
+            n: the number of blocks to remove, 0 to L - 1.
+
+        Returns:
+            `n` dense indices.
+
+        Raises:
+            UserError: `n` is out of range, was not searched for, or would include protected blocks.
+        """
         depth = len(self.layer_map)
         if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n < depth:
             raise UserError(
@@ -93,24 +130,26 @@ class Scores:
             if len(self.picks[n - 1]) != n:
                 known = [len(pick) for pick in self.picks if pick]
                 raise UserError(
-                    f"Criterion {self.criterion!r} was asked for {known} removals, not for {n}."
+                    f"Criterion {self.criterion!r} was asked for {known} removals, not for {n}; "
+                    f"score again with remove={n}."
                 )
             return self.picks[n - 1]
         chosen = self.ranking[:n]
         finite = {l for l, value in zip(self.layer_map, self.values, strict=True) if value < np.inf}
         if not set(chosen) <= finite:
             raise UserError(
-                f"Criterion {self.criterion!r} leaves only {len(finite)} blocks open to removal "
+                f"Criterion {self.criterion!r} allows the removal of only {len(finite)} blocks "
                 f"(the others are protected); {n} were asked for. Remove fewer, or change "
                 "`protect_first` and `protect_last`."
             )
         return chosen
 
     def removal_ranks(self) -> Float[np.ndarray, " L"]:
-        """When each item goes, 0 first; equal scores share their mean rank.
+        """When each item is removed [L], 0 first; equal scores share their mean rank.
 
-        Where the sets for n = 1, 2, ... nest, in the order they add to one another, and what they
-        never name after it, by score.
+        If the sets for n = 1, 2, ... nest, ranks follow the order in which the sets grow, and items
+        in no
+        set come after them by score.
         """
         from scipy.stats import rankdata
 
@@ -125,7 +164,7 @@ class Scores:
         return ranks
 
     def _followed(self) -> tuple[int, ...]:
-        """Positions in the order of their removal, as far as the picks nest; else nothing."""
+        """Positions in the order of removal if the picks nest; otherwise nothing."""
         order: list[int] = []
         for pick in self.picks or ():
             new = [self.layer_map.index(l) for l in pick]
@@ -136,15 +175,15 @@ class Scores:
         return tuple(order)
 
     def removals(self) -> tuple[str, ...]:
-        """For n = 1, 2, ... what goes, in words; nothing where the lowest scores do."""
+        """What goes for n = 1, 2, ..., as text; empty if simply the lowest scores go."""
         return tuple(", ".join(map(str, pick)) for pick in self.picks or ())
 
     def first(self, n: int) -> frozenset[int]:
-        """Positions of what goes when `n` are to go."""
+        """Positions of the items that go when `n` are removed."""
         return frozenset(self.layer_map.index(l) for l in self.lowest(n))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a block: dense index, score, interval, rank (0 = removed first)."""
+        """Return one row per block: dense index, score, interval, rank (0 = removed first)."""
         import pandas as pd
 
         rank = np.empty(len(self.values), dtype=np.int64)
@@ -165,7 +204,14 @@ class Scores:
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Score of every block over its dense index, with its interval."""
+        """Plot the score of every block over its dense index, with its interval.
+
+        Args:
+            ax: the axes to draw on. Default: a new figure.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         if ax is None:

@@ -1,8 +1,8 @@
 """The weights of a checkpoint folder as bytes in files: found, copied and sampled, never decoded.
 
-File format: https://huggingface.co/docs/safetensors (an 8-byte little-endian length, that many
-bytes of JSON with dtype, shape and byte range of every weight, then the bytes). A checkpoint is
-one such file, or several and an index that says which weight is in which.
+File format: https://huggingface.co/docs/safetensors (an 8-byte little-endian length; that many
+bytes of JSON with dtype, shape and byte range of every weight; then the bytes). A checkpoint is
+one such file, or several files and an index that names the file of each weight.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from interp.model.checkpoint_files import weight_files
 from pruning.checkpoint import shard_name
 
 LONGEST_HEADER = 100_000_000  # bytes, as in the safetensors library
-# Bits of one number, by the names of the format.
+# Bits per number, by the dtype names of the format.
 BITS = {"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 BITS |= dict.fromkeys(("U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0"), 8)
 BITS |= dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8)
@@ -38,7 +38,15 @@ FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 
 @dataclass(frozen=True)
 class Stored:
-    """One weight in a file: where its bytes are."""
+    """One weight in a file.
+
+    Attributes:
+        file: the safetensors file.
+        dtype: the dtype's name in the format, such as "BF16".
+        shape: the weight's shape.
+        start: offset of its first byte in the file.
+        stop: offset after its last byte.
+    """
 
     file: Path
     dtype: str
@@ -48,11 +56,18 @@ class Stored:
 
     @property
     def n_bytes(self) -> int:
+        """The size of the weight in bytes."""
         return self.stop - self.start
 
 
 def stored_weights(folder: Path) -> dict[str, Stored]:
-    """Every weight of a checkpoint folder and where its bytes are, file by file.
+    """Find every weight of a checkpoint folder.
+
+    Args:
+        folder: the checkpoint folder.
+
+    Returns:
+        Name of each weight -> where its bytes are, file by file.
 
     Raises:
         UserError: the index or a file is damaged.
@@ -64,7 +79,7 @@ def stored_weights(folder: Path) -> dict[str, Stored]:
 
 
 def _read_header(file: Path) -> dict[str, Stored]:
-    """The weights of a file, by its header.
+    """The weights in a file, from its header.
 
     Raises:
         UserError: the file is not a whole, well-formed safetensors file.
@@ -75,15 +90,16 @@ def _read_header(file: Path) -> dict[str, Stored]:
         raise UserError(f"Cannot read {file}: {error.strerror or error}.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file} is not a whole safetensors file: {reason_of(error)} Fetch it again."
+            f"{file} is not a whole safetensors file: {reason_of(error)} Download it again."
         ) from error
 
 
 def _checked(file: Path) -> dict[str, Stored]:
-    """As `_read_header`, raising whatever a header that is none leads to.
+    """As `_read_header`, but a malformed header raises other errors too.
 
-    The rules are those of the format: the weights lie one behind the other without gap or overlap,
-    from the end of the header to the end of the file, each as long as its dtype and shape say.
+    The rules of the format: the weights follow each other without gap or overlap, from the end of
+    the
+    header to the end of the file, and each has the length that its dtype and shape give.
     """
     size = file.stat().st_size
     with file.open("rb") as opened:
@@ -134,9 +150,17 @@ def _entry(file: Path, key: str, entry: Any, start: int) -> Stored:
 def copy_weights(
     weights: Mapping[str, Stored], names: Mapping[str, str], part: Path
 ) -> dict[str, str]:
-    """New files with the weights of `names` under their new names; returns where each went.
+    """Write new files with the weights of `names` under their new names.
 
-    Weights stay in the order and the shards they were in; a shard left empty is left out.
+    Weights keep their order and their shards; a shard that would be empty is not written.
+
+    Args:
+        weights: the weights of the source, by name.
+        names: current name -> new name of each weight to copy.
+        part: the folder to write to.
+
+    Returns:
+        New name of each weight -> file name.
     """
     shards: dict[Path, list[str]] = {}
     for key in names:
@@ -177,7 +201,14 @@ def _copy(old: BinaryIO, new: BinaryIO, weight: Stored) -> None:
 
 
 def few_numbers(stored: Stored) -> Float[Tensor, " n"]:
-    """The numbers of a weight that `ReasoningModel.fingerprint` looks at."""
+    """The numbers of a weight that enter `ReasoningModel.fingerprint`.
+
+    Args:
+        stored: the weight; its dtype must be a floating-point one.
+
+    Returns:
+        At most 8 numbers at even distances, float32 [n].
+    """
     dtype = FLOATS[stored.dtype]
     size = dtype.itemsize
     n = stored.n_bytes // size

@@ -1,12 +1,12 @@
-"""Sublayers: the attention or the MLP of a block as what is scored and removed.
+"""Sublayers: the attention or the MLP of a block as the unit that is scored and removed.
 
-A block adds to the residual stream twice: x + attention(x), then + mlp(...). Either can go and
-leave the other. `SublayerScores` are scores with one value a sublayer, `SublayerPlan` names those
-that go; like a `LayerPlan` it is a variant, so it decodes live beside others.
+A block adds to the residual stream twice: attention(x), then mlp(...). Either can be removed
+without the other. `SublayerScores` hold one value per sublayer, `SublayerPlan` names those that
+go; like a `LayerPlan` it is a variant, so it can be decoded live beside others.
 
-There is no checkpoint without a sublayer: Hugging Face configurations have no word for it. But
-one whose output projection is zero adds nothing, so `SublayerPlan.zeroed` gives an ordinary
-checkpoint with the same logits, at the dense model's size and speed.
+There is no checkpoint without a sublayer, because Hugging Face configurations cannot express it.
+But a sublayer whose output projection is zero adds nothing: `SublayerPlan.zeroed` gives an
+ordinary checkpoint with the same logits, at the dense model's size and speed.
 
 Papers: BlockPruner (arXiv 2406.10594), FinerCut (2405.18218), LLM-Drop (2406.15786).
 """
@@ -56,7 +56,10 @@ class Sublayer(NamedTuple):
 class SublayerScores(Scores):
     """Scores whose `values[i]` belongs to part `parts[i]` of block `layer_map[i]`.
 
-    followed: sublayers in the order of their removal, where the criterion is greedy.
+    Attributes:
+        parts: "attention" or "mlp" for each value.
+        followed: sublayers in the order of their removal if the criterion is greedy, otherwise
+            None.
     """
 
     parts: tuple[Part, ...] = ()
@@ -71,22 +74,33 @@ class SublayerScores(Scores):
 
     @property
     def sublayers(self) -> tuple[Sublayer, ...]:
-        """What each value belongs to."""
+        """The sublayer each value belongs to."""
         return tuple(map(Sublayer, self.layer_map, self.parts))
 
     @property
     def items(self) -> tuple[str, ...]:
+        """What each value belongs to, as text."""
         return tuple(map(str, self.sublayers))
 
     def lowest(self, n: int) -> tuple[int, ...]:
-        """Refused: sublayers are not blocks."""
+        """Refuse: sublayers are not blocks."""
         raise UserError(
             f"Criterion {self.criterion!r} removes sublayers, not blocks: make the plan with "
             f"SublayerPlan.lowest(scores, remove={n})."
         )
 
     def lowest_sublayers(self, n: int) -> tuple[Sublayer, ...]:
-        """The sublayers to remove when `n` are to go."""
+        """The sublayers to remove when `n` go.
+
+        Args:
+            n: the number of sublayers to remove.
+
+        Returns:
+            `n` sublayers.
+
+        Raises:
+            UserError: `n` is out of range, or larger than the number the greedy search was run for.
+        """
         most = len(self.values) if self.followed is None else len(self.followed)
         if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= most:
             raise UserError(
@@ -102,21 +116,23 @@ class SublayerScores(Scores):
         return tuple(places[sublayer] for sublayer in self.followed or ())
 
     def removals(self) -> tuple[str, ...]:
+        """What goes for n = 1, 2, ..., as text; empty if simply the lowest scores go."""
         words = [str(sublayer) for sublayer in self.followed or ()]
         return tuple(", ".join(words[: n + 1]) for n in range(len(words)))
 
     def first(self, n: int) -> frozenset[int]:
+        """Positions of the sublayers that go when `n` are removed."""
         places = {sublayer: i for i, sublayer in enumerate(self.sublayers)}
         return frozenset(places[sublayer] for sublayer in self.lowest_sublayers(n))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a sublayer: dense index, part, score, interval, rank (0 = removed first)."""
+        """Return one row per sublayer: dense index, part, score, interval, rank (0 first)."""
         frame = super().to_frame()
         frame.insert(2, "part", list(self.parts))
         return frame
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Score of every sublayer over its block's dense index."""
+        """Plot the score of every sublayer over its block's dense index."""
         import matplotlib.pyplot as plt
 
         if ax is None:
@@ -136,7 +152,16 @@ class SublayerScores(Scores):
 
 @dataclass(frozen=True)
 class SublayerPlan:
-    """Sublayers to remove from a model whose blocks have the dense indices `base`."""
+    """Sublayers to remove from a model whose blocks have the dense indices `base`.
+
+    Attributes:
+        removed: the sublayers to remove, kept sorted.
+        base: dense indices of the blocks of the plan's model.
+        name: the plan's name. Default: made from the criterion or the sublayers.
+        criterion: the criterion that chose the sublayers.
+        calibration: hash of the calibration text.
+        model: fingerprint of the model that was scored.
+    """
 
     removed: tuple[Sublayer, ...]
     base: tuple[int, ...]
@@ -168,7 +193,19 @@ class SublayerPlan:
 
     @classmethod
     def lowest(cls, scores: Scores, remove: int, name: str = "") -> SublayerPlan:
-        """The plan that removes what `scores` says to remove first, `remove` sublayers of it."""
+        """Make the plan that removes the sublayers that `scores` ranks lowest.
+
+        Args:
+            scores: a sublayer criterion's scores of the model.
+            remove: the number of sublayers to remove.
+            name: the plan's name. Default: criterion and number.
+
+        Returns:
+            The plan.
+
+        Raises:
+            UserError: the scores are of blocks, or cannot give that many removals.
+        """
         if not isinstance(scores, SublayerScores):
             raise UserError(
                 f"Criterion {scores.criterion!r} removes blocks, not sublayers: make the plan "
@@ -187,12 +224,24 @@ class SublayerPlan:
     def without(
         cls, model: ReasoningModel, *sublayers: tuple[int, Part], name: str = ""
     ) -> SublayerPlan:
-        """The plan that removes the named sublayers, each (dense index, part), of `model`."""
+        """Make the plan that removes the named sublayers of `model`.
+
+        Args:
+            model: the model; its fingerprint is stored in the plan.
+            *sublayers: pairs (dense index, "attention" or "mlp").
+            name: the plan's name. Default: made from the sublayers.
+
+        Returns:
+            The plan.
+
+        Raises:
+            UserError: a sublayer does not exist, or is named twice.
+        """
         removed = tuple(Sublayer(l, part) for l, part in sublayers)
         return cls(removed, tuple(model.layer_map), name, model=model.fingerprint())
 
     def interventions(self) -> tuple[Intervention, ...]:
-        """One `Skip` a sublayer; of a block that loses both, one for the whole block."""
+        """One `Skip` per sublayer; for a block that loses both, one `Skip` of the whole block."""
         whole = {
             l for l, part in self.removed if part == "attention" and (l, "mlp") in self.removed
         }
@@ -200,7 +249,7 @@ class SublayerPlan:
         return (*map(Skip, sorted(whole)), *parts)
 
     def check(self, model: ReasoningModel) -> None:
-        """Refuse a model the plan was not made for (blocks, weights)."""
+        """Refuse a model the plan was not made for (other blocks or weights)."""
         if tuple(model.layer_map) != self.base:
             raise UserError(
                 f"Plan {self.name!r} is for a model with the blocks {list(self.base)}; "
@@ -210,14 +259,24 @@ class SublayerPlan:
             raise UserError(
                 f"Plan {self.name!r} was made for a model with fingerprint {self.model}; "
                 f"{model.name!r} has {model.fingerprint()}. Score this model again, or drop the "
-                'plan\'s fingerprint (dataclasses.replace(plan, model="")) to use it all the same.'
+                'plan\'s fingerprint (dataclasses.replace(plan, model="")) to use it anyway.'
             )
 
     def zeroed(self, model: ReasoningModel) -> ReasoningModel:
-        """A copy of `model` whose removed sublayers add zero, for their output weights are zero.
+        """Return a copy of `model` in which the removed sublayers' output weights are zero.
 
-        Same logits as the plan run live, same size and speed as the dense model. Saved by
-        `.hf.save_pretrained` it is an ordinary checkpoint.
+        The sublayers then add zero. The copy has the logits of the live plan, and the size and
+        speed of
+        the dense model. Saved by `.hf.save_pretrained`, it is an ordinary checkpoint.
+
+        Args:
+            model: the model the plan was made for; it is not changed.
+
+        Returns:
+            The copy.
+
+        Raises:
+            UserError: the plan is for another model, or a sublayer still adds something (a bias).
         """
         self.check(model)
         with holding(model):  # no hook of another thread is copied
@@ -264,5 +323,5 @@ def _check_zero(model: ReasoningModel, places: list[Sublayer]) -> None:
     if left:
         raise UserError(
             f"{type(model.hf).__name__}: with zero output weights {', '.join(left)} still adds "
-            "something (a bias behind it, or weights of another name); run the plan live instead."
+            "something (a bias after it, or weights of another name); run the plan live instead."
         )

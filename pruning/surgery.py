@@ -1,22 +1,15 @@
-"""Surgery: the model, or the checkpoint, in which a plan's blocks are really gone.
+"""Surgery: the model, or the checkpoint, from which a plan's blocks are really removed.
 
 `prune` returns a new model in memory; `save` writes a checkpoint folder that
-`AutoModelForCausalLM` loads with no missing, unexpected or newly initialised weight. Both give
-the logits of the live `Skip` of the same blocks. The caller's model is not touched. What was done
-to a model otherwise (a repair, weights set to zero) is written by `write_checkpoint`.
-`pruning.folder` removes blocks from a folder without ever loading the model.
+`AutoModelForCausalLM` loads with no missing, unexpected or newly initialised weight. Both give the
+logits of the live `Skip` of the same blocks. The caller's model is not changed. `write_checkpoint`
+writes a model that was changed in another way (a repair, weights set to zero). `pruning.folder`
+removes blocks from a folder without loading the model.
 
-What must follow when blocks go, and is done here:
-- `layer_idx` is numbered anew, or a cache would read its length from a block that is not there;
-- every list of the configuration with one entry a block loses the entries of the removed blocks
-  (not its tail), lists of block indices are numbered anew, and a rule by period (a mixture of
-  experts in every k-th block) becomes such a list, for it would now name other blocks;
-- `num_hidden_layers`, `use_cache`, the tied head, the generation configuration.
-Then the model is built from its new configuration without weights and compared with what surgery
-made, shapes and settings block by block; an architecture where they differ is refused rather than
-saved wrong.
-
-What is saved shares its weights with the caller's model, so they are never in memory twice.
+`shorten` adapts the configuration. The model is then rebuilt from it without weights and compared
+with what surgery made, shapes and settings block by block. An architecture where the two differ
+is refused rather than saved wrong. A model to be saved shares its weights with the caller's
+model, so memory never holds them twice.
 """
 
 from __future__ import annotations
@@ -52,10 +45,19 @@ NOT_PER_BLOCK = ("architectures", "token", "keys_to_ignore", *INDEX_LISTS)
 
 
 def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> ReasoningModel:
-    """A new model without the plan's blocks.
+    """Return a new model without the plan's blocks.
 
-    share: it holds the very weights of `model` and takes no memory of its own: good for looking
-    at, measuring and saving, and not to be trained or edited.
+    Args:
+        model: the model; it is not changed.
+        plan: the plan.
+        share: the new model uses the same weight tensors as `model` and takes no memory of its own.
+            Use it to inspect, measure and save; do not train or edit such a model.
+
+    Returns:
+        The pruned model, with its `layer_map`.
+
+    Raises:
+        UserError: the plan is for another model, or the architecture is not supported.
     """
     plan.check(model)
     gone = set(plan.removed)
@@ -73,10 +75,23 @@ def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> Rea
 
 
 def save(model: ReasoningModel, plan: LayerPlan, out_dir: str | Path) -> Path:
-    """Write the checkpoint without the plan's blocks; returns its folder.
+    """Write the checkpoint without the plan's blocks.
 
-    Beside weights and configuration: tokenizer, generation configuration, delimiters.json,
+    The folder holds weights, configuration, tokenizer, generation configuration, delimiters.json,
     pruning.json (layer_map, criterion, scores, calibration hash, fingerprint) and a model card.
+
+    Args:
+        model: the model; it is not changed.
+        plan: the plan.
+        out_dir: the new folder; it must not exist, or be empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the plan is for another model, the architecture is not supported, or the folder
+            exists.
+        PruneScopeError: the disk is too small, or a file could not be written.
     """
     free_target(out_dir)
     record = plan_record(model, plan, model.fingerprint())
@@ -91,11 +106,24 @@ def write_checkpoint(
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> Path:
-    """Write `model` as it is to a new folder, whole or not at all; returns the folder.
+    """Write `model` as it is to a new folder, whole or not at all.
 
-    record: what pruning.json shall say (plain JSON values); layer_map and n_blocks are the
-    model's own, and a record that says otherwise is an error. card: the model card, Markdown.
-    shard_bytes: about how large a file of weights may grow.
+    Args:
+        model: the model.
+        out_dir: the new folder; it must not exist, or be empty.
+        record: the content of pruning.json (plain JSON values). `layer_map` and `n_blocks` are
+            added
+            from the model.
+        card: the model card, Markdown.
+        shard_bytes: the approximate size of one file of weights, in bytes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: `record` holds another layer_map or n_blocks than the model.
+        UserError: the architecture is not supported, or the folder exists.
+        PruneScopeError: the disk is too small, or a file could not be written.
     """
     target = free_target(out_dir)
     own = {"layer_map": list(model.layer_map), "n_blocks": model.n_dense}
@@ -117,10 +145,18 @@ def write_checkpoint(
 
 
 def without_blocks(model: ReasoningModel, kept: list[int], share: bool) -> PreTrainedModel:
-    """A copy of the Hugging Face model with the blocks at positions `kept` only, not yet verified.
+    """Copy the Hugging Face model with only the blocks at positions `kept`, not yet verified.
 
     The removed blocks are never copied: the list of blocks is put into deepcopy's memo first.
-    share: the copy holds the very weights of the original.
+    `layer_idx` is renumbered, or a cache would read its length from a block that does not exist.
+
+    Args:
+        model: the model; it is not changed.
+        kept: positions of the blocks that stay, in order.
+        share: whether the copy uses the same weight tensors as the original.
+
+    Returns:
+        The copy.
     """
     hf = model.hf
     holder = hf.get_submodule(block_path(model))
@@ -144,7 +180,17 @@ def without_blocks(model: ReasoningModel, kept: list[int], share: bool) -> PreTr
 
 
 def block_path(model: ReasoningModel) -> str:
-    """Where the list of blocks is in the Hugging Face model, such as "model.layers"."""
+    """The module path of the list of blocks, such as "model.layers".
+
+    Args:
+        model: the model.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: the blocks are not in a ModuleList.
+    """
     for path, module in model.hf.named_modules():
         if isinstance(module, nn.ModuleList) and list(module) == model.blocks:
             return path
@@ -152,11 +198,26 @@ def block_path(model: ReasoningModel) -> str:
 
 
 def shorten(config: Any, kept: list[int], n_blocks: int) -> None:
-    """Make a configuration of `n_blocks` blocks one of the blocks at positions `kept`, in place."""
+    """Adapt a configuration of `n_blocks` blocks to the blocks at positions `kept`, in place.
+
+    Lists with one entry per block lose the entries of the removed blocks (not the last entries).
+    Lists of block indices are renumbered. A rule by period (a mixture of experts in every k-th
+    block)
+    becomes such a list, because it would now name other blocks.
+
+    Args:
+        config: the text configuration.
+        kept: positions of the blocks that stay, in order.
+        n_blocks: the number of blocks before.
+
+    Raises:
+        UserError: blocks share keys and values with other blocks.
+    """
     if getattr(config, "num_kv_shared_layers", 0):
         raise UserError(
             f"{type(config).__name__}: blocks share keys and values with others "
-            "(num_kv_shared_layers); removing one would leave its sharers without. Not supported."
+            "(num_kv_shared_layers), and the others need them. Pruning this architecture is not "
+            "supported."
         )
     for name, value in list(vars(config).items()):
         if any(word in name for word in NOT_PER_BLOCK):
@@ -172,7 +233,7 @@ def shorten(config: Any, kept: list[int], n_blocks: int) -> None:
 
 
 def _renumber_experts(config: Any, kept: list[int]) -> None:
-    """Rules that say by index which blocks are mixtures of experts."""
+    """Adapt the rules that say by index which blocks are mixtures of experts."""
     step = getattr(config, "decoder_sparse_step", 1) or 1
     if step > 1:
         named = set(getattr(config, "mlp_only_layers", None) or ())
@@ -184,7 +245,15 @@ def _renumber_experts(config: Any, kept: list[int]) -> None:
 
 
 def verify(hf: PreTrainedModel, name: str) -> None:
-    """Refuse unless the configuration alone rebuilds what surgery made."""
+    """Refuse unless the configuration alone rebuilds what surgery made.
+
+    Args:
+        hf: the model that surgery made.
+        name: what the error message calls it.
+
+    Raises:
+        UserError: shapes or settings differ.
+    """
     with torch.device("meta"):
         rebuilt = type(hf)(copy.deepcopy(hf.config))
     wanted = {k: tuple(v.shape) for k, v in rebuilt.state_dict().items()}
@@ -204,7 +273,7 @@ def verify(hf: PreTrainedModel, name: str) -> None:
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
-    """The plain settings of a module that its position decides (window, type, index, scale)."""
+    """The plain settings of a module that depend on its position (window, type, index, scale)."""
     plain = (bool, int, float, str)
     return {
         name: value

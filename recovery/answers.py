@@ -1,11 +1,11 @@
-"""The dense model answers the training problems; the pruned one will learn from the answers.
+"""The dense model answers the training problems, and the pruned model learns from the answers.
 
-Self-generated data keeps the pruned model near what it was, where another author's text pulls it
-away (arXiv 2410.09982; 2602.01997 for reasoning). Answers go to OUT/answers, a line each, as they
-are finished: a run that was killed asks only what is missing. Under several processes each asks
-its share, into a file of its own.
+Self-generated data keeps the pruned model close to what it was; text by another author pulls it
+away (arXiv 2410.09982; 2602.01997 for reasoning). Answers are written to OUT/answers as they are
+finished, one per line, so a run that was killed asks only what is missing. With several processes,
+each asks its share and writes to its own file.
 
-An answer that was cut by a budget, or ended as a loop, is not kept: it would teach that end.
+An answer that a budget cut, or that ended as a loop, is not kept: it would teach that end.
 `verified` keeps right answers only.
 """
 
@@ -44,10 +44,22 @@ def ask(
     enough: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Have `teacher` answer every question of `train`, into `folder`; what is there is not asked.
+    """Let the teacher answer the questions of a training set that are not yet answered.
 
-    share: (number of this process, processes). enough: stop asking once that many tokens of kept
-    answers are there (of this process's share). progress(done, total) counts answers.
+    Answers in the folder are kept; only missing ones are asked.
+
+    Args:
+        teacher: the dense model.
+        train: the questions.
+        folder: the folder of the answers.
+        budget: tokens per answer.
+        sampling: how answers are sampled.
+        samples: answers per question.
+        seed: the seed of the answers.
+        share: (number of this process, number of processes).
+        enough: stop asking once the kept answers of this process's share have this many tokens.
+            Default: ask all.
+        progress: called with (answers done, answers in all).
     """
     number, of = share
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +123,7 @@ def _row(teacher: ReasoningModel, example: Example, sample: int, chain: Chain) -
 
 
 def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
-    """The answers in a folder, without a last line that is not written to its end."""
+    """Yield the answers in a folder, without an incomplete last line."""
     for file in sorted(folder.glob("*.jsonl")):
         whole = file.read_text(encoding="utf-8").rpartition("\n")[0]
         for line in whole.splitlines():
@@ -119,7 +131,7 @@ def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _mend(file: Path) -> None:
-    """Take away what a killed process left of a last line."""
+    """Remove the incomplete last line that a killed process left."""
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     whole, newline, rest = text.rpartition("\n")
     if rest:
@@ -127,9 +139,18 @@ def _mend(file: Path) -> None:
 
 
 def answered_set(train: TrainingSet, folder: Path, *, verified: bool) -> TrainingSet:
-    """The training set with the answers of `folder` in the place of its own.
+    """Replace the answers of a training set by those in a folder.
 
-    verified: only answers that the verifier called right. Raises UserError where nothing is left.
+    Args:
+        train: the training set.
+        folder: the folder that `ask` wrote.
+        verified: keep only answers that the verifier called right.
+
+    Returns:
+        The new set, one example per kept answer.
+
+    Raises:
+        UserError: no answer is left.
     """
     by_id = {e.id: e for e in train.examples}
     rows = [row for row in rows_of(folder) if row["id"] in by_id]

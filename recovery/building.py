@@ -1,7 +1,6 @@
 """TRL's configuration and trainer for each method.
 
-`TrainingJob` is what the methods share: what is trained on what. `build` makes the trainer of a
-method.
+`TrainingJob` is what the methods share: the model and the data. `build` makes a method's trainer.
 """
 
 from __future__ import annotations
@@ -25,7 +24,20 @@ from recovery.writing import Writer
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What is trained on what. `base` is the folder of the checkpoint before training."""
+    """What is trained on what.
+
+    Attributes:
+        config: the settings.
+        base: folder or name of the checkpoint before training.
+        train: the training examples.
+        held_out: the held-out examples, or None.
+        teacher: the dense model, for distillation only.
+        log: the run's log.
+        device: where to train.
+        processes: number of training processes.
+        trust_remote_code: whether Python code from the checkpoint may run.
+        on_step: called to report progress.
+    """
 
     config: RecoveryConfig
     base: str
@@ -45,7 +57,7 @@ class TrainingJob:
         return self.device.type == "cuda" if asked is None else asked
 
     def student(self) -> ReasoningModel:
-        """The model to train, freshly read. Weights that train are float32."""
+        """Load the model to train; weights that are trained are float32."""
         frozen = self.config.weights == "lora" and self.bf16
         return ReasoningModel.load(
             self.base,
@@ -59,7 +71,20 @@ class TrainingJob:
 
 
 def arguments(job: TrainingJob, config: RecoveryConfig, folder: Path, micro: int) -> dict[str, Any]:
-    """What TRL's configurations of all methods are given."""
+    """The arguments that TRL's configurations of all methods get.
+
+    Args:
+        job: what is trained on what.
+        config: the settings, at one learning rate.
+        folder: where states are written.
+        micro: examples per forward pass on one device.
+
+    Returns:
+        Keyword arguments.
+
+    Raises:
+        UserError: the batch is not divisible over devices, or the schedule is unknown.
+    """
     on_device = micro * job.processes
     if config.batch % on_device:
         raise UserError(
@@ -116,14 +141,25 @@ def _schedule(name: str) -> str:
 
 
 def _save_every(config: RecoveryConfig, looks: bool) -> int:
-    """Steps between states: a multiple of the steps between looks, whose best must be kept."""
+    """Steps between states: a multiple of those between evaluations, whose best must be kept."""
     if not looks:
         return config.save_every
     return config.check_every * max(1, round(config.save_every / config.check_every))
 
 
 def lora(config: RecoveryConfig, hf: Any) -> Any:
-    """PEFT's configuration; a UserError where a target names nothing in the model."""
+    """Make PEFT's LoRA configuration.
+
+    Args:
+        config: the settings.
+        hf: the model to train.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: a target is not a module of the model.
+    """
     from peft import LoraConfig
 
     names = {name.rpartition(".")[2] for name, m in hf.named_modules() if hasattr(m, "weight")}
@@ -133,7 +169,7 @@ def lora(config: RecoveryConfig, hf: Any) -> Any:
             {n.rpartition(".")[2] for n, m in hf.named_modules() if isinstance(m, torch.nn.Linear)}
         )
         raise UserError(
-            f"LoRA targets {absent} are not in {type(hf).__name__}; its projections are "
+            f"LoRA targets {absent} are not in {type(hf).__name__}; choose among its projections "
             f"{', '.join(linear)} (--targets)."
         )
     return LoraConfig(
@@ -149,7 +185,20 @@ def lora(config: RecoveryConfig, hf: Any) -> Any:
 
 
 def build(job: TrainingJob, config: RecoveryConfig, folder: Path, watch: Watch) -> Any:
-    """The trainer of a method, ready to train."""
+    """Build a method's trainer, ready to train.
+
+    Args:
+        job: what is trained on what.
+        config: the settings, at one learning rate.
+        folder: where states are written.
+        watch: the callback that logs and ends the training.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        UserError: the settings do not fit the model or the number of processes.
+    """
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     student = job.student()
@@ -197,7 +246,7 @@ def _supervised(
 
 
 def _by_id(examples: TrainingSet | None) -> Any:
-    """What on-policy trainers are given: an example's id in the place of its prompt."""
+    """The data set of on-policy trainers: an example's id in place of its prompt."""
     from datasets import Dataset
 
     if examples is None:
@@ -295,9 +344,16 @@ def _reinforcer(
 
 
 def verifier(student: ReasoningModel, sets: Sequence[TrainingSet | None]) -> Any:
-    """A reward for TRL: 1 for an answer that the example's grader calls correct, else 0.
+    """Make a reward for TRL: 1 for an answer that the example's grader calls correct, otherwise 0.
 
-    An answer is what follows the last end of thinking; unfinished thinking has none.
+    The answer is what follows the last end of thinking; unfinished thinking has no answer.
+
+    Args:
+        student: the model that writes the answers; its delimiters are used.
+        sets: the sets whose examples are judged.
+
+    Returns:
+        A function (prompts, completion_ids) -> rewards; a prompt is an example's id.
     """
     from scaling.grading import grade_text
 

@@ -1,8 +1,8 @@
-"""Which blocks a training changed most: weights before and after, block by block.
+"""Which blocks a training changed most: weights before and after, per block.
 
-The change of a block is the Frobenius norm of the difference over that of the weights before it,
-over all its matrices together; of LoRA it is that of the merged weights. Read from safetensors a
-tensor at a time, so models of any size can be compared.
+The change of a block is the Frobenius norm of the difference divided by that of the weights before,
+over all its weights together; for LoRA, of the merged weights. One tensor at a time is read from
+safetensors, so models of any size can be compared.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockChanges:
-    """Relative change of each block's weights, and of everything outside the blocks.
+    """The relative change of each block's weights, and of everything outside the blocks.
 
-    blocks: dense indices.
+    Attributes:
+        blocks: dense index of each block [L].
+        change: relative change of each block [L].
+        outside: relative change of all other weights.
     """
 
     blocks: Int[np.ndarray, " L"]
@@ -36,14 +39,25 @@ class BlockChanges:
     outside: float
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a block."""
+        """Return one row per block."""
         import pandas as pd
 
         return pd.DataFrame({"block": self.blocks, "change": self.change})
 
 
 def block_changes(before: str | Path, after: str | Path) -> BlockChanges:
-    """Compare two checkpoints of one shape; a UserError where their weights do not match."""
+    """Compare the weights of two checkpoints of one shape.
+
+    Args:
+        before: folder or name of the checkpoint before training.
+        after: that of the checkpoint after training.
+
+    Returns:
+        The changes.
+
+    Raises:
+        UserError: the weights cannot be read, or differ in names or shapes.
+    """
     old, new = _weights(before), _weights(after)
     tied = old.keys() ^ new.keys()
     if any("lm_head" not in name for name in tied):
@@ -58,11 +72,17 @@ def block_changes(before: str | Path, after: str | Path) -> BlockChanges:
         block = int(found[1]) if found else -1
         a, b = _read(old[name], name), _read(new[name], name)
         if a.shape != b.shape:
-            raise UserError(f"{name} has shape {b.shape} in {after} and {a.shape} in {before}.")
+            raise UserError(
+                f"{name} has shape {b.shape} in {after} and {a.shape} in {before}: compare a "
+                "recovered checkpoint with the one it was trained from."
+            )
         moved[block] += float(((b - a) ** 2).sum())
         size[block] += float((a**2).sum())
     if not any(block >= 0 for block in moved):
-        raise UserError(f"{before} keeps no weight under the name of a block: cannot compare.")
+        raise UserError(
+            f"{before} has no weight whose name contains layers.N, h.N or blocks.N, so its blocks "
+            "cannot be compared."
+        )
     number = sorted(block for block in moved if block >= 0)
     layer_map = folder_blocks(locate(str(before)))[0] or number
     return BlockChanges(

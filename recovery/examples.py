@@ -1,7 +1,7 @@
-"""An example to learn from: a question, an answer, and where there is one the verifier's gold.
+"""A training example: a question, an answer, and the gold answer for a verifier if there is one.
 
-`Example` is text or token ids, before any tokenizer has cut it to length; `recovery.tokens` makes
-ids of it. A `TrainingSet` is a list of them with a name, a hash and what was left out on the way.
+`Example` is text or token ids of any length; `recovery.tokens` makes the ids. A `TrainingSet` is a
+list of examples with a name, a hash, and notes on what was left out.
 """
 
 from __future__ import annotations
@@ -19,13 +19,20 @@ from scaling.problem import Benchmark, Problem
 
 @dataclass(frozen=True)
 class Example:
-    """One question, perhaps with an answer to imitate, perhaps with a gold answer to check by.
+    """One question, optionally with an answer to imitate and a gold answer to check by.
 
-    question: text or turns, as `ReasoningModel.prompt_ids` takes it; the last turn is the user's.
-    thinks: whether the prompt opens the thinking. reasoning, answer: what is to be said, as text.
-    ids: the same as token ids, everything after the prompt, where it is known as such (a chain);
-    it goes before the text. silent: positions in `ids` that are read and not learnt (a slip that
-    the chain notices). problem, grader: what a verifier needs; "" where nothing can judge.
+    Attributes:
+        id: unique name.
+        question: text or turns, as for `ReasoningModel.prompt_ids`; the last turn is the user's.
+        reasoning: the thinking to imitate, as text; None if there is none.
+        answer: the answer to imitate, as text.
+        thinks: whether the prompt opens the thinking.
+        ids: everything after the prompt as token ids, where it is known as such (a chain). If
+            given,
+            it replaces `reasoning` and `answer`.
+        silent: positions in `ids` that are read and not learnt (a slip that the chain notices).
+        problem: the problem with its gold answer, for a verifier.
+        grader: the grader that judges answers; "" if none can.
     """
 
     id: str
@@ -50,7 +57,7 @@ class Example:
 
     @property
     def asked(self) -> str:
-        """The text of the last user turn: what is compared with evaluation problems."""
+        """The text of the last user turn: it is compared with evaluation problems."""
         if isinstance(self.question, str):
             return self.question
         turns = [t["content"] for t in self.question if t.get("role") == "user"]
@@ -58,13 +65,20 @@ class Example:
 
     @property
     def judge(self) -> Benchmark:
-        """A benchmark of this one problem, which `scaling.grading` can grade by."""
+        """A benchmark of this one problem, for `scaling.grading`.
+
+        Raises:
+            UserError: the example has no gold answer.
+        """
         if self.problem is None or not self.grader:
-            raise UserError(f"Example {self.id!r} has no gold answer: nothing can judge it.")
+            raise UserError(
+                f"Example {self.id!r} has no gold answer, so nothing can judge it: give one, and a "
+                "grader."
+            )
         return Benchmark(self.id, "1", (self.problem,), grader=self.grader)
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields that decide what is learnt, as plain JSON values."""
+        """The fields that determine what is learnt, as plain JSON values."""
         return {
             "id": self.id,
             "question": self.question if isinstance(self.question, str) else list(self.question),
@@ -80,7 +94,14 @@ class Example:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Examples, and what was said while they were read."""
+    """Examples, and notes on what happened while they were read.
+
+    Attributes:
+        name: the set's name.
+        examples: the examples; at least one, with unique ids.
+        notes: sentences on what was left out, for the log.
+        answers_from: who wrote the answers, for the model card.
+    """
 
     name: str
     examples: tuple[Example, ...]
@@ -108,13 +129,22 @@ class TrainingSet:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def with_examples(self, examples: Sequence[Example], *notes: str) -> TrainingSet:
-        """The same set with other examples, and notes on what happened."""
+        """Return the same set with other examples.
+
+        Args:
+            examples: the examples.
+            *notes: notes to add.
+
+        Returns:
+            The new set.
+        """
         return replace(self, examples=tuple(examples), notes=(*self.notes, *notes))
 
     def answered(self) -> TrainingSet:
-        """The examples with something to imitate; an error where none has, a note where some lack.
+        """Return the examples that have an answer to imitate, with a note on the others.
 
-        Raises UserError.
+        Raises:
+            UserError: no example has an answer.
         """
         have = [e for e in self.examples if e.answered]
         lacking = [e.id for e in self.examples if not e.answered]
@@ -132,7 +162,11 @@ class TrainingSet:
         )
 
     def verifiable(self) -> TrainingSet:
-        """The examples that a verifier can judge; an error where there is none."""
+        """Return the examples that a verifier can judge, with a note on the others.
+
+        Raises:
+            UserError: there is none.
+        """
         have = [e for e in self.examples if e.verifiable]
         if not have:
             raise UserError(
@@ -147,9 +181,13 @@ class TrainingSet:
         )
 
     def split(self, held_out: int) -> tuple[TrainingSet, TrainingSet | None]:
-        """Training and held-out examples; who is held out follows from the ids alone.
+        """Split into training and held-out examples; the ids alone determine which are held out.
 
-        held_out: how many, at most a quarter of the set; 0 holds none out.
+        Args:
+            held_out: how many to hold out, at most a quarter of the set; 0 holds out none.
+
+        Returns:
+            The training set, and the held-out set or None.
         """
         count = min(held_out, len(self) // 4)
         if count < 1:
@@ -164,6 +202,16 @@ class TrainingSet:
 
 
 def gold(identity: str, question: str, answer: str, **metadata: Any) -> Problem:
-    """A problem with a gold answer, for an example."""
+    """Make a problem with a gold answer, for an example.
+
+    Args:
+        identity: the problem's id.
+        question: the question.
+        answer: the gold answer.
+        **metadata: the problem's metadata.
+
+    Returns:
+        The problem.
+    """
     known: Mapping[str, Any] = metadata
     return Problem(identity, question, answer, metadata=known)

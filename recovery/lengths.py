@@ -1,7 +1,7 @@
-"""How long the training examples are, for an estimate: by the model's tokenizer, without weights.
+"""The lengths of the training examples, for an estimate: by the model's tokenizer, without weights.
 
-s1K is not downloaded for an estimate; its size is the paper's. How long the answers will be that a
-model writes itself, a few of its answers say (`tried_answers`).
+s1K is not downloaded for an estimate; its size is the one in the paper. For answers that a model
+will write itself, a few sampled answers give the length (`tried_answers`).
 """
 
 from __future__ import annotations
@@ -27,16 +27,31 @@ S1K_LONGEST = 32768.0  # the block size at which the paper cuts none
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of every training example: its prompt, and its answer with a loss (0: it has none)."""
+    """The number of tokens of every training example.
+
+    Attributes:
+        prompts: tokens of each prompt [N].
+        answers: tokens with a loss of each answer [N]; 0 if there is no answer.
+        how: how they were counted.
+        longest: tokens of the longest example, if it is not among these.
+    """
 
     prompts: Float[np.ndarray, " N"]
     answers: Float[np.ndarray, " N"]
     how: str = "counted by the model's tokenizer"
-    longest: float = 0.0  # tokens of the longest, where it is not among these
+    longest: float = 0.0
 
     @classmethod
     def of(cls, model: ReasoningModel, train: TrainingSet) -> Lengths:
-        """The lengths of a training set; the model's weights are not used."""
+        """Count the tokens of a training set; the model's weights are not used.
+
+        Args:
+            model: its tokenizer counts.
+            train: the examples.
+
+        Returns:
+            The lengths.
+        """
         from recovery.tokens import prompt_of, tokens_of
 
         prompts, answers = [], []
@@ -47,7 +62,14 @@ class Lengths:
 
     @classmethod
     def s1k(cls, limit: int | None = None) -> Lengths:
-        """s1K, which is not downloaded: as its paper counts it."""
+        """The lengths of s1K as its paper counts them, without a download.
+
+        Args:
+            limit: the largest number of examples. Default: all 1,000.
+
+        Returns:
+            The lengths.
+        """
         n = min(limit or S1K_EXAMPLES, S1K_EXAMPLES)
         answers = spread_lengths(S1K_TOKENS, 2 * S1K_TOKENS, n)
         return cls(np.full(n, S1K_PROMPT), answers, "as the paper of s1K counts them, not read",
@@ -57,14 +79,36 @@ class Lengths:
         return len(self.prompts)
 
     def part(self, keep: Any) -> Lengths:
-        """Some of the examples."""
+        """The lengths of some of the examples.
+
+        Args:
+            keep: a numpy index into the examples.
+
+        Returns:
+            The lengths.
+        """
         return replace(self, prompts=self.prompts[keep], answers=self.answers[keep])
 
 
 def lengths_of(
     data: str, model: str, *, limit: int | None, seed: int, grader: str, trust_remote_code: bool
 ) -> Lengths:
-    """Lengths of the training data as the run would read it. s1K is not downloaded."""
+    """Lengths of the training data as a run would read it; s1K is not downloaded.
+
+    Args:
+        data: the training data, as for `recovery.sources.training_set`.
+        model: folder or Hub name of the model; only its tokenizer is read.
+        limit: the largest number of examples.
+        seed: the seed of the choice of examples.
+        grader: the grader of gold answers.
+        trust_remote_code: whether Python code from the checkpoint may run.
+
+    Returns:
+        The lengths.
+
+    Raises:
+        UserError: the data cannot be read, or `model` has no tokenizer.
+    """
     from recovery.sources import training_set
     from scaling.engines.served_model import weightless
 
@@ -72,8 +116,9 @@ def lengths_of(
         return Lengths.s1k(limit)
     if model.endswith(".json"):
         raise UserError(
-            f"{model} is a configuration without a tokenizer, by which {data!r} would be counted: "
-            "give the folder or Hub name of the model (no weights are read), or --data s1k."
+            f"{model} is a configuration without a tokenizer, so the tokens of {data!r} cannot be "
+            "counted: give the folder or Hub name of the model (no weights are read), or --data "
+            "s1k."
         )
     reader = weightless(model, trust_remote_code=trust_remote_code)
     return Lengths.of(reader, training_set(data, reader, limit=limit, seed=seed, grader=grader))
@@ -82,7 +127,17 @@ def lengths_of(
 def tried_answers(
     model: ReasoningModel, train: TrainingSet, config: RecoveryConfig, n: int = 24
 ) -> float:
-    """Of the tokens that an answer may take, what `n` answers of the model take."""
+    """The share of the answer budget that sampled answers of the model use.
+
+    Args:
+        model: the model.
+        train: the questions.
+        config: budget, sampling and seed.
+        n: how many answers to sample.
+
+    Returns:
+        The mean number of tokens over the budget, at most 1.
+    """
     from interp.chains.chain import Budget
     from interp.decoding.sampling import Sampling
     from recovery.tokens import prompt_of

@@ -1,4 +1,4 @@
-"""The training libraries: whether they are there, and what they say while a run lasts."""
+"""The training libraries: whether they are installed, and silencing them during a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ NEEDED = ("trl", "peft", "accelerate", "datasets")
 
 
 def check_libraries() -> None:
-    """A UserError that says what to install, where something is lacking."""
+    """Check that the training libraries are installed.
+
+    Raises:
+        UserError: one is missing; the message says what to install.
+    """
     lacking = [name for name in NEEDED if not find_spec(name)]
     if lacking:
         raise UserError(
@@ -24,9 +28,10 @@ def check_libraries() -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Bars and notices of the libraries off: a run has its own log.
+    """Switch off the libraries' progress bars and notices; a run has its own log.
 
-    What they deprecate in each other (FutureWarning raised in one of them) is not the user's.
+    Deprecations among the libraries (FutureWarning raised in one of them) are not the user's
+    concern.
     """
     import datasets
     import transformers

@@ -1,13 +1,13 @@
-"""Training questions that are evaluation questions: found, and refused.
+"""Find training questions that are evaluation questions, and refuse them.
 
-A training question overlaps with an evaluation question if, lower case and without punctuation,
+A training question overlaps with an evaluation question if, in lower case and without punctuation,
 they are the same, or if the evaluation question has 8 words or more and at least half of its runs
-of 8 words stand in the training question (s1 removed what shared any run of 8 words, arXiv
-2501.19393; half of them is what a copy with another ending keeps, and common phrases do not).
+of 8 words are in the training question. (s1 removed everything that shared one run of 8 words,
+arXiv 2501.19393. A copy with another ending shares half of them; common phrases do not.)
 
-The testbed knows better what is the same problem: its problems overlap if they are about the same
-numbers and target, in whatever order they are written, or if they belong to the test split at all.
-Facts (its `recall`) are the exception, there and here: to recall is to have seen.
+Testbed problems overlap if they have the same numbers and target in any order, or if the training
+problem belongs to the test split at all. Facts (`recall`) are the exception, because recall needs
+facts seen before.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ SHARE = 0.5
 
 @dataclass(frozen=True)
 class Overlap:
-    """One training example that asks what is measured."""
+    """One training example that asks what is measured.
+
+    Attributes:
+        example: id of the example.
+        benchmark: name of the benchmark.
+        problem: id of the problem.
+        why: the reason, as text.
+    """
 
     example: str
     benchmark: str
@@ -37,12 +44,20 @@ class Overlap:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers, operators kept, punctuation not."""
+    """Split text into lower-case words and numbers; operators are kept, punctuation is not."""
     return re.findall(r"[^\W_]+|[+\-*/=<>^]", text.casefold())
 
 
 def overlaps(train: TrainingSet, against: Sequence[Benchmark]) -> list[Overlap]:
-    """Every example that overlaps with a problem of `against`, with the first one it meets."""
+    """Find every example that overlaps with a problem of `against`.
+
+    Args:
+        train: the training examples.
+        against: benchmarks that will be measured.
+
+    Returns:
+        One overlap per example, with the problem it shares most with.
+    """
     exact: dict[tuple[str, ...], tuple[str, str]] = {}
     runs: dict[tuple[str, ...], set[tuple[str, str]]] = defaultdict(set)
     size: dict[tuple[str, str], int] = {}
@@ -102,7 +117,7 @@ def _runs(asked: Sequence[str]) -> set[tuple[str, ...]]:
 
 
 def _content(problem: Any) -> str | None:
-    """What a testbed problem is about; "" for a fact; None for what is no testbed problem."""
+    """What a testbed problem is about; "" for a fact; None for other problems."""
     kind = problem.metadata.get("kind")
     if not isinstance(kind, str) or "numbers" not in problem.metadata:
         return None
@@ -121,9 +136,18 @@ def _is_test(content: str) -> bool:
 
 
 def apart(train: TrainingSet, against: Sequence[Benchmark], *, drop: bool = False) -> TrainingSet:
-    """The training set if it overlaps with nothing measured; a UserError otherwise.
+    """Return the training set if it does not overlap with anything measured.
 
-    drop: leave the overlapping examples out instead, and say so.
+    Args:
+        train: the training examples.
+        against: benchmarks that will be measured.
+        drop: leave out overlapping examples, with a note, instead of refusing the set.
+
+    Returns:
+        The training set.
+
+    Raises:
+        UserError: examples overlap and `drop` is False, or nothing else is left.
     """
     found = overlaps(train, against)
     if not found:
@@ -135,11 +159,11 @@ def apart(train: TrainingSet, against: Sequence[Benchmark], *, drop: bool = Fals
     )
     if not drop:
         raise UserError(
-            f"{said}. What was trained on must not be measured: leave them out "
+            f"{said}. Training problems must not be measured: leave them out "
             "(--drop-overlap), or measure on other problems."
         )
     gone = {o.example for o in found}
     left = [e for e in train.examples if e.id not in gone]
     if not left:
-        raise UserError(f"{said}, and nothing else is left to train on.")
+        raise UserError(f"{said}, and nothing else is left to train on: give other training data.")
     return train.with_examples(left, f"{said}; they are left out")

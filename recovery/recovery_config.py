@@ -1,4 +1,4 @@
-"""Everything that decides a recovery run, checked before anything is loaded.
+"""Everything that determines a recovery run, checked before anything is loaded.
 
 | method | who writes the answers | loss | weights |
 |---|---|---|---|
@@ -8,12 +8,10 @@
 | `distill` | the pruned model (arXiv 2306.13649) | KL to the dense model, every token | all |
 | `rl` | the pruned model, in groups | GRPO (arXiv 2402.03300), a verifier rewards | all |
 
-`self`, `distill` and `rl` train LoRA where `weights` says so. `distill` with on_policy=False takes
-the data's answers instead of the model's own: the control.
-
-`PAPER` is the schedule of the study reproduced (arXiv 2510.22228): s1K, 5 epochs, rate 1e-5 with
-cosine decay to 0, warm-up .05, weight decay 1e-4, betas .9 and .95, LoRA of rank 16, alpha 32,
-dropout .05 on all seven projections at the same rate.
+`self`, `distill` and `rl` train LoRA if `weights` says so. `distill` with on_policy=False uses the
+data's answers instead of the model's own: the control.
+`PAPER` is the schedule of arXiv 2510.22228: s1K, 5 epochs, cosine decay to 0, warm-up .05, and LoRA
+on all seven projections at the same rate.
 """
 
 from __future__ import annotations
@@ -49,20 +47,53 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {"paper": PAPER}
 
 @dataclass(frozen=True)
 class RecoveryConfig:
-    """The settings of a run. A batch is counted over all processes and devices.
+    """The settings of a run; a batch is counted over all processes and devices.
 
-    weights: "lora" or "all" (default: by method). rates: learning rates; where there are several,
-    each is trained and the best on held-out examples is kept. steps, epochs, tokens: whichever is
-    reached first ends the training (tokens: tokens with a loss; 0 steps train nothing). batch:
-    examples a step; micro: of them at a time on one device. context: tokens of an example.
-    packing: short examples share a row of `context` tokens.
-    held_out, check_every, patience: how many examples are held out, how often (steps) they are
-    looked at, and how many looks without an improvement end the training; the best look's weights
-    are kept. save_every: steps between resumable states.
-    thinking, answer, temperature, top_p: how answers are generated (self, distill, rl). verified:
-    self keeps right answers only. samples: answers a problem (self 1; rl: the group).
-    on_policy, beta: distill; beta 1 is the reverse KL, 0 the forward one, between them a mixture.
-    kl: weight of the KL to the pruned model in rl. bf16: mixed precision (default: on CUDA).
+    `steps`, `epochs` and `tokens` are limits: the one reached first ends the training. The weights
+    of
+    the best evaluation on held-out examples are kept.
+
+    Attributes:
+        method: "lora", "full", "self", "distill" or "rl".
+        weights: "lora" or "all". Default: "lora" for method lora, otherwise "all".
+        rates: learning rates; if several, each is trained and the best on held-out examples is
+            kept.
+            Default: by method.
+        steps: optimizer steps; 0 trains nothing. Default: no limit.
+        epochs: passes over the data.
+        tokens: tokens with a loss. Default: no limit.
+        batch: examples per step.
+        micro: examples per forward pass on one device.
+        context: the largest number of tokens of an example; longer ones are left out.
+        packing: whether short examples share a row of `context` tokens.
+        schedule: "cosine", "linear" or "constant".
+        warmup: share of the training with a rising learning rate.
+        weight_decay: AdamW's weight decay.
+        betas: AdamW's betas.
+        clip: largest norm of the gradient.
+        rank: rank of LoRA.
+        alpha: LoRA's alpha.
+        dropout: LoRA's dropout.
+        targets: modules that LoRA adapts.
+        merge: whether the LoRA result is also written as a merged checkpoint.
+        held_out: how many examples are held out.
+        check_every: steps between evaluations on them.
+        patience: evaluations without improvement that end the training.
+        save_every: steps between resumable states.
+        log_every: steps between lines of the log.
+        thinking: thinking tokens of generated answers (self, distill, rl).
+        answer: answer tokens of generated answers.
+        temperature: sampling temperature of generated answers.
+        top_p: nucleus of generated answers.
+        samples: answers per problem: for rl the group. Default: 8 for rl, otherwise 1.
+        verified: whether method self keeps only right answers.
+        on_policy: whether distill uses the model's own answers.
+        beta: distill's divergence: 1 is the reverse KL, 0 the forward KL, between them a mixture.
+        kl: weight of the KL to the pruned model in rl.
+        bf16: mixed precision. Default: on CUDA.
+        gradient_checkpointing: recompute activations in the backward pass. Default: on CUDA.
+        seed: the seed of everything random.
+        extra: further arguments for TRL's configuration.
     """
 
     method: str
@@ -113,7 +144,10 @@ class RecoveryConfig:
             weights = "lora" if self.method == "lora" else "all"
             object.__setattr__(self, "weights", weights)
         elif (self.method, self.weights) in (("lora", "all"), ("full", "lora")):
-            raise UserError(f"Method {self.method!r} trains no {self.weights!r} weights.")
+            raise UserError(
+                f"Method {self.method!r} trains no {self.weights!r} weights: leave `weights` out, "
+                "or choose another method."
+            )
         if not self.rates:
             object.__setattr__(self, "rates", RATES[self.method])
         if not self.samples:
@@ -134,13 +168,21 @@ class RecoveryConfig:
             if value is not None and value < 0:
                 raise UserError(f"{name}: {value} is not at least 0.")
         if not self.epochs > 0:
-            raise UserError(f"epochs: {self.epochs} is not above 0; for no training say steps 0.")
+            raise UserError(f"epochs: {self.epochs} is not above 0; for no training give steps=0.")
         if any(not 0 < rate < 1 for rate in self.rates) or len(set(self.rates)) < len(self.rates):
-            raise UserError(f"rates: {list(self.rates)} must lie between 0 and 1, each once.")
+            raise UserError(
+                f"rates: {list(self.rates)}; expected different numbers between 0 and 1."
+            )
         if not 0 <= self.dropout < 1 or not 0 <= self.warmup <= 1 or not 0 <= self.beta <= 1:
-            raise UserError("dropout, warmup and beta are shares between 0 and 1.")
+            raise UserError(
+                f"dropout={self.dropout}, warmup={self.warmup}, beta={self.beta}: expected shares "
+                "between 0 and 1."
+            )
         if not self.temperature > 0 or not 0 < self.top_p <= 1:
-            raise UserError("Answers are sampled: temperature above 0, top_p in (0, 1].")
+            raise UserError(
+                f"temperature={self.temperature}, top_p={self.top_p}: answers are sampled; "
+                "expected a temperature above 0 and top_p in (0, 1]."
+            )
         if self.method == "rl" and self.samples < 2:
             raise UserError("rl compares the answers of a group: samples must be at least 2.")
         if self.method == "rl" and self.batch % self.samples:
@@ -151,11 +193,25 @@ class RecoveryConfig:
         if not self.targets:
             raise UserError("targets: name at least one projection for LoRA.")
         if self.verified and self.method != "self":
-            raise UserError(f"verified answers are for method self, not {self.method!r}.")
+            raise UserError(
+                f"`verified` works only with method self, not {self.method!r}: leave it out."
+            )
 
     @classmethod
     def preset(cls, name: str, method: str, **changes: Any) -> RecoveryConfig:
-        """A published schedule by name ("paper"), with changes."""
+        """Make a published schedule.
+
+        Args:
+            name: the preset: "paper".
+            method: the method.
+            **changes: settings that replace those of the preset.
+
+        Returns:
+            The settings.
+
+        Raises:
+            UserError: unknown preset, or a setting is out of range.
+        """
         if name not in PRESETS:
             raise UserError(did_you_mean(name, PRESETS, "preset"))
         return cls(method=method, **{**PRESETS[name], **changes})
@@ -167,12 +223,12 @@ class RecoveryConfig:
 
     @property
     def generates(self) -> bool:
-        """Whether the model in training writes completions."""
+        """Whether the model that is trained writes completions."""
         return self.method == "rl" or (self.method == "distill" and self.on_policy)
 
     @property
     def imitates(self) -> bool:
-        """Whether the data's own answers are learnt from."""
+        """Whether the data's own answers are learnt."""
         return self.method in ("lora", "full")
 
     def with_rate(self, rate: float) -> RecoveryConfig:
@@ -180,6 +236,6 @@ class RecoveryConfig:
         return replace(self, rates=(rate,))
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the weights, as JSON values; what only reports is left out."""
+        """Everything that determines the weights, as JSON values, without what only reports."""
         found = {k: v for k, v in asdict(self).items() if k not in ("log_every", "merge")}
         return json.loads(json.dumps(found, default=str))

@@ -1,4 +1,4 @@
-"""The result of a run: where it is, what it took, and a sentence that says so."""
+"""The result of a run: where it is, what it took, and a sentence for the model card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recovered:
-    """A finished run. model: the checkpoint. rates: one outcome a learning rate, the best kept."""
+    """A finished run.
+
+    Attributes:
+        folder: the run's folder.
+        model: the folder of the checkpoint.
+        method: the method.
+        layer_map: index in the checkpoint -> dense index.
+        rate: the learning rate that was kept; None if nothing was trained.
+        steps: optimizer steps at that rate.
+        tokens: tokens with a loss at that rate.
+        seconds: training time over all rates.
+        examples: training examples.
+        held_out: the best value on held-out examples (loss in nats, or reward for rl), or None.
+        notes: notes on the data.
+        rates: one outcome per learning rate, as `TrainingOutcome.as_dict`.
+    """
 
     folder: Path
     model: Path
@@ -35,11 +50,11 @@ class Recovered:
     rates: tuple[dict[str, Any], ...]
 
     def load(self) -> ReasoningModel:
-        """The recovered model."""
+        """Load the recovered model."""
         return ReasoningModel.load(self.model)
 
     def to_frame(self) -> pd.DataFrame:
-        """The course of the training: one row a line of the log, every rate."""
+        """Return the course of the training: one row per line of the log, for every rate."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -48,11 +63,24 @@ class Recovered:
 
     @classmethod
     def read(cls, folder: str | Path) -> Recovered:
-        """The result in a run's folder; a UserError where it is not finished."""
+        """Read the result in a run's folder.
+
+        Args:
+            folder: the folder.
+
+        Returns:
+            The result.
+
+        Raises:
+            UserError: the run is not finished.
+        """
         run = RunFolder(as_path(folder))
         result = run.record().get("result")
         if not result:
-            raise UserError(f"{run.path} holds no finished recovery run.")
+            raise UserError(
+                f"{run.path} holds no finished recovery run: name the folder of one, or run it to "
+                "the end."
+            )
         return cls(
             folder=run.path,
             model=run.model,
@@ -62,7 +90,16 @@ class Recovered:
 
 
 def sentence(config: RecoveryConfig, result: Mapping[str, Any], train: TrainingSet) -> str:
-    """What was trained, for the log and the model card."""
+    """Say in a sentence what was trained, for the log and the model card.
+
+    Args:
+        config: the settings.
+        result: the result, as recovery.json holds it.
+        train: the training examples.
+
+    Returns:
+        The sentence.
+    """
     if not result["steps"]:
         return f"Recovered by {config.method}: no step was taken, the weights are as they were."
     weights = "LoRA adapters" if config.weights == "lora" else "all weights"

@@ -1,10 +1,10 @@
-"""One recovery run: a model, a plan, a method, data, a folder; a checkpoint comes out.
+"""One recovery run: from a model, a plan, a method, data and a folder to a checkpoint.
 
     found = recover("testbed", RecoveryConfig("lora"), "runs/mended", plan=plan)
     found.load()        # a ReasoningModel; or give found.model to any command
 
-Stopped at any moment and run again with the same settings, it goes on from its newest state and
-ends with the same weights. Under `accelerate launch` every process calls it alike.
+If it is stopped at any moment and run again with the same settings, it continues from its newest
+state and ends with the same weights. Under `accelerate launch`, every process makes the same call.
 """
 
 from __future__ import annotations
@@ -61,16 +61,32 @@ def recover(
     trust_remote_code: bool = False,
     on_step: OnStep | None = None,
 ) -> Recovered:
-    """Train a pruned model as `config` says; write the result to `out`/model.
+    """Train a pruned model as `config` says, and write the result to `out`/model.
 
-    model: what is trained, or with `plan` (or the blocks themselves, dense indices) what is pruned
-    first. A live model is copied, never changed. data: see `recovery.sources`. teacher: the dense
-    model (self, distill); with a plan it is `model` unless named. against: benchmarks that will
-    be measured; training examples that overlap with them are refused, or with `drop_overlap` left
-    out. limit, grader: for the data.
+    Args:
+        model: what is trained or, with `plan`, what is pruned first. A live model is copied.
+        config: the settings.
+        out: the run's folder.
+        plan: a plan, or the blocks to remove (dense indices). Default: `model` is trained as it is.
+        data: the training data (see `recovery.sources`).
+        teacher: the dense model, for self and distill. Default: `model` if there is a plan,
+            otherwise
+            the source that the pruned checkpoint names.
+        against: benchmarks that will be measured; training examples that overlap with them are
+            refused.
+        drop_overlap: leave out overlapping examples instead.
+        limit: the largest number of training examples.
+        grader: the grader for gold answers in the data.
+        trust_remote_code: whether Python code from the checkpoint may run.
+        on_step: called to report progress.
 
-    Raises UserError for what cannot be done, NonFiniteError for a loss that is not a number (the
-    last good state stays), PruneScopeError where the disk is full.
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: something cannot be done as asked.
+        NonFiniteError: a loss or gradient is inf or nan; the last good state is kept.
+        PruneScopeError: the disk is too small.
     """
     check_libraries()
     run = RunFolder(as_path(out))
@@ -93,7 +109,7 @@ def recover(
 
 @dataclass(frozen=True)
 class _RecoveryRun:
-    """The stages of a run, over what they share."""
+    """The stages of a run, and the arguments they share."""
 
     model: str | Path | ReasoningModel
     config: RecoveryConfig
@@ -109,14 +125,15 @@ class _RecoveryRun:
     on_step: OnStep | None
 
     def go(self) -> Recovered:
-        """All stages; a finished run is read."""
+        """Run all stages; a finished run is only read."""
         from accelerate import PartialState
 
         state: Any = PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
         if torch.cuda.device_count() > 1 and state.num_processes == 1:
             raise UserError(
                 f"{torch.cuda.device_count()} GPUs are visible to one process, which trains on "
-                "one: start with `accelerate launch`, or show it one (CUDA_VISIBLE_DEVICES=0)."
+                "one: start with `accelerate launch`, or make one visible "
+                "(CUDA_VISIBLE_DEVICES=0)."
             )
         if state.is_main_process:
             self.run.claim(self._settings())
@@ -154,14 +171,14 @@ class _RecoveryRun:
             on_step=self.on_step if state.is_main_process else None,
         )
         layer_map = tuple(student.layer_map)
-        del student, teacher  # the job has what it needs of them
+        del student, teacher  # frees memory: the job has what it needs
         outcomes = self._train(job)
         if state.is_main_process:
             self._finish(base, job, outcomes, layer_map)
         state.wait_for_everyone()
         return Recovered.read(self.run.path)
 
-    # ------------------------------------------------------------------ who and what
+    # ------------------------------------------------------------------ identity and data
 
     def _settings(self) -> dict[str, Any]:
         name = self.model.name if isinstance(self.model, ReasoningModel) else str(self.model)
@@ -182,7 +199,7 @@ class _RecoveryRun:
     def _identify(
         self, student: ReasoningModel, teacher: ReasoningModel | None, train: TrainingSet
     ) -> None:
-        """What the names stood for, so that a run never goes on over other weights or data."""
+        """Check that model, data and teacher are those the run was started with."""
         identity = {
             "model fingerprint": student.fingerprint(),
             "data fingerprint": train.fingerprint,
@@ -202,7 +219,7 @@ class _RecoveryRun:
             )
 
     def _base(self, state: Any) -> str:
-        """The folder or name of the checkpoint before training; a plan is carried out first."""
+        """The folder or name of the checkpoint before training; a plan is applied first."""
         live = isinstance(self.model, ReasoningModel)
         if self.plan is None and not live:
             return str(self.model)
@@ -213,7 +230,7 @@ class _RecoveryRun:
         return str(folder)
 
     def _prune(self, folder: Path) -> None:
-        """Write the model without the plan's blocks, from its files where that can be done."""
+        """Write the model without the plan's blocks, from its files where possible."""
         from pruning.folder import NotStreamable, prune_folder
         from pruning.surgery import save
 
@@ -231,7 +248,7 @@ class _RecoveryRun:
         )
 
     def _teacher(self, student: ReasoningModel, device: torch.device) -> ReasoningModel | None:
-        """The dense model where the method needs it; with a plan, what the plan is for."""
+        """The dense model if the method needs it; with a plan, the model that is pruned."""
         if not self.config.uses_teacher:
             return None
         named = self.teacher
@@ -240,7 +257,7 @@ class _RecoveryRun:
         return load_teacher(student, named, device, self.trust_remote_code)
 
     def _data(self, student: ReasoningModel) -> TrainingSet:
-        """The training set, read, and free of what will be measured."""
+        """The training set, without overlap with what will be measured."""
         train = training_set(
             self.data, student, limit=self.limit, seed=self.config.seed, grader=self.grader
         )
@@ -254,7 +271,7 @@ class _RecoveryRun:
         held_out: TrainingSet | None,
         state: Any,
     ) -> tuple[TrainingSet, TrainingSet | None]:
-        """The sets as the method takes them: answered, verifiable, short enough."""
+        """The sets as the method needs them: answered, verifiable, short enough."""
         config = self.config
         room = config.thinking + config.answer
         if config.method == "rl":
@@ -280,7 +297,7 @@ class _RecoveryRun:
         held_out: TrainingSet | None,
         state: Any,
     ) -> tuple[TrainingSet, TrainingSet | None]:
-        """The dense model's answers in the place of the data's."""
+        """The sets with the dense model's answers in place of the data's."""
         config = self.config
         sampling = Sampling(temperature=config.temperature, top_p=config.top_p)
         budget = Budget(config.thinking, config.answer)
@@ -313,7 +330,7 @@ class _RecoveryRun:
     # ------------------------------------------------------------------ training and its end
 
     def _bytes(self, weights: int) -> int:
-        """Room for two states (weights, two moments), the trained weights and the result."""
+        """Bytes for two states (weights, two moments), the trained weights and the result."""
         share = 0.05 if self.config.weights == "lora" else 1.0
         return int(weights * 4 * (share * (2 * 3 + 1) + 1))
 
@@ -331,7 +348,7 @@ class _RecoveryRun:
         outcomes: list[TrainingOutcome],
         layer_map: tuple[int, ...],
     ) -> None:
-        """The checkpoint, then the record that says the run is finished."""
+        """Write the checkpoint, then the record that marks the run as finished."""
         from recovery.saving import keep_adapter, write_result
         from recovery.sweep import best_of, rate_folder
         from recovery.training_run import TRAINED
@@ -374,7 +391,7 @@ class _RecoveryRun:
 
 
 def _or_none(examples: TrainingSet | None, change: Any) -> TrainingSet | None:
-    """A held-out set through `change`; none where nothing of it is left."""
+    """Apply `change` to a held-out set; None if nothing of it is left."""
     if examples is None:
         return None
     try:

@@ -1,14 +1,14 @@
-"""The folder of a run: whose it is, what is in it, where it goes on.
+"""The folder of a run: which run it belongs to, what it holds, where the run continues.
 
     OUT/recovery.json     settings, identity of model, data and teacher, and at the end the result
     OUT/log.txt, .jsonl   the log, for people and for programs
-    OUT/pruned/           the model as it was before training, where a plan was given
-    OUT/answers/          the dense model's answers (method self), as they come
-    OUT/states/           resumable states of the training, the last few; gone when it is over
-    OUT/model/            the result: a checkpoint like any other (and OUT/adapter/, with LoRA)
+    OUT/pruned/           the model before training, if a plan was given
+    OUT/answers/          the dense model's answers (method self), as they are written
+    OUT/states/           the newest resumable states; removed at the end
+    OUT/model/            the result: a checkpoint like any other (and OUT/adapter/ with LoRA)
 
-A state counts only with its mark (`complete.json`), which is written last: a process killed while
-it wrote one leaves a folder without, which is removed.
+A state is complete only with its mark (`complete.json`), which is written last. A process killed
+while it wrote a state leaves a folder without the mark, which is removed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,11 @@ FORMAT = 1
 
 
 class RunFolder:
-    """One run's folder. Made by `claim`, which refuses the folder of another run."""
+    """One run's folder. `claim` creates it, and refuses the folder of another run.
+
+    Attributes:
+        path: the folder.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -39,7 +43,7 @@ class RunFolder:
 
     @property
     def adapter(self) -> Path:
-        """The LoRA adapter by itself."""
+        """The LoRA adapter alone."""
         return self.path / "adapter"
 
     @property
@@ -59,16 +63,20 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """The log for people; log.jsonl stands beside it."""
+        """The log for people; log.jsonl is beside it."""
         return self.path / "log.txt"
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there."""
+        """Whether the result exists."""
         return bool(self.record().get("result"))
 
     def record(self) -> dict[str, Any]:
-        """recovery.json, or nothing."""
+        """The content of recovery.json; empty if there is none.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         file = self.path / RECORD
         if not file.is_file():
             return {}
@@ -79,7 +87,14 @@ class RunFolder:
         return found if isinstance(found, dict) else {}
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Make the folder this run's, or check that it is. Raises UserError for another's."""
+        """Create the folder for this run, or check that it belongs to it.
+
+        Args:
+            settings: everything that determines the run.
+
+        Raises:
+            UserError: the folder holds another run, or something else.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"{self.path} is a file; expected a folder for the run.")
         found = self.record()
@@ -101,7 +116,7 @@ class RunFolder:
             )
             raise UserError(
                 f"{self.path} holds another run: {said}. Choose another folder (--out), run with "
-                "the settings it was begun with, or delete it."
+                "the settings it was started with, or delete it."
             )
 
     def write(self, content: Mapping[str, Any]) -> None:
@@ -112,7 +127,14 @@ class RunFolder:
         part.replace(self.path / RECORD)
 
     def last_state(self, states: Path | None = None) -> Path | None:
-        """The newest complete state; folders of incomplete ones are removed."""
+        """The newest complete state; folders of incomplete states are removed.
+
+        Args:
+            states: the folder of the states. Default: that of the run.
+
+        Returns:
+            The state's folder, or None.
+        """
         where = states or self.states
         if not where.is_dir():
             return None
@@ -132,7 +154,15 @@ def as_path(value: str | Path) -> Path:
 
 
 def check_room(path: Path, n_bytes: int) -> None:
-    """Refuse a run whose states and result the disk has no room for."""
+    """Check that the disk has room for the states and the result.
+
+    Args:
+        path: the run's folder.
+        n_bytes: what they will take, in bytes.
+
+    Raises:
+        PruneScopeError: the disk has less space.
+    """
     place = path
     while not place.exists():
         place = place.parent

@@ -1,9 +1,9 @@
-"""The result of a run as a checkpoint that loads like any other, pruning record included.
+"""Write the result of a run as a checkpoint that loads like any other, with its pruning record.
 
-The trained weights are put into the model as it was read, so its configuration, its tokenizer and
-its `layer_map` are those of the pruned model and nothing that a trainer set for itself. They are
-written in the dtype that the pruned checkpoint is stored in. `pruning.json` keeps the plan, its
-scores and its calibration, and says under `recovery` what was trained.
+The trained weights are loaded into the model as it was before, so configuration, tokenizer and
+`layer_map` are those of the pruned model, without anything that a trainer set for itself. They are
+written in the dtype of the pruned checkpoint. `pruning.json` keeps the plan, its scores and its
+calibration, and says under `recovery` what was trained.
 """
 
 from __future__ import annotations
@@ -31,16 +31,20 @@ UNTRAINED = "Nothing was trained afterwards."
 def with_trained(
     base: ReasoningModel, trained: Path | None, *, adapter: bool, trust_remote_code: bool = False
 ) -> ReasoningModel:
-    """`base` (its weights are replaced) with the weights that a training left in `trained`.
+    """Load the weights that a training left in `trained` into `base`.
 
     Args:
-        base: the model before training.
-        trained: folder of what was trained; None where nothing was.
-        adapter: it is a LoRA adapter, and is merged.
-        trust_remote_code: whether the model's own code may run.
+        base: the model before training; its weights are replaced.
+        trained: folder of what was trained; None if nothing was.
+        adapter: whether it is a LoRA adapter, which is then merged.
+        trust_remote_code: whether Python code from the checkpoint may run.
+
+    Returns:
+        The model with the trained weights.
 
     Raises:
-        UserError: the folder does not hold every weight.
+        UserError: the folder cannot be read.
+        PruneScopeError: the folder does not hold exactly the model's weights.
     """
     if trained is None:
         return base
@@ -53,13 +57,21 @@ def with_trained(
     lacking, strange = base.hf.load_state_dict(found.state_dict(), strict=False)
     if lacking or strange:
         raise PruneScopeError(
-            f"{trained} does not hold the weights of {base.name}: {sorted(lacking + strange)[:3]}."
+            f"{trained} does not hold exactly the weights of {base.name}: missing or unexpected "
+            f"are {sorted(lacking + strange)[:3]}."
         )
     return base
 
 
 def attached(base: ReasoningModel, adapter: Path) -> Any:
-    """PEFT's model: `base` with the adapter beside its weights, not merged. `base` is changed.
+    """Attach an adapter to the weights of `base` without merging it.
+
+    Args:
+        base: the model before training; it is changed.
+        adapter: the adapter's folder.
+
+    Returns:
+        PEFT's model.
 
     Raises:
         UserError: the folder does not hold every weight of the adapter.
@@ -74,7 +86,18 @@ def attached(base: ReasoningModel, adapter: Path) -> Any:
 
 
 def merged(base: ReasoningModel, adapter: Path) -> ReasoningModel:
-    """`base` with the adapter added to its weights; its logits are those of `attached`."""
+    """Add an adapter to the weights of `base`; the logits are those of `attached`.
+
+    Args:
+        base: the model before training; it is changed.
+        adapter: the adapter's folder.
+
+    Returns:
+        The merged model.
+
+    Raises:
+        UserError: the folder does not hold every weight of the adapter.
+    """
     hf = attached(base, adapter).merge_and_unload()
     for name in ("peft_config", "_hf_peft_config_loaded"):
         hf.__dict__.pop(name, None)
@@ -98,10 +121,23 @@ def write_result(
     said: str,
     trust_remote_code: bool = False,
 ) -> Path:
-    """Write the result of a run to the new folder `out`; returns it.
+    """Write the result of a run to a new folder.
 
-    base: the checkpoint before training. record: goes into pruning.json under `recovery`. said:
-    what was done, as a sentence for the model card.
+    Args:
+        base: the checkpoint before training.
+        out: the new folder.
+        trained: folder of what was trained; None if nothing was.
+        adapter: whether it is a LoRA adapter.
+        record: what pruning.json holds under `recovery`.
+        said: what was done, as a sentence for the model card.
+        trust_remote_code: whether Python code from the checkpoint may run.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the trained weights cannot be read, or the folder exists.
+        PruneScopeError: weights are missing, or the disk is too small.
     """
     model = ReasoningModel.load(
         base, dtype=torch.float32, device="cpu", trust_remote_code=trust_remote_code
@@ -123,11 +159,23 @@ def _card(base: str, said: str) -> str:
 
 
 def keep_adapter(trained: Path, out: Path, base: str) -> Path:
-    """Copy the adapter to `out`, naming the checkpoint it belongs to."""
+    """Copy the adapter, and name the checkpoint it belongs to in its configuration.
+
+    Args:
+        trained: folder of what was trained.
+        out: the new folder; an existing one is replaced.
+        base: the checkpoint before training.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        UserError: `trained` holds no adapter.
+    """
     import json
 
     if not (trained / "adapter_config.json").is_file():
-        raise UserError(f"{trained} holds no adapter.")
+        raise UserError(f"{trained} holds no adapter: expected adapter_config.json. {RERUN}")
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     for name in ("adapter_config.json", "adapter_model.safetensors"):

@@ -1,22 +1,16 @@
 """Where training data comes from: one name, four kinds.
 
-| `data` | what it is |
-|---|---|
-| `testbed`, `testbed:KIND,KIND` | the testbed's training problems with the expert's chains |
-| `s1k` | s1K of the Hub (simplescaling/s1K, arXiv 2501.19393) |
-| FILE (.jsonl, .json, .parquet) | s1K's schema, or any chat format, told apart by their fields |
-| FOLDER | the dense model's chains of a finished study, the right ones only |
+- `testbed`, `testbed:KIND,KIND`: training problems with the expert's chains, never the test split;
+- `s1k`: s1K of the Hub (simplescaling/s1K, arXiv 2501.19393);
+- FILE (.jsonl, .json, .parquet): s1K's schema or a chat format, recognised by their fields;
+- FOLDER: the right chains of the dense model in a finished study.
 
-The testbed's test split is never among them.
-s1K's schema: question, solution (gold), thinking_trajectories, attempt; in s1K-1.1 the last two
-are deepseek_thinking_trajectory and deepseek_attempt (gemini_... likewise).
-Chat formats: `messages` with role and content (an assistant's content may hold its thinking
-between the model's delimiters, or in reasoning_content), `conversations` with from and value, or
-`prompt` and `completion`, each text or messages. The last assistant turn is what is learnt. A
-field `gold` (or `answer`, beside messages) is the gold answer.
-
-A gold answer needs a grader to be of use (`grader`, such as "math" or "numeric"); without one,
-examples can be imitated and not verified.
+s1K's schema: question, solution (gold), thinking_trajectories, attempt (in s1K-1.1 the last two
+are deepseek_thinking_trajectory and deepseek_attempt, or gemini_...). Chat formats: `messages`
+(role, content; thinking is in the content between the model's delimiters, or in reasoning_content),
+`conversations` (from, value), or `prompt` and `completion` (text or messages). The last assistant
+turn is learnt. `gold` (or `answer` beside messages) is the gold answer; without a `grader` such as
+"math" or "numeric", examples can be imitated but not verified.
 """
 
 from __future__ import annotations
@@ -45,10 +39,20 @@ def training_set(
     seed: int = 0,
     grader: str = "",
 ) -> TrainingSet:
-    """The examples that `data` stands for (see the module), at most `limit`, drawn with `seed`.
+    """Read the training examples that `data` names.
 
-    model: whose delimiters part thinking from answer, and whose words the testbed is written in.
-    Raises UserError where the data cannot be read.
+    Args:
+        data: a name (see the module), examples, or a training set, which is returned as it is.
+        model: its delimiters separate thinking from answer, and its tokenizer writes the testbed.
+        limit: the largest number of examples. Default: all; 2000 for the testbed.
+        seed: the seed of the choice of examples.
+        grader: the grader for gold answers. Default: none.
+
+    Returns:
+        The examples.
+
+    Raises:
+        UserError: the data cannot be read, or holds no example.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit={limit}: expected at least 1 example.")
@@ -80,7 +84,7 @@ def training_set(
 
 
 def _example(record: Record, model: ReasoningModel, grader: str) -> Example:
-    """One record, by the schema that its fields show."""
+    """One record, read by the schema that its fields show."""
     fields = set(record.fields)
     if fields & {"messages", "conversations"} or {"prompt", "completion"} <= fields:
         return _chat(record, model, grader)
@@ -110,7 +114,7 @@ def _s1k(record: Record, grader: str) -> Example:
 
 
 def _first(record: Record, *names: str) -> str | None:
-    """The first non-empty text among fields; of a list, its first text."""
+    """The first non-empty text among some fields; of a list, its first text."""
     for name in names:
         value = record.fields.get(name)
         if hasattr(value, "tolist"):
@@ -132,7 +136,7 @@ def _chat(record: Record, model: ReasoningModel, grader: str) -> Example:
     question = [{"role": t["role"], "content": t["content"]} for t in asked]
     if not question or question[-1]["role"] != "user" or not question[-1]["content"].strip():
         raise UserError(
-            f"{record.where}: no user turn before the assistant's; expected a question."
+            f"{record.where}: no user turn before the assistant's; expected a question there."
         )
     reasoning, answer = _parted(said, model)
     identity = str(record.fields.get("id") or f"chat/{record.index}")
@@ -147,7 +151,7 @@ def _chat(record: Record, model: ReasoningModel, grader: str) -> Example:
 
 
 def _turns(record: Record) -> list[dict[str, str]]:
-    """The record's turns as role, content and perhaps reasoning_content."""
+    """The record's turns as role, content and reasoning_content."""
     given: Any
     if "messages" in record.fields or "conversations" in record.fields:
         given = record.get("messages", "conversations")
@@ -196,7 +200,7 @@ def _parted(said: Mapping[str, str], model: ReasoningModel) -> tuple[str | None,
 
 
 def _judged(identity: str, question: str, solution: str, grader: str) -> dict[str, Any]:
-    """The fields `problem` and `grader`, where there is a gold answer that the grader can read."""
+    """The fields `problem` and `grader`, if there is a gold answer that the grader can read."""
     if not grader or not solution:
         return {}
     from scaling.grading import get_grader
@@ -213,10 +217,22 @@ def _judged(identity: str, question: str, solution: str, grader: str) -> dict[st
 
 
 def testbed_set(model: ReasoningModel, kinds: str, limit: int, seed: int) -> TrainingSet:
-    """`limit` training problems of the testbed with the expert's chains, kinds by their shares.
+    """Draw training problems of the testbed, with the expert's chains.
 
-    kinds: names parted by commas, all with their shares of the reasoner's recipe if empty. A
-    slip that the expert mends is read and not learnt, as when the reasoner was trained.
+    A slip that the expert corrects is read and not learnt, as in the reasoner's own training.
+
+    Args:
+        model: its tokenizer must have the testbed's words.
+        kinds: kinds separated by commas, drawn by their shares of the reasoner's recipe; "" for
+            all.
+        limit: how many problems.
+        seed: the seed.
+
+    Returns:
+        The examples.
+
+    Raises:
+        UserError: unknown kind, or another tokenizer.
     """
     from testbed.problems import KINDS, stream
     from testbed.training import Recipe
@@ -280,10 +296,22 @@ def _testbed_example(problem: Any, model: ReasoningModel, rng: random.Random) ->
 
 
 def study_set(folder: Path, model: ReasoningModel) -> TrainingSet:
-    """The dense model's right chains in a study: each problem's first sample at its largest budget.
+    """Read the dense model's right chains in a study, one per problem.
 
-    Chains that a budget or a loop ended are left out, for their end was not the model's. The
-    problems were measured: whoever is evaluated on them afterwards is refused (recovery.overlap).
+    It takes each problem's first right sample, at the smallest budget that it ended within. Chains
+    that
+    a budget or a loop ended are left out, because the end was not the model's. These problems were
+    measured, so evaluating on them afterwards is refused (`recovery.overlap`).
+
+    Args:
+        folder: the study's folder.
+        model: the model to train; it must ask the questions with the same tokens.
+
+    Returns:
+        The examples.
+
+    Raises:
+        UserError: the study is of a model with another tokenizer, or has no such chain.
     """
     import json
 
@@ -311,7 +339,8 @@ def study_set(folder: Path, model: ReasoningModel) -> TrainingSet:
         if len(model.prompt_ids(question, thinking=entry.thinking)) != row["prompt_tokens"]:
             raise UserError(
                 f"The study in {str(folder)!r} asked {row['problem']!r} in another way than "
-                f"{model.name!r} would: it is of a model with another tokenizer."
+                f"{model.name!r} would: it is of a model with another tokenizer. Give a study of "
+                "the dense model that this one comes from."
             )
         found.append(
             Example(

@@ -1,18 +1,17 @@
-"""The recovery study: every method on several plans, at equal training tokens, all measured alike.
+"""The recovery study: every method on several plans, at equal training tokens, measured alike.
 
-A plan is a criterion's choice of blocks, from scores on the dense model's own chains (as in a
-study). A unit is the dense model, a plan untrained, or a plan trained by one method; each is
-measured by an ordinary study of its own checkpoint, on the same problems with the same noise, so
-that any two units pair problem by problem and sample by sample. Training problems are of the
-testbed's training split, and overlap with what is measured is refused as everywhere.
+A plan is a criterion's choice of blocks, from scores on the dense model's own chains. A unit is the
+dense model, a plan untrained, or a plan trained by one method. Each is measured by an ordinary
+study of its own checkpoint, on the same problems with the same noise, so that any two units pair
+per problem and sample. Training problems come from the testbed's training split.
 
     OUT/study.json                settings and plans
     OUT/pruned/PLAN               the checkpoint without the plan's blocks
     OUT/runs/PLAN/METHOD          the recovery run (recovery.run)
     OUT/measured/UNIT             the study of the unit; UNIT is dense, PLAN or PLAN+METHOD
 
-Units are independent: `jobs` of them run side by side in processes of one thread each. Killed and
-run again, finished ones are not done again, and a training goes on from its state.
+Units are independent: `jobs` of them run in parallel, in processes of one thread each. A study that
+was killed and is run again skips finished units, and a training continues from its state.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ FILE = "study.json"
 DENSE = "dense"
 #: The methods of the study: the five, and the control of on-policy distillation.
 STUDY_METHODS = ("lora", "full", "self", "distill", "distill-off", "rl")
-#: Learning rates for a model of 3 million weights, which wants more than one of 8 billion. Where
-#: one stands it was the best on held-out examples of 1e-4, 5e-4, 1e-3 and 2e-3 (rl: of 5e-5, 2e-4
-#: and 1e-3, by reward) without the last three blocks; distill-off was as good at 1e-3.
+#: Learning rates for a model of 3 million weights, which needs higher ones than one of 8 billion. A
+#: single rate was the best on held-out examples of 1e-4, 5e-4, 1e-3 and 2e-3 (rl: of 5e-5, 2e-4 and
+#: 1e-3, by reward) without the last three blocks; distill-off was as good at 1e-3.
 STUDY_RATES: Mapping[str, tuple[float, ...]] = {
     "lora": (1e-5, 5e-4, 2e-3),
     "full": (5e-4,),
@@ -54,12 +53,27 @@ QUICK_LIMITS = {"recall": 40, "arithmetic": 32, "countdown-3": 16, "countdown-4"
 
 @dataclass(frozen=True)
 class RecoveryStudy:
-    """The settings. tokens: with a loss, of every training run, each learning rate for itself.
+    """The settings of a recovery study.
 
-    criteria, remove: the plans. controls: more plans, "CRITERION-N": here one that costs something
-    for certain, since on a redundant model a good criterion may leave nothing to mend. methods: of
-    STUDY_METHODS. limits: problems a benchmark. blocks: benchmarks on which every single block of
-    every unit is skipped in turn. jobs: processes.
+    Attributes:
+        out: the study's folder.
+        model: the dense model.
+        criteria: criteria whose plans are studied.
+        remove: how many blocks each of these plans removes.
+        controls: more plans, as "CRITERION-N": by default one that certainly costs something,
+            because
+            on a redundant model a good criterion may leave nothing to recover.
+        methods: methods, of `STUDY_METHODS`.
+        tokens: tokens with a loss of every training run, for each learning rate.
+        rates: learning rates of each method.
+        benchmarks: benchmarks to measure.
+        limits: problems per benchmark.
+        blocks: benchmarks on which every single block of every unit is skipped in turn.
+        examples: training examples.
+        held_out: held-out examples.
+        seed: the seed of everything random.
+        jobs: processes.
+        small: whether units are measured by quick studies.
     """
 
     out: Path = Path("studies/recovery")
@@ -89,13 +103,25 @@ class RecoveryStudy:
                 raise UserError(f"{name}: {list(values)}; expected at least one, each once.")
         for name in self.controls:
             if not name.rpartition("-")[2].isdecimal():
-                raise UserError(f"controls: {name!r}; expected CRITERION-N, as reverse-order-3.")
+                raise UserError(
+                    f"controls: {name!r}; expected CRITERION-N, such as reverse-order-3."
+                )
         if self.tokens < 1 or self.jobs < 1 or self.examples < 8:
-            raise UserError("tokens and jobs must be at least 1, examples at least 8.")
+            raise UserError(
+                f"tokens={self.tokens}, jobs={self.jobs}, examples={self.examples}: expected at "
+                "least 1 for tokens and jobs, and at least 8 examples."
+            )
 
     @classmethod
     def quick(cls, **given: Any) -> RecoveryStudy:
-        """One plan, few tokens and problems: the same shape in a few minutes."""
+        """Make a study with one plan and few tokens and problems, which takes a few minutes.
+
+        Args:
+            **given: settings that replace the small ones.
+
+        Returns:
+            The settings.
+        """
         small: dict[str, Any] = {
             "remove": (3,),
             "criteria": ("reverse-order",),
@@ -111,7 +137,7 @@ class RecoveryStudy:
 
     @property
     def wanted(self) -> dict[str, list[int]]:
-        """How many blocks each criterion removes."""
+        """How many blocks each criterion removes, in all plans."""
         found = {criterion: list(self.remove) for criterion in self.criteria}
         for name in self.controls:
             criterion, _, count = name.rpartition("-")
@@ -121,23 +147,30 @@ class RecoveryStudy:
         return found
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the rows, as JSON values."""
+        """Everything that determines the rows, as JSON values."""
         found = {k: v for k, v in asdict(self).items() if k not in ("out", "jobs")}
         return json.loads(json.dumps(found, default=str, sort_keys=True))
 
     def config(self, method: str) -> RecoveryConfig:
-        """The run of one method."""
+        """The settings of one method's run.
+
+        Args:
+            method: one of `STUDY_METHODS`.
+
+        Returns:
+            The settings.
+        """
         common: dict[str, Any] = {
             "rates": tuple(self.rates[method]),
-            "steps": self.tokens,  # the limit of tokens ends it, at one token a step at the latest
+            "steps": self.tokens,  # never reached first: a step has at least one token
             "tokens": self.tokens,
             "batch": 8,
-            "micro": 1,  # rows without padding need no mask, and attention then no square matrix
+            "micro": 1,  # rows without padding need no mask, so attention needs no square matrix
             "context": 2048,
             "schedule": "linear",
-            "warmup": 0.0,  # rl takes a handful of steps: none is to be spent at a rate of nothing
+            "warmup": 0.0,  # rl takes few steps, and none should have a rate near 0
             "held_out": self.held_out,
-            "check_every": self.tokens,  # equal tokens: a look before and one at the end
+            "check_every": self.tokens,  # equal tokens: one evaluation before, one at the end
             "thinking": 512,
             "answer": 24,
             "seed": self.seed,
@@ -152,21 +185,34 @@ class RecoveryStudy:
 
 @dataclass(frozen=True)
 class Unit:
-    """One model that is measured: the dense one, a plan, or a plan trained by a method."""
+    """One model that is measured.
+
+    Attributes:
+        plan: the plan's name; "" for the dense model.
+        method: the method that trained it; "" if untrained.
+    """
 
     plan: str = ""
     method: str = ""
 
     @property
     def name(self) -> str:
-        """dense, PLAN or PLAN+METHOD."""
+        """The unit's name: dense, PLAN or PLAN+METHOD."""
         if not self.plan:
             return DENSE
         return f"{self.plan}+{self.method}" if self.method else self.plan
 
 
 def units_of(study: RecoveryStudy, plans: Mapping[str, Any]) -> list[Unit]:
-    """Every unit: dense, then each plan untrained and by every method."""
+    """List every unit: dense, then each plan untrained and by every method.
+
+    Args:
+        study: the settings.
+        plans: the plans, by name.
+
+    Returns:
+        The units.
+    """
     found = [Unit()]
     for plan in plans:
         found += [Unit(plan), *(Unit(plan, method) for method in study.methods)]
@@ -174,9 +220,17 @@ def units_of(study: RecoveryStudy, plans: Mapping[str, Any]) -> list[Unit]:
 
 
 def run_recovery_study(study: RecoveryStudy, on_step: Callable[[Step], None] | None = None) -> Path:
-    """Run the study, or go on with the one in `study.out`; returns its folder.
+    """Run a recovery study, or continue the one in `study.out`.
 
-    on_step: told of every finished unit. Raises UserError where the folder holds another study.
+    Args:
+        study: the settings.
+        on_step: called for every finished unit.
+
+    Returns:
+        The study's folder.
+
+    Raises:
+        UserError: the folder holds another study, or something else.
     """
     plans = _claim(study)
     units = units_of(study, plans)
@@ -210,8 +264,10 @@ def run_recovery_study(study: RecoveryStudy, on_step: Callable[[Step], None] | N
 
 
 def _begin_worker() -> None:
-    """One thread, and an end with the parent: killed, it would leave workers that hold the folders
-    which the next run goes on in."""
+    """Use one thread, and end with the parent.
+
+    A worker that outlived a killed parent would hold folders in which the next run continues.
+    """
     parent = parent_process()
     assert parent is not None
 
@@ -231,7 +287,7 @@ def _begin_worker() -> None:
 
 
 def _claim(study: RecoveryStudy) -> dict[str, LayerPlan]:
-    """The plans, decided now or as they were before."""
+    """The plans, decided now or read from the folder."""
     file = study.out / FILE
     if not file.is_file():
         if study.out.exists() and any(study.out.iterdir()):
@@ -258,7 +314,17 @@ def _claim(study: RecoveryStudy) -> dict[str, LayerPlan]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Settings and plans of the study in `folder`; a UserError where there is none."""
+    """Read settings and plans of a study.
+
+    Args:
+        folder: the study's folder.
+
+    Returns:
+        The content of study.json.
+
+    Raises:
+        UserError: there is no study.
+    """
     file = folder / FILE
     if not file.is_file():
         raise UserError(f"No recovery study in {str(folder)!r} (no {FILE}); run one first.")
@@ -306,7 +372,12 @@ def _decide(study: RecoveryStudy) -> dict[str, LayerPlan]:
 
 
 def run_unit(study: RecoveryStudy, unit: Unit) -> None:
-    """Train the unit where it is to be trained, and measure it."""
+    """Train a unit if it has a method, and measure it.
+
+    Args:
+        study: the settings.
+        unit: the unit.
+    """
     from scaling.study.runner import run_study
 
     model = study.model
@@ -319,12 +390,28 @@ def run_unit(study: RecoveryStudy, unit: Unit) -> None:
 
 
 def measured_folder(out: Path, unit: Unit) -> Path:
-    """Where a unit's study is."""
+    """The folder of a unit's measurement.
+
+    Args:
+        out: the study's folder.
+        unit: the unit.
+
+    Returns:
+        The folder.
+    """
     return out / "measured" / unit.name
 
 
 def run_folder(out: Path, unit: Unit) -> Path:
-    """Where a unit was trained."""
+    """The folder of a unit's training.
+
+    Args:
+        out: the study's folder.
+        unit: the unit.
+
+    Returns:
+        The folder.
+    """
     return out / "runs" / unit.plan / unit.method
 
 
@@ -333,7 +420,16 @@ def _finished(study: RecoveryStudy, unit: Unit) -> bool:
 
 
 def measuring(study: RecoveryStudy, unit: Unit, model: str) -> Any:
-    """The study that measures a unit: budgets, samples and single blocks, nothing pruned."""
+    """Make the study that measures a unit: budgets, samples and single blocks, nothing pruned.
+
+    Args:
+        study: the settings.
+        unit: the unit.
+        model: folder or name of its checkpoint.
+
+    Returns:
+        The `StudyConfig`.
+    """
     from scaling.study.config import StudyConfig
 
     return StudyConfig(
@@ -350,7 +446,15 @@ def measuring(study: RecoveryStudy, unit: Unit, model: str) -> Any:
 
 
 def pruned_folder(study: RecoveryStudy, name: str) -> Path:
-    """The checkpoint of a plan, written once by whoever needs it first."""
+    """The checkpoint of a plan, written once by the first process that needs it.
+
+    Args:
+        study: the settings.
+        name: the plan.
+
+    Returns:
+        The folder.
+    """
     from filelock import FileLock
 
     from pruning.folder import prune_folder

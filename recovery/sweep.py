@@ -1,8 +1,8 @@
-"""Several learning rates, each trained in full; the best on held-out examples is kept.
+"""Train at several learning rates, each in full; the best on held-out examples is kept.
 
-The study reproduced trained LoRA at the rate of full fine-tuning, ten to fifty times under what
-LoRA usually wants, and found that it does not mend. Whether that is the rate or the method can
-only be said where more than one rate was tried.
+arXiv 2510.22228 trained LoRA at the rate of full fine-tuning, ten to fifty times lower than LoRA
+usually needs, and found that it does not help. Only several rates can tell whether the rate or the
+method is the reason.
 """
 
 from __future__ import annotations
@@ -16,14 +16,30 @@ from recovery.training_run import TrainingOutcome, train_one
 
 
 def rate_folder(states: Path, rate: float) -> Path:
-    """Where the training at one rate keeps its states."""
+    """The folder of the states of the training at one rate.
+
+    Args:
+        states: the folder of all states.
+        rate: the learning rate.
+
+    Returns:
+        The folder.
+    """
     return states / f"rate-{rate:.2e}"
 
 
 def train_rates(job: TrainingJob, states: Path) -> list[TrainingOutcome]:
-    """One training a rate, in the order given; finished ones are not done again.
+    """Train once per rate, in the order given; finished trainings are not repeated.
 
-    Raises UserError where rates are to be compared and no example is held out to compare them on.
+    Args:
+        job: what is trained on what.
+        states: the folder of all states.
+
+    Returns:
+        One outcome per rate.
+
+    Raises:
+        UserError: several rates are given, and no example is held out to compare them.
     """
     rates = job.config.rates
     if len(rates) > 1 and job.held_out is None:
@@ -39,11 +55,25 @@ def train_rates(job: TrainingJob, states: Path) -> list[TrainingOutcome]:
 
 
 def best_of(outcomes: Sequence[TrainingOutcome], *, higher: bool = False) -> TrainingOutcome:
-    """The outcome with the best held-out value; the only one where there is one."""
+    """Choose the outcome with the best held-out value; a single outcome needs none.
+
+    Args:
+        outcomes: the outcomes.
+        higher: whether a higher value is better (a reward).
+
+    Returns:
+        The best outcome.
+
+    Raises:
+        PruneScopeError: no outcome has a held-out value.
+    """
     if len(outcomes) == 1:
         return outcomes[0]
     judged = [o for o in outcomes if o.held_out is not None]
     if not judged:
-        raise PruneScopeError("No training was long enough for a look at held-out examples.")
+        raise PruneScopeError(
+            "No training was long enough for an evaluation on held-out examples: train for more "
+            "steps, or evaluate more often (--check-every)."
+        )
     sign = -1.0 if higher else 1.0
     return min(judged, key=lambda o: sign * float(o.held_out or 0.0))

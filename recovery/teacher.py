@@ -1,4 +1,4 @@
-"""The teacher: the dense model, which must read and write the student's tokens."""
+"""The teacher: the dense model, which must have the student's tokens."""
 
 from __future__ import annotations
 
@@ -17,9 +17,19 @@ def load_teacher(
     device: torch.device,
     trust_remote_code: bool = False,
 ) -> ReasoningModel:
-    """The teacher that is named, or the dense model that the student was pruned from.
+    """Load the teacher that is named, or the dense model that the student was pruned from.
 
-    Raises UserError where there is none, or where its tokens are others.
+    Args:
+        student: the model to train.
+        named: the teacher; None for the source that the student's checkpoint names.
+        device: where to load it.
+        trust_remote_code: whether Python code from the checkpoint may run.
+
+    Returns:
+        The teacher.
+
+    Raises:
+        UserError: no teacher is known, or its tokens differ.
     """
     source = source_of(student) if named is None else named
     if isinstance(source, ReasoningModel):
@@ -33,7 +43,17 @@ def load_teacher(
 
 
 def source_of(student: ReasoningModel) -> str:
-    """The dense model that a pruned checkpoint says it comes from."""
+    """The dense model that a pruned checkpoint comes from.
+
+    Args:
+        student: the pruned model.
+
+    Returns:
+        Its folder or name.
+
+    Raises:
+        UserError: the checkpoint does not name one that can be found.
+    """
     pruning = side_file(locate(student.name), PRUNING_FILE) or {}
     source = str(pruning.get("source") or "")
     try:
@@ -49,18 +69,27 @@ def source_of(student: ReasoningModel) -> str:
 
 
 def same_tokenizer(student: ReasoningModel, teacher: ReasoningModel) -> None:
-    """Refuse a teacher whose tokens mean something else, or whose logits have another width."""
+    """Refuse a teacher with another vocabulary or another width of logits.
+
+    Args:
+        student: the model to train.
+        teacher: the dense model.
+
+    Raises:
+        UserError: they differ.
+    """
     ours, theirs = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
     if ours != theirs:
         differing = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         raise UserError(
             f"The teacher {teacher.name!r} has another tokenizer than {student.name!r}: "
-            f"{len(differing)} tokens differ (such as {', '.join(map(repr, differing[:3]))}). Its "
-            "answers and its probabilities would be of other tokens; give the model that was "
+            f"{len(differing)} tokens differ (such as {', '.join(map(repr, differing[:3]))}), so "
+            "its answers and probabilities would be of other tokens. Give the model that was "
             "pruned as the teacher."
         )
     if student.vocab_size != teacher.vocab_size:
         raise UserError(
             f"The teacher {teacher.name!r} has logits of width {teacher.vocab_size}, "
-            f"{student.name!r} of {student.vocab_size}: no distribution over the same tokens."
+            f"{student.name!r} of {student.vocab_size}: no distribution over the same tokens. Give "
+            "the model that was pruned as the teacher."
         )

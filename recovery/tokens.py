@@ -1,12 +1,12 @@
 """Examples as token ids: the prompt as it will be asked, then what is learnt.
 
-The prompt is `ReasoningModel.prompt_ids`, so a trained model reads what a study asks, thinking
-opened or closed. What follows it comes from the chat template where the template keeps the
-thinking of the last turn and writes the prompt the same way (Qwen3's does); where it does not
-(R1's drops it), from the parts themselves: thinking, its end, answer, end of sequence.
+The prompt is `ReasoningModel.prompt_ids`, so a trained model reads what a study asks, with the
+thinking opened or closed. What follows comes from the chat template if the template keeps the
+thinking of the last turn and writes the same prompt (Qwen3's does). Otherwise (R1's drops it) it
+is assembled: thinking, its end, answer, end of sequence.
 
-The loss is on the completion only; `silent` tokens of an example are read and have none. An
-example longer than the context is left out whole and counted: cut, it would teach to stop early,
+Only the completion has a loss; an example's `silent` tokens are read and have none. An example
+longer than the context is left out whole and counted, because a cut one would teach to stop early
 or never to answer.
 """
 
@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tokens:
-    """One example as ids. learnt[i]: whether completion token i has a loss."""
+    """One example as token ids.
+
+    Attributes:
+        id: the example's id.
+        prompt: ids of the prompt.
+        completion: ids after it.
+        learnt: `learnt[i]` says whether completion token i has a loss.
+    """
 
     id: str
     prompt: tuple[int, ...]
@@ -43,19 +50,38 @@ class Tokens:
 
     @property
     def mask(self) -> list[int]:
-        """1 where a token has a loss."""
+        """1 for each token with a loss, otherwise 0."""
         return [0] * len(self.prompt) + [int(x) for x in self.learnt]
 
 
 def prompt_of(model: ReasoningModel, example: Example) -> tuple[int, ...]:
-    """The ids of an example's prompt."""
+    """The ids of an example's prompt.
+
+    Args:
+        model: its tokenizer and chat template are used.
+        example: the example.
+
+    Returns:
+        The ids.
+    """
     return tuple(model.prompt_ids(example.question, thinking=example.thinks))
 
 
 def tokens_of(model: ReasoningModel, example: Example) -> Tokens:
-    """Prompt and completion of an example with an answer; a UserError where it has none."""
+    """Encode prompt and completion of an example.
+
+    Args:
+        model: its tokenizer and chat template are used.
+        example: the example.
+
+    Returns:
+        The ids and what is learnt.
+
+    Raises:
+        UserError: the example has no answer, or the tokenizer no end-of-sequence token.
+    """
     if not example.answered:
-        raise UserError(f"Example {example.id!r} has no answer to learn from.")
+        raise UserError(f"Example {example.id!r} has no answer to learn from; leave it out.")
     prompt = prompt_of(model, example)
     completion = example.ids or _completion(model, example, prompt)
     learnt = tuple(i not in example.silent for i in range(len(completion)))
@@ -65,7 +91,7 @@ def tokens_of(model: ReasoningModel, example: Example) -> Tokens:
 def _completion(
     model: ReasoningModel, example: Example, prompt: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """What follows the prompt, with the token that ends the turn."""
+    """The ids after the prompt, with the token that ends the turn."""
     if example.thinks and example.reasoning is not None:
         templated = _templated(model, example, prompt)
         if templated is not None:
@@ -82,7 +108,7 @@ def _completion(
 def _templated(
     model: ReasoningModel, example: Example, prompt: tuple[int, ...]
 ) -> tuple[int, ...] | None:
-    """The completion as the chat template writes it; None where it writes something else."""
+    """The completion as the chat template writes it; None if the template changes it."""
     if not getattr(model.tokenizer, "chat_template", None):
         return None
     d = model.delimiters
@@ -115,9 +141,18 @@ def _holds(ids: tuple[int, ...], part: tuple[int, ...]) -> bool:
 def fitting(
     model: ReasoningModel, train: TrainingSet, context: int
 ) -> tuple[list[Tokens], TrainingSet]:
-    """The examples that fit into `context` tokens, as ids, and the set with a note on the others.
+    """Encode the examples that fit into the context.
 
-    Raises UserError where none fits.
+    Args:
+        model: its tokenizer and chat template are used.
+        train: the examples.
+        context: the largest number of tokens.
+
+    Returns:
+        The examples as ids, and the training set without the others, with a note.
+
+    Raises:
+        UserError: no example fits.
     """
     all_tokens = [tokens_of(model, example) for example in train.examples]
     kept = [tokens for tokens in all_tokens if len(tokens) <= context]
@@ -138,7 +173,7 @@ def fitting(
 
 
 def dataset_of(tokens: Sequence[Tokens]) -> Dataset:
-    """What TRL's `SFTTrainer` takes: `input_ids` and `completion_mask`."""
+    """Make the data set of TRL's `SFTTrainer`: `input_ids` and `completion_mask`."""
     from datasets import Dataset
 
     columns: dict[str, Any] = {
@@ -151,7 +186,19 @@ def dataset_of(tokens: Sequence[Tokens]) -> Dataset:
 def prompts_of(
     model: ReasoningModel, train: TrainingSet, room: int
 ) -> tuple[dict[str, tuple[int, ...]], TrainingSet]:
-    """Prompts by example id where `room` more tokens fit into the model's positions."""
+    """Encode the prompts that leave room for an answer in the model's positions.
+
+    Args:
+        model: its tokenizer and chat template are used.
+        train: the examples.
+        room: tokens of the answer.
+
+    Returns:
+        Prompts by example id, and the training set without the others, with a note.
+
+    Raises:
+        UserError: no prompt leaves room.
+    """
     found = {e.id: prompt_of(model, e) for e in train.examples}
     limit = model.max_positions - room
     kept = {name: ids for name, ids in found.items() if len(ids) <= limit}

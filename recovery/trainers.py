@@ -1,15 +1,14 @@
-"""TRL's trainers, with what recovery needs of them and they do not have.
+"""TRL's trainers, with what recovery adds to them.
 
-The losses, the generation of batches, LoRA, packing, distribution and the states are TRL's and
-transformers'. Added here, to all three: tokens with a loss are counted; a loss that is not a
-number ends the run before the weights are touched; a state that could not be written leaves no
-half of one; the schedule can go by tokens, so that methods compare at equal training tokens; and
-nothing is sent anywhere.
+Losses, batches, LoRA, packing, distribution and states are those of TRL and transformers. All
+three trainers also count tokens with a loss; end the run at a loss that is inf or nan, before the
+weights change; leave no half-written state; can follow a schedule by tokens, so that methods
+compare at equal training tokens; and send nothing anywhere.
 
-`Distiller` and `Reinforcer` also ask the package's prompts (thinking opened as in a study) and
-write with the package's decoder where the model is whole on its process; where it is sharded
-(FSDP, ZeRO-3) or served (vLLM), TRL's own generation writes. `Distiller` takes given completions
-too: the off-policy control differs from on-policy distillation in nothing but who wrote the text.
+`Distiller` and `Reinforcer` ask the package's prompts (thinking opened as in a study) and write
+with the package's decoder if the whole model is in their process; if it is sharded (FSDP, ZeRO-3)
+or served (vLLM), TRL's own generation writes. `Distiller` also accepts given completions: the
+off-policy control differs from on-policy distillation only in who wrote the text.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from recovery.writing import Writer
 
 
 class WatchedTrainer:
-    """What the three trainers share. `args` carries TRL's configuration, `watch` ours."""
+    """What the three trainers share. `args` carries TRL's configuration, `watch` this package's."""
 
     def __init__(self, *args: Any, watch: Watch, schedule: str, **kwargs: Any) -> None:
         self.tokens_seen = 0
@@ -43,13 +42,13 @@ class WatchedTrainer:
         super().__init__(*args, **kwargs)
 
     def _send_telemetry(self) -> None:
-        """Nothing leaves this machine."""
+        """Send nothing."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """States need no card; the result has its own."""
+        """Write no card: states need none, and the result has its own."""
 
     def last_state(self) -> Path | None:
-        """The newest complete state of this training."""
+        """The newest complete state of this training, or None."""
         from recovery.run_folder import RunFolder
 
         where = Path(self.args.output_dir)  # type: ignore[attr-defined]
@@ -64,7 +63,17 @@ class WatchedTrainer:
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """TRL's loss; tokens with a loss are counted over all processes."""
+        """Compute TRL's loss, and count tokens with a loss over all processes.
+
+        Args:
+            model: the model, as TRL passes it.
+            inputs: the batch.
+            return_outputs: as in transformers.
+            num_items_in_batch: as in transformers.
+
+        Returns:
+            What TRL returns.
+        """
         if self.model.training:  # type: ignore[attr-defined]
             if "labels" in inputs:
                 count = (inputs["labels"][:, 1:] != -100).sum()
@@ -76,7 +85,18 @@ class WatchedTrainer:
         )
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's step; a loss that is not a number ends the run."""
+        """Take TRL's step.
+
+        Args:
+            *args: as in transformers.
+            **kwargs: as in transformers.
+
+        Returns:
+            The loss.
+
+        Raises:
+            NonFiniteError: the loss is inf or nan.
+        """
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if not bool(torch.isfinite(loss)):
             state = self.state  # type: ignore[attr-defined]
@@ -86,7 +106,7 @@ class WatchedTrainer:
     # ------------------------------------------------------------------ states and schedule
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """A state, or no trace of it and a word about the room that is lacking."""
+        """Write a state, or leave no trace of it and say that space is missing."""
         try:
             super()._save_checkpoint(model, trial)  # type: ignore[misc]
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -102,7 +122,15 @@ class WatchedTrainer:
             ) from error
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """By tokens where there is a limit of tokens, else as transformers does it."""
+        """Schedule by tokens if there is a limit of tokens, otherwise as transformers does.
+
+        Args:
+            num_training_steps: steps of the training.
+            optimizer: the optimizer. Default: the trainer's.
+
+        Returns:
+            The scheduler.
+        """
         if self.watch.limit is None:
             return super().create_scheduler(num_training_steps, optimizer)  # type: ignore[misc]
         if self.lr_scheduler is None:  # type: ignore[has-type]
@@ -119,9 +147,15 @@ class WatchedTrainer:
 
 
 def rate_factor(share: float, schedule: str, warmup: float) -> float:
-    """The factor on the learning rate when `share` of the training is over.
+    """The factor on the learning rate at a point of the training.
 
-    schedule: "cosine" and "linear" fall to 0 after the warm-up, "constant" does not.
+    Args:
+        share: the share of the training that is over.
+        schedule: "cosine" and "linear" fall to 0 after the warm-up, "constant" does not.
+        warmup: share of the training with a rising rate.
+
+    Returns:
+        The factor, 0 to 1.
     """
     if warmup > 0 and share < warmup:
         return (share + 1e-3) / (warmup + 1e-3)
@@ -138,8 +172,10 @@ class Supervised(WatchedTrainer, SFTTrainer):
 class OnPrompts(WatchedTrainer):
     """Asks the package's prompts by example id, and writes with the package's decoder.
 
-    prompts: ids by example id. writer: writes completions; None leaves it to TRL. given:
-    completions by example id, instead of writing any.
+    Attributes:
+        prompts_by_id: example id -> ids of the prompt.
+        writer: writes completions; None leaves it to TRL.
+        given: example id -> ids of a completion to use instead of a written one, or None.
     """
 
     def __init__(
@@ -155,20 +191,30 @@ class OnPrompts(WatchedTrainer):
         super().__init__(*args, **kwargs)
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """The loss without the columns that are padding in every row of this micro-batch.
+        """Compute the loss without the columns that are padding in every row of this micro-batch.
 
-        TRL pads to the longest of the whole generation batch; the loss does not see padding, and
-        attention pays for it with the square of the width.
+        TRL pads to the longest row of the whole generation batch. Padding does not change the loss,
+        but
+        attention's cost grows with the square of the width.
+
+        Args:
+            model: the model, as TRL passes it.
+            inputs: the batch.
+            *args: as in transformers.
+            **kwargs: as in transformers.
+
+        Returns:
+            What TRL returns.
         """
         return super().compute_loss(model, trimmed(inputs), *args, **kwargs)
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        """A prompt is an example's id; its ids are known."""
+        """The known ids of the prompts; a prompt is an example's id."""
         self._asked = list(prompts)
         return [list(self.prompts_by_id[name]) for name in prompts], None, {}
 
     def _completions(self, prompt_ids: list[list[int]]) -> list[list[int]] | None:
-        """Given or written completions; None where TRL shall write them."""
+        """Given or written completions; None if TRL has to write them."""
         if self.given is not None:
             return [list(self.given[name]) for name in self._asked]
         sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled  # type: ignore[attr-defined]
@@ -178,13 +224,20 @@ class OnPrompts(WatchedTrainer):
         hf = model.get_base_model() if hasattr(model, "peft_config") else model
         process = self.accelerator.process_index  # type: ignore[attr-defined]
         step = self.state.global_step  # type: ignore[attr-defined]
-        # A look writes with the same noise every time; a step has noise of its own.
+        # An evaluation uses the same noise every time; each step has noise of its own.
         label = f"step {step}/{process}" if hf.training else f"look/{process}/{self._asked[0]}"
         return self.writer.write(hf, prompt_ids, label)
 
 
 def trimmed(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Prompts (padded on the left) and completions (on the right) without all-padding columns."""
+    """Drop the columns that are padding in every row, of prompts and completions.
+
+    Args:
+        inputs: a batch of TRL: prompts are padded on the left, completions on the right.
+
+    Returns:
+        The batch, [B, P] and [B, C] as narrow as its rows allow.
+    """
     prompt, completion = inputs["prompt_mask"], inputs["completion_mask"]
     first = prompt.shape[1] - int(prompt.sum(1).max())
     stop = max(1, int(completion.sum(1).max()))

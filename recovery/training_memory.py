@@ -1,30 +1,16 @@
-"""What a training needs on each GPU, worked out on paper.
+"""What a training needs on each GPU, calculated.
 
-For P parameters (T of them trained), sequences of S tokens, micro-batch b, N GPUs that share what
-is sharded, width D, L blocks, H query heads of width d_h with K key/value heads, feed-forward F,
-vocabulary V. Mixed precision: weights that train, their gradients and Adam's two moments in
-float32, matrix products in bfloat16; frozen weights in bfloat16.
+P parameters (T of them trained), N GPUs, sequences of S tokens, micro-batch b, width D, L blocks, H
+query heads of width d_h with K key/value heads, feed-forward F, vocabulary V. Mixed precision:
+trained weights, their gradients and Adam's two moments in float32, matrix products and frozen
+weights in bfloat16. Bytes per GPU are in `Memory`; sharded parts are divided by N.
 
-| part | bytes on one GPU |
-|---|---|
-| weights | 4 T / N + 2 (P - T) / N, where they are sharded; without / N where they are not |
-| gradients | 4 T / N |
-| Adam | 8 T / N (0 on the GPU where it is offloaded to the host) |
-| gathered | 2 (3 P_block + 3 V D) where sharded: bfloat16 weights of two blocks, embedding, head; |
-| | gradients of one block and the head |
-| checkpoints | 2 b S D a block: what gradient checkpointing keeps |
-| recomputed | one block's activations while it is recomputed (below) |
-| logits | 6 c v: the fused head's tiles of c tokens and v words; with a full head 10 b S V |
-| teacher | 2 P_teacher / N, and one block of activations without gradients |
-
-Activations of one block with its gradients, flash attention (no S x S matrix), a token: the
-residual twice, two norms, queries, keys, values and their rotated copies, the attention's output
-and its float32 softmax statistics, and the feed-forward's gate, up, their product:
+Activations of one block per token, with flash attention (no S x S matrix):
 2 (4 D + 2 (H + 2 K) d_h + H d_h + 3 F) + 8 H bytes; the backward pass holds about as much again in
-gradients. These are what the largest tensors take; allocators and communication add 10 to 20 %.
+gradients. Allocators and communication add 10 to 20 %.
 
 Sources: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054) for the shards; Korthikanti et al. 2022
-(arXiv 2205.05198) for the way of counting activations.
+(arXiv 2205.05198) for counting activations. docs/internals.md has the details.
 """
 
 from __future__ import annotations
@@ -43,7 +29,18 @@ TILE = (4096, 32768)  # tokens and words that TRL's fused head takes at a time
 
 @dataclass(frozen=True)
 class TrainedShape:
-    """A dense transformer of the Qwen3 kind: what its memory follows from."""
+    """The shape of a dense transformer of the Qwen3 kind, which determines its memory.
+
+    Attributes:
+        blocks: the number of blocks.
+        width: width of the residual stream.
+        heads: query heads.
+        key_value_heads: key and value heads.
+        head_width: width of one head.
+        feed_forward: width of the MLP.
+        vocabulary: size of the vocabulary.
+        tied: whether the head shares the embedding's weights.
+    """
 
     blocks: int
     width: int
@@ -56,7 +53,7 @@ class TrainedShape:
 
     @classmethod
     def of(cls, config: Any) -> TrainedShape:
-        """From a Hugging Face configuration."""
+        """Read the shape from a Hugging Face configuration."""
         c = config.get_text_config()
         return cls(
             blocks=c.num_hidden_layers,
@@ -71,7 +68,7 @@ class TrainedShape:
 
     @property
     def block(self) -> int:
-        """Parameters of one block: four projections, three of the feed-forward, the norms."""
+        """Parameters of one block: four projections, three of the MLP, the norms."""
         q = self.heads * self.head_width
         kv = self.key_value_heads * self.head_width
         attention = self.width * (2 * q + 2 * kv) + 2 * self.head_width
@@ -84,7 +81,7 @@ class TrainedShape:
 
     @property
     def parameters(self) -> int:
-        """All of them."""
+        """All parameters."""
         return self.blocks * self.block + self.outside
 
     def lora(self, rank: int) -> int:
@@ -95,7 +92,7 @@ class TrainedShape:
         return self.blocks * rank * sides
 
     def activations(self) -> int:
-        """Bytes a token of one block's activations, kept for its backward pass."""
+        """Bytes per token of one block's activations, kept for its backward pass."""
         q = self.heads * self.head_width
         kv = self.key_value_heads * self.head_width
         numbers = 4 * self.width + 2 * (q + 2 * kv) + q + 3 * self.feed_forward
@@ -107,7 +104,21 @@ QWEN3_8B = TrainedShape(36, 4096, 32, 8, 128, 12288, 151936)
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU, part by part, and on the host."""
+    """Bytes on one GPU, by part, and on the host.
+
+    Attributes:
+        weights: 4 T + 2 (P - T), over N if sharded.
+        gradients: 4 T, over N if sharded.
+        adam: 8 T, over N if sharded; 0 if offloaded to the host.
+        gathered: if sharded, 2 (3 P_block + 3 V D): bfloat16 weights of two blocks, embedding and
+            head,
+            and gradients of one block and the head.
+        checkpoints: 2 b S D per block: what gradient checkpointing keeps.
+        recomputed: one block's activations while it is recomputed.
+        logits: 6 c v: the fused head's tiles of c tokens and v words; with a full head 10 b S V.
+        teacher: 2 P_teacher, over N if sharded, and one block of activations without gradients.
+        host: bytes on the host: Adam's moments if offloaded.
+    """
 
     weights: int
     gradients: int
@@ -121,11 +132,11 @@ class Memory:
 
     @property
     def gpu(self) -> int:
-        """All on one GPU."""
+        """Bytes on one GPU in all."""
         return sum(v for k, v in asdict(self).items() if k != "host")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row, in GiB."""
+        """Return one row, in GiB."""
         import pandas as pd
 
         row = {**asdict(self), "gpu": self.gpu}
@@ -145,12 +156,30 @@ def memory(
     fused_head: bool = True,
     teacher: TrainedShape | None = None,
 ) -> Memory:
-    """What training `shape` takes on each of `gpus`, as the module counts it.
+    """Calculate the memory of a training.
 
-    lora_rank: train adapters of that rank and nothing else. sharded: FSDP or ZeRO-3.
+    Args:
+        shape: the model to train.
+        context: tokens per sequence.
+        gpus: the number of GPUs.
+        micro: sequences per forward pass on one GPU.
+        lora_rank: train only LoRA adapters of this rank. Default: train all weights.
+        sharded: whether weights, gradients and moments are sharded (FSDP or ZeRO-3).
+        offload_adam: whether Adam's moments are on the host.
+        checkpointing: whether activations are recomputed in the backward pass.
+        fused_head: whether the loss is computed in tiles, without the full logits.
+        teacher: the teacher's shape, for distillation.
+
+    Returns:
+        Bytes, by part.
+
+    Raises:
+        UserError: a number is below 1.
     """
     if context < 1 or gpus < 1 or micro < 1:
-        raise UserError("context, gpus and micro must be at least 1.")
+        raise UserError(
+            f"context={context}, gpus={gpus}, micro={micro}: expected at least 1 for each."
+        )
     share = gpus if sharded else 1
     trained = shape.parameters if lora_rank is None else shape.lora(lora_rank)
     frozen = 0 if lora_rank is None else shape.parameters

@@ -1,4 +1,4 @@
-"""One training at one learning rate: from its newest complete state to its trained weights."""
+"""One training at one learning rate, from its newest complete state to its trained weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,18 @@ OUTCOME = "outcome.json"
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """How one training went. held_out: the best look (loss, or reward for rl); None without."""
+    """How one training went.
+
+    Attributes:
+        rate: the learning rate.
+        steps: optimizer steps.
+        tokens: tokens with a loss.
+        seconds: training time.
+        held_out: the best value on held-out examples (loss in nats, or reward for rl); None
+            without.
+        best_step: the step of that value.
+        history: the lines of the log, in order.
+    """
 
     rate: float
     steps: int
@@ -32,16 +43,29 @@ class TrainingOutcome:
     history: tuple[dict[str, Any], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The outcome as JSON values."""
         return {**vars(self), "history": list(self.history)}
 
 
 def train_one(
     job: TrainingJob, config: RecoveryConfig, folder: Path, stage: str
 ) -> TrainingOutcome:
-    """Train at the one rate of `config` in `folder`; what was finished there is not done again.
+    """Train at one learning rate; a finished training is not repeated.
 
     The trained weights are in folder/trained afterwards.
+
+    Args:
+        job: what is trained on what.
+        config: the settings, at one learning rate.
+        folder: the folder of the states.
+        stage: the name of the training in log and progress.
+
+    Returns:
+        The outcome.
+
+    Raises:
+        NonFiniteError: a loss or gradient is inf or nan.
+        PruneScopeError: a state could not be written.
     """
     done = folder / OUTCOME
     if done.is_file():
@@ -91,7 +115,14 @@ def _trained(
 
 @contextmanager
 def untouched(hf: Any) -> Iterator[None]:
-    """The teacher afterwards as before: trainers wrap its forward and leave it wrapped."""
+    """Restore the teacher's forward method on exit: trainers wrap it and leave it wrapped.
+
+    Args:
+        hf: the teacher, or None.
+
+    Yields:
+        None.
+    """
     names = ("forward", "_original_forward")
     before = {} if hf is None else {n: hf.__dict__[n] for n in names if n in hf.__dict__}
     try:

@@ -1,9 +1,9 @@
-"""What happens around a training step: the log, progress, the limit of tokens, marked states.
+"""Around a training step: the log, progress, the limit of tokens, and marks of complete states.
 
-`Watch` is one callback of transformers' Trainer. It writes a line a look to the log (for people)
-and an object a line beside it (for programs), ends the training at its limit of tokens, has the
-last step looked at and kept, marks states that are whole, and refuses gradients that are not
-numbers before they reach the weights.
+`Watch` is one callback of transformers' Trainer. It writes one line per report to the log (for
+people) and one JSON object per line beside it (for programs). It ends the training at its limit of
+tokens, evaluates and keeps the last step, marks complete states, and refuses gradients that are
+inf or nan before they reach the weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,20 @@ from recovery.run_folder import MARK
 
 @dataclass(frozen=True)
 class Step:
-    """Where a training is. seconds_left: None until it can be told."""
+    """The state of a training, for progress reports.
+
+    Attributes:
+        stage: the name of the training or of another stage of the run.
+        step: steps or items done.
+        steps: steps or items in all; None if not known.
+        tokens: tokens with a loss so far.
+        loss: the newest training loss, in nats.
+        held_out: the newest value on held-out examples.
+        seconds: time spent, earlier processes included.
+        seconds_left: estimated time left; None until it can be estimated.
+        done: the share that is done, 0 to 1.
+        message: a sentence for people.
+    """
 
     stage: str
     step: int = 0
@@ -43,13 +56,23 @@ OnStep = Callable[[Step], None]
 
 
 class Log:
-    """log.txt and log.jsonl of a run; only the main process writes."""
+    """log.txt and log.jsonl of a run; only the main process writes.
+
+    Attributes:
+        path: the path of log.txt.
+        writes: whether this process writes.
+    """
 
     def __init__(self, path: Path, writes: bool) -> None:
         self.path, self.writes = path, writes
 
     def say(self, text: str, **values: Any) -> None:
-        """A line for people, and the values for programs where there are any."""
+        """Write a line for people, and values for programs.
+
+        Args:
+            text: the line.
+            **values: the values; without any, only the line is written.
+        """
         if not self.writes:
             return
         with self.path.open("a", encoding="utf-8") as file:
@@ -67,7 +90,10 @@ def _plain(value: Any) -> Any:
 
 
 class Watch(TrainerCallback):
-    """See the module. `trainer` is set once the trainer is built; it has `tokens_seen`."""
+    """The callback of a training (see the module).
+
+    `trainer` is set once the trainer is built; it has `tokens_seen`.
+    """
 
     def __init__(
         self,
@@ -91,19 +117,24 @@ class Watch(TrainerCallback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of training, those of earlier processes included."""
+        """Seconds of training, including those of earlier processes."""
         return self.before + time.monotonic() - self.began
 
     # ------------------------------------------------------------------ steps
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock."""
         self.began = time.monotonic()
         self.start_done = self._done(state)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refuse a step whose gradients are not numbers; clipping would not make them so."""
+        """Refuse a step whose gradients are inf or nan; clipping would not repair them.
+
+        Raises:
+            NonFiniteError: a gradient is inf or nan.
+        """
         gradients = [w.grad for w in kwargs["model"].parameters() if w.grad is not None]
-        if not gradients:  # DeepSpeed keeps them itself, and looks itself
+        if not gradients:  # DeepSpeed keeps and checks them itself
             return
         norm: Any = torch.nn.utils.get_total_norm(gradients)
         norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
@@ -111,7 +142,16 @@ class Watch(TrainerCallback):
             raise NonFiniteError(self.broken("gradient", float(norm), state))
 
     def broken(self, what: str, value: float, state: Any) -> str:
-        """What is said about a loss or gradient that is not a number."""
+        """The message about a loss or gradient that is inf or nan.
+
+        Args:
+            what: "loss" or "gradient".
+            value: its value.
+            state: the trainer's state.
+
+        Returns:
+            The message.
+        """
         last = self.trainer.last_state()
         kept = f"the last good state is {last}" if last else "no state had been kept yet"
         return (
@@ -121,6 +161,7 @@ class Watch(TrainerCallback):
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """End the training at its limit of tokens, and report progress."""
         if self.limit is not None and self.trainer.tokens_seen >= self.limit:
             control.should_training_stop = True
         if control.should_training_stop:
@@ -132,7 +173,7 @@ class Watch(TrainerCallback):
     # ------------------------------------------------------------------ states
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The mark of a whole state, written last."""
+        """Mark a complete state; the mark is written last."""
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -146,7 +187,11 @@ class Watch(TrainerCallback):
         part.replace(folder / MARK)
 
     def resume(self, folder: Path) -> None:
-        """Go on counting where the state in `folder` was."""
+        """Continue counting from a state.
+
+        Args:
+            folder: the state's folder.
+        """
         mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
         self.trainer.tokens_seen = int(mark["tokens"])
         self.before = float(mark["seconds"])
@@ -157,6 +202,7 @@ class Watch(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
+        """Write training and evaluation values to the log."""
         logs = logs or {}
         if "loss" in logs:
             self.loss = float(logs["loss"])

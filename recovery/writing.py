@@ -1,11 +1,11 @@
 """Completions written by the model in training, through the package's own decoder.
 
-On-policy methods spend most of their time writing. The decoder writes many rows side by side and
-reads the weights as they are in that step, adapters included; noise is keyed by (seed, step,
-process, row), so a run that was killed and goes on writes the same completions.
+On-policy methods spend most of their time writing. The decoder writes many rows in one batch and
+uses the weights of that step, adapters included. Noise is keyed by (seed, step, process, row), so a
+run that was killed and continues writes the same completions.
 
-Only the model's own tokens are returned: where a budget or a loop ended the thinking, the
-completion ends there, and what the engine would have written after it is no part of it.
+Only the model's own tokens are returned. If a budget or a loop ended the thinking, the completion
+ends there; what the engine writes after it is not part of it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,13 @@ from interp.model.reasoning_model import ReasoningModel
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes completions of `like`'s kind: its tokenizer, delimiters and dense indices.
+    """Writes completions for models of the kind of `like`.
 
-    budget: thinking and answer tokens. seed: of the noise.
+    Attributes:
+        like: its tokenizer, delimiters and dense indices are used.
+        budget: thinking and answer tokens.
+        sampling: how tokens are sampled.
+        seed: the seed of the noise.
     """
 
     like: ReasoningModel
@@ -38,9 +42,16 @@ class Writer:
     def write(
         self, hf: Any, prompts: Sequence[Sequence[int]], label: str, samples: int = 1
     ) -> list[list[int]]:
-        """`samples` completions of every prompt, prompt by prompt, by the weights of `hf`.
+        """Write completions of every prompt with the weights of `hf`.
 
-        label: what makes the noise of this call its own, such as the step and the process.
+        Args:
+            hf: the model; its training mode is restored.
+            prompts: token ids of each prompt.
+            label: gives this call its own noise, such as the step and the process.
+            samples: completions per prompt.
+
+        Returns:
+            Token ids of the completions, `samples` per prompt, in the order of the prompts.
         """
         training = hf.training
         try:

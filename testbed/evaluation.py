@@ -1,9 +1,9 @@
-"""Measure the reasoner: every figure of its model card comes from here.
+"""Measure the bundled reasoner: every figure of its model card comes from here.
 
-On test problems, at temperature 1: accuracy by kind; accuracy by thinking budget (one chain, its
-answer forced at each budget); pass@8 beside pass@1 from one sample set; what a forced "wait" after
-the model's own conclusion is worth; and the share of its arithmetic slips that it notices, with
-how often it writes "wait" or "check" at all.
+On test problems, at temperature 1: accuracy per kind; accuracy per thinking budget (one chain,
+whose answer is forced at each budget); pass@8 and pass@1 from one sample set; the effect of a
+forced "wait" after the model's own conclusion; and the share of its arithmetic slips that it
+notices, with the rate of "wait" and "check".
 """
 
 from __future__ import annotations
@@ -50,7 +50,23 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one evaluation. Accuracies are shares of problems, with 95 % intervals."""
+    """All figures of one evaluation. Accuracies are shares of problems, with 95 % intervals.
+
+    Attributes:
+        model: the model's name.
+        seed: the seed of problems and samples.
+        accuracy: per kind, at the largest budget.
+        by_budget: per kind and thinking budget (tokens).
+        rises: per kind and budget, the change from the next smaller budget.
+        pass_at: per countdown kind, pass@k by k.
+        parallel_gain: per countdown kind, pass@(largest k) minus pass@1.
+        wait_gain: per countdown kind, the change in accuracy by one forced "wait".
+        wait_gain_early: the same on chains that ended thinking by themselves without a solution;
+            None
+            if there are too few.
+        slips: per kind, counts of slips, waits and checks.
+        thinking_tokens: per kind, mean thinking tokens per chain at the largest budget.
+    """
 
     model: str
     seed: int
@@ -65,7 +81,7 @@ class Evaluation:
     thinking_tokens: dict[str, float]
 
     def to_frame(self) -> pd.DataFrame:
-        """Accuracy by kind and budget: one row each."""
+        """Return one row per kind and budget: accuracy with its interval."""
         import pandas as pd
 
         rows = [
@@ -76,13 +92,14 @@ class Evaluation:
         return pd.DataFrame(rows)
 
     def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
         return json.loads(json.dumps(asdict(self), default=float))
 
 
 def _verdicts(
     problems: Sequence[GeneratedProblem], chains: dict, model: ReasoningModel
 ) -> np.ndarray:
-    """[problems, samples] of 0 and 1; no answer counts as not correct."""
+    """Verdicts [problems, samples], 0 or 1; no answer counts as not correct."""
     return np.array(
         [
             [
@@ -95,7 +112,7 @@ def _verdicts(
 
 
 def _by_content(problems: Sequence[GeneratedProblem], verdicts: np.ndarray) -> np.ndarray:
-    """Verdicts [problems, samples] with reorderings of one pool in one row, nan-padded.
+    """Verdicts [problems, samples] with reorderings of one pool in one row, padded with nan.
 
     They are nearly the same problem, so the interval must not count them as independent.
     """
@@ -107,7 +124,7 @@ def _by_content(problems: Sequence[GeneratedProblem], verdicts: np.ndarray) -> n
 
 
 def _different(problems: Sequence[GeneratedProblem], n: int) -> list[GeneratedProblem]:
-    """The first n problems that are no reorderings of each other."""
+    """The first n problems that are not reorderings of each other."""
     first: dict[str, GeneratedProblem] = {}
     for problem in problems:
         first.setdefault(content(problem), problem)
@@ -123,7 +140,7 @@ def _decode(
     what: str,
     report: Report | None,
 ) -> dict[Budget, dict[str, list[Chain]]]:
-    """budget -> problem -> chains in the order of their samples."""
+    """Budget -> problem id -> chains in the order of their samples."""
     requests = [
         Request(p.id, tuple(model.prompt_ids(p.question)), sample=s, seed=seed, budgets=budgets)
         for p in problems
@@ -151,13 +168,28 @@ def evaluate(
     kinds: Sequence[str] = KINDS,
     report: Report | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on `problems` test problems a kind (pass@k: on the first of them).
+    """Evaluate a model on test problems.
 
-    report(what, done, total) is told of progress. Raises UserError if samples < 2 or a number of
-    problems is not positive.
+    Args:
+        model: the reasoner.
+        problems: problems per kind.
+        parallel_problems: problems for pass@k and forced waits, the first different ones.
+        samples: chains per problem for pass@k and forced waits.
+        seed: the seed of problems and samples.
+        kinds: the kinds of problems.
+        report: called with (what, done, total) to report progress.
+
+    Returns:
+        All figures.
+
+    Raises:
+        UserError: fewer than 2 samples or problems.
     """
     if samples < 2 or problems < 2 or parallel_problems < 2:
-        raise UserError("evaluate needs at least 2 problems and 2 samples of each.")
+        raise UserError(
+            f"evaluate(problems={problems}, parallel_problems={parallel_problems}, "
+            f"samples={samples}): expected at least 2 of each."
+        )
     accuracy: dict[str, Interval] = {}
     by_budget: dict[str, dict[int, Interval]] = {}
     rises: dict[str, dict[int, PairedDifference]] = {}
@@ -295,7 +327,14 @@ def _share(interval: Interval | PairedDifference) -> str:
 
 
 def card_figures(result: Evaluation) -> str:
-    """The figures as Markdown tables, for the model card."""
+    """Format the figures as Markdown tables for the model card.
+
+    Args:
+        result: the evaluation.
+
+    Returns:
+        The tables.
+    """
     lines = [
         "| kind | accuracy | problems | different up to order | mean thinking tokens |",
         "|---|---|---|---|---|",
@@ -348,13 +387,28 @@ def card_figures(result: Evaluation) -> str:
 
 
 def write_card(folder: Path, figures: str) -> Path:
-    """Put the figures between the marks of the model card in a checkpoint folder."""
+    """Write the figures between the marks of the model card in a checkpoint folder.
+
+    Args:
+        folder: the checkpoint folder.
+        figures: Markdown, as from `card_figures`.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        UserError: the folder has no card, or the card has no marks.
+    """
     card = folder / CARD
     if not card.is_file():
-        raise UserError(f"{folder} has no model card {CARD}: write one with the marks {BEGIN}.")
+        raise UserError(
+            f"{folder} has no model card {CARD}: write one with the marks {BEGIN} and {END}."
+        )
     text = card.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
-        raise UserError(f"{card} lacks the marks {BEGIN} and {END} between which figures go.")
+        raise UserError(
+            f"{card} lacks the marks {BEGIN} and {END}: add both; the figures go between them."
+        )
     head, rest = text.split(BEGIN, 1)
     _, tail = rest.split(END, 1)
     card.write_text(f"{head}{BEGIN}\n{figures}\n{END}{tail}", encoding="utf-8")

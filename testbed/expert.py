@@ -1,17 +1,17 @@
-"""The expert whose chains the reasoner learns from: search, slips noticed, second thoughts.
+"""The expert that writes the chains the reasoner learns from: search, slips, second thoughts.
 
-A document is a list of words and a weight a word for the loss. Prompts weigh 0. So does every
-word that the reasoner must survive but must not learn to write: the slip itself, the moment at
-which an outside budget ends the thinking. What follows a slip weighs 1: noticing is learnt.
+A document is a list of words with one loss weight per word. Prompts have weight 0, and so has
+every word that the reasoner must survive but must not learn to write: a slip itself, and the end
+of thinking forced by a budget. What follows a slip has weight 1, so noticing is learnt.
 
 Words of a countdown chain (pool 3 7 2 4, target 25):
     try 3 + 7 = 10 left 2 4 .      a start
-    10 x 2 = 20 left 4 .           a step from the value at hand
+    10 x 2 = 20 left 4 .           a step from the current value
     20 + 4 = 24 no .               the last number: no, or yes
-    back 10 left 2 4 .             to the nearest value with steps untried
-    again 7 - 3 = 4 left 2 4 .     the start is given up for another
+    back 10 left 2 4 .             return to the nearest value with steps not tried
+    again 7 - 3 = 4 left 2 4 .     another start
     check 3 + 7 = 10 . ... yes .   the path once more, by choice
-    3 x 4 = 14 wait 3 x 4 = 12     a slip, noticed
+    3 x 4 = 14 wait 3 x 4 = 12     a slip that is noticed
 """
 
 from __future__ import annotations
@@ -35,25 +35,45 @@ from testbed.vocabulary import OPERATORS, THINK_END, TURN_END, prompt_words
 
 @dataclass(frozen=True)
 class Habits:
-    """How often the expert does what. Shares are of chains unless said otherwise."""
+    """How often the expert does what. Shares are of chains unless the comment says otherwise.
 
-    check: float = 0.35  # of found solutions: checked before concluding
-    slip: float = 0.30  # has slips
-    slip_rate: float = 0.06  # of the lines of such a chain
-    false_yes: float = 0.05  # says yes to a wrong value once, and finds out
-    give_up: float = 0.08  # of returns to a start's value: another start instead
-    early: float = 0.06  # concludes before a solution, with the last expression tried
-    forced: float = 0.06  # is cut anywhere by a budget and must answer
-    wait: float = 0.08  # goes on after a "wait" where it could have stopped
-    wait_after_yes: float = 0.05  # is made to think on after a solution
-    answer_weight: float = 3.0  # of the words of an answer, few beside a chain's
+    Attributes:
+        check: share of found solutions that are checked before concluding.
+        slip: share of chains that have slips.
+        slip_rate: share of lines with a slip in such a chain.
+        false_yes: share of chains that say yes to a wrong value once, and find out.
+        give_up: share of returns to a start's value that turn to another start instead.
+        early: share that conclude before a solution, with the last expression tried.
+        forced: share that a budget cuts at any place, and that must then answer.
+        wait: share that go on after a "wait" where they could have stopped.
+        wait_after_yes: share that are made to think on after a solution.
+        answer_weight: loss weight of the words of an answer, which are few beside a chain's.
+        recall_weight: loss weight of the answer word of a recall problem.
+        longest: the largest number of words in a search, by numbers in the pool.
+    """
+
+    check: float = 0.35
+    slip: float = 0.30
+    slip_rate: float = 0.06
+    false_yes: float = 0.05
+    give_up: float = 0.08
+    early: float = 0.06
+    forced: float = 0.06
+    wait: float = 0.08
+    wait_after_yes: float = 0.05
+    answer_weight: float = 3.0
     recall_weight: float = 10.0
     longest: dict[int, int] = field(default_factory=lambda: {3: 500, 4: 1300, 5: 1900})
 
 
 @dataclass
 class ExpertDocument:
-    """Words with a loss weight each; `prompt` words come first."""
+    """A training document; the words of the prompt come first.
+
+    Attributes:
+        words: the words.
+        weights: one loss weight per word.
+    """
 
     words: list[str]
     weights: list[float]
@@ -68,11 +88,11 @@ class _Mark:
 
 
 class _SolvedError(Exception):
-    """The search has its solution."""
+    """The search has found its solution."""
 
 
 class _LongEnoughError(Exception):
-    """The chain is as long as it may be."""
+    """The chain has reached its largest length."""
 
 
 class _ExpertSearch:
@@ -97,7 +117,7 @@ class _ExpertSearch:
         return " ".join(["left", *map(str, rest), "."])
 
     def step(self, step: Step, tail: str) -> None:
-        """One line, `v op r = u tail`, perhaps with a slip that is noticed."""
+        """Write one line, `v op r = u tail`, perhaps with a slip that is noticed."""
         value, operator, number, result = step
         head = f"{value} {operator} {number} ="
         self.put(head)
@@ -110,7 +130,7 @@ class _ExpertSearch:
             self.put(f"{result} {tail}")
 
     def wrong(self, step: Step) -> int:
-        """A believable wrong result: off by a little, by ten, or by another operator."""
+        """A plausible wrong result: off by a little, by ten, or from another operator."""
         value, operator, number, result = step
         options = {result + d for d in (-2, -1, 1, 2, -10, 10)}
         options |= {apply(value, op, number) for op in OPERATORS if op != operator}
@@ -118,13 +138,14 @@ class _ExpertSearch:
         return self.rng.choice(sorted(o for o in options if SMALLEST_VALUE <= o <= LARGEST_VALUE))
 
     def check(self, path: list[Step]) -> bool:
-        """The path once more, computed and not copied; True if it makes the target."""
+        """Write the path once more, computed and not copied; True if it makes the target."""
         lines = [f"{v} {op} {n} = {u}" for v, op, n, u in replay(path)]
         good = replay(path)[-1][3] == self.problem.target
         self.put("check " + " . ".join(lines) + (" yes ." if good else " no ."))
         return good
 
     def run(self) -> bool:
+        """Search from all starts in random order; True if a solution was found."""
         starts = first_steps(self.problem.numbers)
         self.rng.shuffle(starts)
         try:
@@ -142,7 +163,10 @@ class _ExpertSearch:
         return False
 
     def explore(self, value: int, rest: tuple[int, ...]) -> None:
-        """Depth first below a value. An explicit stack: (value, rest, steps not yet taken)."""
+        """Search depth first below a value.
+
+        The search keeps an explicit stack of (value, rest, steps not yet taken).
+        """
         if len(rest) == 1:
             self.finish(value, rest[0])
             return
@@ -173,7 +197,7 @@ class _ExpertSearch:
                 stack.append((step[3], remaining, inner_steps(step[3], remaining)))
 
     def finish(self, value: int, number: int) -> bool:
-        """The last number. True if the start is given up after a yes that was none."""
+        """Use the last number; True if the start is given up after a wrong yes."""
         target = self.problem.target
         for step in last_steps(value, number, target):
             path = [*self.path, step]
@@ -205,7 +229,14 @@ class _ExpertSearch:
 
 
 def replay(path: list[Step]) -> list[Step]:
-    """The same operators and numbers from the first value, with every result computed anew."""
+    """Recompute every result of a path, with the same operators and numbers from the first value.
+
+    Args:
+        path: the steps.
+
+    Returns:
+        The steps with right results.
+    """
     value = path[0][0]
     steps = []
     for _, operator, number, _ in path:
@@ -216,12 +247,12 @@ def replay(path: list[Step]) -> list[Step]:
 
 
 def expression(path: list[Step]) -> str:
-    """The answer: `3 + 7 x 2 + 5`, evaluated left to right."""
+    """The answer, such as `3 + 7 x 2 + 5`, which is evaluated left to right."""
     return " ".join([str(path[0][0]), *(f"{op} {n}" for _, op, n, _ in path)])
 
 
 def fallback(problem: GeneratedProblem) -> str:
-    """The answer of a chain cut before it tried anything."""
+    """The answer of a chain that was cut before it tried anything."""
     return " + ".join(map(str, problem.numbers))
 
 
@@ -267,7 +298,7 @@ def _countdown(problem: GeneratedProblem, rng: random.Random, habits: Habits) ->
         search.check(search.solution)
         words, weights = search.words, search.weights
     answer = expression(search.solution if solved else marks[-1].path)
-    # A search that found nothing ends because it is out of room, not by a choice to learn.
+    # A search without a solution ends because it ran out of room, which is not a choice to learn.
     return _assemble(problem, words, weights, answer, end_weight=1.0 if solved else 0.2,
                      habits=habits)  # fmt: skip
 
@@ -297,7 +328,7 @@ def _arithmetic(problem: GeneratedProblem, rng: random.Random, habits: Habits) -
         writer.put("wait", 0.3)
         writer.put(f"check {lines} .")
     elif draw < 0.15 + habits.wait_after_yes + habits.forced:
-        # Cut by a budget: the last value at hand is the best guess.
+        # Cut by a budget: the last computed value is the best guess.
         cut = rng.randrange(0, cut)
         end_weight = 0.0
         numbers = [w for i, w in enumerate(writer.words[:cut]) if i and writer.words[i - 1] == "="]
@@ -316,7 +347,16 @@ def _recall(problem: GeneratedProblem, habits: Habits) -> ExpertDocument:
 def write(
     problem: GeneratedProblem, rng: random.Random, habits: Habits | None = None
 ) -> ExpertDocument:
-    """A training document for a problem: prompt, thinking, answer."""
+    """Write a training document for a problem: prompt, thinking, answer.
+
+    Args:
+        problem: the problem.
+        rng: the source of all random choices.
+        habits: how often the expert does what. Default: `Habits()`.
+
+    Returns:
+        The document.
+    """
     habits = habits or Habits()
     if problem.kind == "recall":
         return _recall(problem, habits)

@@ -1,16 +1,16 @@
 """The testbed's problems: four kinds, from no chain to a long one, each with an exact verifier.
 
-| kind | question | mirrors |
+| kind | question | like |
 |---|---|---|
 | recall | "what is the fruit of moro ?", four options scored by likelihood | MMLU |
 | arithmetic | "compute 3 + 4 x 2 - 5", evaluated left to right | GSM8K |
 | countdown-3 | "use 3 7 2 to make 23": every number once, left to right | MATH500 |
 | countdown-4, countdown-5 | the same with four and five numbers | AIME |
 
-Training and test problems never meet: a problem belongs to the test split if a hash of its
-content says so, whatever order its numbers are written in (written in another order it is another
-problem of the same split). Facts are the exception, since to
-recall is to have seen: there the split decides nothing but the options beside the right one.
+Training and test problems are disjoint: a hash of a problem's content decides its split, whatever
+the order of its numbers (another order is another problem of the same split). Facts are the
+exception, because recall needs facts seen before: there the split decides only which wrong options
+are offered.
 """
 
 from __future__ import annotations
@@ -27,17 +27,27 @@ from testbed.vocabulary import ENTITIES, OPERATORS, RELATIONS
 
 KINDS = ("recall", "arithmetic", "countdown-3", "countdown-4", "countdown-5")
 SMALLEST_NUMBER, LARGEST_NUMBER = 2, 15
-# A search keeps its values where adding any number of the pool stays inside the vocabulary.
+# A search keeps its values small enough that adding any number of the pool stays in the vocabulary.
 SMALLEST_VALUE, LARGEST_VALUE = 1, 84
 SMALLEST_TARGET = 10
 TEST_SHARE = 10  # one problem in ten is a test problem
-# Mean thinking tokens that an undisturbed search needs, at most: the dial of difficulty.
+# The largest mean number of thinking tokens of an undisturbed search: it sets the difficulty.
 LONGEST_MEAN_SEARCH = {3: 400, 4: 380, 5: 800}
 
 
 @dataclass(frozen=True)
 class GeneratedProblem:
-    """One question. `numbers` and `target` are empty and 0 where the kind has none."""
+    """One question.
+
+    Attributes:
+        kind: one of `KINDS`.
+        id: unique name.
+        question: the words of the question.
+        answer: the gold answer.
+        choices: the options of a recall problem.
+        numbers: the pool of a countdown, or the numbers of an expression.
+        target: the value to reach; 0 for recall.
+    """
 
     kind: str
     id: str
@@ -49,7 +59,19 @@ class GeneratedProblem:
 
 
 def apply(value: int, operator: str, number: int) -> int:
-    """value (+|-|x) number."""
+    """Compute value (+|-|x) number.
+
+    Args:
+        value: the left operand.
+        operator: "+", "-" or "x".
+        number: the right operand.
+
+    Returns:
+        The result.
+
+    Raises:
+        UserError: unknown operator.
+    """
     if operator == "+":
         return value + number
     if operator == "-":
@@ -60,7 +82,7 @@ def apply(value: int, operator: str, number: int) -> int:
 
 
 def content(problem: GeneratedProblem) -> str:
-    """What a problem is about, whatever order its pool is written in."""
+    """What a problem is about, whatever the order of its pool."""
     if not problem.kind.startswith("countdown"):
         return problem.id
     return f"{problem.kind}/{' '.join(map(str, sorted(problem.numbers)))}/{problem.target}"
@@ -72,9 +94,21 @@ def is_test(key: str) -> bool:
 
 
 def generate(kind: str, n: int, seed: int = 0, split: str = "test") -> list[GeneratedProblem]:
-    """`n` different problems of a kind; the same call gives the same problems, everywhere.
+    """Generate different problems of one kind.
 
-    Raises UserError for an unknown kind or split, or if the kind has fewer than n problems.
+    The same arguments give the same problems on every machine.
+
+    Args:
+        kind: one of `KINDS`.
+        n: how many problems.
+        seed: the seed.
+        split: "train" or "test".
+
+    Returns:
+        `n` problems.
+
+    Raises:
+        UserError: unknown kind or split, or the kind has fewer than `n` problems.
     """
     if kind not in KINDS:
         raise UserError(did_you_mean(kind, KINDS, "testbed kind"))
@@ -100,7 +134,16 @@ def generate(kind: str, n: int, seed: int = 0, split: str = "test") -> list[Gene
 
 
 def stream(kind: str, seed: int | str, split: str) -> Iterator[GeneratedProblem]:
-    """Problems of a kind without end; ids may come again."""
+    """Yield problems of one kind without end; ids may repeat.
+
+    Args:
+        kind: one of `KINDS`.
+        seed: the seed.
+        split: "train" or "test".
+
+    Yields:
+        Problems.
+    """
     rng = random.Random(f"{kind}/{seed}/{split}")
     if kind == "recall":
         yield from _recalls(rng)
@@ -115,7 +158,7 @@ def stream(kind: str, seed: int | str, split: str) -> Iterator[GeneratedProblem]
 
 @lru_cache(maxsize=1)
 def facts() -> dict[tuple[str, str], str]:
-    """(entity, relation) -> value: 256 facts, fixed forever by a hash."""
+    """(entity, relation) -> value: 256 facts, fixed by a hash."""
     return {
         (entity, relation): values[
             int.from_bytes(hashlib.sha256(f"{entity}/{relation}".encode()).digest()[:8], "big")
@@ -170,11 +213,11 @@ def _arithmetic(rng: random.Random) -> GeneratedProblem | None:
 
 # ---------------------------------------------------------------- countdown
 
-Step = tuple[int, str, int, int]  # value, operator, number, result
+Step = tuple[int, str, int, int]  # (value, operator, number, result)
 
 
 def first_steps(numbers: tuple[int, ...]) -> list[Step]:
-    """Every way to begin: + and x in the pool's order, - from the larger to the smaller."""
+    """Every first step: + and x in the pool's order, - from the larger number to the smaller."""
     steps = []
     for i, a in enumerate(numbers):
         for b in numbers[i + 1 :]:
@@ -187,7 +230,15 @@ def first_steps(numbers: tuple[int, ...]) -> list[Step]:
 
 
 def inner_steps(value: int, rest: tuple[int, ...]) -> list[Step]:
-    """Every way to go on with at least two numbers left, in the one order a search takes them."""
+    """Every next step with at least two numbers left, in the order in which a search tries them.
+
+    Args:
+        value: the current value.
+        rest: the numbers left.
+
+    Returns:
+        The steps whose result is in the vocabulary's range.
+    """
     return [
         (value, operator, number, result)
         for number in rest
@@ -197,7 +248,16 @@ def inner_steps(value: int, rest: tuple[int, ...]) -> list[Step]:
 
 
 def last_steps(value: int, number: int, target: int) -> list[Step]:
-    """The steps worth trying with the last number: up if the value is too small, else down."""
+    """The steps worth trying with the last number: up if the value is too small, otherwise down.
+
+    Args:
+        value: the current value.
+        number: the last number.
+        target: the value to reach.
+
+    Returns:
+        The steps.
+    """
     if value >= target and value - number >= 0:
         operators = ["-"]
     elif value >= target:
@@ -208,14 +268,22 @@ def last_steps(value: int, number: int, target: int) -> list[Step]:
 
 
 def without(rest: tuple[int, ...], *used: int) -> tuple[int, ...]:
-    """`rest` less one of each of the used numbers, order kept."""
+    """Remove one of each of the used numbers; the order is kept.
+
+    Args:
+        rest: the numbers.
+        *used: numbers to remove.
+
+    Returns:
+        The numbers left.
+    """
     left = list(rest)
     for number in used:
         left.remove(number)
     return tuple(left)
 
 
-# Words a line takes: see testbed.expert, which writes them.
+# Words per line: see testbed.expert, which writes them.
 def _start_words(left: int) -> int:
     return 8 + left
 
@@ -241,10 +309,17 @@ def _search_words(value: int, rest: tuple[int, ...], target: int) -> tuple[int, 
 
 @lru_cache(maxsize=200_000)
 def mean_search(numbers: tuple[int, ...], target: int) -> float:
-    """Mean words of a search that takes its first steps in random order; inf if unsolvable.
+    """Mean number of words of a search that takes its first steps in random order.
 
-    With s starts that hold a solution and the rest barren, a random order meets
-    barren / (s + 1) barren ones before the first that holds one.
+    With s starts that hold a solution and the others barren, a random order tries barren / (s + 1)
+    barren starts before the first that holds a solution.
+
+    Args:
+        numbers: the pool.
+        target: the value to reach.
+
+    Returns:
+        The mean number of words; inf if the problem has no solution.
     """
     barren: list[int] = []
     hits: list[int] = []

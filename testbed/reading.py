@@ -1,9 +1,9 @@
-"""The reader of chains: the testbed's grammar, line by line, against what is true.
+"""The reader of chains: checks the testbed's grammar line by line against what is true.
 
-`CountdownReader` walks through a countdown chain and keeps what a searcher should know (the values
-at hand, what is left at each, the steps already tried); `ArithmeticReader` walks through the steps
-of an expression. Both collect `Slip`s; `testbed.verify` makes a report of them. After a slip the
-reading goes on from what the chain wrote, so one slip is counted once.
+`CountdownReader` follows a countdown chain and keeps the state of the search (the values reached,
+the numbers left at each, the steps tried). `ArithmeticReader` follows the steps of an expression.
+Both collect `Slip`s; `testbed.verify` makes a report of them. After a slip, the reader goes on from
+what the chain wrote, so one slip is counted once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from testbed.vocabulary import OPERATORS
 
 @dataclass
 class Slip:
-    """One thing that does not hold: its kind, the word it stands at, what became of it."""
+    """One thing in a chain that is wrong.
+
+    Attributes:
+        kind: the kind of slip (see `testbed.verify`).
+        at: index of the word where it is.
+        noticed: whether the chain noticed it.
+        mended: whether the chain corrected it.
+    """
 
     kind: str
     at: int
@@ -25,12 +32,13 @@ class Slip:
 
 
 def is_number(word: str) -> bool:
+    """Whether a word is a number in ASCII digits."""
     return word.isascii() and word.isdigit()
 
 
 @dataclass
 class _Node:
-    """A value the search stands on: what is left, whether every result up to it is right."""
+    """A value that the search reached: the numbers left, and whether no slip led to it."""
 
     value: int
     rest: tuple[int, ...]
@@ -41,16 +49,29 @@ class _Node:
 
 @dataclass
 class _Line:
-    """The newest step line: where it stands, its operands, the slip it made if it made one."""
+    """The newest step line: its operands, the slip it made (if any), the node it started from."""
 
     key: tuple[int, str, int]
     start: bool
     slip: Slip | None
-    node: _Node | None  # the node the step started from
+    node: _Node | None  # the node that the step started from; None for a start
 
 
 class CountdownReader:
-    """Reads a countdown chain word by word."""
+    """Reads a countdown chain word by word.
+
+    Attributes:
+        problem: the problem.
+        words: the words of the thinking.
+        i: index of the next word.
+        slips: what is wrong, in the order of reading.
+        lines: lines read.
+        starts: starts read.
+        checks: checks read.
+        waits: waits read.
+        repeated: steps tried again.
+        reached: whether a line made the target by a right path.
+    """
 
     def __init__(self, problem: GeneratedProblem, words: list[str]) -> None:
         self.problem, self.words = problem, words
@@ -68,15 +89,26 @@ class CountdownReader:
     # -- words
 
     def peek(self, ahead: int = 0) -> str:
+        """The word `ahead` words after the next one; "" past the end."""
         at = self.i + ahead
         return self.words[at] if at < len(self.words) else ""
 
     def slip(self, kind: str, at: int) -> Slip:
+        """Record a slip.
+
+        Args:
+            kind: the kind of slip.
+            at: index of the word where it is.
+
+        Returns:
+            The slip.
+        """
         found = Slip(kind, at)
         self.slips.append(found)
         return found
 
     def at_step(self) -> bool:
+        """Whether the next words are a step `v op n = u`."""
         return (
             is_number(self.peek())
             and self.peek(1) in OPERATORS
@@ -90,6 +122,7 @@ class CountdownReader:
         return "." not in self.words[self.i :]
 
     def skip_line(self) -> None:
+        """Move to the word after the next full stop."""
         while self.i < len(self.words) and self.words[self.i] != ".":
             self.i += 1
         self.i += 1
@@ -97,6 +130,7 @@ class CountdownReader:
     # -- grammar
 
     def read(self) -> None:
+        """Read all words."""
         while self.i < len(self.words):
             word, begin = self.peek(), self.i
             if word == ".":
@@ -123,12 +157,13 @@ class CountdownReader:
                 self.strange(begin)
 
     def strange(self, begin: int) -> None:
+        """Record an unreadable line (unless it was cut short) and skip it."""
         if not self.cut():
             self.slip("unreadable", begin)
         self.skip_line()
 
     def operands(self) -> tuple[tuple[int, str, int], int, int]:
-        """(value, operator, number), the written result, the word it stands at; moves on."""
+        """Read a step: (value, operator, number), the written result, the index of the result."""
         key = (int(self.peek()), self.peek(1), int(self.peek(2)))
         at = self.i + 4
         result = int(self.peek(4))
@@ -136,6 +171,7 @@ class CountdownReader:
         return key, result, at
 
     def step(self, *, start: bool) -> None:
+        """Read a step line; `start` if it begins a search."""
         begin = self.i
         key, result, at = self.operands()
         self.lines += 1
@@ -176,7 +212,14 @@ class CountdownReader:
         self.land(result, rest, right and slip is None, origin)
 
     def land(self, result: int, rest: tuple[int, ...], right: bool, origin: _Node | None) -> None:
-        """What follows a result: "left ...", "yes", "no", or a "wait" that does it again."""
+        """Read what follows a result: "left ...", "yes", "no", or a "wait" that repeats the line.
+
+        Args:
+            result: the written result.
+            rest: the numbers left.
+            right: whether every result up to here is right.
+            origin: the node that the step started from.
+        """
         word = self.peek()
         if word == "left":
             self.left(rest)
@@ -193,7 +236,7 @@ class CountdownReader:
                 self.slip("false yes", at)
             if word == "no" and is_target and whole and right:
                 self.slip("missed solution", at)
-            # The number is used up in this line only: the search stands where it stood.
+            # The number is used in this line only: the search stays at the value before it.
             self.here = origin or self.here
             if self.last is not None and self.last.node is None:
                 self.here = None
@@ -206,6 +249,7 @@ class CountdownReader:
             self.strange(self.i)
 
     def left(self, rest: tuple[int, ...]) -> None:
+        """Read "left ..." and compare it with the numbers that are left."""
         begin = self.i
         self.i += 1
         said = []
@@ -216,6 +260,7 @@ class CountdownReader:
             self.slip("copying slip", begin)
 
     def back(self) -> None:
+        """Read "back ...": a return to a value reached before."""
         begin = self.i
         self.i += 1
         if not is_number(self.peek()):
@@ -246,7 +291,15 @@ class CountdownReader:
         return tuple(said) if self.i < len(self.words) else None
 
     def find(self, value: int, rest: tuple[int, ...] | None = None) -> _Node | None:
-        """The newest value of this start that fits, by what is left if that is said."""
+        """The newest node of this start with a value.
+
+        Args:
+            value: the value.
+            rest: the numbers left, if the chain states them; a node that matches them is preferred.
+
+        Returns:
+            The node, or None.
+        """
         same = [n for n in reversed(self.nodes) if n.value == value and n.rest]
         if rest is not None:
             for node in same:
@@ -255,7 +308,7 @@ class CountdownReader:
         return same[0] if same else None
 
     def again_after_wait(self) -> None:
-        """A line after "wait": the last line done again, or the search going on."""
+        """Read a line after "wait": the last line repeated, or the search going on."""
         key = (int(self.peek()), self.peek(1), int(self.peek(2)))
         if self.last is None or key != self.last.key:
             self.step(start=False)
@@ -280,7 +333,7 @@ class CountdownReader:
         self.land(result, rest, was and right, last.node)
 
     def check(self) -> None:
-        """ "check v op n = u . u op n = w . yes ." : every line computed anew."""
+        """Read "check v op n = u . u op n = w . yes ." and recompute every line."""
         self.checks += 1
         self.i += 1
         path: list[int] = []
@@ -311,7 +364,7 @@ class CountdownReader:
             if self.peek() == "no" and good:
                 self.slip("missed solution", at)
             if self.peek() == "no":
-                # A yes that the check takes back was noticed, whatever it rested on.
+                # A yes that the check takes back counts as noticed, whatever the reason for it.
                 for slip in self.slips:
                     if slip.kind == "false yes" and slip.at < at:
                         slip.noticed = slip.mended = True
@@ -347,6 +400,7 @@ class ArithmeticReader(CountdownReader):
         self.value, self.done, self.right = self.begin_value, 0, True
 
     def step(self, *, start: bool) -> None:
+        """Read a step line and compare it with the expression's next step."""
         begin = self.i
         key, result, at = self.operands()
         self.lines += 1
@@ -363,12 +417,14 @@ class ArithmeticReader(CountdownReader):
         self.advance(result)
 
     def advance(self, result: int) -> None:
+        """Go on to the expression's next step from a written result."""
         self.value = result
         self.done += 1
         if self.done == len(self.plan) and result == self.problem.target:
             self.reached = True
 
     def again_after_wait(self) -> None:
+        """Read a line after "wait": the last line repeated, or the next step."""
         key = (int(self.peek()), self.peek(1), int(self.peek(2)))
         if self.last is None or key != self.last.key:
             self.step(start=False)
@@ -385,10 +441,11 @@ class ArithmeticReader(CountdownReader):
         self.advance(result)
 
     def back(self) -> None:
+        """Refuse "back": an expression has nothing to return to."""
         self.strange(self.i)
 
     def check(self) -> None:
-        """The whole expression once more; it has no yes or no."""
+        """Read the whole expression once more; there is no yes or no."""
         self.checks += 1
         self.i += 1
         kept = self.value, self.done

@@ -1,11 +1,11 @@
-"""Train the reasoner from nothing: mixed kinds, whole documents, Muon and AdamW, exact resume.
+"""Train the reasoner from scratch: mixed kinds, whole documents, Muon and AdamW, exact resume.
 
 A step draws documents of every kind by its share of tokens, sorts them by length and runs them in
-micro-batches of similar length, so that attention is plain causal and little is padding. What a
-step sees depends on (seed, step) alone, so a run that was stopped goes on as if it had not been.
+micro-batches of similar length, so that attention is plain causal and there is little padding. The
+data of a step depends only on (seed, step), so a stopped run continues as if it had not stopped.
 
-Muon (Jordan et al. 2024, as `torch.optim.Muon`) moves the matrices of the blocks; AdamW the
-embedding and the norms. The rate warms up, stays, and falls linearly over the last part.
+Muon (Jordan et al. 2024, as `torch.optim.Muon`) trains the matrices of the blocks, AdamW the
+embedding and the norms. The learning rate warms up, stays, and falls linearly over the last part.
 """
 
 from __future__ import annotations
@@ -32,7 +32,28 @@ IGNORED = 0.0
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights. The defaults made the shipped reasoner."""
+    """Everything that determines the weights. The defaults made the shipped reasoner.
+
+    Attributes:
+        blocks: the number of blocks.
+        width: width of the residual stream.
+        heads: attention heads.
+        key_value_heads: key and value heads.
+        head_width: width of one head.
+        feed_forward: width of the MLP.
+        positions: the longest sequence, in tokens.
+        tokens: training tokens in all.
+        tokens_per_step: tokens per optimizer step.
+        micro_batch_tokens: the largest number of tokens per forward pass.
+        shares: (kind, share of the tokens).
+        muon_rate: Muon's peak learning rate.
+        adamw_rate: AdamW's peak learning rate.
+        weight_decay: Muon's weight decay; AdamW has none.
+        warm_up_steps: steps with a rising learning rate.
+        decay_share: share of the steps, at the end, with a falling learning rate.
+        clip: largest norm of the gradient.
+        seed: the seed of the weights and documents.
+    """
 
     blocks: int = 16
     width: int = 128
@@ -61,6 +82,7 @@ class Recipe:
 
     @property
     def steps(self) -> int:
+        """The number of optimizer steps."""
         return max(1, self.tokens // self.tokens_per_step)
 
     def rate(self, step: int) -> float:
@@ -71,7 +93,14 @@ class Recipe:
 
 
 def build_model(recipe: Recipe) -> torch.nn.Module:
-    """A fresh `Qwen3ForCausalLM` of the recipe's shape, seeded."""
+    """Build a `Qwen3ForCausalLM` of the recipe's shape with fresh weights.
+
+    Args:
+        recipe: the recipe; its seed sets the weights.
+
+    Returns:
+        The model, float32.
+    """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(recipe.seed)
@@ -94,7 +123,16 @@ def build_model(recipe: Recipe) -> torch.nn.Module:
 
 
 def documents(recipe: Recipe, step: int, split: str = "train") -> list[ExpertDocument]:
-    """The documents of a step: each kind until its share of the step's tokens is filled."""
+    """Draw the documents of a step: each kind until its share of the step's tokens is filled.
+
+    Args:
+        recipe: the recipe.
+        step: the step; with the seed, it determines the documents.
+        split: "train" or "test".
+
+    Returns:
+        The documents.
+    """
     found = []
     for kind, share in recipe.shares:
         rng = random.Random(f"{recipe.seed}/{split}/{kind}/{step}")
@@ -102,7 +140,7 @@ def documents(recipe: Recipe, step: int, split: str = "train") -> list[ExpertDoc
         for problem in stream(kind, f"{recipe.seed}/{step}", split):
             document = write(problem, rng)
             room -= len(document.words)
-            # The last one goes in with the probability that keeps the share right on average.
+            # The last document is taken with the probability that makes the share right on average.
             if room < 0 and rng.random() < -room / len(document.words):
                 break
             found.append(document)
@@ -115,7 +153,15 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # ids [B, T], weights [B, T]
 
 
 def batches(docs: Iterable[ExpertDocument], most_tokens: int) -> list[Batch]:
-    """Padded micro-batches of similar length: ids and the weight of predicting each."""
+    """Pad documents of similar length into micro-batches.
+
+    Args:
+        docs: the documents.
+        most_tokens: the largest number of tokens in a micro-batch; a longer document is alone.
+
+    Returns:
+        Pairs of token ids [B, T] and the loss weight of each token [B, T].
+    """
     ordered = sorted(docs, key=lambda d: len(d.words))
     groups: list[list[ExpertDocument]] = []
     for doc in ordered:
@@ -136,17 +182,31 @@ def batches(docs: Iterable[ExpertDocument], most_tokens: int) -> list[Batch]:
 
 
 def weighted_loss(model: Any, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Sum over positions of weight x cross-entropy of the next word (nats)."""
-    # Padding sits on the right, so plain causal attention never looks at it from a real word.
+    """Sum over positions of weight x cross-entropy of the next token, in nats.
+
+    Args:
+        model: a causal language model.
+        ids: token ids [B, T].
+        weights: loss weight of each token [B, T].
+
+    Returns:
+        The sum, a number [].
+    """
+    # Padding is on the right, so with plain causal attention no real token sees it.
     hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
     target, weight = ids[:, 1:], weights[:, 1:]
-    used = weight > 0
-    logits = model.lm_head(hidden[used]).float()
+    used = weight > 0  # [B, T - 1]
+    logits = model.lm_head(hidden[used]).float()  # [K, V] for the K weighted tokens only
     return (cross_entropy(logits, target[used], reduction="none") * weight[used]).sum()
 
 
 class Optimizers:
-    """Muon for the blocks' matrices, AdamW for the rest, one rate factor for both."""
+    """Muon for the blocks' matrices, AdamW for the rest, one rate factor for both.
+
+    Attributes:
+        each: the two optimizers.
+        base: their peak learning rates.
+    """
 
     def __init__(self, model: torch.nn.Module, recipe: Recipe) -> None:
         matrices, rest = [], []
@@ -161,6 +221,7 @@ class Optimizers:
         self.base = (recipe.muon_rate, recipe.adamw_rate)
 
     def step(self, factor: float) -> None:
+        """Take one step with both rates multiplied by `factor`, and clear the gradients."""
         for optimizer, base in zip(self.each, self.base, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = base * factor
@@ -168,15 +229,26 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> list[dict]:
+        """The state of both optimizers."""
         return [optimizer.state_dict() for optimizer in self.each]
 
     def load(self, states: list[dict]) -> None:
+        """Restore what `state` returned."""
         for optimizer, state in zip(self.each, states, strict=True):
             optimizer.load_state_dict(state)
 
 
 def held_out_losses(model: Any, recipe: Recipe, device: torch.device) -> dict[str, float]:
-    """Mean loss a weighted word on test problems, by kind (nats)."""
+    """Mean loss per weighted token on 12 test problems of each kind.
+
+    Args:
+        model: the model.
+        recipe: the recipe.
+        device: where the model is.
+
+    Returns:
+        Kind -> loss in nats.
+    """
     model.eval()
     losses = {}
     with torch.no_grad():
@@ -203,18 +275,34 @@ def train(
     stop_after: int | None = None,
     quiet: bool = False,
 ) -> Path:
-    """Train (or go on training) in the folder `run`; return the finished checkpoint folder.
+    """Train, or continue to train, in a folder.
 
-    run/state.pt holds the newest state, run/log.jsonl a line every `save_every` steps,
-    run/reasoner the checkpoint once training is over. `stop_after` ends the call after that many
-    steps, with the state saved. Raises UserError if the folder belongs to another recipe.
+    The folder holds state.pt (the newest state), log.jsonl (one line per `save_every` steps) and,
+    once training is over, the checkpoint folder reasoner.
+
+    Args:
+        run: the folder.
+        recipe: the recipe. Default: that of the shipped reasoner.
+        device: where to train. Default: cuda if available, otherwise cpu.
+        threads: CPU threads. Default: PyTorch's own number.
+        save_every: steps between saves.
+        stop_after: end this call after that many steps, with the state saved. Default: train to the
+            end.
+        quiet: no progress bar.
+
+    Returns:
+        The finished checkpoint folder, or `run` if training is not over.
+
+    Raises:
+        UserError: the folder belongs to another recipe.
+        NonFiniteError: the loss became inf or nan.
     """
     recipe = recipe or Recipe()
     if threads:
         torch.set_num_threads(threads)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     run.mkdir(parents=True, exist_ok=True)
-    # Through JSON, so that the comparison does not trip over tuples that come back as lists.
+    # Through JSON, because tuples come back as lists and would compare as different.
     wanted = json.loads(json.dumps(asdict(recipe)))
     written = run / "recipe.json"
     if written.exists() and json.loads(written.read_text()) != wanted:
@@ -262,7 +350,7 @@ def train(
         if not total < float("inf"):
             raise NonFiniteError(
                 f"The loss of step {step} is {total}; the state of step {step - step % save_every} "
-                f"is kept in {state_file}."
+                f"is kept in {state_file}. Train a recipe with lower rates in a new folder."
             )
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
         optimizers.step(recipe.rate(step))
@@ -290,7 +378,15 @@ def train(
 
 
 def export(model: Any, folder: Path) -> Path:
-    """Write an ordinary checkpoint folder: float32 safetensors, tokenizer, generation settings."""
+    """Write an ordinary checkpoint folder: float32 safetensors, tokenizer, generation settings.
+
+    Args:
+        model: the trained model.
+        folder: the folder.
+
+    Returns:
+        The folder.
+    """
     from transformers import GenerationConfig
 
     model = model.to("cpu")

@@ -1,8 +1,8 @@
-"""The words of the testbed and its tokenizer: one word, one token.
+"""The words of the testbed and its tokenizer: one word is one token.
 
 A chain is made of words so that a program can read every line of it. Words are split at spaces;
-numbers are the words "0" to "99". The delimiters are Qwen3's: `<|im_start|>` and `<|im_end|>`
-around a turn, `<think>` and `</think>` around the thinking.
+numbers are the words "0" to "99". The delimiters are those of Qwen3: `<|im_start|>` and
+`<|im_end|>` around a turn, `<think>` and `</think>` around the thinking.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ WORDS = (
 )
 ID = {word: index for index, word in enumerate(WORDS)}
 
-# Qwen3's behaviour in Qwen3's words: a generation prompt stops after "assistant" and the model
-# (or the engine) opens the thinking; `enable_thinking=False` closes it empty.
+# The behaviour of Qwen3's template: a generation prompt stops after "assistant", and the model (or
+# the engine) opens the thinking; `enable_thinking=False` closes it empty.
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
     "{{ '<|im_start|> ' + message['role'] + ' ' + message['content'] + ' <|im_end|> ' }}"
@@ -86,7 +86,7 @@ CHAT_TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The word-level tokenizer, with its chat template and special tokens."""
+    """Build the word-level tokenizer, with its chat template and special tokens."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -101,14 +101,22 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         model_max_length=4096,
         clean_up_tokenization_spaces=False,
     )
-    # Like Qwen3's: the think marks are single tokens, and stay visible when special ones are
-    # skipped in decoding, so that text keeps the border between thinking and answer.
+    # As in Qwen3, the think delimiters are single tokens and stay visible when decoding skips
+    # special tokens, so that the text keeps the border between thinking and answer.
     tokenizer.add_tokens([AddedToken(THINK_START), AddedToken(THINK_END)])  # pyright: ignore[reportArgumentType]
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 
 def prompt_words(question: str, *, thinking: bool = True) -> list[str]:
-    """The words of a prompt, as the chat template writes them, thinking opened or closed empty."""
+    """The words of a prompt, as the chat template writes them, with the thinking opened.
+
+    Args:
+        question: the words of the question.
+        thinking: False closes the thinking empty.
+
+    Returns:
+        The words.
+    """
     words = [TURN_START, "user", *question.split(), TURN_END, TURN_START, "assistant", THINK_START]
     return words if thinking else [*words, THINK_END]

@@ -171,7 +171,7 @@ def decode(
     options = DecodeOptions(
         sampling=sampling or Sampling(),
         slots=slots,
-        stop=tuple(stop),
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
         stop_on_loop=stop_on_loop,
         record=record,
         moments=moments,

@@ -131,8 +131,12 @@ class RowEvents:
         )
 
     def _loops(self, slot: int, begin: int, count: int) -> bool:
-        """Whether a row ends here because it loops; asked at least every `LOOP_EVERY` tokens."""
-        if not self.stop_on_loop or count <= begin:
+        """Whether a row ends here because it loops, looked at every `LOOP_EVERY` tokens only.
+
+        Other events of a row must not add looks: the chains of one sample would end at different
+        tokens of the same loop.
+        """
+        if not self.stop_on_loop or count % LOOP_EVERY or count <= begin:
             return False
         return certain_period(self.batch.table.tokens[slot, begin:count]) is not None
 

@@ -1,23 +1,16 @@
-"""Criteria: which block to remove first. One file each; this one finds them.
+"""Criteria: which block to remove first. There is one file per criterion; this one finds them.
 
 A criterion is a function in a file of this folder:
 
     @criterion("shortgpt", paper="arXiv 2403.03853", cost="1 forward")
     def block_influence(model, texts, ...) -> Scores
 
-and adding the file is all there is to do: the folder is searched on the first call.
+Adding the file is enough: the folder is searched on the first call. `kind` says which n blocks are
+removed: "one-shot" the n lowest scores; "contiguous" the best run of n neighbours; "greedy" one by
+one, with new scores after each removal; "search" the best set of n that a search over sets found.
 
-kind says how what is removed follows from the scores:
-
-| kind | n blocks are |
-|---|---|
-| one-shot | the n lowest scores |
-| contiguous | the best run of n neighbours |
-| greedy | found one by one, everything scored again after each |
-| search | the best set of n that a search over sets came across |
-
-cost counts passes over all the texts, L being the blocks: "1 forward, 1 backward", "L/2 forwards",
-"L generations a removal". What it says of passes can be read as numbers (`Cost`).
+`cost` counts passes over all the texts, L being the number of blocks: "1 forward, 1 backward",
+"L/2 forwards", "L generations a removal". `Cost` reads the numbers.
 """
 
 from __future__ import annotations
@@ -49,10 +42,17 @@ _PART = re.compile(r"(\d+(?:\.\d+)?|\d*L(?:/\d+)?) (forward|backward|generation)
 
 @dataclass(frozen=True)
 class Cost:
-    """What a criterion spends, in words and in passes over all its texts.
+    """The cost of a criterion, as text and in passes over all its texts.
 
-    forwards, backwards, generations: "" (none, or not a plain number: see the text), a number, or
-    a multiple or a fraction of L, the number of blocks. per_removal: so much for each removal.
+    A number of passes is "" (none, or not a plain number: see `text`), a number, or a multiple or a
+    fraction of L, the number of blocks.
+
+    Attributes:
+        text: the cost as text.
+        forwards: forward passes.
+        backwards: backward passes.
+        generations: decoding runs over all prompts.
+        per_removal: whether the numbers count for each removal.
     """
 
     text: str
@@ -63,13 +63,35 @@ class Cost:
 
     @classmethod
     def read(cls, text: str) -> Cost:
-        """The cost that a text such as "1 forward, 1 backward" states."""
+        """Read the numbers in a text such as "1 forward, 1 backward".
+
+        Args:
+            text: parts separated by commas, each a number, a kind of pass, and optionally "a
+                removal".
+                Other parts are kept as text only.
+
+        Returns:
+            The cost.
+        """
         found = [_PART.fullmatch(part.strip()) for part in text.split(",")]
         parts = {match[2] + "s": match[1] for match in found if match}
         return cls(text, **parts, per_removal=any(match and match[3] for match in found))
 
     def passes(self, what: str, n_blocks: int, removals: int = 1) -> float:
-        """How many `what` ("forwards", ...) a model of `n_blocks` blocks costs."""
+        """Compute the number of passes of one kind.
+
+        Args:
+            what: "forwards", "backwards" or "generations".
+            n_blocks: the number of blocks of the model.
+            removals: how many blocks are removed.
+
+        Returns:
+            The number of passes over all the texts; 0.0 if none is stated.
+
+        Raises:
+            UserError: `what` is no kind of pass.
+            ValueError: the stated number cannot be read.
+        """
         if what not in PASSES:
             raise UserError(did_you_mean(what, PASSES, "kind of pass"))
         stated = getattr(self, what)
@@ -77,7 +99,10 @@ class Cost:
             return 0.0
         found = _COUNT.fullmatch(stated)
         if found is None:
-            raise ValueError(f"Cost: {stated!r} is no number, and no multiple or fraction of L.")
+            raise ValueError(
+                f"Cost: {stated!r} is not a number, and not a multiple or fraction of L; expected "
+                'text such as "1", "2L" or "L/2".'
+            )
         times, blocks, divisor = found.groups()
         number = float(times or 1) * (n_blocks if blocks else 1) / float(divisor or 1)
         return number * (removals if self.per_removal else 1)
@@ -88,7 +113,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Criterion:
-    """A registered criterion."""
+    """A registered criterion.
+
+    Attributes:
+        name: the criterion's name.
+        function: scores a model: (model, texts, **options) -> Scores.
+        paper: its source.
+        cost: its cost.
+        kind: how removals follow from the scores (see the module).
+        needs_texts: whether it reads calibration texts.
+        removes: "blocks" or "sublayers".
+    """
 
     name: str
     function: Callable[..., Scores]
@@ -105,12 +140,12 @@ class Criterion:
 
     @property
     def draws(self) -> bool:
-        """Whether it takes a seed."""
+        """Whether it draws at random and takes a seed."""
         return "seed" in inspect.signature(self.function).parameters
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What may be passed on to the criterion by name."""
+        """Names of the criterion's own options."""
         taken = ("model", "texts", "seed")
         return tuple(n for n in inspect.signature(self.function).parameters if n not in taken)
 
@@ -128,9 +163,22 @@ def criterion(
     kind: Kind | None = None,
     removes: Removes = "blocks",
 ) -> Callable[[Callable[..., Scores]], Callable[..., Scores]]:
-    """Register the function below as the criterion `name`.
+    """Register the decorated function as a criterion.
 
-    kind: see the module; without it greedy or one-shot.
+    Args:
+        name: the criterion's name.
+        paper: its source.
+        cost: its cost, as text for `Cost.read` or as a `Cost`.
+        greedy: whether it is greedy; used if `kind` is not given.
+        needs_texts: whether it reads calibration texts.
+        kind: how removals follow from the scores (see the module). Default: "greedy" or "one-shot".
+        removes: "blocks" or "sublayers".
+
+    Returns:
+        The decorator; it returns the function unchanged.
+
+    Raises:
+        ValueError: another module has registered the name.
     """
     found = cost if isinstance(cost, Cost) else Cost.read(cost)
     how: Kind = kind or ("greedy" if greedy else "one-shot")
@@ -138,7 +186,10 @@ def criterion(
     def register(function: Callable[..., Scores]) -> Callable[..., Scores]:
         known = _REGISTRY.get(name)
         if known is not None and known.function.__module__ != function.__module__:
-            raise ValueError(f"Criterion {name!r} is in {known.function.__module__} already.")
+            raise ValueError(
+                f"Criterion {name!r} is already registered by {known.function.__module__}: choose "
+                "another name."
+            )
         _REGISTRY[name] = Criterion(name, function, paper, found, how, needs_texts, removes)
         return function
 
@@ -153,7 +204,7 @@ def criteria() -> Mapping[str, Criterion]:
 
 
 def criteria_table() -> pd.DataFrame:
-    """One row a criterion: what it is, where it is from, what it costs."""
+    """Return one row per criterion: name, paper, kind and cost."""
     import pandas as pd
 
     rows = [
@@ -177,10 +228,22 @@ def criteria_table() -> pd.DataFrame:
 def score(
     name: str, model: ReasoningModel, texts: Any = None, seed: int = 0, **options: Any
 ) -> Scores:
-    """Scores of every block by the named criterion.
+    """Score every block of a model by the named criterion.
 
-    texts: texts, prompts, token ids, chains or a `Calibration` (see `pruning.calibration`). seed:
-    for the criteria that draw. options: the criterion's own (`criteria()[name].options`).
+    Args:
+        name: the criterion; `criteria()` lists them.
+        model: the model to score.
+        texts: texts, prompts, token ids, chains or a `Calibration` (see `pruning.calibration`).
+            None
+            is allowed for criteria that read no texts.
+        seed: the seed of criteria that draw at random; the others ignore it.
+        **options: the criterion's own options (`criteria()[name].options`).
+
+    Returns:
+        The scores, with the fingerprint of the model.
+
+    Raises:
+        UserError: unknown criterion or option, or texts are missing or unusable.
     """
     known = criteria()
     if name not in known:

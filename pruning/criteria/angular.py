@@ -1,11 +1,11 @@
 """Angular distance: the best run of neighbouring blocks. Gromov et al., arXiv 2403.17887.
 
-d(l, n) = arccos(cos(x_l, x_{l+n})) / pi at the last token of each text, x_L being what leaves the
-last block (before the final norm). To remove n blocks, the run l..l+n-1 with the smallest
+d(l, n) = arccos(cos(x_l, x_{l+n})) / pi at the last counted token of each text. x_L is the output
+of the last block (before the final norm). To remove n blocks, the run l..l+n-1 with the smallest
 d(l, n) goes: `picks`. The scores shown are d(l, 1), each block on its own.
 
-One forward. The angle is taken from |u - v| of the unit vectors, which keeps its digits where
-arccos of a cosine near 1 loses them.
+It needs one forward pass. The angle is computed from |u - v| of the unit vectors, because arccos
+of a cosine near 1 loses digits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,21 @@ def angular(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """d(l, 1) of each block, and for every n the best run of n blocks."""
+    """Score each block by d(l, 1), and find the best run of n blocks for every n.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores, with a 95 % t interval over texts.
+
+    Raises:
+        UserError: the calibration texts are unusable.
+        NonFiniteError: the residual stream holds inf or nan.
+    """
     from scipy.stats import t
 
     calibration = Calibration.of(model, texts, part)
@@ -75,6 +89,7 @@ class LastTokenAngles(Reducer):
     """Sums of d(a, b) and its square over texts, for all 0 <= a, b <= L: [L+1, L+1]."""
 
     def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        """Start empty sums on the device of the last block."""
         last = model.blocks[-1]
         size = (model.n_blocks + 1, model.n_blocks + 1)
         self.n_texts = n_texts
@@ -85,14 +100,15 @@ class LastTokenAngles(Reducer):
     def update(
         self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
     ) -> None:
+        """Keep the unit vectors of one block's batch; after the last block, add all angles."""
         if index == 0:
             steps = torch.arange(batch.mask.shape[1], device=batch.mask.device)
             self.last = (batch.mask * steps).argmax(-1)
             self.streams = [self._unit(x)]
         self.streams.append(self._unit(y))
         if index == self.sums.shape[0] - 2:
-            units = torch.stack(self.streams, dim=1)
-            exact = "donot_use_mm_for_euclid_dist"  # |u|^2 + |v|^2 - 2uv would lose the digits
+            units = torch.stack(self.streams, dim=1)  # [B, L+1, D]
+            exact = "donot_use_mm_for_euclid_dist"  # |u|^2 + |v|^2 - 2uv would lose digits
             half = (torch.cdist(units, units, compute_mode=exact) / 2).clamp_max(1.0)
             angle = (2 / math.pi) * torch.asin(half).to(self.sums.dtype)
             self.sums += angle.sum(0)
@@ -107,9 +123,15 @@ class LastTokenAngles(Reducer):
         return chosen.to(self.sums.device)
 
     def mean_and_error(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean over texts and the standard error of the mean, [L+1, L+1] each."""
+        """The mean over texts and its standard error, [L+1, L+1] each.
+
+        Raises:
+            NonFiniteError: the residual stream holds inf or nan.
+        """
         mean = self.sums.double().cpu().numpy() / self.n_texts
         if not np.isfinite(mean).all():
-            raise NonFiniteError("The residual stream holds inf or nan.")
+            raise NonFiniteError(
+                "The residual stream holds inf or nan: load the model in float32 or bfloat16."
+            )
         spread = self.squares.double().cpu().numpy() / self.n_texts - mean**2
         return mean, np.sqrt(np.maximum(spread, 0) / max(self.n_texts - 1, 1))

@@ -1,14 +1,15 @@
 """Block Influence: 1 - E[cos(x_l, y_l)] over tokens. ShortGPT, arXiv 2403.03853.
 
-A block that hardly turns the residual stream is removed first. Per token, in float32, over the
-tokens that count and no padding; every block is scored on what leaves it before the final norm,
-the last one too. One forward pass without the head, O(L x texts) numbers kept.
+The block that rotates the residual stream least is removed first. The cosine is computed per
+token in float32, over the tokens that count, without padding. Every block is scored on its output
+before the final norm, also the last one. It needs one forward pass without the head and keeps
+O(L x texts) numbers.
 
-Caveat: attention-sink tokens (norm over 100 times the median of their text) hardly turn and pull
-the score down; `sinks=False` leaves them out, and `influence(...)` gives both.
+Caveat: attention-sink tokens (norm over 100 times the median of their text) are hardly rotated
+and lower the score; `sinks=False` leaves them out, and `influence(...)` gives both.
 
-`positions`, `padding`, `precision` and `last_block` turn it into what other public code computes,
-for comparison: see `influence_definitions`.
+`positions`, `padding`, `precision` and `last_block` select what other public code computes, for
+comparison: see `influence_definitions`.
 """
 
 from __future__ import annotations
@@ -43,11 +44,27 @@ def block_influence(
     padded_batch: int = 8,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """Block Influence with a 95 % jackknife interval over texts.
+    """Score each block by Block Influence, with a 95 % jackknife interval over texts.
 
-    positions: "all" or "last". padding: "none", "right" or "left" counts. precision: "float32",
-    "float16" or "bfloat16". last_block: "before norm", "after norm" or "unscored". padded_batch:
-    texts a batch where padding counts.
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        sinks: whether attention-sink tokens count.
+        part: which tokens of the texts count. Default: all.
+        max_tokens: cut every text to this many first tokens. Default: keep all.
+        positions: "all" positions, or only the "last" one of each text.
+        padding: "none" counts, or padding on the "right" or "left" counts like text.
+        precision: dtype of the cosine: "float32", "float16" or "bfloat16".
+        last_block: score the last block "before norm" or "after norm", or leave it "unscored" (inf,
+            never removed).
+        padded_batch: texts per batch where padding counts.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores. Their criterion name includes the settings that differ from the default.
+
+    Raises:
+        UserError: an unknown setting, unusable texts, or no token is left to score.
     """
     how = Definition(positions, padding, sinks, precision, last_block, padded_batch)
     calibration = Calibration.of(model, texts, part, max_tokens)
@@ -60,7 +77,10 @@ def block_influence(
     values = found.values(quantity)
     low, high = found.interval(quantity)
     if np.isnan(values).any():
-        raise UserError(f"{how.name}: no token is left to score; every one that counts is a sink.")
+        raise UserError(
+            f"{how.name}: no token is left to score, because every token that counts is an "
+            "attention sink. Give longer texts, or sinks=True."
+        )
     if last_block == "unscored":
         values[-1], low[-1], high[-1] = np.inf, np.nan, np.nan
     return Scores(
@@ -83,7 +103,17 @@ def influence(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> PerTextResult:
-    """Block Influence with and without sinks, text by text."""
+    """Compute Block Influence with and without attention sinks, per text.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        Sums per block and text, with the quantities "influence" and "without_sinks".
+    """
     calibration = Calibration.of(model, texts, part)
     reducer = BlockInfluence()
     replay(

@@ -1,10 +1,10 @@
 """BlockPruner: greedy removal of attention and MLP sublayers by loss. arXiv 2406.10594.
 
-Each step removes the sublayer whose absence leaves the lowest perplexity (here its logarithm, the
-mean loss a token), and all are tried again. Scores are of the first step: the rise of the loss
-without the sublayer, in nats.
+Each step tries all remaining sublayers and removes the one without which perplexity is lowest
+(here its logarithm, the mean loss per token). Scores are those of the first step: the rise of the
+loss without the sublayer, in nats per token.
 
-What comes out are sublayers: `SublayerPlan.lowest(scores, remove=n)`.
+The result is a ranking of sublayers: use `SublayerPlan.lowest(scores, remove=n)`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,20 @@ def blockpruner(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> SublayerScores:
-    """Greedy order by loss for up to `remove` sublayers (default: a quarter of L)."""
+    """Find the greedy order of sublayers by loss.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        Scores of the first step, and the order of removal.
+
+    Raises:
+        UserError: `remove` is out of range, or the texts are unusable.
+    """
     calibration = Calibration.of(model, texts, part)
     return greedy_sublayers("blockpruner", model, calibration, RISE, remove, batch_tokens)

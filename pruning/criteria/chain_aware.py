@@ -1,26 +1,17 @@
 """Chain-aware search: the set of blocks without which most of the model's chains survive.
 
-Removals do not add up, so whole sets are judged. Two measures, both of chains (see
-`chain_survival` for the first and for why it is no mean over tokens):
+Removals do not add up, so whole sets are judged, by two measures of chains:
 
-1. Along the dense model's chains: the share of them lost. A beam search over sets, `width` of each
-   size kept, extended by every block that is left.
-2. Along the pruned model's own chains, for the `finalists` of each size: they answer the prompts of
-   the calibration, side by side in one batch with the same noise, and the dense model reads what
-   they wrote. With q the pruned and p the dense model, a chain goes astray by the nats
-   x = sum_s log q(s) - log p(s); the share lost is 1 - mean exp(-max(0, x) / `patience`). Loops,
-   slips and premature ends that only show when a model runs free are unlikely under the dense one,
-   so they need no detector, and no answer has to be judged.
+1. Along the dense model's chains: the share of them lost (`chain_survival`). A beam search over
+   sets keeps `width` sets of each size and extends them by every remaining block.
+2. Along the pruned model's own chains, for the `finalists` of each size. They answer the prompts
+   in one batch with the same noise, and the dense model reads the result. With q the pruned and p
+   the dense model, x = sum_s log q(s) - log p(s) nats; the share lost is
+   1 - mean exp(-max(0, x) / `patience`). See docs/internals.md for why.
 
-The finalist with the least sum of both shares is taken. Without prompts to answer (plain texts),
-or with finalists=0, the first measure decides alone. The scores shown are those of single removals
-(`chain_survival`); `picks` holds the set for each size; sets need not nest.
-
-Cost: about `width` x L forwards of the suffix of a set (a third of a forward each) a removal, and
-`finalists` generations a removal. Memory: L + 1 streams of one batch.
-
-patience: 10 nats did best of 1 to 10 in trials on training problems; what the whole keeps on
-problems never seen, beside other criteria, is in docs/criterion_contest.md.
+The finalist with the smallest sum of both shares wins. Without prompts (plain texts), or with
+finalists=0, the first measure decides alone. The scores are those of single removals; `picks`
+holds the set of each size, and these sets need not nest. Memory: L + 1 streams of one batch.
 """
 
 from __future__ import annotations
@@ -50,7 +41,7 @@ if TYPE_CHECKING:
 
 Removed = tuple[int, ...]  # positions in the model, sorted
 PATIENCE = 10.0
-ANSWER = 64  # tokens
+ANSWER = 64  # tokens of the answer in the default budget
 
 
 @criterion(
@@ -75,9 +66,29 @@ def chain_aware(
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
 ) -> Scores:
-    """The best set found for each number of removals up to `remove` (default: a quarter).
+    """Find the best set of blocks for each number of removals.
 
-    budget: of the finalists' chains (default: the longest of the calibration).
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        width: sets kept per size in the beam search.
+        finalists: sets per size whose own chains are decoded; 0 skips that measure.
+        window: the largest number of tokens in one piece of a chain.
+        patience: nats by which a free-running chain may differ before a share of 1 - 1/e counts as
+            lost. 10 did best of 1 to 10 in trials on training problems.
+        budget: tokens of the finalists' chains. Default: the longest of the calibration.
+        sampling: how the finalists' chains are sampled. Default: that of `generate`.
+        slots: sequences that decode at the same time. Default: that of `generate`.
+        part: which tokens of the texts count. Default: the generated ones if there are any.
+        batch_tokens: the largest number of tokens per forward pass.
+        seed: the seed of the finalists' chains.
+
+    Returns:
+        The scores of single removals, and the best set for each size.
+
+    Raises:
+        UserError: an argument is out of range, or the texts are unusable.
     """
     most = removals("chain-aware", remove, model.n_blocks, model.n_blocks - 1)
     if width < 1 or finalists < 0 or not patience > 0:
@@ -125,7 +136,7 @@ def _with(removed: Removed, index: int) -> Removed:
 
 
 class FreeRuns:
-    """What the dense model thinks of the chains that pruned ones write."""
+    """How likely the dense model finds the chains that pruned models write."""
 
     def __init__(
         self,
@@ -151,7 +162,14 @@ class FreeRuns:
         }
 
     def share(self, sets: Sequence[Removed]) -> Float[np.ndarray, " C"]:
-        """The share of chains that go astray under each set."""
+        """The share of chains lost under each set.
+
+        Args:
+            sets: positions of the removed blocks of each set.
+
+        Returns:
+            One share per set, float64 [C].
+        """
         model = self.model
         variants = [
             Variant(f"set {n}", tuple(Skip(model.layer_map[i]) for i in s))

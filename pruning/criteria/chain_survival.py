@@ -1,23 +1,16 @@
 """Chain survival: how much of the model's own chains a pruned model would still have written.
 
-A long chain is right only if nothing in it goes wrong, so damage is not a mean over tokens: it adds
-up along a chain, and a chain that is lost can be lost only once. For a piece of a chain with tokens
-1..S, p the dense model and q the pruned one, both reading the same tokens,
+A long chain is right only if nothing in it goes wrong: damage adds up along a chain, and a lost
+chain is lost only once. For a piece of a chain with tokens 1..S, p the dense and q the pruned
+model, both reading the same tokens,
 
     survival = prod_s sum_v sqrt(p_s(v) q_s(v)),    score = 1 - mean over pieces of survival.
 
-The sum is the Bhattacharyya coefficient of the two next-token distributions: 1 where they agree,
-0 where they share nothing, and bounded, so that a token which a pruned model gets utterly wrong
-costs a chain and not the whole mean (as it does in a mean KL). Where the model is sure and stays
-sure nothing is lost; what is lost lies at decisions and at results that come out wrong, which is
-why no token has to be picked by hand.
-
-Pieces are chains cut into equal parts of at most `window` tokens (so that very long chains do not
-all count as lost). Calibrate on the model's own chains: then the generated tokens count unless
-`part` says otherwise. How it does against other criteria: `analyses/criterion_contest.py` and
-docs/criterion_contest.md.
-
-This file scores single removals (one-shot); `chain_aware` searches whole sets by the same measure.
+The sum is the Bhattacharyya coefficient of the two next-token distributions (docs/internals.md
+says why). Pieces are chains cut into equal parts of at most `window` tokens, so that not every
+very long chain counts as lost. Calibrate on the model's own chains: then only generated tokens
+count unless `part` says otherwise. A comparison with other criteria is in
+docs/criterion_contest.md. This file scores single removals (one-shot); `chain_aware` searches sets.
 """
 
 from __future__ import annotations
@@ -51,7 +44,21 @@ def chain_survival(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """The share of the model's chains lost without each block, with a jackknife over chains."""
+    """Score each block by the share of the model's chains lost without it.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        window: the largest number of tokens in one piece of a chain.
+        part: which tokens of the texts count. Default: the generated ones if every text has some.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores, with a 95 % jackknife interval over chains.
+
+    Raises:
+        UserError: `window` is below 1, or no token is scored.
+    """
     survival = Survival.of(model, texts, part, window, batch_tokens)
     lost = survival.lost([(i,) for i in range(model.n_blocks)])
     low, high = jackknife_ratio(lost, np.broadcast_to(survival.sizes, lost.shape))
@@ -71,7 +78,14 @@ def chain_survival(
 class Survival:
     """Survival of the chains of a calibration under sets of removed blocks.
 
-    starts: the number of each chain's first piece. sizes: pieces of each chain.
+    Attributes:
+        model: the dense model.
+        calibration: the chains.
+        pieces: for each chain, the number of the piece that each token belongs to, int64 [T];
+            pieces
+            are numbered through all chains.
+        sizes: the number of pieces of each chain [N].
+        batch_tokens: the largest number of tokens per forward pass.
     """
 
     model: ReasoningModel
@@ -84,6 +98,21 @@ class Survival:
     def of(
         cls, model: ReasoningModel, texts: Any, part: Part | None, window: int, batch_tokens: int
     ) -> Survival:
+        """Cut the counted tokens of a calibration into pieces.
+
+        Args:
+            model: the dense model.
+            texts: calibration texts, as for `Calibration.of`.
+            part: which tokens count. Default: the generated ones if every text has some.
+            window: the largest number of tokens in one piece.
+            batch_tokens: the largest number of tokens per forward pass.
+
+        Returns:
+            The survival measure.
+
+        Raises:
+            UserError: `window` is below 1, or no token is scored.
+        """
         if window < 1:
             raise UserError(f"window={window}: expected a number of tokens, 1 or more.")
         calibration = Calibration.of(model, texts, part)
@@ -101,14 +130,21 @@ class Survival:
             first += max(1, number)
         if not any(sizes):
             raise UserError(
-                "No token to score: give texts of 2 tokens or more, and a part they have."
+                "No token to score: give texts of 2 tokens or more, and a `part` that they have."
             )
         return cls(
             model, calibration, tuple(pieces), np.array(sizes, dtype=np.float64), batch_tokens
         )
 
     def lost(self, sets: Sequence[tuple[int, ...]]) -> Float[np.ndarray, "C N"]:
-        """Pieces of each chain lost under each set of blocks (positions in the model)."""
+        """The number of pieces of each chain lost under each set of blocks.
+
+        Args:
+            sets: positions of the removed blocks of each set.
+
+        Returns:
+            Pieces lost, float64 [C, N].
+        """
         tables = judge_sets(
             self.model,
             sets,
@@ -123,11 +159,11 @@ class Survival:
         return np.add.reduceat(gone, first, axis=1)
 
     def share(self, sets: Sequence[tuple[int, ...]]) -> Float[np.ndarray, " C"]:
-        """The share of all pieces lost under each set."""
+        """The share of all pieces lost under each set [C]."""
         return self.lost(sets).sum(1) / self.sizes.sum()
 
 
 def _generated(calibration: Calibration) -> bool:
-    """Whether every sequence has something behind its prompt."""
+    """Whether every sequence has tokens after its prompt."""
     pairs = zip(calibration.sequences, calibration.prompts, strict=True)
     return all(prompt < len(ids) for ids, prompt in pairs)

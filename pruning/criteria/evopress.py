@@ -1,22 +1,15 @@
 """EvoPress: evolutionary search over sets of blocks. arXiv 2410.14649.
 
-A candidate is a set of n blocks to remove, its fitness KL(dense || without the set), mean over
-tokens: whole sets are judged, so nothing is assumed of how single removals add up. The search is
-the paper's (1 + lambda) one. `initial` random sets, the best becomes the parent; in each generation
-`offspring` sets differ from the parent by a few exchanges of a removed block for a kept one (the
-smaller of two draws from 1 to `mutations`), and go through steps of selection on more and more
-tokens, drawn anew each time; the parent takes part in the last. Where trying every set on all
-tokens costs no more than the search would, that is done instead; single removals always are, by a
-sweep.
+A candidate is a set of n blocks to remove; its fitness is KL(dense || without the set), mean over
+tokens. The (1 + lambda) search is that of the paper: the best of `initial` random sets becomes the
+parent. In each generation, `offspring` sets differ from the parent by a few exchanges of a removed
+block for a kept one (the smaller of two draws from 1 to `mutations`). Selection takes several
+steps on more and more tokens, drawn anew each time; the parent takes part in the last step. If
+trying every set on all tokens costs no more than the search, that is done instead.
 
-The scores shown are those of single removals; `picks` the set found for each n up to `remove`
-(or for the numbers in `sizes`). Sets for n and n + 1 need not nest.
-
-Cost of one n: initial x tokens[0] + generations x (offspring x tokens[0] + (survivors[0] + 1) x
-tokens[1]) tokens at most, by default n (L - n) / 1.5 generations as the paper has it. Removed
-blocks are not computed, and of candidates in the order of their first differing block each runs
-from there on only. Where the calibration has no more than tokens[0] tokens, every draw is all of
-them and no set is tried twice. Memory: L + 1 streams of one batch.
+The scores are those of single removals (by a sweep); `picks` holds the set found for each n up to
+`remove`, or for the numbers in `sizes`. Sets for n and n + 1 need not nest. Cost:
+docs/internals.md.
 """
 
 from __future__ import annotations
@@ -41,7 +34,7 @@ from pruning.scores import Scores
 
 Removed = tuple[int, ...]  # positions in the model, sorted
 Texts = list[tuple[np.ndarray, np.ndarray]]  # ids, and which of them count
-ATTEMPTS = 50  # draws for each offspring wanted, before fewer are taken
+ATTEMPTS = 50  # draws per wanted offspring before the search accepts fewer
 
 
 @criterion(
@@ -66,7 +59,29 @@ def evopress(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """The best set found for each number of removals up to `remove` (default: a quarter)."""
+    """Find the best set of blocks for each number of removals.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        sizes: the numbers of removals to search for. Default: 1 to `remove`.
+        generations: generations per search. Default: n (L - n) / 1.5, as in the paper.
+        offspring: sets per generation.
+        initial: random sets at the start.
+        tokens: tokens used in each selection step.
+        survivors: sets that survive each selection step; the last number must be 1.
+        mutations: the largest number of exchanges per offspring.
+        seed: the seed of the search.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores of single removals, and the best set found for each size.
+
+    Raises:
+        UserError: an argument is out of range, or the texts are unusable.
+    """
     depth = model.n_blocks
     most = removals("evopress", remove, depth, depth - 1)
     wanted = sorted(set(range(1, most + 1) if sizes is None else sizes))
@@ -74,8 +89,8 @@ def evopress(
         raise UserError(f"evopress(sizes={sizes}): expected numbers from 1 to {depth - 1}.")
     if len(tokens) != len(survivors) or not len(tokens) or survivors[-1] != 1 or min(tokens) < 1:
         raise UserError(
-            f"evopress(tokens={tokens}, survivors={survivors}): expected as many numbers of tokens "
-            "as of survivors, the last survivor alone."
+            f"evopress(tokens={tokens}, survivors={survivors}): expected two lists of one length, "
+            "tokens of at least 1, and 1 as the last number of survivors."
         )
     for name, value in (("offspring", offspring), ("initial", initial), ("mutations", mutations)):
         if value < 1:
@@ -127,7 +142,8 @@ class _EvolutionSearch:
     ) -> None:
         self.model = model
         pairs = zip(calibration.sequences, calibration.counted(), strict=True)
-        # by content: the order in which texts were given must not enter the draws
+        # Sorted by content, so that the order in which the texts were given does not change the
+        # draws.
         self.texts: Texts = sorted(pairs, key=lambda pair: pair[0].tobytes() + pair[1].tobytes())
         self.offspring = offspring
         self.mutations = mutations
@@ -137,7 +153,7 @@ class _EvolutionSearch:
         self.known: dict[Removed, float] = {}  # divergences on all texts
 
     def cost(self, initial: int, generations: int) -> int:
-        """Tokens that a search scores at most."""
+        """The largest number of tokens that a search scores."""
         tokens = [min(t, self.total) for t, _ in self.steps]
         tried = [self.offspring, *(survive for _, survive in self.steps[:-1])]
         tried[-1] += 1  # the parent
@@ -145,6 +161,7 @@ class _EvolutionSearch:
         return initial * tokens[0] + generations * each
 
     def run(self, n: int, initial: int, generations: int, rng: np.random.Generator) -> Removed:
+        """The best set of `n` blocks that the search finds."""
         depth = self.model.n_blocks
         start: dict[Removed, None] = {}
         for _ in range(ATTEMPTS * initial):
@@ -164,11 +181,11 @@ class _EvolutionSearch:
         return parent
 
     def best(self, candidates: list[Removed], texts: Texts) -> Removed:
-        """The candidate of least divergence on the texts."""
+        """The candidate with the smallest divergence on the texts."""
         return candidates[int(np.argmin(self.judge(candidates, texts)))]
 
     def judge(self, candidates: list[Removed], texts: Texts) -> Float[np.ndarray, " C"]:
-        """Divergences of the candidates; known ones, where the texts are all there are."""
+        """Divergences of the candidates; those on all texts are computed once and kept."""
         if texts is not self.texts:
             return self._divergences(candidates, texts)
         new = [c for c in dict.fromkeys(candidates) if c not in self.known]
@@ -177,7 +194,7 @@ class _EvolutionSearch:
         return np.array([self.known[c] for c in candidates])
 
     def _mutate(self, parent: Removed, rng: np.random.Generator) -> list[Removed]:
-        """Different sets, none of them the parent."""
+        """Different sets, none equal to the parent."""
         depth = self.model.n_blocks
         found: dict[Removed, None] = {}
         for _ in range(ATTEMPTS * self.offspring):
@@ -193,14 +210,14 @@ class _EvolutionSearch:
         return list(found)
 
     def _draw(self, tokens: int, rng: np.random.Generator) -> Texts:
-        """Texts in random order, the last cut, until so many tokens are scored."""
+        """Texts in random order, the last one cut, with `tokens` scored tokens in total."""
         if tokens >= self.total:
             return self.texts
         drawn: Texts = []
         left = tokens
         for i in rng.permutation(len(self.texts)):
             ids, counted = self.texts[i]
-            scored = np.cumsum(np.r_[False, counted[1:]])  # the first token has none before it
+            scored = np.cumsum(np.r_[False, counted[1:]])  # nothing predicts the first token
             if scored[-1] == 0:
                 continue
             end = int(np.searchsorted(scored, min(left, scored[-1]))) + 1
@@ -211,7 +228,7 @@ class _EvolutionSearch:
         return drawn
 
     def _divergences(self, candidates: Sequence[Removed], texts: Texts) -> Float[np.ndarray, " C"]:
-        """KL a token from the dense model to the model without each set."""
+        """KL per token from the dense model to the model without each set."""
         sequences, counted = [ids for ids, _ in texts], [mask for _, mask in texts]
         tables = judge_sets(self.model, candidates, sequences, counted, "kl", self.batch_tokens)
         return tables.divergence("kl").sum(1) / tables.counts.sum()

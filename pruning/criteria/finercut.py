@@ -1,11 +1,11 @@
-"""FinerCut: greedy removal of sublayers by how little the output moves. arXiv 2405.18218.
+"""FinerCut: greedy removal of sublayers by how little the output changes. arXiv 2405.18218.
 
-Each step removes the attention or MLP sublayer whose absence moves the next-token distribution
-least from that of the DENSE model, whatever was removed before; no right token is needed. The
-paper compares several distances between outputs; here it is the Jensen-Shannon divergence, mean
-over tokens, in nats (0 to ln 2), which no single lost token can dominate.
+Each step removes the attention or MLP sublayer whose absence changes the next-token distribution
+least, always compared with the DENSE model; no correct token is needed. The paper compares several
+distances between outputs. Here it is the Jensen-Shannon divergence, mean over tokens, in nats (0
+to ln 2); it is bounded, so no single token can dominate.
 
-What comes out are sublayers: `SublayerPlan.lowest(scores, remove=n)`.
+The result is a ranking of sublayers: use `SublayerPlan.lowest(scores, remove=n)`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,20 @@ def finercut(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> SublayerScores:
-    """Greedy order by divergence for up to `remove` sublayers (default: a quarter of L)."""
+    """Find the greedy order of sublayers by divergence.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        Scores of the first step, and the order of removal.
+
+    Raises:
+        UserError: `remove` is out of range, or the texts are unusable.
+    """
     calibration = Calibration.of(model, texts, part)
     return greedy_sublayers("finercut", model, calibration, MOVED, remove, batch_tokens)

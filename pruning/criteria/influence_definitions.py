@@ -1,21 +1,18 @@
-"""Block Influence as public code computes it: the definitions that differ, each a switch.
+"""Block Influence as public code computes it: one switch per difference between definitions.
 
-The defaults are the definition of the paper done with care (see `block_influence`). The other
-settings exist to see how much a ranking owes to the definition; none is advised.
+The defaults follow the paper (see `block_influence`). The other settings show how much a ranking
+depends on the definition; none is recommended. docs/internals.md says where each is found.
 
-| switch | default | other settings, and where they are met |
-|---|---|---|
-| positions | "all" tokens | "last": the last position of each text only, the habit of the angular distance (arXiv 2403.17887) |
-| padding | "none" counts | "right", "left": texts are batched in the order given, padded to the longest, and the padding counts like text. So does code that tokenizes with `padding=True` and averages whole hidden states (github.com/sramshetty/ShortGPT); the side is the tokenizer's |
-| sinks | True: counted | False: tokens with over 100 times the median norm of their row are left out |
-| precision | "float32" | "float16", "bfloat16": norms, inner product, product of norms and quotient are each rounded to it, then `nan_to_num(nan=0.5)`, as where the cosine is taken in the model's own dtype (the same repository). In float16 a product of norms over 65504 is inf: the cosine becomes 0 (influence 1), or inf / inf, which becomes 0.5 |
-| last_block | "before norm" | "after norm": the last block is scored on Hugging Face's `hidden_states[-1]`, which has passed the final norm. "unscored": only what enters blocks is compared, so the last has no score (inf here: never removed) |
+- positions: "all" tokens, or only the "last" position of each text.
+- padding: "none" counts, or texts are padded on the "right" or "left" and the padding counts.
+- sinks: True counts attention sinks; False leaves out tokens over 100 times the median norm.
+- precision: "float32", or every step of the cosine rounded to "float16" or "bfloat16".
+- last_block: "before norm", "after norm", or "unscored" (inf: never removed).
 
-What is not imitated: the model itself runs in the dtype it was loaded in, and the mean over tokens
-is taken in float32.
+The model itself runs in the dtype it was loaded in, and the mean over tokens is in float32.
 
 Shapes: x, y [B, T, D]; influence [B, T]; sums [L, N] over N texts.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 
@@ -45,7 +42,16 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Definition:
-    """One way to compute Block Influence. padded_batch: texts a batch where padding counts."""
+    """One way to compute Block Influence (see the module for the settings).
+
+    Attributes:
+        positions: "all" or "last".
+        padding: "none", "right" or "left".
+        sinks: whether attention-sink tokens count.
+        precision: "float32", "float16" or "bfloat16".
+        last_block: "before norm", "after norm" or "unscored".
+        padded_batch: texts per batch where padding counts.
+    """
 
     positions: str = "all"
     padding: str = "none"
@@ -59,11 +65,13 @@ class Definition:
             if getattr(self, name) not in known:
                 raise UserError(did_you_mean(getattr(self, name), known, name))
         if self.padded_batch < 1:
-            raise UserError(f"padded_batch={self.padded_batch}: expected at least 1 text a batch.")
+            raise UserError(
+                f"padded_batch={self.padded_batch}: expected at least 1 text per batch."
+            )
 
     @property
     def name(self) -> str:
-        """The criterion's name, with what differs from the default."""
+        """The criterion's name, followed by the settings that differ from the default."""
         differs = [
             "" if self.sinks else "no sinks",
             "" if self.positions == "all" else "last position",
@@ -92,7 +100,19 @@ DEFINITIONS = (
 def defined_influence(
     model: ReasoningModel, calibration: Calibration, definition: Definition, batch_tokens: int
 ) -> PerTextResult:
-    """Block Influence by `definition`, text by text (the last block too, if it is unscored)."""
+    """Compute Block Influence by `definition`, per text.
+
+    The last block has a value also if it is "unscored"; the caller replaces it.
+
+    Args:
+        model: the model to score.
+        calibration: the token sequences.
+        definition: the settings.
+        batch_tokens: the largest number of tokens per forward pass where no padding counts.
+
+    Returns:
+        Sums per block and text, with the quantity "influence".
+    """
     reducer = _DefinedInfluence(definition)
     counted = calibration.counted()
     if definition.padding == "none":
@@ -112,7 +132,7 @@ def _padded(
 ) -> Iterator[tuple[TokenBatch, Bool[Tensor, "B T"]]]:
     """Batches in the order given; a position counts if it is padding, or text that counts."""
     for _ in batches(model, calibration.sequences):
-        pass  # refuses ids and lengths that the model does not have
+        pass  # raises for ids and lengths that the model does not have
     found = model.tokenizer.pad_token_id
     pad = int(found if isinstance(found, int) else next(iter(model.stop_ids), 0))
     texts = list(zip(calibration.sequences, calibration.counted(), strict=True))
@@ -162,7 +182,7 @@ class _DefinedInfluence(PerText):
 
 
 def _influence(x: Tensor, y: Tensor, precision: str) -> Float[Tensor, "B T"]:
-    """1 - cos(x, y), every intermediate rounded to `precision` (sums run in float32)."""
+    """1 - cos(x, y) with every intermediate rounded to `precision` (sums are in float32)."""
     kind: torch.dtype = getattr(torch, precision)
     x, y = x.to(kind), y.to(kind)
     norm_x, norm_y = (torch.linalg.vector_norm(z, dim=-1, dtype=torch.float32) for z in (x, y))

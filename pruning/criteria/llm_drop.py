@@ -1,11 +1,11 @@
-"""LLM-Drop: sublayers by how little they turn the stream. arXiv 2406.15786.
+"""LLM-Drop: score sublayers by how little they rotate the residual stream. arXiv 2406.15786.
 
-1 - E[cos(x, x + f(x))] over tokens, for f the attention or the MLP with its norm: Block Influence
-of a sublayer. `sublayer` says which are scored: attention (the paper's finding: half of it can
-go), MLP, or both in one ranking (its joint drop). In float32, streaming, one forward without the
-head; attention sinks are counted, as in the paper.
+The score is 1 - E[cos(x, x + f(x))] over tokens, where f is the attention or the MLP with its
+norm: the Block Influence of a sublayer. `sublayer` says which are scored: attention (the paper
+finds that half of it can be removed), MLP, or both in one ranking (the paper's joint drop). It
+runs in float32 in one forward pass without the head. Attention sinks count, as in the paper.
 
-What comes out are sublayers: `SublayerPlan.lowest(scores, remove=n)`.
+The result is a ranking of sublayers: use `SublayerPlan.lowest(scores, remove=n)`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pruning.criteria import criterion
 from pruning.sublayers import PARTS, SublayerScores
 from pruning.sublayers import Part as SublayerPart
 
-MISSED = 2e-2  # of a block's output, by norm: what half precision may lose, and no more
+MISSED = 2e-2  # share of a block's output, by norm, that half precision may lose
 
 
 @criterion("llm-drop", paper="LLM-Drop, arXiv 2406.15786", cost="1 forward", removes="sublayers")
@@ -44,7 +44,22 @@ def llm_drop(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> SublayerScores:
-    """How far each "attention" or "mlp" sublayer (or "both") turns the stream, with an interval."""
+    """Score each sublayer by how far it rotates the residual stream.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        sublayer: "attention", "mlp" or "both".
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores, with a 95 % jackknife interval over texts.
+
+    Raises:
+        UserError: `sublayer` is unknown, or the texts are unusable.
+        PruneScopeError: a block's output is not its input plus attention plus MLP.
+    """
     if sublayer not in (*PARTS, "both"):
         raise UserError(did_you_mean(sublayer, (*PARTS, "both"), "sublayer"))
     asked: tuple[SublayerPart, ...] = PARTS
@@ -59,7 +74,7 @@ def llm_drop(
     reducer.check(model)
     found = reducer.result()
     columns = [np.stack([found.values(kind), *found.interval(kind)]) for kind in asked]
-    values, low, high = np.stack(columns, axis=-1).reshape(3, -1)  # block by block
+    values, low, high = np.stack(columns, axis=-1).reshape(3, -1)  # [3, L x kinds], by block
     return SublayerScores(
         criterion="llm-drop" if sublayer == "attention" else f"llm-drop, {sublayer}",
         values=values,
@@ -74,23 +89,31 @@ def llm_drop(
 
 
 class SublayerInfluence(PerText):
-    """1 - cos of what enters and leaves each sublayer; the middle is x plus what attention adds.
+    """1 - cos of the input and output of each sublayer; the middle is x plus what attention adds.
 
-    Also keeps by how much x + attention + MLP misses y in the first batch, for blocks that scale
-    what they add.
+    For the first batch it also keeps how much x + attention + MLP differs from y, to detect blocks
+    that scale what they add.
     """
 
     def __init__(self, asked: tuple[SublayerPart, ...] = PARTS) -> None:
         self.quantities = asked
 
     def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        """Start empty sums."""
         super().begin(model, n_texts)
         self._added: dict[str, Tensor] = {}
         self._seen: set[int] = set()
         self._missed = torch.zeros_like(self.table[:, 0, 0])
 
     def watching(self, model: ReasoningModel) -> ExitStack:
-        """Open while passes run: notes what attention and MLP add."""
+        """Install hooks that record what attention and MLP add; they are removed on exit.
+
+        Args:
+            model: the model that runs inside the context.
+
+        Returns:
+            The context to hold open during the forward passes.
+        """
         stack = ExitStack()
         stack.enter_context(holding(model))
         for index in range(model.n_blocks):
@@ -108,6 +131,7 @@ class SublayerInfluence(PerText):
     def update(
         self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
     ) -> None:
+        """Add the cosines of one block's batch."""
         mask = batch.mask.to(y.device, non_blocking=True)
         attention, mlp = (self._added.pop(kind).view(y.shape) for kind in PARTS)
         x, y, middle = x.float(), y.float(), x.float() + attention.float()
@@ -120,7 +144,11 @@ class SublayerInfluence(PerText):
         self.add(turned, batch, slice(index, index + 1))
 
     def check(self, model: ReasoningModel) -> None:
-        """Refuse a block whose output is not x + attention + MLP."""
+        """Refuse a model whose block output is not x + attention + MLP.
+
+        Raises:
+            PruneScopeError: the output differs by more than 2 % in norm.
+        """
         if float(self._missed.max()) > MISSED:
             raise PruneScopeError(
                 f"{type(model.hf).__name__}: a block's output is not its input plus what attention "

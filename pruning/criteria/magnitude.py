@@ -1,6 +1,6 @@
 """Magnitude: the sum of |W|^p over a block's weights. The negative control: it sees no data.
 
-Shortened LLaMA (arXiv 2402.02834) reports it as failing, which is what a control is for.
+Shortened LLaMA (arXiv 2402.02834) reports that it fails, as a control should.
 """
 
 from __future__ import annotations
@@ -19,7 +19,19 @@ from pruning.scores import Scores
     "magnitude", paper="control of arXiv 2402.02834", cost="the weights once", needs_texts=False
 )
 def magnitude(model: ReasoningModel, texts: Any = None, *, p: float = 1.0) -> Scores:  # noqa: ARG001
-    """Sum of |W|^p of each block's matrices (norm gains and biases are not counted)."""
+    """Score each block by the sum of |W|^p of its matrices (norm gains and biases do not count).
+
+    Args:
+        model: the model to score.
+        texts: not used.
+        p: the power, above 0.
+
+    Returns:
+        The scores, without an interval.
+
+    Raises:
+        UserError: `p` is not above 0.
+    """
     if not p > 0:
         raise UserError(f"magnitude(p={p}): expected a power above 0.")
     values = [

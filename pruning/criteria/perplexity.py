@@ -1,9 +1,9 @@
 """Perplexity, one-shot: the loss without the block. Shortened LLaMA, arXiv 2402.02834.
 
-The score is the rise of the mean negative log-likelihood a token when the block is skipped, in
-nats: the logarithm of perplexity without it over perplexity with it, which ranks as the paper's
-perplexity does and is paired text by text. Below zero: the texts are likelier without the block.
-Computed by the prefix-shared sweep, L(L-1)/2 block evaluations beside one pass.
+The score is the rise of the mean negative log-likelihood per token when the block is skipped, in
+nats: the logarithm of perplexity without the block over perplexity with it. It ranks blocks like
+the paper's perplexity and is paired per text. Below zero: the texts are more likely without the
+block. The prefix-shared sweep needs one pass and L(L-1)/2 block evaluations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,20 @@ def perplexity(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """Rise of the loss a token without each block."""
+    """Score each block by the rise of the loss per token without it.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores in nats per token, with a 95 % interval over texts.
+
+    Raises:
+        UserError: the texts are unusable.
+    """
     calibration = Calibration.of(model, texts, part)
     found = sweep(
         model,

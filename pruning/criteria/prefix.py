@@ -1,10 +1,9 @@
-"""What criteria share that try other things than a skipped block (for that:
-`interp.replay.block_sweep`).
+"""Shared code of criteria that try other changes than one skipped block.
 
-`SwappableBlocks` keeps what entered every block, so that another order of blocks can run on from
-x_l without computing what lies below. `Tables` sums loss and divergences by candidate and text,
-holding no logits of more than one chunk of positions. `judge_sets` fills one for many sets of
-removed blocks.
+For one skipped block there is `interp.replay.block_sweep`. `SwappableBlocks` keeps the input of
+every block, so that another order of blocks can run on from x_l without computing the blocks
+below. `Tables` sums loss and divergences per candidate and text, with logits of only one chunk of
+positions in memory. `judge_sets` fills one for many sets of removed blocks.
 
 Shapes: B rows of T tokens, K scored tokens, C candidates, N texts. Memory: L + 1 streams of one
 batch.
@@ -29,9 +28,9 @@ from interp.replay.teacher_forced import Targets, finite, position_chunks, reado
 
 
 class SwappableBlocks(SharedPrefix):
-    """A dense pass in which any block can run in any other's place.
+    """A dense forward pass in which any block can run in any other block's place.
 
-    A slot gives what depends on depth and not on weights: the mask and the positions.
+    A slot provides what depends on depth and not on weights: the mask and the positions.
     """
 
     def __init__(self, model: ReasoningModel, ids: Int[Tensor, "B T"]) -> None:
@@ -41,7 +40,16 @@ class SwappableBlocks(SharedPrefix):
     def run_in(
         self, slot: int, index: int, stream: Float[Tensor, "B T D"]
     ) -> Float[Tensor, "B T D"]:
-        """The stream after block `index`, run in `slot`."""
+        """Run block `index` in another block's slot.
+
+        Args:
+            slot: the position whose mask and positions are used.
+            index: the position of the block whose weights are used.
+            stream: its input [B, T, D].
+
+        Returns:
+            Its output [B, T, D].
+        """
         args, kwargs = self._arguments[slot]
         with holding(self.model):
             out = self.model.blocks[index](stream, *args, **kwargs)
@@ -49,11 +57,12 @@ class SwappableBlocks(SharedPrefix):
 
 
 class Tables:
-    """Sums over scored tokens by candidate and text, in nats.
+    """Sums over scored tokens per candidate and text, in nats.
 
-    loss [C + 1, N] (the base last), and of each divergence asked for [C, N], from the base to the
-    candidate: "kl" is KL(base || candidate), "js" the Jensen-Shannon divergence, "apart" the
-    Bhattacharyya distance, -log sum sqrt(p q).
+    `loss` is [C + 1, N] (the base last). `divergence(name)` is [C, N], from the base to the
+    candidate:
+    "kl" is KL(base || candidate), "js" the Jensen-Shannon divergence, "apart" the Bhattacharyya
+    distance -log sum sqrt(p q).
     """
 
     def __init__(
@@ -66,7 +75,7 @@ class Tables:
         self._counts = torch.zeros(n_texts, device=device)
 
     def count(self, targets: Targets) -> None:
-        """Count the scored tokens of a batch; once a batch."""
+        """Count the scored tokens of a batch; call it once per batch."""
         ones = torch.ones_like(targets.texts, dtype=self._counts.dtype)
         self._counts.index_add_(0, targets.texts, ones)
 
@@ -77,7 +86,14 @@ class Tables:
         targets: Targets,
         first: int = 0,
     ) -> None:
-        """Add the normed streams of the base and of candidates `first`, `first` + 1, ..."""
+        """Add the normed streams of the base and of candidates `first`, `first` + 1, ...
+
+        Args:
+            base: final-normed stream of the base at the scored positions [K, D].
+            finals: the same for each candidate [K, D].
+            targets: the scored tokens.
+            first: the row of the first candidate. The base's loss is added only if it is 0.
+        """
         device = self._loss.device
         for part in position_chunks(self.model, len(targets.texts)):
             ids, texts = targets.ids[part], targets.texts[part]
@@ -92,18 +108,35 @@ class Tables:
 
     @property
     def counts(self) -> Float[np.ndarray, " N"]:
+        """Scored tokens per text [N].
+
+        Raises:
+            UserError: no token is scored.
+        """
         found = self._counts.double().cpu().numpy()
         if not found.sum():
             raise UserError(
-                "No token to score: give texts of 2 tokens or more, and a part they have."
+                "No token to score: give texts of 2 tokens or more, and a `part` that they have."
             )
         return found
 
     @property
     def loss(self) -> Float[np.ndarray, "C1 N"]:
+        """Summed negative log-likelihood in nats [C + 1, N]; the base is the last row."""
         return finite(self._loss, "loss")
 
     def divergence(self, name: str) -> Float[np.ndarray, "C N"]:
+        """A summed divergence in nats [C, N].
+
+        Args:
+            name: "kl", "js" or "apart"; one of those named on construction.
+
+        Returns:
+            The table.
+
+        Raises:
+            NonFiniteError: it holds inf or nan.
+        """
         return finite(self._tables[name], f"{name.upper()} divergence")
 
 
@@ -112,18 +145,42 @@ def _nll(logp: Float[Tensor, "K V"], ids: Int[Tensor, " K"]) -> Float[Tensor, " 
 
 
 def kl_divergence(p: Float[Tensor, "K V"], q: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
-    """KL(p || q) of log-probabilities."""
+    """KL(p || q) in nats.
+
+    Args:
+        p: log-probabilities [K, V].
+        q: log-probabilities [K, V].
+
+    Returns:
+        One divergence per token [K].
+    """
     return (p.exp() * (p - q)).sum(-1)
 
 
 def js_divergence(p: Float[Tensor, "K V"], q: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
-    """The Jensen-Shannon divergence of log-probabilities."""
+    """The Jensen-Shannon divergence in nats, 0 to ln 2.
+
+    Args:
+        p: log-probabilities [K, V].
+        q: log-probabilities [K, V].
+
+    Returns:
+        One divergence per token [K].
+    """
     middle = torch.logaddexp(p, q) - float(np.log(2))
     return (kl_divergence(p, middle) + kl_divergence(q, middle)) / 2
 
 
 def bhattacharyya(p: Float[Tensor, "K V"], q: Float[Tensor, "K V"]) -> Float[Tensor, " K"]:
-    """-log sum sqrt(p q) of log-probabilities."""
+    """The Bhattacharyya distance -log sum sqrt(p q) in nats.
+
+    Args:
+        p: log-probabilities [K, V].
+        q: log-probabilities [K, V].
+
+    Returns:
+        One distance per token [K].
+    """
     return -((p + q) / 2).logsumexp(-1)
 
 
@@ -140,11 +197,25 @@ def judge_sets(
     batch_tokens: int = BATCH_TOKENS,
     pieces: Sequence[Int[np.ndarray, " _"]] | None = None,
 ) -> Tables:
-    """A divergence from the dense model to the model without each set of blocks (positions).
+    """Sum a divergence from the dense model to the model without each set of blocks.
 
-    pieces: for each text the number of the piece that each of its tokens belongs to; the tables
-    are then by piece, not by text. Removed blocks are not computed, and of candidates in the order
-    of their first differing block each runs from there on only.
+    Removed blocks are not computed. Candidates are sorted, and each runs only from the first block
+    in
+    which it differs from the one before.
+
+    Args:
+        model: the dense model.
+        candidates: positions of the removed blocks of each set.
+        sequences: token ids of each text.
+        counted: which tokens of each text count.
+        divergence: "kl", "js" or "apart".
+        batch_tokens: the largest number of tokens per forward pass.
+        pieces: for each text, the number of the piece that each of its tokens belongs to. The
+            tables
+            are then per piece. Default: per text.
+
+    Returns:
+        The tables of loss and divergence.
     """
     size = len(sequences) if pieces is None else 1 + max(int(p.max()) for p in pieces)
     tables = Tables(model, len(candidates), size, divergence)
@@ -165,7 +236,7 @@ def judge_sets(
         for row in order:
             pairs = zip(before, gone[row], strict=True)
             same = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
-            del streams[same + 1 :]  # what the candidate before has in common stays
+            del streams[same + 1 :]  # keep what the previous candidate has in common
             for i in range(same, model.n_blocks):
                 last = streams[-1]
                 streams.append(last if gone[row][i] else trunk.run(dense, i, last))
@@ -175,8 +246,8 @@ def judge_sets(
 
 
 def _by_piece(targets: Targets, pieces: Sequence[Int[np.ndarray, " _"]]) -> Targets:
-    """The scored tokens with the number of their piece in the place of their text's."""
+    """The scored tokens with the number of their piece instead of that of their text."""
     starts = np.cumsum([0, *map(len, pieces)])[targets.texts.cpu().numpy()]
-    tokens = targets.positions.cpu().numpy() + 1  # the token that is predicted there
+    tokens = targets.positions.cpu().numpy() + 1  # the token predicted at each position
     found = torch.from_numpy(np.concatenate(list(pieces))[starts + tokens])
     return replace(targets, texts=found.to(targets.texts))

@@ -1,9 +1,9 @@
 """Skip-KL: how far the next-token distribution moves without the block.
 
-KL(dense || without block l), mean over tokens, in nats. Beside "swap-kl" (arXiv 2605.16234), where
-a block changes places with a neighbour or is replaced by it, here nothing takes its place. Unlike
-perplexity it looks at the whole distribution, needs no right token, and is never below zero.
-Prefix-shared sweep.
+The score is KL(dense || without block l), mean over tokens, in nats. In "swap-kl" (arXiv
+2605.16234) a block changes places with a neighbour or is replaced by it; here nothing takes its
+place. Unlike perplexity, it uses the whole distribution, needs no correct token, and is never below
+zero. It is computed by the prefix-shared sweep.
 """
 
 from __future__ import annotations
@@ -26,7 +26,20 @@ def skip_kl(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """KL a token from the dense model to the model without each block."""
+    """Score each block by the KL per token from the dense model to the model without it.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores in nats per token, with a 95 % interval over texts.
+
+    Raises:
+        UserError: the texts are unusable.
+    """
     calibration = Calibration.of(model, texts, part)
     found = sweep(
         model,

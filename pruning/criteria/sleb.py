@@ -1,13 +1,13 @@
-"""SLEB: greedy removal by loss, scored again after every removal. arXiv 2402.09025.
+"""SLEB: greedy removal by loss, with new scores after every removal. arXiv 2402.09025.
 
-Step k skips each block that is left, on top of those removed before, and removes the one whose
-absence leaves the lowest loss. Blocks that were redundant together are thereby not all removed
-at once, which a one-shot criterion cannot see.
+Step k skips each remaining block, on top of those already removed, and removes the one without
+which the loss is lowest. So blocks that are redundant only together are not all removed at once,
+which a one-shot criterion cannot see.
 
-The scores shown are those of the first step; `picks` holds the order. About
-remove x L/2 forwards: each step is a prefix-shared sweep (`interp.replay.block_sweep.Sweeper`).
-keep_bytes lets it keep what the model without the removed blocks computes below the last of them
-from step to step, which saves up to 2/L of the time and costs memory that grows with the texts.
+The scores are those of the first step; `picks` holds the order. The cost is about remove x L/2
+forward passes: each step is a prefix-shared sweep (`interp.replay.block_sweep.Sweeper`).
+`keep_bytes` lets it keep, from step to step, what the reduced model computes below its last
+removed block. That saves up to 2/L of the time, and memory grows with the texts.
 """
 
 from __future__ import annotations
@@ -35,7 +35,22 @@ def sleb(
     batch_tokens: int = BATCH_TOKENS,
     keep_bytes: int = 0,
 ) -> Scores:
-    """Greedy order for up to `remove` removals (default: a quarter of the blocks, at least 3)."""
+    """Find the greedy order of removal by loss.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+        keep_bytes: memory for streams kept between steps, in bytes. Default: keep none.
+
+    Returns:
+        The scores of the first step (nats per token, 95 % interval over texts), and the order.
+
+    Raises:
+        UserError: `remove` is out of range, or the texts are unusable.
+    """
     calibration = Calibration.of(model, texts, part)
     most = model.n_blocks - 1
     steps = min(most, max(3, model.n_blocks // 4)) if remove is None else remove

@@ -1,8 +1,8 @@
-"""Greedy removal of sublayers: what BlockPruner and FinerCut share.
+"""Greedy removal of sublayers: shared code of BlockPruner and FinerCut.
 
-Each step tries every sublayer that is left on top of those removed before, and removes the one
-that does least harm. Prefix-shared: a candidate in block l runs from x_l on, about L forwards a
-step for the 2L sublayers of L blocks.
+Each step tries every remaining sublayer on top of those already removed, and removes the one that
+does least harm. The prefix is shared: a candidate in block l runs only from x_l on, so the 2L
+sublayers of L blocks cost about L forward passes per step.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from pruning.sublayers import PARTS, Sublayer, SublayerScores
 
 @dataclass(frozen=True)
 class Measure:
-    """What a candidate is judged by: harm of every candidate and text, summed over tokens.
+    """What a candidate is judged by: its harm.
 
-    divergence: of which divergences from the dense model the tables are needed. harm(tables):
-    [C, N].
+    Attributes:
+        harm: computes the harm per candidate and text, summed over tokens, from the tables: [C, N].
+        divergence: the divergences from the dense model that `harm` reads.
     """
 
     harm: Callable[[Tables], Float[np.ndarray, "C N"]]
@@ -48,9 +49,23 @@ def greedy_sublayers(
     remove: int | None,
     batch_tokens: int,
 ) -> SublayerScores:
-    """Follow `remove` removals (default: a quarter of the number of blocks, at least 3).
+    """Find the greedy order of removal of sublayers.
 
-    The scores are those of the first step: harm a token, with a 95 % jackknife interval.
+    Args:
+        name: the criterion's name.
+        model: the model to score.
+        calibration: the token sequences.
+        measure: what candidates are judged by.
+        remove: the largest number of removals. None: a quarter of the number of blocks, at least 3.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores of the first step (harm per token, with a 95 % jackknife interval over texts),
+        and
+        the order of removal.
+
+    Raises:
+        UserError: `remove` is out of range, or the texts are unusable.
     """
     every = [Sublayer(l, part) for l in model.layer_map for part in PARTS]
     steps = removals(name, remove, model.n_blocks, len(every) - 1, "sublayers")
@@ -88,7 +103,7 @@ def _step(
     measure: Measure,
     batch_tokens: int,
 ) -> Tables:
-    """Loss and divergences of every candidate on top of what is removed."""
+    """Loss and divergences of every candidate on top of what is already removed."""
     tables = Tables(model, len(candidates), len(calibration.sequences), *measure.divergence)
     counted = calibration.counted()
     base = Base(model)

@@ -1,17 +1,15 @@
 """Swap-KL: how far the next-token distribution moves when two neighbours change places.
 
 arXiv 2605.16234. Interchange: KL(dense || model with blocks l and l+1 exchanged), mean over
-tokens, in nats. Low where the two nearly commute, so that each adds its part whatever the other
-did. Replacement: one of the two runs in both places; of the two ways the worse (larger) KL. The
-two protocols disagree about which blocks are safe (the paper finds interchange the better guide).
+tokens, in nats; it is low where the two nearly commute. Replacement: one of the two runs in both
+places; the larger KL of the two ways counts. The two protocols disagree about which blocks are
+safe (the paper finds interchange the better guide).
 
-These are distances of pairs; a block's score is the distance to its nearer neighbour, so the two
-of the nearest pair score alike, and of equals the weaker goes first (the smaller mean norm of
-what it adds), as in the paper. Weights change places and slots keep their mask and positions,
-which matters where attention types differ by depth.
+A block's score is the distance to its nearer neighbour, so the two blocks of the nearest pair have
+equal scores. Of equals, the weaker goes first (smaller mean norm of what it adds), as in the paper.
+Weights change places; slots keep their mask and positions (attention types can differ by depth).
 
-L(L-1)/2 block evaluations beside one pass, for replacement twice that. The replacement by nothing
-is the criterion "skip-kl".
+The cost is one pass and L(L-1)/2 block evaluations, twice that for replacement.
 """
 
 from __future__ import annotations
@@ -33,7 +31,7 @@ from pruning.criteria import criterion
 from pruning.criteria.prefix import SwappableBlocks, Tables
 from pruning.scores import Scores
 
-# what runs in slots l and l + 1, counted from l; and the slot from which anything changes
+# (blocks that run in slots l and l + 1, counted from l; the first slot in which anything changes)
 ARRANGEMENTS = {"interchange": (((1, 0), 0),), "replacement": (((1, 1), 0), ((0, 0), 1))}
 
 
@@ -47,12 +45,28 @@ def swap_kl(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """KL a token of the nearer neighbour's swap; protocol: "interchange" or "replacement"."""
+    """Score each block by the KL per token of a swap with its nearer neighbour.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        protocol: "interchange" or "replacement".
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores in nats per token, with a 95 % jackknife interval over texts.
+
+    Raises:
+        UserError: `protocol` is unknown, the model has one block, or the texts are unusable.
+    """
     if protocol not in ARRANGEMENTS:
         raise UserError(did_you_mean(protocol, ARRANGEMENTS, "protocol"))
     depth = model.n_blocks
     if depth < 2:
-        raise UserError("swap-kl: a model of one block has no neighbours to swap.")
+        raise UserError(
+            "swap-kl: a model of one block has no neighbours to swap; expected at least 2 blocks."
+        )
     calibration = Calibration.of(model, texts, part)
     ways = ARRANGEMENTS[protocol]
     pairs, n_texts = depth - 1, len(calibration.sequences)
@@ -76,10 +90,11 @@ def swap_kl(
                 for above in range(l + 2, depth):
                     stream = walk.run_in(above, above, stream)
                 finals.append(model.final_norm(targets.pick(stream)))
-            walk.entering[l] = walk.entering[-1]  # the pairs above do not need it
+            walk.entering[l] = walk.entering[-1]  # frees x_l, which no pair above needs
         tables.add(model.final_norm(targets.pick(walk.entering[-1])), finals, targets)
     kl = tables.divergence("kl").reshape(pairs, len(ways), n_texts)
-    below, above = kl[[0, *range(pairs)]], kl[[*range(pairs), pairs - 1]]  # the ends have one
+    # [L, ways, N] each; the first and last block have one neighbour, which is used twice
+    below, above = kl[[0, *range(pairs)]], kl[[*range(pairs), pairs - 1]]
     counts = np.broadcast_to(tables.counts, (depth, n_texts))
     ways_of = [table[:, w] for w in range(len(ways)) for table in (below, above)]
     low, high = jackknife(_nearer, counts, *ways_of)
@@ -97,7 +112,7 @@ def swap_kl(
 
 
 def _nearer(counts: np.ndarray, *distances: np.ndarray) -> np.ndarray:
-    """The smaller of the distances to the block below and above, each the worse of its ways."""
+    """The smaller of the distances to the block below and above, each the larger of its ways."""
     below, above = (np.maximum.reduce(distances[side::2]) for side in (0, 1))
     return np.minimum(below, above) / counts
 

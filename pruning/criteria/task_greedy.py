@@ -1,22 +1,16 @@
-"""Task-greedy: remove what costs the fewest right answers, answers being generated. 2602.01997.
+"""Task-greedy: remove the block that costs the fewest correct answers. arXiv 2602.01997.
 
-Each step lets the model answer every prompt without each block that is left, on top of those
-removed before, and removes the block without which most answers are right. All candidates decode
-side by side in one batch, with the same noise for a sample of a prompt. The paper never removes
-block 0 (`protect_first`).
+Each step lets the model answer every prompt without each remaining block, on top of those already
+removed, and removes the block without which most answers are right. All candidates decode in one
+batch, with the same noise for a sample of a prompt. The paper never removes block 0
+(`protect_first`). The cost is (blocks left) x prompts x samples chains per removal.
 
-Accuracy on a few dozen prompts is coarse, so candidates tie. Of equals goes the one under which
-the dense model's own answers to the same prompts stay likeliest (the lowest loss, by a sweep); the
-paper takes the deepest. Scores are of the first step: the accuracy lost without the block, paired
-with the dense model's chains, with a 95 % interval; protected blocks score inf.
+Accuracy on a few dozen prompts is coarse, so candidates tie. Of equals, the block goes without
+which the dense model's own answers have the lowest loss (by a sweep); the paper takes the deepest.
+Scores are of the first step: the accuracy lost, paired with the dense model's chains.
 
-texts are prompts: questions, messages, token ids, or chains, whose prompts are taken. This package
-knows no task, so `accept` says which answers are right: a function of the prompt's number and the
-answer's text, or for each prompt its gold answer, or a function of the answer's text. Of an answer
-cut by the budget the last word is left out, which may be half a word; a chain without an answer is
-never right.
-
-Cost: (blocks left) x prompts x samples chains a removal.
+This package knows no task, so `accept` says which answers are right. If the budget cuts an answer,
+its last word is dropped, because it may be incomplete; a chain without an answer is never right.
 """
 
 from __future__ import annotations
@@ -75,9 +69,36 @@ def task_greedy(
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
 ) -> Scores:
-    """Greedy order by accuracy for up to `remove` removals (default: a quarter of the blocks)."""
+    """Find the greedy order of removal by accuracy.
+
+    Args:
+        model: the model to score.
+        texts: prompts: questions, lists of messages, token ids, chains (their prompts are used), or
+            a
+            Calibration with prompts.
+        accept: which answers are right: a function (number of the prompt, text of the answer) ->
+            bool,
+            or a list with, per prompt, its gold answer or a function of the answer's text.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        samples: chains per prompt.
+        budget: tokens per chain. Default: that of `generate`.
+        sampling: how chains are sampled. Default: that of `generate`.
+        thinking: whether prompts ask the model to think.
+        protect_first: first blocks that are never removed; they score inf.
+        slots: sequences that decode at the same time. Default: that of `generate`.
+        batch_tokens: the largest number of tokens per forward pass of the sweep.
+        seed: the seed of the chains.
+
+    Returns:
+        The scores of the first step (accuracy lost, 95 % interval), and the order of removal.
+
+    Raises:
+        UserError: an argument is unusable, or the dense model answers no prompt acceptably.
+    """
     if protect_first < 0:
-        raise UserError("task-greedy: protect_first cannot be below 0.")
+        raise UserError(
+            f"task-greedy: protect_first={protect_first}: expected a number of at least 0."
+        )
     free = list(model.layer_map[protect_first:])
     steps = removals("task-greedy", remove, model.n_blocks, min(len(free), model.n_blocks - 1))
     prompts = _prompts(model, texts, thinking)
@@ -126,7 +147,7 @@ def task_greedy(
 
 @dataclass(frozen=True)
 class _Exam:
-    """The prompts, and who says which answers to them are right."""
+    """The prompts, and the function that says which answers are right."""
 
     model: ReasoningModel
     prompts: list[list[int]]
@@ -137,7 +158,7 @@ class _Exam:
     slots: int | None
 
     def take(self, variants: Sequence[Variant]) -> tuple[Float[np.ndarray, "V P S"], list[Chain]]:
-        """Which answers are right, and the chains; all variants decode in one batch."""
+        """Which answers are right [V, P, S], and the chains; all variants decode in one batch."""
         names = _names(self.prompts)
         places = {v.name: i for i, v in enumerate(variants)}
         right = np.zeros((len(variants), len(self.prompts), self.samples))
@@ -186,7 +207,7 @@ class _Step:
 
 
 def _answer(model: ReasoningModel, chain: Chain) -> str | None:
-    """The answer's text; None if none began."""
+    """The answer's text; None if the chain has no answer."""
     if chain.answer is None:
         return None
     text = model.text(chain.answer_ids.tolist()).strip()

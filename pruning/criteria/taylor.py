@@ -1,11 +1,11 @@
-"""Taylor+: how much the loss would change, to first order, if the weights went to zero.
+"""Taylor+: how much the loss would change, to first order, if the weights were set to zero.
 
-Shortened LLaMA (arXiv 2402.02834): the sum over a block's weights of |W dL/dW|, L being the mean
-loss over all calibration tokens (one gradient of the whole set, so batching does not enter). The
-"+" protects the first 4 and last 2 blocks, which score inf and are never removed.
+Shortened LLaMA (arXiv 2402.02834): the sum of |W dL/dW| over a block's weights, where L is the
+mean loss over all calibration tokens (one gradient of the whole set, so batching does not matter).
+The "+" protects the first 4 and last 2 blocks, which score inf and are never removed.
 
-One forward and one backward, and the memory of the blocks' gradients. The model's own `.grad`
-and `requires_grad` are left as they were.
+The cost is one forward and one backward pass, and memory for the blocks' gradients. The model's
+own `.grad` and `requires_grad` are left as they were.
 """
 
 from __future__ import annotations
@@ -39,14 +39,33 @@ def taylor(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Scores:
-    """Sum of |W dL/dW| of each block's matrices; protected blocks score inf."""
+    """Score each block by the sum of |W dL/dW| of its matrices.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        protect_first: first blocks that score inf and are never removed.
+        protect_last: last blocks that score inf and are never removed.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores, without an interval.
+
+    Raises:
+        UserError: a protected number is below 0, or no token is scored.
+        NonFiniteError: a gradient is inf or nan.
+    """
     if protect_first < 0 or protect_last < 0:
         raise UserError("taylor+: protect_first and protect_last cannot be below 0.")
     calibration = Calibration.of(model, texts, part)
     scored = calibration.counted()
     n_scored = int(sum(mask[1:].sum() for mask in scored))
     if n_scored == 0:
-        raise UserError("taylor+: no token to score; the first token of a text has none before.")
+        raise UserError(
+            "taylor+: no token to score: give texts of 2 tokens or more, and a `part` that they "
+            "have (nothing predicts the first token of a text)."
+        )
     weights = [[w for w in block.parameters() if w.ndim >= 2] for block in model.blocks]
     flat = [w for few in weights for w in few]
     gradients = [torch.zeros_like(w, dtype=torch.float32) for w in flat]
@@ -61,7 +80,7 @@ def taylor(
                 loss = loss - log_probability(readout(model, picked[rows]), targets.ids[rows]).sum()
             each = torch.autograd.grad(loss / n_scored, flat, allow_unused=True)
             for total, gradient in zip(gradients, each, strict=True):
-                if gradient is not None:  # an expert that no token was sent to
+                if gradient is not None:  # None: an expert that received no token
                     total += gradient
     values, used = [], 0
     for few in weights:
@@ -86,7 +105,7 @@ def taylor(
 
 @contextmanager
 def _differentiable(module: nn.Module, weights: list[nn.Parameter]) -> Iterator[None]:
-    """Only `weights` ask for gradients; what each parameter asked for before is restored."""
+    """Let only `weights` require gradients; every parameter's own setting is restored."""
     before = [(p, p.requires_grad) for p in module.parameters()]
     try:
         for parameter, _ in before:

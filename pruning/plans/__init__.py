@@ -1,13 +1,13 @@
 """Plans of published papers, by name: "llama-2-7b/shortgpt-9".
 
-One JSON file a model. It says how many blocks the model has and, for each published list of
-blocks: the criterion, the blocks in the order given (the first is removed first), whether the
-first n of them are the plan for n removals (`any_number`; a list that was published as one set is
-not), and the source, down to the table or file. Only lists that were read in their source are
-here; where none is known for a model (Qwen3, say), there is no file.
+There is one JSON file per model. It holds the number of blocks and, for each published list of
+blocks: the criterion, the blocks in the order given (the first is removed first), the source
+(down to the table or file), and `any_number`: whether the first n blocks are the plan for n
+removals (false for a list published as one set). Every list was read in its source; a model
+without a known list (Qwen3, for example) has no file.
 
-A name is MODEL/CRITERION-N. N may be smaller than listed where `any_number` says so: blocks of a
-one-shot ranking nest. To add one, add a file, or an entry to one.
+A name is MODEL/CRITERION-N. N may be smaller than the list if `any_number` is true, because the
+plans of a one-shot ranking nest. To add a plan, add a file, or an entry to a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ from interp.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class PublishedPlan:
-    """A published list of blocks (dense indices, in the order given) and where it is from."""
+    """A published list of blocks and its source.
+
+    Attributes:
+        name: MODEL/CRITERION-N.
+        models: the models it was published for.
+        n_blocks: the number of blocks of these models.
+        criterion: the criterion that chose the blocks.
+        order: dense indices in the order given; the first is removed first.
+        any_number: whether the first n blocks are the plan for n removals.
+        source: the paper, down to the table or file.
+    """
 
     name: str
     models: tuple[str, ...]
@@ -35,7 +45,17 @@ class PublishedPlan:
     source: str
 
     def first(self, remove: int) -> PublishedPlan:
-        """The first `remove` blocks of the list, where the source ranks the blocks."""
+        """Take the first blocks of the list, if the source ranks the blocks.
+
+        Args:
+            remove: how many blocks.
+
+        Returns:
+            The shorter plan.
+
+        Raises:
+            UserError: the plan was not published for this number of blocks.
+        """
         if not (1 <= remove <= len(self.order) if self.any_number else remove == len(self.order)):
             n = len(self.order)
             allowed = f"1 to {n}" if self.any_number else f"exactly {n}"
@@ -68,7 +88,17 @@ def published_plans() -> Mapping[str, PublishedPlan]:
 
 
 def published_plan(name: str) -> PublishedPlan:
-    """The plan of that name; N may be smaller than listed where the source ranks the blocks."""
+    """Look up a published plan by name.
+
+    Args:
+        name: MODEL/CRITERION-N. N may be smaller than listed if the source ranks the blocks.
+
+    Returns:
+        The plan.
+
+    Raises:
+        UserError: no such plan, or N is not available.
+    """
     known = published_plans()
     if name in known:
         return known[name]

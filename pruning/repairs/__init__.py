@@ -1,18 +1,17 @@
-"""Repairs: make up, in the weights, for blocks that a plan removes. One file each.
+"""Repairs: change weights to compensate for the blocks that a plan removes. One file per repair.
 
 A repair is a function in a file of this folder:
 
     @repair("replaceme", paper="arXiv 2505.02819", cost="2 forwards a cut")
     def replaceme(model, plan, texts, ...) -> Repaired
 
-and adding the file is all there is to do: the folder is searched on the first call. Its name,
-paper and cost are in `repairs()`; `mend` carries one out.
+Adding the file is enough: the folder is searched on the first call. `repairs()` lists name, paper
+and cost; `mend` applies a repair.
 
-A repair returns a new model and leaves the caller's alone; they share no weight. What it returns
-is an ordinary checkpoint of the same architecture (`save_repaired`, law 8). Where the repair is a
-linear map laid on the residual stream or on an MLP, the maps come back as well (`Repaired.maps`),
-so that the fold can be held against the hook: `live(prune(model, plan), repaired.maps)`.
-What several repairs share is in `machinery/`.
+A repair returns a new model that shares no weight with the caller's. It is an ordinary checkpoint
+of the same architecture (`save_repaired`, law 8). If the repair is a linear map on the residual
+stream or on an MLP, the maps are returned as well (`Repaired.maps`), so that the folded weights
+can be compared with hooks: `live(prune(model, plan), repaired.maps)`. Shared code: `machinery/`.
 """
 
 from __future__ import annotations
@@ -41,11 +40,15 @@ NOT_OPTIONS = ("model", "plan", "texts", "seed")
 
 @dataclass(frozen=True)
 class Repaired:
-    """A repaired model, the plan it follows (`model.layer_map == plan.kept`), and what was done.
+    """A repaired model and the record of what was done.
 
-    record: plain numbers, strings and lists, for pruning.json and the model card; `cuts` has one
-    entry a cut. maps: the linear maps that were folded, as hooks would apply them to the model
-    without the plan's blocks; empty where the repair is no such map.
+    Attributes:
+        model: the repaired model; `model.layer_map == plan.kept`.
+        plan: the plan it follows.
+        record: plain numbers, strings and lists for pruning.json and the model card; `cuts` has one
+            entry per cut.
+        maps: the linear maps that were folded, as hooks would apply them to the model without the
+            plan's blocks; empty if the repair is no such map.
     """
 
     model: ReasoningModel
@@ -54,7 +57,10 @@ class Repaired:
     maps: tuple[Map, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a cut. block: dense index of the first block of the run, removed: the run."""
+        """Return one row per cut.
+
+        `block` is the dense index of the first removed block of the run, `removed` the whole run.
+        """
         import pandas as pd
 
         rows = [{"block": cut["removed"][0], **cut} for cut in self.record["cuts"]]
@@ -65,7 +71,16 @@ class Repaired:
 
 @dataclass(frozen=True)
 class Repair:
-    """A registered repair. needs_plan False: without a plan it chooses the blocks itself."""
+    """A registered repair.
+
+    Attributes:
+        name: the repair's name.
+        function: the repair: (model, plan, texts, **options) -> Repaired.
+        paper: its source.
+        cost: its cost, as text.
+        needs_texts: whether it needs calibration texts.
+        needs_plan: False if it can choose the blocks itself.
+    """
 
     name: str
     function: Callable[..., Repaired]
@@ -76,7 +91,7 @@ class Repair:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What may be passed on to the repair by name."""
+        """Names of the repair's own options."""
         names = inspect.signature(self.function).parameters
         return tuple(name for name in names if name not in NOT_OPTIONS)
 
@@ -87,12 +102,29 @@ _REGISTRY: dict[str, Repair] = {}
 def repair(
     name: str, *, paper: str, cost: str, needs_texts: bool = True, needs_plan: bool = True
 ) -> Callable[[Callable[..., Repaired]], Callable[..., Repaired]]:
-    """Register the function below as the repair `name`."""
+    """Register the decorated function as a repair.
+
+    Args:
+        name: the repair's name.
+        paper: its source.
+        cost: its cost, as text.
+        needs_texts: whether it needs calibration texts.
+        needs_plan: False if it can choose the blocks itself.
+
+    Returns:
+        The decorator; it returns the function unchanged.
+
+    Raises:
+        ValueError: another module has registered the name.
+    """
 
     def register(function: Callable[..., Repaired]) -> Callable[..., Repaired]:
         known = _REGISTRY.get(name)
         if known is not None and known.function.__module__ != function.__module__:
-            raise ValueError(f"Repair {name!r} is in {known.function.__module__} already.")
+            raise ValueError(
+                f"Repair {name!r} is already registered by {known.function.__module__}: choose "
+                "another name."
+            )
         _REGISTRY[name] = Repair(name, function, paper, cost, needs_texts, needs_plan)
         return function
 
@@ -116,13 +148,26 @@ def mend(
     measure: bool = True,
     **options: Any,
 ) -> Repaired:
-    """The model without the plan's blocks, repaired as named.
+    """Remove a plan's blocks from a model and repair it.
 
-    plan: what goes; None for a repair that chooses itself. texts: texts, prompts, token ids,
-    chains or a `Calibration` to fit on. seed: for repairs that draw. measure: also take, on the
-    same texts, the KL divergence a token from the model to the plan without a repair and to the
-    repaired model (`record["kl"]`; three more forwards). options: the repair's own
-    (`repairs()[name].options`).
+    Args:
+        name: the repair; `repairs()` lists them.
+        model: the model; it is not changed.
+        plan: the plan, or None for a repair that chooses the blocks itself.
+        texts: texts, prompts, token ids, chains or a `Calibration` to fit on.
+        seed: the seed of repairs that draw at random.
+        measure: also measure, on the same texts, the KL divergence per token from the model to the
+            plan without a repair and to the repaired model (`record["kl"]`, in nats; three more
+            forward passes).
+        **options: the repair's own options (`repairs()[name].options`).
+
+    Returns:
+        The repaired model and its record.
+
+    Raises:
+        UserError: unknown repair or option, a missing plan or texts, or an unsupported
+            architecture.
+        NonFiniteError: an activation or a fitted number is inf or nan.
     """
     from pruning.calibration import Calibration
     from pruning.distance import divergences
@@ -134,14 +179,17 @@ def mend(
     if wrong := sorted(set(options) - set(chosen.options)):
         raise UserError(did_you_mean(wrong[0], chosen.options, f"option of repair {name!r}:"))
     if chosen.needs_plan and plan is None:
-        raise UserError(f"Repair {name!r} needs a plan: which blocks are to go?")
+        raise UserError(
+            f"Repair {name!r} needs a plan: pass a LayerPlan that says which blocks to remove."
+        )
     if chosen.needs_texts and texts is None:
         raise UserError(f"Repair {name!r} needs calibration texts: mend(name, model, plan, texts).")
     if plan is not None:
         plan.check(model)
         if not plan.removed:
             raise UserError(
-                f"Plan {plan.name!r} removes nothing: there is nothing to repair. Name a block."
+                f"Plan {plan.name!r} removes nothing, so there is nothing to repair: name at least "
+                "one block."
             )
     if texts is not None:
         texts = Calibration.of(model, texts, options.get("part"))
@@ -168,8 +216,18 @@ def mend(
 
 
 def save_repaired(repaired: Repaired, out_dir: str | Path) -> Path:
-    """Write the repaired checkpoint; returns its folder. See
-    `pruning.repairs.machinery.repair_saving`.
+    """Write the repaired model as an ordinary checkpoint, with its record in pruning.json.
+
+    Args:
+        repaired: what `mend` returned.
+        out_dir: the new folder; it must not exist, or be empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder exists.
+        PruneScopeError: the disk is too small, or a file could not be written.
     """
     from pruning.repairs.machinery.repair_saving import write
 
@@ -183,7 +241,7 @@ def _settled(
     texts: Any,
     options: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Every option with the value it had, as far as JSON can hold it (a callback it cannot)."""
+    """Every option with the value used, as far as JSON can hold it (not callbacks)."""
     bound = inspect.signature(function).bind(model, plan, texts, **options)
     bound.apply_defaults()
     held = {k: v for k, v in bound.arguments.items() if k not in NOT_OPTIONS or k == "seed"}

@@ -1,24 +1,17 @@
-"""LaCo: blocks are merged into one below them while the model stays like itself. arXiv 2402.11187.
+"""LaCo: merge blocks into one below them while the model stays similar. arXiv 2402.11187.
 
 Blocks l+1..l+m are merged into block l, weight by weight, over attention and MLP:
     rule "paper":   W* = W_l + sum over k = 1..m of (W_(l+k) - W_l)
-    rule "public":  W* = W_(l+m), which is what the code published with the paper comes to: it adds
-                    the same differences one after the other, each taken from the sum so far.
-The norms before the sublayers stay those of block l (norms=True merges them by the same rule).
-Experts are merged index by index, blocks of different shapes not at all.
+    rule "public":  W* = W_(l+m), which is what the published code computes: it adds the same
+                    differences in sequence, each taken from the sum so far.
+The norms before the sublayers stay those of block l (norms=True merges them too). Experts are
+merged index by index; blocks of different shapes are not merged.
 
-The search, from the top down: at block l, `merge` - 1 blocks above it are merged into it; if the
-last hidden state (behind the final norm) keeps a cosine above `threshold` to the unpruned model's,
-all tokens of a text taken as one vector, mean over texts, the merge stands and the search goes on
-`interval` blocks below; if not, one block below, until `lowest`. A merged block can be merged
-again. `remove` stops the search once so many blocks are gone, with a smaller last merge where
-need be.
+Without a plan, LaCo searches from the top down (docs/internals.md); the result then includes its
+plan, and the record's `merges` lists what went into which block, in order. With a plan, each of its
+runs is merged into the kept block below it, and no cosine is checked.
 
-Without a plan LaCo searches, and its result brings the plan: `removed` are the blocks that went
-into others, and the record's `merges` lists what went into which, in order. With a plan each of
-its runs is merged into the kept block below it, and no cosine is asked for.
-
-Memory: weights of merged blocks only, beside the model. One forward of both models a candidate.
+Memory: the weights of merged blocks beside the model. One forward of both models per candidate.
 """
 
 from __future__ import annotations
@@ -50,10 +43,12 @@ RULES = ("paper", "public")
 
 @dataclass
 class Merged:
-    """Where a merging stands, in positions of the unpruned model.
+    """The state of a merging, in positions of the unpruned model.
 
-    blocks: merged blocks that stand in for the model's own. gone: blocks merged into others.
-    merges: (into, what went into it), in order.
+    Attributes:
+        blocks: merged blocks that replace the model's own, by position.
+        gone: positions of the blocks merged into others.
+        merges: (position merged into, positions merged into it), in order.
     """
 
     blocks: dict[int, nn.Module] = field(default_factory=dict)
@@ -63,7 +58,18 @@ class Merged:
     def merge(
         self, model: ReasoningModel, into: int, others: Sequence[int], rule: str, norms: bool
     ) -> Merged:
-        """One merge more; this one stays as it is."""
+        """Return the state after one more merge; this state does not change.
+
+        Args:
+            model: the unpruned model.
+            into: the position merged into.
+            others: the positions merged into it, which then disappear.
+            rule: "paper" or "public".
+            norms: whether the norms before the sublayers are merged too.
+
+        Returns:
+            The new state.
+        """
         with holding(model):  # no hook of another thread is copied
             block = merged(
                 self.blocks.get(into, model.blocks[into]),
@@ -102,23 +108,41 @@ def laco(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Repaired:
-    """The model with blocks merged: the plan's runs, or those the search finds.
+    """Merge blocks: the runs of the plan, or those that the search finds.
 
-    rule: "paper" or "public". norms: merge the norms before the sublayers as well.
-    merge: blocks that become one. lowest, highest: positions that the search keeps to, the lowest
-    block merged into and one past the highest block merged at first (default: all but block 0).
+    Args:
+        model: the model; it is not changed.
+        plan: the plan, or None to search.
+        texts: calibration texts for the search, as for `Calibration.of`.
+        rule: "paper" or "public" (see the module).
+        norms: whether the norms before the sublayers are merged too.
+        remove: stop the search once this many blocks are removed. Default: go on to `lowest`.
+        merge: how many blocks become one.
+        interval: how far below the search continues after a merge, in blocks.
+        lowest: the lowest position that is merged into. Default: all but block 0.
+        highest: one past the highest position merged at first. Default: the number of blocks.
+        threshold: the cosine to the unpruned model that a merge must keep.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The merged model, its plan and its record.
+
+    Raises:
+        UserError: an argument is unusable, or the search finds no (or too few) merges.
     """
     if rule not in RULES:
         raise UserError(did_you_mean(rule, RULES, "LaCo rule"))
     calibration = None if texts is None else Calibration.of(model, texts, part)
     if plan is not None:
         if remove is not None:
-            raise UserError("laco: give a plan, or remove=N for its own search, not both.")
+            raise UserError("laco: both a plan and `remove` given; give one of them.")
         state = _follow(model, plan, rule, norms)
     else:
         if calibration is None:
             raise UserError(
-                "laco searches on calibration texts and none was given. Or give a plan."
+                "laco needs calibration texts for its search, and none was given: give texts, or "
+                "a plan."
             )
         search = _MergeSearch(model, calibration, rule, norms, threshold, batch_tokens)
         top = model.n_blocks if highest is None else highest
@@ -159,7 +183,7 @@ def _follow(model: ReasoningModel, plan: LayerPlan, rule: str, norms: bool) -> M
         if cut.before is None:
             raise UserError(
                 f"Plan {plan.name!r} removes block {cut.removed[0]}, the first: there is no block "
-                "below it to merge into. Keep it, or take another repair."
+                "below it to merge into. Keep that block, or use another repair."
             )
         others = [position(model, l) for l in cut.removed]
         state = state.merge(model, position(model, cut.before), others, rule, norms)
@@ -178,7 +202,7 @@ class _MergeSearch:
     def run(
         self, size: int, interval: int, lowest: int, highest: int, remove: int | None
     ) -> Merged:
-        """Merge from the top while the cosine allows it. Positions count what is still there."""
+        """Merge from the top while the cosine allows it; positions count the remaining blocks."""
         depth = self.model.n_blocks
         _check(size, interval, lowest, highest, remove, depth)
         state = Merged()
@@ -214,7 +238,9 @@ def _check(
     size: int, interval: int, lowest: int, highest: int, remove: int | None, depth: int
 ) -> None:
     if size < 2 or interval < 1:
-        raise UserError(f"laco: merge={size}, interval={interval}: expected 2 and 1 at least.")
+        raise UserError(
+            f"laco: merge={size}, interval={interval}: expected merge >= 2 and interval >= 1."
+        )
     if not 0 <= lowest < highest <= depth or highest - lowest < size:
         raise UserError(
             f"laco: lowest={lowest}, highest={highest}: expected a range within 0..{depth} that "
@@ -234,7 +260,21 @@ def merged(
     norms_too: bool,
     parts: Sequence[str],
 ) -> nn.Module:
-    """A copy of `block` with `others` merged into it. parts: names of its attention and MLP."""
+    """Copy a block and merge others into it.
+
+    Args:
+        block: the block that is merged into.
+        others: the blocks above it, in order.
+        rule: "paper" or "public".
+        norms_too: whether the norms before the sublayers are merged.
+        parts: the block's names for its attention and its MLP.
+
+    Returns:
+        The merged copy.
+
+    Raises:
+        UserError: a weight is missing in another block, or has another shape.
+    """
     made = copy.deepcopy(block)
     theirs = [dict(other.named_parameters()) for other in others]
     with torch.no_grad():
@@ -244,7 +284,7 @@ def merged(
             if odd := [w for w in theirs if name not in w or w[name].shape != weight.shape]:
                 raise UserError(
                     f"{len(odd)} of the blocks to merge lack a weight {name!r} of shape "
-                    f"{list(weight.shape)}: only blocks of one shape can be merged."
+                    f"{list(weight.shape)}: only blocks of the same shape can be merged."
                 )
             if rule == "public":
                 weight.copy_(theirs[-1][name])
@@ -255,7 +295,7 @@ def merged(
 
 
 def _parts(model: ReasoningModel, index: int) -> tuple[str, str]:
-    """What the block at `index` calls its attention and its MLP."""
+    """The names of attention and MLP in the block at `index`."""
     inside = (model.anatomy.attention[index], model.anatomy.mlp[index])
     names = {id(child): name for name, child in model.blocks[index].named_children()}
     return names[id(inside[0])], names[id(inside[1])]
@@ -271,7 +311,15 @@ def _alike(model: ReasoningModel, indices: Sequence[int]) -> bool:
 
 @contextmanager
 def standing_in(model: ReasoningModel, blocks: Mapping[int, nn.Module]) -> Iterator[None]:
-    """Other blocks do the work of the model's own at these positions until the end."""
+    """Let other blocks compute in place of the model's own while the context is open.
+
+    Args:
+        model: the model.
+        blocks: position -> the block that computes there.
+
+    Yields:
+        None.
+    """
     with holding(model), ExitStack() as undo:
         for index, block in blocks.items():
             own = model.blocks[index]
@@ -284,7 +332,7 @@ def standing_in(model: ReasoningModel, blocks: Mapping[int, nn.Module]) -> Itera
 def _give_back(own: nn.Module, forward_before: Any) -> None:
     if forward_before is None:
         own.__dict__.pop("forward", None)
-    else:  # accelerate had put its own there
+    else:  # accelerate had replaced it
         own.__dict__["forward"] = forward_before
 
 
@@ -292,9 +340,21 @@ def _give_back(own: nn.Module, forward_before: Any) -> None:
 def similarity(
     model: ReasoningModel, state: Merged, calibration: Calibration, batch_tokens: int
 ) -> float:
-    """Mean over texts of the cosine of the last hidden states, merged and unpruned.
+    """The mean over texts of the cosine between the last hidden states, merged and unpruned.
 
-    nan where the merged model gives none, which is above no threshold.
+    All counted tokens of a text are one vector. The hidden state is taken after the final norm.
+
+    Args:
+        model: the unpruned model.
+        state: the merging.
+        calibration: the token sequences.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The cosine; nan (above no threshold) if the merged model gives inf or nan.
+
+    Raises:
+        NonFiniteError: the unpruned model gives inf or nan.
     """
     counted = calibration.counted()
     sums = torch.zeros(3, len(calibration.sequences), dtype=torch.float64)
@@ -309,6 +369,9 @@ def similarity(
         )
         sums.index_add_(1, batch.texts.cpu(), products.cpu().double())
     if not sums[1].isfinite().all():
-        raise NonFiniteError(f"The last hidden state of {model.name} holds inf or nan.")
-    read = sums[1] > 0  # texts of which a token counts
+        raise NonFiniteError(
+            f"The last hidden state of {model.name} holds inf or nan: load the model in float32 or "
+            "bfloat16."
+        )
+    read = sums[1] > 0  # texts with a token that counts
     return float((sums[0, read] / (sums[1, read] * sums[2, read]).sqrt()).mean())

@@ -1,28 +1,17 @@
-"""LinearPatch: a gain a channel, in a Hadamard-rotated basis. arXiv 2505.24680.
+"""LinearPatch: one gain per channel, in a Hadamard-rotated basis. arXiv 2505.24680.
 
-At a cut the stream x (row vectors) becomes x P with P = H diag(d) H^T, H a Hadamard matrix (so
-that no channel holds an outlier alone) and d_k = sum_t |x_(l+n) H|_k / sum_t |x_l H|_k: the
-magnitude that leaves the removed run over the one that enters the cut, channel by rotated channel,
-over counted tokens. rotate=False leaves H out. d is positive, so P is symmetric and invertible.
+At a cut the stream x (row vectors) becomes x P with P = H diag(d) H^T. H is a Hadamard matrix, so
+that no channel alone holds an outlier (rotate=False leaves H out), and over counted tokens
+d_k = sum_t |x_(l+n) H|_k / sum_t |x_l H|_k. d is positive, so P is symmetric and invertible.
 
-The paper puts P between two blocks as a layer of its own. Into an ordinary checkpoint of the same
-architecture P cannot be folded exactly: an RMS norm commutes only with a rotation times a number,
-and P is one only where all d are equal (see `machinery.fold` for why no other way can be exact
-either). The closest exact maps to P are numbers: that is Prune&Comp. What is done here is exact in
-all but one factor a token: reads behind the cut take P, writes take its inverse, and the ratio
-rms(x P) / rms(x), which differs from token to token, is replaced at each read by its mean. What
-that leaves out is measured and recorded:
-- `read_error`: the squared relative error of what the reads get, mean and worst over reads;
-- `logit_error`: the distance of the logits from those of the hook, relative to their size, on the
-  start of the first text;
-- `kl_hook` beside `kl`: the KL divergence with P as a hook, exactly as in the paper.
-`live(prune(model, plan), repaired.maps)` is the unfolded repair. (The other way, least squares into
-the down-projection before the cut, leaves out a quarter of x P - x on the bundled reasoner, where
-this leaves out a ten-thousandth of each read; and with the run itself as its target it is
-ReplaceMe.)
-
-Where the run starts the model, P goes into the embedding, which is exact. Elsewhere architectures
-with a norm behind their sublayers are refused: nothing but a number passes that.
+The paper inserts P as a layer. Folding it is exact except for one factor per token: reads after
+the cut take P, writes its inverse, and the ratio rms(x P) / rms(x), which differs per token, is
+replaced at each read by its mean. Recorded: `read_error` (squared relative error at the reads, mean
+and worst), `logit_error` (relative distance to the hook's logits on the start of the first text)
+and `kl_hook` (KL with P as a hook, exactly as in the paper). `live(prune(model, plan),
+repaired.maps)` is the unfolded repair. docs/internals.md says why no exact fold exists. If the run
+starts the model, P goes into the embedding, which is exact; elsewhere architectures with a norm
+after their sublayers are refused.
 """
 
 from __future__ import annotations
@@ -64,7 +53,23 @@ def linearpatch(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Repaired:
-    """The pruned model with the patch of every cut folded in, all but a factor a token."""
+    """Prune the model and fold the patch of every cut, exact except for one factor per token.
+
+    Args:
+        model: the model; it is not changed.
+        plan: the plan.
+        texts: calibration texts, as for `Calibration.of`.
+        rotate: whether gains are per channel of the Hadamard-rotated stream.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The repaired model, its record and its maps.
+
+    Raises:
+        UserError: the architecture or its width is not supported, or the patch is not invertible.
+        NonFiniteError: an activation is inf or nan.
+    """
     found = cuts(plan)
     refuse(model, [on_the_stream(cut, torch.eye(1)) for cut in found])
     calibration = Calibration.of(model, texts, part)
@@ -103,9 +108,9 @@ def _patch(
     basis: Float[Tensor, "D D"],
     batch_tokens: int,
 ) -> tuple[Map, dict[str, Any]]:
-    """The patch of one cut and what the record says of it."""
+    """The patch of one cut, and its entry in the record."""
     errors = CutErrors()
-    sums = torch.zeros(4, len(basis), dtype=torch.float64)  # |x|, |y|, xy, xx a rotated channel
+    sums = torch.zeros(4, len(basis), dtype=torch.float64)  # |x|, |y|, xy, xx per rotated channel
     for batch in at_cut(model, pruned, maps, cut, calibration, batch_tokens):
         errors.add(batch)
         here = basis.to(batch.entering.device)
@@ -125,10 +130,21 @@ def _patch(
 def channel_gains(
     entering: Float[Tensor, " D"], leaving: Float[Tensor, " D"]
 ) -> Float[Tensor, " D"]:
-    """d_k = leaving_k / entering_k, summed magnitudes; 1 for a channel that is zero throughout."""
+    """d_k = leaving_k / entering_k; 1 for a channel that is always zero.
+
+    Args:
+        entering: summed magnitudes per channel before the run [D].
+        leaving: summed magnitudes per channel after the run [D].
+
+    Returns:
+        The gains [D].
+
+    Raises:
+        UserError: a channel that enters is zero after the run, so the patch is not invertible.
+    """
     if ((entering > 0) & (leaving == 0)).any():
         raise UserError(
-            "A channel that enters the cut is zero behind it on all calibration tokens: the patch "
-            "could not be inverted. Give more texts, or rotate=True."
+            "A channel that enters the cut is zero after it on all calibration tokens, so the "
+            "patch cannot be inverted. Give more texts, or rotate=True."
         )
     return torch.where((entering > 0) & (leaving > 0), leaving / entering, 1.0)

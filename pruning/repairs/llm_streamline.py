@@ -1,20 +1,17 @@
-"""LLM-Streamline: one trained block takes the place of a run. arXiv 2403.19135.
+"""LLM-Streamline: one trained block replaces a run of blocks. arXiv 2403.19135.
 
 A run of n blocks l..l+n-1 is replaced by one block of the same architecture, so the model loses
-n - 1 blocks and is still an ordinary checkpoint. The block starts as dense block l (its dense
-index stays) and is trained, alone, to do what the run did:
-    min E |block(x_l) - x_(l+n)|^2 / E |x_(l+n)|^2     over counted tokens,
-x_l being what the model so far hands on and x_(l+n) the stream of the whole model behind the run.
-(The paper's other light layer, a plain MLP, is no block of the architecture and cannot be saved in
-an ordinary checkpoint.)
+n - 1 blocks and stays an ordinary checkpoint. The block starts as dense block l (it keeps that
+dense index) and is trained alone to compute what the run did, over counted tokens:
+    min E |block(x_l) - x_(l+n)|^2 / E |x_(l+n)|^2,
+where x_l is the stream of the model repaired so far and x_(l+n) the whole model's stream after the
+run. (The paper's other option, a plain MLP, does not fit into an ordinary checkpoint.)
 
-AdamW in float32, linear warm-up and cosine decay, gradients of the block only. Streams are taken
-anew at every step (one forward up to the run), so memory does not grow with the texts. Texts held
-out (`held_out` of them) decide how long: the weights that did best there are kept, those before
-the first step among them, and training stops after `patience` looks without a better one.
-The seed orders the texts; nothing else is drawn.
-
-The errors recorded are those on the held-out texts; on all texts where none are held out.
+AdamW in float32, linear warm-up, cosine decay, gradients of the block only. Streams are computed
+again at every step, so memory does not grow with the texts. The weights with the lowest error on
+held-out texts are kept, including those before the first step; training stops after `patience`
+evaluations without improvement. The seed only orders the texts. Recorded errors are those on the
+held-out texts, or on all texts if none are held out.
 """
 
 from __future__ import annotations
@@ -50,12 +47,22 @@ from pruning.repairs.machinery.streams import (
 from pruning.surgery import prune
 
 Progress = Callable[[int, int, float], None]
-CLIP = 1.0  # of the gradient's norm; the loss is relative, so of the order of 1
+CLIP = 1.0  # largest norm of the gradient; the loss is relative, so of the order of 1
 
 
 @dataclass(frozen=True)
 class BlockTraining:
-    """steps of `batch_texts` texts; warmup: share of the steps; look: steps between looks."""
+    """How a block is trained.
+
+    Attributes:
+        steps: the largest number of optimizer steps.
+        lr: the peak learning rate.
+        batch_texts: texts per step.
+        weight_decay: AdamW's weight decay.
+        warmup: share of the steps with a rising learning rate, in [0, 1).
+        look: steps between evaluations.
+        patience: evaluations without improvement before training stops.
+    """
 
     steps: int
     lr: float
@@ -70,7 +77,7 @@ class BlockTraining:
         whole |= {"look": self.look, "patience": self.patience}
         for name, value in whole.items():
             if value < 1:
-                raise UserError(f"llm-streamline: {name}={value}, expected at least 1.")
+                raise UserError(f"llm-streamline: {name}={value}: expected at least 1.")
         if not (self.lr > 0 and self.weight_decay >= 0 and 0 <= self.warmup < 1):
             raise UserError(
                 f"llm-streamline: lr={self.lr}, weight_decay={self.weight_decay}, "
@@ -79,7 +86,7 @@ class BlockTraining:
             )
 
     def rate(self, step: int) -> float:
-        """The factor on `lr` at a step: up in a line, then down half a cosine."""
+        """The factor on `lr` at a step: a linear rise, then half a cosine down to 0."""
         rising = max(1, round(self.warmup * self.steps))
         if step < rising:
             return (step + 1) / rising
@@ -110,15 +117,37 @@ def llm_streamline(
     batch_tokens: int = BATCH_TOKENS,
     progress: Progress | None = None,
 ) -> Repaired:
-    """The model with every run of the plan replaced by one block trained for it.
+    """Replace every run of the plan by one block trained for it.
 
-    Every run needs two blocks or more. progress(step, steps, error) is called at every look.
+    Args:
+        model: the model; it is not changed.
+        plan: the plan; each of its runs needs at least two blocks.
+        texts: calibration texts, as for `Calibration.of`.
+        steps: the largest number of optimizer steps per run.
+        lr: the peak learning rate.
+        batch_texts: texts per step.
+        weight_decay: AdamW's weight decay.
+        warmup: share of the steps with a rising learning rate, in [0, 1).
+        held_out: share of the texts that decide when to stop, in [0, 1); 0 trains all steps.
+        look: steps between evaluations.
+        patience: evaluations without improvement before training stops.
+        seed: the seed of the order of the texts.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+        progress: called at every evaluation with (step, steps, relative squared error).
+
+    Returns:
+        The repaired model, whose plan keeps the first block of every run, and its record.
+
+    Raises:
+        UserError: an argument is out of range, a run has one block, or too few texts.
+        NonFiniteError: the error became inf or nan.
     """
     training = BlockTraining(steps, lr, batch_texts, weight_decay, warmup, look, patience)
     found = cuts(plan)
     if short := [c.last for c in found if len(c.removed) == 1]:
         raise UserError(
-            f"Plan {plan.name!r} removes block {short} alone, and one block in its place would "
+            f"Plan {plan.name!r} removes block {short} alone, and replacing one block by one would "
             "remove nothing: llm-streamline needs runs of two blocks or more."
         )
     calibration = Calibration.of(model, texts, part)
@@ -138,9 +167,21 @@ def llm_streamline(
 
 
 def split(n: int, share: float, seed: int) -> tuple[list[int], list[int]]:
-    """Texts to learn from, and texts to judge by."""
+    """Split texts at random into those to train on and those held out.
+
+    Args:
+        n: the number of texts.
+        share: the share to hold out, in [0, 1); at least one text if it is above 0.
+        seed: the seed.
+
+    Returns:
+        Numbers of the texts to train on, and of those held out.
+
+    Raises:
+        UserError: the share is out of range, or no text is left to train on.
+    """
     if not 0.0 <= share < 1.0:
-        raise UserError(f"llm-streamline: held_out={share}, expected a share in [0, 1).")
+        raise UserError(f"llm-streamline: held_out={share}: expected a share in [0, 1).")
     n_judge = max(1, round(share * n)) if share else 0
     if n_judge >= n:
         raise UserError(
@@ -153,7 +194,15 @@ def split(n: int, share: float, seed: int) -> tuple[list[int], list[int]]:
 
 @dataclass(frozen=True)
 class BlockExample:
-    """What the block reads, with the arguments it is called with, and what it should give."""
+    """One batch to train a block on.
+
+    Attributes:
+        x: the block's input [B, T, D], float32.
+        args: its other positional arguments.
+        kwargs: its keyword arguments.
+        target: the output it should give [B, T, D], float32.
+        mask: the tokens that count [B, T].
+    """
 
     x: Float[Tensor, "B T D"]
     args: tuple[Any, ...]
@@ -164,7 +213,15 @@ class BlockExample:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of removed blocks and the block of `student` that takes its place."""
+    """A run of removed blocks, and the block of `student` that replaces it.
+
+    Attributes:
+        model: the whole model.
+        student: the pruned model, repaired so far.
+        cut: the run.
+        calibration: the token sequences.
+        batch_tokens: the largest number of tokens per forward pass.
+    """
 
     model: ReasoningModel
     student: ReasoningModel
@@ -174,14 +231,16 @@ class Run:
 
     @property
     def block(self) -> nn.Module:
+        """The block of `student` that replaces the run."""
         return self.student.blocks[position(self.student, self.cut.removed[0])]
 
     def tokens(self, texts: Sequence[int]) -> int:
+        """The number of counted tokens in these texts."""
         counted = self.calibration.counted()
         return int(sum(counted[text].sum() for text in texts))
 
     def pairs(self, texts: Sequence[int]) -> Iterator[BlockExample]:
-        """Batches of these texts."""
+        """Yield batches of inputs and targets from these texts."""
         sequences = [self.calibration.sequences[text] for text in texts]
         counted = [self.calibration.counted()[text] for text in texts]
         end = behind(self.model, self.cut)
@@ -194,7 +253,7 @@ class Run:
             yield BlockExample(x, args, kwargs, theirs[0].float().to(x.device), mask)
 
     def _call(self, ids: Int[Tensor, "B T"]) -> tuple[Tensor, tuple[Any, ...], dict[str, Any]]:
-        """What the student's block is called with, in float32."""
+        """The arguments that the student's block is called with, in float32."""
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         handle = self.block.register_forward_pre_hook(
             lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
@@ -210,14 +269,14 @@ class Run:
         return kwargs.pop("hidden_states"), (), kwargs
 
     def squares(self, pair: BlockExample) -> Float[Tensor, ""]:
-        """The squared distance of what the block gives, summed over counted tokens."""
+        """The squared distance of the block's output to the target, summed over counted tokens."""
         out = self.block(pair.x, *pair.args, **pair.kwargs)
         given = out[0] if isinstance(out, tuple) else out
         return (given - pair.target)[pair.mask].square().sum()
 
     @torch.no_grad()
     def distance(self, texts: Sequence[int]) -> float:
-        """`squares` over all of these texts."""
+        """The sum of `squares` over these texts."""
         return sum(float(self.squares(pair)) for pair in self.pairs(texts))
 
     def plain_removal(self, texts: Sequence[int]) -> CutErrors:
@@ -237,7 +296,7 @@ def _trained(
     seed: int,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Train the run's block in place; what the record says of it."""
+    """Train the run's block in place; return its entry in the record."""
     block, looked_at = run.block, judge or learn
     errors = run.plain_removal(looked_at)
     level = errors.target / errors.tokens or 1.0
@@ -257,7 +316,7 @@ def _trained(
             last = run.distance(looked_at)
             if not math.isfinite(last):
                 raise NonFiniteError(
-                    f"llm-streamline: the error became {last} at step {done}; take a lower lr than "
+                    f"llm-streamline: the error became {last} at step {done}; use a lower lr than "
                     f"{training.lr}."
                 )
             if progress is not None:
@@ -280,7 +339,7 @@ def _descend(
     weights: list[nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """One step on these texts, in as many passes as they need."""
+    """One optimizer step on these texts, in as many passes as they need."""
     optimizer.zero_grad(set_to_none=True)
     scale = level * max(1, run.tokens(texts))
     for pair in run.pairs(texts):
@@ -291,7 +350,7 @@ def _descend(
 
 
 def _order(texts: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
-    """Groups of texts without end, every text once before any comes again."""
+    """Endless groups of texts; every text comes once before any comes again."""
     draw = np.random.default_rng(seed + 1)
     while True:
         shuffled = draw.permutation(np.asarray(texts)).tolist()
@@ -301,7 +360,7 @@ def _order(texts: Sequence[int], size: int, seed: int) -> Iterator[list[int]]:
 
 @contextmanager
 def _in_float32(block: nn.Module) -> Iterator[list[nn.Parameter]]:
-    """The block's weights in float32 and asking for gradients; afterwards as they were."""
+    """The block's weights in float32 and requiring gradients; restored afterwards."""
     before = [(w, w.dtype, w.requires_grad) for w in block.parameters()]
     try:
         for weight, _, _ in before:
@@ -316,7 +375,7 @@ def _in_float32(block: nn.Module) -> Iterator[list[nn.Parameter]]:
 
 
 def _float32(value: Any) -> Any:
-    """Every floating tensor inside, in float32."""
+    """Convert every floating tensor inside to float32."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, (tuple, list)):

@@ -1,17 +1,17 @@
 """Procrustes: the best map of the stream that folds exactly, a rotation times a number.
 
-At a cut the stream x becomes c x Q with Q orthogonal. Maps of this form are all that an RMS norm
-commutes with, so they are all that can be folded exactly (`machinery.fold`); among them this takes
-the one nearest in least squares to what the removed run did:
+At a cut the stream x becomes c x Q with Q orthogonal. An RMS norm commutes with no other maps, so
+no others fold exactly (`machinery.fold`). This repair takes the one that is nearest, in least
+squares, to what the removed run did:
     min over Q, c of sum_t |c x_t Q - y_t|^2 + lambda |Q - 1|^2,   x_t entering, y_t its target.
 With X^T Y + lambda 1 = U S V^T: Q = U V^T (Schoenemann, 1966), c = tr(Q^T X^T Y) / |X|^2. lambda is
-`ridge` times the mean of the diagonal of X^T X; it leaves alone the directions that the texts say
-nothing about. ridge=None tries powers of ten on texts held out (every fifth; the last of fewer than
-five), takes the best, and fits again on all. On the calibration tokens the result is never further
-from the target than plain removal, nor than any single number.
+`ridge` times the mean of the diagonal of X^T X; it keeps directions that the texts do not cover.
+ridge=None tries powers of ten on held-out texts (every fifth; the last of fewer than five) and fits
+again on all with the best. On the calibration tokens the result is never further from the target
+than plain removal, nor than any single number.
 
-It is to LinearPatch what Prune&Comp is without rotation: Prune&Comp is the case Q = 1. Refused for
-architectures with a norm behind their sublayers, unless the run starts the model.
+Prune&Comp is the case Q = 1. Architectures with a norm after their sublayers are refused, unless
+the run starts the model.
 """
 
 from __future__ import annotations
@@ -50,7 +50,24 @@ def procrustes(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Repaired:
-    """The pruned model with a rotation times a number folded in at every cut."""
+    """Prune the model and fold a rotation times a number at every cut.
+
+    Args:
+        model: the model; it is not changed.
+        plan: the plan.
+        texts: calibration texts, as for `Calibration.of`.
+        ridge: the strength of the pull towards no rotation. Default: chosen on held-out texts, or 1
+            with a single text.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The repaired model, its record and its maps.
+
+    Raises:
+        UserError: `ridge` is negative, or the architecture is not supported.
+        NonFiniteError: an activation is inf or nan, or no rotation fits.
+    """
     if ridge is not None and not ridge >= 0.0:
         raise UserError(f"ridge={ridge}: expected 0 or more, or None to choose it.")
     found = cuts(plan)
@@ -82,7 +99,12 @@ def procrustes(
 
 @dataclass(frozen=True)
 class Sums:
-    """X^T Y and |X|^2 over tokens, in float64."""
+    """Sums over tokens, float64.
+
+    Attributes:
+        cross: X^T Y [D, D].
+        squares: |X|^2.
+    """
 
     cross: Float[Tensor, "D D"]
     squares: float
@@ -91,7 +113,15 @@ class Sums:
         return Sums(self.cross + other.cross, self.squares + other.squares)
 
     def error(self, rotation: Float[Tensor, "D D"], gain: float) -> float:
-        """|c X Q - Y|^2 - |Y|^2."""
+        """|c X Q - Y|^2 - |Y|^2, for a rotation Q and a number c.
+
+        Args:
+            rotation: Q [D, D].
+            gain: c.
+
+        Returns:
+            The squared error minus |Y|^2.
+        """
         return gain * gain * self.squares - 2 * gain * float((rotation * self.cross).sum())
 
 
@@ -104,7 +134,7 @@ def _sums(
     errors: CutErrors,
     batch_tokens: int,
 ) -> tuple[Sums, Sums]:
-    """Of the texts to fit on and of those held out."""
+    """The sums of the texts to fit on, and of the held-out texts."""
     held = held_out(len(calibration.sequences))
     nothing = Sums(torch.zeros(model.d_model, model.d_model, dtype=torch.float64), 0.0)
     halves = [nothing, nothing]
@@ -118,7 +148,18 @@ def _sums(
 
 
 def nearest(sums: Sums, ridge: float) -> tuple[Float[Tensor, "D D"], float]:
-    """Q and c."""
+    """Q and c, the rotation and the number nearest to the target.
+
+    Args:
+        sums: sums over the tokens to fit on.
+        ridge: the strength of the pull towards no rotation.
+
+    Returns:
+        Q [D, D] and c.
+
+    Raises:
+        NonFiniteError: c is not a finite number above 0.
+    """
     cross, squares = sums.cross, sums.squares
     pull = ridge * squares / len(cross) * torch.eye(len(cross), dtype=cross.dtype)
     u, _, v = torch.linalg.svd(cross + pull)
@@ -126,7 +167,7 @@ def nearest(sums: Sums, ridge: float) -> tuple[Float[Tensor, "D D"], float]:
     gain = float((rotation * cross).sum()) / squares if squares else 0.0
     if not 0.0 < gain < float("inf"):
         raise NonFiniteError(
-            f"The stream behind the cut has no likeness to the one before it (c = {gain:g}): no "
-            "rotation makes up for that."
+            f"The stream after the cut does not correlate with the one before it (c = {gain:g}), "
+            "so no rotation can repair it. Use another plan or repair."
         )
     return rotation, gain

@@ -1,20 +1,18 @@
-"""Prune&Comp: one number a cut makes up for the lost magnitude. arXiv 2507.18212.
+"""Prune&Comp: one number per cut compensates for the lost magnitude. arXiv 2507.18212.
 
-The residual stream grows from block to block, so behind a cut it enters too small. It is multiplied
-by alpha = E||x_(l+n)|| / E||x_l||, the norm that leaves the removed run over the norm that enters
-the cut, means over counted tokens (average="ratios": the mean of the tokens' own ratios, which a
-few sink tokens of huge norm do not decide).
+The residual stream grows from block to block, so after a cut it is too small. It is multiplied by
+alpha = E||x_(l+n)|| / E||x_l||, the norm after the removed run over the norm at the cut, means over
+counted tokens (average="ratios": the mean of the tokens' own ratios, which a few sink tokens of
+huge norm do not dominate).
 
-Folded: writes behind the cut are divided by alpha, which by the scale invariance of the norms is
-the same model as one whose stream was multiplied, exactly but for the norms' eps. (The paper
-scales the embedding and the writes before the cut instead: again the same model, but then a tied
-head must be untied.) Where the run starts the model, the embedding is multiplied, and a tied head
-is untied. Works for every architecture and several cuts (each alpha is measured with the earlier
-ones at work); behind the last block only the final norm reads, and nothing changes.
+Folded: writes after the cut are divided by alpha. Because norms are scale-invariant, this is the
+same model as one with a multiplied stream, up to the norms' eps. (The paper scales the embedding
+and the writes before the cut: the same model again, but a tied head must be untied.) If the run
+starts the model, the embedding is multiplied and a tied head untied. It works for every
+architecture and several cuts; after the last block only the final norm reads, and nothing changes.
 
-Caveat: matching norms is not least squares. Where the run turns the stream much, the matched
-stream may be further from its target than the plain one: compare `error_repaired` and
-`error_removed`, and the KL divergences.
+Caveat: matching norms is not least squares. If the run rotates the stream much, the result may be
+further from its target than plain removal: compare `error_repaired` and `error_removed`, and KL.
 """
 
 from __future__ import annotations
@@ -48,7 +46,23 @@ def prune_comp(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Repaired:
-    """The pruned model with alpha folded in at every cut. average: "norms" or "ratios"."""
+    """Prune the model and fold alpha at every cut.
+
+    Args:
+        model: the model; it is not changed.
+        plan: the plan.
+        texts: calibration texts, as for `Calibration.of`.
+        average: "norms": the ratio of mean norms; "ratios": the mean of the tokens' ratios.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The repaired model, its record and its maps.
+
+    Raises:
+        UserError: `average` is unknown.
+        NonFiniteError: an activation is inf or nan, or alpha is not a finite number above 0.
+    """
     if average not in AVERAGES:
         raise UserError(f"average={average!r}: expected one of {', '.join(AVERAGES)}.")
     calibration = Calibration.of(model, texts, part)
@@ -70,8 +84,8 @@ def prune_comp(
         alpha = leaving / entering if average == "norms" else ratios / errors.tokens
         if not 0.0 < alpha < float("inf"):
             raise NonFiniteError(
-                f"The stream behind blocks {list(cut.removed)} has norm {leaving:g} against "
-                f"{entering:g} before them: no number makes up for that."
+                f"The stream after blocks {list(cut.removed)} has norm {leaving:g} against "
+                f"{entering:g} before them: no factor can repair that. Use another plan or repair."
             )
         after = errors.target - 2 * alpha * dots + alpha * alpha * squares
         entries.append(errors.entry(cut, after, alpha=alpha))

@@ -1,21 +1,17 @@
 """ReplaceMe: a linear map on the last MLP before a cut, by ridge least squares. arXiv 2505.02819.
 
-With M what the MLP of the last kept block adds, Y the rest of the stream there and y the stream
-behind the removed run, over counted tokens (rows):
+With M the output of the last kept block's MLP, Y the rest of the stream there and y the stream
+after the removed run, over counted tokens (rows):
     min over T of  sum |M T + Y - y|^2 + lambda |T - T_0|^2,
-and T goes into the down-projection, W := T^T W, in a mixture of experts into every expert's. T_0 is
-the identity (toward="identity": little data leaves plain removal as it is, and the fit is never
-worse than it on its own tokens) or zero (toward="zero", the paper's). With T = T_0 + Z and the
-normal equations' sums G = M^T M, C = M^T (y - Y - M), kept in float64:
-    (G + lambda 1) Z = C  for the identity;   lambda = ridge x mean diag G.
-ridge=None tries powers of ten on texts held out (every fifth; the last of fewer than five), takes
-the best, and fits again on all. One batch is in memory at a time, and four D x D sums.
+and T is folded into the down-projection, W := T^T W (of every expert in a mixture). T_0 is the
+identity (toward="identity": little data stays close to plain removal, and the fit is never worse
+than it on its own tokens) or zero (toward="zero", as in the paper). With T = T_0 + Z and float64
+sums G = M^T M, C = M^T (y - Y - M): (G + lambda 1) Z = C for the identity; lambda = ridge x mean
+diag G. ridge=None tries powers of ten on held-out texts and fits again on all with the best.
 
-Where a norm stands behind the MLP (Gemma 2 and 3, OLMo 2) no matrix can be folded through it, only
-one number a channel: form="diagonal", least squares channel by channel, folded into that norm.
-
-Where the run starts the model no MLP comes before; then M is the embedding and Y nothing, and T is
-folded into the embedding itself, as exactly, for every architecture (a tied head is untied).
+If a norm follows the MLP (Gemma 2 and 3, OLMo 2), only one number per channel can be folded:
+form="diagonal". If the run starts the model, M is the embedding, Y is nothing, and T is folded
+exactly into the embedding (a tied head is untied).
 """
 
 from __future__ import annotations
@@ -59,9 +55,26 @@ def replaceme(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Repaired:
-    """The pruned model with T folded in before every cut.
+    """Prune the model and fold T before every cut.
 
-    toward: "identity" or "zero". form: "full" or "diagonal".
+    Args:
+        model: the model; it is not changed.
+        plan: the plan.
+        texts: calibration texts, as for `Calibration.of`.
+        ridge: the strength of the pull towards T_0. Default: chosen on held-out texts (every fifth;
+            the
+            last of fewer than five), or 0.1 with a single text.
+        toward: T_0: "identity", or "zero" as in the paper.
+        form: a "full" matrix, or "diagonal" with one number per channel.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The repaired model, its record and its maps.
+
+    Raises:
+        UserError: an argument is unknown or out of range, or the architecture is not supported.
+        NonFiniteError: an activation is inf or nan.
     """
     if toward not in TOWARD:
         raise UserError(f"toward={toward!r}: expected 'identity' or 'zero'.")
@@ -87,9 +100,12 @@ def replaceme(
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """Sums over tokens in float64: G = M^T M, C = M^T R, and |R|^2, with R = y - Y - M.
+    """Sums over tokens in float64, with R = y - Y - M; for a diagonal T only diagonals are kept.
 
-    Of a diagonal T only the diagonals of G and C are kept.
+    Attributes:
+        gram: G = M^T M, [D, D] or [D].
+        cross: C = M^T R, [D, D] or [D].
+        squares: |R|^2.
     """
 
     gram: Float[Tensor, "*shape"]
@@ -100,7 +116,16 @@ class NormalEquations:
     def of(
         cls, added: Float[Tensor, "K D"], left: Float[Tensor, "K D"], diagonal: bool
     ) -> NormalEquations:
-        """Of tokens with M `added` and R `left`."""
+        """Sum over the tokens of one batch.
+
+        Args:
+            added: M [K, D].
+            left: R [K, D].
+            diagonal: keep only the diagonals of G and C.
+
+        Returns:
+            The sums.
+        """
         m, r = added.double(), left.double()
         squares = float(r.square().sum())
         if diagonal:
@@ -113,7 +138,15 @@ class NormalEquations:
         )
 
     def solve(self, ridge: float, toward: str) -> Float[Tensor, "*shape"]:
-        """T."""
+        """Solve for T.
+
+        Args:
+            ridge: lambda over the mean diagonal of G.
+            toward: T_0: "identity" or "zero".
+
+        Returns:
+            T, [D, D] or [D], float64.
+        """
         diagonal = self.gram.ndim == 1
         level = float((self.gram if diagonal else self.gram.diagonal()).mean())
         pull = torch.full_like(self.gram[0] if not diagonal else self.gram, ridge * level)
@@ -136,7 +169,7 @@ class NormalEquations:
 
 
 def _symmetric_solve(whole: Float[Tensor, "D D"], goal: Float[Tensor, "D D"]) -> Tensor:
-    """Cholesky; the shortest least-squares solution where the matrix is singular."""
+    """Solve by Cholesky; the shortest least-squares solution if the matrix is singular."""
     factor, failed = torch.linalg.cholesky_ex(whole)
     if not int(failed):
         solved = torch.cholesky_solve(goal, factor)
@@ -159,10 +192,10 @@ def _fit(
     form: str,
     batch_tokens: int,
 ) -> tuple[Map, dict[str, Any]]:
-    """T of one cut, and what the record says of it."""
+    """T of one cut, and its entry in the record."""
     errors = CutErrors()
     held = held_out(len(calibration.sequences)) if ridge is None else None
-    halves: list[NormalEquations | None] = [None, None]  # fitted on, held out
+    halves: list[NormalEquations | None] = [None, None]  # texts to fit on, held-out texts
     for batch in at_cut(model, pruned, maps, cut, calibration, batch_tokens):
         errors.add(batch)
         added = batch.entering if batch.mlp is None else batch.mlp
@@ -190,5 +223,5 @@ def _fit(
 
 
 def _before(cut: Cut, t: Float[Tensor, "*shape"]) -> Map:
-    """T on the MLP of the last block before the cut, or on the embedding where there is none."""
+    """The map T on the last MLP before the cut, or on the embedding if there is none."""
     return Map(t, cut.before, "embedding" if cut.before is None else "mlp")

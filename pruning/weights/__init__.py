@@ -1,18 +1,16 @@
 """Unstructured pruning: single weights set to zero, as the control for removing whole blocks.
 
-What removes as many parameters without taking depth away? `sparsify` zeroes a share of the
-weights of every block's matrices (`matrices`), by:
+`sparsify` sets a share of the weights of every block's matrices to zero, chosen by:
 - "magnitude": the smallest |W_ij| of each matrix;
-- "wanda" (arXiv 2306.11695): the smallest |W_ij| ||X_j||_2 of each output's row, X_j being input
-  channel j over the calibration text. As in the paper block after block: a block's inputs are
-  those behind the blocks pruned before it (`sequential`; L/2 forwards instead of one).
+- "wanda" (arXiv 2306.11695): the smallest |W_ij| ||X_j||_2 of each row (output), X_j being input
+  channel j over the calibration text. As in the paper, blocks are pruned in order, and the inputs
+  of a block come through the pruned blocks before it (`sequential`; L/2 forwards instead of one).
 The share is the same in every block, or follows the outliers (OWL, arXiv 2310.05175, see
-`allocation`). Given a `LayerPlan` in place of a share, as many weights go as the plan's blocks
-have parameters (`matched.matched_sparsity`).
+`allocation`). With a `LayerPlan` in place of a share, as many weights are zeroed as the plan's
+blocks have parameters (`matched.matched_sparsity`).
 
-The caller's model is not touched. A row's number of zeros is the share, up to one weight, so that
-the total is exact. The zeros are stored and multiplied like any number: they save no time and no
-memory with dense kernels (`matched.match_latency` measures it).
+Rows differ by at most one zero, so that the total is exact. Dense kernels multiply zeros like any
+number, so zeros save no time and no memory (`matched.match_latency` measures it).
 """
 
 from __future__ import annotations
@@ -66,9 +64,17 @@ ALLOCATIONS = ("uniform", "owl")
 
 @dataclass(frozen=True)
 class Sparse:
-    """A model with weights set to zero, and where.
+    """A copy of a model with weights set to zero.
 
-    table: block (dense index), matrix, weights, zeros (those set now and those that were there).
+    Attributes:
+        model: the new model.
+        method: "wanda" or "magnitude".
+        allocation: "uniform" or "owl".
+        sparsity: the share asked for.
+        table: per matrix: block (dense index), name, weights, zeros (also those that were zero
+            before).
+        calibration: hash of the calibration text, empty if none was used.
+        n_tokens: calibration tokens that count.
     """
 
     model: ReasoningModel
@@ -81,6 +87,7 @@ class Sparse:
 
     @property
     def zeros(self) -> int:
+        """The number of zeros in all the matrices together."""
         return sum(row[3] for row in self.table)
 
     @property
@@ -100,7 +107,7 @@ class Sparse:
         }
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a matrix."""
+        """Return one row per matrix: weights, zeros, sparsity."""
         import pandas as pd
 
         frame = pd.DataFrame(self.table, columns=["block", "matrix", "weights", "zeros"])  # pyright: ignore[reportArgumentType]
@@ -124,13 +131,30 @@ def sparsify(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Sparse:
-    """A new model in which a share of the blocks' weights is zero.
+    """Return a copy of `model` in which a share of the blocks' weights is zero.
 
-    sparsity: the share, or a plan whose parameters are to be matched. texts: what Wanda and OWL
-    measure activations on. method: "wanda" or "magnitude"; allocation: "uniform" or "owl", with
-    outlier, spread, rule as OWL's M, lambda and scale. sequential: see the module. pattern: (n, m)
-    keeps the n best of every m neighbours in a row, (2, 4) for sparse tensor cores; the share is
-    then 1 - n/m.
+    Args:
+        model: the model; it is not changed.
+        sparsity: the share, from 0 to below 1, or a plan whose number of parameters is matched.
+        texts: calibration texts on which Wanda and OWL measure activations.
+        method: "wanda" or "magnitude".
+        allocation: "uniform" or "owl".
+        outlier: OWL's M: a weight is an outlier if its score is over M times the block's mean.
+        spread: OWL's lambda: how far a block's sparsity may be from the mean.
+        rule: OWL's scale, "code" or "range" (see `allocation`).
+        pattern: (n, m) keeps the n best of every m neighbours in a row, such as (2, 4) for sparse
+            tensor cores; the share must then be 1 - n/m.
+        sequential: whether Wanda measures each block's inputs through the blocks already pruned.
+        part: which tokens of the texts count. Default: all.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The new model and its record.
+
+    Raises:
+        UserError: an argument is unknown or out of range, texts are missing, or the architecture is
+            not supported.
+        NonFiniteError: an activation is inf or nan.
     """
     _check(method, allocation, texts)
     if isinstance(sparsity, LayerPlan):
@@ -183,7 +207,7 @@ def _gone(
     share: float,
     pattern: tuple[int, int] | None,
 ) -> Bool[Tensor, "O I"]:
-    """Which weights of a matrix are set to zero. norm: of its inputs; None goes by magnitude."""
+    """Which weights of a matrix are set to zero; without input norms, chosen by magnitude."""
     scores = matrix.weight.float().abs() if norm is None else wanda_scores(matrix, norm)
     if pattern is not None:
         return lowest_in_groups(scores, *pattern)
@@ -214,12 +238,12 @@ def _check_pattern(
         raise UserError(f"pattern={pattern}: expected (n, m) with 0 < n < m, such as (2, 4).")
     if allocation != "uniform" or abs(sparsity - (1 - keep / of)) > 1e-9:
         raise UserError(
-            f"pattern={pattern} sets {1 - keep / of:.3g} of every block to zero: give just that "
+            f"pattern={pattern} sets {1 - keep / of:.3g} of every block to zero: give exactly that "
             "as the sparsity, and a uniform allocation."
         )
     for matrix in (matrix for own in blocks for matrix in own):
         if matrix.weight.shape[1] % of:
             raise UserError(
                 f"pattern={pattern}: {matrix.name} of block {matrix.block} has "
-                f"{matrix.weight.shape[1]} inputs, no multiple of {of}."
+                f"{matrix.weight.shape[1]} inputs; expected a multiple of {of}."
             )

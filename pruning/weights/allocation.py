@@ -1,15 +1,15 @@
-"""How much of each block goes: the same share of all (uniform), or less where outliers are (OWL).
+"""The share of zeros in each block: the same in all (uniform), or less where outliers are (OWL).
 
 OWL (arXiv 2310.05175): a block's outlier ratio D_l is the share of its weights whose Wanda score
-is over M times the block's mean score. Blocks with more outliers keep more. The paper asks of the
-blocks' sparsities that they fall with D, average the sparsity S asked for, and stay within
-[S - lambda, S + lambda]; it gives no formula. Two rules, linear in D, that differ in the scale:
-- "code": D is stretched to a width of 2 lambda, as the authors' code does. With one block far out,
-  its sparsity can leave the paper's range.
+is over M times the block's mean score. Blocks with more outliers keep more weights. The paper
+requires that sparsities fall with D, average the target sparsity S, and stay within
+[S - lambda, S + lambda]; it gives no formula. Two rules, linear in D, differ in the scale:
+- "code": D is scaled to a width of 2 lambda, as in the authors' code. If one block is an extreme
+  outlier, its sparsity can leave the paper's range.
 - "range": the block farthest from the mean is lambda away, so all are within the paper's range.
 
-The average is weighted by the number of weights, so that the total is S also where blocks differ
-in size. Published choices: M = 5 or 7, lambda = .08. Shapes: L blocks.
+The average is weighted by the number of weights, so that the total is S also if blocks differ in
+size. Published choices: M = 5 or 7, lambda = .08. Shapes: L blocks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ SPREAD = 0.08
 
 
 def wanda_scores(matrix: Matrix, norm: Float[Tensor, " I"]) -> Float[Tensor, "O I"]:
-    """|W_ij| ||X_j||, in float32."""
+    """The Wanda score |W_ij| ||X_j||, float32.
+
+    Args:
+        matrix: the weight matrix [O, I].
+        norm: ||X_j|| of its input channels [I].
+
+    Returns:
+        One score per weight [O, I].
+    """
     return matrix.weight.float().abs() * norm.float()
 
 
@@ -38,7 +46,19 @@ def outlier_ratios(
     norms: Sequence[Sequence[Float[Tensor, " _"]]],
     outlier: float = OUTLIER,
 ) -> Float[np.ndarray, " L"]:
-    """D: the share of each block's weights that score over `outlier` times its mean score."""
+    """D: the share of each block's weights that score over `outlier` times the block's mean score.
+
+    Args:
+        blocks: the matrices of each block.
+        norms: the input norms of each matrix, in the same order.
+        outlier: the multiple M of the mean score, above 0.
+
+    Returns:
+        One ratio per block [L].
+
+    Raises:
+        UserError: `outlier` is not above 0.
+    """
     if not outlier > 0:
         raise UserError(f"outlier={outlier}: expected a multiple of the mean score above 0.")
     found = []
@@ -58,7 +78,21 @@ def owl_sparsities(
     spread: float = SPREAD,
     rule: str = "code",
 ) -> Float[np.ndarray, " L"]:
-    """The sparsity of every block; `spread` is lambda, `sizes` the weights of each block."""
+    """The sparsity of every block by OWL.
+
+    Args:
+        sparsity: the target S of all weights together.
+        ratios: outlier ratio D of each block [L].
+        sizes: number of weights of each block [L].
+        spread: lambda.
+        rule: "code" or "range" (see the module).
+
+    Returns:
+        One sparsity per block [L].
+
+    Raises:
+        UserError: an unknown rule, or a `spread` that leads to a sparsity outside 0 to 1.
+    """
     if rule not in RULES:
         raise UserError(did_you_mean(rule, RULES, "rule of OWL"))
     if not 0 <= spread <= min(sparsity, 1 - sparsity):
@@ -67,12 +101,12 @@ def owl_sparsities(
             f"that every block's sparsity around {sparsity:.3g} is a share."
         )
     away = ratios - np.average(ratios, weights=sizes)
-    alike = np.ptp(ratios) <= 1e-9  # under a weight in a billion: rounding, not outliers
+    alike = np.ptp(ratios) <= 1e-9  # under one weight in a billion: rounding, not outliers
     width = np.ptp(ratios) / 2 if rule == "code" else np.abs(away).max()
     found = np.full_like(away, sparsity) if alike else sparsity - spread * away / width
     if found.min() < 0 or found.max() > 1:
         raise UserError(
             f"spread={spread} asks for a block of sparsity {found.min():.3g} or {found.max():.3g}: "
-            'make it smaller, or take rule="range".'
+            'make it smaller, or use rule="range".'
         )
     return found

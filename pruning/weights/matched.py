@@ -1,18 +1,17 @@
-"""What it takes for unstructured pruning and removing blocks to be compared at equal terms.
+"""Comparing unstructured pruning and removed blocks at equal parameters or equal latency.
 
-Equal parameters: `matched_sparsity`, the share of the blocks' weights that are as many as the
+Equal parameters: `matched_sparsity` is the share of the blocks' weights that equals the number of
 parameters of the plan's blocks.
 
-Equal latency is another matter. Removing blocks makes every token cheaper. A zero is multiplied
-like any number by dense kernels, so the model with zeros takes the time of the dense one, and no
-sparsity meets the latency of the plan: the match is undefined, not large. Read the other way
-round: at the latency of the model with zeros, the model to compare with lacks no block at all.
-So `match_latency` measures all three side by side and says which case it is, on this machine,
-with its kernels. It gives no sparsity where there is none.
+Equal latency: removing blocks makes every token cheaper, but dense kernels multiply a zero like
+any number. So the model with zeros takes the time of the dense one, and no sparsity meets the
+latency of the plan: the match is undefined, not large. At the latency of the model with zeros, the
+model to compare with lacks no block. `match_latency` therefore measures all three on this machine
+and says which case applies; it gives no sparsity where there is none.
 
-Latencies are those of decoding, one token a pass through a cache. The models take turns, in an
-order drawn anew each round, so what slows the machine down for a while slows all of them, and
-ratios are taken within a round. Shapes: M models, R rounds.
+Latencies are of decoding, one token per forward pass with a cache. The models run in a new random
+order each round and ratios are taken within a round, so that a slow phase of the machine affects
+all models. Shapes: M models, R rounds.
 """
 
 from __future__ import annotations
@@ -40,7 +39,18 @@ if TYPE_CHECKING:
 
 
 def matched_sparsity(model: ReasoningModel, plan: LayerPlan) -> float:
-    """The share of all blocks' weights (see `matrices`) that equals the plan's parameters."""
+    """The share of all blocks' weights that equals the plan's number of parameters.
+
+    Args:
+        model: the dense model.
+        plan: the plan.
+
+    Returns:
+        The share, below 1 (see `matrices` for which weights are meant).
+
+    Raises:
+        UserError: the plan is for another model, or removes more parameters than the matrices have.
+    """
     plan.check(model)
     gone = [b for l, b in zip(model.layer_map, model.blocks, strict=True) if l in plan.removed]
     removed = sum(weight.numel() for block in gone for weight in block.parameters())
@@ -55,9 +65,17 @@ def matched_sparsity(model: ReasoningModel, plan: LayerPlan) -> float:
 
 @dataclass(frozen=True)
 class Latencies:
-    """Milliseconds a decoded token, [M, R]; the first model is what the others are held against.
+    """Decoding latencies of several models; the first model is the base of the ratios.
 
-    nonzero: parameters that are not zero. batch, prompt_tokens, steps, device, dtype: of what.
+    Attributes:
+        names: the models.
+        milliseconds: time per decoded token [M, R].
+        nonzero: parameters of each model that are not zero.
+        batch: rows decoded at the same time.
+        prompt_tokens: tokens in the cache before timing starts.
+        steps: decoded tokens per round and row.
+        device: the device of the first model.
+        dtype: the dtype of the first model.
     """
 
     names: tuple[str, ...]
@@ -70,11 +88,22 @@ class Latencies:
     dtype: str
 
     def speedup(self, name: str, level: float = 0.95) -> tuple[float, float, float]:
-        """How many times faster than the first: geometric mean over rounds, and its interval."""
+        """How many times faster than the first model: geometric mean over rounds.
+
+        Args:
+            name: the model.
+            level: the level of the t interval over rounds.
+
+        Returns:
+            The ratio and the bounds of its interval.
+
+        Raises:
+            UserError: the model was not timed.
+        """
         from scipy.stats import t
 
         if name not in self.names:
-            raise UserError(f"No latency of {name!r} was taken; there are {list(self.names)}.")
+            raise UserError(f"{name!r} was not timed; expected one of {list(self.names)}.")
         ratio = np.log(self.milliseconds[0] / self.milliseconds[self.names.index(name)])
         rounds = len(ratio)
         half = 0.0
@@ -84,7 +113,7 @@ class Latencies:
         return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a model: median time a token, and how many times faster than the first."""
+        """Return one row per model: median time per token, and speed relative to the first."""
         import pandas as pd
 
         rows = []
@@ -116,7 +145,22 @@ def decode_latency(
     rounds: int = 10,
     seed: int = 0,
 ) -> Latencies:
-    """Time a decoded token of several models side by side; the first is the base of the ratios."""
+    """Time the decoding of several models side by side.
+
+    Args:
+        models: name -> model; the first is the base of the ratios.
+        prompt_tokens: tokens in the cache before timing starts.
+        steps: decoded tokens per round and row.
+        batch: rows decoded at the same time.
+        rounds: rounds, at least 2; every model runs once per round.
+        seed: the seed of the token ids and of the order.
+
+    Returns:
+        Milliseconds per token.
+
+    Raises:
+        UserError: no model, or a number is too small.
+    """
     given = {"prompt_tokens": prompt_tokens, "steps": steps, "batch": batch, "rounds": rounds - 1}
     if wrong := [name for name, value in given.items() if value < 1]:
         least = 2 if wrong[0] == "rounds" else 1
@@ -128,7 +172,7 @@ def decode_latency(
     vocab = min(model.vocab_size for model in models.values())
     ids = torch.from_numpy(draw.integers(0, vocab, (batch, prompt_tokens + steps)))
     names = tuple(models)
-    for model in models.values():  # warm up: kernels are chosen, memory is taken
+    for model in models.values():  # warm up: kernels are chosen, memory is allocated
         _seconds(model, ids, prompt_tokens)
     taken = np.zeros((len(names), rounds))
     for turn in range(rounds):
@@ -148,7 +192,7 @@ def decode_latency(
 
 @torch.no_grad()
 def _seconds(model: ReasoningModel, ids: Int[Tensor, "B T"], prompt: int) -> float:
-    """The time of decoding ids[:, prompt:], one token a pass, behind a prompt that is not timed."""
+    """The time to decode ids[:, prompt:], one token per pass; the prompt before is not timed."""
     from transformers import DynamicCache
 
     ids = ids.to(model.device)
@@ -174,9 +218,12 @@ def _nonzero(model: ReasoningModel) -> int:
 
 @dataclass(frozen=True)
 class LatencyMatch:
-    """Whether a model with zeros meets the latency of removed blocks, as measured.
+    """Whether a model with zeros reaches the latency of removed blocks, as measured.
 
-    removed, zeros: their names in `latencies`, where the dense model is first.
+    Attributes:
+        latencies: the measurement; the dense model is first.
+        removed: the name of the pruned model in `latencies`.
+        zeros: the name of the model with zeros in `latencies`.
     """
 
     latencies: Latencies
@@ -185,7 +232,11 @@ class LatencyMatch:
 
     @property
     def verdict(self) -> Literal["met", "not met", "unclear"]:
-        """met: the zeros save time, and as much as the blocks. not met: less, beyond noise."""
+        """Whether the zeros save as much time as the removed blocks.
+
+        "met": they save time, as much as the blocks. "not met": less, beyond noise. "unclear": the
+        intervals overlap.
+        """
         _, r_low, r_high = self.latencies.speedup(self.removed)
         _, z_low, z_high = self.latencies.speedup(self.zeros)
         if z_high < r_low:
@@ -194,7 +245,7 @@ class LatencyMatch:
 
     @property
     def control(self) -> str | None:
-        """The unstructured model that is as fast as the plan; None where there is none."""
+        """The unstructured model that is as fast as the plan; None if there is none."""
         return self.zeros if self.verdict == "met" else None
 
     def __str__(self) -> str:
@@ -217,20 +268,30 @@ class LatencyMatch:
         return " ".join(said)
 
     def to_frame(self) -> pd.DataFrame:
-        """The latencies, and the verdict in each row."""
+        """Return the latencies, with the verdict in each row."""
         return self.latencies.to_frame().assign(latency_match=self.verdict)
 
 
 def match_latency(
     model: ReasoningModel, plan: LayerPlan, zeros: ReasoningModel, **options: Any
 ) -> LatencyMatch:
-    """Time the dense model, the plan and a model with zeros (`sparsify(...).model`).
+    """Time the dense model, the plan, and a model with zeros (`sparsify(...).model`).
 
-    options: of `decode_latency`.
+    Args:
+        model: the dense model.
+        plan: the plan.
+        zeros: the model with zeros.
+        **options: options of `decode_latency`.
+
+    Returns:
+        The latencies and the verdict.
+
+    Raises:
+        UserError: the plan is for another model, or two of the models have one name.
     """
     removed = prune(model, plan, share=True)
     names = ("dense", plan.name, zeros.name)
     if len(set(names)) < 3:
-        raise UserError(f"Two of the models to time have one name: {list(names)}.")
+        raise UserError(f"Two of the models to time have the same name: {list(names)}; rename one.")
     found = decode_latency(dict(zip(names, (model, removed, zeros), strict=True)), **options)
     return LatencyMatch(latencies=found, removed=plan.name, zeros=zeros.name)

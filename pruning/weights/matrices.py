@@ -1,12 +1,12 @@
-"""The weight matrices of the blocks, and the norms of what goes into them.
+"""The weight matrices of the blocks, and the norms of their inputs.
 
 A matrix is the weight of a `Linear` in a block, or one expert's matrix of a mixture that stores
 its experts as one tensor (gate_up_proj [E, 2I, D], down_proj [E, D, I]). Embeddings, head, norms,
-biases and routers are not among them: the papers of unstructured pruning leave them dense.
+biases and routers are not included: the papers of unstructured pruning leave them dense.
 
 `input_norms` gives ||X_j||_2 for every input channel j of every matrix: the root of the sum of
-squares over the tokens that count. Only the sums are kept, a float64 a channel, so memory does
-not grow with the text. An expert's norms are over the tokens that were sent to it.
+squares over the tokens that count. It keeps one float64 sum per channel, so memory does not grow
+with the text. An expert's norms are over the tokens that were routed to it.
 
 Shapes: W [O, I] (O outputs, I inputs); B rows, T positions, N = B T tokens, E experts.
 """
@@ -34,9 +34,14 @@ SORTED_AT_A_TIME = 2**24  # weights; their order takes 16 bytes each
 
 @dataclass(frozen=True)
 class Matrix:
-    """One weight matrix. block: dense index; name: its path in the block (an expert's number too).
+    """One weight matrix of a block.
 
-    weight: [O, I], a view of the parameter. module and expert say whose inputs it sees.
+    Attributes:
+        block: dense index of the block.
+        name: its path in the block, with an expert's number where there are experts.
+        weight: the values [O, I], a view of the parameter.
+        module: the module whose inputs it multiplies.
+        expert: the expert's number in `module`, or None.
     """
 
     block: int
@@ -47,7 +52,17 @@ class Matrix:
 
 
 def matrices(model: ReasoningModel) -> list[list[Matrix]]:
-    """The matrices of every block, in order; an error where a block has none."""
+    """The matrices of every block, in order.
+
+    Args:
+        model: the model.
+
+    Returns:
+        One list per block.
+
+    Raises:
+        UserError: a block has no known matrix, or stores its experts in an unknown layout.
+    """
     found = []
     for dense, block in zip(model.layer_map, model.blocks, strict=True):
         own: list[Matrix] = []
@@ -58,7 +73,7 @@ def matrices(model: ReasoningModel) -> list[list[Matrix]]:
                 own += _of_experts(dense, path, module)
         if not own:
             raise UserError(
-                f"{type(model.hf).__name__}: block {dense} has no linear layer that is known; "
+                f"{type(model.hf).__name__}: block {dense} has no known linear layer; "
                 "unstructured pruning does not support this architecture."
             )
         found.append(own)
@@ -75,8 +90,9 @@ def _of_experts(dense: int, path: str, module: Any) -> list[Matrix]:
     plain = not any("bias" in name for name, _ in module.named_parameters())
     if not plain or (up.shape[2], up.shape[1]) != (down.shape[1], 2 * down.shape[2]):
         raise UserError(
-            f"{type(module).__name__} keeps its experts in a way that is not known (expected "
-            "gate_up_proj [E, 2I, D] and down_proj [E, D, I] without biases)."
+            f"{type(module).__name__} stores its experts in an unknown layout (expected "
+            "gate_up_proj [E, 2I, D] and down_proj [E, D, I] without biases); unstructured "
+            "pruning does not support this architecture."
         )
     return [
         Matrix(dense, f"{path}.{name}[{e}]", stack[e], module, e)
@@ -98,7 +114,20 @@ def input_norms(
 ) -> list[Float[Tensor, " I"]]:
     """||X_j||_2 of every input channel of every matrix of `wanted`.
 
-    last: position of the last block that needs to run; those behind it are not computed.
+    Args:
+        model: the model that the matrices belong to.
+        wanted: the matrices.
+        calibration: the token sequences.
+        batch_tokens: the largest number of tokens per forward pass.
+        last: position of the last block that needs to run; later blocks are not computed. Default:
+            all run.
+
+    Returns:
+        One vector [I] per matrix, float64 (float32 on mps).
+
+    Raises:
+        UserError: the architecture routes tokens in an unknown way.
+        NonFiniteError: an input is inf or nan.
     """
     sums = [_zeros_like_inputs(matrix.weight) for matrix in wanted]
     counting = _Counting()
@@ -113,7 +142,7 @@ def input_norms(
     for matrix, total in zip(wanted, sums, strict=True):
         if not total.isfinite().all():
             raise NonFiniteError(
-                f"What goes into {matrix.name} of block {matrix.block} holds inf or nan: load the "
+                f"The input of {matrix.name} of block {matrix.block} holds inf or nan: load the "
                 "model in float32 or bfloat16."
             )
     return [total.sqrt() for total in sums]
@@ -130,7 +159,7 @@ class _Enough(Exception):  # noqa: N818
 
 @dataclass
 class _Counting:
-    """Which tokens of the rows in flight count."""
+    """Which tokens of the current batch count."""
 
     mask: Bool[Tensor, "B T"] | None = None
 
@@ -141,15 +170,15 @@ class _Counting:
         if x.shape[:-1].numel() != len(mask):
             raise UserError(
                 f"{type(module).__name__} reads {x.shape[:-1].numel()} tokens of {len(mask)}: this "
-                "architecture sends tokens about in a way that is not known; unstructured pruning "
-                "by activations does not support it."
+                "architecture routes tokens in an unknown way; unstructured pruning by activations "
+                "does not support it."
             )
         return mask
 
 
 @contextmanager
 def _hooked(wanted: Sequence[Matrix], sums: list[Tensor], counting: _Counting) -> Iterator[None]:
-    """Hooks that add the squares of what goes into each matrix to its sum."""
+    """Hooks that add the squared inputs of each matrix to its sum."""
     of_module: dict[nn.Module, dict[tuple[str, int | None], Tensor]] = {}
     for matrix, total in zip(wanted, sums, strict=True):
         name = matrix.name.rpartition(".")[2].partition("[")[0]
@@ -187,13 +216,13 @@ def _hooked(wanted: Sequence[Matrix], sums: list[Tensor], counting: _Counting) -
 def _squares(
     x: Float[Tensor, "N I"], mask: Bool[Tensor, " N"], like: Float[Tensor, " I"]
 ) -> Float[Tensor, " I"]:
-    """The sum of squares over the tokens that count, a number a channel."""
+    """The sum of squares over the tokens that count, one number per channel."""
     return x.float().masked_fill(~mask[:, None], 0.0).square().sum(0).to(like)
 
 
 @contextmanager
 def _stopping(model: ReasoningModel, last: int | None) -> Iterator[None]:
-    """A pass ends with `_Enough` once block `last` has run."""
+    """End a forward pass with `_Enough` once block `last` has run."""
     if last is None:
         yield
         return
@@ -208,11 +237,19 @@ def _stopping(model: ReasoningModel, last: int | None) -> Iterator[None]:
         handle.remove()
 
 
-# ------------------------------------------------------------------------------ what goes
+# ----------------------------------------------------------------- which weights are zeroed
 
 
 def lowest_in_rows(scores: Float[Tensor, "O I"], zeros: int) -> Bool[Tensor, "O I"]:
-    """Which `zeros` weights go: the lowest of each row, all rows alike to within one."""
+    """Mark the `zeros` lowest weights, spread evenly over rows (to within one per row).
+
+    Args:
+        scores: score of each weight [O, I].
+        zeros: how many weights in all.
+
+    Returns:
+        True for the weights to set to zero [O, I].
+    """
     rows = scores.shape[0]
     edges = torch.arange(rows + 1, device=scores.device) * zeros // rows
     step = max(1, SORTED_AT_A_TIME // scores.shape[1])
@@ -221,7 +258,15 @@ def lowest_in_rows(scores: Float[Tensor, "O I"], zeros: int) -> Bool[Tensor, "O 
 
 
 def lowest_of_all(scores: Float[Tensor, "O I"], zeros: int) -> Bool[Tensor, "O I"]:
-    """Which `zeros` weights go: the lowest of the matrix (equal scores: the first ones)."""
+    """Mark the `zeros` lowest weights of the whole matrix (equal scores: the first ones).
+
+    Args:
+        scores: score of each weight [O, I].
+        zeros: how many weights in all.
+
+    Returns:
+        True for the weights to set to zero [O, I].
+    """
     if zeros == 0:
         return torch.zeros_like(scores, dtype=torch.bool)
     flat = scores.flatten()
@@ -233,8 +278,17 @@ def lowest_of_all(scores: Float[Tensor, "O I"], zeros: int) -> Bool[Tensor, "O I
 
 
 def lowest_in_groups(scores: Float[Tensor, "O I"], keep: int, of: int) -> Bool[Tensor, "O I"]:
-    """All but the `keep` highest of every `of` neighbours in a row (2:4: keep 2 of 4)."""
-    groups = scores.unflatten(1, (-1, of))
+    """Mark all but the `keep` highest of every `of` neighbours in a row (2:4: keep 2 of 4).
+
+    Args:
+        scores: score of each weight [O, I]; I is a multiple of `of`.
+        keep: weights to keep per group.
+        of: the size of a group.
+
+    Returns:
+        True for the weights to set to zero [O, I].
+    """
+    groups = scores.unflatten(1, (-1, of))  # [O, I / of, of]
     return (_ranks(groups.flatten(0, 1)) < of - keep).view_as(scores)
 
 

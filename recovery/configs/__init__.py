@@ -1,7 +1,6 @@
 """Accelerate configurations for training on several GPUs; docs/recovery.md says when to use which.
 
-`path(NAME)` gives the file, which
-`accelerate launch --config_file FILE` takes.
+`path(NAME)` returns the file for `accelerate launch --config_file FILE`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,17 @@ def names() -> tuple[str, ...]:
 
 
 def path(name: str) -> Path:
-    """The file of a configuration."""
+    """The file of a configuration.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        The path of the YAML file.
+
+    Raises:
+        UserError: no such configuration.
+    """
     if name not in names():
         raise UserError(did_you_mean(name, names(), "accelerate configuration"))
     return Path(str(resources.files(__name__))) / f"{name}.yaml"

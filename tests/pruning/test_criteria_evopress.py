@@ -114,7 +114,7 @@ def test_bad_settings_are_refused() -> None:
     model = tiny("qwen3", 4)
     data = texts(model, LENGTHS)
     for wrong in ({"tokens": (8,)}, {"survivors": (2, 2)}, {"tokens": (0, 8)}):
-        with pytest.raises(UserError, match="last survivor alone"):
+        with pytest.raises(UserError, match="1 as the last number of survivors"):
             evopress(model, data, **wrong)
     with pytest.raises(UserError, match="numbers from 1 to 3"):
         evopress(model, data, sizes=[4])

@@ -124,7 +124,7 @@ def test_block_0_stays_unless_asked() -> None:
     assert np.isfinite(free.values).all()
     with pytest.raises(UserError, match="expected 1 to 2 blocks"):
         run(model, remove=3)
-    with pytest.raises(UserError, match="cannot be below 0"):
+    with pytest.raises(UserError, match="protect_first=-1: expected a number of at least 0"):
         run(model, protect_first=-1)
 
 

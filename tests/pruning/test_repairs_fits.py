@@ -365,9 +365,9 @@ def test_a_width_without_a_hadamard_matrix_can_go_unrotated() -> None:
 
 
 def test_what_cannot_be_made_up_for_is_an_error() -> None:
-    with pytest.raises(NonFiniteError, match="no likeness"):
+    with pytest.raises(NonFiniteError, match="does not correlate"):
         nearest(Sums(torch.zeros(3, 3).double(), 1.0), 0.0)
-    with pytest.raises(UserError, match="zero behind it"):
+    with pytest.raises(UserError, match="zero after it"):
         channel_gains(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0]))
     assert channel_gains(torch.tensor([0.0, 2.0]), torch.tensor([0.0, 3.0])).tolist() == [1.0, 1.5]
 

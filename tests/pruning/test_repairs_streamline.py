@@ -228,7 +228,7 @@ def test_bad_requests_are_refused() -> None:
 
 def test_an_error_that_is_not_finite_stops_the_training() -> None:
     model = tiny("qwen3", 5)
-    with pytest.raises(NonFiniteError, match="take a lower lr"):
+    with pytest.raises(NonFiniteError, match="use a lower lr"):
         streamlined(model, 2, 3, lr=1e30, warmup=0.0, look=1)
     assert all(p.grad is None for p in model.hf.parameters())
 

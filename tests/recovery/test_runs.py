@@ -371,7 +371,7 @@ def test_targets_that_are_not_there_name_those_that_are(base: Path, tmp_path: Pa
         ({"method": "full", "batch": 0}, "batch: 0"),
         ({"method": "rl", "samples": 1}, "at least 2"),
         ({"method": "rl", "samples": 3, "batch": 8}, "whole groups"),
-        ({"method": "lora", "verified": True}, "for method self"),
+        ({"method": "lora", "verified": True}, "works only with method self"),
         ({"method": "full", "epochs": 0.0}, "not above 0"),
     ],
 )

@@ -1,6 +1,7 @@
-"""What the repairs share: cuts, streams at a cut, linear maps as hooks, and folding them.
+"""Shared code of the repairs: cuts, streams at a cut, linear maps as hooks, and folding them.
 
-`cuts` finds the runs of removed blocks, `streams` what the model holds on either side of one,
-`live` applies a linear map as a hook, `wiring` knows which weights read and write the residual
-stream, `fold` puts a map into them, `measure` and `repair_saving` do what their names say.
+`cuts` finds the runs of removed blocks, `streams` gives the residual stream on either side of a
+run, `live` applies a linear map as a hook, `wiring` knows which weights read and write the residual
+stream, `fold` puts a map into them, `gains` measures the error of an inexact fold, `hadamard`
+builds Hadamard matrices, and `repair_saving` writes the checkpoint.
 """

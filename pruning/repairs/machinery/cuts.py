@@ -1,7 +1,7 @@
-"""Cuts: the runs of neighbouring blocks that a plan removes, each with what is left beside it.
+"""Cuts: the runs of neighbouring blocks that a plan removes, and the kept blocks beside them.
 
-Neighbours are neighbours in the plan's own model (`plan.base`), all named by dense index: in a
-model that lost block 3 before, blocks 2 and 4 are neighbours.
+Blocks are neighbours in the plan's own model (`plan.base`), and named by dense index: in a model
+that has lost block 3 before, blocks 2 and 4 are neighbours.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from pruning.plan import LayerPlan
 
 @dataclass(frozen=True)
 class Cut:
-    """A run of removed blocks. Dense indices.
+    """A run of removed blocks, by dense index.
 
-    before: the last kept block before the run; None where the run starts the model.
-    after: the first kept block after it; None where the run ends the model.
+    Attributes:
+        removed: the removed blocks.
+        before: the last kept block before the run; None if the run starts the model.
+        after: the first kept block after it; None if the run ends the model.
     """
 
     removed: tuple[int, ...]
@@ -30,7 +32,14 @@ class Cut:
 
 
 def cuts(plan: LayerPlan) -> tuple[Cut, ...]:
-    """The plan's cuts from the first block to the last; none for a plan that removes nothing."""
+    """Find the cuts of a plan, from the first block to the last.
+
+    Args:
+        plan: the plan.
+
+    Returns:
+        The cuts; empty if the plan removes nothing.
+    """
     gone = set(plan.removed)
     found: list[Cut] = []
     run: list[int] = []

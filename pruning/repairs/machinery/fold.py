@@ -1,27 +1,18 @@
-"""Folding linear maps into the weights of an ordinary checkpoint.
+"""Folding linear maps x -> x A (row vectors) into the weights of an ordinary checkpoint.
 
-On an MLP, "mlp" (M -> M A, row vectors): M = h W^T, so W := A^T W, for every expert alike. Behind
-a norm (M = g * z / rms(z)) only a diagonal A goes in: g := g a. On the embedding: E := E A, with
-the head untied, which must go on reading the old rows.
+On an MLP, "mlp" (M -> M A): M = h W^T, so W := A^T W, for every expert. If a norm follows the MLP,
+only a diagonal A can be folded: g := g a. On the embedding: E := E A, with the head untied.
 
-On the stream, "stream" (x -> x A): everything behind the cut is told that the stream it sees, s,
-stands for s A. A weight that reads W n(s A) and one that writes v become
+On the stream, "stream" (x -> x A): after the cut, the stream s stands for s A. A weight that reads
+W n(s A) and one that writes v become
     W diag(g) A^T / kappa,  g := 1,      and      v A^-1,
-with kappa = rms(s A) / rms(s), for n(s A) = (s A) / rms(s A) * g. The final norm and the head
-(untied) read likewise. This is exact if and only if rms(s A) / rms(s) is one number for all s, that
-is, if A is a rotation times a number: an RMS norm commutes with nothing else. Otherwise kappa is a
-mean over calibration tokens, and left out is a factor a token at each read (`machinery.gains`).
+with kappa = rms(s A) / rms(s), for n(s A) = (s A) / rms(s A) * g. This is exact only if A is a
+rotation times a number; otherwise kappa is a mean (`machinery.gains`). docs/internals.md says why.
 
-No other fold could be exact. A sublayer reads the stream through a norm, so what it adds stays
-bounded as the stream grows, while x (A - 1) grows with x: neither changed weights nor an added
-block can produce it, and no block can undo A at reads that see s A only through its norm.
+A number A = a divides the writes after the cut by a, leaves reads through a norm (but for the
+norm's eps), and multiplies bare reads (OLMo 2) by a; a tied head stays tied.
 
-For a number A = a nothing is rotated: writes behind the cut are divided by a, reads through a norm
-stay (but for the norm's eps: a part of eps / rms(s)^2), bare reads (OLMo 2) are multiplied by a.
-That leaves the embedding alone, so a tied head stays tied. (Where no block is left before the cut,
-a map of the stream is a map of the embedding: `live.on_the_stream` makes it one.)
-
-Products are taken in float64 and cast to the weight's type once.
+Products are computed in float64 and cast to the weight's dtype once.
 """
 
 from __future__ import annotations
@@ -58,7 +49,13 @@ def fold(
 ) -> None:
     """Fold maps into the model's weights, in place.
 
-    gains: where a matrix lies on the stream, the kappas of the reads behind it.
+    Args:
+        model: the pruned model.
+        maps: the maps.
+        gains: kappa of each read after the cut; needed if a matrix is on the stream.
+
+    Raises:
+        UserError: the architecture does not allow it.
     """
     refuse(model, maps)
     for each in maps:
@@ -75,14 +72,23 @@ def fold(
 
 
 def refuse(model: ReasoningModel, maps: Sequence[Map]) -> None:
-    """A matrix goes neither through a norm behind an MLP nor onto a stream that such norms feed."""
+    """Refuse maps that cannot be folded because norms follow the sublayers.
+
+    Args:
+        model: the model.
+        maps: the maps. Only their site and the dimension of their matrix matter.
+
+    Raises:
+        UserError: a norm follows the sublayers, and a map is a matrix on an MLP, or a matrix or
+            diagonal on the stream.
+    """
     if not has_norm_behind(model):
         return
     name = f"{model.name} ({type(model.hf).__name__}) has norms behind its sublayers"
     for each in maps:
         if each.site == "mlp" and each.matrix.ndim == 2:
             raise UserError(
-                f"{name}: a matrix cannot be folded through them, only one number a channel "
+                f"{name}: a matrix cannot be folded through them, only one number per channel "
                 '(replaceme has form="diagonal").'
             )
         if each.site == "stream" and each.matrix.ndim > 0:
@@ -93,7 +99,12 @@ def refuse(model: ReasoningModel, maps: Sequence[Map]) -> None:
 
 
 def fold_mlp(model: ReasoningModel, each: Map) -> None:
-    """Fold a map on what an MLP adds, in place."""
+    """Fold a map on the output of an MLP, in place.
+
+    Args:
+        model: the pruned model.
+        each: the map.
+    """
     part = mlp_of(model, position(model, each.block))
     a = each.matrix.double()
     if part.behind is None:
@@ -107,7 +118,12 @@ def fold_mlp(model: ReasoningModel, each: Map) -> None:
 
 
 def fold_embedding(model: ReasoningModel, each: Map) -> None:
-    """Fold a map on the embedding, in place; the head keeps the weights it had."""
+    """Fold a map on the embedding, in place; the head keeps its weights.
+
+    Args:
+        model: the pruned model.
+        each: the map.
+    """
     untie(model)
     table = cast("nn.Parameter", model.hf.get_input_embeddings().weight)
     wide = _wide(table)
@@ -115,7 +131,15 @@ def fold_embedding(model: ReasoningModel, each: Map) -> None:
 
 
 def products(model: ReasoningModel, maps: Sequence[Map]) -> list[Float[Tensor, "*shape"]]:
-    """For each position 0..L, the product of the stream's maps at or before it; 1 without any."""
+    """For each position 0..L, the product of the stream's maps at or before it.
+
+    Args:
+        model: the pruned model.
+        maps: the maps.
+
+    Returns:
+        L + 1 tensors in float64: numbers [], diagonals [D] or matrices [D, D]; 1 without any map.
+    """
     found: list[Tensor] = []
     a: Tensor = torch.ones((), dtype=torch.float64)
     for index in range(model.n_blocks + 1):
@@ -128,7 +152,15 @@ def products(model: ReasoningModel, maps: Sequence[Map]) -> list[Float[Tensor, "
 
 
 def inverse_products(model: ReasoningModel, maps: Sequence[Map]) -> list[Float[Tensor, "*shape"]]:
-    """The inverses of `products`, each taken once."""
+    """The inverses of `products`.
+
+    Args:
+        model: the pruned model.
+        maps: the maps.
+
+    Returns:
+        L + 1 tensors in float64. An inverse shared by several positions is computed once.
+    """
     found: list[Tensor] = []
     before: Tensor | None = None
     for a in products(model, maps):
@@ -141,6 +173,7 @@ def inverse_products(model: ReasoningModel, maps: Sequence[Map]) -> list[Float[T
 
 
 def _fold_numbers(model: ReasoningModel, so_far: Sequence[float]) -> None:
+    """Fold numbers on the stream: `so_far[index]` is their product up to a position."""
     for index in range(model.n_blocks):
         if (a := so_far[index]) == 1.0:
             continue
@@ -163,6 +196,7 @@ def _fold_matrices(
     inverses: Sequence[Tensor],
     gains: Mapping[str, float],
 ) -> None:
+    """Fold matrices or diagonals on the stream into the reads and writes of every position."""
     for index, norm, part in norms(model, 0):
         if (a := so_far[index]).ndim == 0:  # before the first cut
             continue
@@ -182,7 +216,7 @@ def _fold_matrices(
 
 
 def _times_write(weight: Tensor, a: Tensor, is_bias: bool) -> Tensor:
-    """The write that gives v A where `weight` gave v."""
+    """The weight that writes v A where `weight` writes v."""
     wide = _wide(weight)
     a = a.to(wide.device)
     if a.ndim == 2:
@@ -191,7 +225,7 @@ def _times_write(weight: Tensor, a: Tensor, is_bias: bool) -> Tensor:
 
 
 def _wide(weight: Tensor) -> Tensor:
-    """The weight in float64, beside it where the device has float64."""
+    """The weight in float64, on its device if that has float64."""
     beside = weight.device if weight.device.type != "mps" else torch.device("cpu")
     return weight.detach().to(beside, torch.float64)
 
@@ -206,7 +240,7 @@ def read_of(part: SublayerWiring | None) -> str:
 
 
 def untie(model: ReasoningModel) -> None:
-    """Give the head weights of its own, in place, and say so in the configuration."""
+    """Give the head its own weights, in place, and set the configuration accordingly."""
     for config in (model.hf.config, model.anatomy.config):
         if hasattr(config, "tie_word_embeddings"):
             config.tie_word_embeddings = False
@@ -222,9 +256,22 @@ def untie(model: ReasoningModel) -> None:
 
 @contextmanager
 def checked(model: ReasoningModel, maps: Sequence[Map], calibration: Calibration) -> Iterator[None]:
-    """Hold the logits of one row before (maps as hooks) against those after the fold inside.
+    """Compare the logits of one row before (maps as hooks) and after the fold made inside.
 
-    Where they part, the architecture does something that the fold does not know of.
+    If they differ, the architecture does something that the fold does not support.
+
+    Args:
+        model: the pruned model, not yet folded on entry, folded on exit.
+        maps: the maps.
+        calibration: its first text is used.
+
+    Yields:
+        None.
+
+    Raises:
+        PruneScopeError: the logits differ by more than 1e-2 of their size in float32, or 1e-1 in
+            half
+            precision.
     """
     with live(model, maps):
         wanted = first_logits(model, calibration)
@@ -233,19 +280,35 @@ def checked(model: ReasoningModel, maps: Sequence[Map], calibration: Calibration
     if not gap < TOLERANCE[model.dtype != torch.float32]:
         raise PruneScopeError(
             f"Folding changed the logits of {model.name} ({type(model.hf).__name__}) by {gap:.1e} "
-            "of their size against the same repair as a hook; the result is not to be trusted. "
+            "of their size against the same repair as a hook, so the result would be wrong. "
             "Please report the architecture."
         )
 
 
 def distance(got: Float[Tensor, "*shape"], wanted: Float[Tensor, "*shape"]) -> float:
-    """Norm of the difference over the norm of what was wanted."""
+    """The relative distance: norm of the difference over the norm of `wanted`.
+
+    Args:
+        got: a tensor.
+        wanted: the reference, of the same shape.
+
+    Returns:
+        The distance.
+    """
     return float((got - wanted).norm() / wanted.norm().clamp_min(1e-30))
 
 
 @torch.no_grad()
 def first_logits(model: ReasoningModel, calibration: Calibration) -> Float[Tensor, "1 T V"]:
-    """Logits on the start of the first text."""
+    """The logits on the start of the first text.
+
+    Args:
+        model: the model.
+        calibration: its first text is used, up to 64 tokens.
+
+    Returns:
+        Logits [1, T, V], float32.
+    """
     row = calibration.sequences[0][:CHECK_TOKENS].tolist()
     ids = torch.tensor([row], device=model.device)
     return model.hf(input_ids=ids, use_cache=False).logits.float()

@@ -1,10 +1,10 @@
-"""Kappa: what a fold of a matrix on the stream takes for rms(s A) / rms(s) at each read.
+"""Kappa: the number that stands for rms(s A) / rms(s) at each read when a matrix is folded.
 
-A read behind the cut goes through an RMS norm, n(s A) = g * (s A) / rms(s A), and a folded one can
-only have g * (s A) / (kappa rms(s)): see `fold`. Per token rho = rms(s A) / rms(s), the folded read
-is rho / kappa times the right one. kappa = E[rho^2] / E[rho] makes E[(1 - rho / kappa)^2] least,
-and that least value, 1 - E[rho]^2 / E[rho^2], is the squared relative error of the read: 0 for a
-rotation times a number, and small for a map that treats all directions nearly alike.
+A read after the cut goes through an RMS norm, n(s A) = g * (s A) / rms(s A), and a folded read can
+only compute g * (s A) / (kappa rms(s)): see `fold`. With rho = rms(s A) / rms(s) per token, the
+folded read is rho / kappa times the right one. kappa = E[rho^2] / E[rho] minimises
+E[(1 - rho / kappa)^2]. The minimum, 1 - E[rho]^2 / E[rho^2], is the squared relative error of the
+read: 0 for a rotation times a number, small for a map that treats all directions nearly alike.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from pruning.repairs.machinery.wiring import norms
 
 @dataclass(frozen=True)
 class Gains:
-    """By name of the read: kappa, and the squared relative error that it leaves."""
+    """The kappas of all reads.
+
+    Attributes:
+        kappa: name of the read -> kappa.
+        errors: name of the read -> squared relative error that remains.
+    """
 
     kappa: Mapping[str, float]
     errors: Mapping[str, float]
@@ -36,9 +41,16 @@ class Gains:
 def read_gains(
     model: ReasoningModel, maps: Sequence[Map], calibration: Calibration, batch_tokens: int
 ) -> Gains:
-    """Kappa of every read behind the first map of the stream, over the counted tokens.
+    """Measure kappa of every read after the first map of the stream, over the counted tokens.
 
-    model: not yet folded.
+    Args:
+        model: the pruned model, not yet folded.
+        maps: the maps.
+        calibration: the token sequences.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        Kappas and errors; empty if no map is on the stream.
     """
     stream = [each for each in maps if each.site == "stream"]
     first = min((position(model, e.block) for e in stream), default=model.n_blocks)
@@ -57,7 +69,7 @@ def read_gains(
             mapped = seen[mask.to(seen.device)].float()
             plain = times(mapped, inverses[index].to(mapped))
             rho = (mapped.norm(dim=-1) / plain.norm(dim=-1)).cpu().double()
-            rho = rho[rho.isfinite()]  # a stream of zeros points nowhere
+            rho = rho[rho.isfinite()]  # a stream of zeros has no direction
             sums[name] += torch.stack([torch.ones_like(rho), rho, rho.square()], -1).sum(0)
     kappa, errors = {}, {}
     for name, (n, total, squares) in sums.items():

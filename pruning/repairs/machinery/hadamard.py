@@ -1,9 +1,9 @@
-"""Hadamard matrices: orthogonal matrices with all entries of one size, for any usual width.
+"""Hadamard matrices: orthogonal matrices whose entries all have the same magnitude.
 
-Sylvester doubles a matrix of order n to one of order 2n (scipy); Paley builds one of order q + 1
-from a prime q = 3 mod 4, and one of order 2 (q + 1) from a prime q = 1 mod 4. A width D is served
-by the smallest Paley order m with D = m 2^k: 4096 = 2^12, 3072 = 12 x 256, 2560 = 20 x 128,
-3584 = 28 x 128, 1152 = 36 x 32.
+Sylvester doubles a matrix of order n to order 2n (scipy). Paley builds one of order q + 1 from a
+prime q = 3 mod 4, and one of order 2 (q + 1) from a prime q = 1 mod 4. A width D uses the smallest
+Paley order m with D = m 2^k: 4096 = 2^12, 3072 = 12 x 256, 2560 = 20 x 128, 3584 = 28 x 128,
+1152 = 36 x 32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from interp.errors import UserError
 
 
 def hadamard(width: int) -> Float[Tensor, "D D"]:
-    """An orthogonal matrix of entries +-1 / sqrt(width), in float64; columns are directions."""
+    """Build an orthogonal matrix with entries +-1 / sqrt(width).
+
+    Args:
+        width: the order.
+
+    Returns:
+        The matrix [D, D], float64; its columns are directions.
+
+    Raises:
+        UserError: no construction is known for this order.
+    """
     import scipy.linalg
 
     odd = width // (width & -width) if width > 0 else 0
@@ -36,7 +46,7 @@ def hadamard(width: int) -> Float[Tensor, "D D"]:
 
 
 def _paley(order: int) -> Float[Tensor, "M M"] | None:
-    """The matrix of this very order, +-1; None where Paley gives none."""
+    """The +-1 matrix of exactly this order; None if Paley gives none."""
     if order == 1:
         return torch.ones(1, 1, dtype=torch.float64)
     if order % 4 == 0 and _is_prime(order - 1):  # q = order - 1 = 3 mod 4

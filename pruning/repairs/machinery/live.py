@@ -1,10 +1,10 @@
-"""A repair as a hook: linear maps laid on the residual stream, on an MLP or on the embedding.
+"""A repair as hooks: linear maps on the residual stream, on an MLP or on the embedding.
 
 `Map` is x -> x A for row vectors x [..., D]; A is a matrix [D, D], a diagonal [D] or a number [].
-`live(model, maps)` applies maps while it is open. It is the definition that every fold is held
-against: `live(prune(model, plan), maps)` gives the logits of the folded model.
+`live(model, maps)` applies maps while it is open. Every fold is tested against it:
+`live(prune(model, plan), maps)` gives the logits of the folded model.
 
-The product is taken in float32 at least and cast back, as a layer in a mixed-precision model is.
+The product is computed in float32 at least and cast back, like a layer of a mixed-precision model.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ Site = Literal["stream", "mlp", "embedding"]
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """x -> x A at one place.
+    """A linear map x -> x A at one place of the model.
 
-    site "stream": on what enters block `block` (dense index; None: the final norm). "mlp": on
-    what the MLP of that block adds to the stream. "embedding": on what the embedding gives.
+    Attributes:
+        matrix: A: a matrix [D, D], a diagonal [D] or a number [].
+        block: dense index; None means the final norm for "stream", and is not used for "embedding".
+        site: "stream": the input of block `block`. "mlp": what the MLP of that block adds to the
+            stream. "embedding": the output of the embedding.
     """
 
     matrix: Float[Tensor, "*shape"]
@@ -39,23 +42,48 @@ class Map:
     site: Site = "stream"
 
     def __call__(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        """Compute x A in float32 at least, and cast back to the dtype of x."""
         wide = torch.promote_types(x.dtype, torch.float32)
         return times(x.to(wide), self.matrix.to(x.device, wide)).to(x.dtype)
 
 
 def on_the_stream(cut: Cut, matrix: Float[Tensor, "*shape"]) -> Map:
-    """The map on the stream at a cut; where the run starts the model, on the embedding."""
+    """Make the map on the stream at a cut, or on the embedding if the run starts the model.
+
+    Args:
+        cut: the cut.
+        matrix: A.
+
+    Returns:
+        The map.
+    """
     return Map(matrix, cut.after) if cut.before is not None else Map(matrix, None, "embedding")
 
 
 def times(x: Float[Tensor, "*B D"], matrix: Float[Tensor, "*shape"]) -> Float[Tensor, "*B D"]:
-    """x A for a matrix, a diagonal or a number A."""
+    """Compute x A for a matrix, a diagonal or a number A.
+
+    Args:
+        x: row vectors [..., D].
+        matrix: A, [D, D], [D] or [].
+
+    Returns:
+        The product [..., D].
+    """
     return x @ matrix if matrix.ndim == 2 else x * matrix
 
 
 @contextmanager
 def live(model: ReasoningModel, maps: Sequence[Map]) -> Iterator[None]:
-    """The model with the maps as hooks, in the order given; the hooks are gone on leaving."""
+    """Apply the maps as hooks, in the order given, while the context is open.
+
+    Args:
+        model: the pruned model.
+        maps: the maps.
+
+    Yields:
+        None.
+    """
     with holding(model), ExitStack() as hooks:
         for each in maps:
             module = place(model, each)
@@ -68,7 +96,18 @@ def live(model: ReasoningModel, maps: Sequence[Map]) -> Iterator[None]:
 
 
 def place(model: ReasoningModel, each: Map) -> nn.Module:
-    """The module whose input (site "stream") or output the map changes."""
+    """The module whose input (site "stream") or output the map changes.
+
+    Args:
+        model: the pruned model.
+        each: the map.
+
+    Returns:
+        The module.
+
+    Raises:
+        UserError: the map's block is missing from the model, or not given.
+    """
     if each.site == "embedding":
         return model.hf.get_input_embeddings()
     if each.block is None:
@@ -78,8 +117,8 @@ def place(model: ReasoningModel, each: Map) -> nn.Module:
     index = model.index_of(each.block)
     if index is None:
         raise UserError(
-            f"A map is laid on block {each.block}, which was removed from {model.name}; it has "
-            f"{model.layer_map}."
+            f"A map is set on block {each.block}, which was removed from {model.name}; expected "
+            f"one of {model.layer_map}."
         )
     return model.blocks[index] if each.site == "stream" else model.anatomy.adds_mlp[index]
 

@@ -1,8 +1,8 @@
-"""Writing a repaired model as an ordinary checkpoint.
+"""Write a repaired model as an ordinary checkpoint.
 
 The folder is what `pruning.surgery.write_checkpoint` makes of any model: weights, tokenizer,
-delimiters and a model card, whole or not at all. Its pruning.json holds the plan, and under
-"repair" the record of what was done.
+delimiters and a model card, whole or not at all. Its pruning.json holds the plan and, under
+"repair", the record of what was done.
 """
 
 from __future__ import annotations
@@ -23,7 +23,21 @@ if TYPE_CHECKING:
 def write(
     model: ReasoningModel, plan: LayerPlan, record: Mapping[str, Any], out_dir: str | Path
 ) -> Path:
-    """Write the checkpoint to a new or empty folder; returns the folder."""
+    """Write the checkpoint to a new or empty folder.
+
+    Args:
+        model: the repaired model.
+        plan: its plan.
+        record: the record of the repair.
+        out_dir: the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+        PruneScopeError: the disk is too small, or a file could not be written.
+    """
     content = plan_record(model, plan, str(record.get("fingerprint", plan.model)))
     content["source"] = record.get("source", model.name)
     content["repair"] = plain(record)
@@ -31,7 +45,7 @@ def write(
 
 
 def sentence(record: Mapping[str, Any]) -> str:
-    """What the model card says was done."""
+    """The model card's sentences about the repair."""
     said = (
         f"What was lost is made up for in the weights by `{record.get('repair', 'a repair')}` "
         f"({record.get('paper', 'no paper')})."
@@ -50,7 +64,7 @@ def sentence(record: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON can hold it: lists for tuples, text for nan and inf."""
+    """Convert a value to what JSON can hold: lists for tuples, text for nan and inf."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):

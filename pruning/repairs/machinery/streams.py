@@ -1,13 +1,13 @@
-"""What the residual stream is at a cut: in the pruned model, and in the model it should equal.
+"""The residual stream at a cut: in the pruned model, and in the model it should equal.
 
 For every counted token of the calibration texts:
-- `entering`: the stream at the cut of the pruned model, repaired as far as it is by then;
-- `target`: the stream of the whole model behind the blocks that the cut removes;
+- `entering`: the stream at the cut of the pruned model, with the repairs made so far;
+- `target`: the stream of the whole model after the blocks that the cut removes;
 - `mlp`: what the MLP of the last kept block before the cut adds to `entering`.
 
-Cuts are fitted from the first to the last, each on what the model so far really hands on, so a
-later one also makes up for what the earlier ones left. Blocks behind the cut are not computed.
-Batches stream through: nothing but the batch at hand is kept. K tokens a batch, all in float32.
+Cuts are fitted from the first to the last, each on the streams of the model repaired so far, so a
+later fit also corrects what earlier ones left. Blocks after the cut are not computed. Only the
+current batch is in memory: K tokens, float32.
 """
 
 from __future__ import annotations
@@ -34,7 +34,14 @@ from pruning.repairs.machinery.live import Map, live
 
 @dataclass(frozen=True)
 class CutBatch:
-    """The counted tokens of one batch at a cut. texts: which text each token is of."""
+    """The counted tokens of one batch at a cut, float32.
+
+    Attributes:
+        entering: stream at the cut of the pruned model [K, D].
+        target: stream of the whole model after the run [K, D].
+        mlp: what the MLP before the cut adds [K, D]; None if the run starts the model.
+        texts: the number of each token's text [K].
+    """
 
     entering: Float[Tensor, "K D"]
     target: Float[Tensor, "K D"]
@@ -50,7 +57,22 @@ def at_cut(
     calibration: Calibration,
     batch_tokens: int,
 ) -> Iterator[CutBatch]:
-    """Batches of both streams at the cut. maps: of the cuts before, applied to `pruned`."""
+    """Yield batches of both streams at a cut.
+
+    Args:
+        model: the whole model.
+        pruned: the pruned model.
+        maps: the maps of the cuts before, applied to `pruned`.
+        cut: the cut.
+        calibration: the token sequences.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Yields:
+        The counted tokens of each batch.
+
+    Raises:
+        NonFiniteError: a stream holds inf or nan.
+    """
     counted = calibration.counted()
     for batch in batches(model, calibration.sequences, batch_tokens):
         mask = batch.mask & batch.pad(counted)
@@ -80,7 +102,7 @@ def _cut_batch(
             added = stack.enter_context(tap_output(pruned, adds))
         forward_to(pruned, ids, index)
     device = theirs[0].device
-    if device.type == "mps":  # it has no float64, in which all is summed
+    if device.type == "mps":  # it has no float64, which all sums use
         device = torch.device("cpu")
     return CutBatch(
         entering=_counted(ours, mask, device, "stream at a cut"),
@@ -91,7 +113,15 @@ def _cut_batch(
 
 
 def held_out(n_texts: int) -> Bool[Tensor, " N"]:
-    """Which texts an option is chosen on: every fifth; the last of fewer; none of one."""
+    """Choose the texts on which an option is chosen.
+
+    Args:
+        n_texts: the number of texts.
+
+    Returns:
+        A mask [N]: every fifth text; the last one if there are fewer than five; none of a single
+            one.
+    """
     out = torch.zeros(n_texts, dtype=torch.bool)
     if n_texts >= 5:
         out[4::5] = True
@@ -101,31 +131,69 @@ def held_out(n_texts: int) -> Bool[Tensor, " N"]:
 
 
 def behind(model: ReasoningModel, cut: Cut) -> int:
-    """Position in the whole model of what comes behind the cut's run (L: the final norm)."""
+    """The position in the whole model after the cut's run (L: the final norm).
+
+    Args:
+        model: the whole model.
+        cut: the cut.
+
+    Returns:
+        The position.
+    """
     return position(model, cut.last) + 1
 
 
 def position(model: ReasoningModel, block: int | None) -> int:
-    """Position of a dense block that is there; None stands for the final norm, position L."""
+    """The position of a dense block that the model has.
+
+    Args:
+        model: the model.
+        block: dense index; None stands for the final norm.
+
+    Returns:
+        The position; L for the final norm.
+    """
     index = model.n_blocks if block is None else model.index_of(block)
     assert index is not None
     return index
 
 
 def entrance(model: ReasoningModel, index: int) -> nn.Module:
-    """The module that the stream enters at a position."""
+    """The module that the stream enters at a position.
+
+    Args:
+        model: the model.
+        index: the position; L is the final norm.
+
+    Returns:
+        The module.
+    """
     return model.final_norm if index == model.n_blocks else model.blocks[index]
 
 
 def forward_to(model: ReasoningModel, ids: Int[Tensor, "B T"], index: int) -> None:
-    """A pass in which the blocks from position `index` on are not computed."""
+    """Run a forward pass in which the blocks from one position on are not computed.
+
+    Args:
+        model: the model.
+        ids: token ids [B, T].
+        index: the position of the first block that is left out.
+    """
     with bypass(model, range(index, model.n_blocks)):
         forward(model, ids)
 
 
 @contextmanager
 def tap_input(model: ReasoningModel, module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that receives what enters the module while open."""
+    """Record the inputs of a module while the context is open.
+
+    Args:
+        model: the model.
+        module: one of its modules.
+
+    Yields:
+        A list that receives the input of every call.
+    """
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -138,7 +206,15 @@ def tap_input(model: ReasoningModel, module: nn.Module) -> Iterator[list[Tensor]
 
 @contextmanager
 def tap_output(model: ReasoningModel, module: nn.Module) -> Iterator[list[Tensor]]:
-    """A list that receives what leaves the module while open."""
+    """Record the outputs of a module while the context is open.
+
+    Args:
+        model: the model.
+        module: one of its modules.
+
+    Yields:
+        A list that receives the output of every call.
+    """
     seen: list[Tensor] = []
 
     def hook(_: nn.Module, _args: Any, out: Any) -> None:
@@ -162,7 +238,7 @@ def _counted(seen: list[Tensor], mask: Tensor, device: torch.device, what: str) 
 class CutErrors:
     """Squared distance to the target at a cut, summed over tokens in float64.
 
-    `relative(squares)` divides by the target's own square: 0 is perfect, 1 what zeros would give.
+    `relative(squares)` divides by the target's own square: 0 is perfect, 1 is the result of zeros.
     """
 
     def __init__(self) -> None:
@@ -171,16 +247,26 @@ class CutErrors:
         self.tokens = 0
 
     def add(self, batch: CutBatch) -> None:
-        """Fold in the distance of the stream as it enters, that is of plain removal."""
+        """Add the target's square and the distance of plain removal for one batch."""
         self.target += float(batch.target.double().square().sum())
         self.removed += float((batch.target - batch.entering).double().square().sum())
         self.tokens += len(batch.target)
 
     def relative(self, squares: float) -> float:
+        """Squares over the target's squares; 0 if the target is zero."""
         return max(squares, 0.0) / self.target if self.target else 0.0
 
     def entry(self, cut: Cut, repaired: float, **numbers: Any) -> dict[str, Any]:
-        """What the record says of a cut whose repaired stream is `repaired` squares away."""
+        """Make the record's entry for a cut.
+
+        Args:
+            cut: the cut.
+            repaired: squared distance of the repaired stream to its target.
+            **numbers: further numbers of the entry.
+
+        Returns:
+            The entry, with relative errors.
+        """
         return {
             "removed": list(cut.removed),
             "before": cut.before,

@@ -1,12 +1,12 @@
 """Which weights of a block read the residual stream and which write to it.
 
-A sublayer (attention or MLP) reads through a norm in front of it, or bare (OLMo 2), and writes
-straight to the stream, or through a norm behind it (Gemma 2 and 3, OLMo 2, GLM 4). Weights are
-known by name, and a name that is not known is refused: a fold that overlooked one weight would
-be wrong without any sign of it.
+A sublayer (attention or MLP) reads through a norm in front of it, or bare (OLMo 2). It writes
+directly to the stream, or through a norm behind it (Gemma 2 and 3, OLMo 2, GLM 4). Weights are
+known by name, and an unknown name is refused: a fold that overlooked one weight would be wrong
+without any sign of it.
 
-Matrices are [out, in], or [experts, out, in] for a mixture of experts. So a read has D on its last
-axis (the router of the experts is one), a write on the last but one.
+Matrices are [out, in], or [experts, out, in] for a mixture of experts. So D is the last axis of a
+read (the experts' router is one), and the last but one of a write.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ READS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate
 ROUTERS = ("gate", "router", "shared_expert_gate")
 WRITES = ("o_proj", "down_proj")
 INSIDE = ("q_norm", "k_norm", "e_score_correction_bias")  # act on what was read
-IN_FRONT = {  # of attention, of the MLP; the first name that the block has
+IN_FRONT = {  # norms in front of each sublayer; the first name that the block has is used
     "attention": ("input_layernorm",),
     "mlp": ("pre_feedforward_layernorm", "post_attention_layernorm"),
 }
@@ -34,10 +34,15 @@ IN_FRONT = {  # of attention, of the MLP; the first name that the block has
 
 @dataclass(frozen=True)
 class SublayerWiring:
-    """Where one sublayer touches the stream.
+    """The weights through which one sublayer reads and writes the stream.
 
-    norm: in front of the reads; None: they read the stream as it is. behind: between the writes
-    and the stream. biases: of the writes, [..., D].
+    Attributes:
+        path: the sublayer's name, such as "blocks[3].mlp".
+        norm: the norm in front of the reads; None: they read the stream as it is.
+        reads: matrices that read the stream, [..., D].
+        writes: matrices that write to it, [..., D, in].
+        biases: biases of the writes, [..., D].
+        behind: the norm between the writes and the stream, if any.
     """
 
     path: str
@@ -49,17 +54,39 @@ class SublayerWiring:
 
 
 def sublayers(model: ReasoningModel, index: int) -> tuple[SublayerWiring, SublayerWiring]:
-    """Attention and MLP of the block at position `index`."""
+    """Attention and MLP of one block.
+
+    Args:
+        model: the model.
+        index: the position of the block.
+
+    Returns:
+        The wiring of attention and of the MLP.
+
+    Raises:
+        UserError: a weight's role is not known.
+    """
     return _sublayer(model, index, "attention"), _sublayer(model, index, "mlp")
 
 
 def mlp_of(model: ReasoningModel, index: int) -> SublayerWiring:
-    """The MLP of the block at position `index`."""
+    """The MLP of one block.
+
+    Args:
+        model: the model.
+        index: the position of the block.
+
+    Returns:
+        The wiring of the MLP.
+
+    Raises:
+        UserError: a weight's role is not known.
+    """
     return _sublayer(model, index, "mlp")
 
 
 def has_norm_behind(model: ReasoningModel) -> bool:
-    """Whether a norm stands between sublayers and the stream."""
+    """Whether a norm is between sublayers and the stream."""
     return any(_norm_behind(block) for block in model.blocks)
 
 
@@ -113,16 +140,26 @@ def _sublayer(model: ReasoningModel, index: int, part: str) -> SublayerWiring:
 def _unknown(model: ReasoningModel, what: str) -> UserError:
     return UserError(
         f"{type(model.hf).__name__} has {what}, which folding does not know: expected "
-        f"{', '.join((*READS, *ROUTERS, *WRITES))}. Take a repair that folds nothing "
+        f"{', '.join((*READS, *ROUTERS, *WRITES))}. Use a repair that folds nothing "
         '("laco", "llm-streamline").'
     )
 
 
 @torch.no_grad()
 def norm_offset(model: ReasoningModel, norm: nn.Module) -> float:
-    """0 where an RMS norm multiplies by its weight w, 1 where by 1 + w (Gemma).
+    """Find out whether an RMS norm multiplies by its weight w or by 1 + w (Gemma).
 
-    Found by trying the norm on one vector; a norm that does neither is refused.
+    The norm is tried on one vector.
+
+    Args:
+        model: the model, for the error message.
+        norm: the norm.
+
+    Returns:
+        0.0 for w, 1.0 for 1 + w.
+
+    Raises:
+        UserError: the norm does neither.
     """
     weight = getattr(norm, "weight", None)
     if isinstance(weight, torch.Tensor) and getattr(norm, "bias", None) is None:
@@ -139,9 +176,15 @@ def norm_offset(model: ReasoningModel, norm: nn.Module) -> float:
 def norms(
     model: ReasoningModel, first: int
 ) -> Iterator[tuple[int, nn.Module, SublayerWiring | None]]:
-    """(position, norm, its sublayer) of every norm that reads the stream from position `first` on.
+    """Yield every norm that reads the stream from a position on.
 
-    The final norm comes last, at position L and with no sublayer. Bare reads have no norm.
+    Args:
+        model: the model.
+        first: the first position.
+
+    Yields:
+        (position, norm, its sublayer). The final norm comes last, at position L without a sublayer.
+        Bare reads have no norm.
     """
     for index in range(first, model.n_blocks):
         for part in sublayers(model, index):
