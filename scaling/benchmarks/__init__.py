@@ -225,7 +225,7 @@ def load_benchmark(
         return _benchmark(name, entry, problems, grader)
     assert entry.from_record is not None
     if data is None and entry.hub is None:
-        raise UserError(f"{name!r} reads your own file, but none was given: --data {name}=FILE.")
+        raise UserError(f"{name!r} reads your own file: give one with --data {name}=FILE.")
     records = read_file(data) if data is not None else read_hub(name, _hub(entry))
     problems = [_problem(entry.from_record, record) for record in records]
     where = _places(name, problems, records)

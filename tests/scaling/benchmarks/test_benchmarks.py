@@ -100,7 +100,7 @@ def test_own_file_needs_a_grader_that_exists(tmp_path: Path) -> None:
         load_benchmark("jsonl", data=path)
     with pytest.raises(UserError, match="Did you mean 'numeric'"):
         load_benchmark("jsonl:numerc", data=path)
-    with pytest.raises(UserError, match="give it, --data"):
+    with pytest.raises(UserError, match="give one with --data"):
         load_benchmark("jsonl:numeric")
     with pytest.raises(UserError, match="No file"):
         load_benchmark("jsonl:numeric", data=tmp_path / "gone.jsonl")
