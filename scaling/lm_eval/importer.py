@@ -212,7 +212,7 @@ def _first(value: Any) -> Any:
 
 
 def _benchmark(name: str, documents: Sequence[LogDocument]) -> Benchmark:
-    """The benchmark of the documents' records, as read from a file or as this package exports it."""
+    """The benchmark of the documents, read as from a file or as this package exports it."""
     from scaling.benchmarks import benchmarks
     from scaling.grading import get_grader
 

@@ -61,7 +61,7 @@ def hash_of(row: Row) -> str:
 
 
 def any_text(data: bytes) -> str:
-    """A `text_factory` that also decodes damaged text, to a value that differs from any original."""
+    """A `text_factory` that also decodes damaged text, to a value that no original has."""
     return data.decode("utf-8", "surrogateescape")
 
 
