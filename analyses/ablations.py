@@ -133,7 +133,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     frames = [rows_of(found[o]) for o in BY_COLUMN if o in found]
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "benchmark", settings["benchmark"])
-    asked = {(t.label, t.part, t.block): i for i, t in enumerate(trials)}  # skip first
+    asked = {(t.label, t.part, t.block): i for i, t in enumerate(trials)}  # order of the rows
     rows = zip(frame["ablation"], frame["part"], frame["block"], strict=True)
     place = np.lexsort(
         ([asked[row] for row in rows], frame.groupby("outcome", sort=False).ngroup())

@@ -225,7 +225,7 @@ def _moved(data: RecoveryData, unit: MeasuredModel) -> dict[int, float]:
 
 
 def methods_of(data: RecoveryData) -> list[str]:
-    """ "untrained" and the methods, in the study's order."""
+    """The methods in the study's order, with "untrained"."""
     return list(dict.fromkeys(u.label for u in data.units if u.plan))
 
 

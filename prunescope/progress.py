@@ -42,6 +42,7 @@ class StudyBar:
         self._bar.close()
 
     def __call__(self, event: Event) -> None:
+        """Show an event of a running study."""
         if event.kind == "note":
             self.write(event.message)
         elif event.kind == "stage":

@@ -126,8 +126,7 @@ def as_text(frame: pd.DataFrame) -> str:
         kind = values.dtype.kind
         if kind not in "iufbO" and str(values.dtype) not in ("str", "string"):
             raise UserError(
-                f"Column {name!r} is of type {values.dtype}: expected numbers, truth values or "
-                "text."
+                f"Column {name!r} is of type {values.dtype}: expected numbers, booleans or text."
             )
         plain = values.astype(object).tolist() if kind == "O" else values.tolist()
         dtype = values.dtype.name if kind in "iufb" else "object"
@@ -153,6 +152,6 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UserError(
-        f"A value of type {type(value).__name__} cannot be kept: expected numbers, truth values, "
+        f"A value of type {type(value).__name__} cannot be stored: expected numbers, booleans, "
         "text or None."
     )

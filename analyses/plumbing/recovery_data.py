@@ -49,7 +49,7 @@ class MeasuredModel:
 
     @property
     def label(self) -> str:
-        """ "dense", "untrained" or the method."""
+        """The method, or "dense" or "untrained"."""
         return DENSE if not self.plan else self.method or BEFORE
 
     @cached_property

@@ -330,7 +330,7 @@ def _compare(
 def _curve(
     side: BudgetTable, counts: Float[np.ndarray, "rows P"]
 ) -> tuple[Float[np.ndarray, "rows B"], Float[np.ndarray, "rows B"]]:
-    """log of the mean cost and mean accuracy, one row per resample: both [rows, B].
+    """Mean cost (its log) and mean accuracy, one row per resample: both [rows, B].
 
     The cost never falls from one budget to the next.
     """

@@ -305,7 +305,7 @@ def _goodness(a: Float[np.ndarray, " B"], fitted: Float[np.ndarray, " B"]) -> di
 
 
 def _ceilings(curves: Curves, ends: Float[np.ndarray, "rows 2"]) -> Float[np.ndarray, " rows"]:
-    """c of a rising curve; the highest point measured of a falling one."""
+    """The ceiling c of a rising curve; the highest point measured of a falling one."""
     measured = curves.at(ends)
     falls = measured[:, 1] < measured[:, 0]
     return np.where(falls, measured[:, 0], curves.c)
@@ -323,7 +323,7 @@ def _dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 STEEP = np.geomspace(0.15, 12.0, 12)  # |k| of the grid, per doubling
-STEEPEST, GENTLEST = 24.0, 0.08  # |k| that the refinement may reach
+STEEPEST, GENTLEST = 24.0, 0.08  # limits of |k| in the refinement
 BEYOND = 3.0  # m may lie this many doublings outside the range measured
 MIDDLES = 20  # values of m in the grid
 CLASSES = 8  # classes of starting points: four of steepness for each sign of k

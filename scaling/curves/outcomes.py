@@ -50,7 +50,7 @@ def check_rows(rows: pd.DataFrame, needed: Sequence[str] = NEEDED) -> None:
     if twice.any():
         first = rows.loc[twice, key].iloc[0].to_dict()
         raise UserError(
-            f"{int(twice.sum())} rows occur twice, e.g. {first}; each chain counts once."
+            f"{int(twice.sum())} rows occur twice, e.g. {first}; expected each chain once."
         )
 
 

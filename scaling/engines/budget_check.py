@@ -120,7 +120,9 @@ def check_budget(
     prompt = tuple(engine.prompt_ids(question, thinking=True))
     room = engine.max_positions - len(prompt)
     if max(budgets) > room:
-        raise UserError(f"budgets={list(budgets)}: the server has room for {room} tokens.")
+        raise UserError(
+            f"budgets={list(budgets)}: the server has room for {room} tokens; lower the budgets."
+        )
     ends = engine.model.delimiter_ids.think_end
     rows = []
     for budget in budgets:

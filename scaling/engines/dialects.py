@@ -269,7 +269,7 @@ class TextDialect:
                 "prompt",
                 f"A prompt of {len(ask.ids)} tokens was read as {prompt_tokens} by the server.",
             )
-        if tokens > ask.limit:  # the completion was cut: it would have gone on
+        if tokens > ask.limit:  # the limit cut the completion
             counted = len(ids) in (tokens, tokens - 1)
             ids = ids[: ask.limit]
         elif _closes(ids, ask.ends):

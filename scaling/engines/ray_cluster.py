@@ -74,7 +74,7 @@ def connect(address: str) -> tuple[Any, bool]:
         )
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
-        # What is started here for one study reports to nobody and serves no web page.
+        # A cluster for one study needs no usage reports and no web page.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(address="local", include_dashboard=False, **quiet)
@@ -270,7 +270,7 @@ class ClusterEngine:
                 self._start()
 
     def _replace(self, worker: Any, job: WorkerCall, waiting: deque[WorkerCall], how: str) -> None:
-        self._ray.kill(worker)  # it may only have become unreachable
+        self._ray.kill(worker)  # in case it is only unreachable
         job.losses += 1
         rest = job.left()
         if rest is not None and rest.losses >= LOSSES:

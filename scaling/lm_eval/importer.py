@@ -167,7 +167,7 @@ def import_samples(
         if known.get(f"problems {bench.name}", bench.fingerprint) != bench.fingerprint:
             raise UserError(
                 f"{str(out)!r} holds {bench.name!r} with other problems than these logs; import "
-                "runs over the same documents, or choose another folder."
+                "logs of the same documents, or choose another folder."
             )
         store.put("meta", [{"key": f"problems {bench.name}", "value": bench.fingerprint}])
         store.put("problems", problems)

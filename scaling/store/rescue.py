@@ -157,7 +157,7 @@ def _not_of_another_version(path: Path, meta: _Table, marks: _Table) -> None:
     written = {(mark["name"], mark["key"]): mark["hash"] for mark in marks.rows}.get(names)
     if written in (None, checksums.hash_of(row)):
         raise UserError(
-            f"{path} says that it was written with version {version} of the store; this PruneScope "
+            f"{path} was written with version {version} of the store; this PruneScope "
             f"rescues files up to version {SCHEMA_VERSION}. Use the PruneScope that wrote it."
         )
 

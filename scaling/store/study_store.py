@@ -165,7 +165,7 @@ class Store:
             if "full" in text or "disk I/O" in text:
                 raise StoreError(
                     f"No room left to write {self.path} ({text}). Everything committed before is "
-                    f"safe: free some space and run the same command again; it goes on from there."
+                    f"safe: free some space and run the same command again to continue."
                 ) from error
             if "readonly" in text or "unable to open" in text:
                 raise UserError(
@@ -183,7 +183,7 @@ class Store:
         return DamagedStoreError(
             f"The file is damaged: {self.path} ({error}). Copy what can be read into a new folder "
             f"with `prunescope rescue {self.folder} NEW`; the same command with --out NEW then "
-            f"goes on from there."
+            f"continues from there."
         )
 
     @contextmanager

@@ -110,7 +110,7 @@ class Progress:
         for group, asked in self._asked.items():
             left = asked - self._came[group]
             spent, n = self._spent[group], self._came[group]
-            if n < 3:  # few chains say little of their group
+            if n < 3:  # too few chains to estimate their group
                 spent, n = by_benchmark[group[0]]
             each = spent / n if n else self._cap[group] / 2
             total += self._spent[group] + left * min(each, self._cap[group])
