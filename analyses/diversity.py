@@ -1,13 +1,13 @@
 """Diversity between the samples of one problem, beside accuracy.
 
-Self-BLEU (high = alike), the Vendi score (how many different samples there are in effect), and the
-entropy of the answers. Noise is maximally diverse, so a measure is never shown without the accuracy
-of the same chains (`reading` says both in one).
+Self-BLEU (high: similar samples), the Vendi score (effective number of different samples), and the
+entropy of the answers. Noise is maximally diverse, so no measure is shown without the accuracy of
+the same chains (`reading` combines both).
 
-Longer samples share more n-grams, so from a study in a folder the measures are taken anew from the
-token ids: problem by problem all variants are cut to the shortest sample's length and to as many
-samples as the fewest have (`interp.diagnosis.diversity_comparison`). Rows made in memory have the
-measures only that they came with, at their own lengths.
+Longer samples share more n-grams. For a study in a folder the measures are therefore computed again
+from the token ids: problem by problem, all variants are cut to the shortest sample's length and to
+the smallest number of samples (`interp.diagnosis.diversity_comparison`). Rows made in memory only
+have the measures that they came with, at their own lengths.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SHOWN = ("self_bleu", "vendi", "answer_entropy")
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, measure and variant; accuracy of the same samples as a measure."""
+    """One row per benchmark, measure and variant; accuracy of the same samples is a measure too."""
     import pandas as pd
 
     measures = study.diversity
@@ -115,7 +115,18 @@ def beside(study: StudyData) -> pd.DataFrame:
 def plot(
     found: pd.DataFrame, benchmark: str, measure: str, study: StudyData, ax: Axes | None = None
 ) -> Axes:
-    """One benchmark: accuracy across, the measure up, a point a variant."""
+    """Plot one benchmark: accuracy across, the measure up, one point per variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        measure: the measure's column.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     look_of = style.looks(study.variants)
     ends: list[tuple[str, float, float, str]] = []
@@ -139,7 +150,15 @@ def plot(
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A row a benchmark, a column a measure."""
+    """One row per benchmark, one column per measure.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     if not len(found) or "correct" not in set(found["outcome"]):
         return None
     measures = [m for m in SHOWN if m in set(found["outcome"])]

@@ -1,10 +1,9 @@
-"""Pruned against dense where both have spent the same: equal tokens, equal FLOPs, equal seconds.
+"""Pruned against dense at equal cost: equal tokens, equal FLOPs, equal seconds.
 
 At an equal budget a pruned model is cheaper, and one that loops spends more, so budgets alone do
-not say which model to take for a given cost. Both curves of accuracy over cost are read off at
-costs that both were measured at (`scaling.curves.equal_cost_comparison`; nothing is extrapolated).
-Seconds are modelled, see analyses/sequential_scaling.py; FLOPs and seconds need the model's
-configuration.
+not say which model to take at a given cost. Both curves of accuracy over cost are read at costs
+where both were measured (`scaling.curves.equal_cost_comparison`; nothing is extrapolated). Seconds
+are modelled, see analyses/sequential_scaling.py; FLOPs and seconds need the model's configuration.
 """
 
 from __future__ import annotations
@@ -33,8 +32,13 @@ COSTS = {"spent": "tokens", "flops": "FLOPs", "seconds": "seconds (modelled)"}
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, variant, kind of cost and cost
-    (`scaling.curves.equal_cost_comparison.EqualCost`).
+    """One row per benchmark, variant, kind of cost and cost.
+
+    Args:
+        study: the study.
+
+    Returns:
+        The columns of `scaling.curves.equal_cost_comparison.EqualCost`.
     """
     found = sequential_scaling.equal_cost(study)
     if not len(found):
@@ -43,7 +47,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """Of the comparisons at each kind of cost, how many are clear, and how many could not be."""
+    """One paragraph: per kind of cost, how many comparisons are clear and how many impossible."""
     said = []
     for axis, words in COSTS.items():
         part = found[found["axis"] == axis]
@@ -68,7 +72,18 @@ def _most_common(part: pd.DataFrame) -> str:
 def plot(
     found: pd.DataFrame, benchmark: str, axis: str, study: StudyData, ax: Axes | None = None
 ) -> Axes:
-    """One benchmark and kind of cost: a line a variant, dense at zero."""
+    """Plot one benchmark and kind of cost: one line per variant, dense at zero.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        axis: "spent", "flops" or "seconds".
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     look_of = style.looks(study.variants)
     part = found[(found["benchmark"] == benchmark) & (found["axis"] == axis)]
@@ -80,7 +95,7 @@ def plot(
         if not len(line):
             continue
         look = look_of[name]
-        aside = 1 + 0.012 * (i - (len(names) - 1) / 2)  # bars of many variants side by side
+        aside = 1 + 0.012 * (i - (len(names) - 1) / 2)  # keeps the bars of variants apart
         at, y = line["cost"] * aside, line["difference"]
         ax.plot(at, y, color=look.colour, ls=look.line, lw=1.3, zorder=3)
         for row, x in zip(line.to_dict("records"), at, strict=True):
@@ -110,7 +125,7 @@ def plot(
 
 
 def _ticks(ax: Axes, low: float, high: float, unit: str) -> None:
-    """Three ticks from low to high, written as 150, 1.5 k, 2 G, 30 ms."""
+    """Set three ticks from low to high, written as 150, 1.5 k, 2 G, 30 ms."""
     from matplotlib.ticker import EngFormatter
 
     values = sorted({float(f"{v:.2g}") for v in np.geomspace(low, high, 3)})
@@ -119,7 +134,15 @@ def _ticks(ax: Axes, low: float, high: float, unit: str) -> None:
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A row a benchmark, a column a kind of cost that is known."""
+    """One row per benchmark, one column per known kind of cost.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where no comparison could be made.
+    """
     told: Any = found[found["difference"].notna()] if len(found) else found
     if not len(told):
         return None

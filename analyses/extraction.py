@@ -1,9 +1,9 @@
-"""The same answers read strictly and leniently: is the answer gone, or only its form?
+"""Strict against lenient reading of the same answers: is the answer lost, or only its form?
 
-Strict takes an answer only where the text announces one, lenient also the last thing that could be
-one (docs/grading.md). `saved` are chains without an announced answer in which the lenient reading
-finds the right one; `guessed` the same, found wrong. A variant that loses by `saved` has lost the
-form of its answer, not the answer. At the largest budget of each benchmark
+Strict accepts an answer only where the text announces one; lenient also accepts the last text that
+could be one (docs/grading.md). `saved` counts chains without an announced answer that the lenient
+reading finds correct, `guessed` the same but wrong. A variant that loses only by `saved` has lost
+the form of its answer, not the answer. At the largest budget of each benchmark
 (`scaling.curves.outcomes`).
 """
 
@@ -30,7 +30,7 @@ READINGS = (("strict", -0.15, True), ("lenient", 0.15, False))
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark and variant: both accuracies, and where the readings differ."""
+    """One row per benchmark and variant: both accuracies, and where the readings differ."""
     import pandas as pd
 
     from scaling.curves.outcomes import extractors
@@ -43,7 +43,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """How often the readings differ, and whether any variant lost its form only."""
+    """One sentence: how often the readings differ, and which variant lost most by form."""
     if not len(found):
         return []
     n, differ = int(found["chains"].sum()), int(found["disagree"].sum())
@@ -60,7 +60,17 @@ def text(found: pd.DataFrame) -> list[str]:
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
-    """One benchmark: two marks a variant."""
+    """Plot one benchmark: two marks per variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == benchmark]
     look_of = style.looks(study.variants)
@@ -92,7 +102,15 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark."""
+    """One panel per benchmark.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
     if not names:
         return None

@@ -1,13 +1,12 @@
-"""What chains do, counted by a judge and by the lexicon: verification, backtracking and the rest.
+"""Behaviours of chains, counted by a judge and by the lexicon: verification, backtracking, etc.
 
-Read from what `prunescope judge STUDY --behaviours N` left in the study's folder
+Read from the table that `prunescope judge STUDY --behaviours N` wrote into the study's folder
 (tables/judge_verdicts.csv), beside the lexicon's counts of the same chains (`interp.diagnosis`).
-Both are episodes a chain. The lexicon knows words; a judge reads what is done, and misses or adds
-some. They need not agree in number: `spearman` says whether they put the chains of a benchmark in
-the same order.
+Both are episodes per chain. The lexicon knows words; a judge reads what is done, and misses or adds
+some. The numbers need not agree: `spearman` says whether both rank the chains of a benchmark alike.
 
-Caveats: a judge's counts are as good as its prompt (`scaling/judging/prompts.py`); chains are the
-first of each benchmark, not a sample of all.
+Caveats: a judge's counts depend on its prompt (`scaling/judging/prompts.py`); the chains are the
+first of each benchmark, not a random sample.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def kinds() -> tuple[str, ...]:
 
 
 def counted(study: StudyData) -> pd.DataFrame:
-    """The chains that both have counted: a column judged_KIND and one KIND for each kind."""
+    """The chains counted by both: columns judged_KIND and KIND for each kind."""
     import pandas as pd
 
     from scaling.judging.judge_study import VERDICTS
@@ -65,15 +64,19 @@ def counted(study: StudyData) -> pd.DataFrame:
 
 
 def in_store(study: StudyData) -> bool:
-    """Whether a judge has counted in chains that the lexicon counted in."""
+    """Whether a judge has counted behaviours in chains that the lexicon also counted."""
     return bool(len(counted(study)))
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, kind and variant: judged and lexicon, in episodes a chain.
+    """One row per benchmark, kind and variant: judged and lexicon, in episodes per chain.
 
-    difference: judged minus lexicon, paired by chain, with its interval over problems and p
-    (sign-flip, Holm over the table). spearman: over the chains of the benchmark.
+    Args:
+        study: the study.
+
+    Returns:
+        difference: judged minus lexicon, paired by chain, with its interval over problems and p
+        (sign-flip test, Holm over the table). spearman: over the chains of the benchmark.
     """
     import pandas as pd
 
@@ -117,12 +120,20 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def _numbered(part: pd.DataFrame) -> pd.DataFrame:
-    """Chains of one problem at several budgets numbered as if they were samples of it."""
+    """Number the chains of one problem at several budgets as if they were samples."""
     return part.assign(sample=part.groupby("problem").cumcount())
 
 
 def spearman(a: pd.Series, b: pd.Series) -> float:
-    """Spearman's correlation; nan where one of the two never changes."""
+    """Spearman's correlation of two columns.
+
+    Args:
+        a: one column.
+        b: the other column.
+
+    Returns:
+        The correlation; nan with fewer than three rows or a constant column.
+    """
     from scipy.stats import spearmanr
 
     if len(a) < 3 or a.nunique() < 2 or b.nunique() < 2:
@@ -134,7 +145,18 @@ def spearman(a: pd.Series, b: pd.Series) -> float:
 def plot(
     found: pd.DataFrame, benchmark: str, kind: str, study: StudyData, ax: Axes | None = None
 ) -> Axes:
-    """One benchmark and kind: two rows of marks a variant."""
+    """Plot one benchmark and kind: two marks per variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        kind: the kind of behaviour.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[(found["benchmark"] == benchmark) & (found["kind"] == kind)]
     look_of = style.looks(study.variants)
@@ -167,7 +189,15 @@ def plot(
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark and kind that occurs there."""
+    """One panel per benchmark and kind that occurs there.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where nothing was counted.
+    """
     if not len(found):
         return None
     seen = found[(found["judged"] > 0) | (found["lexicon"] > 0)]

@@ -1,7 +1,7 @@
-"""Parallel scaling: pass@k and maj@k from one set of samples a problem.
+"""Parallel scaling: pass@k and maj@k from one set of samples per problem.
 
 The measures are those of `scaling.curves.parallel`. Points with more than half of the samples
-(open) rest on few independent subsets. Where many samples of a variant are equal, the panel says
+(open) depend on few independent subsets. Where many samples of a variant are equal, the panel says
 so: pass@k would count one sample several times.
 """
 
@@ -26,7 +26,7 @@ CAPTION = (
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, variant, measure (pass, cov, maj, best) and k."""
+    """One row per benchmark, variant, measure (pass, cov, maj, best) and k."""
     import pandas as pd
 
     from scaling.curves.parallel import parallel_scaling
@@ -39,7 +39,17 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
-    """One benchmark: pass@k (solid) and maj@k (dotted) of each variant."""
+    """Plot one benchmark: pass@k (solid) and maj@k (dotted) of each variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     look_of = style.looks(study.variants)
     part = found[found["benchmark"] == benchmark]
@@ -93,7 +103,15 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark that was sampled more than once."""
+    """One panel per benchmark that was sampled more than once.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
     if not names:
         return None

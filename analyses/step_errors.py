@@ -1,8 +1,8 @@
-"""Where chains first go wrong: the kind of the first wrong step, found by program.
+"""Where chains first go wrong: the kind of the first wrong step, found by a program.
 
 Only for problems whose every step a program can check (the testbed's). Shares are of all chains at
 the largest budget; a chain without a wrong step has the kind "none". The first wrong step is not
-the reason of a wrong answer: chains mend slips, and a right answer may follow.
+the cause of a wrong answer: chains correct slips, and a right answer may follow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CAPTION = (
     "variant, at the largest budget. Shares of .06 and more are written in."
 )
 NONE = "none"
-#: From what a chain recovers from to what it cannot; the order of the bars' parts.
+#: From slips that a chain recovers from to those that it cannot; the order within a bar.
 COLOURS = {
     NONE: "#E4EFE9",
     "arithmetic slip": "#E69F00",
@@ -41,7 +41,7 @@ DARK = {"repeated branch", "false yes", "unreadable", "premature conclusion"}
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, variant and kind: the share of chains, compared with dense."""
+    """One row per benchmark, variant and kind: the share of chains, compared with dense."""
     rows = rows_of(study)
     if "step_kind" not in rows:
         return rows.iloc[:0] if not len(rows) else rows.iloc[:0][["benchmark"]]
@@ -53,7 +53,17 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
-    """One benchmark: a bar a variant, its parts the kinds."""
+    """Plot one benchmark: one bar per variant, divided by kind.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == benchmark]
     shown = [name for name, _, _ in study.variants if name in set(part["variant"])]
@@ -95,7 +105,15 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark, one key of the kinds for all."""
+    """One panel per benchmark, with one key of the kinds.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     from matplotlib.patches import Patch
 
     names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]

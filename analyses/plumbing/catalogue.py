@@ -1,7 +1,7 @@
 """The analyses in the order of the report. To add one, write its file and name it here.
 
-Each is a module with TITLE, CAPTION (or `caption(found)`), `table(study)` and
-`figure(found, study)`, and perhaps `text(found)`: paragraphs for the report.
+Each is a module with TITLE, CAPTION (or `caption(found)`), `table(study)` and `figure(found,
+study)`, and optionally `text(found)`: paragraphs for the report.
 """
 
 from __future__ import annotations
@@ -29,27 +29,45 @@ NAMES = (
     "reflection",
     "diversity",
 )
-#: Computed through the engine in a few minutes and then kept in the study
+#: Computed with the model in a few minutes, then stored in the study
 #: (`analyses.plumbing.derived`).
 COMPUTED = ("ablations", "time_maps", "mechanism", "sets")
 
-#: Made of what `prunescope judge` left in the study's folder, where it did.
+#: Made from the tables that `prunescope judge` wrote into the study's folder, if it was run.
 JUDGED = ("judge", "judged_behaviours")
 
 
 @runtime_checkable
 class Analysis(Protocol):
-    """What the report and the shared command ask of an analysis."""
+    """The parts of an analysis that the report and the shared command use.
+
+    Attributes:
+        TITLE: heading.
+        CAPTION: caption of the figure.
+    """
 
     TITLE: str
     CAPTION: str
 
-    def table(self, study: StudyData) -> pd.DataFrame: ...
-    def figure(self, found: pd.DataFrame, study: StudyData) -> Figure | None: ...
+    def table(self, study: StudyData) -> pd.DataFrame:
+        """The table of a study; empty where the study has nothing for it."""
+        ...
+
+    def figure(self, found: pd.DataFrame, study: StudyData) -> Figure | None:
+        """Draw the figure.
+
+        Args:
+            found: the result of `table`.
+            study: the study.
+
+        Returns:
+            The figure; None where there is nothing to draw.
+        """
+        ...
 
 
 def load(name: str) -> Analysis:
-    """The analysis of that name."""
+    """The analysis called `name`; UserError with the nearest name if there is none."""
     from interp.errors import UserError, did_you_mean
 
     known = (*NAMES, *COMPUTED, *JUDGED)
@@ -59,18 +77,34 @@ def load(name: str) -> Analysis:
 
 
 def in_store(study: StudyData) -> tuple[str, ...]:
-    """Of `COMPUTED` and `JUDGED`, those that this study holds already."""
+    """Those of `COMPUTED` and `JUDGED` that this study already holds."""
     every = (*COMPUTED, *JUDGED)
     return tuple(n for n in every if importlib.import_module(f"analyses.{n}").in_store(study))
 
 
 def caption_of(analysis: Analysis, found: pd.DataFrame) -> str:
-    """The caption of its figure."""
+    """The caption of an analysis's figure.
+
+    Args:
+        analysis: the analysis.
+        found: its table.
+
+    Returns:
+        The caption.
+    """
     own = getattr(analysis, "caption", None)
     return own(found) if own is not None else analysis.CAPTION
 
 
 def text_of(analysis: Analysis, found: pd.DataFrame) -> list[str]:
-    """Paragraphs that stand before its figure."""
+    """The paragraphs before an analysis's figure.
+
+    Args:
+        analysis: the analysis.
+        found: its table.
+
+    Returns:
+        The paragraphs; none for an analysis without text.
+    """
     own = getattr(analysis, "text", None)
     return own(found) if own is not None else []

@@ -1,17 +1,17 @@
-"""The benchmarks: one file each in this folder, found by itself.
+"""The benchmarks: one file each in this folder, imported automatically.
 
-To add one, add a file here with one function and one decorator; nothing else changes:
+To add one, add a file with one function and one decorator. From a file or the Hub, record by
+record:
 
     @benchmark("gsm8k", version="1", grader="numeric", hub=Hub("openai/gsm8k", "test", "main"))
     def gsm8k(record: Record) -> Problem: ...
 
-for a benchmark read from a file or the Hub, record by record, or
+From a program:
 
     @generated("arithmetic", version="1", grader="testbed", default_limit=100)
     def arithmetic(n: int, seed: int) -> list[Problem]: ...
 
-for one whose problems are made. `load_benchmark` does the rest: reading, the seeded choice of
-`limit` problems (nested: 10 of seed 0 are among the 20 of seed 0), and all checks.
+`load_benchmark` reads, checks, and draws `limit` problems (10 of seed 0 are among 20 of seed 0).
 """
 
 from __future__ import annotations
@@ -38,7 +38,22 @@ Make = Callable[[int, int], list[Problem]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered benchmark: how its problems come about and are judged."""
+    """A registered benchmark: where its problems come from and how they are graded.
+
+    Attributes:
+        name: name of the benchmark.
+        version: raised when problems or prompts change.
+        scoring: "generate" or "likelihood" (see `Benchmark`).
+        grader: name of the grader.
+        thinking: whether the prompt opens the model's thinking.
+        instruction: text appended to every question.
+        doc: one line for listings: the docstring of the registered function.
+        hub: the Hub data set that is read when no file is given; None where there is none.
+        from_record: turns one record into one problem; None for generated benchmarks.
+        make: (n, seed) -> n problems; None for benchmarks that are read.
+        default_limit: number of generated problems unless `limit` is given.
+        drop_repeats: keep only the first of equal questions.
+    """
 
     name: str
     version: str
@@ -76,8 +91,19 @@ def benchmark(
 ) -> Callable[[FromRecord], FromRecord]:
     """Register a function that turns one record into one problem.
 
-    drop_repeats: a public set that holds the same question twice keeps the first only (a
-    user's file with one is an error instead).
+    Args:
+        name: name of the benchmark.
+        version: raised when problems or prompts change.
+        grader: name of the grader.
+        scoring: "generate" or "likelihood" (see `Benchmark`).
+        thinking: whether the prompt opens the model's thinking.
+        instruction: text appended to every question.
+        hub: the Hub data set to read when no file is given.
+        drop_repeats: keep only the first of equal questions in a public data set; without it, a
+            repeated question is an error.
+
+    Returns:
+        The decorator. The function's docstring becomes the benchmark's line in listings.
     """
 
     def add(function: FromRecord) -> FromRecord:
@@ -109,7 +135,19 @@ def generated(
     scoring: Scoring = "generate",
     thinking: bool = True,
 ) -> Callable[[Make], Make]:
-    """Register a function (n, seed) -> n problems."""
+    """Register a function (n, seed) -> n problems.
+
+    Args:
+        name: name of the benchmark.
+        version: raised when problems or prompts change.
+        grader: name of the grader.
+        default_limit: number of problems unless `limit` is given.
+        scoring: "generate" or "likelihood" (see `Benchmark`).
+        thinking: whether the prompt opens the model's thinking.
+
+    Returns:
+        The decorator. The function's docstring becomes the benchmark's line in listings.
+    """
 
     def add(function: Make) -> Make:
         _register(
@@ -137,7 +175,7 @@ def _discover() -> None:
 
 
 def benchmarks() -> Mapping[str, Entry]:
-    """Every benchmark by name."""
+    """All registered benchmarks by name."""
     _discover()
     return dict(sorted(_entries.items()))
 
@@ -149,11 +187,24 @@ def load_benchmark(
     seed: int = 0,
     grader: str | None = None,
 ) -> Benchmark:
-    """The benchmark `name`, from `data` (a file) or where it usually comes from.
+    """Load a benchmark from a file, from the Hub, or from its program.
 
-    A user's own file is "jsonl", with `grader` given here, in the name ("jsonl:numeric", or
-    "jsonl:numeric:label" to tell several apart), or in each record's field "grader".
-    limit: that many problems, chosen with `seed`, in the order of the file.
+    Args:
+        name: name of the benchmark. A user's own file is "jsonl:GRADER", or "jsonl:GRADER:LABEL" to
+            tell several files apart, or "jsonl" with `grader` given here or as the field "grader"
+            of every record.
+        data: file to read; None reads the Hub data set.
+        limit: number of problems, drawn with `seed` and kept in file order; None takes all (a
+            generated benchmark: its default number).
+        seed: seed of the draw, or of the generated problems.
+        grader: name of a grader that replaces the benchmark's own.
+
+    Returns:
+        The benchmark, fully checked.
+
+    Raises:
+        UserError: unknown benchmark or grader, a file that cannot be read, or a bad problem (with
+            file, line and field).
     """
     base, _, rest = name.partition(":")
     known = benchmarks()
@@ -167,14 +218,14 @@ def load_benchmark(
     if entry.make is not None:
         if data is not None:
             raise UserError(
-                f"{name!r} makes its own problems and reads no file; "
+                f"{name!r} generates its problems and reads no file; "
                 f"drop --data {name}=..., or name a benchmark that reads one."
             )
         problems = entry.make(limit or entry.default_limit or 100, seed)
         return _benchmark(name, entry, problems, grader)
     assert entry.from_record is not None
     if data is None and entry.hub is None:
-        raise UserError(f"{name!r} reads a file of yours: give it, --data {name}=FILE.")
+        raise UserError(f"{name!r} reads your own file: give one with --data {name}=FILE.")
     records = read_file(data) if data is not None else read_hub(name, _hub(entry))
     problems = [_problem(entry.from_record, record) for record in records]
     where = _places(name, problems, records)
@@ -182,12 +233,21 @@ def load_benchmark(
         problems = list({(p.question, p.choices): p for p in reversed(problems)}.values())[::-1]
     if base == "jsonl":
         grader = grader or rest.partition(":")[0] or _grader_in(records)
-    # Checked as a whole before any is chosen, so a bad file never passes by luck of the draw.
+    # Check the whole file before drawing, so that a bad file never passes by luck of the draw.
     return choose(_benchmark(name, entry, problems, grader, where), limit, seed)
 
 
 def choose(whole: Benchmark, limit: int | None, seed: int = 0) -> Benchmark:
-    """`limit` problems of a benchmark, drawn with `seed`, in its order; fewer are among more."""
+    """Draw `limit` problems of a benchmark; smaller draws are subsets of larger ones.
+
+    Args:
+        whole: the benchmark.
+        limit: number of problems; None keeps all.
+        seed: seed of the draw.
+
+    Returns:
+        The benchmark with the drawn problems, in its own order.
+    """
     if limit is None or limit >= len(whole):
         return whole
     order = random.Random(f"{whole.name}/{seed}").sample(range(len(whole)), len(whole))
@@ -214,13 +274,13 @@ def _grader_in(records: list[Record]) -> str:
     from scaling.grading import graders
 
     raise UserError(
-        "A file of your own needs a grader's name: call the benchmark 'jsonl:NAME', or give "
+        "Your own file needs the name of a grader: call the benchmark 'jsonl:NAME', or give "
         f"every record the same field 'grader'. Known graders: {', '.join(graders())}."
     )
 
 
 def _places(name: str, problems: list[Problem], records: list[Record]) -> dict[str, str]:
-    """Where each problem stands (file and line), by its id; an id twice is an error."""
+    """The origin of each problem (file and line) by id; an id that occurs twice is an error."""
     where: dict[str, str] = {}
     for problem, record in zip(problems, records, strict=True):
         first = where.setdefault(problem.id, record.where)

@@ -1,6 +1,6 @@
 """GSM8K: 1,319 school word problems, integer answers (Cobbe et al. 2021, arXiv 2110.14168).
 
-Schema: question, answer ("... #### 18"). The gold is what follows the last "####".
+Schema: question, answer ("... #### 18"). The gold answer is the text after the last "####".
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """MATH-500: 500 competition problems with LaTeX answers (Lightman et al. 2023, arXiv 2305.20050).
 
-Schema: problem, answer, and where given solution, subject, level, unique_id.
+Schema: problem, answer; optional solution, subject, level, unique_id.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A chain as a row of the store, and back.
 
-Everything in a row follows from the chain, its problem and the study's settings: no clock, no
-batch, no process. That is what lets a study that was killed end with the same rows as one that
-was not.
+Everything in a row follows from the chain, its problem and the study's settings, and not from
+clock, batch or process. This is why a study that was killed and resumed ends with the same rows as
+one that was not.
 """
 
 from __future__ import annotations
@@ -21,11 +21,19 @@ from interp.chains.chain import Chain
 from scaling.grading import Verdict
 from scaling.problem import Problem
 
-LIKELIHOOD = "likelihood"  # the budget's name where nothing is generated
+LIKELIHOOD = "likelihood"  # label of the budget where nothing is generated
 
 
 class Key(NamedTuple):
-    """What makes a chain unique in a study."""
+    """The values that identify a chain in a study.
+
+    Attributes:
+        benchmark: name of the benchmark.
+        problem: id of the problem.
+        variant: name of the variant.
+        budget: label of the budget.
+        sample: number of the sample, from 0.
+    """
 
     benchmark: str
     problem: str
@@ -36,7 +44,11 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class ChainRow:
-    """The values of one row of the table `chains`."""
+    """One row of the table `chains`.
+
+    Attributes:
+        values: values by column (see docs/store.md).
+    """
 
     values: dict[str, Any]
 
@@ -47,12 +59,20 @@ class ChainRow:
 
 
 def pack(array: np.ndarray) -> bytes:
-    """An array's bytes, compressed."""
+    """Compress an array's bytes with zlib."""
     return zlib.compress(np.ascontiguousarray(array).tobytes(), 6)
 
 
 def unpack(blob: bytes, dtype: Any) -> np.ndarray:
-    """The array that `pack` was given."""
+    """Restore an array that `pack` compressed.
+
+    Args:
+        blob: the compressed bytes.
+        dtype: dtype of the array.
+
+    Returns:
+        The array, one-dimensional.
+    """
     return np.frombuffer(zlib.decompress(blob), dtype=dtype).copy()
 
 
@@ -61,12 +81,12 @@ def _hash(ids: np.ndarray) -> str:
 
 
 def _number(value: float) -> float | None:
-    """A float as SQLite keeps it; nan is NULL."""
+    """A float as SQLite stores it; nan becomes NULL."""
     return None if math.isnan(value) else float(value)
 
 
 def plain(value: Any) -> Any:
-    """A value of a diagnosis as JSON has it: numpy scalars as Python's, nan as null."""
+    """Convert a diagnosis value for JSON: numpy scalars to Python's, nan and infinity to null."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -86,7 +106,19 @@ def chain_row(
     verdict: Verdict,
     diagnosis: Mapping[str, Any],
 ) -> ChainRow:
-    """The row of a generated chain."""
+    """Make the row of a generated chain.
+
+    Args:
+        benchmark: name of the benchmark.
+        problem: the problem.
+        position: position of the problem in the benchmark, from 0.
+        chain: the chain.
+        verdict: its verdict.
+        diagnosis: its diagnosis, stored as one JSON object.
+
+    Returns:
+        The row.
+    """
     own = ~chain.forced
     entropy = chain.entropy[own]
     return ChainRow(
@@ -134,7 +166,20 @@ def likelihood_row(
     logprobs: np.ndarray,
     verdict: Verdict,
 ) -> ChainRow:
-    """The row of a problem scored by likelihood: nothing generated, the choices' values kept."""
+    """Make the row of a problem that is scored by likelihood; no tokens are generated.
+
+    Args:
+        benchmark: name of the benchmark.
+        problem: the problem with its choices.
+        position: position of the problem in the benchmark, from 0.
+        variant: name of the variant.
+        prompt_tokens: number of prompt tokens.
+        logprobs: log-probability of each choice, in nats: [choices].
+        verdict: the verdict.
+
+    Returns:
+        The row; its diagnosis holds `choice_logprobs` and `margin` (gold minus best other choice).
+    """
     gold = problem.choices.index(problem.answer)
     best_other = max(v for i, v in enumerate(logprobs) if i != gold)
     margin = float(logprobs[gold] - best_other)

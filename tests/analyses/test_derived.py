@@ -98,7 +98,7 @@ def test_an_error_leaves_no_row_and_no_lock(own: StudyData) -> None:
 
     with pytest.raises(ZeroDivisionError):
         derived(own, "map", {}, fail)
-    with pytest.raises(UserError, match="cannot be kept"):
+    with pytest.raises(UserError, match="cannot be stored"):
         derived(own, "map", {}, lambda: pd.DataFrame({"x": [object()]}))
     assert kept(own, "map", {}) is None
     assert derived(own, "map", {}, lambda: pd.DataFrame({"x": [1]}))["x"].tolist() == [1]
