@@ -18,8 +18,7 @@ from jaxtyping import Float
 
 from interp.errors import UserError
 from interp.statistics import jeffreys, mean_interval
-from scaling.grading._extract import same_text
-from scaling.grading.numbers import read_number
+from scaling.grading.voting import candidate, candidates_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -117,9 +116,10 @@ def where(rows: pd.DataFrame, keep: Iterable[object]) -> pd.DataFrame:
 
 
 def vote(extracted: object, outcome: str = "") -> str | None:
-    """The candidate that an answer votes for in a majority vote.
+    """The candidate that an answer votes for in a majority vote, by itself.
 
-    Equal numbers are one candidate, and so are formulas that differ in spaces or bracket sizes.
+    Equal numbers are one candidate, and so are formulas written alike; `votes` also joins formulas
+    that are equal as mathematics.
 
     Args:
         extracted: the extracted answer; None or nan where there is none.
@@ -130,10 +130,25 @@ def vote(extracted: object, outcome: str = "") -> str | None:
     """
     if not isinstance(extracted, str) or outcome == "no answer":  # None, or nan in a table
         return None
-    number = read_number(extracted)
-    if number is not None:
-        return str(number)
-    return same_text(extracted)
+    return candidate(extracted)
+
+
+def votes(extracted: Iterable[object], outcomes: Iterable[str]) -> list[str | None]:
+    """The candidates that the answers to one problem vote for.
+
+    Args:
+        extracted: the extracted answers; None or nan where there is none.
+        outcomes: outcomes of the chains.
+
+    Returns:
+        The candidate of each answer, equal answers sharing one; None where there is no answer.
+    """
+    answers = [
+        text if isinstance(text, str) and outcome != "no answer" else None
+        for text, outcome in zip(extracted, outcomes, strict=True)
+    ]
+    joined = iter(candidates_of([text for text in answers if text is not None]))
+    return [None if text is None else next(joined) for text in answers]
 
 
 # ------------------------------------------------------------------------ budgets side by side

@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from interp.errors import UserError
 from interp.statistics import Interval, best_of_n, cov_at_k, jeffreys, maj_at_k, mean_interval
-from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, vote
+from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, votes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -195,8 +195,7 @@ def _one(problem: pd.DataFrame, k: int, score: str) -> float:
     if score:
         scores = problem[score].fillna(-np.inf).to_numpy(dtype=float)
         return best_of_n(correct, scores, k)
-    pairs = zip(problem["extracted"], problem["outcome"], strict=True)
-    return maj_at_k([vote(text, outcome) for text, outcome in pairs], correct, k)
+    return maj_at_k(votes(problem["extracted"], problem["outcome"]), correct, k)
 
 
 def _over_problems(each: Float[np.ndarray, " P"], outcomes: Float[np.ndarray, "P N"]) -> Interval:

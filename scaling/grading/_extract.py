@@ -1,24 +1,40 @@
-"""Find an announced answer in a text: boxes, "answer is", and lines like "A: 12" or "#### 12"."""
+r"""Find the announced answer in a text: boxes, "answer is", headings, and lines like "#### 12".
+
+Nothing here knows what a number or a letter is. A grader asks for the box, then for the announced
+passages from the last to the first, and takes the first that it can read.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-# Up to the end of the line or sentence; a decimal point does not end the sentence.
-_REST = r"[ \t]*(?P<rest>[^\n]*?)[ \t]*(?=$|\n|\.(?:\s|$)|;)"
-_ANNOUNCED = re.compile(
-    r"(?:####|(?:^|\n)[ \t]*\**A(?:nswer)?\**[ \t]*:\**"
-    r"|\b(?:final[ \t]+)?answer\**[ \t]*(?:is|=|:)\**[ \t]*:?)" + _REST,
-    re.IGNORECASE,
-)
+REACH = 400  # characters of an announced passage
+_TRIES = 12  # announcements that are looked at, from the last
 
 # A box, a brace, or an escaped character. The second backslash of "\\" (a LaTeX line break) may
 # begin a box.
 _BRACES = re.compile(r"\\f?boxed\s*\{|\\(?!\\f?boxed\s*\{)[\s\S]|[{}]")
 
 
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete \boxed{...} or \fbox{...}, with balanced braces.
+@dataclass(frozen=True)
+class Box:
+    """A complete box.
+
+    Attributes:
+        start: position of its command.
+        end: position behind its closing brace.
+        content: its content without surrounding blanks.
+    """
+
+    start: int
+    end: int
+    content: str
+
+
+def boxes(text: str) -> tuple[list[Box], bool]:
+    r"""The complete \boxed{...} and \fbox{...} of a text, in the order in which they open.
 
     One pass with a stack, because a chain that loops may open thousands of boxes and close none.
 
@@ -26,37 +42,272 @@ def last_boxed(text: str) -> str | None:
         text: any text.
 
     Returns:
-        The content without surrounding blanks; None where there is no complete, non-empty box.
+        The boxes, and whether the last one that opens is never closed.
     """
-    found, last = None, -1
-    opened: list[int] = []  # start of each open brace's content; negative if it is not a box
+    found: list[Box] = []
+    opened: list[tuple[int, int]] = []  # starts of command and content; (-1, -1) for a brace
+    last = -1
     for match in _BRACES.finditer(text):
         token = match[0]
         if token.endswith("{") and len(token) > 2:
-            opened.append(match.end())
+            opened.append((match.start(), match.end()))
+            last = match.start()
         elif token == "{":
-            opened.append(-1)
+            opened.append((-1, -1))
         elif token == "}" and opened:
-            start = opened.pop()
-            if start > last:
-                found, last = text[start : match.start()].strip(), start
-    return found or None
+            start, inside = opened.pop()
+            if start >= 0:
+                found.append(Box(start, match.end(), text[inside : match.start()].strip()))
+    found.sort(key=lambda box: box.start)
+    return found, last >= 0 and (not found or found[-1].start != last)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last complete box; None where there is no complete, non-empty one."""
+    found, _ = boxes(text)
+    return (found[-1].content or None) if found else None
+
+
+_CONNECTOR = re.compile(
+    r"(?:\s|\$|\\[,;:! ()\[\]]|\\q?quad|~|(?P<said>,|;|&|\b(?:and|or)\b"
+    r"|\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or)?\s*,?\s*\}))*"
+)
+_OPERATOR_BEFORE = re.compile(r"(?:[-−+*/^]|\\(?:cdot|times|pm|div))\s*\$?\s*$")
+_EXPRESSION_BEFORE = re.compile(r"(?:^|[=\n$:<>≤≥≈]|\\[\[(]|\\(?:le|ge|leq|geq|in|approx)\b)"
+                                r"([^=\n$:<>≤≥≈]*)$")  # fmt: skip
+_BEHIND = re.compile(
+    r"\s*(?:\^\s*(?:\\circ|\{[^{}]{1,20}\}|\w)|_(?:\d+|\{\d+\})|\\%|%"
+    r"|\\pi\b|\\sqrt\s*(?:\{[^{}]{1,20}\}|\d)|\\(?:times|cdot)\s*10\s*\^\s*(?:\{-?\d+\}|\d)"
+    r"|!(?=\s*\$)"
+    r"|(?:\$?\s*|\\[,;: ]\s*)(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen)"
+    r"\b\s*\}?)"
+)
+
+
+def boxed_answer(text: str) -> tuple[bool, str | None]:
+    r"""The answer in the last box, or in boxes that "and", "or" or a comma joins.
+
+    A sign or factor before the box and a power, base or magnitude behind it belong to the answer:
+    `-\boxed{7}` is not 7.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Whether a box was opened, and the answer; None where the last box is empty or never closed.
+    """
+    found, unfinished = boxes(text)
+    if unfinished:
+        return True, None
+    if not found:
+        return False, None
+    last = found[-1]
+    if not last.content:
+        return True, None
+    parts = [last.content]
+    first = last
+    for box in reversed(found[:-1]):
+        if box.end > first.start:  # the box is around the last one
+            continue
+        if len(parts) > 50 or first.start - box.end > 60:
+            break
+        between = _CONNECTOR.fullmatch(text, box.end, first.start)
+        if between is None or between["said"] is None or not box.content:
+            break
+        first = box
+        if same_text(box.content) not in map(same_text, parts):
+            parts.insert(0, box.content)
+    if len(parts) > 1:
+        return True, ", ".join(parts)
+    return True, _in_context(text, last)
+
+
+def _in_context(text: str, box: Box) -> str:
+    before = text[max(0, box.start - 80) : box.start]
+    behind = _BEHIND.match(text, box.end)
+    tail = behind[0].replace("$", "") if behind else ""
+    head = ""
+    if _OPERATOR_BEFORE.search(before) and not re.search(r"(?:^|\n)\s*[-*+]\s+\$?\s*$", before):
+        expression = _EXPRESSION_BEFORE.search(before)
+        head = expression[1] if expression else ""
+        if re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}", head):  # prose: only the sign is mathematics
+            head = "-" if re.search(r"\s[-−]\$?\s*$", before) else ""
+    if not (head or tail):
+        return box.content
+    return f"{head}({box.content}){tail}".strip()
+
+
+# ------------------------------------------------------------------ announcements
+
+_DRESS = r"[*_`]*"
+_VERB = (
+    r"(?:is|are|=|:|equals|was|will[ \t]+be|would[ \t]+be|should[ \t]+be|must[ \t]+be"
+    r"|has[ \t]+to[ \t]+be|comes[ \t]+out[ \t]+to(?:[ \t]+be)?|⇒|→)"
+)
+_ANNOUNCED = re.compile(
+    r"(?:(?P<mark>####(?!#))"
+    rf"|(?:^|\n)[ \t]*{_DRESS}(?P<short>A){_DRESS}[ \t]*:{_DRESS}"
+    rf"|\banswer(?:[ \t]+(?:here|choice|option|to[ \t]+[^\n.:]{{1,60}}?))?{_DRESS}[ \t]*{_VERB}"
+    rf"(?![A-Za-z]){_DRESS}[ \t]*:?{_DRESS}"
+    rf"|\banswer{_DRESS}[.:]?{_DRESS}[ \t]*(?=\n|\$|\\\[|\\\()"
+    r"|<answer>)",
+    re.IGNORECASE,
+)
+_SUPPOSED = re.compile(
+    r"\b(?:if|suppose|assume|assuming|imagine|whether|say|unless|perhaps|maybe|could|might)\b"
+    r"[^.\n!?]*$",
+    re.IGNORECASE,
+)
+_REVERSED = re.compile(
+    r"(?P<value>\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\))[ \t]*(?:is|are)[ \t]+"
+    r"(?:our|the|my)[ \t]+(?:final[ \t]+|correct[ \t]+)*answer\b"
+)
+# Where the next question begins: a base model goes on with problems of its own.
+_NEXT = re.compile(
+    r"\n\s*(?:[#*]+[ \t]*)?(?:(?:next[ \t]+)?(?:question|problem|exercise|example)|q|human|user"
+    r"|instruction|input)\**[ \t]*\d*[ \t]*\**[ \t]*[:.](?=\s|\*|$)"
+    r"|<\|(?:im_start|im_end|endoftext|eot_id|end_of_text)\|>|</s>",
+    re.IGNORECASE,
+)
+
+
+def own_part(text: str) -> str:
+    """`text` up to the next question that follows an announced answer; all of it if none does."""
+    first = _ANNOUNCED.search(text)
+    opened = re.search(r"\\f?boxed\s*\{", text)
+    starts = [match.start() for match in (first, opened) if match is not None]
+    if not starts:
+        return text
+    following = _NEXT.search(text, min(starts))
+    return text[: following.start()] if following else text
+
+
+def announced(text: str, short: bool = True) -> Iterator[str]:
+    """The passages that the text announces as its answer, from the last to the first.
+
+    Args:
+        text: any text.
+        short: whether "A:" at the start of a line announces one; among the options of a
+            multiple-choice question it does not.
+
+    Yields:
+        The text behind the announcement, to the end of its line, formula or element.
+    """
+    found: list[tuple[int, str]] = []
+    for match in list(_ANNOUNCED.finditer(text))[-_TRIES:]:
+        if match["short"] and not short:
+            continue
+        before = text[max(0, match.start() - 80) : match.start()]
+        if not match["mark"] and not match["short"] and _SUPPOSED.search(before):
+            continue
+        rest = _passage(text, match.end())
+        if match[0].lower() == "<answer>":
+            rest = text[match.end() : match.end() + REACH].partition("</answer>")[0].strip()
+        if rest and not re.match(r"(?:not|n't|never)\b", rest, re.IGNORECASE):
+            found.append((match.end(), rest))
+    for match in list(_REVERSED.finditer(text))[-_TRIES:]:
+        found.append((match.end(), match["value"]))
+    for _, rest in sorted(found, key=lambda pair: pair[0], reverse=True):
+        yield rest
+
+
+def _passage(text: str, start: int) -> str:
+    """The line behind `start`, the next one if that is empty, or the whole of a display formula."""
+    piece = text[start : start + REACH]
+    stripped = piece.lstrip(" \t\n*_`")
+    if piece[: len(piece) - len(stripped)].count("\n") > 3:
+        return ""
+    for left, right in (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$")):
+        if stripped.startswith(left):
+            close = stripped.find(right, len(left))
+            if close > 0 and "\n" in stripped[:close]:
+                return stripped[: close + len(right)]
+            break
+    return stripped.partition("\n")[0].strip()
 
 
 def last_announced(text: str) -> str | None:
-    """The rest of the line after the last "####", "A:", "Answer:" or "(final) answer is"."""
-    found = None
-    for match in _ANNOUNCED.finditer(text):
-        found = match["rest"].strip() or found
-    return found
+    """The last announced passage; None where there is none."""
+    return next(announced(text), None)
+
+
+_FILLER = re.compile(
+    r"(?:\s|[*_`:=,]|(?:therefore|thus|then|hence|so|simply|just|clearly|exactly|now|indeed|still"
+    r"|actually|equal[ \t]+to|equals|given[ \t]+by|the[ \t]+(?:number|value))\b(?![\w-]))*",
+    re.IGNORECASE,
+)
+_ENDS = re.compile(
+    r"\s*(?:,?\s+(?:because|since|as|which|so|where|therefore|thus|hence|but|given|assuming|from"
+    r"|by|meaning|due|rounded|i\.e\.|in[ \t]+total|altogether|and[ \t]+not|not)\b"
+    r"|\s+\((?=[A-Za-z])|\s+[-–—]\s+(?=[A-Za-z])|;|[.!](?=\s|$)|\.[*_]|✅)",
+)
+_FORMULA = re.compile(
+    r"\$\$(.{1,300}?)\$\$|\$(?! )([^$\n]{1,300}?)(?<! )\$(?!\d)"
+    r"|\\\((.{1,300}?)\\\)|\\\[(.{1,300}?)\\\]"
+    r"|\$ ([^$\n]{1,300}?) \$",
+    re.DOTALL,
+)
+
+
+def formulas(text: str) -> list[re.Match[str]]:
+    """The formulas between dollar signs or LaTeX brackets."""
+    return list(_FORMULA.finditer(text))
+
+
+def formula_content(match: re.Match[str]) -> str:
+    """The content of a match of `formulas`."""
+    return next(part for part in match.groups() if part is not None).strip()
+
+
+def candidates(passage: str) -> Iterator[str]:
+    """What an announced passage may give as the answer: all of it, or what precedes its prose.
+
+    Args:
+        passage: a result of `announced`.
+
+    Yields:
+        Texts to read, the fullest first.
+    """
+    filler = _FILLER.match(passage)
+    said = passage[filler.end() :] if filler else passage
+    yield from _joined_formulas(said)
+    yield bare(said)
+    for match in _ENDS.finditer(said):
+        if match.start() > 0:
+            yield bare(said[: match.start()])
+            return
+
+
+def _joined_formulas(said: str) -> Iterator[str]:
+    """The formula that the passage begins with, and those that "and" or a comma joins to it."""
+    match = _FORMULA.match(said)
+    parts: list[str] = []
+    words = ""
+    while match is not None:
+        parts.append(formula_content(match))
+        between = _CONNECTOR.match(said, match.end())
+        words = said[match.end() :]
+        if between is None or between["said"] is None:
+            break
+        match = _FORMULA.match(said, between.end())
+    if not parts:
+        return
+    magnitude = re.match(r"\s*(?:hundred|thousand|million|billion|trillion|dozen)\b", words)
+    yield ", ".join(parts) + (magnitude[0] if magnitude else "")
+
+
+# ------------------------------------------------------------------ dressing
 
 
 def bare(text: str) -> str:
     """`text` without an answer's markup: $, *, LaTeX brackets around it, and a final full stop."""
-    text = text.strip().strip("*").strip()
+    text = text.strip().strip("*`_").strip()
     for left, right in (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$")):
-        if text.startswith(left) and text.endswith(right) and len(text) > len(left + right):
-            text = text[len(left) : -len(right)].strip()
+        inside = text.rstrip(".").rstrip()
+        if inside.startswith(left) and inside.endswith(right) and len(inside) > len(left + right):
+            content = inside[len(left) : -len(right)]
+            if left not in content:
+                text = content.strip()
     return text.rstrip(".").strip()
 
 

@@ -1,7 +1,8 @@
 """Grader for multiple choice: one of the letters that the problem offers.
 
 No letter is a default: a model that loops gets "no answer", not an "A", which would be right one
-time in four.
+time in four. Neither is a letter that only labels an option: a text that repeats the options, or
+discusses them one by one, has not chosen.
 """
 
 from __future__ import annotations
@@ -10,14 +11,42 @@ import re
 
 from interp.errors import UserError
 from scaling.grading import Grader, grader
-from scaling.grading._extract import bare, last_announced, last_boxed
+from scaling.grading._extract import announced, bare, boxed_answer, own_part
 from scaling.problem import Problem
 
-_DRESS = r"(?:\\text(?:bf)?\{)?\(?\**(?P<letter>[A-Za-z])\**\)?\}?"
-# "C", "(C)", "**C**", "\text{C}", "C. because ...", "option C"
-_LETTER_FIRST = re.compile(rf"\s*(?:option|choice)?\s*{_DRESS}(?:\s*$|[.):,]\s.*|[.):,]\s*$)", re.I)
+_LETTER = (
+    r"[*_`'\"(\[$]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?[*(]*(?P<letter>[A-Za-z])[*)\]}'\"`$]*"
+)
+_OPTION = r"(?:(?:the[ \t]+)?(?:correct[ \t]+)?(?:option|choice|letter|answer)[ \t:]*)?"
+_FILLER = r"(?:(?:therefore|thus|then|hence|so|clearly|definitely|probably|likely)\b,?[ \t]*)*"
+# "C", "(C)", "**C**", "\\text{C}", "C. because ...", "option C", "C because ..."
+_ALONE = re.compile(rf"\s*{_FILLER}{_OPTION}{_LETTER}\s*[.):,;!}}]*\s*(?:\$)?", re.I)
+_LEADS = re.compile(
+    rf"\s*{_FILLER}(?P<option>{_OPTION}){_LETTER}(?P<mark>[.):,;}}]*)(?P<rest>\s.*|[.):,;]\S.*|\\.*)",
+    re.I | re.S,
+)
+_MORE = re.compile(r"[\s,]*(?:or|/|and)\s+(?!not\b)[(*]*[A-Za-z]\b(?!\w)", re.I)
+# Where a sentence chooses: "I pick B", "it must be (B)", "B is the correct answer".
+_CHOSEN = re.compile(
+    r"\b(?:choose|chose|pick|picked|select|go(?:ing)?[ \t]+with)[ \t]+"
+    r"(?:(?:option|choice|answer|letter)[ \t]+)?[(*]*(?P<a>[A-Z])\b"
+    r"|\b(?:it|this|that|which|choice|option)[ \t]+"
+    r"(?:is|must[ \t]+be|should[ \t]+be|has[ \t]+to[ \t]+be)"
+    r"[ \t]+(?:option[ \t]+|choice[ \t]+)?(?:\((?P<b>[A-Z])\)|\**(?P<c>[A-Z])\**(?=[.,;!]|[ \t]*$))"
+    r"|(?:^|[(*\s])(?P<d>[A-Z])\)?\**[ \t]+is[ \t]+(?:the[ \t]+)?(?:correct|right|best|true)\b"
+    r"|(?:^|[.!?\n][ \t]*)(?:therefore|thus|hence|so),?[ \t]+(?:option[ \t]+|choice[ \t]+)?"
+    r"[(*]*(?P<e>[A-Z])[)*]*[ \t]*(?=[.!]?[ \t]*$)",
+    re.IGNORECASE | re.MULTILINE,
+)
 # In running text, "A" or "I" alone is more often a word than a choice.
 _INSIDE = re.compile(r"\((?P<a>[A-Z])\)|\b(?P<b>[B-HJ-Z])\b(?!['’])|\b(?P<c>[AI])(?=[.):]|\s*$)")
+_LABEL = re.compile(r"^[ \t]*[*(]*[A-Z][*]*[.):][*]*[ \t].*$", re.MULTILINE)
+_DENIED = re.compile(
+    r"(?:\bnot|n't|\bnor|\bneither)[ \t]+(?:option[ \t]+|choice[ \t]+)?[(*]*$", re.I
+)
+_REJECTED = re.compile(
+    r"\W*(?:(?:is|are|was|seems)\s+)?(?:not\b|wrong|incorrect|false|isn't|cannot|can't)", re.I
+)
 
 
 @grader("choice")
@@ -27,21 +56,41 @@ class Choice(Grader):
     partial_words = False  # a letter cannot be cut in two
 
     def strict(self, text: str, problem: Problem) -> str | None:
-        """A boxed or announced letter, or a text that begins with nothing but a letter."""
-        for candidate in (last_boxed(text), last_announced(text), text):
-            if candidate is None:
-                continue
-            match = _LETTER_FIRST.fullmatch(bare(candidate).replace("\n", " "))
-            if match and match["letter"].upper() in problem.choices:
-                return match["letter"].upper()
-        return None
+        """A boxed, announced or chosen letter, or a text that begins with nothing but a letter."""
+        text = own_part(text)
+        opened, boxed = boxed_answer(text)
+        if opened:
+            return _letter(boxed, problem, alone=False) if boxed else None
+        for passage in announced(text, short=False):
+            letter = _letter(passage, problem, alone=False)
+            if letter is not None:
+                return letter
+        chosen = [
+            (match["a"] or match["b"] or match["c"] or match["d"] or match["e"])
+            for match in _CHOSEN.finditer(text)
+            if not _MORE.match(text, match.end())
+        ]
+        chosen = [letter for letter in chosen if letter in problem.choices]
+        if chosen:
+            return chosen[-1]
+        if len(_LABEL.findall(text)) > 1:  # a list of the options
+            return None
+        return _letter(re.sub(r"^\s*[*•-]\s+", "", text), problem, alone=len(text) > 400)
 
     def lenient(self, text: str, problem: Problem) -> str | None:
-        """The strict letter, or the last one that stands alone."""
+        """The strict letter, or the last one that stands alone and labels no option."""
         strict = self.strict(text, problem)
-        if strict is not None:
+        text = own_part(text)
+        if strict is not None or boxed_answer(text)[0]:
             return strict
-        found = [m["a"] or m["b"] or m["c"] for m in _INSIDE.finditer(text)]
+        labels = _LABEL.findall(text)
+        if len(labels) > 1:
+            text = _LABEL.sub("", text)
+        found = [
+            m["a"] or m["b"] or m["c"]
+            for m in _INSIDE.finditer(text)
+            if not _DENIED.search(text[max(0, m.start() - 20) : m.start()])
+        ]
         found = [letter for letter in found if letter in problem.choices]
         return found[-1] if found else None
 
@@ -56,3 +105,39 @@ class Choice(Grader):
                 f"Problem {problem.id!r}: the grader 'choice' needs choices; the problem has "
                 f"{list(problem.choices) or 'none'}."
             )
+
+
+def _letter(text: str, problem: Problem, alone: bool) -> str | None:
+    """The letter that a passage consists of, or begins with.
+
+    Args:
+        text: the passage.
+        problem: the problem with its choices.
+        alone: whether the passage must be nothing but the letter.
+
+    Returns:
+        The letter; None where there is none, or where the passage goes on as a sentence that
+        rejects it, or that names another letter too.
+    """
+    match = _ALONE.fullmatch(bare(text))
+    if match is None and not alone:
+        match = _LEADS.fullmatch(text.strip())
+        if match is not None and not _begins(match):
+            return None
+    if match is None or match["letter"].upper() not in problem.choices:
+        return None
+    return match["letter"].upper()
+
+
+def _begins(match: re.Match[str]) -> bool:
+    """Whether a letter with text behind it is a choice, and not a word or a rejected option."""
+    letter, mark, rest = match["letter"], match["mark"], match["rest"]
+    if _REJECTED.match(rest) or _MORE.match(rest):
+        return False
+    dressed = bool(mark) or "(" in match[0][: match.end("letter") - match.start()]
+    if dressed or match["option"]:
+        return letter.isupper() or bool(mark)
+    if letter.islower():
+        return False
+    # "A Paris" is a sentence; "B Paris" is the letter with its option.
+    return letter not in "AI" or bool(re.match(r"\s+(?:because|since|as|and\s+not)\b", rest))

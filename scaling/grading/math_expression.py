@@ -1,7 +1,8 @@
-"""Grader for LaTeX answers: math-verify, in a worker process with a time limit.
+"""Grader for mathematical answers: read as a whole, then compared in a process with a time limit.
 
-An answer that the worker cannot read in time, or that ends the worker, is wrong: it was given, and
-was not shown to be right. The worker starts at the first use and is restarted after a kill.
+An answer that is not understood as a whole is correct only as the same text. One that the worker
+cannot compare in time, or that ends the worker, is wrong: it was given, and was not shown to be
+right. The worker starts at the first use and is restarted after a kill.
 """
 
 from __future__ import annotations
@@ -19,12 +20,26 @@ from pathlib import Path
 
 from interp.errors import PruneScopeError, UserError
 from scaling.grading import Grader, grader
-from scaling.grading._extract import bare, last_announced, last_boxed, same_text
+from scaling.grading._extract import (
+    announced,
+    bare,
+    boxed_answer,
+    candidates,
+    formula_content,
+    formulas,
+    own_part,
+    same_text,
+)
+from scaling.grading._reader import understood
+from scaling.grading._tree import Node
 from scaling.problem import Problem
 
 TIME_LIMIT = 5.0  # seconds per comparison
 START_LIMIT = 120.0  # seconds for the worker to start
-LONGEST = 2000  # characters; far more than any gold answer of a benchmark
+
+
+# An option of a question whose gold answer is its label: "(C)", perhaps with the option's text.
+_OPTION = re.compile(r"(?:\\(?:text|textbf|mathrm|mbox)\s*\{\s*)?\((?P<letter>[A-J])\)\s*\}?")
 
 
 class MathWorker:
@@ -50,7 +65,8 @@ class MathWorker:
             answer: the extracted answer.
 
         Returns:
-            Whether the two are equal; None where the worker did not find out in time.
+            Whether the two are equal; None where the worker does not understand them as a whole,
+            or did not find out in time.
 
         Raises:
             PruneScopeError: the worker does not start.
@@ -68,7 +84,8 @@ class MathWorker:
                 self.close()
                 self.kills += 1
                 return None
-            return bool(json.loads(reply)["equal"])
+            equal = json.loads(reply)["equal"]
+            return None if equal is None else bool(equal)
 
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._process.poll() is None:
@@ -92,8 +109,8 @@ class MathWorker:
         if ready is None:
             self.close()
             raise PruneScopeError(
-                "The math-verify worker did not start; check that `python -c 'import math_verify'` "
-                "works here."
+                "The worker of the grader 'math' did not start; check that "
+                "`python -c 'import sympy'` works here."
             )
         return process
 
@@ -134,32 +151,106 @@ class Math(Grader):
         return self._worker
 
     def strict(self, text: str, problem: Problem) -> str | None:
-        """A box, an announced answer, or a text of one short line."""
-        announced = last_announced(text)
-        whole = text.strip() if len(text.strip()) <= 60 and "\n" not in text.strip() else ""
-        return last_boxed(text) or (bare(announced) if announced else None) or bare(whole) or None
+        """A box, an announced answer, or a text that is one expression or one short sentence."""
+        text = own_part(text)
+        opened, boxed = boxed_answer(text)
+        if opened:
+            return boxed
+        words = _is_words(problem.answer)
+        for passage in announced(text):
+            for candidate in candidates(passage):
+                if _readable(candidate, words):
+                    return candidate
+        whole = text.strip()
+        formula = _only_formula(whole)
+        if formula is not None:
+            return formula
+        if _readable(bare(whole), words) or same_text(whole) == same_text(problem.answer):
+            return bare(whole) or None
+        return None
 
     def lenient(self, text: str, problem: Problem) -> str | None:
-        """The strict answer, or the last formula between dollar signs, or the last line."""
-        strict = self.strict(text, problem)
-        if strict is not None:
-            return strict
-        formulas = re.findall(r"\$([^$]{1,200})\$", text)
+        """The strict answer, or the last formula, or the end of the last line."""
+        found = self.strict(text, problem)
+        text = own_part(text)
+        if found is not None or boxed_answer(text)[0]:
+            return found
+        written = formulas(text[-5000:])
+        if written:
+            return formula_content(written[-1]) or None
         lines = [line for line in text.splitlines() if line.strip()]
-        return formulas[-1].strip() if formulas else bare(lines[-1]) or None if lines else None
+        last = lines[-1][-200:] if lines else ""
+        ends = [bare(part) for part in re.split(r"(?:\bis|\bare|=|:)(?=\s)", last)]
+        for end in (bare(last), *reversed(ends)):
+            if _readable(end, _is_words(problem.answer)):
+                return end
+        return None
 
     def equal(self, extracted: str, problem: Problem) -> bool:
-        """The same text, or equal by math-verify within the time limit."""
-        if same_text(extracted) == same_text(problem.answer):
+        """The same text, the same number, or the same mathematics within the time limit."""
+        return self.same(problem.answer, extracted)
+
+    def same(self, gold: str, answer: str) -> bool:
+        """Compare two answers.
+
+        Args:
+            gold: the gold answer.
+            answer: another answer.
+
+        Returns:
+            Whether they are the same text, the same number, or the same mathematics by the worker
+            within its time limit.
+        """
+        if same_text(answer) == same_text(gold):
             return True
-        if len(extracted) > LONGEST:
+        option, chosen = _OPTION.fullmatch(bare(gold)), _OPTION.match(bare(answer))
+        if option and chosen and option["letter"] == chosen["letter"]:
+            return True
+        one, two = understood(bare(gold)), understood(bare(answer))
+        if one is None or two is None:
             return False
-        return self.worker.equal(problem.answer, extracted) is True
+        if one.kind == two.kind == "num" and one.exact and two.exact and one.number == two.number:
+            return True
+        return self.worker.equal(bare(gold), bare(answer)) is True
 
     def check_gold(self, problem: Problem) -> None:
-        """Check that math-verify is installed, before any decoding."""
-        if importlib.util.find_spec("math_verify") is None:
+        """Check that sympy is installed, before any decoding."""
+        if importlib.util.find_spec("sympy") is None:
             raise UserError(
-                "The grader 'math' needs math-verify: pip install 'prunescope[math]', "
+                "The grader 'math' needs sympy: pip install 'prunescope[math]', "
                 "or choose another grader."
             )
+
+
+def _readable(text: str, words: bool) -> bool:
+    """Whether a text is an answer as a whole: an expression; words only where the gold is words."""
+    if not text:
+        return False
+    found = understood(text)
+    if found is None or (found.kind == "unit" and not _has_number(found)):  # "I cannot tell"
+        return False
+    return found.kind != "text" or words
+
+
+def _has_number(node: Node) -> bool:
+    if node.kind == "num" or node == Node("sym", value="pi"):
+        return True
+    return any(map(_has_number, node.args))
+
+
+def _is_words(gold: str) -> bool:
+    found = understood(bare(gold))
+    return found is not None and found.kind in ("text", "sym")
+
+
+def _only_formula(text: str) -> str | None:
+    """The formula that ends a text of one sentence with no other formula."""
+    if len(text) > 200 or "\n\n" in text:
+        return None
+    written = formulas(text)
+    if len(written) != 1 or text[written[0].end() :].strip(" .!*"):
+        return None
+    if not re.search(r"[A-Za-z]{2,}[\s,:]*$", text[: written[0].start()]):
+        return None
+    content = formula_content(written[0])
+    return content if _readable(content, words=True) else None

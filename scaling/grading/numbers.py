@@ -1,7 +1,8 @@
 r"""Graders for numbers: `numeric` (any number, compared exactly) and `integer` (0, 7, 042 ...).
 
-A number may carry a currency sign, a percent sign, thousands separators or a unit. "1/4", "0.25"
-and "\frac{1}{4}" are equal. "25%" is read as 25, as in the answers of GSM8K.
+A number may carry a currency sign, a percent sign, thousands separators or a unit, and may be
+written as a fraction, a mixed number, in scientific notation, or as the end of an equation. "1/4",
+"0.25" and "\frac{1}{4}" are equal. "25%" is read as 25, as in the answers of GSM8K.
 """
 
 from __future__ import annotations
@@ -11,7 +12,17 @@ from fractions import Fraction
 
 from interp.errors import UserError
 from scaling.grading import Grader, grader
-from scaling.grading._extract import bare, last_announced, last_boxed
+from scaling.grading._extract import (
+    announced,
+    bare,
+    boxed_answer,
+    candidates,
+    last_announced,
+    own_part,
+)
+from scaling.grading._names import equation_sides, is_equation, is_quantity
+from scaling.grading._reader import understood
+from scaling.grading._tree import Node, exact_value
 from scaling.problem import Problem
 
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,400})"
@@ -29,23 +40,32 @@ _MINUS_MONEY = re.compile(r"([-−])\s*\\?\$\s*(?=[\d.])")
 def read_number(text: str) -> Fraction | None:
     """The number that a text consists of, ignoring markup and units.
 
+    The text is read as a whole: "18 dollars", "m + n = 73" and "1.5 \\times 10^3" are numbers;
+    "18x", "18 and 3" and "x > 18" are none.
+
     Args:
         text: an extracted answer.
 
     Returns:
         The exact value; None where the text is anything but one number.
     """
-    text = _tidy(bare(text))
-    match = NUMBER.search(text)
-    if match is None:
-        return None
-    before, after = text[: match.start()], text[match.end() :]
-    # A unit may follow ("18 dollars"); a formula, a variable or a second number may not.
-    unit = re.fullmatch(r"\s*(?:\\?%|°|\\circ|[^\W\d_][^\d=+*/^<>\\]*)?\s*", after)
-    opening = re.fullmatch(r"\s*(?:[^\W\d_]\w*\s*=|\\?\$|€|£)?\s*", before)
-    if not unit or not opening:
-        return None
-    return _value(match)
+    found = understood(bare(text))
+    return None if found is None else _number(found)
+
+
+def _number(node: Node) -> Fraction | None:
+    if is_equation(node):
+        sides = equation_sides(node)
+        values = [_number(side) for side in sides if not is_quantity(side)]
+        return values[-1] if values and len(set(values)) == 1 else None
+    if node.kind == "neg":
+        value = _number(node.args[0])
+        return None if value is None else -value
+    if node.kind == "unit":
+        return _number(node.args[0])
+    if node.kind == "percent":  # 25% is 25, as in the answers of GSM8K
+        return exact_value(node.args[0])
+    return exact_value(node)
 
 
 def last_number(text: str) -> str | None:
@@ -75,20 +95,29 @@ class Numeric(Grader):
     """Grader for a number, compared exactly as a fraction."""
 
     def strict(self, text: str, problem: Problem) -> str | None:
-        """A box, an announced answer, or a text that is one number."""
-        for candidate in (last_boxed(text), last_announced(text), text):
-            if candidate is not None and read_number(candidate) is not None:
-                return candidate.strip()
-        return None
+        """A box, an announced answer, or a text that is one number.
+
+        What a box or an announcement holds is the answer, a number or not: no earlier number is
+        judged in its place. It must hold a digit.
+        """
+        text = own_part(text)
+        opened, boxed = boxed_answer(text)
+        if opened:
+            return boxed if boxed and re.search(r"\d", boxed) else None
+        for passage in announced(text):
+            for candidate in candidates(passage):
+                if re.search(r"\d", candidate) and understood(candidate) is not None:
+                    return candidate
+        return text.strip() if read_number(text) is not None else None
 
     def lenient(self, text: str, problem: Problem) -> str | None:
         """The strict answer, or the last number of the announced part, or of the text."""
-        announced = last_announced(text)
-        return (
-            self.strict(text, problem)
-            or (last_number(announced) if announced else None)
-            or last_number(text)
-        )
+        found = self.strict(text, problem)
+        text = own_part(text)
+        if found is not None or boxed_answer(text)[0]:
+            return found
+        passage = last_announced(text)
+        return (last_number(passage) if passage else None) or last_number(text)
 
     def equal(self, extracted: str, problem: Problem) -> bool:
         """Whether both are the same fraction."""

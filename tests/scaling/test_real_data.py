@@ -16,11 +16,14 @@ from scaling.benchmarks import load_benchmark
 from scaling.curves.outcomes import extractors, vote
 from scaling.curves.parallel import parallel_scaling
 from scaling.grading import grade_text
+from scaling.grading.case_agreement import Half, case_agreement
+from scaling.grading.case_agreement import main as main_cases
 from scaling.grading.label_agreement import agreement, main
 from scaling.problem import Benchmark, Problem
 from tests.scaling.data import data_file
 
 GPT3 = "gsm8k_gpt3_model_solutions.jsonl"
+CASES = "grader_cases.jsonl"
 QWEN = "math_qwen_n8_with_rm_scores.jsonl"
 
 
@@ -42,7 +45,6 @@ def test_every_label_of_the_gpt3_solutions_is_met(capsys: pytest.CaptureFixture[
 
 def test_labels_of_sampled_mathematics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One of 800 differs: 10{,}000 is ten thousand, the label's comparison did not see it."""
-    pytest.importorskip("math_verify")
     assert main([str(data_file(QWEN)), "--csv", str(tmp_path / "d.csv")]) == 0
     said = capsys.readouterr().out
     assert "strict agrees on 799 (99.88%)" in said
@@ -104,13 +106,73 @@ def test_a_bad_file_of_labels_is_said(
     assert len(capsys.readouterr().err) > 20
 
 
+# ----------------------------------------------------------- pairs that people judged by hand
+
+
+@pytest.mark.parametrize("half", ["development", "held-out"])
+def test_hand_labelled_pairs(half: Half) -> None:
+    """At most 1 % of the wrong answers accepted and 3 % of the right ones refused."""
+    pytest.importorskip("math_verify")
+    frame = case_agreement(data_file(CASES), half).to_frame()
+    every = frame[frame["grader"] == "all"].set_index("way")
+    ours, alone = every.loc["strict"], every.loc["math-verify"]
+    assert ours["accepted"] <= 0.01 * ours["wrong"]
+    assert ours["refused"] <= 0.03 * ours["right"]
+    assert ours["accepted"] < alone["accepted"]
+    assert ours["refused"] < alone["refused"]
+
+
+def test_the_command_over_hand_labelled_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("math_verify")
+    pair = {"gold": "7", "grader": "math", "debatable": False}
+    rows = [
+        {**pair, "prediction": r"\boxed{7}", "want": "correct"},
+        {**pair, "prediction": r"\boxed{\ge 7}", "want": "wrong"},
+        {**pair, "prediction": "seven, perhaps", "want": "correct"},
+        {**pair, "prediction": "7", "want": "wrong", "debatable": True},
+        {"gold": "B", "prediction": "(B)", "grader": "choice", "want": "correct",
+         "choices": ["A", "B"]},
+    ]  # fmt: skip
+    path = labelled(tmp_path, rows)
+    found = case_agreement(path)
+    assert len(found.judged) == 4
+    table = found.to_frame().set_index(["grader", "way"])
+    assert table.loc[("math", "strict"), ["wrong", "accepted", "right", "refused"]].tolist() == [
+        1, 0, 2, 1,
+    ]  # fmt: skip
+    assert table.loc[("math", "math-verify"), "accepted"] == 1
+    assert table.loc[("choice", "strict"), "refused"] == 0
+    assert [one.case.prediction for one in found.failures()] == ["seven, perhaps"]
+    halves = [case_agreement(path, half).judged for half in ("development", "held-out")
+              if any(one.case.half == half for one in found.judged)]  # fmt: skip
+    assert sum(map(len, halves)) == 4
+    assert main_cases([str(path), "--list"]) == 0
+    assert "seven, perhaps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"want": "maybe"}, {"prediction": 7}, {"grader": "maths"}, {"gold": None}],
+)
+def test_a_bad_file_of_pairs_is_said(
+    change: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = {"gold": "7", "prediction": "7", "grader": "math", "want": "correct"}
+    path = labelled(tmp_path, [{**pair, **change}])
+    with pytest.raises(UserError, match=r".{20,}"):
+        case_agreement(path)
+    assert main_cases([str(path)]) == 2
+    assert len(capsys.readouterr().err) > 20
+
+
 # --------------------------------------------------- samples with scores of a reward model
 
 
 @pytest.fixture(scope="module")
 def sampled() -> pd.DataFrame:
     """100 MATH problems x 8 samples as rows of the store, graded by us, with their scores."""
-    pytest.importorskip("math_verify")
     found = []
     with data_file(QWEN).open(encoding="utf-8") as lines:
         for record in map(json.loads, lines):
@@ -243,8 +305,6 @@ def read(name: str) -> list[dict[str, Any]]:
 def test_a_public_file_is_the_same_in_every_format(
     name: str, file: str, kind: str, tmp_path: Path
 ) -> None:
-    if name == "math500":
-        pytest.importorskip("math_verify")
     copied = load_benchmark(name, data=hub_copy(tmp_path, read(file), kind))
     assert copied.fingerprint == load_benchmark(name, data=data_file(file)).fingerprint
 
@@ -276,7 +336,6 @@ def test_field_names_of_the_hubs_competition_sets(tmp_path: Path) -> None:
         other = load_benchmark(name, data=hub_copy(tmp_path, plain, "parquet")).problems
         assert [p.answer for p in first] == [p.answer for p in other]
         assert first[0].id.startswith(f"{name}/")
-    pytest.importorskip("math_verify")
     math = read("math500_test.json")[:3]
     found = load_benchmark("math500", data=hub_copy(tmp_path, math, "json"))
     assert found.problems[0].id == "math500/test/precalculus/807.json"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
-from scaling.curves.outcomes import by_budget, crossed, ended, extractors, table, vote
+from scaling.curves.outcomes import by_budget, crossed, ended, extractors, table, vote, votes
 from scaling.curves.parallel import parallel_scaling
 from scaling.curves.sequential import sequential_scaling, wait_extensions
 from scaling.study.sample_diversity import duplicate_samples
@@ -126,7 +126,12 @@ def test_equal_samples_are_seen() -> None:
 
 def test_votes() -> None:
     assert vote("1/2") == vote("0.50") == vote(" 0.5 ")
-    assert vote("3 + 4") == vote("3+4") != vote("4+3")
+    assert vote("3 + 4") == vote("4+3") == vote("7") != vote("8")
+    assert vote("a + b") == vote("a+b") != vote("b+a")
+    outcomes = [*["wrong"] * 4, "no answer", "wrong"]
+    found = votes(["a + b", "b+a", None, "7", "7", "a-b"], outcomes)
+    assert found[0] == found[1] and len(set(found)) == 4
+    assert found[2] is None and found[4] is None
     assert vote(None) is None
     assert vote("7", "no answer") is None
     assert vote(r"\left( 3, \dfrac{\pi}{2} \right)") == vote(r"(3,\frac{\pi}{2})")

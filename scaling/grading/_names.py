@@ -1,0 +1,49 @@
+"""Which side of an equation names what was asked for: `x`, `f(3)`, `m + n`, "Total"."""
+
+from __future__ import annotations
+
+from scaling.grading._tree import Node
+
+_CONSTANTS = ("pi", "e", "i", "oo", "", "empty")
+_KEPT = ("sqrt", "root", "factorial", "ln", "lg", "exp", "cbrt", "floor", "ceil")
+
+
+def is_equation(node: Node) -> bool:
+    """Whether a tree is an equation, or a chain of equations and approximations."""
+    return node.kind == "rel" and set(node.value.split()) <= {"=", "~"}
+
+
+def equation_sides(node: Node) -> list[Node]:
+    """The sides of an equation up to its first approximation."""
+    operators = node.value.split()
+    last = operators.index("~") if "~" in operators and operators[0] == "=" else len(operators)
+    return list(node.args[: last + 1])
+
+
+def is_name(node: Node) -> bool:
+    """Whether a side is the name of one quantity: x, f(3), P(A), ABC, |AB|, (p, q), a word."""
+    if node.kind in ("sym", "text"):
+        return node.value not in _CONSTANTS
+    if node.kind in ("tuple", "ratio"):
+        return all(is_name(part) for part in node.args)
+    if node.kind == "call":
+        if node.value == "abs":
+            return node.args[0].kind in ("mul", "call")
+        return node.value not in _KEPT
+    if node.kind == "mul":  # P(A), ABC
+        return node.args[0].kind == "sym" and (
+            all(is_name(part) for part in node.args) or node.args[0].value in ("P", "F", "N")
+        )
+    return False
+
+
+def is_quantity(node: Node) -> bool:
+    """Whether a side names a quantity by sums, products or ratios of names: m + n, s/r."""
+    if is_name(node):
+        return True
+    if node.kind not in ("add", "div", "mul"):
+        return False
+    parts = [
+        part.args[0] if at and part.kind == "neg" else part for at, part in enumerate(node.args)
+    ]
+    return all(is_quantity(part) for part in parts)

@@ -1,0 +1,430 @@
+"""Kinds of answers that graders get wrong: each kind as right, wrong and missing answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from scaling.grading import grade_text
+from scaling.grading._compare import same_answer
+from scaling.grading._reader import read, understood
+from scaling.grading._tokens import NotUnderstoodError
+from scaling.grading.numbers import read_number
+from scaling.grading.voting import candidate, candidates_of
+from scaling.problem import Benchmark, Problem
+
+C, W, N = "correct", "wrong", "no answer"
+LETTERS = ("A", "B", "C", "D")
+
+
+def strict(grader: str, gold: str, text: str) -> str:
+    choices = LETTERS if grader == "choice" else ()
+    problem = Problem("p", "q", gold, choices)
+    return grade_text(Benchmark("b", "1", (problem,), grader=grader), problem, text).strict_outcome
+
+
+# ------------------------------------------------------------------ junk, boxes, announcements
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math", "integer"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I cannot tell.",
+        "Let me think, let me think, let me think",
+        r"\boxed{}",
+        r"\boxed{ }",
+        r"\boxed{23",
+        r"It is \boxed{23}. Hmm, once more: \boxed{",
+        r"It is \boxed{23}, or rather \boxed{2",
+        r"The answer is 23, in a box: \boxed{\frac{2",
+        "The answer is unclear.",
+        "The answer is not 23.",
+        "If the answer is 23, then both sides agree",
+    ],
+)
+def test_junk_is_no_answer_and_a_cut_box_credits_no_earlier_one(grader: str, text: str) -> None:
+    assert strict(grader, "23", text) == N
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math", "integer"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**Final Answer**\n\n23",
+        "### Answer\n23",
+        "Final answer:\n\n\\[\n23\n\\]",
+        "The answer is $$\n23\n$$",
+        "Answer: $23$",
+        "Answer: **23**",
+        "**Answer:** 23",
+        "<answer>23</answer>",
+        "The answer is therefore 23.",
+        "The answer must be 23.",
+        "The answer is 23 because 20 + 3 = 23.",
+        "The answer is 23, since 20 + 3 = 23.",
+        "The answer is 23 (not 32).",
+        "The answer is 23 coins.",
+        "The answer is 23 coins per week.",
+        "Then $20 + 3 = 23$. The final answer is \\(23\\).",
+        "The answer is 20+3, which is 23.",
+        r"\boxed{21}. No: \boxed{23}",
+        "Thus $23$ is our answer.",
+    ],
+)
+def test_ways_to_announce(grader: str, text: str) -> None:
+    assert strict(grader, "23", text) == C
+    assert strict(grader, "24", text) == W
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math"])
+@pytest.mark.parametrize("begin", ["Answer: 23", "A: 23", "The answer is 23.", r"\boxed{23}"])
+@pytest.mark.parametrize(
+    "then",
+    [
+        "\n\nQuestion: What is 5 + 4?\nAnswer: 9",
+        "\n\nQ: What is 5 + 4?\nA: 9",
+        "\n\nProblem: What is 5 + 4?\nThe answer is 9.",
+        "\n\n### Question 2: What is 5 + 4?\n\\boxed{9}",
+        "<|im_end|>\n<|im_start|>user\nAnswer: 9",
+    ],
+)
+def test_a_base_model_that_runs_on_is_judged_by_its_first_answer(
+    grader: str, begin: str, then: str
+) -> None:
+    assert strict(grader, "23", begin + then) == C
+    assert strict(grader, "9", begin + then) == W
+
+
+def test_a_repeated_question_before_the_answer_is_no_run_on() -> None:
+    assert strict("numeric", "9", "Question: What is 5 + 4?\nAnswer: 9") == C
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "expected"),
+    [
+        ("4,-3", r"$\boxed{-3}$ and $\boxed{4}$", C),
+        ("4,-3", r"$\boxed{-3} \quad \text{or} \quad \boxed{4}$", C),
+        ("4,-3", r"\boxed{4}, \boxed{-3}", C),
+        ("4", r"$\boxed{x=-3} \text{ or } \boxed{x=4}$", W),
+        ("4", r"\boxed{4} and \boxed{4}", C),
+        ("4", r"\boxed{3} and then \boxed{4}", C),
+        ("4", "\\boxed{3}\n\n\\boxed{4}", C),
+        ("4", r"\boxed{\boxed{4}}", C),
+        ("5", r"$-\boxed{5}$", W),
+        ("-5", r"so $x = -\boxed{5}$", C),
+        ("-5", r"so we get -\boxed{5}", C),
+        ("5", "\n- \\boxed{5}", C),
+        ("10", r"$2 \cdot \boxed{5}$", C),
+        ("5", r"$\boxed{5}\pi$", W),
+        ("5", r"$\boxed{5}^2$", W),
+        ("5", r"\boxed{5} million", W),
+        ("5", r"$x \in \boxed{5}$", C),
+        ("5", r"N \equiv \boxed{5} \pmod{9}", C),
+    ],
+)
+def test_several_boxes_and_what_stands_beside_them(gold: str, text: str, expected: str) -> None:
+    assert strict("math", gold, text) == expected
+
+
+# ------------------------------------------------------------------ choice
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A. iron\nB. gold\nC. lead\nD. zinc", N),
+        ("A. iron\nB. gold\nC. lead\n" * 30, N),
+        ("A) iron\nB) gold\nC) lead\nHence it must be (C).", C),
+        ("A) is wrong because iron rusts. So it must be (C).", C),
+        ("A is incorrect.", N),
+        ("Not C.", N),
+        ("The answer is not C.", N),
+        ("The answer is a little unclear.", N),
+        ("The answer is B or C.", N),
+        ("I would say this is hard.", N),
+        (r"\boxed{CD}", N),
+        (r"\boxed{C", N),
+        (r"\boxed{C} or rather \boxed{", N),
+        (r"\boxed{c}", C),
+        (r"\boxed{C) lead}", C),
+        (r"\boxed{\text{C) } 4.1 \text{ g}}", C),
+        (r"\boxed{\mathrm{(C)}\ 9}", C),
+        ("C lead", C),
+        ("Option C because A rusts.", C),
+        ("C is the right choice.", C),
+        ("It is either B or C; I choose C.", C),
+        ("The answer is C and not A.", C),
+        ("The answer must be option C.", C),
+        ("The correct answer is **C. lead**", C),
+        ("Answer: C\nA: iron is too light", C),
+        ("Answer: C\n\nQuestion: And now?\nAnswer: D", C),
+        ("Therefore, C.", C),
+        ("* C", C),
+        ("The answer is B.", W),
+    ],
+)
+def test_a_letter_is_chosen_and_not_only_written(text: str, expected: str) -> None:
+    assert strict("choice", "C", text) == expected
+
+
+# ------------------------------------------------------------------ numbers
+
+
+@pytest.mark.parametrize(
+    ("gold", "text", "expected"),
+    [
+        ("24", r"\boxed{24\ \text{euros}}", C),
+        ("24", r"\boxed{24^\circ}", C),
+        ("24", r"\boxed{p + q = 24}", C),
+        ("24", r"\boxed{6 \times 4 = 24}", C),
+        ("24", r"\boxed{5 \times 4 = 24}", W),
+        ("24", r"\boxed{\text{USD } 24}", C),
+        ("24", r"\boxed{24\text{ cm}^{2}}", C),
+        ("24", r"\boxed{24 \text{ bags/day}}", C),
+        ("24", r"\boxed{4!}", C),
+        ("4.5", r"\boxed{4\frac12}", C),
+        ("4.5", r"\boxed{4 \tfrac{1}{2}}", C),
+        ("4.5", "The answer is 4 1/2.", C),
+        ("3200", r"\boxed{3.2 \times 10^3}", C),
+        ("3200", r"\boxed{3.2 \cdot 10^{3}}", C),
+        ("3200", r"\boxed{3\,200}", C),
+        ("3200", "The answer is 3\u2009200.", C),
+        ("3200", "The answer is 3\u202f200.", C),
+        ("3200", r"\boxed{3{,}200}", C),
+        ("-6", r"\boxed{\text{-}6}", C),
+        ("-6", r"\boxed{(-6)}", C),
+        ("24", r"\boxed{24x}", W),
+        ("24", r"\boxed{24\pi}", W),
+        ("24", r"\boxed{24 \text{ million}}", W),
+        ("24000000", r"\boxed{24 \text{ million}}", C),
+        ("24", "The answer is 24 thousand.", W),
+        ("24", r"\boxed{x > 24}", W),
+        ("24", r"\boxed{24_7}", W),
+        ("24", r"\boxed{24, 25}", W),
+        ("24", r"\boxed{20 \text{ pens and } 4 \text{ cups}}", W),
+        ("24", r"First 24. But \boxed{24y}", W),
+        ("24", r"If the answer is 20, fine. But the sum is \boxed{24^\circ}", C),
+        ("60", r"\boxed{0.6}", W),
+        ("145", r"\boxed{1:45}", W),
+    ],
+)
+def test_numbers(gold: str, text: str, expected: str) -> None:
+    assert strict("numeric", gold, text) == expected
+    if "." not in gold:
+        assert strict("integer", gold, text) == expected
+
+
+def test_what_is_no_single_number() -> None:
+    for text in ("2k", "y = -2x", "x^2 = 9", r"\ge 9", "9 and 3", "3:2", "9%9", "x2", "1,23,4", ""):
+        assert read_number(text) is None, text
+
+
+# ------------------------------------------------------------------ mathematics
+
+
+RIGHT = [
+    # equivalent roots, powers and fractions
+    (r"\frac{3}{\sqrt{m}}", r"3\sqrt{1/m}"),
+    (r"\frac{\sqrt{6}}{2}", r"\sqrt{\frac32}"),
+    (r"\sqrt[3]{9}", r"9^{1/3}"),
+    (r"7\sqrt3", r"\sqrt{147}"),
+    (r"\frac{t+2}{t-2}", r"1 + \frac{4}{t-2}"),
+    (r"2 \sin u \cos u", r"\sin 2u"),
+    (r"\frac{k(k-1)}{2}", r"\binom{k}{2}"),
+    (r"|w|", r"\sqrt{w^2}"),
+    (r"\log_3 81", "4"),
+    (r"e^{i\pi/4}", r"\frac{\sqrt2}{2} + \frac{\sqrt2}{2}i"),
+    # the text of algebra systems
+    (r"5\cos(\frac{\pi}{3}t)-2", "5*cos(pi*t/3)-2"),
+    (r"\frac{\sqrt{7}}{3}", "sqrt(7)/3"),
+    (r"e^{3}", "exp(3)"),
+    (r"t^4", "t**4"),
+    # notation
+    (r"\frac{3}{\pi}", r"\frac3\pi"),
+    (r"6\pi", "6π"),
+    (r"\frac34", "¾"),
+    (r"\frac{4}{9}", r"0.\overline{4}"),
+    (r"\frac{7}{30}", r"0.2\overline{3}"),
+    ("96400", r"96\,400"),
+    ("96400", r"96{,}400"),
+    ("9", r"\color{red}{9}"),
+    ("9", r"\textcolor{blue}{9}"),
+    ("9", r"\mathbf{9}"),
+    (r"\frac29", r"{2 \over 9}"),
+    (r"\tan x", r"\tanx"),
+    (r"2\frac{3}{4}", "11/4"),
+    (r"0.000031", r"3.1 \times 10^{-5}"),
+    (r"\frac{1}{6}", "0.166666666666667"),
+    ("9", r"9\text{ square inches}"),
+    (r"9\text{ cm}", "9"),
+    ("9.8", r"9.8\ \mathrm{m/s^2}"),
+    (r"70^\circ", r"70\text{ degrees}"),
+    (r"70^\circ", r"\angle PQR = 70^\circ"),
+    (r"45\%", "45.0\\%"),
+    ("45", r"45\%"),
+    (r"45\%", "0.45"),
+    (r"45\%", "45 pct"),
+    # lists, tuples and sets
+    ("1,7", r"4 \pm 3"),
+    (r"\{2, 5\}", "5, 2"),
+    ("6,-2", r"x=-2 \text{ or } x=6"),
+    (r"p=4,q=9", "(4,9)"),
+    (r"a=3,\ b=\frac12", r"3, \frac{1}{2}"),
+    ("(2,3),(4,1)", r"(4,1) \text{ and } (2,3)"),
+    ("(u,v)=(2,3)", "(2,3)"),
+    ("8:12", "2:3"),
+    (r"R_1:R_2=2:3", "2:3"),
+    (r"\frac14", r"\frac14 \text{ or } 0.25"),
+    # intervals and inequalities
+    (r"(3,\infty)", "x>3"),
+    ("[-2,5)", r"-2 \le y < 5"),
+    (r"(-\infty,1)\cup(4,\infty)", r"x < 1 \text{ or } x > 4"),
+    (r"(-\infty,-2]\cup[2,\infty)", r"|x| \ge 2"),
+    ("(-1,3)", "|x-1|<2"),
+    ("(0,6)", r"\{x : 0 < x < 6\}"),
+    (r"x \le 4", r"4 \geq x"),
+    (r"x \ne 2", r"(-\infty,2)\cup(2,\infty)"),
+    (r"\mathbb{R}", r"(-\infty,\infty)"),
+    (r"(0,2)\cup(2,5)", r"(0,5)\setminus\{2\}"),
+    (r"t \in [1,8]", "[1,8]"),
+    # equations
+    ("x=9", "9"),
+    ("9", "9 = x"),
+    ("9", "g(2) = 9"),
+    ("9", r"\text{Area} = 9"),
+    ("9", r"\frac{u}{v} = 9"),
+    ("y=3x-1", "y = -1 + 3x"),
+    ("y=3x-1", "3x - 1"),
+    ("2x-4y+6=0", "x - 2y + 3 = 0"),
+    ("2x-4y+6=0", "x = 2y - 3"),
+    # other
+    (r"36_7", "36_{7}"),
+    (r"\text{Monday}", r"\text{monday.}"),
+    (r"\text{(D)}", "D"),
+    (r"\text{(D)}", r"\text{(D) } 12"),
+    (r"\begin{pmatrix} 1/2 \\ 3 \end{pmatrix}", r"\begin{bmatrix} \frac12 \\ 3 \end{bmatrix}"),
+    ("12,144", "12, 144"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), RIGHT)
+def test_right_answers_are_accepted(gold: str, answer: str) -> None:
+    assert strict("math", gold, rf"So \boxed{{{answer}}}.") == C
+
+
+WRONG = [
+    # a number fished out of an expression that says more
+    ("9", r"\ge 9"),
+    ("9", "x^2 = 9"),
+    ("9", "1/x = 9"),
+    ("9", r"9 \text{ million}"),
+    ("9", "9 + C"),
+    ("9", "9!"),
+    ("9", "a_9"),
+    ("9", r"9 \bmod 4"),
+    ("9", r"9 \text{ to } 12"),
+    ("9", r"9 \text{ if } n \text{ is odd}"),
+    ("9", r"9\ 8"),
+    ("9", r"9\cdots"),
+    ("9", "(9, 8)"),
+    ("9", r"9\text{ and }8"),
+    ("9", r"9\sqrt(3)"),
+    ("9", "1, 9"),
+    ("9", "-[0,9)"),
+    ("19", "1,9"),
+    ("12345", "12,34,5"),
+    (r"\frac{1}{900!}", r"\frac{1}{902!}"),
+    (r"2, 4, \ldots, 2n", r"1, 3, \ldots, 2n-1"),
+    ("g(x) = 5", r"\forall x>0, g(x) = 5"),
+    ("b + 4c = 0", "0"),
+    # tolerance
+    ("10^{-9}", "0"),
+    ("10^{-9}", r"2 \cdot 10^{-9}"),
+    (r"1 - \frac{1}{3^{90}}", "1"),
+    (r"e^{-200}", "0"),
+    (r"\pi", "3.1416"),
+    (r"\frac23", "0.667"),
+    ("0.00012", "0.0001"),
+    (r"1 + \frac{2}{\mathrm{e}}", r"1 - \frac{2}{\mathrm{e}}"),
+    ("(x+1)^{12}(x+2)^{12}(x+9)^{12}", "(x+1)^{12}(x+2)^{12}(x+9)^{12}+1"),
+    ("e^x", r"e^x + 10^{-40}"),
+    # case and names of variables
+    ("5k^2", "5K^2"),
+    ("n", "N"),
+    ("y=-3x", "x=-3y"),
+    (r"\tan x", r"\tan y"),
+    (r"|w|", "w"),
+    # bases
+    ("36_7", "36"),
+    ("36_7", "36_8"),
+    ("36", "36_7"),
+    # collections
+    ("4,-3", "4"),
+    ("4,-3", "4,-3,1"),
+    (r"\pm 5", "5"),
+    (r"2 \pm \sqrt3", r"2 + \sqrt3"),
+    ("(2,3)", "(3,2)"),
+    ("(2,3)", "[2,3]"),
+    ("(2,3,4)", "2,3"),
+    # intervals
+    ("(1,5]", r"1 \le x \le 5"),
+    (r"x \in [1,5]", "1 < x < 5"),
+    (r"(-\infty,1)\cup(4,\infty)", "(1,4)"),
+    (r"(-\infty,1)\cup(4,\infty)", r"(-\infty,1)\cap(4,\infty)"),
+    ("x < 2", "y < 2"),
+    # other
+    (r"9\text{ cm}", r"9\text{ km}"),
+    (r"\text{odd}", r"\text{even}"),
+    (r"\emptyset", "0"),
+    ("6:30", "6:03"),
+    ("x^2+y^2=9", "x^2+y^2=3"),
+]
+
+
+@pytest.mark.parametrize(("gold", "answer"), WRONG)
+def test_wrong_answers_are_refused(gold: str, answer: str) -> None:
+    assert strict("math", gold, rf"So \boxed{{{answer}}}.") == W
+
+
+@pytest.mark.parametrize(("gold", "answer"), RIGHT)
+def test_equality_does_not_depend_on_the_box(gold: str, answer: str) -> None:
+    problem = Problem("p", "q", gold)
+    from scaling.grading import get_grader
+
+    assert get_grader("math").equal(answer, problem)
+    assert get_grader("math").equal(gold, problem)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"9 \bmod 4", r"1, 2, \ldots, n", r"\forall x, x", r"\sum_{k=1}^n k", r"\frac{1}{", "9 8",
+        "x2", "(1", "1)", "[1,2,3]", "|x", "2 +", "^2", "a__b", r"\begin{cases} 1 \end{cases}", "",
+        "(" * 60 + "1" + ")" * 60, "1" * 2001,
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_as_a_whole_gives_no_verdict(text: str) -> None:
+    with pytest.raises(NotUnderstoodError):
+        read(text)
+    assert understood(text) is None
+    assert same_answer(text, text) is None
+    assert same_answer("9", text) is None
+
+
+def test_text_that_is_not_understood_still_equals_itself() -> None:
+    assert strict("math", r"1, 2, \ldots, n", r"\boxed{1,2,\ldots,n}") == C
+
+
+# ------------------------------------------------------------------ votes
+
+
+def test_equal_answers_vote_together() -> None:
+    assert candidate("2k") != candidate("2")
+    assert candidate(r"90^\circ") == candidate("90") == candidate(r"\$90")
+    assert candidate(r"\frac43") == candidate(r"\frac{4}{3}") == candidate("4/3")
+    assert candidate(r"\text{(C)}") == candidate("C")
+    assert candidate("y=-2x") != candidate("x=-2y")
+    answers = ["(x+1)^2", "x^2+2x+1", "x^2+1", r"\sqrt{12}", r"2\sqrt3", "7", "7.0", r"\bad{7"]
+    found = candidates_of(answers)
+    assert [found.index(one) for one in found] == [0, 0, 2, 3, 3, 5, 5, 7]
+    assert candidates_of([]) == []
