@@ -71,6 +71,8 @@ def same(gold: Node, answer: Node) -> bool:
         return True
     if gold.kind in SCALARS and answer.kind in SCALARS:
         return _same_scalar(gold, answer)
+    if answer.kind == "set" and len(answer.args) == 1 and gold.kind in SCALARS:
+        return same(gold, answer.args[0])
     if is_equation(gold) or is_equation(answer):
         return _with_equations(gold, answer)
     if (is_region(gold) or is_region(answer)) and not (gold.kind == answer.kind == "tuple"):
@@ -100,6 +102,8 @@ def _same_scalar(gold: Node, answer: Node) -> bool:
     a, a_percent, a_unit = _undressed(answer)
     one, two = _UNITS.get(g_unit), _UNITS.get(a_unit)
     if one and two and one != two:
+        return False
+    if (g_percent and a_unit) or (a_percent and g_unit):
         return False
     if same_value(g, a):
         return True
@@ -295,7 +299,19 @@ def _collections(gold: Node, answer: Node) -> bool:
         several = answer if answer.kind == "list" else gold
         if several.value != "or":  # "1/2 or 0.5" is one value, "7, 7" is not
             return False
+    if kinds == ("list", "list") and "or" not in (gold.value, answer.value):
+        if len(gold.args) != len(answer.args):  # 2, 2, 3 is not 2, 3
+            return False
+        if _different_names(gold) and not any(map(is_equation, answer.args)):
+            return _in_order(gold, answer)
     return _same_members(_members(gold), _members(answer))
+
+
+def _different_names(node: Node) -> bool:
+    """Whether a list assigns values to unlike names: a and b, but not x_1 and x_2."""
+    if not all(is_equation(part) and part.args[0].kind == "sym" for part in node.args):
+        return False
+    return len({part.args[0].value[:1] for part in node.args}) == len(node.args)
 
 
 def _members(node: Node) -> tuple[Node, ...]:

@@ -147,8 +147,9 @@ _VERB = (
 _ANNOUNCED = re.compile(
     r"(?:(?P<mark>####(?!#))"
     rf"|(?:^|\n)[ \t]*{_DRESS}(?P<short>A){_DRESS}[ \t]*:{_DRESS}"
-    rf"|\banswer(?:[ \t]+(?:here|choice|option|to[ \t]+[^\n.:]{{1,60}}?))?{_DRESS}[ \t]*{_VERB}"
-    rf"(?![A-Za-z]){_DRESS}[ \t]*:?{_DRESS}"
+    rf"|(?:^|\n)[ \t]*{_DRESS}ans{_DRESS}[.:]+{_DRESS}"
+    rf"|\banswer(?:,[^,\n]{{1,20}},|[ \t]+(?:here|choice|option|to[ \t]+[^\n.:]{{1,60}}?))?"
+    rf"{_DRESS}[ \t]*{_VERB}(?![A-Za-z]){_DRESS}[ \t]*:?{_DRESS}"
     rf"|\banswer{_DRESS}[.:]?{_DRESS}[ \t]*(?=\n|\$|\\\[|\\\()"
     r"|<answer>)",
     re.IGNORECASE,
@@ -173,6 +174,7 @@ _NEXT = re.compile(
 
 def own_part(text: str) -> str:
     """`text` up to the next question that follows an announced answer; all of it if none does."""
+    text = re.sub(r"(?:<\|[a-z_]+\|>|</s>)\s*$", "", text)
     first = _ANNOUNCED.search(text)
     opened = re.search(r"\\f?boxed\s*\{", text)
     starts = [match.start() for match in (first, opened) if match is not None]
@@ -213,7 +215,7 @@ def announced(text: str, short: bool = True) -> Iterator[str]:
 
 def _passage(text: str, start: int) -> str:
     """The line behind `start`, the next one if that is empty, or the whole of a display formula."""
-    piece = text[start : start + REACH]
+    piece = re.sub(r"</?[a-z]{1,6}>", "", text[start : start + REACH])
     stripped = piece.lstrip(" \t\n*_`")
     if piece[: len(piece) - len(stripped)].count("\n") > 3:
         return ""
@@ -233,7 +235,8 @@ def last_announced(text: str) -> str | None:
 
 _FILLER = re.compile(
     r"(?:\s|[*_`:=,]|(?:therefore|thus|then|hence|so|simply|just|clearly|exactly|now|indeed|still"
-    r"|actually|equal[ \t]+to|equals|given[ \t]+by|the[ \t]+(?:number|value))\b(?![\w-]))*",
+    r"|actually|equal[ \t]+to|equals|given[ \t]+by|the[ \t]+(?:number|value)"
+    r"|about|approximately|roughly|around)\b(?![\w-]))*",
     re.IGNORECASE,
 )
 _ENDS = re.compile(
@@ -271,11 +274,14 @@ def candidates(passage: str) -> Iterator[str]:
     filler = _FILLER.match(passage)
     said = passage[filler.end() :] if filler else passage
     yield from _joined_formulas(said)
+    if not re.search(r"[$\\]", said):
+        said = said.rstrip().rstrip("!")  # an exclamation, and no factorial
+    end = next((match for match in _ENDS.finditer(said) if match.start() > 0), None)
+    if end is not None and re.search("[a-z]", end[0]):  # "7, as shown"
+        yield bare(said[: end.start()])
     yield bare(said)
-    for match in _ENDS.finditer(said):
-        if match.start() > 0:
-            yield bare(said[: match.start()])
-            return
+    if end is not None:
+        yield bare(said[: end.start()])
 
 
 def _joined_formulas(said: str) -> Iterator[str]:
@@ -301,7 +307,7 @@ def _joined_formulas(said: str) -> Iterator[str]:
 
 def bare(text: str) -> str:
     """`text` without an answer's markup: $, *, LaTeX brackets around it, and a final full stop."""
-    text = text.strip().strip("*`_").strip()
+    text = text.strip().strip('*`_"').strip()
     for left, right in (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$")):
         inside = text.rstrip(".").rstrip()
         if inside.startswith(left) and inside.endswith(right) and len(inside) > len(left + right):
@@ -313,6 +319,8 @@ def bare(text: str) -> str:
 
 def same_text(text: str) -> str:
     """`text` without LaTeX markup and spaces that never change a value, to compare as text."""
-    text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:| )", "", bare(text))
+    # "7\\ 8" is not 78; three digits behind the space are a thousands group.
+    text = re.sub(r"(?<=\d)(?:\\[,;:! ]|\s)+(?=\d)(?!\d{3}(?!\d))", "_", bare(text))
+    text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:| )", "", text)
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
     return re.sub(r"\s+", "", text)

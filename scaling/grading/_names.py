@@ -29,6 +29,8 @@ def is_name(node: Node) -> bool:
     if node.kind == "call":
         if node.value == "abs":
             return node.args[0].kind in ("mul", "call")
+        if node.value not in ("f", "g", "h") and node.args[0].value in ("x", "y", "z", "t"):
+            return False  # an equation to solve
         return node.value not in _KEPT
     if node.kind == "mul":  # P(A), ABC
         return node.args[0].kind == "sym" and (

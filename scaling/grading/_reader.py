@@ -135,6 +135,10 @@ class _Parser:
         """Expressions joined by relations; a leading `=` says nothing, a leading `>` does."""
         sides: list[Node] = []
         operators: list[str] = []
+        first = self.peek()
+        labelled = first is not None and first.kind == "text" and first.value.rstrip()[-1:] == ":"
+        if labelled and self.peek(1) is not None:  # "Total: 18"
+            self.take()
         if self.sees("op", "=", "~"):
             self.take()
         elif self.sees("op", *_RELATIONS):

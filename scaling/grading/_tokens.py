@@ -55,7 +55,7 @@ SHORT_UNITS = frozenset(
 CURRENCIES = frozenset("usd eur gbp rs inr dollars dollar us".split())
 # Words that change what a value means: with one of them the text is more than value and unit.
 LOGIC = frozenset(
-    "to if iff mod modulo when where for else otherwise and or more less least most than not no "
+    "to if iff mod modulo when where for else otherwise and or least most than not no "
     "about approximately almost nearly between unless is are was plus minus times only except "
     "unknown undefined half quarter third double twice up down but then such that all any each "
     "some none exist exists solution solutions answer wait base".split()
@@ -85,7 +85,7 @@ _ROOT = re.compile(r"√\s*(\d+|[A-Za-z]|(?=[({]))")
 
 _SPACE = re.compile(
     r"(?:\s|~|\$|\\[,;:! >\n]|\\\$|\\\(|\\\)|\\\[|\\\]"
-    r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|limits|nolimits"
+    r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|[lL]arge|LARGE|[hH]uge|small|normalsize|bf|rm|it|ldotp|limits|nolimits"
     r"|checkmark|quad|qquad|thinspace|hspace\*?\{[^{}]*\}|hfill)(?![a-zA-Z])\.?)+"
 )
 _DIGITS = r"\d+"
@@ -126,6 +126,9 @@ _BUILDERS = {"frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", 
 _BLANKS = ("quad", "qquad", "hfill", "checkmark")
 _TWO = {"<=": "<=", ">=": ">=", "!=": "!=", "==": "=", "**": "^", "=<": "<=", "=>": None}
 _LETTER_UNIT = re.compile(r"[msghLJNWVK](?:/[a-z]{1,3})?(?:\^\{?-?[1-3]\}?)?")  # m, m/s^2
+_NUMBER_FIRST = re.compile(r"(?:\\?\$)?\s*-?\d[\d.,]*\s+[A-Za-z]")
+_LABELLED = re.compile(r"[A-Za-z ]+:\s*(?:\\?\$)?-?[\d.,]+")
+_TIMES = re.compile(r"\s*10\s*(?:\^|\*\*)")
 _KNOWN_COMMANDS = (
     FUNCTIONS | GREEK | _RELATIONS.keys() | _OPERATORS.keys() | _SYMBOLS.keys() | _BUILDERS.keys()
 )
@@ -262,6 +265,10 @@ class _Tokenizer:
         name, self.at = match[1], match.end()
         if name in _TEXT_COMMANDS:
             self._in_words(name)
+        elif name == "equiv" and "\\pmod" in self.text:
+            self.add("op", "=")
+        elif name == "pmod" and "\\equiv" in self.text:
+            _, self.at = group(self.text, self._skip())
         elif name == "begin":
             self._environment()
         elif name in ("color", "textcolor", "tag", "label", "phantom", "hphantom"):
@@ -343,8 +350,14 @@ class _Tokenizer:
             self.add("text", words)
         elif not re.search(r"[a-zA-Z]{2}|[A-Za-z]\s", re.sub(r"\\[a-zA-Z]+\s*", "", words)):
             self.found += _Tokenizer(tidy(words), self.lists).run()
-        elif name == "operatorname":
+        elif name == "operatorname" and words not in SHORT_UNITS:
             self.add("sym", words)
+        elif _NUMBER_FIRST.match(words):  # \text{18 dollars}
+            self.found += _Tokenizer(tidy(words), self.lists).run()
+        elif _LABELLED.fullmatch(words):  # \text{Total: 18}
+            label, _, rest = words.partition(":")
+            self.add("text", label + ":")
+            self.found += _Tokenizer(tidy(rest), self.lists).run()
         else:
             self.add("text", words)
 
@@ -380,6 +393,13 @@ class _Tokenizer:
         elif split:
             self.add("fn", split[1])
             self.add("sym", split[2])
+        elif (
+            run == "x"
+            and self.found
+            and self.found[-1].kind == "num"
+            and _TIMES.match(self.text, self.at)
+        ):  # 1.5 x 10^3
+            self.add("op", "*")
         elif len(run) == 1 and run.isascii():
             self.add("sym", run)
         elif lower in SHORT_UNITS or lower in LOGIC or _is_word(run):

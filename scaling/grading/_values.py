@@ -144,7 +144,10 @@ def _same_at_points(one: Node, two: Node, names: Sequence[str], tolerance: Any) 
             a, b = pair
             scale = max(abs(a), abs(b))
             signed = at >= 4
-            if signed and max(abs(mpmath.im(a)), abs(mpmath.im(b))) > RELATIVE * scale:
+            complexes = [abs(mpmath.im(x)) > RELATIVE * scale for x in (a, b)]
+            if complexes[0] != complexes[1]:  # a real root beside a power of a negative number
+                continue
+            if signed and any(complexes):
                 continue
             if abs(a - b) > tolerance * scale:
                 return False
@@ -232,6 +235,12 @@ def _called(node: Node, values: list[Any], point: Mapping[str, Any]) -> Any:
         if f"{name}()" not in point:
             raise NotUnderstoodError(name)
         return point[f"{name}()"] * mpmath.exp(mpmath.fsum(values) / 50)
+    odd = exact_value(node.args[1]) if name == "root" else None
+    if (name == "cbrt" or (odd is not None and odd % 2 == 1)) and mpmath.im(values[0]) == 0:
+        real = mpmath.re(values[0])  # the real root, as the sign is read
+        return mpmath.sign(real) * mpmath.power(
+            abs(real), 1 / (values[1] if odd else mpmath.mpf(3))
+        )
     if name == "root":
         return mpmath.power(values[0], 1 / values[1])
     if name == "ln" and len(values) == 2:

@@ -25,7 +25,9 @@ _LEADS = re.compile(
     rf"\s*{_FILLER}(?P<option>{_OPTION}){_LETTER}(?P<mark>[.):,;}}]*)(?P<rest>\s.*|[.):,;]\S.*|\\.*)",
     re.I | re.S,
 )
-_MORE = re.compile(r"[\s,]*(?:or|/|and)\s+(?!not\b)[(*]*[A-Za-z]\b(?!\w)", re.I)
+_MORE = re.compile(
+    r"[\s,]*(?:(?i:or|and)\s+(?!not\b)|/\s*)[(*]*[A-Za-z]\b(?!\w)|,\s*[(*]*[A-Z]\b[)*]*\s*(?:,|or|and|$)"
+)
 # Where a sentence chooses: "I pick B", "it must be (B)", "B is the correct answer".
 _CHOSEN = re.compile(
     r"\b(?:choose|chose|pick|picked|select|go(?:ing)?[ \t]+with)[ \t]+"
@@ -41,6 +43,7 @@ _CHOSEN = re.compile(
 # In running text, "A" or "I" alone is more often a word than a choice.
 _INSIDE = re.compile(r"\((?P<a>[A-Z])\)|\b(?P<b>[B-HJ-Z])\b(?!['’])|\b(?P<c>[AI])(?=[.):]|\s*$)")
 _LABEL = re.compile(r"^[ \t]*[*(]*[A-Z][*]*[.):][*]*[ \t].*$", re.MULTILINE)
+_LABELS_INSIDE = re.compile(r"(?:^|[\s(])([A-Z])[.)][ \t]")
 _DENIED = re.compile(
     r"(?:\bnot|n't|\bnor|\bneither)[ \t]+(?:option[ \t]+|choice[ \t]+)?[(*]*$", re.I
 )
@@ -73,8 +76,8 @@ class Choice(Grader):
         chosen = [letter for letter in chosen if letter in problem.choices]
         if chosen:
             return chosen[-1]
-        if len(_LABEL.findall(text)) > 1:  # a list of the options
-            return None
+        if len(_LABEL.findall(text)) > 1 or len(set(_LABELS_INSIDE.findall(text))) > 1:
+            return None  # a list of the options
         return _letter(re.sub(r"^\s*[*•-]\s+", "", text), problem, alone=len(text) > 400)
 
     def lenient(self, text: str, problem: Problem) -> str | None:
@@ -132,7 +135,7 @@ def _letter(text: str, problem: Problem, alone: bool) -> str | None:
 def _begins(match: re.Match[str]) -> bool:
     """Whether a letter with text behind it is a choice, and not a word or a rejected option."""
     letter, mark, rest = match["letter"], match["mark"], match["rest"]
-    if _REJECTED.match(rest) or _MORE.match(rest):
+    if _REJECTED.match(rest) or _MORE.match(mark + rest):
         return False
     dressed = bool(mark) or "(" in match[0][: match.end("letter") - match.start()]
     if dressed or match["option"]:

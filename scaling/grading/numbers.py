@@ -58,6 +58,9 @@ def _number(node: Node) -> Fraction | None:
         sides = equation_sides(node)
         values = [_number(side) for side in sides if not is_quantity(side)]
         return values[-1] if values and len(set(values)) == 1 else None
+    if (node.kind == "list" and node.value == "or") or (node.kind == "set" and node.args):
+        several = {_number(part) for part in node.args}  # "1/2 or 0.5"
+        return several.pop() if len(several) == 1 else None
     if node.kind == "neg":
         value = _number(node.args[0])
         return None if value is None else -value
