@@ -71,6 +71,9 @@ def same(gold: Node, answer: Node) -> bool:
         return True
     if gold.kind in SCALARS and answer.kind in SCALARS:
         return _same_scalar(gold, answer)
+    inside = answer.args[1] if answer.kind == "rel" and answer.value == "in" else answer
+    if inside.kind == "set" and gold.kind in ("list", "set"):
+        return _collections(gold, inside)
     if answer.kind == "set" and len(answer.args) == 1 and gold.kind in SCALARS:
         return same(gold, answer.args[0])
     if is_equation(gold) or is_equation(answer):

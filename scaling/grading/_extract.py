@@ -15,7 +15,8 @@ _TRIES = 12  # announcements that are looked at, from the last
 
 # A box, a brace, or an escaped character. The second backslash of "\\" (a LaTeX line break) may
 # begin a box.
-_BRACES = re.compile(r"\\f?boxed\s*\{|\\(?!\\f?boxed\s*\{)[\s\S]|[{}]")
+_COMMAND = r"\\(?:boxed|fbox|framebox)\s*\{"
+_BRACES = re.compile(rf"{_COMMAND}|\\(?!{_COMMAND})[\s\S]|[{{}}]")
 
 
 @dataclass(frozen=True)
@@ -141,15 +142,15 @@ def _in_context(text: str, box: Box) -> str:
 
 _DRESS = r"[*_`]*"
 _VERB = (
-    r"(?:is|are|=|:|equals|was|will[ \t]+be|would[ \t]+be|should[ \t]+be|must[ \t]+be"
-    r"|has[ \t]+to[ \t]+be|comes[ \t]+out[ \t]+to(?:[ \t]+be)?|⇒|→)"
+    r"(?:is|are|equals|was|will[ \t]+be|would[ \t]+be|should[ \t]+be|must[ \t]+be"
+    r"|has[ \t]+to[ \t]+be|comes[ \t]+out[ \t]+to(?:[ \t]+be)?)"
 )
 _ANNOUNCED = re.compile(
     r"(?:(?P<mark>####(?!#))"
     rf"|(?:^|\n)[ \t]*{_DRESS}(?P<short>A){_DRESS}[ \t]*:{_DRESS}"
     rf"|(?:^|\n)[ \t]*{_DRESS}ans{_DRESS}[.:]+{_DRESS}"
     rf"|\banswer(?:,[^,\n]{{1,20}},|[ \t]+(?:here|choice|option|to[ \t]+[^\n.:]{{1,60}}?))?"
-    rf"{_DRESS}[ \t]*{_VERB}(?![A-Za-z]){_DRESS}[ \t]*:?{_DRESS}"
+    rf"{_DRESS}(?:['’]s\b|[ \t]*(?:[=:⇒→]|{_VERB}(?![A-Za-z]))){_DRESS}[ \t]*:?{_DRESS}"
     rf"|\banswer{_DRESS}[.:]?{_DRESS}[ \t]*(?=\n|\$|\\\[|\\\()"
     r"|<answer>)",
     re.IGNORECASE,
@@ -160,8 +161,8 @@ _SUPPOSED = re.compile(
     re.IGNORECASE,
 )
 _REVERSED = re.compile(
-    r"(?P<value>\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\))[ \t]*(?:is|are)[ \t]+"
-    r"(?:our|the|my)[ \t]+(?:final[ \t]+|correct[ \t]+)*answer\b"
+    r"(?P<value>\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\)|(?<![^\s*$])-?\d[\d.,/]*\**)"
+    r"[ \t]*(?:is|are)[ \t]+(?:our|the|my)[ \t]+(?:final[ \t]+|correct[ \t]+)*answer\b"
 )
 # Where the next question begins: a base model goes on with problems of its own.
 _NEXT = re.compile(
@@ -176,7 +177,7 @@ def own_part(text: str) -> str:
     """`text` up to the next question that follows an announced answer; all of it if none does."""
     text = re.sub(r"(?:<\|[a-z_]+\|>|</s>)\s*$", "", text)
     first = _ANNOUNCED.search(text)
-    opened = re.search(r"\\f?boxed\s*\{", text)
+    opened = re.search(_COMMAND, text)
     starts = [match.start() for match in (first, opened) if match is not None]
     if not starts:
         return text
@@ -241,7 +242,9 @@ _FILLER = re.compile(
 )
 _ENDS = re.compile(
     r"\s*(?:,?\s+(?:because|since|as|which|so|where|therefore|thus|hence|but|given|assuming|from"
-    r"|by|meaning|due|rounded|i\.e\.|in[ \t]+total|altogether|and[ \t]+not|not)\b"
+    r"|by|meaning|due|rounded|i\.e\.|in[ \t]+total|altogether|not"
+    r"|and[ \t]+(?:not|that|so|this|the|it|he|she|they|we)|for[ \t]+(?:the|each|every)"
+    r"|in[ \t]+(?:the|all|this)|of[ \t]+(?:them|the|these))\b"
     r"|\s+\((?=[A-Za-z])|\s+[-–—]\s+(?=[A-Za-z])|;|[.!](?=\s|$)|\.[*_]|✅)",
 )
 _FORMULA = re.compile(
@@ -271,11 +274,10 @@ def candidates(passage: str) -> Iterator[str]:
     Yields:
         Texts to read, the fullest first.
     """
-    filler = _FILLER.match(passage)
-    said = passage[filler.end() :] if filler else passage
+    said = without_filler(passage)
     yield from _joined_formulas(said)
     if not re.search(r"[$\\]", said):
-        said = said.rstrip().rstrip("!")  # an exclamation, and no factorial
+        said = said.rstrip().rstrip("!:,;")  # an exclamation, and no factorial
     end = next((match for match in _ENDS.finditer(said) if match.start() > 0), None)
     if end is not None and re.search("[a-z]", end[0]):  # "7, as shown"
         yield bare(said[: end.start()])
@@ -302,7 +304,19 @@ def _joined_formulas(said: str) -> Iterator[str]:
     yield ", ".join(parts) + (magnitude[0] if magnitude else "")
 
 
+def without_filler(text: str) -> str:
+    """`text` without "therefore", "is equal to" and the like at its start."""
+    filler = _FILLER.match(text)
+    return text[filler.end() :] if filler else text
+
+
 # ------------------------------------------------------------------ dressing
+
+
+_OPTION_LABEL = re.compile(
+    r"^\s*\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{\s*\([A-J]\)\s*~?\s*\}"
+    r"(?:\s|~|\\[ ,;:]|\\q?quad)*(?=\S)"
+)
 
 
 def bare(text: str) -> str:
@@ -315,6 +329,11 @@ def bare(text: str) -> str:
             if left not in content:
                 text = content.strip()
     return text.rstrip(".").strip()
+
+
+def without_label(text: str) -> str:
+    r"""`text` without the label of an option before its value: `\textbf{(C) }12` is 12."""
+    return _OPTION_LABEL.sub("", text, count=1)
 
 
 def same_text(text: str) -> str:

@@ -28,8 +28,16 @@ def is_name(node: Node) -> bool:
         return all(is_name(part) for part in node.args)
     if node.kind == "call":
         if node.value == "abs":
-            return node.args[0].kind in ("mul", "call")
-        if node.value not in ("f", "g", "h") and node.args[0].value in ("x", "y", "z", "t"):
+            inside = node.args[0]
+            return inside.kind in ("mul", "call") or (
+                inside.kind == "sym" and (inside.value.isupper() or inside.value in ("z", "w"))
+            )
+        if node.value.rstrip("'") not in ("f", "g", "h") and node.args[0].value in (
+            "x",
+            "y",
+            "z",
+            "t",
+        ):
             return False  # an equation to solve
         return node.value not in _KEPT
     if node.kind == "mul":  # P(A), ABC
@@ -48,4 +56,14 @@ def is_quantity(node: Node) -> bool:
     parts = [
         part.args[0] if at and part.kind == "neg" else part for at, part in enumerate(node.args)
     ]
+    if node.kind == "add":  # 100m + n and m^2 + n^2 ask for a number; 2x and x^2 are to be solved
+        parts = [_without_number(part) for part in parts]
     return all(is_quantity(part) for part in parts)
+
+
+def _without_number(node: Node) -> Node:
+    if node.kind == "mul" and node.args[0].kind == "num":
+        return node.args[1]
+    if node.kind == "pow" and node.args[1].kind == "num":
+        return node.args[0]
+    return node

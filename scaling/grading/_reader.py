@@ -29,6 +29,7 @@ _RELATIONS = ("=", "<", ">", "<=", ">=", "!=", "in", "~")
 _MATE = {"(": ")", "[": "]", "{": "}", "{{": "}}", "<(": ">)", "lfloor": "rfloor",
          "lceil": "rceil"}  # fmt: skip
 _POWER = re.compile(r"(?<=[A-Za-z])\^?\{?-?[1-3]\}?")  # m^2, s^{-1}
+_ABOUT = ("about", "approximately", "approx.", "roughly", "around", "exactly")
 _MORE_THAN_UNIT = re.compile(r"[\d=<>+]")
 _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
           "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
@@ -50,11 +51,38 @@ def read(text: str, lists: bool = False) -> Node:
     """
     if len(text) > LONGEST:
         raise NotUnderstoodError(text[:60])
+    named = _named_quantity(text)
+    if named is not None:
+        return Node("rel", (Node("sym", value=named[0]), read(named[1], lists)), "=")
     try:
         found = _Parser(tokens(tidy(text), lists), text).whole()
     except (RecursionError, ValueError, OverflowError):
         raise NotUnderstoodError(text[:60]) from None
     return found
+
+
+# A left side that names one quantity, whatever it says inside: a limit, sum or integral, a
+# probability or expectation, a derivative, an inverse function, "Area of ABC".
+_QUANTITY = re.compile(
+    r"\\(?:lim|sum|prod|i{0,2}int|oint|Pr|mathbb\s*\{?[EP]\b|operatorname|frac\s*\{\s*d)"
+    r"|(?:[EPV]|Var|Cov|\\(?:mathrm|text)\s*\{(?:Var|Cov|E|P)\})\s*(?:\\left)?\s*[\[(]"
+    r"|[fgh]\s*\^\s*\{\s*-\s*1\s*\}|\\text\s*\{[A-Za-z ]+\}\s*(?:[A-Z(\\]|$)"
+)
+
+
+def _named_quantity(text: str) -> tuple[str, str] | None:
+    """The sides of `NAME = value` where NAME is a quantity of `_QUANTITY`; None for other texts."""
+    if not _QUANTITY.match(text.strip()):
+        return None
+    depth, places = 0, []
+    for at, letter in enumerate(text):
+        depth += (letter in "{([") - (letter in "})]")
+        if letter in "=<>" and depth == 0:
+            places.append(at)
+    if len(places) != 1 or text[places[0]] != "=":
+        return None
+    name = re.sub(r"\s|\\[,;:!]|\\left|\\right", "", text[: places[0]])
+    return name, text[places[0] + 1 :].strip()
 
 
 def understood(text: str) -> Node | None:
@@ -193,6 +221,9 @@ class _Parser:
             if not sign and found is None:
                 found = term
                 continue
+            if sign == "-" and found is not None and term.kind == "set":
+                found = Node("setminus", (found, term))  # R - {2}
+                continue
             term = self.scalars(term)[0]
             before = () if found is None else self.scalars(found)
             if sign in ("pm", "mp"):
@@ -296,8 +327,14 @@ class _Parser:
                 if self._degree():
                     found = Node("unit", self.scalars(found), "degrees")
                     continue
+                if found.kind == "num" and self.sees("sym", "o") and self.peek(1) is None:
+                    self.take()  # 15^o
+                    found = Node("unit", (found,), "degrees")
+                    continue
                 negative = self.sees("op", "-") and bool(self.take())
                 power = self.argument() if self.sees("open", "{") else self.factor()
+                if power.kind == "text" and power.value in ("th", "st", "nd", "rd"):
+                    continue
                 power = Node("neg", self.scalars(power)) if negative else power
                 return self.postfix(Node("pow", self.scalars(found, power)))
             else:
@@ -431,6 +468,8 @@ class _Parser:
         if self.sees("open", "("):
             inside = self.bracket()
             args = inside.args if inside.kind == "tuple" else (inside,)
+        elif name in ("max", "min", "gcd", "lcm") and self.sees("open", "{{"):
+            args = self.bracket().args
         else:
             args = (self.bare_argument(),)
         if power is not None and _flat(power) == "-1" and name in ("sin", "cos", "tan", "cot"):
@@ -550,6 +589,8 @@ class _Parser:
         while self.sees("text") or (said and self.sees("sym") and self.peek(1) is None):
             said.append(self.take().value)
         following = self.peek()
+        if following is not None and " ".join(said).strip().lower() in _ABOUT:
+            return self.product()
         if following is not None and not (
             following.kind in ("sep", "close")
             or (following.kind == "op" and following.value in _RELATIONS)

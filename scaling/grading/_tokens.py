@@ -50,8 +50,9 @@ MAGNITUDES = {
     "trillion": 10**12,
 }  # fmt: skip
 SHORT_UNITS = frozenset(
-    "cm km mm kg mg ml ft mph kph kmh lb lbs oz hr hrs mi pct deg sq usd eur yd rad ms km/h".split()
-)
+    "cm km mm kg mg ml ft mph kph kmh lb lbs oz hr hrs mi pct deg sq th st nd rd usd eur yd rad ms"
+    .split()
+)  # fmt: skip
 CURRENCIES = frozenset("usd eur gbp rs inr dollars dollar us".split())
 # Words that change what a value means: with one of them the text is more than value and unit.
 LOGIC = frozenset(
@@ -112,7 +113,7 @@ _RELATIONS = {
 _OPERATORS = {
     "cdot": "*", "times": "*", "div": "/", "ast": "*", "pm": "pm", "mp": "mp", "cup": "cup",
     "cap": "cap", "setminus": "setminus", "backslash": "setminus", "prime": "'", "circ": "deg",
-    "degree": "deg", "%": "%", "percent": "%", "over": "over", "choose": "choose",
+    "degree": "deg", "deg": "deg", "%": "%", "percent": "%", "over": "over", "choose": "choose",
     "bigcup": "cup", "lor": "or", "vee": "or", "land": "and", "wedge": "and",
 }  # fmt: skip
 _OPEN = {"langle": "<(", "lfloor": "lfloor", "lceil": "lceil", "lvert": "|", "lbrace": "{{",
@@ -121,14 +122,15 @@ _CLOSE = {"rangle": ">)", "rfloor": "rfloor", "rceil": "rceil", "rvert": "|", "r
           "rbrack": "]"}  # fmt: skip
 _SYMBOLS = {"infty": "oo", "infinity": "oo", "oo": "oo", "inf": "oo", "pi": "pi",
             "emptyset": "empty", "varnothing": "empty", "imath": "i"}  # fmt: skip
-_BUILDERS = {"frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "sqrt": "sqrt",
+_BUILDERS = {"frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "nicefrac": "frac",
+             "sfrac": "frac", "sqrt": "sqrt",
              "binom": "binom", "dbinom": "binom", "tbinom": "binom"}  # fmt: skip
 _BLANKS = ("quad", "qquad", "hfill", "checkmark")
 _TWO = {"<=": "<=", ">=": ">=", "!=": "!=", "==": "=", "**": "^", "=<": "<=", "=>": None}
 _LETTER_UNIT = re.compile(r"[msghLJNWVK](?:/[a-z]{1,3})?(?:\^\{?-?[1-3]\}?)?")  # m, m/s^2
 _NUMBER_FIRST = re.compile(r"(?:\\?\$)?\s*-?\d[\d.,]*\s+[A-Za-z]")
 _LABELLED = re.compile(r"[A-Za-z ]+:\s*(?:\\?\$)?-?[\d.,]+")
-_TIMES = re.compile(r"\s*10\s*(?:\^|\*\*)")
+_TIMES = re.compile(r"\s*\d")
 _KNOWN_COMMANDS = (
     FUNCTIONS | GREEK | _RELATIONS.keys() | _OPERATORS.keys() | _SYMBOLS.keys() | _BUILDERS.keys()
 )
@@ -274,8 +276,12 @@ class _Tokenizer:
         elif name in ("color", "textcolor", "tag", "label", "phantom", "hphantom"):
             _, self.at = group(text, self._skip())
         elif name in _WRAPPERS:
-            if name == "mathbb" or name == "mathcal":
-                content, self.at = group(text, self._skip())
+            if name in ("mathbb", "mathcal"):
+                start = self._skip()
+                if text.startswith("{", start):
+                    content, self.at = group(text, start)
+                else:
+                    content, self.at = text[start : start + 1], start + 1
                 self.add("sym", "\\" + name + content.strip())
             elif text.startswith("{", self._skip()):
                 content, self.at = group(text, self._skip())
@@ -382,7 +388,10 @@ class _Tokenizer:
         run, self.at = match[0], match.end()
         lower = run.lower()
         split = re.fullmatch(r"(a?sin|a?cos|a?tan|cot|sec|csc|log|ln|sqrt)([a-z]|pi|theta)", run)
-        if lower in ("and", "or") or lower == "union":
+        between = self.found and self.found[-1].kind == "close"
+        if run == "U" and between and re.match(r"\s*(?:\\left)?\s*[(\[]", self.text[self.at :]):
+            self.add("op", "cup")
+        elif lower in ("and", "or") or lower == "union":
             self.add("op" if lower == "union" else "sep", "cup" if lower == "union" else lower)
         elif run in FUNCTIONS:
             self.add("fn", run)
@@ -398,7 +407,7 @@ class _Tokenizer:
             and self.found
             and self.found[-1].kind == "num"
             and _TIMES.match(self.text, self.at)
-        ):  # 1.5 x 10^3
+        ):  # 1.5 x 10^3, 9 x 2
             self.add("op", "*")
         elif len(run) == 1 and run.isascii():
             self.add("sym", run)

@@ -25,6 +25,8 @@ _LEADS = re.compile(
     rf"\s*{_FILLER}(?P<option>{_OPTION}){_LETTER}(?P<mark>[.):,;}}]*)(?P<rest>\s.*|[.):,;]\S.*|\\.*)",
     re.I | re.S,
 )
+# "The answer is Paris (B)."
+_BEHIND = re.compile(r"[^()\n]{1,80}\((?P<letter>[A-Z])\)\W*")
 _MORE = re.compile(
     r"[\s,]*(?:(?i:or|and)\s+(?!not\b)|/\s*)[(*]*[A-Za-z]\b(?!\w)|,\s*[(*]*[A-Z]\b[)*]*\s*(?:,|or|and|$)"
 )
@@ -32,8 +34,8 @@ _MORE = re.compile(
 _CHOSEN = re.compile(
     r"\b(?:choose|chose|pick|picked|select|go(?:ing)?[ \t]+with)[ \t]+"
     r"(?:(?:option|choice|answer|letter)[ \t]+)?[(*]*(?P<a>[A-Z])\b"
-    r"|\b(?:it|this|that|which|choice|option)[ \t]+"
-    r"(?:is|must[ \t]+be|should[ \t]+be|has[ \t]+to[ \t]+be)"
+    r"|\b(?:(?:it|this|that|which|choice|option|correct|best)(?:['’]s\b|:|[ \t]+"
+    r"(?:is|must[ \t]+be|should[ \t]+be|has[ \t]+to[ \t]+be))|[Ii]['’]d[ \t]+say|wrong,?[ \t]+so)"
     r"[ \t]+(?:option[ \t]+|choice[ \t]+)?(?:\((?P<b>[A-Z])\)|\**(?P<c>[A-Z])\**(?=[.,;!]|[ \t]*$))"
     r"|(?:^|[(*\s])(?P<d>[A-Z])\)?\**[ \t]+is[ \t]+(?:the[ \t]+)?(?:correct|right|best|true)\b"
     r"|(?:^|[.!?\n][ \t]*)(?:therefore|thus|hence|so),?[ \t]+(?:option[ \t]+|choice[ \t]+)?"
@@ -43,7 +45,7 @@ _CHOSEN = re.compile(
 # In running text, "A" or "I" alone is more often a word than a choice.
 _INSIDE = re.compile(r"\((?P<a>[A-Z])\)|\b(?P<b>[B-HJ-Z])\b(?!['’])|\b(?P<c>[AI])(?=[.):]|\s*$)")
 _LABEL = re.compile(r"^[ \t]*[*(]*[A-Z][*]*[.):][*]*[ \t].*$", re.MULTILINE)
-_LABELS_INSIDE = re.compile(r"(?:^|[\s(])([A-Z])[.)][ \t]")
+_LABELS_INSIDE = re.compile(r"(?:^|[\s(])([A-Z])[.:)][ \t]")
 _DENIED = re.compile(
     r"(?:\bnot|n't|\bnor|\bneither)[ \t]+(?:option[ \t]+|choice[ \t]+)?[(*]*$", re.I
 )
@@ -63,7 +65,12 @@ class Choice(Grader):
         text = own_part(text)
         opened, boxed = boxed_answer(text)
         if opened:
-            return _letter(boxed, problem, alone=False) if boxed else None
+            if not boxed:
+                return None
+            inside = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", boxed)
+            passages = [boxed, *announced(inside, short=False)]
+            letters = [_letter(passage, problem, alone=False) for passage in passages]
+            return next((letter for letter in letters if letter is not None), None)
         for passage in announced(text, short=False):
             letter = _letter(passage, problem, alone=False)
             if letter is not None:
@@ -122,10 +129,11 @@ def _letter(text: str, problem: Problem, alone: bool) -> str | None:
         The letter; None where there is none, or where the passage goes on as a sentence that
         rejects it, or that names another letter too.
     """
+    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text).strip(" ,{}")
     match = _ALONE.fullmatch(bare(text))
     if match is None and not alone:
-        match = _LEADS.fullmatch(text.strip())
-        if match is not None and not _begins(match):
+        match = _LEADS.fullmatch(text) or _BEHIND.fullmatch(text)
+        if match is not None and "rest" in match.groupdict() and not _begins(match):
             return None
     if match is None or match["letter"].upper() not in problem.choices:
         return None
@@ -135,7 +143,12 @@ def _letter(text: str, problem: Problem, alone: bool) -> str | None:
 def _begins(match: re.Match[str]) -> bool:
     """Whether a letter with text behind it is a choice, and not a word or a rejected option."""
     letter, mark, rest = match["letter"], match["mark"], match["rest"]
-    if _REJECTED.match(rest) or _MORE.match(mark + rest):
+    if re.match(r"\s+[(*]*[A-Z][).*]*(?=\s*$|\s+[(*]*[A-Z]\b)", rest):  # "B C D"
+        return False
+    rejected = _REJECTED.match(rest)
+    if rejected and not ("," in mark and rejected[0].strip().lower() == "not"):
+        return False
+    if _MORE.match(mark + rest):
         return False
     dressed = bool(mark) or "(" in match[0][: match.end("letter") - match.start()]
     if dressed or match["option"]:

@@ -29,6 +29,8 @@ from scaling.grading._extract import (
     formulas,
     own_part,
     same_text,
+    without_filler,
+    without_label,
 )
 from scaling.grading._reader import understood
 from scaling.grading._tree import Node
@@ -161,7 +163,7 @@ class Math(Grader):
             for candidate in candidates(passage):
                 if _readable(candidate, words):
                     return candidate
-        whole = text.strip()
+        whole = without_filler(text).strip()
         formula = _only_formula(whole)
         if formula is not None:
             return formula
@@ -206,6 +208,7 @@ class Math(Grader):
         option, chosen = _OPTION.fullmatch(bare(gold)), _OPTION.match(bare(answer))
         if option and chosen and option["letter"] == chosen["letter"]:
             return True
+        answer = without_label(answer)
         one, two = understood(bare(gold)), understood(bare(answer))
         if one is None or two is None:
             return False

@@ -19,6 +19,8 @@ from scaling.grading._extract import (
     candidates,
     last_announced,
     own_part,
+    without_filler,
+    without_label,
 )
 from scaling.grading._names import equation_sides, is_equation, is_quantity
 from scaling.grading._reader import understood
@@ -49,7 +51,7 @@ def read_number(text: str) -> Fraction | None:
     Returns:
         The exact value; None where the text is anything but one number.
     """
-    found = understood(bare(text))
+    found = understood(bare(without_label(text)))
     return None if found is None else _number(found)
 
 
@@ -111,7 +113,8 @@ class Numeric(Grader):
             for candidate in candidates(passage):
                 if re.search(r"\d", candidate) and understood(candidate) is not None:
                     return candidate
-        return text.strip() if read_number(text) is not None else None
+        whole = without_filler(text).strip()
+        return whole if read_number(whole) is not None else None
 
     def lenient(self, text: str, problem: Problem) -> str | None:
         """The strict answer, or the last number of the announced part, or of the text."""

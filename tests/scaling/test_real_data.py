@@ -109,15 +109,17 @@ def test_a_bad_file_of_labels_is_said(
 # ----------------------------------------------------------- pairs that people judged by hand
 
 
-@pytest.mark.parametrize("half", ["development", "held-out"])
-def test_hand_labelled_pairs(half: Half) -> None:
-    """At most 1 % of the wrong answers accepted and 3 % of the right ones refused."""
+@pytest.mark.parametrize(
+    ("half", "accepted", "refused"), [("development", 0, 2), ("held-out", 2, 21)]
+)
+def test_hand_labelled_pairs(half: Half, accepted: int, refused: int) -> None:
+    """No more errors than docs/grading.md says, and fewer of both kinds than math-verify alone."""
     pytest.importorskip("math_verify")
     frame = case_agreement(data_file(CASES), half).to_frame()
     every = frame[frame["grader"] == "all"].set_index("way")
     ours, alone = every.loc["strict"], every.loc["math-verify"]
-    assert ours["accepted"] <= 0.01 * ours["wrong"]
-    assert ours["refused"] <= 0.03 * ours["right"]
+    assert ours["accepted"] <= accepted
+    assert ours["refused"] <= refused
     assert ours["accepted"] < alone["accepted"]
     assert ours["refused"] < alone["refused"]
 

@@ -213,10 +213,12 @@ def test_a_chain_that_loops_is_graded_at_once(name: str, piece: str) -> None:
 def test_the_last_box_is_the_one_found_by_counting_braces(pieces: list[str]) -> None:
     """Against the definition: of all boxes that close, the one that opens last."""
     text, found = "".join(pieces), None
-    for match in re.finditer(r"\\f?boxed\s*\{", text):
+    for match in re.finditer(r"\\(?:boxed|fbox|framebox)\s*\{", text):
         depth, position = 1, match.end()
         while position < len(text) and depth:
-            if text[position] == "\\" and not re.match(r"\\\\f?boxed\s*\{", text[position:]):
+            if text[position] == "\\" and not re.match(
+                r"\\\\(?:boxed|fbox|framebox)\s*\{", text[position:]
+            ):
                 position += 1
             elif text[position] in "{}":
                 depth += 1 if text[position] == "{" else -1
@@ -224,7 +226,11 @@ def test_the_last_box_is_the_one_found_by_counting_braces(pieces: list[str]) -> 
         if depth == 0:
             found = text[match.end() : position - 1].strip()
     assert last_boxed(text) == (found or None)
-    opened = [m.start() for m in re.finditer(r"\\f?boxed\s*\{", text) if _begins(text, m.start())]
+    opened = [
+        m.start()
+        for m in re.finditer(r"\\(?:boxed|fbox|framebox)\s*\{", text)
+        if _begins(text, m.start())
+    ]
     closed = [box.start for box in boxes(text)[0]]
     assert boxes(text)[1] == bool(opened and opened[-1] not in closed)
 
@@ -233,7 +239,9 @@ def _begins(text: str, start: int) -> bool:
     """Whether the backslash at `start` is not itself escaped by an escape that begins earlier."""
     position = 0
     while position < start:
-        if text[position] == "\\" and not re.match(r"\\\\f?boxed\s*\{", text[position:]):
+        if text[position] == "\\" and not re.match(
+            r"\\\\(?:boxed|fbox|framebox)\s*\{", text[position:]
+        ):
             position += 1
         position += 1
     return position == start
