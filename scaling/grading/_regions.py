@@ -15,7 +15,7 @@ _INFINITE = mpmath.mpf("inf")
 
 
 @dataclass(frozen=True)
-class Interval:
+class RealInterval:
     """An interval; a point where both ends are the same and closed.
 
     Attributes:
@@ -40,7 +40,7 @@ class Region:
         name: the variable that an inequality names; empty where none is named.
     """
 
-    parts: tuple[Interval, ...]
+    parts: tuple[RealInterval, ...]
     name: str = ""
 
 
@@ -79,7 +79,7 @@ def region(node: Node) -> Region | None:
         points = [real_value(part) for part in node.args]
         if any(point is None for point in points):
             return None
-        return Region(_merged([Interval(point, True, point, True) for point in points]))
+        return Region(_merged([RealInterval(point, True, point, True) for point in points]))
     if node.kind in ("cup", "cap", "setminus", "list"):
         return _combined(node)
     return None
@@ -107,7 +107,7 @@ def same_region(one: Region, two: Region) -> bool:
 
 
 def _named(node: Node) -> Region | None:
-    everything = Region((Interval(-_INFINITE, False, _INFINITE, False),))
+    everything = Region((RealInterval(-_INFINITE, False, _INFINITE, False),))
     if node.kind == "sym" and node.value == "\\mathbbR":
         return everything
     if node.kind == "text" and node.value.lower() in ("all real numbers", "all reals"):
@@ -126,7 +126,7 @@ def _interval(node: Node) -> Region | None:
     closed = node.value[0] == "[", node.value[1] == "]"
     if _equal(low, high) and not all(closed):
         return Region(())
-    return Region((Interval(low, closed[0], high, closed[1]),))
+    return Region((RealInterval(low, closed[0], high, closed[1]),))
 
 
 def _inequality(node: Node) -> Region | None:
@@ -162,7 +162,7 @@ def _inequality(node: Node) -> Region | None:
     name = names[place] or ""
     if low > high or (_equal(low, high) and not (low_closed and high_closed)):
         return Region((), name)
-    return Region((Interval(low, low_closed, high, high_closed),), name)
+    return Region((RealInterval(low, low_closed, high, high_closed),), name)
 
 
 def _distance(sides: list[Node], operators: list[str]) -> Region | None:
@@ -188,8 +188,11 @@ def _distance(sides: list[Node], operators: list[str]) -> Region | None:
     if at == 0:
         if _equal(low, high) and not closed:
             return Region((), name)
-        return Region((Interval(low, closed, high, closed),), name)
-    outside = [Interval(-_INFINITE, False, low, closed), Interval(high, closed, _INFINITE, False)]
+        return Region((RealInterval(low, closed, high, closed),), name)
+    outside = [
+        RealInterval(-_INFINITE, False, low, closed),
+        RealInterval(high, closed, _INFINITE, False),
+    ]
     return Region(_merged(outside), name)
 
 
@@ -198,7 +201,11 @@ def _unequal(node: Node) -> Region | None:
     if name is None or point is None:
         return None
     return Region(
-        (Interval(-_INFINITE, False, point, False), Interval(point, False, _INFINITE, False)), name
+        (
+            RealInterval(-_INFINITE, False, point, False),
+            RealInterval(point, False, _INFINITE, False),
+        ),
+        name,
     )
 
 
@@ -238,8 +245,8 @@ def _equal(one: Any, two: Any) -> bool:
         return bool(abs(one - two) <= scale * mpmath.mpf(10) ** -45 or scale < 1e-50)
 
 
-def _merged(parts: list[Interval]) -> tuple[Interval, ...]:
-    found: list[Interval] = []
+def _merged(parts: list[RealInterval]) -> tuple[RealInterval, ...]:
+    found: list[RealInterval] = []
     for part in sorted(parts, key=lambda p: (p.low, not p.low_closed)):
         if found:
             last = found[-1]
@@ -249,13 +256,13 @@ def _merged(parts: list[Interval]) -> tuple[Interval, ...]:
                 closed = higher.high_closed
                 if _equal(last.high, part.high):
                     closed = last.high_closed or part.high_closed
-                found[-1] = Interval(last.low, last.low_closed, higher.high, closed)
+                found[-1] = RealInterval(last.low, last.low_closed, higher.high, closed)
                 continue
         found.append(part)
     return tuple(found)
 
 
-def _overlap(one: Interval, two: Interval) -> Interval | None:
+def _overlap(one: RealInterval, two: RealInterval) -> RealInterval | None:
     low = one if one.low > two.low else two
     high = one if one.high < two.high else two
     low_closed = one.low_closed and two.low_closed if _equal(one.low, two.low) else low.low_closed
@@ -264,15 +271,15 @@ def _overlap(one: Interval, two: Interval) -> Interval | None:
     )
     if low.low > high.high or (_equal(low.low, high.high) and not (low_closed and high_closed)):
         return None
-    return Interval(low.low, low_closed, high.high, high_closed)
+    return RealInterval(low.low, low_closed, high.high, high_closed)
 
 
-def _outside(parts: tuple[Interval, ...]) -> list[Interval]:
+def _outside(parts: tuple[RealInterval, ...]) -> list[RealInterval]:
     found, low, closed = [], -_INFINITE, False
     for part in parts:
         if part.low > low or (part.low == low and closed and not part.low_closed):
-            found.append(Interval(low, closed, part.low, not part.low_closed))
+            found.append(RealInterval(low, closed, part.low, not part.low_closed))
         low, closed = part.high, not part.high_closed
     if low < _INFINITE:
-        found.append(Interval(low, closed, _INFINITE, False))
+        found.append(RealInterval(low, closed, _INFINITE, False))
     return found
