@@ -269,7 +269,7 @@ class Patch(Intervention):
         return cls(block, part=part, window=window, stream=padded, keys=torch.tensor(keys))
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
-        """The delta of the other row or of the stream; where there is none, the row's own [B, T, D]."""
+        """The delta of the other row or of the stream, or else the row's own [B, T, D]."""
         if self.row is not None:
             if not 0 <= self.row < delta.shape[0]:
                 raise UserError(f"Patch(row={self.row}): the batch has {delta.shape[0]} rows.")

@@ -500,7 +500,7 @@ def test_chains_that_cannot_be_replayed_are_refused() -> None:
         replay_chains(model, chains, variant=[None, dense])
     with pytest.raises(UserError, match="2 masks for 1 chains"):
         replay_chains(model, chains, counted=[np.ones(3, bool)] * 2)
-    with pytest.raises(UserError, match="one entry a token"):
+    with pytest.raises(UserError, match="one entry per token"):
         replay_chains(model, chains, counted=[np.ones(3, bool)])
 
 
