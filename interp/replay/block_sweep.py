@@ -274,7 +274,7 @@ class Sweeper:
         return swept
 
     def _finals(self, number: int, swept: list[int], part: Part) -> list[Float[Tensor, "K D"]]:
-        """The normed stream at a batch's scored positions, for each skipped block and then the base."""
+        """The normed stream at a batch's scored positions, without each block and then with all."""
         ids, targets = self._batches[number]
         trunk = self._kept.get(number)
         if trunk is None:

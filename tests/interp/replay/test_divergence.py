@@ -158,7 +158,7 @@ def test_where_chains_part() -> None:
         first_divergence(a, chains[-1])
     with pytest.raises(UserError, match="two chains of problem '0'"):
         divergence_table([*chains, b])
-    with pytest.raises(UserError, match="to stand beside"):
+    with pytest.raises(UserError, match="to compare with"):
         divergence_table([c for c in chains if c.variant != "dense"])
 
 
