@@ -94,7 +94,9 @@ class PerText(Reducer):
         table = self.table.double().cpu().numpy()
         if not np.isfinite(table).all():
             blocks = sorted({self.layer_map[i] for i in np.argwhere(~np.isfinite(table))[:, 0]})
-            raise NonFiniteError(f"The residual stream of block {blocks} holds inf or nan.")
+            raise NonFiniteError(
+                f"The residual stream of block {blocks} holds inf or nan: check the weights."
+            )
         named = {
             name: (table[:, :, 2 * q], table[:, :, 2 * q + 1])
             for q, name in enumerate(self.quantities)
@@ -202,7 +204,7 @@ class BlockInfluence(PerText):
         self._numbers.append(two_streams(x, y).to(device))
         if index == len(self.table) - 1:
             mask = batch.mask.to(device, non_blocking=True)
-            norm_x, norm_y, _, dot = torch.stack(self._numbers).unbind(-1)
+            norm_x, norm_y, _, dot = torch.stack(self._numbers).unbind(-1)  # [L, B, T] each
             influence = 1.0 - _cosine(dot, norm_x, norm_y)
             self._clear()
             self._pieces.append((influence, norm_x, norm_y, mask))

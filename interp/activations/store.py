@@ -5,7 +5,7 @@
     raw.stream(text=0, block=7)                        # [T, D]
 
 `RawCapture` is a reducer that writes during the passes and holds at most one shard. A text may come
-in pieces, each a tensor [T of the piece, D]; `positions` says which tokens were kept, because
+in pieces, each a tensor [T of the piece, D]; `positions` gives the tokens that were kept, because
 tokens that do not count (`Batch.mask`) are left out. A file gets its name when it is complete, and
 `index.json` is written last, so an interrupted capture can be recognised.
 

@@ -59,7 +59,7 @@ def certain_period(ids: np.ndarray, repeats: int = 4, least: int = 64) -> int | 
         return None
     back = ids[::-1]
     probe = min(8, n // repeats)
-    match = np.ones(n - probe + 1, dtype=bool)  # where the last 8-gram also occurs
+    match = np.ones(n - probe + 1, dtype=bool)  # where the last 8-gram occurs, counted from the end
     for j in range(probe):
         match &= back[j : n - probe + 1 + j] == back[j]
     for p in np.flatnonzero(match)[1:]:

@@ -35,7 +35,7 @@ def copied(model: ReasoningModel, dtype: torch.dtype | None) -> Any:
     if len(devices) != 1 or "meta" in {d.type for d in devices}:
         places = ", ".join(sorted(map(str, devices)))
         raise UserError(
-            f"{model.name} lies on {places}: a HeadLens needs a model on one device; load it with "
+            f"{model.name} is on {places}: a HeadLens needs a model on one device; load it with "
             "device=... instead of device_map=..."
         )
     with holding(model):

@@ -144,7 +144,7 @@ class HeadLens:
         return cache
 
     def _check(self) -> None:
-        """Check that the copy gives the model's logits, also with a cache, and that patterns fit."""
+        """Check that the copy's logits are the model's, cached too, and that its patterns fit."""
         model, kind = self.model, type(self.model.hf).__name__
         assert self._copy is not None
         draw = torch.Generator().manual_seed(0)
@@ -458,7 +458,9 @@ class HeadLens:
     ) -> list[_Marked]:
         """The chains that have an event, each up to its last one."""
         if len(chains) != len(events):
-            raise UserError(f"{len(chains)} chains but {len(events)} masks of events: one each.")
+            raise UserError(
+                f"{len(chains)} chains but {len(events)} event masks: expected one each."
+            )
         found = []
         for n, (chain, event) in enumerate(zip(chains, events, strict=True)):
             if event.shape != (chain.n_tokens,) or event.dtype != bool:

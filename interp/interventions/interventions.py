@@ -225,7 +225,7 @@ class Patch(Intervention):
                     f"Patch(stream={list(self.stream.shape)}) needs keys=[N], one per stream."
                 )
         elif self.keys is not None:
-            raise UserError("Patch(keys=...) goes with stream=[N, S, D].")
+            raise UserError("Patch(keys=...) goes with stream=[N, S, D] only: leave keys out.")
 
     @classmethod
     def chains(

@@ -209,7 +209,9 @@ class AtTokens(When):
             first = [model.encode(form)[:1] for form in forms]
             found |= {ids[0] for ids in first if ids and ids[0] != unknown}
         if not found:
-            raise UserError(f"The tokenizer has none of the words {list(words)}.")
+            raise UserError(
+                f"The tokenizer has none of the words {list(words)}: expected one that it encodes."
+            )
         return cls(tuple(found), after)
 
     @property
@@ -235,7 +237,7 @@ class AtTokens(When):
 
 @cache
 def ids_on(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """Token ids as a tensor on a device; cached, because a copy in every pass would stall it.
+    """Token ids as a tensor on a device; cached, because a copy per pass would stall the device.
 
     Args:
         ids: token ids.
@@ -308,9 +310,6 @@ class _Combined(When):
         return inside[0] & inside[1] if self.how == "and" else inside[0] | inside[1]
 
 
-# ------------------------------------------------------------------------------- timelines
-
-
 @dataclass(frozen=True, eq=False)
 class ChainWindows(When):
     """Steps [start, stop) that differ from chain to chain. Build it with `of`.
@@ -330,7 +329,7 @@ class ChainWindows(When):
 
     def __post_init__(self) -> None:
         if not self.spans:
-            raise UserError("Spans of no chain: expected a span for at least one.")
+            raise UserError("ChainWindows of no chain: expected a span for at least one.")
         for start, stop in self.spans.values():
             if not PREFILL_STEP <= start < stop:
                 raise UserError(f"A span [{start}, {stop}): expected -1 <= start < stop.")
@@ -360,7 +359,10 @@ class ChainWindows(When):
                 seed.
         """
         if len(starts) != len(chains) or (stops is not None and len(stops) != len(chains)):
-            raise UserError(f"Spans.of: {len(starts)} starts for {len(chains)} chains: one each.")
+            raise UserError(
+                f"ChainWindows.of: {len(starts)} starts for {len(chains)} chains: expected one "
+                "each, and as many stops."
+            )
         ends = [None] * len(chains) if stops is None else list(stops)
         spans: dict[int, tuple[int, int]] = {}
         for chain, start, stop in zip(chains, starts, ends, strict=True):
@@ -369,8 +371,9 @@ class ChainWindows(When):
             key = noise_key(chain.seed, chain.problem, chain.sample)
             if key in spans:
                 raise UserError(
-                    f"Spans.of: two chains of problem {chain.problem!r}, sample {chain.sample}, "
-                    f"seed {chain.seed}: their rows could not be told apart."
+                    f"ChainWindows.of: two chains of problem {chain.problem!r}, sample "
+                    f"{chain.sample}, seed {chain.seed}: expected one, because rows are told "
+                    "apart by these."
                 )
             spans[key] = (int(start), NEVER if stop is None else int(stop))
         return cls(spans)
@@ -390,6 +393,6 @@ class ChainWindows(When):
 
     def _on(self, device: torch.device) -> Tensor:
         tables: dict[torch.device, Tensor] = self.__dict__["_table"]
-        if device not in tables:  # copied once: a copy in every pass would stall it
+        if device not in tables:  # copied once: a copy in every pass would stall the device
             tables[device] = next(iter(tables.values())).to(device)
         return tables[device]

@@ -125,6 +125,7 @@ class Contributions:
         tables = []
         for event, inside in self.places.inside(events).items():
             for target, parts in self.parts.items():
+                # [L, 3, K] -> [3, L, K] -> [3 * L, K], the parts one after another
                 rows = [*parts.transpose(1, 0, 2).reshape(-1, len(self.places))]
                 rows += [self.embedding[target], self.logit[target]]
                 head = {

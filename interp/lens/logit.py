@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-EMBEDDING = -1  # its row among the blocks
+EMBEDDING = -1  # stands for the embedding in a list of blocks
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Lens:
         own = self.places.chain == chain
         if not own.any():
             raise UserError(
-                f"Chain {chain} has no position here: there are chains "
+                f"Chain {chain} has no position here: expected one of the chains "
                 f"{sorted(set(self.places.chain.tolist()))}."
             )
         if ax is None:
@@ -243,7 +243,7 @@ def _measured(
 ) -> Float[Tensor, "Q R k"]:
     """Entropy, KL, and each target's logprob and rank, for normed streams; the final one last."""
     final = readout(model, rows[-1])
-    base = final.log_softmax(-1)
+    base = final.log_softmax(-1)  # [k, V]
     sure = base.exp()
     measured = []
     for r, normed in enumerate(rows):
@@ -255,8 +255,8 @@ def _measured(
             ids = ids.to(logits.device).expand(len(logits), -1)
             lacks = ids[:, 0] == NO_TOKEN
             ids = ids.clamp(min=0)
-            best = logits.gather(-1, ids).amax(-1, keepdim=True)
+            best = logits.gather(-1, ids).amax(-1, keepdim=True)  # [k, V] at [k, M] -> [k, 1]
             columns.append(logp.gather(-1, ids).logsumexp(-1).masked_fill(lacks, torch.nan))
             columns.append((logits > best).sum(-1).float().masked_fill(lacks, torch.nan))
-        measured.append(torch.stack(columns))
+        measured.append(torch.stack(columns))  # [Q, k]
     return torch.stack(measured, dim=1)

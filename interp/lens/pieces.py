@@ -148,7 +148,7 @@ def slack(dtype: torch.dtype) -> float:
 
 
 def strange_model(model: ReasoningModel, what: str) -> PruneScopeError:
-    """The error for a model that does something that PruneScope does not know.
+    """The error for a model whose way of computing PruneScope does not support.
 
     Args:
         model: the model.

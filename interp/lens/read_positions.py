@@ -147,7 +147,9 @@ def read_texts(chains: Sequence[Chain | Ids]) -> list[Text]:
     for n, one in enumerate(chains):
         if isinstance(one, Chain):
             if not len(one.prompt_ids):
-                raise UserError(f"Chain {n} has no prompt: nothing chose its first token.")
+                raise UserError(
+                    f"Chain {n} has no prompt: expected a pass that chose its first token."
+                )
             ids = np.concatenate([one.prompt_ids, one.ids])
             found.append(Text(ids, len(one.prompt_ids) - 1, one.ids, one.problem, one))
             continue
@@ -177,7 +179,7 @@ def _marked(
     """All steps of all chains in one array, True inside the event."""
     if len(marks) != len(lengths):
         raise UserError(
-            f"Event {name!r} has {len(marks)} masks for {len(lengths)} chains: one per chain."
+            f"Event {name!r} has {len(marks)} masks for {len(lengths)} chains: expected one each."
         )
     found = []
     for n, (mark, length) in enumerate(zip(marks, lengths.tolist(), strict=True)):

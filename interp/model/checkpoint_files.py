@@ -156,7 +156,9 @@ def checked_layer_map(layer_map: Any, n_blocks: int) -> tuple[int, ...]:
         return tuple(range(n_blocks))
     found = _block_numbers(layer_map)
     if len(found) != n_blocks:
-        raise UserError(f"layer_map has {len(found)} entries for {n_blocks} blocks.")
+        raise UserError(
+            f"layer_map has {len(found)} entries for {n_blocks} blocks: expected one per block."
+        )
     if any(b <= a for a, b in pairwise(found)):
         raise UserError(f"layer_map {short(found)} must rise strictly from 0 or more.")
     return found

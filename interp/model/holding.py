@@ -180,7 +180,7 @@ class _Lock:
             if thread is me:
                 raise PruneScopeError(
                     f"The threads {me.name!r} and {', '.join(repr(t.name) for t in seen)} would "
-                    "wait for each other's models for ever: open hooks on several models in the "
+                    "wait for each other's models forever: open hooks on several models in the "
                     "same order in every thread."
                 )
             if thread not in seen:
@@ -207,6 +207,7 @@ class Guard:
         self._lock = weakref.ref(lock)
 
     def __call__(self, module: nn.Module, _: Any) -> None:
+        """Wait for the model before a pass enters it."""
         lock = self._lock()
         if lock is not None and module in lock.roots:
             lock.pass_by()

@@ -328,7 +328,7 @@ def load_pretrained(
         The model and its tokenizer.
 
     Raises:
-        UserError: the model cannot be loaded whole and unchanged; says why.
+        UserError: the model cannot be loaded whole and unchanged.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:

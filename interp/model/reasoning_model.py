@@ -176,7 +176,7 @@ class ReasoningModel:
                 layer_map=layer_map,
                 n_dense=n_dense,
             )
-            _ = model.stop_ids  # raises if the ids in a damaged generation_config.json are no ints
+            _ = model.stop_ids  # raises if the ids in generation_config.json are no numbers
         return model
 
     # ---------------------------------------------------------------- anatomy

@@ -141,7 +141,9 @@ class _Picked(Reducer):
 
 def _checked_rows(chains: Sequence[Chain], picks: Sequence[Ids]) -> list[np.ndarray]:
     if len(chains) != len(picks):
-        raise UserError(f"gather: {len(chains)} chains but picks for {len(picks)}: one each.")
+        raise UserError(
+            f"gather: {len(chains)} chains but picks for {len(picks)}: expected one each."
+        )
     rows = []
     for number, (chain, wanted) in enumerate(zip(chains, picks, strict=True)):
         found = np.asarray(wanted)

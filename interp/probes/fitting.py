@@ -61,7 +61,7 @@ class FitDesign:
         return out, late
 
     def _prepared(self, train: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Standardise by the training rows, rotate if that saves work, and set mean square norm 1."""
+        """Standardise by the training rows, rotate if it saves work, and set mean square norm 1."""
         from sklearn.decomposition import PCA, KernelPCA
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -158,6 +158,7 @@ def auc_of(
         here = np.flatnonzero(fold == number)
         here = here[np.argsort(scores[here], kind="stable")]
         s, y, w = scores[here], labels[here], weights[:, here]
+        # below[w, i]: weight of the negatives among the i lowest scores, [W, n + 1]
         below = np.cumsum(np.pad(w * ~y, ((0, 0), (1, 0))), axis=1)
         first, last = (np.searchsorted(s, s[y], side) for side in ("left", "right"))
         won += (w[:, y] * (below[:, first] + below[:, last])).sum(1) / 2

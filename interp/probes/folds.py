@@ -17,7 +17,8 @@ def strata_of(
     """The strata in which labels are shuffled: bin and fold.
 
     If a fold holds a single problem, the stratum is the bin alone. Examples that were matched
-    inside a fold stay matched, so the control knows no more about position than the probe.
+    inside a fold stay matched, so the control gets no more information about position than the
+    probe.
 
     Args:
         fold: the fold of each example [K].

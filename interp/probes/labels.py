@@ -145,7 +145,9 @@ def foretell(
     check_masks("mask", masks, masks)
     check_masks("mask of `within`", masks if within is None else within, masks)
     if len(problems) != len(masks):
-        raise UserError(f"foretell: {len(problems)} problems for {len(masks)} chains: one each.")
+        raise UserError(
+            f"foretell: {len(problems)} problems for {len(masks)} chains: expected one each."
+        )
     rng = np.random.default_rng(seed)
     positives: list[tuple[int, int]] = []
     others: list[tuple[int, int]] = []
@@ -203,7 +205,7 @@ def check_masks(what: str, masks: Sequence[np.ndarray], like: Sequence[np.ndarra
     """
     if len(masks) != len(like):
         raise UserError(
-            f"foretell: there is a {what} for {len(masks)} chains of {len(like)}: expected one each."
+            f"foretell: a {what} for {len(masks)} chains of {len(like)}: expected one each."
         )
     for number, (mask, other) in enumerate(zip(masks, like, strict=True)):
         if mask.ndim != 1 or mask.dtype != np.bool_ or mask.shape != other.shape:
@@ -293,7 +295,9 @@ def outcome(
     """
     truth = checked_labels(np.asarray(labels))
     if len(truth) != len(chains):
-        raise UserError(f"outcome: {len(truth)} labels for {len(chains)} chains: one each.")
+        raise UserError(
+            f"outcome: {len(truth)} labels for {len(chains)} chains: expected one each."
+        )
     if (fraction is None) == (before_end is None):
         raise UserError("outcome: give either fraction or before_end, and not both.")
     if fraction is not None and not 0 <= fraction <= 1:
@@ -315,7 +319,9 @@ def outcome(
         if stop > first and row >= first:
             found.append((number, row))
     if not found:
-        raise UserError(f"outcome: no chain has a {part} that long; expected a point it reaches.")
+        raise UserError(
+            f"outcome: no chain has a {part} that long; expected a point that one reaches."
+        )
     where, rows = np.array(found, dtype=np.int64).T
     problems = np.array([chains[c].problem for c in where.tolist()])
     edges = np.quantile(rows, np.arange(1, n_bins) / n_bins)

@@ -190,7 +190,9 @@ def probe(
     each |= {"folds": folds if isinstance(folds, np.ndarray) else None}
     for name, values in each.items():
         if values is not None and len(values) != len(truth):
-            raise UserError(f"probe: {len(values)} {name} for {len(truth)} labels: one each.")
+            raise UserError(
+                f"probe: {len(values)} {name} for {len(truth)} labels: expected one each."
+            )
     others = {"position": steps_as_features(rows)} if rows is not None else {}
     others |= {name: np.asarray(x, dtype=float) for name, x in (baselines or {}).items()}
     for name, x in others.items():
@@ -266,7 +268,9 @@ def _checked_features(
     if features.ndim != 3 or 0 in features.shape:
         raise UserError(f"probe: features have shape {features.shape}; expected [K, L, D].")
     if len(features) != n:
-        raise UserError(f"probe: {len(features)} rows of features for {n} labels: one each.")
+        raise UserError(
+            f"probe: {len(features)} rows of features for {n} labels: expected one each."
+        )
     named = tuple(range(features.shape[1])) if blocks is None else tuple(map(int, blocks))
     if len(named) != features.shape[1] or any(b <= a for a, b in pairwise(named)):
         raise UserError(
@@ -275,5 +279,7 @@ def _checked_features(
         )
     finite = [bool(np.isfinite(features[:, i]).all()) for i in range(len(named))]
     if bad := [block for block, fine in zip(named, finite, strict=True) if not fine]:
-        raise NonFiniteError(f"probe: features of block {bad} hold inf or nan.")
+        raise NonFiniteError(
+            f"probe: features of block {bad} hold inf or nan: check the weights, or use float32."
+        )
     return named

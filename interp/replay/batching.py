@@ -76,7 +76,7 @@ def batches(
         only: numbers of the sequences to take; default: all.
 
     Yields:
-        The batches. Each row says which sequence it is.
+        The batches; `texts` holds the number of each row's sequence.
 
     Raises:
         UserError: a sequence is empty, too long, or holds an id outside the vocabulary; or a size

@@ -195,7 +195,9 @@ class Sweeper:
         """
         (index,) = _positions(self.model, [block])
         if (index, part) in self._base:
-            raise UserError(f"{_named(part)} {block} is removed already.")
+            raise UserError(
+                f"{_named(part)} {block} is removed already: expected one that the base still has."
+            )
         before = self._base
         self._base = before.without(index, part)
         try:
@@ -310,7 +312,7 @@ def _positions(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:
 
 
 def check_readout(model: ReasoningModel, ids: Ids) -> None:
-    """Refuse a model whose head does more than `readout` knows about (one short pass).
+    """Refuse a model whose logits are not those of `readout` (one short pass).
 
     Args:
         model: the model.

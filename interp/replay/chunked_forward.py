@@ -40,15 +40,6 @@ from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
 CHUNK_TOKENS = 2048
 
 
-# ------------------------------------------------------------------------------- variants
-
-
-# ------------------------------------------------------------------------------- the cache
-
-
-# ------------------------------------------------------------------------------- passes
-
-
 def forward(model: ReasoningModel, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """One pass without cache or head.
 
@@ -63,7 +54,7 @@ def forward(model: ReasoningModel, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B 
 
 
 class ChunkedReader:
-    """Reads sequences in chunks, and knows the step of each position.
+    """Reads sequences in chunks, with the step of each position.
 
     Build it before hooks that count passes: if a batch will be chunked, it runs the model over one
     token to learn the form of its masks.
@@ -94,7 +85,9 @@ class ChunkedReader:
         prompts: Sequence[int] | None = None,
     ) -> None:
         if prompts is not None and len(prompts) != len(sequences):
-            raise UserError(f"{len(prompts)} prompts for {len(sequences)} sequences: one each.")
+            raise UserError(
+                f"{len(prompts)} prompts for {len(sequences)} sequences: expected one each."
+            )
         self.model, self.sequences = model, sequences
         self.batch_tokens, self.chunk_tokens = batch_tokens, chunk_tokens
         self.prompts = prompts
@@ -133,7 +126,7 @@ class ChunkedReader:
         for i, chain in enumerate(chains):
             if not len(chain.prompt_ids) or not chain.n_tokens:
                 what = "prompt" if not len(chain.prompt_ids) else "generated token"
-                raise UserError(f"Chain {i} has no {what}: there is no pass of it to replay.")
+                raise UserError(f"Chain {i} has no {what}: expected at least one pass to replay.")
         sequences = [np.concatenate([c.prompt_ids, c.ids[:-1]]).astype(np.int64) for c in chains]
         if last_rows is not None:
             ends = [len(c.prompt_ids) + int(r) for c, r in zip(chains, last_rows, strict=True)]
@@ -188,7 +181,7 @@ class ChunkedReader:
         Args:
             batch: the batch.
             columns: the columns of the chunk.
-            variant: the variant; its windows say how far they look back.
+            variant: the variant; its windows set how far to look back.
 
         Returns:
             The site.
@@ -227,7 +220,7 @@ class ChunkedReading:
     """One batch being read. Call it with each of `pieces`, in order.
 
     Args:
-        reader: knows the sequences.
+        reader: holds the sequences and their steps.
         batch: the batch.
         variant: the variant; None for the model as it is.
 

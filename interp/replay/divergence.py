@@ -9,7 +9,7 @@ can agree on that token.
 is right) and along the variant's own chains. `first_divergence` and `divergence_table` use tokens
 only: where a variant's chain leaves the dense chain with the same noise.
 
-Tokens that the engine wrote are compared too, but count in averages only if a mask says so.
+Tokens that the engine wrote are compared too, but count in averages only if a mask includes them.
 Intervals are jackknifed over problems, because chains of one problem are not independent. Shapes: N
 chains of S tokens. Row s is of the pass that CHOSE token s. Eight numbers per token are kept.
 """
@@ -226,7 +226,7 @@ def divergence(
         NonFiniteError: a quantity is inf or nan.
     """
     if not chains:
-        raise UserError("divergence: no chain was given.")
+        raise UserError("divergence: no chain was given: expected at least one.")
     reader = ChunkedReader.of_chains(model, chains, batch_tokens, chunk_tokens)
     found = np.full((len(QUANTITIES), len(chains)), None, dtype=object)
     for i, chain in enumerate(chains):
@@ -266,7 +266,7 @@ def _compare(
     model: ReasoningModel, one: Float[Tensor, "K D"], other: Float[Tensor, "K D"], ids: Tensor
 ) -> Float[Tensor, "8 K"]:
     p, q = (readout(model, s).log_softmax(-1) for s in (one, other))
-    q = q.to(p.device)
+    q = q.to(p.device)  # p, q: log-probabilities [K, V]
     ids = ids.to(p.device)[:, None]
     gap = p - q
     return torch.stack(
@@ -303,7 +303,7 @@ def first_divergence(a: Chain, b: Chain) -> int | None:
     if not np.array_equal(a.prompt_ids, b.prompt_ids):
         raise UserError(
             f"first_divergence: the chains of problems {a.problem!r} and {b.problem!r} have "
-            "different prompts."
+            "different prompts: expected two chains of one prompt."
         )
     n = min(a.n_tokens, b.n_tokens)
     differs = np.flatnonzero(a.ids[:n] != b.ids[:n])

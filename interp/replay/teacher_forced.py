@@ -112,9 +112,11 @@ def replay_chains(
     else:
         each = list(variant)
     if len(each) != len(chains):
-        raise UserError(f"{len(each)} variants for {len(chains)} chains: one each, or one for all.")
+        raise UserError(
+            f"{len(each)} variants for {len(chains)} chains: expected one each, or one for all."
+        )
     if counted is not None and len(counted) != len(chains):
-        raise UserError(f"{len(counted)} masks for {len(chains)} chains: one each.")
+        raise UserError(f"{len(counted)} masks for {len(chains)} chains: expected one each.")
     if not all(reducer.chunked for reducer in reducers):
         chunk_tokens = None
     reader = ChunkedReader.of_chains(model, chains, batch_tokens, chunk_tokens)
@@ -407,7 +409,9 @@ def continuation_logprobs(
 
 def _check_options(prompts: Sequence[Ids], options: Sequence[Sequence[Ids]]) -> None:
     if len(prompts) != len(options):
-        raise UserError(f"{len(prompts)} prompts but {len(options)} lists of options: one each.")
+        raise UserError(
+            f"{len(prompts)} prompts but {len(options)} lists of options: expected one each."
+        )
     if not len(prompts):
         raise UserError("No prompt given: expected at least one.")
     for p, few in enumerate(options):
