@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer
+from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
 from interp.chains.masks import Masks, check_masks
 from interp.chains.residual_record import StreamRecord
@@ -130,7 +130,7 @@ class _Numbers(Reducer):
         ]
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         x, y = x.float(), y.float()
         norm = torch.linalg.vector_norm

@@ -154,7 +154,7 @@ def _decoded(
     stage: str, n: int, mean: float, config: RecoveryConfig, shape: ModelShape, machine: Machine,
     prompt: float, at_once: int | None = None,
 ) -> Line:  # fmt: skip
-    """n answers of `mean` tokens, all side by side or `at_once` at a time."""
+    """N answers of `mean` tokens, all side by side or `at_once` at a time."""
     most, first = float(config.thinking + config.answer), max(1, round(prompt))
     found = []
     for each in (mean, most):
@@ -299,7 +299,8 @@ class _Plan:
 
 def _passed(shape: ModelShape, lengths: Lengths, micro: int, n: int) -> tuple[float, float]:
     """Tokens and forward FLOPs of n rows drawn from these examples, in micro-batches padded to
-    their longest."""
+    their longest.
+    """
     if not len(lengths) or n < 1:
         return 0.0, 0.0
     rng = np.random.default_rng(0)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer, zeros_beside
+from interp.activations.capture import CapturedBatch, Reducer, zeros_beside
 from interp.errors import NonFiniteError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
@@ -98,7 +98,7 @@ class LastTokenAngles(Reducer):
         self.streams: list[Tensor] = []
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         """Keep the unit vectors of one block's batch; after the last block, add all angles."""
         if index == 0:

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer, same_numbers, zeros_beside
+from interp.activations.capture import CapturedBatch, Reducer, same_numbers, zeros_beside
 from interp.errors import NonFiniteError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
@@ -93,7 +93,7 @@ class Hsic(Reducer):
         self._left: tuple[Tensor, _Stream, Tensor] | None = None
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         """Add the HSIC of each text in a batch at one block."""
         mask = batch.mask.to(y.device)

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.capture import Batch, capture
+from interp.activations.capture import CapturedBatch, capture
 from interp.activations.reducers import SINK_RATIO, PerText, PerTextResult
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
@@ -120,7 +120,7 @@ def defined_influence(
         return reducer.result()
     with torch.no_grad(), capture(model, reducer, n_texts=len(counted)) as recording:
         for batch, mask in _padded(model, calibration, definition):
-            recording.batch = Batch(mask, batch.texts)
+            recording.batch = CapturedBatch(mask, batch.texts)
             model.anatomy.base(
                 input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False
             )
@@ -165,7 +165,7 @@ class _DefinedInfluence(PerText):
         self.final_norm = model.final_norm
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         how = self.definition
         if how.last_block == "after norm" and index == len(self.layer_map) - 1:

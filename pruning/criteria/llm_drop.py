@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.activations.capture import Batch, capture
+from interp.activations.capture import CapturedBatch, capture
 from interp.activations.reducers import PerText
 from interp.errors import PruneScopeError, UserError, did_you_mean
 from interp.kernels.library import two_streams
@@ -69,7 +69,7 @@ def llm_drop(
     counted, reducer = calibration.counted(), SublayerInfluence(asked)
     with capture(model, reducer, n_texts=len(counted)) as recording, reducer.watching(model):
         for batch in batches(model, calibration.sequences, batch_tokens):
-            recording.batch = Batch(batch.mask & batch.pad(counted), batch.texts)
+            recording.batch = CapturedBatch(batch.mask & batch.pad(counted), batch.texts)
             forward(model, batch.ids)
     reducer.check(model)
     found = reducer.result()
@@ -129,7 +129,7 @@ class SublayerInfluence(PerText):
         return hook
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         """Add the cosines of one block's batch."""
         mask = batch.mask.to(y.device, non_blocking=True)

@@ -154,7 +154,7 @@ def _decoded(
     stage: str, n: int, mean: float, most: float, calibration: CalibrationSize, shape: ModelShape,
     machine: Machine,
 ) -> Line:  # fmt: skip
-    """n chains of `mean` tokens, at most `most`."""
+    """N chains of `mean` tokens, at most `most`."""
     prompt = max(1, round(calibration.chain[0]))
     found = []
     for each in (mean, max(mean, most)):

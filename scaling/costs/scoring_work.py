@@ -101,7 +101,8 @@ def _sweep(left: int, depth: int) -> ScoringWork:
 
 def _sublayers(depth: int, steps: int) -> ScoringWork:
     """Every sublayer left taken away in turn: its block with the other half, and those above; the
-    trunk; from the second removal on the dense model again, to compare with."""
+    trunk; from the second removal on the dense model again, to compare with.
+    """
     left = np.arange(2 * depth, 2 * depth - steps, -1.0)
     above = (depth + 1) / 2 / depth  # passes of a candidate, on average
     return ScoringWork(float((left * above).sum()) + 2 * steps - 1, float((left + 2).sum()))
@@ -125,7 +126,8 @@ def _swaps(
 
 def set_runs(sets: Sequence[tuple[int, ...]], depth: int) -> int:
     """Runs of a block for judging these sets in one batch (`pruning.criteria.prefix`): removed
-    blocks are not run, and what neighbours in the order have in common is run once."""
+    blocks are not run, and what neighbours in the order have in common is run once.
+    """
     rows = sorted(tuple(i in gone for i in range(depth)) for gone in map(set, sets))
     total, before = depth, rows[0]
     for row in rows:

@@ -71,7 +71,8 @@ class Part:
 
     def thinking(self, share: float) -> float:
         """Thinking tokens of a request whose chains take `share` of what is left, at each "wait"
-        again."""
+        again.
+        """
         if not self.thinks:
             return 0.0
         return max(

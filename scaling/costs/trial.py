@@ -253,7 +253,7 @@ def _rows_at_once(engine: Engine) -> int:
 
 
 def _pace(requests: Sequence[_Request], seconds: float, one: float, rows: int) -> Pace:
-    """a and b of a pass over n rows, from a chain alone (a + b) and the whole (a P + b T)."""
+    """A and b of a pass over n rows, from a chain alone (a + b) and the whole (a P + b T)."""
     passes = tokens = 0.0
     by_benchmark: dict[str, list[_Request]] = defaultdict(list)
     for r in requests:

@@ -2,8 +2,8 @@
 
 The thinking of the largest budget is requested first. Where a budget is spent, or an end of
 thinking is to be replaced by "wait", the engine's own tokens are appended to the prefix and the
-server continues from there. The same `SequenceState` as in the local decoder decides at each token, so
-budgets, waits, forks, forced ends and early ends of loops mean the same.
+server continues from there. The same `SequenceState` as in the local decoder decides at each
+token, so budgets, waits, forks, forced ends and early ends of loops mean the same.
 
 Long generations are requested in pieces that end at fixed token counts. A server restart then costs
 at most one piece, a loop is found before the whole budget is spent, and a chain at a small budget

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.activations.capture import Batch, Reducer, capture
+from interp.activations.capture import CapturedBatch, Reducer, capture
 from interp.activations.reducers import BlockInfluence, Moments, ResidualNorms
 from interp.errors import NonFiniteError
 from interp.model.reasoning_model import ReasoningModel
@@ -193,7 +193,7 @@ def test_hooks_are_gone_after_an_exception_and_nothing_is_changed() -> None:
     class Failing(Reducer):
         def begin(self, model: ReasoningModel, n_texts: int) -> None: ...
 
-        def update(self, index: int, x: Any, y: Any, batch: Batch) -> None:
+        def update(self, index: int, x: Any, y: Any, batch: CapturedBatch) -> None:
             if index == 1:
                 raise RuntimeError("planted")
 
@@ -228,9 +228,9 @@ def test_half_a_row_left_by_a_failed_pass_does_not_enter_the_next() -> None:
     influence = BlockInfluence()
     with torch.no_grad(), capture(model, influence, n_texts=1) as recording:
         ones = torch.ones(1, 5, dtype=torch.bool)
-        recording.batch = Batch(ones, torch.tensor([0]), first=0, last=False)
+        recording.batch = CapturedBatch(ones, torch.tensor([0]), first=0, last=False)
         model.hf(whole[:, :5])  # the rest of this row never comes
-        recording.batch = Batch(torch.ones(1, 12, dtype=torch.bool), torch.tensor([0]))
+        recording.batch = CapturedBatch(torch.ones(1, 12, dtype=torch.bool), torch.tensor([0]))
         model.hf(whole)
     replay(model, [ids], [expected := BlockInfluence()])
     assert influence.result().n_tokens() == 12
@@ -250,7 +250,7 @@ def test_recording_changes_no_logit() -> None:
 def test_nothing_in_a_hook_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("qwen3", 2)
     ids = torch.tensor(np.stack(texts(model, [8, 8])))
-    batch = Batch(torch.ones(2, 8, dtype=torch.bool), torch.arange(2))
+    batch = CapturedBatch(torch.ones(2, 8, dtype=torch.bool), torch.arange(2))
     reducers = (BlockInfluence(), ResidualNorms(), Moments(), Moments(full=True))
 
     def waits(*_: Any, **__: Any) -> Any:

@@ -749,7 +749,7 @@ def test_mistakes_are_told() -> None:
         (lambda: lens.scores([chain], [event], blocks=[1, 1]), "none twice"),
         (lambda: lens.patterns(chain, start=4, stop=4), "Rows"),
         (lambda: lens.patterns(chain, stop=11), "10 tokens"),
-        (lambda: lens.patterns(chain, blocks=[0]).of(1), "not asked for"),
+        (lambda: lens.patterns(chain, blocks=[0]).of(1), "is not here: these are patterns"),
         (lambda: lens.patterns(chain).plot(0, heads), "heads 0"),
         (lambda: lens.ablate([chain], [event], [(0, heads)]), f"Head {heads} of block 0"),
         (lambda: lens.ablate([chain], [event], [(0, -1)]), "Head -1"),

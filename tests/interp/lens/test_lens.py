@@ -751,7 +751,7 @@ def test_mistakes_are_named(call: Any) -> None:
         call(model, chains, {"x": []})
     with pytest.raises(UserError, match="expected token ids"):
         call(model, chains, {"x": np.array([0.5])})
-    with pytest.raises(UserError, match="id a step"):
+    with pytest.raises(UserError, match="one id per step"):
         call(model, chains, {"x": [np.zeros(9, dtype=np.int64)] * 2})
     with pytest.raises(UserError, match="always there"):
         call(model, chains, {"chosen": 7})

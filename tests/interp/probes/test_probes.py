@@ -340,7 +340,7 @@ def test_foretell_refuses_what_makes_no_sense() -> None:
         ("never begins within 3", never, 3, names[:4], {"folds": 2}),
         ("wider bins", one_late, 3, names[:4], {"folds": 2}),
         ("expected a boolean for each", [m.astype(int) for m in masks], 1, names, {}),
-        ("1 times a mask of `within`, for 12", masks, 1, names, {"within": masks[:1]}),
+        ("a mask of `within` for 1 chains of 12", masks, 1, names, {"within": masks[:1]}),
         ("mask of `within` of chain 0", masks, 1, names, {"within": [masks[0][:-1], *masks[1:]]}),
         ("11 problems for 12 chains", masks, 1, names[:11], {}),
         ("12 problems cannot be cut into 13", masks, 1, names, {"folds": 13}),

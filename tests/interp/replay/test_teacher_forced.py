@@ -19,7 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.activations.capture import Batch, Reducer
+from interp.activations.capture import CapturedBatch, Reducer
 from interp.activations.reducers import BlockInfluence
 from interp.chains.chain import Budget
 from interp.errors import NonFiniteError, UserError
@@ -452,7 +452,7 @@ def test_a_reducer_that_needs_whole_rows_is_given_them() -> None:
         def begin(self, model: ReasoningModel, n_texts: int) -> None:
             self.seen: list[tuple[int, int, bool]] = []
 
-        def update(self, index: int, x: Any, y: Any, batch: Batch) -> None:
+        def update(self, index: int, x: Any, y: Any, batch: CapturedBatch) -> None:
             self.seen.append((x.shape[1], batch.first, batch.last))
 
     class Chunked(Widths):
@@ -500,7 +500,7 @@ def test_chains_that_cannot_be_replayed_are_refused() -> None:
         replay_chains(model, chains, variant=[None, dense])
     with pytest.raises(UserError, match="2 masks for 1 chains"):
         replay_chains(model, chains, counted=[np.ones(3, bool)] * 2)
-    with pytest.raises(UserError, match="one entry a token"):
+    with pytest.raises(UserError, match="one entry per token"):
         replay_chains(model, chains, counted=[np.ones(3, bool)])
 
 
