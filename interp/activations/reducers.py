@@ -7,7 +7,8 @@ Memory does not grow with the number of tokens: per-text reducers hold a few sca
 block, moments hold D (or D x D) numbers per block.
 
 Shapes: `x`, `y` [B, T, D], what enters and leaves a block; results [L] or [L, N] with N texts.
-Rows of one text may come in any order, and a long row in chunks (`CapturedBatch.first`, `CapturedBatch.last`).
+Rows of one text may come in any order, and a long row in chunks (`first` and `last` of
+`CapturedBatch`).
 
 Everything is computed in float32: in half precision, the square of a norm over 256 overflows.
 Caveat: sinks are tokens whose norm is over 100 times the median of their row, so a row must hold
