@@ -75,6 +75,7 @@ def beside(study: StudyData) -> pd.DataFrame:
     from interp.diagnosis import diversity_beside
     from interp.errors import UserError
     from interp.statistics import mean_interval
+    from scaling.store.chain_row import thinking_ids
 
     rows = chain_rows(study, "parallel")
     parts = []
@@ -85,9 +86,8 @@ def beside(study: StudyData) -> pd.DataFrame:
         ordered = mine.sort_values(["variant", "problem", "sample"])
         for row in cast("list[dict[str, Any]]", ordered.to_dict("records")):
             variant, problem = str(row["variant"]), str(row["problem"])
-            thinking = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
             said = None if row["outcome"] == "no answer" else row["extracted"]
-            samples.setdefault(variant, {}).setdefault(problem, []).append(thinking)
+            samples.setdefault(variant, {}).setdefault(problem, []).append(thinking_ids(row))
             correct.setdefault(variant, {}).setdefault(problem, []).append(row["correct"] == 1)
             answers.setdefault(variant, {}).setdefault(problem, []).append(said)
         if style.DENSE not in samples:

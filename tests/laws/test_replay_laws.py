@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,6 +41,7 @@ from interp.replay.teacher_forced import (
     replay,
     replay_chains,
 )
+from tests.chains import make_chain
 from tests.drawing import max_examples
 from tests.models import ARCHS, tiny
 from tests.reference import skipped, slow_logits
@@ -50,27 +52,19 @@ WITHOUT_FIRST = Variant("without 0", (Skip(0),))
 MIXED = Variant("mixed", (Skip(1), Scale(2, gain=0.5), Skip(0, part="mlp")))
 
 
-def chain_of(prompt: Sequence[int], ids: Sequence[int], **more: object) -> Chain:
+def chain_of(prompt: Sequence[int], ids: Sequence[int], **more: Any) -> Chain:
     """A finished chain of these tokens, the last 3 of them its answer."""
     n = len(ids)
+    unknown = np.full(n, np.nan, np.float32)
     fields = {
-        "problem": "p",
-        "variant": "dense",
-        "sample": 0,
-        "seed": 0,
         "budget": Budget(n, 8),
-        "prompt_ids": np.asarray(prompt, np.int64),
-        "ids": np.asarray(ids, np.int64),
-        "forced": np.zeros(n, bool),
         "thinking": Span(0, max(n - 4, 0)),
         "answer": Span(max(n - 3, 0), n),
-        "finish": "cut",
         "thinking_finish": "end",
-        "waits": 0,
-        "logprob": np.full(n, np.nan, np.float32),
-        "entropy": np.full(n, np.nan, np.float32),
+        "logprob": unknown,
+        "entropy": unknown,
     }
-    return Chain(**{**fields, **more})
+    return make_chain(ids, prompt, **(fields | more))
 
 
 def chains_of(

@@ -30,6 +30,7 @@ from interp.probes.fitting import FitDesign, auc_of
 from interp.probes.folds import shuffled
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
+from tests.chains import make_chain
 from tests.drawing import max_examples
 from tests.models import ARCHS, tiny
 from tests.slow_streams import hooks_of, same_weights, snapshot, streams
@@ -43,12 +44,9 @@ def chain(
 ) -> Chain:
     """A chain of random ids: what it says does not matter here."""
     ids = np.random.default_rng((seed, prompt, length)).integers(6, model.vocab_size, 300)
-    return Chain(
-        problem=problem, variant="dense", sample=0, seed=seed, budget=Budget(),
-        prompt_ids=ids[:prompt], ids=ids[prompt : prompt + length],
-        forced=np.zeros(length, dtype=bool), thinking=Span(0, max(length - 2, 0)),
-        answer=None, finish="cut", thinking_finish="forced", waits=0,
-        logprob=np.zeros(length), entropy=np.zeros(length),
+    return make_chain(
+        ids[prompt : prompt + length], ids[:prompt], problem=problem, seed=seed,
+        thinking=Span(0, max(length - 2, 0)),
     )  # fmt: skip
 
 
