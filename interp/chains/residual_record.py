@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float
 if TYPE_CHECKING:
     import pandas as pd
 
-SINK_RATIO = 100.0
 NUMBERS = ("pre", "post", "delta", "dot")
 
 
@@ -45,9 +44,11 @@ class StreamRecord:
     @property
     def cosine(self) -> Float[np.ndarray, "S L"]:
         """Of what enters and what leaves; two zero vectors are equal, a zero and another not."""
-        size = self.pre * self.post
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(size == 0, (self.pre == self.post).astype(np.float32), self.dot / size)
+        import torch
+
+        from interp.kernels.stream_numbers import cosine
+
+        return cosine(*map(torch.from_numpy, (self.dot, self.pre, self.post))).numpy()
 
     @property
     def influence(self) -> Float[np.ndarray, "S L"]:
@@ -57,9 +58,7 @@ class StreamRecord:
     @property
     def sinks(self) -> Bool[np.ndarray, "S L"]:
         """Tokens whose norm at a block is over 100 times the chain's median there."""
-        with np.errstate(invalid="ignore"):
-            entering = self.pre > SINK_RATIO * _median(self.pre)
-            return entering | (self.post > SINK_RATIO * _median(self.post))
+        return _sinks(self.pre) | _sinks(self.post)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a token and block."""
@@ -76,7 +75,13 @@ class StreamRecord:
         )
 
 
-def _median(norms: np.ndarray) -> np.ndarray:
-    """The lower median over tokens, as torch's: [L]; nan where no token was recorded."""
-    known = np.sort(norms[np.isfinite(norms).all(axis=1)], axis=0)
-    return known[(len(known) - 1) // 2] if len(known) else np.full(norms.shape[1], np.nan)
+def _sinks(norms: Float[np.ndarray, "S L"]) -> Bool[np.ndarray, "S L"]:
+    """Tokens that were not recorded (nan) are no sinks, and count for no median."""
+    import torch
+
+    from interp.kernels.stream_numbers import sinks
+
+    known = np.isfinite(norms).all(axis=1)
+    if not known.any():
+        return np.zeros(norms.shape, dtype=bool)
+    return sinks(torch.from_numpy(norms.T), torch.from_numpy(known)).numpy().T

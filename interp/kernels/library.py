@@ -30,7 +30,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
 
 from interp.errors import UserError
 
@@ -147,20 +146,6 @@ class Kernels:
 def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether heads of this width can go through the kernels (if there are any)."""
     return device.type == "cpu" and dtype == torch.float32 and width % 16 == 0
-
-
-def two_streams(
-    x: Float[torch.Tensor, "*B D"], y: Float[torch.Tensor, "*B D"]
-) -> Float[torch.Tensor, "*B 4"]:
-    """|x|, |y|, |y - x| and <x, y> in float32, each stream read once where the kernels can."""
-    run = kernels() if suits(x.shape[-1], x.dtype, x.device) and x.numel() else None
-    if run is None or y.dtype != x.dtype or not (x.is_contiguous() and y.is_contiguous()):
-        x, y = x.float(), y.float()
-        norms = [torch.linalg.vector_norm(z, dim=-1) for z in (x, y, y - x)]
-        return torch.stack([*norms, (x * y).sum(-1)], dim=-1)
-    out = torch.empty((*x.shape[:-1], 4))
-    run.stream(x, y, out.data_ptr(), 4)
-    return out
 
 
 def wanted() -> str:
