@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.block_effects import effects
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN
@@ -249,7 +249,7 @@ def plot(dots: pd.DataFrame, found: pd.DataFrame, benchmark: str, ax: Axes | Non
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     """A panel a benchmark whose blocks were skipped."""
     dots = points(study)
-    names = [b for b in study.benchmarks if len(dots) and b in set(dots["benchmark"])]
+    names = panels.benchmarks_in(dots, study)
     if not names:
         return None
     shares = shares_of(found)
