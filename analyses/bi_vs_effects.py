@@ -20,7 +20,6 @@ from analyses.block_effects import effects
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.outcome_columns import BY_COLUMN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -293,12 +292,6 @@ def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.grid(axis="x")
     ax.legend(fontsize=7.5, loc="upper center", ncols=4, columnspacing=1.2, handletextpad=0.3)
     return ax
-
-
-def said_of(column: str) -> str:
-    """The outcome's name in a sentence."""
-    known = BY_COLUMN.get(column)
-    return known.said if known else column
 
 
 if __name__ == "__main__":

@@ -233,11 +233,6 @@ def _moved(data: RecoveryData, unit: MeasuredModel) -> dict[int, float]:
 # ------------------------------------------------------------------------- figure
 
 
-def methods_of(data: RecoveryData) -> list[str]:
-    """untrained and the methods, in the study's order."""
-    return list(dict.fromkeys(u.label for u in data.units if u.plan))
-
-
 def plot_accuracy(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
     """One benchmark: a mark a plan and method, the bar their mean; the dense model dashed."""
     ax = style.new_axes(ax)

@@ -46,7 +46,6 @@ COLUMNS = {
     "opener_mass": "probability of opening one",
     "gain": "gain beyond thinking on",
 }
-READ = ("opener_mass", "gain")  # from a pass over stored chains
 CHAINS = 40  # read again, of each variant at most
 PER_CHAIN = 3  # reflections of a chain that are tried
 

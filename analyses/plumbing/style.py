@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 DENSE = "dense"
 INK = "#1a1a1a"
 QUIET = "#6b6b6b"
-RULE = "#d9d9d9"
 #: A method keeps its hue whatever else is in the study; the rest take what is left, in order.
 _OWN_HUE = {"shortgpt": "#0072B2", "reverse-order": "#D55E00", "random": "#7A7A7A"}
 _OTHER_HUES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#5B4FA2")

@@ -7,7 +7,6 @@ stream. Blocks are named by their DENSE index.
 | intervention | the delta becomes |
 |---|---|
 | `Skip` | nothing, as if the part were not there (what removing a block does) |
-| `ZeroDelta` | zero; the same numbers as `Skip`, and never saved as computation |
 | `MeanDelta` | a constant vector |
 | `ResampleDelta` | one drawn from a pool of deltas, anew at each position |
 | `Scale` | itself times a gain |
@@ -24,6 +23,7 @@ them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
@@ -102,7 +102,16 @@ class Skip(Intervention):
 
 @dataclass(frozen=True)
 class ZeroDelta(Intervention):
-    """The part runs and adds zero."""
+    """Deprecated: use `Skip`, which has the same numbers."""
+
+    def __post_init__(self) -> None:
+        warnings.warn(
+            "ZeroDelta is deprecated and will be removed in the next release: use Skip, which "
+            "has the same numbers.",
+            DeprecationWarning,
+            stacklevel=3,  # the caller of the generated __init__
+        )
+        super().__post_init__()
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         return torch.zeros_like(delta)

@@ -29,7 +29,6 @@ from interp.interventions.interventions import (
     Scale,
     Skip,
     Variant,
-    ZeroDelta,
 )
 from interp.interventions.windows import AfterLoop, Answer, AtTokens, Thinking, Window
 from interp.model.reasoning_model import ReasoningModel
@@ -252,7 +251,7 @@ def test_replay_of_chains_records_what_a_hooked_pass_shows(chunk: int | None) ->
         (
             MeanDelta(1, mean=mean, window=Window(3, 9)),
             Scale(2, gain=0.25, part="mlp"),
-            ZeroDelta(3, window=Window.prefill_only()),
+            Skip(3, window=Window.prefill_only()),
         ),
     )
     each = [windowed, None, MIXED, windowed]
