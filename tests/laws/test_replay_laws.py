@@ -1,10 +1,5 @@
 """Laws of teacher forcing: in chunks as in one piece, replayed as decoded, bypassed as hooked."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -40,9 +35,9 @@ from interp.replay.teacher_forced import (
     replay,
     replay_chains,
 )
-from tests.chains import make_chain
+from tests.chains import Ids, make_chain
 from tests.drawing import max_examples
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.reference import skipped, slow_logits
 from tests.slow_streams import texts
 
@@ -51,7 +46,7 @@ WITHOUT_FIRST = Variant("without 0", (Skip(0),))
 MIXED = Variant("mixed", (Skip(1), Scale(2, gain=0.5), Skip(0, part="mlp")))
 
 
-def chain_of(prompt: Sequence[int], ids: Sequence[int], **more: Any) -> Chain:
+def chain_of(prompt: Ids, ids: Ids, **more: Any) -> Chain:
     """A finished chain of these tokens, the last 3 of them its answer."""
     n = len(ids)
     unknown = np.full(n, np.nan, np.float32)
@@ -129,7 +124,7 @@ def test_no_reducer_notices_the_chunks(arch: str) -> None:
     """With sinks, one of them a whole chunk: the median is that of the row and not of the piece."""
     model = tiny(arch, 3)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[7] *= 500
+        untyped(model.hf).get_input_embeddings().weight[7] *= 500
     sequences = [np.where(ids == 7, 8, ids) for ids in texts(model, LENGTHS)]
     sequences[0][20] = sequences[2][3] = 7
     sequences[4][12:18] = 7
