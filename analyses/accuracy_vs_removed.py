@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
@@ -119,14 +119,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    with style.style():
-        whole, axes = style.panels(len(names))
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, ax)
-    return whole
+    names = panels.benchmarks_in(found, study)
+    return panels.figure_of_panels(names, lambda name, ax: plot(found, name, ax))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,6 @@ COLUMNS = {
     "opener_mass": "probability of opening one",
     "gain": "gain beyond thinking on",
 }
-READ = ("opener_mass", "gain")  # from a replay of stored chains
 CHAINS = 40  # most chains per variant that are replayed
 PER_CHAIN = 3  # reflections per chain that are tried
 

@@ -210,6 +210,7 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
     the study measured on: judge what is calibrated on them by others.
     """
     from scaling.benchmarks import benchmarks
+    from scaling.store.chain_row import stored_chain
     from scaling.store.study_store import Store
 
     with Store(folder, read_only=True) as store:
@@ -234,7 +235,7 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
                 f"The study in {str(folder)!r} asked {row['problem']!r} in another way than this "
                 "version of PruneScope would. Give texts, or run the study again."
             )
-        found.append(_chain(row, prompt))
+        found.append(stored_chain(row, prompt, model.layer_map))
     if not found:
         raise UserError(f"The study in {str(folder)!r} has no generated chain of the dense model.")
     return found
@@ -251,33 +252,6 @@ def dense_rows(folder: Path, most: int = 32) -> pd.DataFrame:
     rows = rows.sort_values(["benchmark", "position", "thinking_budget"])
     rows = rows.drop_duplicates(["benchmark", "problem"], keep="last")
     return rows.groupby("benchmark").head(most)
-
-
-def _chain(row: dict[str, Any], prompt: list[int]) -> Chain:
-    """A row of a study's store as the chain it was; log-probabilities are not kept there."""
-    import numpy as np
-
-    from interp.chains.chain import Budget, Chain, Span
-
-    unknown = np.full(len(row["ids"]), np.nan)
-    has_answer = row["answer_start"] == row["answer_start"]  # nan where there was none
-    return Chain(
-        problem=str(row["problem"]),
-        variant="dense",
-        sample=int(row["sample"]),
-        seed=int(row["seed"]),
-        budget=Budget(int(row["thinking_budget"]), int(row["answer_budget"])),
-        prompt_ids=np.asarray(prompt, dtype=np.int64),
-        ids=np.asarray(row["ids"], dtype=np.int64),
-        forced=row["forced"],
-        thinking=Span(int(row["thinking_start"]), int(row["thinking_stop"])),
-        answer=Span(int(row["answer_start"]), int(row["answer_stop"])) if has_answer else None,
-        finish=row["finish"],
-        thinking_finish=row["thinking_finish"],
-        waits=int(row["waits"]),
-        logprob=unknown,
-        entropy=unknown,
-    )
 
 
 def default_folder(model: str, quick: bool, what: str = "") -> Path:

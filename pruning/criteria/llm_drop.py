@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from interp.activations.capture import CapturedBatch, capture
 from interp.activations.reducers import PerText
 from interp.errors import PruneScopeError, UserError, did_you_mean
-from interp.kernels.library import two_streams
+from interp.kernels.stream_numbers import cosine, two_streams
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, batches
@@ -158,5 +158,4 @@ class SublayerInfluence(PerText):
 
 def _one_minus_cosine(a: Float[Tensor, "B T D"], b: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
     norm_a, norm_b, _, dot = two_streams(a, b).unbind(-1)
-    size = norm_a * norm_b
-    return 1 - torch.where(size == 0, (norm_a == norm_b).float(), dot / size)
+    return 1 - cosine(dot, norm_a, norm_b)

@@ -5,11 +5,6 @@ and nothing from `interp.activations.reducers`, `interp.replay.teacher_forced` o
 `interp.replay.block_sweep`.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import math
@@ -32,7 +27,7 @@ from pruning.criteria.taylor import taylor
 from pruning.plan import LayerPlan
 from pruning.scores import Scores
 from pruning.surgery import prune
-from tests.models import tiny
+from tests.models import tiny, untyped
 from tests.slow_streams import (
     hooks_of,
     logprobs,
@@ -184,7 +179,7 @@ def slow_taylor(model: ReasoningModel, data: list[np.ndarray]) -> np.ndarray:
     return np.array(
         [
             sum(
-                float((w * w.grad).abs().sum().detach())
+                float((w * untyped(w.grad)).abs().sum().detach())
                 for module in block.modules()
                 if isinstance(module, torch.nn.Linear)
                 for w in [module.weight]
@@ -331,7 +326,7 @@ def test_a_block_that_does_nothing_is_removed_first(name: str, planted: int) -> 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         start = torch.randint(6, model.vocab_size, (16, 1))
-        data = model.hf.generate(
+        data = untyped(model.hf).generate(
             start,
             attention_mask=torch.ones_like(start),
             max_new_tokens=24,
@@ -364,14 +359,14 @@ def test_batch_size_padding_and_order_change_no_score(name: str) -> None:
 def test_large_norms_in_half_precision_score_as_in_float32(name: str) -> None:
     model = tiny("llama", 3)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight.mul_(2000)
+        untyped(model.hf).get_input_embeddings().weight.mul_(2000)
         for block in model.blocks:
             for key, weight in block.named_parameters():
                 if "o_proj" in key or "down_proj" in key:
                     weight.mul_(300)
     data = texts(model, LENGTHS)
     wide = run(name, model, data)
-    model.hf.to(torch.float16)
+    untyped(model.hf).to(torch.float16)
     half = run(name, model, data)
     assert np.isfinite(half.values).all()
     np.testing.assert_allclose(half.values, wide.values, rtol=0.05, atol=2e-3)
@@ -409,7 +404,7 @@ def test_intervals_hold_the_score(name: str) -> None:
 def test_block_influence_with_and_without_sinks() -> None:
     model = tiny("llama", 3)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[7] *= 500
+        untyped(model.hf).get_input_embeddings().weight[7] *= 500
     data = [[8, 9, 7, 10, 11, 12, 13], [14, 15, 16, 17]]
     both = influence(model, data)
     kept, left = block_influence(model, data), block_influence(model, data, sinks=False)

@@ -1,10 +1,5 @@
 """Repairs: the registry, cuts, what a repair hands back, saves and refuses."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import dataclasses
@@ -31,7 +26,7 @@ from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.hadamard import hadamard
 from pruning.repairs.machinery.repair_saving import plain
 from pruning.surgery import prune
-from tests.models import tiny
+from tests.models import tiny, untyped
 from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 NAMES = ["laco", "linearpatch", "llm-streamline", "procrustes", "prune-comp", "replaceme"]
@@ -93,7 +88,7 @@ def test_the_same_call_gives_the_same_weights(name: str) -> None:
 def test_half_precision_is_kept(name: str) -> None:
     model = tiny("qwen3", 5)
     wide = mended(name, model, 2, 3)
-    model.hf.to(torch.bfloat16)
+    untyped(model.hf).to(torch.bfloat16)
     repaired = mended(name, model, 2, 3)
     assert {p.dtype for p in repaired.model.hf.parameters()} == {torch.bfloat16}
     data = Calibration.of(model, texts(model, LENGTHS))
@@ -105,8 +100,8 @@ def test_half_precision_is_kept(name: str) -> None:
 def test_on_a_gpu_the_repair_is_that_of_the_cpu(name: str) -> None:
     model = tiny("qwen3", 5)
     here = mended(name, model, 2, 3)
-    model.hf.to("cuda")
-    there = mended(name, model, 2, 3).model.hf.to("cpu")
+    untyped(model.hf).to("cuda")
+    there = untyped(mended(name, model, 2, 3).model.hf).to("cpu")
     ids = torch.tensor(texts(model, (12,))[0])[None]
     with torch.no_grad():
         torch.testing.assert_close(there(ids).logits, here.model.hf(ids).logits, atol=2e-2, rtol=0)
@@ -122,7 +117,7 @@ def test_hooks_are_gone_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> N
             if len(calls) > 1:
                 raise RuntimeError("planted")
 
-        handle = model.blocks[2].self_attn.register_forward_hook(fail)
+        handle = untyped(model.blocks[2]).self_attn.register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="planted"):
             mended(name, model, 3, 4)
         handle.remove()
@@ -133,7 +128,7 @@ def test_hooks_are_gone_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_stream_that_is_not_finite_is_an_error() -> None:
     model = tiny("qwen3", 5)
     with torch.no_grad():
-        model.blocks[1].mlp.down_proj.weight[0, 0] = torch.inf
+        untyped(model.blocks[1]).mlp.down_proj.weight[0, 0] = torch.inf
     for name in ("prune-comp", "linearpatch", "procrustes", "replaceme"):
         with pytest.raises(NonFiniteError, match="inf or nan"):
             mended(name, model, 2, 3)
@@ -284,15 +279,17 @@ def test_a_hook_does_what_its_map_says() -> None:
     draw = torch.Generator().manual_seed(0)
     a, d = torch.randn(32, 32, generator=draw), torch.rand(32, generator=draw)
     maps = [Map(a, 1), Map(d, 0, "mlp"), Map(torch.tensor(2.0), None), Map(a, None, "embedding")]
-    seen: dict[str, torch.Tensor] = {}
-    block, norm = model.blocks[0], model.final_norm
+    seen: dict[str, Any] = {}
+    block, norm = untyped(model.blocks[0]), model.final_norm
     watches = [
         model.hf.get_input_embeddings().register_forward_hook(
             lambda _, args, out: seen.setdefault("embedded", out)
         ),
         block.mlp.register_forward_hook(lambda _, args, out: seen.setdefault("mlp", out)),
         block.register_forward_hook(lambda _, args, out: seen.setdefault("left", out)),
-        model.blocks[2].register_forward_hook(lambda _, args, out: seen.setdefault("last", out)),
+        untyped(model.blocks[2]).register_forward_hook(
+            lambda _, args, out: seen.setdefault("last", out)
+        ),
     ]
     with torch.no_grad(), live(model, maps):
         late = [
