@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
@@ -111,6 +112,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, name, ax)
     return whole
 
+
+register_analysis(
+    "accuracy_vs_removed",
+    order=10,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -18,6 +18,7 @@ import numpy as np
 
 from analyses.block_effects import effects
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN
@@ -300,6 +301,15 @@ def said_of(column: str) -> str:
     known = BY_COLUMN.get(column)
     return known.said if known else column
 
+
+register_analysis(
+    "bi_vs_effects",
+    order=80,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

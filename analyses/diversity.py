@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, benchmark, measure, study, ax)
     return whole
 
+
+register_analysis("diversity", order=120, title=TITLE, caption=CAPTION, table=table, figure=figure)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

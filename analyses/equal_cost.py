@@ -15,6 +15,7 @@ import numpy as np
 
 from analyses import sequential_scaling
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -133,6 +134,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, name, axis, study, ax)
     return whole
 
+
+register_analysis(
+    "equal_cost",
+    order=50,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

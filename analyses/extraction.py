@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.endings import generated
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -103,6 +104,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, name, study, ax)
     return whole
 
+
+register_analysis(
+    "extraction",
+    order=30,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -18,6 +18,7 @@ import numpy as np
 
 from analyses.judge import left_by_judge
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -181,6 +182,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, benchmark, kind, study, ax)
     return whole
 
+
+register_analysis(
+    "judged_behaviours",
+    order=320,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    in_store=in_store,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -103,6 +104,15 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, name, study, ax)
     return whole
 
+
+register_analysis(
+    "parallel_scaling",
+    order=60,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 from interp.statistics import holm
@@ -391,6 +392,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, name, study, ax, x)
     return whole
 
+
+register_analysis(
+    "sequential_scaling",
+    order=40,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -269,19 +269,11 @@ def compare_criteria(
 
     Without names: every criterion that scores blocks at once, from forward passes or weights.
     """
-    from pruning.criteria import criteria, score
+    from pruning.criteria import at_once, criteria, score
     from pruning.criteria.influence_definitions import DEFINITIONS
 
     known = criteria()
-    chosen = [names] if isinstance(names, str) else list(names)
-    if not chosen:
-        chosen = [
-            c.name
-            for c in known.values()
-            if c.kind in ("one-shot", "contiguous")
-            and c.removes == "blocks"
-            and not (c.draws or c.cost.backwards or c.cost.generations)
-        ]
+    chosen = [names] if isinstance(names, str) else list(names or at_once())
     for name in chosen:
         if name not in known:
             raise UserError(did_you_mean(name, known, "criterion"))

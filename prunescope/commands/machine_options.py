@@ -13,8 +13,8 @@ from prunescope.commands.shared import Lines, Texts, check_criterion, load
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
+    from scaling.costs.estimate import Estimate
     from scaling.costs.scoring_costs import CalibrationSize
-    from scaling.costs.study_costs import Estimate
     from scaling.study.config import StudyConfig
 
 

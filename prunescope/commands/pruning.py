@@ -30,7 +30,7 @@ from prunescope.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from scaling.costs.study_costs import Estimate
+    from scaling.costs.estimate import Estimate
 
 
 def settable(method: str) -> tuple[str, ...]:
@@ -122,19 +122,13 @@ class Score:
 
     def _estimate(self, texts: Any) -> Estimate:
         """What scoring would cost; a comparison without names is of all that score at once."""
-        from pruning.criteria import criteria
+        from pruning.criteria import at_once
         from pruning.criteria.influence_definitions import DEFINITIONS
         from scaling.study.config import StudyConfig
 
         names = self.compare if self.compare is not None else (self.method,)
         if not names:  # as `pruning.compare` chooses them
-            names = tuple(
-                c.name
-                for c in criteria().values()
-                if c.kind in ("one-shot", "contiguous")
-                and c.removes == "blocks"
-                and not (c.draws or c.cost.backwards or c.cost.generations)
-            )
+            names = at_once()
         if self.compare is not None and "shortgpt" in names:  # in each of its definitions
             names += ("shortgpt",) * (len(DEFINITIONS) - 1)
         config = StudyConfig(

@@ -21,20 +21,18 @@ from interp.activations.reducers import BlockInfluence, PerTextResult
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from interp.replay.teacher_forced import replay
 from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
+from pruning.criteria import FORWARD, BlockScores, criterion
 from pruning.criteria.influence_definitions import Definition, defined_influence
-from pruning.scores import Scores
+from pruning.criteria.shared_runs import reduced
 
 
-@criterion("shortgpt", paper="ShortGPT, arXiv 2403.03853", cost="1 forward")
+@criterion("shortgpt", paper="ShortGPT, arXiv 2403.03853", cost=FORWARD)
 def block_influence(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     sinks: bool = True,
-    part: Part | None = None,
     max_tokens: int | None = None,
     positions: str = "all",
     padding: str = "none",
@@ -42,7 +40,7 @@ def block_influence(
     last_block: str = "before norm",
     padded_batch: int = 8,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
+) -> BlockScores:
     """Block Influence with a 95 % jackknife interval over texts.
 
     positions: "all" or "last". padding: "none", "right" or "left" counts. precision: "float32",
@@ -50,7 +48,7 @@ def block_influence(
     texts a batch where padding counts.
     """
     how = Definition(positions, padding, sinks, precision, last_block, padded_batch)
-    calibration = Calibration.of(model, texts, part, max_tokens)
+    calibration = Calibration.of(model, calibration, max_tokens=max_tokens)
     quantity = "influence"
     if (positions, padding, precision, last_block) == ("all", "none", "float32", "before norm"):
         found = influence(model, calibration, batch_tokens=batch_tokens)
@@ -63,16 +61,12 @@ def block_influence(
         raise UserError(f"{how.name}: no token is left to score; every one that counts is a sink.")
     if last_block == "unscored":
         values[-1], low[-1], high[-1] = np.inf, np.nan, np.nan
-    return Scores(
-        criterion=how.name,
-        values=values,
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=found.n_tokens(quantity),
-        n_texts=len(calibration.sequences),
-        calibration=calibration.hash,
-        model=model.fingerprint(),
+    return BlockScores(
+        values,
+        (low, high),
+        found.n_tokens(quantity),
+        label=how.name,
+        calibration=calibration,
     )
 
 
@@ -85,12 +79,4 @@ def influence(
 ) -> PerTextResult:
     """Block Influence with and without sinks, text by text."""
     calibration = Calibration.of(model, texts, part)
-    reducer = BlockInfluence()
-    replay(
-        model,
-        calibration.sequences,
-        [reducer],
-        counted=calibration.counted(),
-        batch_tokens=batch_tokens,
-    )
-    return reducer.result()
+    return reduced(model, calibration, BlockInfluence(), batch_tokens).result()

@@ -9,13 +9,11 @@ What comes out are sublayers: `SublayerPlan.lowest(scores, remove=n)`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from pruning.calibration import Calibration, Part
+from pruning.calibration import Calibration
 from pruning.criteria import criterion
-from pruning.criteria.sublayer_greedy import Measure, greedy_sublayers
+from pruning.criteria.sublayer_greedy import Measure, greedy_cost, greedy_sublayers
 from pruning.sublayers import SublayerScores
 
 RISE = Measure(lambda tables: tables.loss[:-1] - tables.loss[-1])
@@ -24,18 +22,16 @@ RISE = Measure(lambda tables: tables.loss[:-1] - tables.loss[-1])
 @criterion(
     "blockpruner",
     paper="BlockPruner, arXiv 2406.10594",
-    cost="L forwards a removal",
+    cost=greedy_cost,
     kind="greedy",
     removes="sublayers",
 )
 def blockpruner(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     remove: int | None = None,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> SublayerScores:
     """Greedy order by loss for up to `remove` sublayers (default: a quarter of L)."""
-    calibration = Calibration.of(model, texts, part)
     return greedy_sublayers("blockpruner", model, calibration, RISE, remove, batch_tokens)

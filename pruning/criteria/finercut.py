@@ -10,13 +10,11 @@ What comes out are sublayers: `SublayerPlan.lowest(scores, remove=n)`.
 
 from __future__ import annotations
 
-from typing import Any
-
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from pruning.calibration import Calibration, Part
+from pruning.calibration import Calibration
 from pruning.criteria import criterion
-from pruning.criteria.sublayer_greedy import Measure, greedy_sublayers
+from pruning.criteria.sublayer_greedy import Measure, greedy_cost, greedy_sublayers
 from pruning.sublayers import SublayerScores
 
 MOVED = Measure(lambda tables: tables.divergence("js"), divergence=("js",))
@@ -25,18 +23,16 @@ MOVED = Measure(lambda tables: tables.divergence("js"), divergence=("js",))
 @criterion(
     "finercut",
     paper="FinerCut, arXiv 2405.18218",
-    cost="L forwards a removal",
+    cost=greedy_cost,
     kind="greedy",
     removes="sublayers",
 )
 def finercut(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     remove: int | None = None,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> SublayerScores:
     """Greedy order by divergence for up to `remove` sublayers (default: a quarter of L)."""
-    calibration = Calibration.of(model, texts, part)
     return greedy_sublayers("finercut", model, calibration, MOVED, remove, batch_tokens)

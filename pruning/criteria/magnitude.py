@@ -5,24 +5,17 @@ Shortened LLaMA (arXiv 2402.02834) reports it as failing, which is what a contro
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
-from pruning.criteria import criterion
-from pruning.scores import Scores
+from pruning.criteria import Cost, criterion
 
 
-@criterion(
-    "magnitude", paper="control of arXiv 2402.02834", cost="the weights once", needs_texts=False
-)
-def magnitude(model: ReasoningModel, texts: Any = None, *, p: float = 1.0) -> Scores:  # noqa: ARG001
+@criterion("magnitude", paper="control of arXiv 2402.02834", cost=Cost(), needs_texts=False)
+def magnitude(model: ReasoningModel, *, p: float = 1.0) -> list[float]:
     """Sum of |W|^p of each block's matrices (norm gains and biases are not counted)."""
     if not p > 0:
         raise UserError(f"magnitude(p={p}): expected a power above 0.")
-    values = [
+    return [
         sum(
             float(weight.detach().float().abs().pow(p).double().sum())
             for weight in block.parameters()
@@ -30,4 +23,3 @@ def magnitude(model: ReasoningModel, texts: Any = None, *, p: float = 1.0) -> Sc
         )
         for block in model.blocks
     ]
-    return Scores.plain("magnitude", np.asarray(values), model.layer_map)

@@ -17,17 +17,15 @@ What several repairs share is in `machinery/`.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
+from interp.registry import Registry
 from pruning.plan import LayerPlan
 from pruning.repairs.machinery.live import Map, live
 
@@ -81,29 +79,21 @@ class Repair:
         return tuple(name for name in names if name not in NOT_OPTIONS)
 
 
-_REGISTRY: dict[str, Repair] = {}
+REGISTRY = Registry[Repair]("repair", __name__, entry_points="prunescope.repairs")
 
 
 def repair(
     name: str, *, paper: str, cost: str, needs_texts: bool = True, needs_plan: bool = True
 ) -> Callable[[Callable[..., Repaired]], Callable[..., Repaired]]:
     """Register the function below as the repair `name`."""
-
-    def register(function: Callable[..., Repaired]) -> Callable[..., Repaired]:
-        known = _REGISTRY.get(name)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise ValueError(f"Repair {name!r} is in {known.function.__module__} already.")
-        _REGISTRY[name] = Repair(name, function, paper, cost, needs_texts, needs_plan)
-        return function
-
-    return register
+    return REGISTRY.register(
+        name, lambda function: Repair(name, function, paper, cost, needs_texts, needs_plan)
+    )
 
 
 def repairs() -> Mapping[str, Repair]:
     """Every repair by name, in alphabetical order."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return MappingProxyType(dict(sorted(_REGISTRY.items())))
+    return REGISTRY.entries()
 
 
 def mend(
@@ -127,10 +117,7 @@ def mend(
     from pruning.calibration import Calibration
     from pruning.distance import divergences
 
-    known = repairs()
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "repair"))
-    chosen = known[name]
+    chosen = REGISTRY.get(name)
     if wrong := sorted(set(options) - set(chosen.options)):
         raise UserError(did_you_mean(wrong[0], chosen.options, f"option of repair {name!r}:"))
     if chosen.needs_plan and plan is None:

@@ -16,16 +16,14 @@ for one whose problems are made. `load_benchmark` does the rest: reading, the se
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError
+from interp.registry import Registry
 from scaling.problem import Benchmark, Problem, Scoring
 from scaling.records import Hub, Record, read_file, read_hub
 
@@ -38,7 +36,11 @@ Make = Callable[[int, int], list[Problem]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered benchmark: how its problems come about and are judged."""
+    """A registered benchmark: how its problems come about and are judged.
+
+    typical: of a public set, how many problems it has and the mean number of characters of a
+    question; an estimate then needs no download.
+    """
 
     name: str
     version: str
@@ -52,15 +54,10 @@ class Entry:
     make: Make | None = None
     default_limit: int | None = None
     drop_repeats: bool = False
+    typical: tuple[int, int] | None = None
 
 
-_entries: dict[str, Entry] = {}
-
-
-def _register(entry: Entry) -> None:
-    if entry.name in _entries:
-        raise ValueError(f"two benchmarks are called {entry.name!r}")
-    _entries[entry.name] = entry
+REGISTRY = Registry[Entry]("benchmark", __name__, entry_points="prunescope.benchmarks")
 
 
 def benchmark(
@@ -73,31 +70,31 @@ def benchmark(
     instruction: str = "",
     hub: Hub | None = None,
     drop_repeats: bool = False,
+    typical: tuple[int, int] | None = None,
 ) -> Callable[[FromRecord], FromRecord]:
     """Register a function that turns one record into one problem.
 
     drop_repeats: a public set that holds the same question twice keeps the first only (a
-    user's file with one is an error instead).
+    user's file with one is an error instead). typical: problems of the public set and mean
+    characters of a question, for estimates.
     """
 
-    def add(function: FromRecord) -> FromRecord:
-        _register(
-            Entry(
-                name=name,
-                version=version,
-                scoring=scoring,
-                grader=grader,
-                thinking=thinking,
-                instruction=instruction,
-                doc=(function.__doc__ or "").strip(),
-                hub=hub,
-                from_record=function,
-                drop_repeats=drop_repeats,
-            )
+    def build(function: FromRecord) -> Entry:
+        return Entry(
+            name=name,
+            version=version,
+            scoring=scoring,
+            grader=grader,
+            thinking=thinking,
+            instruction=instruction,
+            doc=(function.__doc__ or "").strip(),
+            hub=hub,
+            from_record=function,
+            drop_repeats=drop_repeats,
+            typical=typical,
         )
-        return function
 
-    return add
+    return REGISTRY.register(name, build)
 
 
 def generated(
@@ -111,35 +108,25 @@ def generated(
 ) -> Callable[[Make], Make]:
     """Register a function (n, seed) -> n problems."""
 
-    def add(function: Make) -> Make:
-        _register(
-            Entry(
-                name=name,
-                version=version,
-                scoring=scoring,
-                grader=grader,
-                thinking=thinking,
-                instruction="",
-                doc=(function.__doc__ or "").strip(),
-                make=function,
-                default_limit=default_limit,
-            )
+    def build(function: Make) -> Entry:
+        return Entry(
+            name=name,
+            version=version,
+            scoring=scoring,
+            grader=grader,
+            thinking=thinking,
+            instruction="",
+            doc=(function.__doc__ or "").strip(),
+            make=function,
+            default_limit=default_limit,
         )
-        return function
 
-    return add
-
-
-@cache
-def _discover() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    return REGISTRY.register(name, build)
 
 
 def benchmarks() -> Mapping[str, Entry]:
     """Every benchmark by name."""
-    _discover()
-    return dict(sorted(_entries.items()))
+    return REGISTRY.entries()
 
 
 def load_benchmark(
@@ -156,10 +143,7 @@ def load_benchmark(
     limit: that many problems, chosen with `seed`, in the order of the file.
     """
     base, _, rest = name.partition(":")
-    known = benchmarks()
-    if base not in known:
-        raise UserError(did_you_mean(base, known, "benchmark"))
-    entry = known[base]
+    entry = REGISTRY.get(base)
     if rest and base != "jsonl":
         raise UserError(f"Benchmark {name!r}: only 'jsonl' takes a grader after the colon.")
     if limit is not None and limit < 1:

@@ -32,6 +32,7 @@ from pruning.repairs.machinery.hadamard import hadamard
 from pruning.repairs.machinery.repair_saving import plain
 from pruning.surgery import prune
 from tests.models import tiny
+from tests.registries import forget
 from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 NAMES = ["laco", "linearpatch", "llm-streamline", "procrustes", "prune-comp", "replaceme"]
@@ -348,7 +349,7 @@ def new_file() -> Iterator[Path]:
         yield path
     finally:
         path.unlink()
-        pruning.repairs._REGISTRY.pop("planted", None)
+        forget(pruning.repairs.REGISTRY, "planted")
         sys.modules.pop("pruning.repairs.planted_for_a_test", None)
         for cached in (folder / "__pycache__").glob("planted_for_a_test*"):
             cached.unlink()
