@@ -30,12 +30,16 @@ class Registry(Generic[T]):
 
     Args:
         kind: what an entry is, in the words of an error ("criterion").
+        plural: several of them (default: `kind` and an s).
         package: dotted name of the package whose modules register entries.
         entry_points: group of entry points through which other distributions add entries.
     """
 
-    def __init__(self, kind: str, package: str, *, entry_points: str) -> None:
+    def __init__(
+        self, kind: str, package: str, *, entry_points: str, plural: str | None = None
+    ) -> None:
         self.kind, self.package, self.group = kind, package, entry_points
+        self.plural = plural or f"{kind}s"
         self._entries: dict[str, T] = {}
         self._sources: dict[str, tuple[str, str]] = {}
         self._loaded = False

@@ -130,7 +130,7 @@ def cost_of(
     return stated(job, **{name: options.get(name, defaults[name].default) for name in own})
 
 
-def checked_cost(what: str, stated: Stated, function: Callable[..., Any]) -> Stated:
+def checked_cost(what: str, stated: Any, function: Callable[..., Any]) -> Stated:
     """`stated`, if it is a cost and asks for no option that `function` lacks.
 
     Raises:

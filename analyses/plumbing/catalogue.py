@@ -65,7 +65,9 @@ class Analysis:
         return self.in_store is None or self.in_store(study)
 
 
-REGISTRY = Registry[Analysis]("analysis", "analyses", entry_points="prunescope.analyses")
+REGISTRY = Registry[Analysis](
+    "analysis", "analyses", entry_points="prunescope.analyses", plural="analyses"
+)
 
 
 def register_analysis(

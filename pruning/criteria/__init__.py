@@ -96,7 +96,9 @@ class Criterion:
         return self.price(ScoringJob(32))
 
 
-REGISTRY = Registry[Criterion]("criterion", __name__, entry_points="prunescope.criteria")
+REGISTRY = Registry[Criterion](
+    "criterion", __name__, entry_points="prunescope.criteria", plural="criteria"
+)
 
 
 def criterion(

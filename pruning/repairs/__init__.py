@@ -2,7 +2,7 @@
 
 A repair is a function in a file of this folder:
 
-    @repair("replaceme", paper="arXiv 2505.02819", cost="2 forwards a cut")
+    @repair("replaceme", paper="arXiv 2505.02819", cost=per_cut)
     def replaceme(model, plan, texts, ...) -> Repaired
 
 and adding the file is all there is to do: the folder is searched on the first call. Its name,
@@ -26,13 +26,15 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
 from interp.registry import Registry
+from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
 from pruning.repairs.machinery.live import Map, live
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Map", "Repair", "Repaired", "live", "mend", "repair", "repairs", "save_repaired"]
+__all__ = ["Map", "Repair", "Repaired", "live", "mend", "per_cut", "repair", "repairs"]
+__all__ += ["save_repaired"]
 
 NOT_OPTIONS = ("model", "plan", "texts", "seed")
 
@@ -68,7 +70,7 @@ class Repair:
     name: str
     function: Callable[..., Repaired]
     paper: str
-    cost: str
+    stated: Stated
     needs_texts: bool
     needs_plan: bool
 
@@ -78,17 +80,37 @@ class Repair:
         names = inspect.signature(self.function).parameters
         return tuple(name for name in names if name not in NOT_OPTIONS)
 
+    def price(self, job: RepairJob, options: Mapping[str, Any] | None = None) -> Cost:
+        """The cost of a job with these options of the repair (default: its own).
 
+        What `mend` measures around it (`MEASURED`) comes on top.
+        """
+        return cost_of(self.stated, self.function, job, options or {})
+
+
+#: Two divergences from the dense model, which `mend` takes unless told not to.
+MEASURED = Cost(forwards=3, readouts=4)
 REGISTRY = Registry[Repair]("repair", __name__, entry_points="prunescope.repairs")
 
 
 def repair(
-    name: str, *, paper: str, cost: str, needs_texts: bool = True, needs_plan: bool = True
+    name: str, *, paper: str, cost: Stated, needs_texts: bool = True, needs_plan: bool = True
 ) -> Callable[[Callable[..., Repaired]], Callable[..., Repaired]]:
-    """Register the function below as the repair `name`."""
-    return REGISTRY.register(
-        name, lambda function: Repair(name, function, paper, cost, needs_texts, needs_plan)
-    )
+    """Register the function below as the repair `name`.
+
+    cost: a `Cost`, or a function of a `RepairJob` and of the options it names that returns one.
+    """
+
+    def build(function: Callable[..., Repaired]) -> Repair:
+        stated = checked_cost(f"repair {name!r}", cost, function)
+        return Repair(name, function, paper, stated, needs_texts, needs_plan)
+
+    return REGISTRY.register(name, build)
+
+
+def per_cut(job: RepairJob) -> Cost:
+    """What a fit at every cut takes: the dense and the shorter model, each read once."""
+    return FORWARD * (2 * job.cuts)
 
 
 def repairs() -> Mapping[str, Repair]:

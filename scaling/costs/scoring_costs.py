@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pruning.cost import Cost, ScoringJob
+from pruning.cost import Cost, RepairJob, ScoringJob
 from scaling.costs.estimate import WORKSPACE, Estimate, Line
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
@@ -41,6 +41,30 @@ class CalibrationSize:
     most: float = 0.0
     chain: tuple[float, float, float] = (1.0, 0.0, 0.0)
     how: str = ""
+
+
+@dataclass(frozen=True)
+class PlannedRepair:
+    """A repair that is to be paid for.
+
+    removed, cuts: blocks that go, and runs of neighbours among them (at most, where a criterion
+    has yet to choose them). reads: whether it is given texts, on which its work is then measured.
+    options: of the repair.
+    """
+
+    name: str
+    removed: int
+    cuts: int
+    reads: bool
+    options: Mapping[str, Any]
+
+    def cost(self, n_blocks: int, texts: int) -> Cost:
+        """Of fitting and of measuring what it did, per text."""
+        from pruning.repairs import MEASURED, repairs
+
+        job = RepairJob(n_blocks, self.removed, self.cuts, max(1, texts))
+        own = repairs()[self.name].price(job, self.options)
+        return own + MEASURED if self.reads else own
 
 
 def own_calibration(
@@ -142,24 +166,33 @@ def scoring_lines(
     *,
     removals: int | None = None,
     options: Mapping[str, Any] | None = None,
+    repair: PlannedRepair | None = None,
 ) -> list[Line]:
-    """The stages of scoring: calibration chains to write, passes over them, candidates' chains."""
+    """The stages of scoring: calibration chains to write, passes over them, candidates' chains.
+
+    repair: what is to be repaired on the same calibration, if anything is.
+    """
     from pruning.criteria import criteria as known
 
     texts, (prompt, mean, most) = calibration.texts, calibration.chain
-    needed = any(known()[name].needs_texts for name in criteria)
-    graded = all("accept" in known()[name].options for name in criteria)
+    reading = [name for name in criteria if known()[name].needs_texts]
+    written = any("accept" not in known()[name].options for name in reading)
     lines: list[Line] = []
-    if needed and calibration.written and not graded:
+    if calibration.written and (written or (repair is not None and repair.reads)):
         own = (calibration.written / texts, calibration.most / texts)
         lines.append(Line.decoded("calibration", texts, *own, prompt, shape, machine))
     tokens = max(1.0, calibration.tokens)
     cost = cost_of_criteria(criteria, shape.n_blocks, removals, tokens, texts, options)
     flops = flops_of(cost, shape, tokens, texts)
-    lines.append(Line.computed("scoring", flops, machine, tokens=tokens * cost.passes))
+    if criteria:
+        lines.append(Line.computed("scoring", flops, machine, tokens=tokens * cost.passes))
     if cost.generations:
         n = round(cost.generations * texts)
         lines.append(Line.decoded("candidates' chains", n, mean, most, prompt, shape, machine))
+    if repair is not None:
+        mended = repair.cost(shape.n_blocks, texts)
+        flops = flops_of(mended, shape, tokens, texts)
+        lines.append(Line.computed("repair", flops, machine, tokens=tokens * mended.passes))
     return lines
 
 
@@ -171,18 +204,26 @@ def estimate_scoring(
     *,
     removals: int | None = None,
     options: Mapping[str, Any] | None = None,
+    repair: PlannedRepair | None = None,
 ) -> Estimate:
     """The cost of scoring the blocks by these criteria.
 
-    removals: how many a criterion that goes step by step follows (None: its own number).
+    removals: how many a criterion that goes step by step follows (None: its own number). repair:
+    what is to be repaired on the same calibration, if anything is.
     """
     tokens = max(1.0, calibration.tokens)
-    lines = scoring_lines(shape, criteria, calibration, machine, removals=removals, options=options)
-    (passed,) = (line.tokens for line in lines if line.stage == "scoring")
+    lines = scoring_lines(
+        shape, criteria, calibration, machine, removals=removals, options=options, repair=repair
+    )
+    passed = sum(line.tokens for line in lines if not line.chains)
+    what = f"scoring the blocks of {shape.name} by {', '.join(dict.fromkeys(criteria))}"
+    if repair is not None:
+        what = f"{what}, and repairing" if criteria else f"repairing {shape.name}"
+        what = f"{what} by {repair.name}"
     width = shape.cost.head / shape.vocab
     kept = (shape.n_blocks + 1) * min(tokens, STREAM_TOKENS) * width * machine.number_bytes
     return Estimate(
-        what=f"scoring the blocks of {shape.name} by {', '.join(dict.fromkeys(criteria))}",
+        what=what,
         lines=tuple(lines),
         memory=shape.weights * machine.number_bytes + kept + WORKSPACE,
         disk=0.0,

@@ -26,6 +26,7 @@ import pruning.criteria
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
+from pruning.cost import checked_cost
 from pruning.criteria import Cost, ScoringJob, criteria, criteria_table, criterion, score
 from pruning.criteria.block_influence import block_influence, influence
 from pruning.criteria.taylor import taylor
@@ -484,9 +485,8 @@ def test_a_cost_that_is_no_number_or_asks_for_no_option_is_refused() -> None:
     def function(model: ReasoningModel, calibration: Any, *, width: int = 2) -> Any: ...
     def wide(job: ScoringJob, *, widht: int) -> Cost: ...
 
-    words: Any = "1 forward"
-    with pytest.raises(UserError, match=r"expected numbers such as Cost\(forwards=1\)"):
-        criterion("stated", paper="none", cost=words)(function)
+    with pytest.raises(UserError, match=r"planted: cost='1 forward'; expected numbers such as"):
+        checked_cost("planted", "1 forward", function)
     with pytest.raises(UserError, match="asks for widht, which is no option"):
         criterion("stated", paper="none", cost=wide)(function)
     assert "stated" not in criteria()

@@ -23,12 +23,15 @@ from pruning.cost import (
 )
 from pruning.criteria import criteria, score
 from pruning.criteria.prefix import judge_sets
+from pruning.plan import LayerPlan
+from pruning.repairs import mend
 from scaling.costs.decode_speed import Pace, pace_of
 from scaling.costs.machines import machine
 from scaling.costs.measured_machine import this_machine
 from scaling.costs.model_shape import ModelShape
 from scaling.costs.scoring_costs import (
     CalibrationSize,
+    PlannedRepair,
     cost_of_criteria,
     estimate_scoring,
     flops_of,
@@ -235,3 +238,21 @@ def test_the_time_of_a_search_on_the_reasoner_is_within_half_again() -> None:
     began = time.monotonic()
     score("sleb", reasoner, calibration, remove=6)
     assert within(found.seconds, time.monotonic() - began)
+
+
+@pytest.mark.parametrize(
+    ("name", "removed"),
+    [("replaceme", (2, 4)), ("prune-comp", (2, 3)), ("procrustes", (2,)), ("linearpatch", (3,))],
+)
+def test_flops_of_a_repair_are_counted_as_it_spends_them(
+    name: str, removed: tuple[int, ...], model: ReasoningModel, chains: list[Chain]
+) -> None:
+    calibration = Sized.of(model, chains, "all")
+    plan = LayerPlan.without(model, *removed)
+    _, real = counted(lambda: mend(name, model, plan, calibration))
+    cuts = sum(l - 1 not in removed for l in removed)
+    planned = PlannedRepair(name, len(removed), cuts, True, {})
+    tokens = sum(map(len, calibration.sequences))
+    cost = planned.cost(BLOCKS, len(chains))
+    found = flops_of(cost, ModelShape.of(model.hf.config), tokens, len(chains))
+    assert within(found, real, 2.0), found / real
