@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, cast
 
 from interp.errors import UserError
 
@@ -148,7 +148,7 @@ def checked_cost(what: str, stated: Any, function: Callable[..., Any]) -> Stated
         raise UserError(
             f"{what}: its cost asks for {', '.join(missing)}, which is no option of it."
         )
-    return stated
+    return cast("Stated", stated)
 
 
 def default_removals(n_blocks: int, most: int) -> int:
