@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
@@ -122,6 +123,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     names = panels.benchmarks_in(found, study)
     return panels.figure_of_panels(names, lambda name, ax: plot(found, name, ax))
 
+
+register_analysis(
+    "accuracy_vs_removed",
+    order=10,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

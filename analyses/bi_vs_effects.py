@@ -18,6 +18,7 @@ import numpy as np
 
 from analyses.block_effects import effects
 from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 
@@ -324,6 +325,15 @@ def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.legend(fontsize=7.5, loc="upper center", ncols=4, columnspacing=1.2, handletextpad=0.3)
     return ax
 
+
+register_analysis(
+    "bi_vs_effects",
+    order=80,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
@@ -131,6 +132,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         height=1.1 + 0.19 * len(study.variants),
     )
 
+
+register_analysis(
+    "endings",
+    order=20,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

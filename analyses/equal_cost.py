@@ -14,6 +14,7 @@ import numpy as np
 
 from analyses import sequential_scaling
 from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -155,6 +156,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         height=3.1,
     )
 
+
+register_analysis(
+    "equal_cost",
+    order=50,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

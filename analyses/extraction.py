@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from analyses.endings import generated
 from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -99,6 +100,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         height=1.1 + 0.22 * len(study.variants),
     )
 
+
+register_analysis(
+    "extraction",
+    order=30,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -17,6 +17,7 @@ import numpy as np
 
 from analyses.judge import left_by_judge
 from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -191,6 +192,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         height=1.2 + 0.26 * found["variant"].nunique(),
     )
 
+
+register_analysis(
+    "judged_behaviours",
+    order=320,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    in_store=in_store,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

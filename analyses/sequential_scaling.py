@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 from interp.statistics import holm
@@ -434,6 +435,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         height=3.5,
     )
 
+
+register_analysis(
+    "sequential_scaling",
+    order=40,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from analyses.loop_anatomy import rows_of
 from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -135,6 +136,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         height=1.0 + 0.24 * len(study.variants),
     )
 
+
+register_analysis("step_errors", order=90, title=TITLE, caption=CAPTION, table=table, figure=figure)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

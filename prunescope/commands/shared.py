@@ -51,14 +51,12 @@ def study(config: StudyConfig) -> None:
     Names first, then the model, then the problems: a misspelt name costs no wait, and a misspelt
     model is not found out from a benchmark it was never meant for.
     """
-    from interp.errors import did_you_mean
-    from scaling.benchmarks import benchmarks
+    from scaling.benchmarks import REGISTRY
     from scaling.engines.local import LocalEngine
     from scaling.study.runner import run_study
 
     for name in config.benchmark_names:
-        if name.partition(":")[0] not in benchmarks():
-            raise UserError(did_you_mean(name, benchmarks(), "benchmark"))
+        REGISTRY.get(name.partition(":")[0])
     for name in config.methods:
         check_criterion(name)
     engine = LocalEngine(load(config.model, config.trust_remote_code))
@@ -75,7 +73,7 @@ def report(folder: Path, out: Path | None = None, trust_remote_code: bool = Fals
     from analyses.plumbing import catalogue
     from analyses.report.page import write_report
 
-    with tqdm(total=len(catalogue.NAMES), leave=False, disable=not sys.stderr.isatty(),
+    with tqdm(total=len(catalogue.analyses()), leave=False, disable=not sys.stderr.isatty(),
               bar_format="{desc:<40} {n}/{total}") as bar:  # fmt: skip
 
         def step(title: str) -> None:
@@ -110,11 +108,9 @@ def settings_of(given: tuple[str, ...], known: tuple[str, ...], what: str) -> di
 
 def check_criterion(name: str) -> None:
     """An unknown criterion, before a model is loaded."""
-    from interp.errors import did_you_mean
-    from pruning.criteria import criteria
+    from pruning.criteria import REGISTRY
 
-    if name not in criteria():
-        raise UserError(did_you_mean(name, criteria(), "criterion"))
+    REGISTRY.get(name)
 
 
 def own_chains(model: Any, benchmarks: tuple[str, ...], data: dict[str, str], seed: int) -> Any:
@@ -132,11 +128,9 @@ def own_chains(model: Any, benchmarks: tuple[str, ...], data: dict[str, str], se
 
 def check_repair(name: str) -> None:
     """An unknown repair, before a model is loaded."""
-    from interp.errors import did_you_mean
-    from pruning.repairs import repairs
+    from pruning.repairs import REGISTRY
 
-    if name not in repairs():
-        raise UserError(did_you_mean(name, repairs(), "repair"))
+    REGISTRY.get(name)
 
 
 Texts = list[str] | Path | None

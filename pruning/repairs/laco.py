@@ -32,6 +32,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, batches
 from interp.replay.chunked_forward import forward
 from pruning.calibration import Calibration, Part
+from pruning.cost import FORWARD, Cost, RepairJob
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, repair
 from pruning.repairs.machinery.cuts import cuts
@@ -85,10 +86,16 @@ class Merged:
         )
 
 
+def _cost(job: RepairJob, *, lowest: int, merge: int) -> Cost:
+    """Two forwards for each merge tried, one at every position at most; and the final cosine."""
+    tried = max(1, job.n_blocks - merge - lowest + 1)
+    return FORWARD * (2 * tried + 2)
+
+
 @repair(
     "laco",
     paper="LaCo, arXiv 2402.11187",
-    cost="2 forwards a candidate merge, about L of them",
+    cost=_cost,
     needs_texts=False,
     needs_plan=False,
 )

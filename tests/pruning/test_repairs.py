@@ -19,6 +19,7 @@ import pruning.repairs
 from interp.errors import NonFiniteError, PruneScopeError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
+from pruning.cost import Cost
 from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import Map, Repaired, live, mend, repair, repairs, save_repaired
@@ -27,6 +28,7 @@ from pruning.repairs.machinery.hadamard import hadamard
 from pruning.repairs.machinery.repair_saving import plain
 from pruning.surgery import prune
 from tests.models import tiny, untyped
+from tests.registries import forget
 from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 NAMES = ["laco", "linearpatch", "llm-streamline", "procrustes", "prune-comp", "replaceme"]
@@ -335,9 +337,10 @@ def new_file() -> Iterator[Path]:
     folder = Path(pruning.repairs.__file__).parent
     path = folder / "planted_for_a_test.py"
     path.write_text(
+        "from pruning.cost import Cost\n"
         "from pruning.repairs import Repaired, repair\n"
         "from pruning.surgery import prune\n"
-        "@repair('planted', paper='none', cost='nothing', needs_texts=False)\n"
+        "@repair('planted', paper='none', cost=Cost(), needs_texts=False)\n"
         "def planted(model, plan, texts=None, *, gain=1.0):\n"
         "    return Repaired(prune(model, plan), plan, {'cuts': [], 'gain': gain})\n"
     )
@@ -345,7 +348,7 @@ def new_file() -> Iterator[Path]:
         yield path
     finally:
         path.unlink()
-        pruning.repairs._REGISTRY.pop("planted", None)
+        forget(pruning.repairs.REGISTRY, "planted")
         sys.modules.pop("pruning.repairs.planted_for_a_test", None)
         for cached in (folder / "__pycache__").glob("planted_for_a_test*"):
             cached.unlink()
@@ -362,7 +365,7 @@ def test_a_new_repair_is_one_new_file(new_file: Path) -> None:
 def test_the_registry_says_what_each_repair_is() -> None:
     found = repairs()
     assert list(found) == NAMES
-    assert all(r.paper and r.cost for r in found.values())
+    assert all(r.paper and r.stated is not None for r in found.values())
     assert [name for name, r in found.items() if not r.needs_texts] == ["laco"]
     assert [name for name, r in found.items() if not r.needs_plan] == ["laco"]
     assert found["prune-comp"].options == ("average", "part", "batch_tokens")
@@ -389,5 +392,5 @@ def test_bad_requests_are_refused() -> None:
         mend("replaceme", model, plan, [np.asarray([7])])
     with pytest.raises(ValueError, match="already"):
 
-        @repair("replaceme", paper="none", cost="none")
+        @repair("replaceme", paper="none", cost=Cost())
         def other(model: ReasoningModel, plan: LayerPlan, texts: Any) -> Repaired: ...
