@@ -303,7 +303,5 @@ def said_of(column: str) -> str:
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(on_chains)
-    main(__file__)
+    main(__file__, first=on_chains)

@@ -264,7 +264,5 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(escapes)
-    main(__file__)
+    main(__file__, first=escapes)

@@ -186,7 +186,5 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(read_again)
-    main(__file__)
+    main(__file__, first=read_again)

@@ -57,6 +57,7 @@ __all__ = [
     "measure_effects",
     "probes",
     "prune",
+    "prune_checkpoint",
     "pruning",
     "published_plans",
     "recover",
@@ -110,6 +111,7 @@ from scaling.benchmarks import load_benchmark as load_benchmark
 from interp.diagnosis.events import mark as mark
 from interp.effects import measure_effects as measure_effects
 from pruning.surgery import prune as prune
+from pruning.prune_checkpoint import prune_checkpoint as prune_checkpoint
 from pruning.plans import published_plans as published_plans
 from recovery.run import recover as recover
 from scaling.study.runner import run_study as run_study
@@ -208,6 +210,7 @@ from scaling.benchmarks import Benchmark as _Benchmark
 from interp.effects import BlockScores as _BlockScores
 from interp.chains.chain import Budget as _Budget
 from pruning.calibration import Calibration as _Calibration
+from scaling.study.calibration_source import CalibrationSource as _CalibrationSource
 from interp.chains.chain import Chain as _Chain
 from interp.chains.chain import Chains as _Chains
 from pruning.compare import Comparison as _Comparison
@@ -229,6 +232,7 @@ from interp.interventions.interventions import Patch as _Patch
 from interp.heads import Patterns as _Patterns
 from interp.probes import Probes as _Probes
 from scaling.benchmarks import Problem as _Problem
+from scaling.study.model_pruning import PruneConfig as _PruneConfig
 from interp.errors import PruneScopeError as _PruneScopeError
 from interp.activations.store import RawCapture as _RawCapture
 from interp.activations.store import RawStreams as _RawStreams
@@ -262,6 +266,7 @@ from pruning.criteria.block_influence import block_influence as _block_influence
 from interp.influence_profile import by_event as _by_event
 from interp.influence_profile import by_step as _by_step
 from scaling.engines.budget_check import check_budget as _check_budget
+from scaling.study.model_scoring import choose_plan as _choose_plan
 from interp.statistics import clopper_pearson as _clopper_pearson
 from pruning.compare import compare as _compare
 from pruning.compare import compare_criteria as _compare_criteria
@@ -275,6 +280,7 @@ from interp.replay.divergence import damage_and_drift as _damage_and_drift
 from interp.decoding.generate import decode as _decode
 from interp.interventions.interventions import dense as _dense
 from interp.diagnosis import diagnose as _diagnose
+from interp.diagnosis.text_table import diagnose_texts as _diagnose_texts
 from interp.replay.divergence import divergence as _divergence
 from interp.replay.divergence import divergence_table as _divergence_table
 from interp.diagnosis import diversity as _diversity
@@ -293,6 +299,7 @@ from interp.counterfactuals.forks import handover as _handover
 from interp.statistics import holm as _holm
 from pruning.calibration import hub_texts as _hub_texts
 from interp.statistics import jeffreys as _jeffreys
+from scaling.judging import judge_at as _judge_at
 from scaling.judging import judge_study as _judge_study
 from interp.lens import lens as _lens
 from scaling.benchmarks import load_benchmark as _load_benchmark
@@ -313,7 +320,9 @@ from interp.statistics import pass_at_k as _pass_at_k
 from interp.probes import probe as _probe
 from interp.probes import probe_ahead as _probe_ahead
 from pruning.surgery import prune as _prune
+from pruning.prune_checkpoint import prune_checkpoint as _prune_checkpoint
 from pruning.folder import prune_folder as _prune_folder
+from scaling.study.model_pruning import prune_model as _prune_model
 from pruning.plans import published_plans as _published_plans
 from pruning.calibration import read_texts as _read_texts
 from interp.influence_profile import recorded as _recorded
@@ -324,14 +333,18 @@ from pruning.repairs import repairs as _repairs
 from interp.replay.teacher_forced import replay as _replay
 from interp.replay.teacher_forced import replay_chains as _replay_chains
 from interp.diagnosis import restatement as _restatement
+from scaling.study.places import run_on_cluster as _run_on_cluster
+from scaling.study.places import run_on_server as _run_on_server
 from scaling.study.runner import run_study as _run_study
 from pruning.surgery import save as _save
 from pruning.repairs import save_repaired as _save_repaired
 from scaling.curves.fits import scaling_fits as _scaling_fits
 from pruning.criteria import score as _score
+from scaling.study.model_scoring import score_model as _score_model
 from interp.statistics import sign_flip as _sign_flip
 from pruning.weights import sparsify as _sparsify
 from interp.statistics import spearman_interval as _spearman_interval
+from scaling.study.calibration_source import study_chains as _study_chains
 from interp.effects import tie as _tie
 from interp.counterfactuals.window_maps import time_map as _time_map
 from interp.counterfactuals.window_maps import usual_windows as _usual_windows
@@ -383,6 +396,7 @@ class diagnosis:
 
     compare_openers = staticmethod(_compare_openers)
     diagnose = staticmethod(_diagnose)
+    diagnose_texts = staticmethod(_diagnose_texts)
     diversity = staticmethod(_diversity)
     diversity_beside = staticmethod(_diversity_beside)
     escape_mass = staticmethod(_escape_mass)
@@ -450,6 +464,7 @@ class judging:
 
     Judge = _Judge
     JudgedStudy = _JudgedStudy
+    judge_at = staticmethod(_judge_at)
     judge_study = staticmethod(_judge_study)
 
 class _lens_namespace:
@@ -478,13 +493,16 @@ class pruning:
     """Score blocks, compare criteria, remove blocks, repair and sparsify."""
 
     Calibration = _Calibration
+    CalibrationSource = _CalibrationSource
     Comparison = _Comparison
     LayerPlan = _LayerPlan
+    PruneConfig = _PruneConfig
     Scores = _Scores
     SublayerPlan = _SublayerPlan
     SublayerScores = _SublayerScores
     against_chance = staticmethod(_against_chance)
     block_influence = staticmethod(_block_influence)
+    choose_plan = staticmethod(_choose_plan)
     compare = staticmethod(_compare)
     compare_criteria = staticmethod(_compare_criteria)
     criteria = staticmethod(_criteria)
@@ -496,14 +514,18 @@ class pruning:
     mend = staticmethod(_mend)
     noise_at_kl = staticmethod(_noise_at_kl)
     prune = staticmethod(_prune)
+    prune_checkpoint = staticmethod(_prune_checkpoint)
     prune_folder = staticmethod(_prune_folder)
+    prune_model = staticmethod(_prune_model)
     published_plans = staticmethod(_published_plans)
     read_texts = staticmethod(_read_texts)
     repairs = staticmethod(_repairs)
     save = staticmethod(_save)
     save_repaired = staticmethod(_save_repaired)
     score = staticmethod(_score)
+    score_model = staticmethod(_score_model)
     sparsify = staticmethod(_sparsify)
+    study_chains = staticmethod(_study_chains)
 
 class recovery:
     """Mend a pruned model by training it."""
@@ -540,6 +562,8 @@ class scaling:
     equal_cost = staticmethod(_equal_cost)
     grade = staticmethod(_grade)
     load_benchmark = staticmethod(_load_benchmark)
+    run_on_cluster = staticmethod(_run_on_cluster)
+    run_on_server = staticmethod(_run_on_server)
     run_study = staticmethod(_run_study)
     scaling_fits = staticmethod(_scaling_fits)
 

@@ -58,6 +58,7 @@ TOP: Homes = {
     "pruning.criteria.block_influence": "block_influence",
     "pruning.plan": "LayerPlan",
     "pruning.plans": "published_plans",
+    "pruning.prune_checkpoint": "prune_checkpoint",
     "pruning.surgery": "prune",
     "recovery.run": "recover",
     "scaling.benchmarks": "Benchmark Problem benchmarks load_benchmark",
@@ -108,6 +109,7 @@ NAMESPACES: Mapping[str, Names] = {
                 "find_loop loop_dynamics opener_mass reflection_benefit reflections restatement"
             ),
             "interp.diagnosis.events": "mark",
+            "interp.diagnosis.text_table": "diagnose_texts",
         },
     ),
     "effects": Names(
@@ -141,7 +143,7 @@ NAMESPACES: Mapping[str, Names] = {
     ),
     "judging": Names(
         "A second opinion on answers, from a language model.",
-        {"scaling.judging": "Judge JudgedStudy judge_study"},
+        {"scaling.judging": "Judge JudgedStudy judge_at judge_study"},
     ),
     "lens": Names(
         "The logit lens, and direct logit attribution.",
@@ -163,11 +165,15 @@ NAMESPACES: Mapping[str, Names] = {
             "pruning.folder": "prune_folder",
             "pruning.plan": "LayerPlan",
             "pruning.plans": "published_plans",
+            "pruning.prune_checkpoint": "prune_checkpoint",
             "pruning.repairs": "mend repairs save_repaired",
             "pruning.scores": "Scores",
             "pruning.sublayers": "SublayerPlan SublayerScores",
             "pruning.surgery": "prune save",
             "pruning.weights": "match_latency matched_sparsity sparsify",
+            "scaling.study.calibration_source": "CalibrationSource study_chains",
+            "scaling.study.model_pruning": "PruneConfig prune_model",
+            "scaling.study.model_scoring": "choose_plan score_model",
         },
     ),
     "recovery": Names(
@@ -200,6 +206,7 @@ NAMESPACES: Mapping[str, Names] = {
             "scaling.grading": "grade",
             "scaling.store.study_store": "Store",
             "scaling.study.config": "StudyConfig",
+            "scaling.study.places": "run_on_cluster run_on_server",
             "scaling.study.runner": "StudyResult run_study",
         },
     ),

@@ -3,15 +3,11 @@
 A few analyses read finished chains once more: the chance of leaving a loop, the probability of
 opening a reflection, Block Influence along chains. They take the stored token ids (nothing is
 decoded), and what they find is kept in the study (`analyses.plumbing.derived`). The report shows it
-where it is kept; the analysis's own command computes it first (`first`).
+where it is kept; the analysis's own command computes it first (`analyses.plumbing.command`).
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,29 +21,6 @@ if TYPE_CHECKING:
 
     from analyses.plumbing.workbench import Workbench
     from interp.interventions.interventions import VariantLike
-
-
-def first(compute: Callable[[StudyData], Any], arguments: list[str] | None = None) -> None:
-    """Computes what is kept in the study that the command line names, before its table is made.
-
-    Mistakes on the command line, or a folder without a study, are left for the command itself; it
-    goes on where nothing could be computed (the model is gone), which is said.
-    """
-    from interp.errors import UserError
-
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("--study", type=Path)
-    try:
-        given, _ = parser.parse_known_args(arguments)
-        study = None if given.study is None else StudyData.read(given.study)
-    except (UserError, argparse.ArgumentError):
-        return
-    if study is None:
-        return
-    try:
-        compute(study)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
 
 
 def chain_rows(study: StudyData, purpose: str = "accuracy") -> pd.DataFrame:

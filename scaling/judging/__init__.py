@@ -6,7 +6,7 @@ grader, `judge_study` does it for a study's rows. The words a judge is told are 
 """
 
 from scaling.judging.judge_agreement import JudgeAgreement, agreement, kappa_interval
-from scaling.judging.judge_study import JudgedStudy, judge_study
+from scaling.judging.judge_study import JudgedStudy, judge_at, judge_study
 from scaling.judging.llm_judge import BehaviourCount, Item, Judge, Judgement
 from scaling.judging.verdict_cache import JudgeCache
 
@@ -19,6 +19,7 @@ __all__ = [
     "JudgedStudy",
     "Judgement",
     "agreement",
+    "judge_at",
     "judge_study",
     "kappa_interval",
 ]
