@@ -60,4 +60,5 @@ class CallableNamespace(Namespace):
         return getattr(self, self._call)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the function that the namespace is named like."""
         return self.__wrapped__(*args, **kwargs)

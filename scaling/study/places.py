@@ -1,5 +1,7 @@
-"""Where a study runs: on a Ray cluster, or on a model that a server has. What can be wrong is
-found before anything starts. `scaling.study.runner.run_study` runs it here."""
+"""Where a study runs: on a Ray cluster, or on a model that a server has.
+
+What can be wrong is found before anything starts. `scaling.study.runner.run_study` runs it here.
+"""
 
 from __future__ import annotations
 

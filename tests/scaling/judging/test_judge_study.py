@@ -299,3 +299,11 @@ def test_chains_that_do_not_fit_are_said(folder: Path, server: FakeEndpoint) -> 
     (chain,) = engine.decode([Request("p", prompt, budgets=(Budget(50, 4),))], sampling=Sampling())
     assert chain.finish in ("positions", "stop")
     assert len(chain.prompt_ids) + chain.n_tokens <= 24
+
+
+def test_a_folder_without_a_study_is_said_before_the_judge_is_asked(tmp_path: Path) -> None:
+    from scaling.judging import judge_at
+
+    with pytest.raises(UserError, match="There is no study"):
+        judge_at(tmp_path, "http://127.0.0.1:1", "judge")
+    assert not list(tmp_path.iterdir())
