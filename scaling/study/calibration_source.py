@@ -72,11 +72,14 @@ class CalibrationSource:
             return Calibration.of(model, self._questions(model), "prompt")
         return Calibration.of(model, self._own_chains(model), self.part)
 
-    def graded_problems(self, model: ReasoningModel) -> GradedProblems:
+    def graded_problems(
+        self, model: ReasoningModel, criterion: str = "the criterion"
+    ) -> GradedProblems:
         """Spare problems with gold answers, for a criterion that grades answers.
 
         Args:
             model: the model that answers them.
+            criterion: what grades, for error messages.
 
         Returns:
             The problems of every benchmark whose answers are generated.
@@ -89,15 +92,13 @@ class CalibrationSource:
 
         if self.texts is not None:
             raise UserError(
-                "A criterion that grades answers needs gold ones, and texts have none: leave "
-                "--texts out, and name --benchmarks (a file of yours with --data)."
+                f"{criterion} grades answers, and texts have no gold ones: leave --texts out, "
+                "and name --benchmarks (a file of yours with --data)."
             )
         config = self._config(model)
         asked = [pair for pair in self._spare(config) if pair[0].scoring == "generate"]
         if not asked:
-            raise UserError(
-                "A criterion that grades answers needs a benchmark whose answers are generated."
-            )
+            raise UserError(f"{criterion} needs a benchmark whose answers are generated.")
         loads = [config.workload(bench.name) for bench, _ in asked]
         prompts = [
             model.prompt_ids(bench.prompt(problem), thinking=bench.thinking)

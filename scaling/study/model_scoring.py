@@ -84,7 +84,7 @@ def score_model(
         options["remove"] = remove
     given: Any = None
     if "accept" in chosen.options:
-        problems = source.graded_problems(model)
+        problems = source.graded_problems(model, repr(method))
         given, options["accept"], options["budget"] = (
             problems.prompts,
             problems.accept,

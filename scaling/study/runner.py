@@ -68,9 +68,9 @@ def run_study(
     on_event: told of stages, progress and the time left (scaling.study.study_progress.Event).
     engine: another backend than the local one, or a model already loaded (LocalEngine(model)).
     """
+    check_names(config)
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
-    check_names(config)
     engine = engine or _local_engine(config)
     problems, spare = gather(config)
     check_methods(config, engine)
