@@ -180,6 +180,8 @@ def read_texts(
         field: the field of each JSON object that holds the text. Default: the first of "text",
             "question", "problem", "prompt", "content" that holds a string.
         paragraphs: in a plain file, blank lines separate the texts, and line breaks are kept.
+        fields: fields to look for, in this order, where `field` is not given.
+        blank: keep records whose text is blank.
 
     Returns:
         The texts; blank ones are left out.

@@ -46,9 +46,9 @@ def block_influence(
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; a criterion is called with texts, and the registry makes
+            the calibration of them.
         sinks: whether attention-sink tokens count.
-        part: which tokens of the texts count. Default: all.
         max_tokens: cut every text to this many first tokens. Default: keep all.
         positions: "all" positions, or only the "last" one of each text.
         padding: "none" counts, or padding on the "right" or "left" counts like text.
