@@ -10,7 +10,7 @@ queries save memory, not FLOPs). A multiply and an add are two. What is no matri
 rotary positions, softmax, activations, the look-up of an embedding) is left out, as
 `torch.utils.flop_counter` leaves it out; under one percent from about a thousand dimensions on.
 
-| part | FLOPs a token |
+| part | FLOPs per token |
 |---|---|
 | queries, output | 2 d H d_h each |
 | keys, values | 2 d H_kv d_h each (grouped queries) |

@@ -54,7 +54,7 @@ class Part:
 
     @property
     def answers(self) -> int:
-        """Answer tokens of a request at most: one answer a budget."""
+        """Answer tokens of a request at most: one answer per budget."""
         return sum(b.answer for b in self.budgets)
 
     @property
@@ -81,7 +81,16 @@ class Part:
 
 
 def parts_of(config: StudyConfig, benchmarks: Sequence[Benchmark], n_blocks: int) -> list[Part]:
-    """The requests of a study, counted by what they cost. No model is needed, and no plan."""
+    """Count the requests of a study, grouped by what they cost. It needs no model and no plan.
+
+    Args:
+        config: the settings of the study.
+        benchmarks: the benchmarks, with their problems.
+        n_blocks: number of blocks of the model.
+
+    Returns:
+        One part per benchmark, kind of variant, number of removed blocks and set of budgets.
+    """
     kinds: dict[str, tuple[str, str]] = {"dense": ("dense", "")}
     removed = {"dense": 0}
     for method in config.methods:
