@@ -47,10 +47,13 @@ EXPERTS = ("qwen3_moe",)
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What one block costs a token.
+    """What one block costs per token.
 
-    attention, mlp: weights of the matrices it passes through (of experts: the active ones, and
-    the router). per_key: FLOPs for each key it meets. window: the most keys, None for all.
+    Attributes:
+        attention: weights of the attention matrices that a token passes through.
+        mlp: weights of the MLP matrices (of experts: the active ones, and the router).
+        per_key: FLOPs per key that a token attends to.
+        window: the largest number of keys; None for all.
     """
 
     attention: int
@@ -66,7 +69,12 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What a model's passes cost; `blocks[l]` is block l of the configuration, `head` is V d."""
+    """What a model's forward passes cost.
+
+    Attributes:
+        blocks: the cost of each block, in the order of the configuration.
+        head: V d, the weights of the head.
+    """
 
     blocks: tuple[BlockCost, ...]
     head: int
@@ -75,7 +83,14 @@ class ModelCost:
     def of(cls, config: Any) -> ModelCost:
         """The cost of the model that a Hugging Face configuration describes (pruned ones too).
 
-        UserError for a kind of model whose matrices are not known here.
+        Args:
+            config: the configuration.
+
+        Returns:
+            The cost.
+
+        Raises:
+            UserError: the matrices of this kind of model are not known here.
         """
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
         kind = getattr(config, "model_type", type(config).__name__)
@@ -95,7 +110,18 @@ class ModelCost:
         return cls(blocks, int(config.vocab_size) * d)
 
     def without(self, removed: int | Collection[int]) -> ModelCost:
-        """The model without these blocks (indices), or with so many fewer where all are alike."""
+        """The cost of the model without some blocks.
+
+        Args:
+            removed: indices of the removed blocks, or their number if all blocks are alike.
+
+        Returns:
+            The cost of the rest.
+
+        Raises:
+            UserError: an index or number is out of range, or a number is given and the blocks
+                differ.
+        """
         n = len(self.blocks)
         if isinstance(removed, int):
             if not 0 <= removed < n:
@@ -119,7 +145,17 @@ class ModelCost:
         return sum(b.weights for b in self.blocks) + self.head
 
     def token(self, keys: int) -> int:
-        """FLOPs of a decoded token that meets `keys` keys, itself included."""
+        """FLOPs of one decoded token.
+
+        Args:
+            keys: number of keys that it attends to, itself included.
+
+        Returns:
+            The number of FLOPs.
+
+        Raises:
+            UserError: `keys` is below 1.
+        """
         if keys < 1:
             raise UserError(f"keys={keys}: a token meets at least itself; expected 1 or more.")
         return self._passes(np.array(keys), np.array(keys - 1)).item() + 2 * self.head

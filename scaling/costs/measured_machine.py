@@ -19,7 +19,14 @@ TEXT_TOKENS, CHAIN_TOKENS, ROWS = 256, 24, 16
 
 
 def this_machine(model: ReasoningModel) -> Machine:
-    """What this machine does with `model`, by a trial of a few seconds."""
+    """Measure this machine with `model`, by a trial of a few seconds.
+
+    Args:
+        model: the model that will run.
+
+    Returns:
+        The machine, with its measured speeds.
+    """
     import torch
 
     began = time.monotonic()
