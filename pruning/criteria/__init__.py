@@ -8,14 +8,9 @@ A criterion is a function of a model, a calibration and options, in a file of th
 
 Adding the file is enough. The registered function takes `(model, texts, *, part, seed, ...)` and
 returns `Scores`: this module makes the calibration, and labels the result with criterion, model
-and calibration.
-
-| kind | the n blocks to remove |
-|---|---|
-| one-shot | the n lowest scores |
-| contiguous | the best run of n neighbours |
-| greedy | found one by one, everything scored again after each |
-| search | the best set of n that a search over sets came across |
+and calibration. The n blocks to remove are the n lowest scores (kind "one-shot"), the best run of
+n neighbours ("contiguous"), those found one by one with new scores after each removal ("greedy"),
+or the best set of n that a search over sets found ("search").
 """
 
 from __future__ import annotations

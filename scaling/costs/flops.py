@@ -1,32 +1,17 @@
 """FLOPs of decoding, from a configuration alone: no weights, no run.
 
-A token that meets t keys (itself included) costs, in a model of L blocks,
+A token that attends to t keys (itself included) costs, in a model of L blocks,
 
     2 N + 2 V d + 4 L H d_h t
 
 N: weights of the blocks' matrices that the token passes through; V d: the head, tied or not; H
 query heads of width d_h, each with a product over the keys and one over the values (grouped
-queries save memory, not FLOPs). A multiply and an add are two. What is no matrix product (norms,
-rotary positions, softmax, activations, the look-up of an embedding) is left out, as
-`torch.utils.flop_counter` leaves it out; under one percent from about a thousand dimensions on.
-
-| part | FLOPs per token |
-|---|---|
-| queries, output | 2 d H d_h each |
-| keys, values | 2 d H_kv d_h each (grouped queries) |
-| gated MLP | 6 d f |
-| mixture of experts | 2 d E for the router, 6 d f for each expert that is active |
-| scores and values | 4 H d_h min(t, window) |
-| head | 2 V d |
+queries save memory, not FLOPs). A multiply and an add count as two. Only matrix products count,
+as in `torch.utils.flop_counter`; docs/internals.md has the parts of a block and what is left out.
 
 A chain of n tokens after P prompt tokens takes P + n - 1 passes through the blocks (its last token
-is chosen, never read) and n through the head; the prompt is counted causally, each of its tokens
-with the keys up to itself. A dense kernel that computes the masked half of the prompt's scores too
-does more than that. Removing k of L blocks leaves the head as it is: with a large vocabulary a
-model with a quarter fewer blocks costs more than three quarters.
-
-Caveats: FLOPs are not seconds. Decoding one chain waits for weights to be read, not for products;
-`ModelCost.weights_read` is the better guide there.
+is sampled, never read) and n through the head. FLOPs are not seconds: decoding one chain waits for
+weights to be read, not for products. `ModelCost.weights_read` is the better guide there.
 """
 
 from __future__ import annotations

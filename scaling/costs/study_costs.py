@@ -1,24 +1,14 @@
 """What a study will cost, before it runs: tokens, FLOPs, hours, memory, disk.
 
-The work is counted exactly, from the same cells that the study is cut into: how many requests, with
-which budgets, of which kind of variant. The length of chains and the speed of decoding are
-not known; they come from one of two sources:
-
-| | a named machine (scaling/costs/machines.py) | a trial here (scaling/costs/trial.py) |
-|---|---|---|
-| needs | the configuration | the weights |
-| thinking | half of what the budget allows | as a small study of the same shape had it |
-| a pass over n rows | a + b n, from the machine's peaks | a + b n, measured |
-| scoring the blocks | FLOPs of the criteria's passes | one pass measured, times the passes |
-
-Of a named machine, a is the time to read the weights once and b the larger of a row's FLOPs and its
-keys and values, at the peaks times an efficiency.
+The work is counted exactly, from the same cells that the study is cut into: the number of
+requests, their budgets and kinds of variant. The length of chains and the speed of decoding are
+not known. They come from the peaks of a named machine (scaling/costs/machines.py), with chains
+that take half of what the budget allows, or from a trial here (scaling/costs/trial.py);
+docs/internals.md compares the two.
 
 Both give what is expected and what it is at most (every chain as long as its budget allows).
-FLOPs: scaling/costs/flops.py. Blocks skipped by a variant are counted as computed: variants share
-passes.
-
-Not counted: loading the model, and writing the report.
+FLOPs: scaling/costs/flops.py. Blocks that a variant skips are counted as computed: variants share
+passes. Loading the model and writing the report are not counted.
 """
 
 from __future__ import annotations

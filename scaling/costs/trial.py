@@ -1,21 +1,16 @@
-"""A trial: a small study of the same shape, run in a folder that is thrown away, and measured.
+"""A trial: a small study of the same shape, run in a temporary folder and measured.
 
-It has the study's benchmarks, budgets, samples and single blocks, on a few problems each; removals
-are drawn at random, since which blocks a criterion will choose is not known before it has scored.
-What is read from it:
+It has the study's benchmarks, budgets, samples and single blocks, on a few problems each. Removals
+are drawn at random, because no criterion has chosen blocks yet. It measures:
 
-| measure | how |
-|---|---|
-| share | tokens decoded over tokens allowed, by benchmark, kind of variant and budgets |
-| pace | a pass over n rows takes a + b n seconds, see below |
-| likelihood | seconds per problem and variant |
-| one pass | Block Influence on the calibration chains, for the criteria that need more passes |
-
-One chain decoded alone gives a + b, and all the trial's decoding a P + b T: T tokens in P passes,
-with P by list scheduling of the requests on the rows.
+- share: tokens decoded over tokens allowed, by benchmark, kind of variant and budgets.
+- pace: a pass over n rows takes a + b n seconds. One chain decoded alone gives a + b, and all the
+  decoding of the trial a P + b T: T tokens in P passes, with P by list scheduling of the requests.
+- likelihood: seconds per problem and variant.
+- one pass: Block Influence on the calibration chains, for the criteria that need more passes.
 
 Grading, diagnosis and the store are in b, as they are in the study. Random removals harm more than
-chosen ones and loop more, so tokens come out rather too many.
+chosen ones and loop more, so the estimate of tokens is rather too high.
 """
 
 from __future__ import annotations
