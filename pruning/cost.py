@@ -1,10 +1,10 @@
 """What a criterion or a repair costs, as numbers in units of its calibration set.
 
-A one-shot criterion states a `Cost`. One that searches or goes step by step states a function of a
-`ScoringJob` and of its own options, in its own file. Two things that several share are counted
+A one-shot criterion states a `Cost`. A greedy criterion or a search states a function of a
+`ScoringJob` and of its own options, in its own file. Two costs that several share are counted
 here: sweeps of single blocks (`interp.replay.block_sweep`), and sets of removed blocks judged in
-the order of their first differing block (`pruning.criteria.prefix.judge_sets`), where what
-neighbours in that order have in common is computed once.
+the order of their first differing block (`pruning.criteria.prefix.judge_sets`), where the
+prefix that neighbours in that order have in common is computed once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from interp.errors import UserError
 class Cost:
     """What is computed for every text of a calibration set.
 
-    Args:
+    Attributes:
         forwards: passes of the text through all L blocks of the model; k blocks count k / L.
         backwards: backward passes; each costs about two forwards.
         readouts: times that every token goes through the final norm and the head.
@@ -38,16 +38,16 @@ class Cost:
 
     @property
     def passes(self) -> float:
-        """Forward passes, a backward one counted as two."""
+        """Forward passes; a backward pass counts as two."""
         return self.forwards + 2 * self.backwards
 
     def __add__(self, other: Cost) -> Cost:
-        """Both, one after the other; `steps` is the longer of the two."""
+        """The sum of both; `steps` is the larger of the two."""
         sums = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
         return Cost(**{**sums, "steps": max(self.steps, other.steps)})
 
     def __mul__(self, times: float) -> Cost:
-        """So many times as much, in as many steps."""
+        """Every count times `times`; `steps` is unchanged."""
         numbers = {f.name: times * getattr(self, f.name) for f in fields(self)}
         return Cost(**{**numbers, "steps": self.steps})
 
@@ -67,13 +67,13 @@ FORWARD = Cost(forwards=1)  # the residual stream alone, without a readout
 
 @dataclass(frozen=True)
 class ScoringJob:
-    """What is to be scored, as far as a cost depends on it.
+    """What is to be scored, as far as the cost depends on it.
 
-    Args:
-        n_blocks: L.
-        remove: removals that a criterion which goes step by step follows; None for its default.
-        tokens: of the whole calibration set.
-        texts: of the calibration set.
+    Attributes:
+        n_blocks: number of blocks L of the model.
+        remove: removals of a greedy criterion or a search; None for its default.
+        tokens: tokens of the whole calibration set.
+        texts: number of texts of the calibration set.
     """
 
     n_blocks: int
@@ -82,7 +82,14 @@ class ScoringJob:
     texts: int = 8
 
     def steps(self, most: int | None = None) -> int:
-        """Removals that are followed: those asked for, at most `most` (default: L - 1)."""
+        """The number of removals that a greedy criterion or a search computes.
+
+        Args:
+            most: the largest number allowed. Default: L - 1.
+
+        Returns:
+            The number of removals, 1 or more.
+        """
         most = self.n_blocks - 1 if most is None else most
         asked = default_removals(self.n_blocks, most) if self.remove is None else self.remove
         return max(1, min(asked, most))
@@ -90,13 +97,13 @@ class ScoringJob:
 
 @dataclass(frozen=True)
 class RepairJob:
-    """What is to be repaired, as far as a cost depends on it.
+    """What is to be repaired, as far as the cost depends on it.
 
-    Args:
-        n_blocks: L.
-        removed: blocks that the plan removes.
-        cuts: runs of neighbouring blocks that it removes.
-        texts: of the calibration set.
+    Attributes:
+        n_blocks: number of blocks L of the model.
+        removed: number of blocks that the plan removes.
+        cuts: number of runs of neighbouring blocks that it removes.
+        texts: number of texts of the calibration set.
     """
 
     n_blocks: int
@@ -118,10 +125,13 @@ def cost_of(
     """The cost of a job.
 
     Args:
-        stated: what was registered with `function`.
-        function: the criterion or repair; an option that is not given has its default.
+        stated: the cost registered with `function`.
+        function: the criterion or repair; options that are not given have its defaults.
         job: what is to be done.
-        options: those given.
+        options: the options given, by name.
+
+    Returns:
+        The cost per text of the calibration set.
     """
     if isinstance(stated, Cost):
         return stated
@@ -131,10 +141,18 @@ def cost_of(
 
 
 def checked_cost(what: str, stated: Any, function: Callable[..., Any]) -> Stated:
-    """`stated`, if it is a cost and asks for no option that `function` lacks.
+    """Check that a registered cost is one, and names only options that the function has.
+
+    Args:
+        what: the criterion or repair, for the error message ("criterion 'sleb'").
+        stated: the cost to check.
+        function: the criterion or repair.
+
+    Returns:
+        `stated`.
 
     Raises:
-        UserError: it does not, named after `what`.
+        UserError: `stated` is neither a `Cost` nor a function, or names an unknown option.
     """
     if isinstance(stated, Cost):
         return stated
@@ -152,12 +170,28 @@ def checked_cost(what: str, stated: Any, function: Callable[..., Any]) -> Stated
 
 
 def default_removals(n_blocks: int, most: int) -> int:
-    """Removals that a greedy criterion follows by itself: a quarter of the blocks, at least 3."""
+    """The default number of removals: a quarter of the blocks, at least 3.
+
+    Args:
+        n_blocks: number of blocks L of the model.
+        most: the largest number allowed.
+
+    Returns:
+        The number of removals.
+    """
     return min(most, max(3, n_blocks // 4))
 
 
 def sweep_cost(job: ScoringJob, left: int | None = None) -> Cost:
-    """Every one of `left` blocks (default: all) skipped in turn, and the pass they branch off."""
+    """The cost of skipping each block in turn, by a prefix-shared sweep.
+
+    Args:
+        job: the model and calibration set.
+        left: number of blocks left in the model. Default: all.
+
+    Returns:
+        The cost per text, the pass that the skips branch off included.
+    """
     left = job.n_blocks if left is None else left
     return Cost(forwards=(left * (left - 1) / 2 + left) / job.n_blocks, readouts=left + 1)
 
@@ -166,21 +200,46 @@ def sweep_cost(job: ScoringJob, left: int | None = None) -> Cost:
 
 
 def sets_cost(runs: float, sets: float, n_blocks: int) -> Cost:
-    """Judging `sets` sets of removed blocks in `runs` runs of a block, the dense pass included."""
+    """The cost of judging sets of removed blocks.
+
+    Args:
+        runs: block runs, the dense pass included.
+        sets: number of sets.
+        n_blocks: number of blocks L of the model.
+
+    Returns:
+        The cost per text.
+    """
     return Cost(forwards=runs / n_blocks, readouts=2 * sets)
 
 
 def runs_of_all(n_blocks: int, n: int) -> int:
-    """Runs of a block for judging every set of n of L blocks.
+    """The number of block runs for judging every set of n of L blocks.
 
-    A run is a prefix of a set that ends with a block kept: i - 1 blocks of which j are removed, and
-    then one that is not; so many prefixes can be completed.
+    A run is a prefix of a set that ends with a kept block: i - 1 blocks of which j are removed, and
+    then one that is kept. Prefixes that no set of n completes are not counted.
+
+    Args:
+        n_blocks: number of blocks L of the model.
+        n: removed blocks per set.
+
+    Returns:
+        The number of block runs, the dense pass included.
     """
     return n_blocks + sum(count for _, count, _ in _prefixes(n_blocks, n))
 
 
 def runs_of_drawn(n_blocks: int, n: int, sets: float) -> float:
-    """Expected runs of a block for judging `sets` different sets of n, drawn at random."""
+    """The expected number of block runs for judging different sets drawn at random.
+
+    Args:
+        n_blocks: number of blocks L of the model.
+        n: removed blocks per set.
+        sets: number of different sets.
+
+    Returns:
+        The expected number of block runs, the dense pass included.
+    """
     space = math.comb(n_blocks, n)
     return n_blocks + sum(
         count * (1 - _none(space, completed, min(sets, space)))
@@ -202,7 +261,7 @@ def _none(space: int, wanted: int, drawn: float) -> float:
 
 
 def _prefixes(n_blocks: int, n: int) -> list[tuple[int, int, int]]:
-    """(length, how many, sets that begin with each) of the prefixes that end with a kept block."""
+    """Prefixes that end with a kept block: (length, number, sets that begin with each)."""
     return [
         (i, math.comb(i - 1, j), math.comb(n_blocks - i, n - j))
         for i in range(1, n_blocks + 1)
@@ -211,10 +270,19 @@ def _prefixes(n_blocks: int, n: int) -> list[tuple[int, int, int]]:
 
 
 def runs_of_neighbours(n_blocks: int, n: int, sets: float, exchanges: float = 1.0) -> float:
-    """Expected runs of a block for judging `sets` sets that differ from one by few exchanges.
+    """The expected number of block runs for judging sets that differ little from one parent.
 
     A set keeps its parent's first i blocks as they are with probability (1 - i / L)^(2 exchanges).
     Sets that differ there share a prefix as draws among the prefixes one exchange away do.
+
+    Args:
+        n_blocks: number of blocks L of the model.
+        n: removed blocks per set.
+        sets: number of sets; may be a fraction (a mean).
+        exchanges: mean number of exchanged blocks between a set and the parent.
+
+    Returns:
+        The expected number of block runs, the dense pass included.
     """
     kept = 1 - n / n_blocks
     total = float(n_blocks)
@@ -227,10 +295,18 @@ def runs_of_neighbours(n_blocks: int, n: int, sets: float, exchanges: float = 1.
 
 
 def runs_of_extended(n_blocks: int, n: int, parents: float) -> float:
-    """Expected runs of a block for judging every set of n that adds one block to a parent.
+    """The expected number of block runs for judging every set that adds one block to a parent.
 
-    Each parent of n - 1 blocks is a sweep over what it leaves. An upper estimate, up to 1.4 times
+    Each parent is a sweep over its remaining blocks. This is an upper estimate, up to 1.4 times
     what a beam search spends: parents that have blocks in common share more than is counted.
+
+    Args:
+        n_blocks: number of blocks L of the model.
+        n: removed blocks per set, the added one included.
+        parents: number of parents, each of n - 1 blocks.
+
+    Returns:
+        The expected number of block runs, the dense pass included.
     """
     left = n_blocks - n + 1
     sets = min(parents * left, math.comb(n_blocks, n))

@@ -1,9 +1,9 @@
-"""The analyses: one file each in `analyses/`, which registers itself and is found by itself.
+"""The analyses: one file each in `analyses/`, which registers its analysis when it is imported.
 
     register_analysis("endings", order=20, title=TITLE, caption=CAPTION, table=table, figure=figure)
 
-at the end of `analyses/endings.py` puts it into the report, at its place in the order, and makes
-`python -m analyses.endings --study DIR` work.
+at the end of `analyses/endings.py` puts it into the report, at the place given by `order`, and
+makes `python -m analyses.endings --study DIR` work.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 class Analysis:
     """One question asked of a study.
 
-    Args:
-        name: of its module, its figure and its table.
+    Attributes:
+        name: name of its module, its figure and its table.
         order: place in the report, low first.
         title: heading of its section.
-        caption: of its figure, or a function of the table that says it.
-        table: the numbers; without rows where the study has nothing to say.
-        figure: a figure of the table, or None.
-        text: paragraphs for the report, from the table.
-        in_store: whether the study holds already what the table is made of. Without it the report
-            always has the analysis; with it, once it is there.
-        decodes: whether `table` generates with the study's model where nothing is kept yet.
+        caption: caption of its figure, or a function from the table to the caption.
+        table: computes the table; it has no rows if the study holds no data for it.
+        figure: draws a figure of the table, or returns None.
+        text: paragraphs for the report, from the table. Default: none.
+        in_store: whether the study already holds the data of the table. Without it, the report
+            always has the analysis; with it, only once the data are there.
+        decodes: whether `table` generates with the study's model if no result is stored yet.
     """
 
     name: str
@@ -53,15 +53,36 @@ class Analysis:
     decodes: bool = False
 
     def caption_of(self, found: pd.DataFrame) -> str:
-        """The caption of its figure of this table."""
+        """The caption of the figure.
+
+        Args:
+            found: the table.
+
+        Returns:
+            The caption.
+        """
         return self.caption if isinstance(self.caption, str) else self.caption(found)
 
     def text_of(self, found: pd.DataFrame) -> list[str]:
-        """Paragraphs that stand before its figure."""
+        """The paragraphs before the figure.
+
+        Args:
+            found: the table.
+
+        Returns:
+            The paragraphs; none if the analysis has no text.
+        """
         return [] if self.text is None else self.text(found)
 
     def reported(self, study: StudyData) -> bool:
-        """Whether the study's report has it without computing anything anew."""
+        """Whether the study's report has the analysis without computing anything.
+
+        Args:
+            study: the study.
+
+        Returns:
+            True without `in_store`, or if the data are there.
+        """
         return self.in_store is None or self.in_store(study)
 
 
@@ -82,7 +103,22 @@ def register_analysis(
     in_store: Callable[[StudyData], bool] | None = None,
     decodes: bool = False,
 ) -> Analysis:
-    """Register the analysis of a module (the fields of `Analysis`).
+    """Register the analysis of a module.
+
+    Args:
+        name: name of the module, the figure and the table.
+        order: place in the report, low first.
+        title: heading of its section.
+        caption: caption of its figure, or a function from the table to the caption.
+        table: computes the table from the study.
+        figure: draws a figure of the table, or returns None.
+        text: paragraphs for the report, from the table. Default: none.
+        in_store: whether the study already holds the data of the table. Default: the report always
+            has the analysis.
+        decodes: whether `table` generates with the study's model if no result is stored yet.
+
+    Returns:
+        The analysis.
 
     Raises:
         UserError: another module has the name.
@@ -99,10 +135,27 @@ def analyses() -> Mapping[str, Analysis]:
 
 
 def load(name: str) -> Analysis:
-    """The analysis of that name; UserError with the nearest name if there is none."""
+    """The analysis of that name.
+
+    Args:
+        name: name of the analysis.
+
+    Returns:
+        The analysis.
+
+    Raises:
+        UserError: there is none; the message gives the nearest name.
+    """
     return REGISTRY.get(name)
 
 
 def reported(study: StudyData) -> tuple[Analysis, ...]:
-    """What the report of a study shows, in order."""
+    """The analyses that the report of a study shows.
+
+    Args:
+        study: the study.
+
+    Returns:
+        The analyses, in order.
+    """
     return tuple(a for a in analyses().values() if a.reported(study))

@@ -18,7 +18,15 @@ Item = TypeVar("Item")
 
 
 def benchmarks_in(found: pd.DataFrame, study: StudyData) -> list[str]:
-    """The benchmarks that a table has rows of, in the study's order."""
+    """The benchmarks that a table has rows of, in the study's order.
+
+    Args:
+        found: a table with a column "benchmark".
+        study: the study.
+
+    Returns:
+        The names of the benchmarks.
+    """
     there = set(found["benchmark"]) if len(found) else set()
     return [name for name in study.benchmarks if name in there]
 

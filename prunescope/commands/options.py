@@ -303,7 +303,15 @@ class FolderOptions:
 
 
 def check_machine(estimate: bool, machine: str | None) -> None:
-    """A machine is named for an estimate, and is one that is known."""
+    """Check that a machine is named only for an estimate, and is known.
+
+    Args:
+        estimate: whether an estimate is asked for.
+        machine: name of the machine, if one is given.
+
+    Raises:
+        UserError: there is a machine without an estimate, or no machine has that name.
+    """
     from scaling.costs.machines import machine as named
 
     if machine is None:

@@ -6,16 +6,11 @@ A criterion is a function of a model, a calibration and options, in a file of th
     def magnitude(model, *, p=1.0):
         return [sum(w.abs().pow(p).sum() for w in block.parameters()) for block in model.blocks]
 
-and adding the file is all there is to do. What is registered takes `(model, texts, *, part, seed,
-...)` and returns `Scores`: calibrating, and stamping the result with its criterion, model and
-calibration, is done here.
-
-| kind | n blocks to remove are |
-|---|---|
-| one-shot | the n lowest scores |
-| contiguous | the best run of n neighbours |
-| greedy | found one by one, everything scored again after each |
-| search | the best set of n that a search over sets came across |
+Adding the file is enough. The registered function takes `(model, texts, *, part, seed, ...)` and
+returns `Scores`: this module makes the calibration, and labels the result with criterion, model
+and calibration. The n blocks to remove are the n lowest scores (kind "one-shot"), the best run of
+n neighbours ("contiguous"), those found one by one with new scores after each removal ("greedy"),
+or the best set of n that a search over sets found ("search").
 """
 
 from __future__ import annotations
@@ -50,11 +45,17 @@ NOT_OPTIONS = ("model", "calibration", "texts", "seed")
 class Criterion:
     """A registered criterion.
 
-    Args:
-        function: (model, texts, **options) -> `Scores`; calibrates and stamps.
+    Attributes:
+        name: the criterion's name.
+        function: (model, texts, **options) -> `Scores`; makes the calibration and labels the
+            result.
+        paper: its source.
         stated: its cost, as registered (`price` gives the cost of a job).
-        calibrates: whether texts become a `Calibration`; a criterion that does not is given the
-            texts as they came.
+        kind: how removals follow from the scores (see the module).
+        needs_texts: whether it reads calibration texts.
+        removes: "blocks" or "sublayers".
+        calibrates: whether texts become a `Calibration`; otherwise the criterion gets the texts
+            unchanged.
     """
 
     name: str
@@ -78,7 +79,7 @@ class Criterion:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """What may be passed on to the criterion by name."""
+        """Names of the criterion's own options."""
         names = inspect.signature(self.function).parameters
         own = tuple(name for name in names if name not in NOT_OPTIONS)
         return (*own, "part") if self._takes_part(own) else own
@@ -87,7 +88,15 @@ class Criterion:
         return self.needs_texts and self.calibrates and "part" not in own
 
     def price(self, job: ScoringJob, options: Mapping[str, Any] | None = None) -> Cost:
-        """The cost of a job with these options of the criterion (default: its own)."""
+        """The cost of a job with these options.
+
+        Args:
+            job: the model and calibration set to score.
+            options: options of the criterion by name. Default: its own defaults.
+
+        Returns:
+            The cost per text of the calibration set.
+        """
         return cost_of(self.stated, self.function, job, options or {})
 
     @property
@@ -112,25 +121,29 @@ def criterion(
     kind: Kind | None = None,
     removes: Removes = "blocks",
 ) -> Callable[[Callable[..., Any]], Callable[..., Scores]]:
-    """Register the function below as the criterion `name`.
+    """Register the decorated function as a criterion.
 
-    The function takes the model, the calibration (none without `needs_texts`) and keyword options,
-    and returns one number per block, a `ScoredBlocks`, or whole `Scores` (of sublayers).
+    The function takes the model, the calibration (unless `needs_texts` is False) and keyword
+    options. It returns one number per block, a `ScoredBlocks`, or complete `Scores` (of sublayers).
 
     Args:
-        name: of the criterion.
-        paper: where it is from.
+        name: the criterion's name.
+        paper: its source.
         cost: a `Cost`, or a function of a `ScoringJob` and of the options it names that returns
             one.
-        greedy: the same as kind="greedy".
-        needs_texts: whether it looks at data.
-        calibrates: whether it takes a `Calibration`; without, it is given the texts as they came
-            (a search over prompts).
-        kind: see the module; without it greedy or one-shot.
-        removes: what one of its values belongs to.
+        greedy: the same as `kind="greedy"`; used if `kind` is not given.
+        needs_texts: whether it reads calibration texts.
+        calibrates: whether it takes a `Calibration`; otherwise it gets the texts unchanged (a
+            search over prompts).
+        kind: how removals follow from the scores (see the module). Default: "greedy" or "one-shot".
+        removes: "blocks" or "sublayers".
+
+    Returns:
+        The decorator; it returns the registered function: (model, texts, *, part, seed, **options)
+        -> `Scores`.
 
     Raises:
-        UserError: the cost is no cost, or the name is taken.
+        UserError: `cost` is not a cost, or another function has registered the name.
     """
     how: Kind = kind or ("greedy" if greedy else "one-shot")
 
@@ -174,7 +187,7 @@ def _stamped(
     calibration: Calibration | None,
     seed: int | None,
 ) -> Scores:
-    """What a criterion returned as `Scores` that say whose they are."""
+    """Turn a criterion's result into `Scores` labelled with criterion, model and calibration."""
     if isinstance(found, Scores):
         mine = found
     else:
@@ -208,7 +221,7 @@ def criteria() -> Mapping[str, Criterion]:
 
 
 def at_once() -> tuple[str, ...]:
-    """The criteria that score blocks at once, without a draw, a gradient or a chain."""
+    """Names of the criteria that score blocks in one go, without draws, gradients or chains."""
     return tuple(
         c.name
         for c in criteria().values()
@@ -219,14 +232,15 @@ def at_once() -> tuple[str, ...]:
 
 
 def criteria_table(n_blocks: int = 32, remove: int | None = None) -> pd.DataFrame:
-    """One row per criterion: what it is, where it is from, what it costs.
+    """One row per criterion: its name, source, kind and cost.
 
     Args:
-        n_blocks: of the model whose costs are given.
-        remove: removals that a criterion which goes step by step follows (default: its own).
+        n_blocks: number of blocks of the model whose costs are given.
+        remove: number of removals of greedy criteria and searches. Default: each criterion's own.
 
     Returns:
-        Columns forwards, backwards, readouts and generations count passes per text (`Cost`).
+        A table; the columns forwards, backwards, readouts and generations count passes per text
+        (`Cost`).
     """
     import pandas as pd
 
@@ -255,8 +269,7 @@ def score(
         name: the criterion; `criteria()` lists them.
         model: the model to score.
         texts: texts, prompts, token ids, chains or a `Calibration` (see `pruning.calibration`).
-            None
-            is allowed for criteria that read no texts.
+            None is allowed for criteria that read no texts.
         seed: the seed of criteria that draw at random; the others ignore it.
         **options: the criterion's own options (`criteria()[name].options`).
 

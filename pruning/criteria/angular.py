@@ -33,7 +33,20 @@ def angular(
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ScoredBlocks:
-    """d(l, 1) of each block, and for every n the best run of n blocks."""
+    """Score each block by d(l, 1), and find the best run of n blocks for every n.
+
+    Args:
+        model: the model to score.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores, with a 95 % t interval over texts.
+
+    Raises:
+        UserError: the texts are unusable.
+        NonFiniteError: the residual stream holds inf or nan.
+    """
     from scipy.stats import t
 
     angles = reduced(model, calibration, LastTokenAngles(), batch_tokens)

@@ -33,5 +33,18 @@ def blockpruner(
     remove: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> SublayerScores:
-    """Greedy order by loss for up to `remove` sublayers (default: a quarter of L)."""
+    """Find the greedy order of sublayers by loss.
+
+    Args:
+        model: the model to score.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        Scores of the first step, and the order of removal.
+
+    Raises:
+        UserError: `remove` is out of range, or the texts are unusable.
+    """
     return greedy_sublayers("blockpruner", model, calibration, RISE, remove, batch_tokens)

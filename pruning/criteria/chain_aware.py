@@ -46,7 +46,7 @@ ANSWER = 64  # tokens of the answer in the default budget
 
 
 def _cost(job: ScoringJob, *, width: int, finalists: int) -> Cost:
-    """A beam of sets, each extended by every block left; and the finalists' chains, read again."""
+    """The beam search over sets, and decoding and rereading the finalists' chains."""
     depth, runs, total = job.n_blocks, min(finalists, width), Cost()
     for n in range(1, job.steps() + 1):
         parents = min(width, math.comb(depth, n - 1))

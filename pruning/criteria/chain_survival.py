@@ -49,7 +49,21 @@ def chain_survival(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ScoredBlocks:
-    """The share of the model's chains lost without each block, with a jackknife over chains."""
+    """Score each block by the share of the model's chains lost without it.
+
+    Args:
+        model: the model to score.
+        texts: calibration texts, as for `Calibration.of`.
+        window: the largest number of tokens in one piece of a chain.
+        part: which tokens of the texts count. Default: the generated ones if every text has some.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores, with a 95 % jackknife interval over chains.
+
+    Raises:
+        UserError: `window` is below 1, or no token is scored.
+    """
     survival = Survival.of(model, texts, part, window, batch_tokens)
     lost = survival.lost([(i,) for i in range(model.n_blocks)])
     return survival.scores(lost)
@@ -63,8 +77,7 @@ class Survival:
         model: the dense model.
         calibration: the chains.
         pieces: for each chain, the number of the piece that each token belongs to, int64 [T];
-            pieces
-            are numbered through all chains.
+            pieces are numbered through all chains.
         sizes: the number of pieces of each chain [N].
         batch_tokens: the largest number of tokens per forward pass.
     """
@@ -140,7 +153,15 @@ class Survival:
         return np.add.reduceat(gone, first, axis=1)
 
     def scores(self, lost: Float[np.ndarray, "L N"], **more: Any) -> ScoredBlocks:
-        """Scores of single removals that lose `lost` pieces of each chain, by jackknife."""
+        """The scores of single removals, by jackknife.
+
+        Args:
+            lost: pieces of each chain lost without each block [L, N].
+            **more: other fields of `ScoredBlocks`.
+
+        Returns:
+            The scores, with a 95 % jackknife interval over chains.
+        """
         return ScoredBlocks(
             lost.sum(1) / self.sizes.sum(),
             jackknife_ratio(lost, np.broadcast_to(self.sizes, lost.shape)),
@@ -149,7 +170,14 @@ class Survival:
         )
 
     def share(self, sets: Sequence[tuple[int, ...]]) -> Float[np.ndarray, " C"]:
-        """The share of all pieces lost under each set [C]."""
+        """The share of all pieces lost under each set.
+
+        Args:
+            sets: positions of the removed blocks of each set.
+
+        Returns:
+            One share per set, float64 [C].
+        """
         return self.lost(sets).sum(1) / self.sizes.sum()
 
 

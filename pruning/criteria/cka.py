@@ -35,7 +35,20 @@ def cka(
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ScoredBlocks:
-    """1 - CKA of what enters and what leaves each block."""
+    """Score each block by 1 - CKA of its input and output.
+
+    Args:
+        model: the model to score.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores, with a 95 % jackknife interval over texts.
+
+    Raises:
+        UserError: a text has fewer than 4 tokens that count.
+        NonFiniteError: the residual stream holds inf or nan.
+    """
     for index, mask in enumerate(calibration.counted()):
         if mask.sum() < LEAST:
             raise UserError(
@@ -94,10 +107,8 @@ class _Stream:
     """The centred tokens of each text (tokens that do not count are zero), ready for HSIC.
 
     Song et al., eq. 5, for K and L without their diagonals: with centred tokens, the rows of K sum
-    to
-    -|x_i|^2, and tr(KL) is |X^T Y|^2 minus the diagonals' share. The D x D product is used for
-    texts
-    with more than D tokens, the T x T matrices of inner products for shorter ones.
+    to -|x_i|^2, and tr(KL) is |X^T Y|^2 minus the diagonals' share. The D x D product is used for
+    texts with more than D tokens, the T x T matrices of inner products for shorter ones.
     """
 
     def __init__(self, x: Float[Tensor, "B T D"], mask: Tensor) -> None:

@@ -43,12 +43,29 @@ ATTEMPTS = 50  # draws per wanted offspring before the search accepts fewer
 
 
 def generations_of(depth: int, n: int, asked: int | None) -> int:
-    """Generations of the search for n of `depth` blocks: those asked for, or the paper's."""
+    """The number of generations of one search.
+
+    Args:
+        depth: number of blocks L.
+        n: number of removed blocks.
+        asked: the number asked for. None: ceil(n (L - n) / 1.5), as in the paper.
+
+    Returns:
+        The number of generations.
+    """
     return math.ceil(n * (depth - n) / 1.5) if asked is None else asked
 
 
 def tried_sets(offspring: int, survivors: Sequence[int]) -> list[int]:
-    """Sets that each step of selection of a generation judges; the parent is in the last."""
+    """The number of sets that each selection step of a generation judges.
+
+    Args:
+        offspring: sets per generation.
+        survivors: sets that survive each selection step.
+
+    Returns:
+        One number per step; the parent is counted in the last step.
+    """
     tried = [offspring, *survivors[:-1]]
     tried[-1] += 1
     return tried
@@ -57,7 +74,18 @@ def tried_sets(offspring: int, survivors: Sequence[int]) -> list[int]:
 def search_tokens(
     total: int, initial: int, generations: int, tried: Sequence[int], tokens: Sequence[int]
 ) -> int:
-    """Tokens that a search on `total` tokens scores at most, all sets together."""
+    """The largest number of tokens that a search scores, over all sets.
+
+    Args:
+        total: scored tokens of the calibration texts.
+        initial: random sets at the start.
+        generations: number of generations.
+        tried: sets judged in each selection step.
+        tokens: tokens used in each selection step.
+
+    Returns:
+        The number of tokens; each set counts its own.
+    """
     drawn = [min(t, total) for t in tokens]
     each = sum(n * t for n, t in zip(tried, drawn, strict=True))
     return initial * drawn[0] + generations * each
@@ -74,10 +102,10 @@ def _cost(
     survivors: Sequence[int],
     mutations: int,
 ) -> Cost:
-    """Every set where that is cheaper; else random sets, then neighbours of a parent.
+    """Every set where that is cheaper; otherwise random sets, then neighbours of a parent.
 
-    Where a step of selection reads all tokens, a set is judged there once: as many as there are
-    different ones among so many draws.
+    A selection step on all tokens judges each set only once, so there the expected number of
+    different sets among the draws counts.
     """
     depth, total = job.n_blocks, sweep_cost(job)
     whole = max(1, job.tokens - job.texts)  # a text's first token has none before it
@@ -119,7 +147,28 @@ def evopress(
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ScoredBlocks:
-    """The best set found for each number of removals up to `remove` (default: a quarter)."""
+    """Find the best set of blocks for each number of removals.
+
+    Args:
+        model: the model to score.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        sizes: the numbers of removals to search for. Default: 1 to `remove`.
+        generations: generations per search. Default: n (L - n) / 1.5, as in the paper.
+        offspring: sets per generation.
+        initial: random sets at the start.
+        tokens: tokens used in each selection step.
+        survivors: sets that survive each selection step; the last number must be 1.
+        mutations: the largest number of exchanges per offspring.
+        seed: the seed of the search.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores of single removals, and the best set found for each size.
+
+    Raises:
+        UserError: an argument is out of range, or the texts are unusable.
+    """
     depth = model.n_blocks
     most = removals("evopress", remove, depth, depth - 1)
     wanted = sorted(set(range(1, most + 1) if sizes is None else sizes))

@@ -47,8 +47,7 @@ def llm_drop(
 
     Args:
         model: the model to score.
-        calibration: the calibration texts; a criterion is called with texts, and the registry makes
-            the calibration of them.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         sublayer: "attention", "mlp" or "both".
         batch_tokens: the largest number of tokens per forward pass.
 
@@ -140,6 +139,9 @@ class SublayerInfluence(PerText):
 
     def check(self, model: ReasoningModel) -> None:
         """Refuse a model whose block output is not x + attention + MLP.
+
+        Args:
+            model: the model that was scored.
 
         Raises:
             PruneScopeError: the output differs by more than 2 % in norm.

@@ -12,7 +12,18 @@ from pruning.criteria import Cost, criterion
 
 @criterion("magnitude", paper="control of arXiv 2402.02834", cost=Cost(), needs_texts=False)
 def magnitude(model: ReasoningModel, *, p: float = 1.0) -> list[float]:
-    """Sum of |W|^p of each block's matrices (norm gains and biases are not counted)."""
+    """Score each block by the sum of |W|^p of its matrices (norm gains and biases do not count).
+
+    Args:
+        model: the model to score.
+        p: the power, above 0.
+
+    Returns:
+        One sum per block.
+
+    Raises:
+        UserError: `p` is not above 0.
+    """
     if not p > 0:
         raise UserError(f"magnitude(p={p}): expected a power above 0.")
     return [

@@ -14,5 +14,13 @@ from pruning.criteria import Cost, criterion
 
 @criterion("random", paper="control", cost=Cost(), needs_texts=False)
 def random_order(model: ReasoningModel, *, seed: int = 0) -> np.ndarray:
-    """Rank of each block in the order that `seed` draws."""
+    """Score each block by its rank in a random order.
+
+    Args:
+        model: the model to score.
+        seed: the seed of the order.
+
+    Returns:
+        The rank of each block, int64 [L].
+    """
     return np.random.default_rng(seed).permutation(model.n_blocks)

@@ -15,7 +15,17 @@ R = TypeVar("R", bound=Reducer)
 
 
 def reduced(model: ReasoningModel, calibration: Calibration, reducer: R, batch_tokens: int) -> R:
-    """`reducer`, having seen what enters and leaves each block at the tokens that count."""
+    """Replay the calibration through a reducer, over the tokens that count.
+
+    Args:
+        model: the model to run.
+        calibration: the token sequences.
+        reducer: what reads the input and output of each block.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The same `reducer`, after the run.
+    """
     replay(
         model,
         calibration.sequences,
@@ -27,19 +37,32 @@ def reduced(model: ReasoningModel, calibration: Calibration, reducer: R, batch_t
 
 
 def skipped(model: ReasoningModel, calibration: Calibration, batch_tokens: int) -> Sweep:
-    """Every block skipped in turn."""
+    """Skip every block in turn, in a prefix-shared sweep.
+
+    Args:
+        model: the model to run.
+        calibration: the token sequences.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The sweep, with loss and KL divergence per block and text.
+    """
     return sweep(
         model, calibration.sequences, scored=calibration.counted(), batch_tokens=batch_tokens
     )
 
 
 def scores_of(found: Sweep, metric: Literal["excess", "kl"], **more: Any) -> ScoredBlocks:
-    """Rise of the loss, or KL divergence from the base, per token without each block, in nats.
+    """Scores from a sweep, in nats per token.
 
     Args:
         found: a sweep of every block.
-        metric: "excess" (of the loss over the base's) or "kl".
-        more: other fields of `ScoredBlocks`.
+        metric: "excess" (rise of the loss over that of the base) or "kl" (KL divergence from the
+            base).
+        **more: other fields of `ScoredBlocks`.
+
+    Returns:
+        The scores, with a 95 % interval over texts.
     """
     values = found.mean_kl() if metric == "kl" else found.mean_excess()
     return ScoredBlocks(values, found.interval(metric), int(found.counts.sum()), **more)

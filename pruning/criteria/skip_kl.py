@@ -23,5 +23,17 @@ def skip_kl(
     *,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ScoredBlocks:
-    """KL a token from the dense model to the model without each block."""
+    """Score each block by the KL per token from the dense model to the model without it.
+
+    Args:
+        model: the model to score.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores in nats per token, with a 95 % interval over texts.
+
+    Raises:
+        UserError: the texts are unusable.
+    """
     return scores_of(skipped(model, calibration, batch_tokens), "kl")

@@ -27,7 +27,7 @@ from pruning.criteria.steps import removals
 
 
 def _cost(job: ScoringJob) -> Cost:
-    """A sweep of what is left, for every removal."""
+    """One sweep of the remaining blocks per removal."""
     left = range(job.n_blocks, job.n_blocks - job.steps(), -1)
     swept = sum((sweep_cost(job, n) for n in left), Cost())
     return replace(swept, steps=job.steps())
@@ -42,7 +42,21 @@ def sleb(
     batch_tokens: int = BATCH_TOKENS,
     keep_bytes: int = 0,
 ) -> ScoredBlocks:
-    """Greedy order for up to `remove` removals (default: a quarter of the blocks, at least 3)."""
+    """Find the greedy order of removal by loss.
+
+    Args:
+        model: the model to score.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        batch_tokens: the largest number of tokens per forward pass.
+        keep_bytes: memory for streams kept between steps, in bytes. Default: keep none.
+
+    Returns:
+        The scores of the first step (nats per token, 95 % interval over texts), and the order.
+
+    Raises:
+        UserError: `remove` is out of range, or the texts are unusable.
+    """
     steps = removals("sleb", remove, model.n_blocks, model.n_blocks - 1)
     sweeper = Sweeper(model, calibration.sequences, calibration.counted(), batch_tokens, keep_bytes)
     first: Sweep | None = None

@@ -42,10 +42,17 @@ class Measure:
 
 
 def greedy_cost(job: ScoringJob) -> Cost:
-    """Every sublayer left taken away in turn, for every removal.
+    """Cost of trying every remaining sublayer at every removal.
 
-    A candidate is its block with the other half, and those above; beside them runs the trunk they
-    leave from, and from the second removal on the dense model, to compare with.
+    A candidate runs the other half of its block and all blocks above. In addition there is the
+    trunk that candidates branch off, and from the second removal on the dense model to compare
+    with.
+
+    Args:
+        job: the model and calibration set to score.
+
+    Returns:
+        The cost per text.
     """
     steps = job.steps(2 * job.n_blocks - 1)
     left = np.arange(2 * job.n_blocks, 2 * job.n_blocks - steps, -1.0)
@@ -75,8 +82,7 @@ def greedy_sublayers(
 
     Returns:
         The scores of the first step (harm per token, with a 95 % jackknife interval over texts),
-        and
-        the order of removal.
+        and the order of removal.
 
     Raises:
         UserError: `remove` is out of range, or the texts are unusable.

@@ -34,7 +34,7 @@ ARRANGEMENTS = {"interchange": (((1, 0), 0),), "replacement": (((1, 1), 0), ((0,
 
 
 def _cost(job: ScoringJob, *, protocol: str) -> Cost:
-    """Two neighbours in each other's place, then all above; the pass they leave from."""
+    """For each pair, the two swapped blocks and all above; plus the pass they branch off."""
     depth, ways = job.n_blocks, len(ARRANGEMENTS[protocol])
     runs = ways * (depth * (depth + 1) / 2 - 1) + depth
     return Cost(forwards=runs / depth, readouts=ways * (depth - 1) + 1.0)
@@ -49,7 +49,20 @@ def swap_kl(
     protocol: str = "interchange",
     batch_tokens: int = BATCH_TOKENS,
 ) -> ScoredBlocks:
-    """KL a token of the nearer neighbour's swap; protocol: "interchange" or "replacement"."""
+    """Score each block by the KL per token of a swap with its nearer neighbour.
+
+    Args:
+        model: the model to score.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
+        protocol: "interchange" or "replacement".
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores in nats per token, with a 95 % jackknife interval over texts.
+
+    Raises:
+        UserError: `protocol` is unknown, the model has one block, or the texts are unusable.
+    """
     if protocol not in ARRANGEMENTS:
         raise UserError(did_you_mean(protocol, ARRANGEMENTS, "protocol"))
     depth = model.n_blocks

@@ -49,7 +49,7 @@ HOW = (
 
 
 def _cost(job: ScoringJob, *, samples: int, protect_first: int) -> Cost:
-    """The dense model's chains; for every removal a chain per block left, and a sweep of them."""
+    """The dense chains; per removal, chains without each remaining block, and a sweep."""
     free = job.n_blocks - protect_first
     steps = job.steps(min(free, job.n_blocks - 1))
     total = Cost(generations=samples)
@@ -74,7 +74,30 @@ def task_greedy(
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
 ) -> ScoredBlocks:
-    """Greedy order by accuracy for up to `remove` removals (default: a quarter of the blocks)."""
+    """Find the greedy order of removal by accuracy.
+
+    Args:
+        model: the model to score.
+        texts: prompts: questions, lists of messages, token ids, chains (their prompts are used), or
+            a Calibration with prompts.
+        accept: which answers are right: a function (number of the prompt, text of the answer) ->
+            bool, or a list with, per prompt, its gold answer or a function of the answer's text.
+        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+        samples: chains per prompt.
+        budget: tokens per chain. Default: that of `generate`.
+        sampling: how chains are sampled. Default: that of `generate`.
+        thinking: whether prompts ask the model to think.
+        protect_first: first blocks that are never removed; they score inf.
+        slots: sequences that decode at the same time. Default: that of `generate`.
+        batch_tokens: the largest number of tokens per forward pass of the sweep.
+        seed: the seed of the chains.
+
+    Returns:
+        The scores of the first step (accuracy lost, 95 % interval), and the order of removal.
+
+    Raises:
+        UserError: an argument is unusable, or the dense model answers no prompt acceptably.
+    """
     if protect_first < 0:
         raise UserError(
             f"task-greedy: protect_first={protect_first}: expected a number of at least 0."

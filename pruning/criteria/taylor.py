@@ -40,7 +40,22 @@ def taylor(
     protect_last: int = 2,
     batch_tokens: int = BATCH_TOKENS,
 ) -> ScoredBlocks:
-    """Sum of |W dL/dW| of each block's matrices; protected blocks score inf."""
+    """Score each block by the sum of |W dL/dW| of its matrices.
+
+    Args:
+        model: the model to score.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
+        protect_first: first blocks that score inf and are never removed.
+        protect_last: last blocks that score inf and are never removed.
+        batch_tokens: the largest number of tokens per forward pass.
+
+    Returns:
+        The scores, without an interval.
+
+    Raises:
+        UserError: a protected number is below 0, or no token is scored.
+        NonFiniteError: a gradient is inf or nan.
+    """
     if protect_first < 0 or protect_last < 0:
         raise UserError("taylor+: protect_first and protect_last cannot be below 0.")
     scored = calibration.counted()

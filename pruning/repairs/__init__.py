@@ -77,7 +77,7 @@ class Repair:
         name: the repair's name.
         function: the repair: (model, plan, texts, **options) -> Repaired.
         paper: its source.
-        cost: its cost, as text.
+        stated: its cost, as registered (`price` gives the cost of a job).
         needs_texts: whether it needs calibration texts.
         needs_plan: False if it can choose the blocks itself.
     """
@@ -96,9 +96,14 @@ class Repair:
         return tuple(name for name in names if name not in NOT_OPTIONS)
 
     def price(self, job: RepairJob, options: Mapping[str, Any] | None = None) -> Cost:
-        """The cost of a job with these options of the repair (default: its own).
+        """The cost of a job with these options.
 
-        What `mend` measures around it (`MEASURED`) comes on top.
+        Args:
+            job: the plan and calibration set.
+            options: options of the repair by name. Default: its own defaults.
+
+        Returns:
+            The cost per text, without what `mend` measures afterwards (`MEASURED`).
         """
         return cost_of(self.stated, self.function, job, options or {})
 
@@ -116,7 +121,7 @@ def repair(
     Args:
         name: the repair's name.
         paper: its source.
-        cost: its cost, as text.
+        cost: a `Cost`, or a function of a `RepairJob` and of the options it names that returns one.
         needs_texts: whether it needs calibration texts.
         needs_plan: False if it can choose the blocks itself.
 
@@ -124,7 +129,7 @@ def repair(
         The decorator; it returns the function unchanged.
 
     Raises:
-        ValueError: another module has registered the name.
+        UserError: `cost` is not a cost, or another function has registered the name.
     """
 
     def build(function: Callable[..., Repaired]) -> Repair:
@@ -135,7 +140,14 @@ def repair(
 
 
 def per_cut(job: RepairJob) -> Cost:
-    """What a fit at every cut takes: the dense and the shorter model, each read once."""
+    """The cost of a fit at every cut: the dense and the shorter model each run once per cut.
+
+    Args:
+        job: the plan and calibration set.
+
+    Returns:
+        The cost per text.
+    """
     return FORWARD * (2 * job.cuts)
 
 

@@ -24,7 +24,18 @@ Spent = tuple[float, float, float]  # tokens, FLOPs, seconds
 
 @dataclass(frozen=True)
 class Line:
-    """The cost of one stage: a benchmark, or scoring the blocks; `most`: no chain ends early."""
+    """The cost of one stage: a benchmark, or scoring the blocks.
+
+    Attributes:
+        stage: name of the stage.
+        requests: number of requests.
+        chains: number of chains.
+        tokens: tokens, as expected.
+        most_tokens: tokens if no chain ends early.
+        flops: FLOPs, as expected.
+        seconds: seconds, as expected.
+        most_seconds: seconds if no chain ends early.
+    """
 
     stage: str
     requests: int
@@ -37,7 +48,18 @@ class Line:
 
     @classmethod
     def between(cls, stage: str, requests: int, chains: int, expected: Spent, most: Spent) -> Line:
-        """A stage from what it is expected to spend and what it spends at most."""
+        """A stage from its expected and its largest cost.
+
+        Args:
+            stage: name of the line.
+            requests: number of requests.
+            chains: number of chains.
+            expected: tokens, FLOPs and seconds, as expected.
+            most: tokens, FLOPs and seconds at most; its FLOPs are not used.
+
+        Returns:
+            The line.
+        """
         tokens, flops, seconds = expected
         return cls(stage, requests, chains, tokens, most[0], flops, seconds, most[2])
 
@@ -45,7 +67,18 @@ class Line:
     def computed(
         cls, stage: str, flops: float, machine: Machine, *, tokens: float = 0.0, requests: int = 0
     ) -> Line:
-        """Passes that take these FLOPs at the machine's speed."""
+        """A stage of forward passes, at the machine's speed.
+
+        Args:
+            stage: name of the line.
+            flops: FLOPs of the passes.
+            machine: the machine that runs it.
+            tokens: tokens that pass through the model. Default: not counted.
+            requests: number of requests.
+
+        Returns:
+            The line; expected and largest cost are equal.
+        """
         spent = (tokens, flops, flops / (machine.flops * machine.efficiency))
         return cls.between(stage, requests, 0, spent, spent)
 
@@ -89,19 +122,43 @@ class Line:
 
     @classmethod
     def together(cls, stage: str, lines: Sequence[Line]) -> Line:
-        """Several stages as one."""
+        """The sum of several stages.
+
+        Args:
+            stage: name of the sum.
+            lines: the stages.
+
+        Returns:
+            The line.
+        """
         names = [f.name for f in fields(cls) if f.name != "stage"]
         return cls(stage, **{name: sum(getattr(line, name) for line in lines) for name in names})
 
     def times(self, n: int, stage: str = "") -> Line:
-        """The stage so many times over."""
+        """The stage repeated `n` times.
+
+        Args:
+            n: number of repetitions.
+            stage: name of the line. Default: unchanged.
+
+        Returns:
+            The line.
+        """
         counts = {k: v * n for k, v in self.__dict__.items() if k != "stage"}
         return Line(stage=stage or self.stage, **counts)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a study will cost. memory, disk: bytes. assumptions: all that is not counted exactly."""
+    """What a study will cost.
+
+    Attributes:
+        what: what is estimated.
+        lines: the cost of each stage.
+        memory: bytes of memory.
+        disk: bytes on disk.
+        assumptions: everything that is not counted exactly.
+    """
 
     what: str
     lines: tuple[Line, ...]
@@ -110,7 +167,14 @@ class Estimate:
     assumptions: tuple[str, ...]
 
     def total(self, name: str) -> float:
-        """The sum of a column of `lines`."""
+        """The sum of a column of `lines`.
+
+        Args:
+            name: name of a numeric field of `Line`.
+
+        Returns:
+            The sum.
+        """
         return float(sum(getattr(line, name) for line in self.lines))
 
     @property
@@ -124,7 +188,7 @@ class Estimate:
         return self.total("seconds")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a stage."""
+        """One row per stage."""
         import pandas as pd
 
         return pd.DataFrame([line.__dict__ for line in self.lines])
@@ -161,14 +225,31 @@ class Estimate:
 
 
 def checked_share(share: Any) -> float:
-    """`share` of the tokens that a chain may take; UserError unless it is in (0, 1]."""
+    """Check the part of the tokens allowed that a chain uses.
+
+    Args:
+        share: the number to check.
+
+    Returns:
+        `share`.
+
+    Raises:
+        UserError: it is not in (0, 1].
+    """
     if not 0 < share <= 1:
         raise UserError(f"share={share}: expected a number in (0, 1].")
     return share
 
 
 def quantity(number: float) -> str:
-    """1.2 M, 35 k, 810."""
+    """Format a number with a unit prefix, such as 1.2 M, 35 k or 810.
+
+    Args:
+        number: the number.
+
+    Returns:
+        The text.
+    """
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -176,7 +257,14 @@ def quantity(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """12 s, 3.4 min, 5.1 h."""
+    """Format a duration, such as 12 s, 3.4 min or 5.1 h.
+
+    Args:
+        seconds: the duration in seconds.
+
+    Returns:
+        The text.
+    """
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

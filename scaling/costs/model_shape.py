@@ -1,6 +1,6 @@
-"""The shape of a model by its configuration: parameters, cost of a token, size of the cache.
+"""The shape of a model by its configuration: parameters, cost per token, size of the cache.
 
-Nothing of the weights is read or made: parameters are counted on a model without storage.
+No weights are read or allocated: parameters are counted on a model without storage.
 """
 
 from __future__ import annotations
@@ -18,10 +18,14 @@ EXPECTED = "Expected a config.json, a folder that holds one, a Hub name, or 'tes
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a configuration says of a model.
+    """The size of a model, according to its configuration.
 
-    `weights` counts all parameters, `kv` the numbers per token in the key/value cache of all
-    blocks, `vocab` the width of the logits.
+    Attributes:
+        name: where the configuration is from.
+        cost: FLOPs of its blocks and head.
+        weights: number of all parameters.
+        kv: numbers per token in the key/value cache of all blocks.
+        vocab: width of the logits V.
     """
 
     name: str
@@ -32,7 +36,7 @@ class ModelShape:
 
     @property
     def n_blocks(self) -> int:
-        """Blocks of the model."""
+        """Number of blocks."""
         return len(self.cost.blocks)
 
     @classmethod
@@ -65,7 +69,18 @@ class ModelShape:
 
 
 def read_config(source: str, trust_remote_code: bool = False) -> Any:
-    """A Hugging Face configuration from a config.json, a folder, a Hub name or "testbed"."""
+    """Read the Hugging Face configuration of a model.
+
+    Args:
+        source: a config.json, a folder with one, a Hub name or "testbed".
+        trust_remote_code: whether the model's own code may run.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: there is no usable configuration in `source`.
+    """
     path = Path(source).expanduser()
     file = path / "config.json" if path.is_dir() else path
     with refusing(f"No model configuration in {source!r}", EXPECTED):

@@ -25,9 +25,15 @@ STEPS = 3  # whose documents are counted
 def estimate_reasoner(
     recipe: Recipe, machine: Machine | None = None, *, stop_after: int | None = None
 ) -> Estimate:
-    """The cost of `testbed.training.train` on a named machine, or (None) by a step tried here.
+    """Estimate the cost of `testbed.training.train`.
 
-    stop_after: steps, where the training is to stop before its end.
+    Args:
+        recipe: the recipe of the reasoner.
+        machine: a named machine. None: measure one training step here.
+        stop_after: the step after which training stops early. Default: the end of the recipe.
+
+    Returns:
+        The estimate.
     """
     model: Any = build_model(recipe)
     shape = ModelShape.of(model.config)
@@ -85,7 +91,7 @@ def _forward(shape: ModelShape, parts: list[Any]) -> float:
 
 
 def _held_out(recipe: Recipe) -> list[Any]:
-    """The micro-batches of a look, as `testbed.training.held_out_losses` makes them."""
+    """The micro-batches of one evaluation, as `testbed.training.held_out_losses` makes them."""
     import random
 
     from testbed.expert import write
@@ -100,7 +106,7 @@ def _held_out(recipe: Recipe) -> list[Any]:
 
 
 def _tried(model: Any, recipe: Recipe) -> tuple[float, str]:
-    """Seconds of a step here, the second of two."""
+    """Seconds per step, measured here on the second of two steps."""
     optimizers = Optimizers(model, recipe)
     model.train()
     seconds = 0.0

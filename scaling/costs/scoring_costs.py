@@ -29,10 +29,16 @@ STREAM_TOKENS = 4096  # of a batch, of which all blocks' streams are kept
 
 @dataclass(frozen=True)
 class CalibrationSize:
-    """How much is calibrated on: texts, and their tokens, prompts included.
+    """The size of a calibration set.
 
-    written: of the tokens, how many the model has to write first; at most `most`. chain: (prompt,
-    tokens) of a chain that a criterion decodes, and what it is at most; of written texts the same.
+    Attributes:
+        texts: number of texts.
+        tokens: tokens of all texts, prompts included.
+        written: those of the tokens that the model has to generate first, as expected.
+        most: the same if no chain ends early.
+        chain: (prompt tokens, generated tokens as expected, generated tokens at most) of one chain
+            that a criterion decodes, or of one calibration chain.
+        how: how the size was found, for the list of assumptions.
     """
 
     texts: int
@@ -45,11 +51,15 @@ class CalibrationSize:
 
 @dataclass(frozen=True)
 class PlannedRepair:
-    """A repair that is to be paid for.
+    """A repair whose cost is estimated.
 
-    removed, cuts: blocks that go, and runs of neighbours among them (at most, where a criterion
-    has yet to choose them). reads: whether it is given texts, on which its work is then measured.
-    options: of the repair.
+    Attributes:
+        name: the repair's name.
+        removed: number of removed blocks.
+        cuts: number of runs of neighbouring blocks among them (at most, if a criterion has yet to
+            choose them).
+        reads: whether it gets texts; the result is then measured on them.
+        options: the repair's options.
     """
 
     name: str
@@ -59,7 +69,15 @@ class PlannedRepair:
     options: Mapping[str, Any]
 
     def cost(self, n_blocks: int, texts: int) -> Cost:
-        """Of fitting and of measuring what it did, per text."""
+        """The cost of fitting the repair and of measuring its result.
+
+        Args:
+            n_blocks: number of blocks of the model.
+            texts: number of calibration texts.
+
+        Returns:
+            The cost per text.
+        """
         from pruning.repairs import MEASURED, repairs
 
         job = RepairJob(n_blocks, self.removed, self.cuts, max(1, texts))
@@ -75,10 +93,17 @@ def own_calibration(
     prompts_only: bool = False,
     parts: Sequence[Part] | None = None,
 ) -> CalibrationSize:
-    """The calibration of a study's settings: the model's chains on a few problems a benchmark.
+    """The calibration set of a study: the model's own chains on a few problems per benchmark.
 
-    share: of the tokens that a chain may take, what it takes. parts: of the study, where they are
-    known.
+    Args:
+        config: the settings of the study.
+        n_blocks: number of blocks of the model.
+        share: the part of the tokens allowed that a chain uses, in (0, 1].
+        prompts_only: whether only prompts are used, and no chain is generated.
+        parts: the requests of the study. Default: counted from `config`.
+
+    Returns:
+        The size of the calibration set.
     """
     prompt = tokens = most = 0.0
     longest = answer = 0
@@ -106,7 +131,16 @@ def own_calibration(
 
 
 def allowed_tokens(config: StudyConfig, benchmark: str, thinks: bool) -> int:
-    """Tokens that a calibration chain on a benchmark may take."""
+    """The largest number of tokens of a calibration chain.
+
+    Args:
+        config: the settings of the study.
+        benchmark: name of the benchmark.
+        thinks: whether its chains think.
+
+    Returns:
+        The number of tokens.
+    """
     from scaling.study.variants import LONGEST_CALIBRATION
 
     load = config.workload(benchmark)
@@ -114,7 +148,16 @@ def allowed_tokens(config: StudyConfig, benchmark: str, thinks: bool) -> int:
 
 
 def tried_share(config: StudyConfig, engine: Engine, problems: int = 3) -> float:
-    """Of the tokens that calibration chains may take, what they take, by a few of them."""
+    """Measure the part of the tokens allowed that calibration chains use, on a few of them.
+
+    Args:
+        config: the settings of the study.
+        engine: the engine that generates.
+        problems: problems per benchmark.
+
+    Returns:
+        The share, at most 1.
+    """
     from scaling.study.problem_sets import gather
     from scaling.study.variants import calibration_chains
 
@@ -136,15 +179,18 @@ def cost_of_criteria(
     texts: int,
     options: Mapping[str, Any] | None = None,
 ) -> Cost:
-    """What these criteria cost together, per text of the calibration.
+    """The cost of several criteria together.
 
     Args:
         criteria: names of the criteria.
         n_blocks: number of blocks of the model.
-        removals: how many are followed (None: as many as each criterion does by itself).
-        tokens: of the calibration.
-        texts: of the calibration.
-        options: settings of a criterion that change its work, by name.
+        removals: removals of greedy criteria and searches. None: each criterion's own number.
+        tokens: tokens of the calibration set.
+        texts: number of texts of the calibration set.
+        options: criterion options that change the work, by name.
+
+    Returns:
+        The cost per text of the calibration set.
     """
     from pruning.criteria import criteria as known
 
@@ -153,7 +199,18 @@ def cost_of_criteria(
 
 
 def flops_of(cost: Cost, shape: ModelShape, tokens: float, texts: int, chain: float = 0.0) -> float:
-    """FLOPs of a cost over `tokens` tokens in `texts` texts; chain: those of one chain decoded."""
+    """FLOPs of a cost over a calibration set.
+
+    Args:
+        cost: the cost per text.
+        shape: the shape of the model.
+        tokens: tokens of all texts.
+        texts: number of texts.
+        chain: FLOPs of one decoded chain. Default: chains are not counted.
+
+    Returns:
+        The number of FLOPs.
+    """
     each = max(1, round(tokens / max(1, texts)))
     head = 2 * shape.cost.head * each
     blocks = float(shape.cost.chain(1, each)) - head
@@ -170,9 +227,19 @@ def scoring_lines(
     options: Mapping[str, Any] | None = None,
     repair: PlannedRepair | None = None,
 ) -> list[Line]:
-    """The stages of scoring: calibration chains to write, passes over them, candidates' chains.
+    """The stages of scoring: generating calibration chains, passes over them, candidates' chains.
 
-    repair: what is to be repaired on the same calibration, if anything is.
+    Args:
+        shape: the shape of the model.
+        criteria: names of the criteria.
+        calibration: the size of the calibration set.
+        machine: the machine that runs it.
+        removals: removals of greedy criteria and searches. Default: each criterion's own number.
+        options: criterion options that change the work, by name.
+        repair: a repair fitted on the same calibration. Default: none.
+
+    Returns:
+        One line per stage.
     """
     from pruning.criteria import criteria as known
 
@@ -208,10 +275,19 @@ def estimate_scoring(
     options: Mapping[str, Any] | None = None,
     repair: PlannedRepair | None = None,
 ) -> Estimate:
-    """The cost of scoring the blocks by these criteria.
+    """Estimate the cost of scoring the blocks by criteria.
 
-    removals: how many a criterion that goes step by step follows (None: its own number). repair:
-    what is to be repaired on the same calibration, if anything is.
+    Args:
+        shape: the shape of the model.
+        criteria: names of the criteria.
+        calibration: the size of the calibration set.
+        machine: the machine that runs it.
+        removals: removals of greedy criteria and searches. Default: each criterion's own number.
+        options: criterion options that change the work, by name.
+        repair: a repair fitted on the same calibration. Default: none.
+
+    Returns:
+        The estimate.
     """
     tokens = max(1.0, calibration.tokens)
     lines = scoring_lines(

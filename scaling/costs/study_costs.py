@@ -1,24 +1,14 @@
 """What a study will cost, before it runs: tokens, FLOPs, hours, memory, disk.
 
-The work is counted exactly, from the same cells that the study is cut into: how many requests, with
-which budgets, of which kind of variant. What is not known is how long chains will be and how fast
-they come:
-
-| | a named machine (scaling/costs/machines.py) | a trial here (scaling/costs/trial.py) |
-|---|---|---|
-| needs | the configuration | the weights |
-| thinking | half of what the budget allows | as a small study of the same shape had it |
-| a pass over n rows | a + b n, from the machine's peaks | a + b n, measured |
-| scoring the blocks | FLOPs of the criteria's passes | one pass measured, times the passes |
-
-Of a named machine, a is the time to read the weights once and b the larger of a row's FLOPs and its
-keys and values, at the peaks times an efficiency.
+The work is counted exactly, from the same cells that the study is cut into: the number of
+requests, their budgets and kinds of variant. The length of chains and the speed of decoding are
+not known. They come from the peaks of a named machine (scaling/costs/machines.py), with chains
+that take half of what the budget allows, or from a trial here (scaling/costs/trial.py);
+docs/internals.md compares the two.
 
 Both give what is expected and what it is at most (every chain as long as its budget allows).
-FLOPs: scaling/costs/flops.py. Blocks skipped by a variant are counted as computed: variants share
-passes.
-
-Not counted: loading the model, and writing the report.
+FLOPs: scaling/costs/flops.py. Blocks that a variant skips are counted as computed: variants share
+passes. Loading the model and writing the report are not counted.
 """
 
 from __future__ import annotations
@@ -50,9 +40,19 @@ ROW_BYTES, TOKEN_BYTES = 1900.0, 1.6  # of a chain in the store, and of each of 
 
 
 def estimate_on(config: StudyConfig, machine: Machine, *, share: float = SHARE) -> Estimate:
-    """The cost of a study on a named machine, from the configuration alone.
+    """Estimate the cost of a study on a named machine, from the configuration alone.
 
-    share: of the tokens it may spend, what a chain takes.
+    Args:
+        config: the settings of the study.
+        machine: the machine that runs it.
+        share: the part of the tokens allowed that a chain uses, in (0, 1].
+
+    Returns:
+        The estimate.
+
+    Raises:
+        UserError: `share` is not in (0, 1], the weights do not fit into the machine's memory, or
+            too many blocks are to be removed.
     """
     checked_share(share)
     shape = ModelShape.of(config.model, config.trust_remote_code)
@@ -95,20 +95,47 @@ def estimate_on(config: StudyConfig, machine: Machine, *, share: float = SHARE) 
 
 
 def memory_of(shape: ModelShape, rows: int, longest: float, number_bytes: int) -> float:
-    """Bytes for decoding so many rows of `longest` tokens: weights, keys and values, logits."""
+    """Memory for decoding: weights, key/value cache and logits.
+
+    Args:
+        shape: the shape of the model.
+        rows: rows decoded side by side.
+        longest: most tokens in a row's cache.
+        number_bytes: bytes per weight and cached number.
+
+    Returns:
+        The memory in bytes.
+    """
     numbers = shape.weights + rows * shape.kv * longest
     return numbers * number_bytes + rows * shape.vocab * 4 + WORKSPACE
 
 
 def likelihood_flops(shape: ModelShape, parts: Sequence[Part]) -> float:
-    """FLOPs of reading the prompts whose choices are scored."""
+    """FLOPs of reading the prompts whose choices are scored by likelihood.
+
+    Args:
+        shape: the shape of the model.
+        parts: the requests.
+
+    Returns:
+        The number of FLOPs.
+    """
     return float(sum(p.requests * shape.cost.chain(max(1, round(p.prompt)), 1) for p in parts))
 
 
 def decoding(
     shape: ModelShape, parts: Sequence[Part], each: Callable[[Part], float]
 ) -> tuple[float, float]:
-    """Tokens and FLOPs of the requests, of which each decodes `each(part)` tokens."""
+    """Tokens and FLOPs of decoding.
+
+    Args:
+        shape: the shape of the model.
+        parts: the requests.
+        each: the number of tokens that one request of a part decodes.
+
+    Returns:
+        Tokens and FLOPs of all requests.
+    """
     tokens = flops = 0.0
     for p in parts:
         tokens += p.requests * each(p)
@@ -152,7 +179,14 @@ def _scoring(
 
 
 def most_removed(config: StudyConfig) -> int:
-    """Removals that a study's criteria are followed for."""
+    """The largest number of removals that a study asks of its criteria.
+
+    Args:
+        config: the settings of the study.
+
+    Returns:
+        The number of removals, 1 if none are set.
+    """
     return max(config.remove_counts, default=1)
 
 

@@ -1,8 +1,8 @@
 """The work of a study, counted before it runs: requests that cost alike, with their budgets.
 
-Counted exactly, from the same cells that the study is cut into; no model is needed, and no plan:
-which blocks a method removes changes no count. How many tokens a request takes is not known before;
-`Part.tokens` says it for chains that take a given share of what they may.
+The count is exact, from the same cells that the study is cut into. It needs no model and no plan,
+because the choice of removed blocks changes no count. The tokens of a request are not known in
+advance; `Part.tokens` gives them for chains that use a given share of the tokens allowed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,17 @@ TEMPLATE_TOKENS = 40  # a chat template
 
 @dataclass(frozen=True)
 class Part:
-    """Requests that cost alike: of one benchmark, one kind of variant, one set of budgets.
+    """Requests that cost alike: one benchmark, one kind of variant, one set of budgets.
 
-    prompt: tokens of a prompt, on average. chains: rows that come of all requests together.
+    Attributes:
+        benchmark: name of the benchmark.
+        kind: "dense", "plan" or "block".
+        removed: number of removed blocks.
+        budgets: the budgets; empty if choices are scored by their likelihood.
+        requests: number of requests.
+        chains: rows of all requests together.
+        prompt: mean tokens of a prompt.
+        thinks: whether the chains think.
     """
 
     benchmark: str
@@ -54,7 +62,7 @@ class Part:
 
     @property
     def answers(self) -> int:
-        """Answer tokens of a request at most: one answer a budget."""
+        """Answer tokens of a request at most: one answer per budget."""
         return sum(b.answer for b in self.budgets)
 
     @property
@@ -81,7 +89,16 @@ class Part:
 
 
 def parts_of(config: StudyConfig, benchmarks: Sequence[Benchmark], n_blocks: int) -> list[Part]:
-    """The requests of a study, counted by what they cost. No model is needed, and no plan."""
+    """Count the requests of a study, grouped by what they cost. It needs no model and no plan.
+
+    Args:
+        config: the settings of the study.
+        benchmarks: the benchmarks, with their problems.
+        n_blocks: number of blocks of the model.
+
+    Returns:
+        One part per benchmark, kind of variant, number of removed blocks and set of budgets.
+    """
     kinds: dict[str, tuple[str, str]] = {"dense": ("dense", "")}
     removed = {"dense": 0}
     for method in config.methods:

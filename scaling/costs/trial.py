@@ -1,21 +1,16 @@
-"""A trial: a small study of the same shape, run in a folder that is thrown away, and measured.
+"""A trial: a small study of the same shape, run in a temporary folder and measured.
 
-It has the study's benchmarks, budgets, samples and single blocks, on a few problems each; removals
-are drawn at random, since which blocks a criterion will choose is not known before it has scored.
-What is read from it:
+It has the study's benchmarks, budgets, samples and single blocks, on a few problems each. Removals
+are drawn at random, because no criterion has chosen blocks yet. It measures:
 
-| measure | how |
-|---|---|
-| share | tokens decoded over tokens allowed, by benchmark, kind of variant and budgets |
-| pace | a pass over n rows takes a + b n seconds, see below |
-| likelihood | seconds a problem and variant |
-| one pass | Block Influence on the calibration chains, for the criteria that need more passes |
-
-One chain decoded alone gives a + b, and all the trial's decoding a P + b T: T tokens in P passes,
-with P by list scheduling of the requests on the rows.
+- share: tokens decoded over tokens allowed, by benchmark, kind of variant and budgets.
+- pace: a pass over n rows takes a + b n seconds. One chain decoded alone gives a + b, and all the
+  decoding of the trial a P + b T: T tokens in P passes, with P by list scheduling of the requests.
+- likelihood: seconds per problem and variant.
+- one pass: Block Influence on the calibration chains, for the criteria that need more passes.
 
 Grading, diagnosis and the store are in b, as they are in the study. Random removals harm more than
-chosen ones and loop more, so tokens come out rather too many.
+chosen ones and loop more, so the estimate of tokens is rather too high.
 """
 
 from __future__ import annotations
@@ -58,11 +53,18 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """What a small study measured. shares: by `Part.key`, and by shorter beginnings of it.
+    """What a small study measured.
 
-    stages: seconds by stage. likelihood: seconds a problem and variant, by benchmark. one_pass:
-    seconds of a forward pass over the calibration chains. row_bytes: of a chain in the
-    store, by benchmark.
+    Attributes:
+        shares: tokens decoded over tokens allowed, by `Part.key` and its prefixes.
+        pace: how long a decoding pass takes.
+        stages: seconds per stage.
+        likelihood: seconds per problem and variant, by benchmark.
+        one_pass: seconds of a forward pass over the calibration chains.
+        row_bytes: bytes per chain in the store, by benchmark.
+        chains: number of chains of the trial.
+        seconds: duration of the trial.
+        prompts: mean tokens of a prompt, by benchmark.
     """
 
     shares: Mapping[tuple[Any, ...], float]
@@ -76,7 +78,14 @@ class Trial:
     prompts: Mapping[str, float]
 
     def share(self, part: Part) -> float:
-        """Of the tokens a part may spend, what such requests did spend."""
+        """The part of the tokens allowed that requests like these used.
+
+        Args:
+            part: the requests.
+
+        Returns:
+            The share of the longest prefix of `part.key` that was measured.
+        """
         for n in range(len(part.key), 0, -1):
             if part.key[:n] in self.shares:
                 return self.shares[part.key[:n]]
@@ -103,7 +112,16 @@ class _Watched:
 
 
 def trial_config(config: StudyConfig, problems: int, out: Path) -> StudyConfig:
-    """The settings of the trial."""
+    """The settings of the trial.
+
+    Args:
+        config: the settings of the study.
+        problems: problems per benchmark; benchmarks that score choices by likelihood take 64.
+        out: the folder of the trial.
+
+    Returns:
+        The settings; removals are drawn at random.
+    """
     from scaling.benchmarks import benchmarks
 
     limit = {}
@@ -122,7 +140,17 @@ def run_trial(
     problems: int = PROBLEMS,
     on_event: OnEvent | None = None,
 ) -> Trial:
-    """Run the trial on `engine`."""
+    """Run the trial on an engine.
+
+    Args:
+        config: the settings of the study.
+        engine: the engine to measure.
+        problems: problems per benchmark; benchmarks that score choices by likelihood take 64.
+        on_event: called with every event of the trial's progress.
+
+    Returns:
+        The measurements.
+    """
     from scaling.study.runner import run_study
 
     began = time.monotonic()
@@ -224,7 +252,7 @@ def _shares(requests: Sequence[_Request]) -> dict[tuple[Any, ...], float]:
 
 
 def _alone(config: StudyConfig, engine: Engine) -> float:
-    """Seconds a token of one dense chain decoded alone; 0 where nothing is generated."""
+    """Seconds per token of one dense chain decoded alone; 0 if nothing is generated."""
     from interp.decoding.request import Request
 
     benches, _ = gather(config)
@@ -279,7 +307,17 @@ def estimate_here(
     problems: int = PROBLEMS,
     on_event: OnEvent | None = None,
 ) -> Estimate:
-    """The cost of a study on this machine, from a trial with its own model."""
+    """Estimate the cost of a study on this machine, from a trial with its own model.
+
+    Args:
+        config: the settings of the study.
+        engine: the engine, with the study's model.
+        problems: problems per benchmark; benchmarks that score choices by likelihood take 64.
+        on_event: called with every event of the trial's progress.
+
+    Returns:
+        The estimate.
+    """
     shape = ModelShape.of(engine.model.hf.config)
     benches, _ = gather(config)
     trial = run_trial(config, engine, problems=problems, on_event=on_event)

@@ -51,7 +51,7 @@ class CalibrationSource:
             check_name("part of a chain", self.part)
 
     def calibration(self, model: ReasoningModel) -> Calibration:
-        """Reads or generates what the model is calibrated on.
+        """Read or generate what the model is calibrated on.
 
         Args:
             model: the model that is scored, whose tokenizer and chains are used.
@@ -115,7 +115,7 @@ class CalibrationSource:
         )
 
     def _spare(self, config: StudyConfig) -> list[tuple[Benchmark, Problem]]:
-        """Problems that a study would calibrate on; measured ones where none are spare."""
+        """Problems that a study would calibrate on; measured ones if none are spare."""
         from scaling.study.defaults import CALIBRATION_PROBLEMS
         from scaling.study.problem_sets import gather
 
@@ -161,7 +161,7 @@ class GradedProblems:
 def read_source(
     texts: str | None, field: str | None = None, *, paragraphs: bool = False
 ) -> list[str] | Path | None:
-    """Reads what a user names as calibration texts; nothing of the model is needed.
+    """Read what a user names as calibration texts; no model is needed.
 
     Args:
         texts: a file (.txt, one text per line; .jsonl), "hub:NAME[:CONFIG[:SPLIT]]", or the folder
@@ -190,10 +190,10 @@ def read_source(
 
 
 def study_chains(folder: str | Path, model: ReasoningModel, most: int = MOST_CHAINS) -> list[Chain]:
-    """The dense chains of a finished study of this very model.
+    """The dense chains of a finished study of the same model.
 
-    Each problem's first sample at the largest budget without extensions. These are problems that
-    the study measured on: judge what is calibrated on them by others.
+    Each problem's first sample at the largest budget without extensions. The study measured on
+    these problems: evaluate what is calibrated on them on other problems.
 
     Args:
         folder: the study's folder; it is only read.

@@ -28,8 +28,8 @@ class PruneConfig:
         plan: or a plan, its file, or the name of a published one.
         method: the criterion.
         options: the criterion's own options.
-        repair: name of a repair that makes up for the lost blocks; "" is none. One that chooses
-            the blocks itself needs none of `remove`, `blocks`, `plan`.
+        repair: name of a repair that compensates for the removed blocks; "" is none. One that
+            chooses the blocks itself needs none of `remove`, `blocks`, `plan`.
         repair_options: the repair's own options.
         source: what criterion and repair are calibrated on.
         trust_remote_code: whether a model of the Hub may run its own code.
@@ -88,7 +88,7 @@ class PrunedCheckpoint:
 
 
 def prune_model(config: PruneConfig, out: str | Path) -> PrunedCheckpoint:
-    """Writes the checkpoint that `config` describes.
+    """Write the checkpoint that `config` describes.
 
     Named blocks and plans without a repair are removed from file to file where that is possible,
     and no model is loaded.

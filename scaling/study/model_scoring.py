@@ -32,11 +32,11 @@ def settable(method: str) -> tuple[str, ...]:
 
 
 def check_steps(method: str, remove: int | None) -> None:
-    """Refuses a number of removals for a criterion that scores every block at once.
+    """Refuse a number of removals for a criterion that scores every block at once.
 
     Args:
         method: name of the criterion.
-        remove: how many removals it shall be followed for; None is always right.
+        remove: number of removals; None is always allowed.
 
     Raises:
         UserError: the criterion takes no steps, or does not exist.
@@ -59,14 +59,14 @@ def score_model(
     remove: int | None = None,
     **options: Any,
 ) -> Scores:
-    """Scores every block by a criterion, calibrated on what `source` says.
+    """Score every block by a criterion, calibrated on `source`.
 
     Args:
         model: the model.
         method: name of the criterion (`pruning.criteria.criteria()` lists them).
         source: what to calibrate on; by default the model's own chains on spare problems, as in a
             study. Read only if the criterion reads anything.
-        remove: how many removals a criterion that goes step by step is followed for.
+        remove: number of removals of a greedy criterion or a search.
         **options: the criterion's own options.
 
     Returns:
@@ -132,7 +132,7 @@ def choose_plan(
 
 
 def check_removal(method: str, remove: int) -> None:
-    """Refuses a criterion that cannot choose blocks, or a number of them below 1.
+    """Refuse a criterion that cannot choose blocks, or a number of them below 1.
 
     Args:
         method: name of the criterion.

@@ -1,6 +1,6 @@
-"""Where a study runs: on a Ray cluster, or on a model that a server has.
+"""Where a study runs: on a Ray cluster, or on a model that a server hosts.
 
-What can be wrong is found before anything starts. `scaling.study.runner.run_study` runs it here.
+The settings are checked before anything starts. `scaling.study.runner.run_study` runs it here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def run_on_cluster(
     *,
     workers: int | None = None,
 ) -> StudyResult:
-    """Runs a study on the workers of a Ray cluster.
+    """Run a study on the workers of a Ray cluster.
 
     Args:
         config: the study.
         address: "local", "auto" or HOST:PORT.
-        on_event: told of stages and progress.
-        workers: how many; by default one per GPU, or one per core without.
+        on_event: called with every stage and progress event.
+        workers: number of workers. Default: one per GPU, or one per core without GPUs.
 
     Returns:
         The study's rows.
@@ -59,13 +59,13 @@ def run_on_server(
     *,
     served: str | None = None,
 ) -> StudyResult:
-    """Runs a study on the model served at `url`.
+    """Run a study on the model served at `url`.
 
     Args:
         config: the study; it must remove no blocks. Its model is the folder or name that the
             tokenizer is read from.
         url: the server (vLLM, SGLang, transformers serve).
-        on_event: told of stages and progress.
+        on_event: called with every stage and progress event.
         served: name of the model at the server; by default the only one it lists.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Names that are not there, found before a model is loaded or a problem is read."""
+"""Checks of names, before a model is loaded or a problem is read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Kind = Literal["criterion", "repair", "benchmark", "part of a chain"]
 
 
 def check_name(kind: Kind, name: str) -> None:
-    """Refuses a name that nothing is registered by.
+    """Refuse a name that is not registered.
 
     Args:
         kind: what is named.
         name: the name; a benchmark's may carry a variant behind a colon ("jsonl:numeric").
 
     Raises:
-        UserError: nothing has that name; the nearest one that exists is said.
+        UserError: nothing has that name; the message gives the nearest one that exists.
     """
     known = _KNOWN[kind]()
     base = name.partition(":")[0] if kind == "benchmark" else name
@@ -30,7 +30,7 @@ def check_name(kind: Kind, name: str) -> None:
 
 
 def check_names(config: StudyConfig) -> None:
-    """Refuses a study that names a benchmark or a criterion that does not exist.
+    """Refuse a study that names a benchmark or a criterion that does not exist.
 
     Raises:
         UserError: see `check_name`.
