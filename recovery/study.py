@@ -457,13 +457,19 @@ def pruned_folder(study: RecoveryStudy, name: str) -> Path:
     """
     from filelock import FileLock
 
-    from pruning.folder import prune_folder
+    from interp.model.reasoning_model import ReasoningModel
+    from pruning.folder import NotStreamable, prune_folder
+    from pruning.surgery import save
 
     folder = study.out / "pruned" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{name}.lock")):
         if not folder.exists():
-            prune_folder(study.model, plans_of(study.out)[name], folder)
+            plan = plans_of(study.out)[name]
+            try:
+                prune_folder(study.model, plan, folder)
+            except NotStreamable:
+                save(ReasoningModel.load(study.model), plan, folder)
     return folder
 
 

@@ -20,8 +20,10 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.json_reader import read_json_object, short
 from interp.model.delimiters import Delimiters
+from interp.model.gguf_file import is_gguf, locate_gguf, read_gguf
 
 PRUNING_FILE = "pruning.json"
+DELIMITERS_FILE = "delimiters.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BUNDLED = "testbed"
@@ -29,14 +31,15 @@ MOST_BLOCKS = 10_000  # far above any model's; a larger number in a file is dama
 
 
 def locate(source: str, weights: bool = True) -> str:
-    """The folder or Hub name that `source` stands for.
+    """The folder, GGUF file or Hub name that `source` stands for.
 
     Args:
-        source: "testbed", a folder, or a Hub name.
+        source: "testbed", a folder, a Hub name, FILE.gguf, FOLDER:FILE.gguf or
+            HUB_NAME:FILE.gguf. A GGUF file of the Hub is downloaded.
         weights: whether a folder must hold weights; without, its configuration is enough.
 
     Raises:
-        UserError: `source` is a path and no checkpoint folder is there.
+        UserError: `source` is a path and no checkpoint is there.
     """
     if source == BUNDLED:
         folder = Path(str(resources.files("testbed"))) / "reasoner"
@@ -47,8 +50,15 @@ def locate(source: str, weights: bool = True) -> str:
             )
         return str(folder)
     path = Path(source).expanduser()
+    if is_gguf(source) and not path.is_dir():
+        return str(locate_gguf(source))
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if files := sorted(path.glob("*.gguf")):
+                raise UserError(
+                    f"{path} holds no config.json, but GGUF files: name one of them, such as "
+                    f"{path / files[0].name}."
+                )
             raise UserError(f"{path} holds no config.json: expected a checkpoint folder.")
         if weights and not any(path.glob("*.safetensors")):
             raise UserError(
@@ -64,15 +74,22 @@ def locate(source: str, weights: bool = True) -> str:
 def side_file(place: str, filename: str, download: bool = True) -> dict[str, Any] | None:
     """A JSON file beside the weights, in a folder or on the Hub; None where there is none.
 
+    A GGUF file holds its configuration itself, and its folder may hold other models: only
+    delimiters.json is looked for beside it.
+
     Args:
-        place: the folder or Hub name.
+        place: the folder, GGUF file or Hub name.
         filename: of the file.
         download: whether the Hub may be asked; otherwise only its cache is read.
 
     Raises:
         UserError: the file is not a JSON object.
     """
-    if Path(place).is_dir():
+    if is_gguf(place) and not Path(place).is_dir():
+        if filename != DELIMITERS_FILE:
+            return None
+        path: Path | None = Path(place).parent / filename
+    elif Path(place).is_dir():
         path = Path(place) / filename
     else:
         from transformers.utils.hub import cached_file
@@ -95,7 +112,7 @@ def folder_delimiters(place: str) -> Delimiters | None:
     Raises:
         UserError: the file does not hold delimiters.
     """
-    content = side_file(place, "delimiters.json")
+    content = side_file(place, DELIMITERS_FILE)
     try:
         return None if content is None else Delimiters.from_dict(content)
     except UserError as error:
@@ -125,6 +142,18 @@ def folder_blocks(place: str) -> tuple[tuple[int, ...] | None, int | None]:
             f"{PRUNING_FILE} of {place}: {error} Prune the dense model again."
         ) from None
     return found, n_blocks
+
+
+def provenance_of(place: str) -> dict[str, Any]:
+    """Which GGUF file a model's weights come from; empty where they come from none.
+
+    Args:
+        place: a folder, GGUF file or Hub name. A pruned checkpoint says it in its pruning.json.
+    """
+    if is_gguf(place) and not Path(place).is_dir():
+        return read_gguf(place).provenance()
+    found = (side_file(place, PRUNING_FILE) or {}).get("provenance")
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def checked_layer_map(layer_map: Any, n_blocks: int) -> tuple[int, ...]:
