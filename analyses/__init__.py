@@ -1,1 +1,1 @@
-"""One file a question: a table from a study's rows, a figure of it; and the report of them all."""
+"""One file per question: a table from a study's rows and a figure of it; and the report of all."""

@@ -1,25 +1,17 @@
-"""What inside a block matters, and whether it is missed or only strange to be without it.
+"""Which part of a block matters, and whether its loss removes information or is a strange input.
 
 On the benchmark with the longest chains (`analyses.plumbing.workbench`), with the dense model's
 noise:
 
-- halves: every block skipped, its attention alone, its MLP alone. Which half carries the effect?
+- halves: every block skipped, its attention alone, its MLP alone;
 - kinds: every block's delta left out, replaced by its mean, or by one drawn from other chains
-  (`interp.effects.ablation_variants`). What all three cost is information lost. Zero is far from
-  what later blocks have seen: what only skipping costs is that strange input. A resampled delta
-  looks right and says something else: what only it costs is the wrong information.
-- dose: the delta of the few blocks that matter most scaled by gains between 0 (skip) and 1
-  (dense), and above. Is all of it needed, or only some?
+  (`interp.effects.ablation_variants`). The part common to all three is information lost; what
+  only skipping costs is a strange input; what only resampling costs is wrong information;
+- dose: the delta of the few most needed blocks scaled by gains from 0 (skip) over 1 (dense) up.
 
-Means and pools of deltas come from whole dense chains (prompt too, for there too they are put in)
-of problems that are not asked here, where the benchmark has that many.
-
-Caveats: accuracy cannot fall under zero, so what costs all of it cannot be told apart. Chains are
-ended once they certainly loop, so lengths of looping chains are censored. The blocks of the dose
-are chosen by their effect (accuracy and loops) on the same problems: their value at gain 0 is a
-little too large.
-
-p values: sign-flip tests over problems, Holm-corrected over the blocks of one ablation and part.
+Caveats: accuracy cannot fall below zero; lengths of looping chains are censored; the blocks of the
+dose are chosen on the same problems, so their value at gain 0 is slightly too large. p values:
+sign-flip tests over problems, Holm-corrected over the blocks of one ablation and part.
 """
 
 from __future__ import annotations
@@ -30,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN
@@ -56,7 +49,7 @@ CAPTION = (
     "over the blocks; open: no clear difference. Bars: 95 % intervals over problems, uncorrected."
 )
 PROBLEMS = 32
-CALIBRATION = 12  # further problems, whose dense chains give means and pools
+CALIBRATION = 12  # further problems: their whole dense chains (with prompt) give means and pools
 DOSED = 4  # blocks that are scaled
 GAINS = (0.25, 0.5, 0.75, 1.5)
 SHOWN = ("correct", "looped", "thinking_tokens", "reflection_per_1k")
@@ -76,24 +69,29 @@ DOSES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#AA4499", "D"))
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
-    """What decides the result; None where the study has nothing to try it on."""
+    """The settings that decide the result; None where the study has nothing to try it on."""
     return asked_settings(study, n=[PROBLEMS, CALIBRATION, DOSED], gains=list(GAINS), version=1)
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row an outcome, ablation, part and block: effect, low, high, p, p_holm, dense, variant.
+    """One row per outcome, ablation, part and block, with two comparisons and the dose response.
 
-    against, difference (_low, _high, _p, _p_holm): a second comparison of the same problems. Of
-    attention and MLP: with the other half. Of mean and resample: with skip. Of a skipped block:
-    with the sum of the effects of its halves (0: they add up). slope (_low, _high, _p_holm),
-    curvature: of a block that was scaled, in its rows of scale (`interp.effects.dose`).
+    Args:
+        study: the study.
+
+    Returns:
+        effect, low, high, p, p_holm, dense, variant: the comparison with dense. against, difference
+        (_low, _high, _p, _p_holm): a second comparison on the same problems: attention and MLP with
+        the other half, mean and resample with skip, a skipped block with the sum of its halves'
+        effects (0: they add up). slope (_low, _high, _p_holm), curvature: of a scaled block, in its
+        rows of "scale" (`interp.effects.dose`).
     """
     settings = settings_of(study)
     return derived(study, "ablations", settings, lambda: _compute(study, settings or {}))
 
 
 def in_store(study: StudyData) -> bool:
-    """Whether `table` would only have to be read."""
+    """Whether the study already holds the result, so that `table` only reads it."""
     return kept(study, "ablations", settings_of(study)) is not None
 
 
@@ -136,7 +134,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     frames = [rows_of(found[o]) for o in BY_COLUMN if o in found]
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "benchmark", settings["benchmark"])
-    asked = {(t.label, t.part, t.block): i for i, t in enumerate(trials)}  # skip first
+    asked = {(t.label, t.part, t.block): i for i, t in enumerate(trials)}  # order of the rows
     rows = zip(frame["ablation"], frame["part"], frame["block"], strict=True)
     place = np.lexsort(
         ([asked[row] for row in rows], frame.groupby("outcome", sort=False).ngroup())
@@ -145,7 +143,15 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 
 def most_needed(effects: Sequence[Effects], most: int) -> list[int]:
-    """The blocks whose skipping changes these outcomes most, added up; of equals the earlier."""
+    """The blocks whose skipping changes some outcomes most.
+
+    Args:
+        effects: effects on each outcome; absolute values are added up.
+        most: number of blocks.
+
+    Returns:
+        Dense indices, ascending; among equal blocks the earlier ones.
+    """
     skipped = [one.only(ablation="skip", part="block") for one in effects]
     total: dict[int, float] = {int(b): 0.0 for b in skipped[0].blocks}
     for one in skipped:
@@ -158,7 +164,7 @@ def most_needed(effects: Sequence[Effects], most: int) -> list[int]:
 
 
 def rows_of(effects: Effects) -> pd.DataFrame:
-    """The rows of one outcome, with their second comparison and their dose-response."""
+    """The rows of one outcome, with their second comparison and their dose response."""
     from interp.effects import dose_response
 
     frame = effects.to_frame()
@@ -198,7 +204,7 @@ def rows_of(effects: Effects) -> pd.DataFrame:
 
 
 def _against(ablation: str, part: str) -> tuple[str, tuple[Key, ...]]:
-    """What a row is compared with beside dense: its name, and the groups whose sum it is."""
+    """The second comparison of a row: its name, and the groups whose sum it is."""
     if ablation in ("mean", "resample"):
         return "skip", (("skip", part),)
     if ablation == "skip" and part == "block":
@@ -213,12 +219,12 @@ def _against(ablation: str, part: str) -> tuple[str, tuple[Key, ...]]:
 
 
 def caption(found: pd.DataFrame) -> str:
-    """The caption, with the benchmark it speaks of."""
+    """The caption, with the name of the benchmark."""
     return CAPTION.format(benchmark=str(found["benchmark"].iloc[0]).capitalize())
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """Which half carries what, how far the kinds of ablation agree, and the doses, in words."""
+    """Sentences: which half matters where, how far the kinds of ablation agree, and the doses."""
     lines = []
     for outcome in ("correct", "looped"):
         part = found[found["outcome"] == outcome]
@@ -240,7 +246,7 @@ def text(found: pd.DataFrame) -> list[str]:
 
 
 def _halves(part: pd.DataFrame, said: str) -> str:
-    """The blocks whose attention, whose MLP matters, and in which it matters more."""
+    """The blocks whose attention or MLP matters, and where one matters more than the other."""
     parts = []
     for half, name, other in (("attention", "attention", "MLP"), ("mlp", "MLP", "attention")):
         rows = part[(part["ablation"] == "skip") & (part["part"] == half)]
@@ -261,7 +267,7 @@ def _halves(part: pd.DataFrame, said: str) -> str:
 
 
 def _kinds(part: pd.DataFrame, said: str) -> str:
-    """Of the blocks whose skipping shows, how much mean and resample leave of it."""
+    """How much of the effect of skipping remains with mean and resample."""
     whole = part[part["part"] == "block"]
     skip = whole[whole["ablation"] == "skip"].set_index("block")
     clear = skip[skip["p_holm"] < ALPHA]
@@ -304,12 +310,22 @@ def plot(
     groups: dict[Key, tuple[str, str, str]],
     ax: Axes | None = None,
 ) -> Axes:
-    """One outcome by block, a mark a group of (ablation, part): `HALVES` or `KINDS`."""
+    """Plot one outcome by block, one mark per group.
+
+    Args:
+        found: the result of `table`.
+        outcome: the outcome's column.
+        groups: the groups (ablation, part) with name, colour and marker: `HALVES` or `KINDS`.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["outcome"] == outcome]
     ax.axhline(0, color=style.INK, lw=0.8)
     blocks = sorted({int(b) for b in part["block"]})
-    for block in blocks[1::2]:  # bands, so that marks are seen to belong to a block
+    for block in blocks[1::2]:  # bands show which marks belong to a block
         ax.axvspan(block - 0.5, block + 0.5, color="#f4f4f4", lw=0, zorder=0)
     for i, ((ablation, site), (_, colour, marker)) in enumerate(groups.items()):
         rows = part[(part["ablation"] == ablation) & (part["part"] == site)].sort_values("block")
@@ -328,7 +344,16 @@ def plot(
 
 
 def plot_dose(found: pd.DataFrame, outcome: str, ax: Axes | None = None) -> Axes:
-    """Change in an outcome over the gain of a block's contribution, a line a block."""
+    """Plot the change in an outcome over the gain of a block's delta, one line per block.
+
+    Args:
+        found: the result of `table`.
+        outcome: the outcome's column.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[(found["outcome"] == outcome) & (found["part"] == "block")]
     scaled = part[part["ablation"].str.startswith("scale")]
@@ -365,7 +390,15 @@ def _gain(ablation: str) -> float:
 
 
 def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
-    """Left: halves; right: kinds; a row an outcome. Below: the doses."""
+    """Halves on the left, kinds on the right, one row per outcome; the doses below.
+
+    Args:
+        found: the result of `table`.
+        _study: unused; every analysis has this signature.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     if not len(found):
         return None
     there = set(found["outcome"])
@@ -392,7 +425,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 def _named(
     found: pd.DataFrame, outcome: str, ax: Axes, groups: dict[Key, tuple[str, str, str]]
 ) -> None:
-    """A panel's title, and the names of its marks in their colours."""
+    """Set a panel's title, and the names of its marks in their colours."""
     known = BY_COLUMN[outcome]
     dense = known.words(float(found.loc[found["outcome"] == outcome, "dense"].mean()))
     note = f" (dense {dense})" if groups is HALVES else ""
@@ -408,6 +441,18 @@ def _named(
     )  # fmt: skip
     named.set_in_layout(False)
 
+
+register_analysis(
+    "ablations",
+    order=210,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+    decodes=True,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

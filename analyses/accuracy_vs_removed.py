@@ -1,7 +1,7 @@
 """Accuracy against the number of blocks removed, by method, on every benchmark.
 
-At the largest budget, so that what is lost is not lost for want of tokens. One panel a benchmark
-from no chain to a long one: where the curves part is where the length of the chain begins to
+At the largest budget, so that losses are not due to too few tokens. One panel per benchmark, from
+short answers to long chains: the point at which the curves separate is where chain length begins to
 matter (arXiv 2510.22228, its first figure). Differences from dense are paired by problem and
 sample; p values are Holm-corrected over all benchmarks and variants.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ CAPTION = (
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark and variant."""
+    """One row per benchmark and variant."""
     rows = largest_budget(study.rows("accuracy"))
     return tables.order_variants(tables.by_variant(rows, ["correct"]), study.variants)
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """Which blocks each variant lacks, in a sentence."""
+    """One sentence: the blocks that each variant lacks."""
     plans = found[found["variant"] != style.DENSE].drop_duplicates("variant")
     said = [
         f"{style.pretty(str(method))} "
@@ -43,7 +44,16 @@ def text(found: pd.DataFrame) -> list[str]:
 
 
 def plot(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
-    """One benchmark: a line a method, dense at zero blocks."""
+    """Plot one benchmark: one line per method, dense at zero blocks.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == benchmark]
     dense = part[part["variant"] == style.DENSE]
@@ -101,16 +111,28 @@ def plot(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark."""
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    with style.style():
-        whole, axes = style.panels(len(names))
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, ax)
-    return whole
+    """One panel per benchmark.
 
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
+    names = panels.benchmarks_in(found, study)
+    return panels.figure_of_panels(names, lambda name, ax: plot(found, name, ax))
+
+
+register_analysis(
+    "accuracy_vs_removed",
+    order=10,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

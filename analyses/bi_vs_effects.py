@@ -1,11 +1,11 @@
-"""Does Block Influence foretell what a block's loss does?
+"""Does Block Influence predict the effect of losing a block?
 
 For every outcome and benchmark (`interp.effects.explain`): Spearman's correlation, over blocks, of
-Block Influence with the size of the effect, with an interval that holds the choice of blocks and
-the noise of the effects; the same with depth (and the norm of the stream) held fixed; and the share
-of what could be explained, given how reliable both are, that is explained. Block Influence is that
-on calibration text, and, where the stored dense chains were read again, that on chains and at
-events: the tokens that open a reflection, decisions, the answer.
+Block Influence with the size of the effect. Its interval covers the choice of blocks and the noise
+of the effects. Also the same correlation with depth (and the norm of the residual stream) held
+fixed, and the share explained of what is explainable given the reliability of both sides. Block
+Influence is taken on calibration text and, where the stored dense chains were replayed, on chains
+and at events: tokens that open a reflection, decisions, the answer.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.block_effects import effects
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.outcome_columns import BY_COLUMN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,12 +49,12 @@ EVENTS = {
     "answer": "answers",
 }
 NORM = "norm"
-CHAINS = 24  # dense chains that are read again
-LEAST_TOKENS = 20  # an event with fewer says nothing of a block
+CHAINS = 24  # dense chains that are replayed
+LEAST_TOKENS = 20  # events with fewer tokens are left out
 
 
 def influence(study: StudyData) -> pd.DataFrame:
-    """Block Influence by block: block, score, low, high."""
+    """Block Influence by block: columns block, score, low, high."""
     scores = study.scores
     if not len(scores):
         return scores
@@ -62,10 +62,15 @@ def influence(study: StudyData) -> pd.DataFrame:
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row an outcome, benchmark and score: its correlation with the effect.
+    """One row per outcome, benchmark and score: its correlation with the effect.
 
-    of: "size" (absolute change) or "effect" (signed change). score: where Block Influence was
-    taken. See `interp.effects.explain` for the columns. worst: the block it is most wrong about.
+    Args:
+        study: the study.
+
+    Returns:
+        The columns of `interp.effects.explain`. of: "size" (absolute change) or "effect" (signed
+        change). score: where Block Influence was taken. worst: the block that it underrates most,
+        nan where none is clear.
     """
     import pandas as pd
 
@@ -92,7 +97,7 @@ def explained(study: StudyData) -> list[Explanations]:
 
 
 def _worst(one: Explanation) -> float:
-    """The block that the score underrates most, where it clearly does; else nan."""
+    """The block that the score underrates most, where this is clear; else nan."""
     mistakes = one.mistakes()
     clear = mistakes[mistakes["clear"] & (mistakes["kind"] == "underrated")]
     return float(clear["block"].iloc[0]) if len(clear) else np.nan
@@ -102,7 +107,7 @@ def _worst(one: Explanation) -> float:
 
 
 def scores_of(study: StudyData) -> tuple[dict[str, BlockScores], dict[str, BlockScores]]:
-    """Block Influence wherever it was taken, and what is held fixed beside the depth."""
+    """Block Influence wherever it was taken, and the controls held fixed beside depth."""
     from interp.effects import BlockScores
 
     own = influence(study)
@@ -127,7 +132,7 @@ def scores_of(study: StudyData) -> tuple[dict[str, BlockScores], dict[str, Block
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
-    """What decides Block Influence on chains; None where nothing was generated."""
+    """The settings that decide Block Influence on chains; None where nothing was generated."""
     from analyses.plumbing.workbench import longest_solved, problem_settings
 
     benchmark = longest_solved(study)
@@ -137,7 +142,7 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
 
 
 def on_chains(study: StudyData) -> pd.DataFrame:
-    """Block Influence along the stored dense chains, as kept in the study or computed now."""
+    """Block Influence along the stored dense chains, as stored in the study or computed now."""
     import pandas as pd
 
     settings = settings_of(study)
@@ -172,7 +177,7 @@ def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 
 def _with_entropy(bench: Workbench, chains: list[Chain]) -> list[Chain]:
-    """Their entropies are not stored, and decisions are where the model is unsure: read again."""
+    """The chains with their entropies, which are not stored and which decisions need."""
     from interp.interventions.interventions import dense
     from interp.replay.divergence import divergence
 
@@ -182,7 +187,7 @@ def _with_entropy(bench: Workbench, chains: list[Chain]) -> list[Chain]:
 
 
 def points(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark and block: Block Influence and the change in accuracy, with intervals."""
+    """One row per benchmark and block: Block Influence and change in accuracy, with intervals."""
     import pandas as pd
 
     scores = influence(study)
@@ -203,7 +208,17 @@ def points(study: StudyData) -> pd.DataFrame:
 
 
 def plot(dots: pd.DataFrame, found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
-    """One benchmark: Block Influence against the change in accuracy."""
+    """Plot one benchmark: Block Influence against the change in accuracy.
+
+    Args:
+        dots: the result of `points`.
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = dots[dots["benchmark"] == benchmark]
     part = part.sort_values("score").reset_index(drop=True)
@@ -247,9 +262,17 @@ def plot(dots: pd.DataFrame, found: pd.DataFrame, benchmark: str, ax: Axes | Non
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark whose blocks were skipped."""
+    """One panel per benchmark whose blocks were skipped, and the shares explained.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where no blocks were skipped.
+    """
     dots = points(study)
-    names = [b for b in study.benchmarks if len(dots) and b in set(dots["benchmark"])]
+    names = panels.benchmarks_in(dots, study)
     if not names:
         return None
     shares = shares_of(found)
@@ -263,7 +286,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 def shares_of(found: pd.DataFrame) -> pd.DataFrame:
-    """The shares explained of the size of the change in accuracy, where there is any to explain."""
+    """The shares explained of the size of the change in accuracy, where any is explainable."""
     if not len(found):
         return found
     part = found[(found["outcome"] == "correct") & (found["of"] == "size")]
@@ -271,11 +294,19 @@ def shares_of(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Share of the explainable that each score explains, a row a score, a marker a benchmark."""
+    """Plot the share of the explainable that each score explains: one row per score.
+
+    Args:
+        shares: the result of `shares_of`.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes; benchmarks differ by marker and grey.
+    """
     ax = style.new_axes(ax)
     names = list(dict.fromkeys(shares["score"]))
     benchmarks = list(dict.fromkeys(shares["benchmark"]))
-    # hues belong to the variants: benchmarks are told apart by marker and grey
+    # Hues belong to the variants, so benchmarks differ by marker and grey.
     greys, markers = (style.INK, style.QUIET, "#9a9a9a", "#bdbdbd"), "osD^vP"
     for i, benchmark in enumerate(benchmarks):
         part = shares[shares["benchmark"] == benchmark]
@@ -295,11 +326,14 @@ def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def said_of(column: str) -> str:
-    """The outcome's name in a sentence."""
-    known = BY_COLUMN.get(column)
-    return known.said if known else column
-
+register_analysis(
+    "bi_vs_effects",
+    order=80,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

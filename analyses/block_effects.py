@@ -1,7 +1,7 @@
-"""What each single block is for: the change in every outcome when it alone is skipped.
+"""What each block is for: the change in every outcome when only this block is skipped.
 
 Every block is skipped in turn beside the dense row, with the same noise, and its chains are
-compared with the dense ones of the same problem and sample (`interp.effects`). p values are
+compared with the dense chains of the same problem and sample (`interp.effects`). p values are
 Holm-corrected over the blocks of one outcome on one benchmark.
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN, present, with_derived
 
@@ -35,7 +36,7 @@ MOST_PANELS = 6
 
 @lru_cache(maxsize=2)
 def effects(study: StudyData) -> list[Effects]:
-    """The paired effects of every block, one `Effects` an outcome that the study has."""
+    """The paired effects of every block, one `Effects` per outcome that the study has."""
     from interp.effects import block_effects
     from interp.errors import UserError
 
@@ -53,11 +54,11 @@ def effects(study: StudyData) -> list[Effects]:
             try:
                 found.append(block_effects(part, outcome.column))
             except UserError:
-                continue  # defined on one side only: there is no pair to compare
+                continue  # only one side has the outcome: there is no pair to compare
     samples = study.diversity
     if len(samples) and (samples["kind"] == "block").any():
-        # Only problems of the block cells, at the budget the blocks were skipped at, and measured
-        # on as many samples: a Vendi score of eight samples is not that of two.
+        # Only problems and budgets of the block cells, measured on the same number of samples: a
+        # Vendi score of eight samples does not compare with one of two.
         blocks = samples[samples["kind"] == "block"]
         keys = ["benchmark", "problem", "budget", "samples"]
         dense = samples[samples["variant"] == style.DENSE].merge(blocks[keys].drop_duplicates())
@@ -69,7 +70,7 @@ def effects(study: StudyData) -> list[Effects]:
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row an outcome, benchmark and block."""
+    """One row per outcome, benchmark and block."""
     import pandas as pd
 
     parts = [one.to_frame() for one in effects(study)]
@@ -87,12 +88,22 @@ def longest(found: pd.DataFrame) -> str:
 
 
 def caption(found: pd.DataFrame) -> str:
-    """The caption, with the benchmark it speaks of."""
+    """The caption, with the name of the benchmark."""
     return CAPTION.format(longest=longest(found))
 
 
 def plot(found: pd.DataFrame, outcome: str, benchmark: str, ax: Axes | None = None) -> Axes:
-    """One outcome on one benchmark: the change when each block is skipped."""
+    """Plot one outcome on one benchmark: the change when each block is skipped.
+
+    Args:
+        found: the result of `table`.
+        outcome: the outcome's column.
+        benchmark: name of the benchmark.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[(found["outcome"] == outcome) & (found["benchmark"] == benchmark)]
     part = part.sort_values("block")
@@ -134,7 +145,15 @@ def plot(found: pd.DataFrame, outcome: str, benchmark: str, ax: Axes | None = No
 
 
 def panels_of(found: pd.DataFrame, study: StudyData) -> list[tuple[str, str]]:
-    """(outcome, benchmark) of the figure's panels: accuracy, then what the longest chains do."""
+    """The panels of the figure: accuracy on every benchmark, then outcomes of the longest chains.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        Pairs (outcome, benchmark).
+    """
     accuracy = found.loc[found["outcome"] == "correct", "benchmark"]
     panels = [("correct", b) for b in study.benchmarks if b in set(accuracy)]
     long = longest(found)
@@ -144,7 +163,15 @@ def panels_of(found: pd.DataFrame, study: StudyData) -> list[tuple[str, str]]:
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """Accuracy on every benchmark, and what the longest chains do."""
+    """Accuracy on every benchmark, and outcomes of the longest chains.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     if not len(found):
         return None
     wanted = panels_of(found, study)
@@ -154,6 +181,15 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, outcome, benchmark, ax)
     return whole
 
+
+register_analysis(
+    "block_effects",
+    order=70,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

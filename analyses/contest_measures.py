@@ -1,14 +1,14 @@
-"""Does the measure know? What chain-aware thinks of every set of a finished contest.
+"""How well the measure of chain-aware ranks every set of a finished contest.
 
     python -m analyses.contest_measures --out studies/contest
 
-For each set that any criterion named: the share of the dense model's chains lost ("lost") and the
+For each set that any criterion chose: the share of the dense model's chains lost ("lost") and the
 share of the pruned model's own chains that go astray ("astray"), on the contest's calibration
-problems (`pruning.criteria.chain_aware`), beside the accuracy kept on its test problems. A set that
-another criterion found and that the measure likes less than ours was not missed by the search: then
-the measure would have to change. Rank correlations are over sets, of each size and of all.
+problems (`pruning.criteria.chain_aware`), beside the accuracy kept on its test problems. A better
+set that the measure ranks lower was not missed by the search: the measure itself would have to
+change. Rank correlations are over sets, of each size and of all.
 
-Stopped at any time and run again it goes on: what is measured is kept in --out.
+Progress is kept in --out; a stopped run continues there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,17 @@ FILE = "measures.json"
 
 
 def measured(contest: Contest, sets: list[Set], patience: float) -> dict[str, dict[str, float]]:
-    """lost and astray of every set, by its name."""
+    """Measure every set, continuing from the results kept in the contest's folder.
+
+    Args:
+        contest: the finished contest.
+        sets: the sets to measure.
+        patience: nats by which a chain may be less likely under the dense model before it has gone
+            astray.
+
+    Returns:
+        "lost" and "astray" of every set, by its name.
+    """
     from interp.model.reasoning_model import ReasoningModel
     from interp.replay.batching import BATCH_TOKENS
     from pruning.criteria.chain_aware import FreeRuns
@@ -58,11 +68,20 @@ def measured(contest: Contest, sets: list[Set], patience: float) -> dict[str, di
 
 
 def named(removed: Set) -> str:
+    """The name of a set: its blocks separated by spaces."""
     return " ".join(map(str, removed))
 
 
 def table(contest: Contest, found: dict[str, dict[str, float]]) -> pd.DataFrame:
-    """One row a set: its measures, what it keeps of both kinds, and who named it."""
+    """One row per set: its measures, the accuracy kept, and the methods that chose it.
+
+    Args:
+        contest: the finished contest.
+        found: the result of `measured`.
+
+    Returns:
+        The table, sorted by size and measure; the accuracy is over both kinds.
+    """
     import pandas as pd
 
     who: dict[Set, list[str]] = {}
@@ -79,7 +98,7 @@ def table(contest: Contest, found: dict[str, dict[str, float]]) -> pd.DataFrame:
 
 
 def agreement(found: pd.DataFrame) -> pd.DataFrame:
-    """Spearman's correlation of each measure with what is kept, over sets of a size and of all."""
+    """Spearman's correlation of each measure with the accuracy kept, per size and over all sets."""
     import pandas as pd
     from scipy.stats import spearmanr
 
@@ -94,6 +113,11 @@ def agreement(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: arguments; None takes those of the process.
+    """
     from pruning.criteria.chain_aware import PATIENCE
 
     parser = argparse.ArgumentParser(

@@ -1,16 +1,15 @@
-"""Which criterion keeps most of long chains? Every one calibrated alike, on problems none has seen.
+"""Which criterion keeps most of long chains? All calibrated alike, on problems new to all.
 
     python -m analyses.criterion_contest --out studies/contest [--methods ...] [--remove 2 3 4 5 6]
 
 On the bundled reasoner. All criteria read the same chains: the dense model's own, on
-`--calibration` training problems of each kind. Each names a set for every number of blocks; every
+`--calibration` training problems of each kind. Each chooses a set for every number of blocks. Every
 distinct set is skipped live beside the dense model on `--problems` test problems of each kind, with
-the same noise.
-What is kept is compared problem by problem with `--ours`: by number of removals, and over all of
-them (a problem's mean over kinds would mix problems, so each problem of each kind is a pair of its
-own). p values are of sign flips, Holm-corrected over the other criteria.
+the same noise. The accuracy kept is compared problem by problem with `--ours`: by number of
+removals, and over all of them (each problem of each kind is its own pair). p values: sign-flip
+tests, Holm-corrected over the other criteria.
 
-Stopped at any time and run again it goes on: plans and outcomes are kept in --out.
+Plans and outcomes are kept in --out; a stopped run continues there.
 """
 
 from __future__ import annotations
@@ -52,7 +51,12 @@ Set = tuple[int, ...]
 
 @dataclass
 class Contest:
-    """Plans by method and size, and the outcomes of every set; kept in a folder."""
+    """Plans by method and size, and the outcomes of every set, kept in a folder.
+
+    Attributes:
+        folder: the folder.
+        settings: the settings that decide the outcomes; a folder with other settings is refused.
+    """
 
     folder: Path
     settings: dict[str, Any]
@@ -79,7 +83,13 @@ class Contest:
         part.replace(self.folder / name)
 
     def decide(self, model: ReasoningModel, methods: Sequence[str], sizes: Sequence[int]) -> None:
-        """The plans of every method that has none yet."""
+        """Make the plans of every method that has none yet, and keep them.
+
+        Args:
+            model: the dense model.
+            methods: names of criteria.
+            sizes: numbers of blocks.
+        """
         from pruning.criteria import criteria, score
 
         todo = [m for m in methods if not {str(n) for n in sizes} <= set(self.plans.get(m, {}))]
@@ -98,12 +108,25 @@ class Contest:
             _say(f"{method}: {time.monotonic() - began:.0f} s")
 
     def sets(self, methods: Sequence[str], sizes: Sequence[int]) -> list[Set]:
-        """Every distinct set, dense first."""
+        """Every distinct set of some methods and sizes, dense first.
+
+        Args:
+            methods: names of criteria.
+            sizes: numbers of blocks.
+
+        Returns:
+            Tuples of dense indices; () is dense.
+        """
         named = [tuple(self.plans[m][str(n)]) for n in sizes for m in methods]
         return list(dict.fromkeys([(), *named]))
 
     def run(self, model: ReasoningModel, sets: Sequence[Set]) -> None:
-        """The outcomes of every set that has none yet."""
+        """Decode and keep the outcomes of every set that has none yet.
+
+        Args:
+            model: the dense model.
+            sets: tuples of dense indices.
+        """
         for kind in KINDS:
             known = self.outcomes.setdefault(kind, {})
             todo = [s for s in sets if _name(s) not in known]
@@ -114,11 +137,28 @@ class Contest:
                 _say(f"{kind}: {start + len(few)} of {len(todo)} sets")
 
     def right(self, kind: str, removed: Set) -> np.ndarray:
+        """The outcomes of one set on one kind.
+
+        Args:
+            kind: the kind of problem.
+            removed: dense indices of the set.
+
+        Returns:
+            1 for correct, 0 otherwise: [problems].
+        """
         return np.array(self.outcomes[kind][_name(removed)], dtype=float)
 
 
 def calibration(model: ReasoningModel, count: int) -> list[Any]:
-    """The dense model's own chains on training problems of each kind."""
+    """Decode the dense model's own chains on training problems of each kind.
+
+    Args:
+        model: the dense model.
+        count: number of problems per kind.
+
+    Returns:
+        The chains.
+    """
     from testbed.problems import generate
 
     problems = [p for kind in KINDS for p in generate(kind, count, CALIBRATION_SEED, "train")]
@@ -129,7 +169,17 @@ def calibration(model: ReasoningModel, count: int) -> list[Any]:
 def examined(
     model: ReasoningModel, kind: str, count: int, sets: Sequence[Set]
 ) -> Iterator[tuple[str, list[int]]]:
-    """(set, right or not on each of `count` test problems)."""
+    """Decode test problems without each set, and check the answers.
+
+    Args:
+        model: the dense model.
+        kind: the kind of problem.
+        count: number of problems.
+        sets: tuples of dense indices.
+
+    Yields:
+        The set's name, and 1 or 0 for each problem.
+    """
     from testbed.problems import generate
     from testbed.verify import check_answer
 
@@ -155,7 +205,16 @@ def examined(
 
 
 def table(contest: Contest, methods: Sequence[str], sizes: Sequence[int]) -> pd.DataFrame:
-    """One row a method, size and kind: what is kept, with its interval."""
+    """One row per method, size and kind: the accuracy kept, with its interval.
+
+    Args:
+        contest: the contest.
+        methods: names of criteria.
+        sizes: numbers of blocks.
+
+    Returns:
+        The table.
+    """
     import pandas as pd
 
     rows = []
@@ -173,7 +232,17 @@ def table(contest: Contest, methods: Sequence[str], sizes: Sequence[int]) -> pd.
 def differences(
     contest: Contest, methods: Sequence[str], sizes: Sequence[int], ours: str
 ) -> pd.DataFrame:
-    """What `ours` keeps more than each other method: by size and over all, both kinds together."""
+    """How much more accuracy `ours` keeps than each other method, both kinds together.
+
+    Args:
+        contest: the contest.
+        methods: names of criteria.
+        sizes: numbers of blocks.
+        ours: the method to compare with the others.
+
+    Returns:
+        One row per other method and size, and one over all sizes ("all").
+    """
     import pandas as pd
 
     rows = []
@@ -200,7 +269,16 @@ def differences(
 
 
 def plot_kept(found: pd.DataFrame, kind: str, ax: Axes | None = None) -> Axes:
-    """One kind: accuracy over the number of blocks removed, a line a method."""
+    """Plot one kind: accuracy over the number of blocks removed, one line per method.
+
+    Args:
+        found: the result of `table`.
+        kind: the kind of problem.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == kind]
     start = float(part.loc[part["method"] == "dense", "value"].iloc[0])
@@ -231,7 +309,16 @@ def plot_kept(found: pd.DataFrame, kind: str, ax: Axes | None = None) -> Axes:
 
 
 def plot_differences(found: pd.DataFrame, ours: str, ax: Axes | None = None) -> Axes:
-    """Over all sizes: what ours keeps more than each other, filled where Holm's p is below .05."""
+    """Plot the differences over all sizes; filled where Holm's p is below .05.
+
+    Args:
+        found: the result of `differences`.
+        ours: the method that is compared.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["n_removed"] == "all"].sort_values("difference")
     look_of = style.method_looks([*part["other"]])
@@ -249,7 +336,16 @@ def plot_differences(found: pd.DataFrame, ours: str, ax: Axes | None = None) -> 
 
 
 def figure(found: pd.DataFrame, gaps: pd.DataFrame, ours: str) -> Figure:
-    """Two panels of accuracy, one of differences."""
+    """Two panels of accuracy, one of differences.
+
+    Args:
+        found: the result of `table`.
+        gaps: the result of `differences`.
+        ours: the method that is compared.
+
+    Returns:
+        The figure.
+    """
     import matplotlib.pyplot as plt
 
     with style.style():
@@ -271,6 +367,11 @@ def _say(text: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: arguments; None takes those of the process.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m analyses.criterion_contest", description=(__doc__ or "").partition("\n")[0]
     )

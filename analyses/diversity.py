@@ -1,13 +1,13 @@
 """Diversity between the samples of one problem, beside accuracy.
 
-Self-BLEU (high = alike), the Vendi score (how many different samples there are in effect), and the
-entropy of the answers. Noise is maximally diverse, so a measure is never shown without the accuracy
-of the same chains (`reading` says both in one).
+Self-BLEU (high: similar samples), the Vendi score (effective number of different samples), and the
+entropy of the answers. Noise is maximally diverse, so no measure is shown without the accuracy of
+the same chains (`reading` combines both).
 
-Longer samples share more n-grams, so from a study in a folder the measures are taken anew from the
-token ids: problem by problem all variants are cut to the shortest sample's length and to as many
-samples as the fewest have (`interp.diagnosis.diversity_comparison`). Rows made in memory have the
-measures only that they came with, at their own lengths.
+Longer samples share more n-grams. For a study in a folder the measures are therefore computed again
+from the token ids: problem by problem, all variants are cut to the shortest sample's length and to
+the smallest number of samples (`interp.diagnosis.diversity_comparison`). Rows made in memory only
+have the measures that they came with, at their own lengths.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ SHOWN = ("self_bleu", "vendi", "answer_entropy")
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, measure and variant; accuracy of the same samples as a measure."""
+    """One row per benchmark, measure and variant; accuracy of the same samples is a measure too."""
     import pandas as pd
 
     measures = study.diversity
@@ -75,6 +76,7 @@ def beside(study: StudyData) -> pd.DataFrame:
     from interp.diagnosis import diversity_beside
     from interp.errors import UserError
     from interp.statistics import mean_interval
+    from scaling.store.chain_row import thinking_ids
 
     rows = chain_rows(study, "parallel")
     parts = []
@@ -85,9 +87,8 @@ def beside(study: StudyData) -> pd.DataFrame:
         ordered = mine.sort_values(["variant", "problem", "sample"])
         for row in cast("list[dict[str, Any]]", ordered.to_dict("records")):
             variant, problem = str(row["variant"]), str(row["problem"])
-            thinking = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
             said = None if row["outcome"] == "no answer" else row["extracted"]
-            samples.setdefault(variant, {}).setdefault(problem, []).append(thinking)
+            samples.setdefault(variant, {}).setdefault(problem, []).append(thinking_ids(row))
             correct.setdefault(variant, {}).setdefault(problem, []).append(row["correct"] == 1)
             answers.setdefault(variant, {}).setdefault(problem, []).append(said)
         if style.DENSE not in samples:
@@ -115,7 +116,18 @@ def beside(study: StudyData) -> pd.DataFrame:
 def plot(
     found: pd.DataFrame, benchmark: str, measure: str, study: StudyData, ax: Axes | None = None
 ) -> Axes:
-    """One benchmark: accuracy across, the measure up, a point a variant."""
+    """Plot one benchmark: accuracy across, the measure up, one point per variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        measure: the measure's column.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     look_of = style.looks(study.variants)
     ends: list[tuple[str, float, float, str]] = []
@@ -139,22 +151,29 @@ def plot(
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A row a benchmark, a column a measure."""
+    """One row per benchmark, one column per measure.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     if not len(found) or "correct" not in set(found["outcome"]):
         return None
     measures = [m for m in SHOWN if m in set(found["outcome"])]
-    names = [b for b in study.benchmarks if b in set(found["benchmark"])]
-    if not names or not measures:
-        return None
-    with style.style():
-        whole, axes = style.panels(
-            len(names) * len(measures), columns=len(measures), width=3.5, height=3.0
-        )
-        pairs = [(b, m) for b in names for m in measures]
-        for (benchmark, measure), ax in zip(pairs, axes, strict=True):
-            plot(found, benchmark, measure, study, ax)
-    return whole
+    pairs = [(b, m) for b in panels.benchmarks_in(found, study) for m in measures]
+    return panels.figure_of_panels(
+        pairs,
+        lambda pair, ax: plot(found, *pair, study, ax),
+        columns=len(measures),
+        width=3.5,
+        height=3.0,
+    )
 
+
+register_analysis("diversity", order=120, title=TITLE, caption=CAPTION, table=table, figure=figure)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

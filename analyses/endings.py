@@ -1,9 +1,9 @@
-"""How chains ended, and with what: correct, wrong or no answer, crossed with finished, looped, cut.
+"""How chains ended, and with which verdict: correct, wrong, no answer x finished, looped, cut.
 
-A wrong answer of a chain that finished is a mistake; no answer of one that looped is a chain that
-never got there. Counted by `scaling.curves.outcomes.crossed` at the largest budget of each
-benchmark; a chain that was looping when its budget closed it counts as looped. Benchmarks whose
-choices are scored, where nothing is written, have no endings and are left out.
+A wrong answer of a finished chain is a mistake; no answer of a looping chain means that it never
+got to one. Counted by `scaling.curves.outcomes.crossed` at the largest budget of each benchmark. A
+chain that was looping when its budget closed it counts as looped. Benchmarks scored by likelihood
+generate nothing, so they have no endings and are left out.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
@@ -30,13 +31,13 @@ HATCHES = {"finished": "", "looped": "////", "cut": "..."}
 
 
 def generated(study: StudyData) -> pd.DataFrame:
-    """The chains at the largest budget of the benchmarks whose answers are written."""
+    """The chains at the largest budget of the benchmarks whose answers are generated."""
     rows = largest_budget(study.rows("accuracy"))
     return rows[rows["scoring"] == "generate"] if len(rows) else rows
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """Nine rows a benchmark and variant: chains, share, share_of_end with its interval."""
+    """Nine rows per benchmark and variant: chains, share, share_of_end with its interval."""
     import pandas as pd
 
     from scaling.curves.outcomes import crossed
@@ -49,7 +50,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """Of the chains that finished, looped, were cut: how many were right, dense and in all."""
+    """One paragraph: how many finished, looped and cut chains are correct, for dense and all."""
     said = []
     for who, part in (("dense", found[found["variant"] == style.DENSE]), ("all", found)):
         words = []
@@ -69,7 +70,17 @@ def _ended(end: str) -> str:
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
-    """One benchmark: a bar a variant, parted by ending and verdict."""
+    """Plot one benchmark: one bar per variant, divided by ending and verdict.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == benchmark].set_index(["variant", "end", "outcome"])["share"]
     shown = [n for n, _, _ in study.variants if n in part.index.get_level_values("variant")]
@@ -82,9 +93,7 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
                 edgecolor="white", lw=0.0,
             )  # fmt: skip
             left = left + width
-    ax.set_yticks(range(len(shown)), [style.pretty(n) for n in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    style.variant_axis(ax, shown)
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.5, 1.0], ["0", ".50", "1"])
     ax.set_xlabel("share of the chains")
@@ -93,7 +102,7 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
 
 
 def legend(whole: Figure) -> None:
-    """Colours and patterns, above the panels."""
+    """Draw the key of colours and patterns above the panels."""
     from matplotlib.patches import Patch
 
     marks = [Patch(color=c, label=name) for name, c in style.OUTCOME_COLOURS.items()]
@@ -105,18 +114,34 @@ def legend(whole: Figure) -> None:
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark."""
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    with style.style():
-        tall = 1.1 + 0.19 * len(study.variants)
-        whole, axes = style.panels(len(names), columns=2, width=5.2, height=tall)
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, study, ax)
-        legend(whole)
-    return whole
+    """One panel per benchmark.
 
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
+    return panels.figure_of_panels(
+        panels.benchmarks_in(found, study),
+        lambda name, ax: plot(found, name, study, ax),
+        finish=legend,
+        columns=2,
+        width=5.2,
+        height=1.1 + 0.19 * len(study.variants),
+    )
+
+
+register_analysis(
+    "endings",
+    order=20,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -1,10 +1,9 @@
-"""Pruned against dense where both have spent the same: equal tokens, equal FLOPs, equal seconds.
+"""Pruned against dense at equal cost: equal tokens, equal FLOPs, equal seconds.
 
 At an equal budget a pruned model is cheaper, and one that loops spends more, so budgets alone do
-not say which model to take for a given cost. Both curves of accuracy over cost are read off at
-costs that both were measured at (`scaling.curves.equal_cost_comparison`; nothing is extrapolated).
-Seconds are modelled, see analyses/sequential_scaling.py; FLOPs and seconds need the model's
-configuration.
+not say which model to take at a given cost. Both curves of accuracy over cost are read at costs
+where both were measured (`scaling.curves.equal_cost_comparison`; nothing is extrapolated). Seconds
+are modelled, see analyses/sequential_scaling.py; FLOPs and seconds need the model's configuration.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses import sequential_scaling
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -33,8 +33,13 @@ COSTS = {"spent": "tokens", "flops": "FLOPs", "seconds": "seconds (modelled)"}
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, variant, kind of cost and cost
-    (`scaling.curves.equal_cost_comparison.EqualCost`).
+    """One row per benchmark, variant, kind of cost and cost.
+
+    Args:
+        study: the study.
+
+    Returns:
+        The columns of `scaling.curves.equal_cost_comparison.EqualCost`.
     """
     found = sequential_scaling.equal_cost(study)
     if not len(found):
@@ -43,7 +48,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """Of the comparisons at each kind of cost, how many are clear, and how many could not be."""
+    """One paragraph: per kind of cost, how many comparisons are clear and how many impossible."""
     said = []
     for axis, words in COSTS.items():
         part = found[found["axis"] == axis]
@@ -68,7 +73,18 @@ def _most_common(part: pd.DataFrame) -> str:
 def plot(
     found: pd.DataFrame, benchmark: str, axis: str, study: StudyData, ax: Axes | None = None
 ) -> Axes:
-    """One benchmark and kind of cost: a line a variant, dense at zero."""
+    """Plot one benchmark and kind of cost: one line per variant, dense at zero.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        axis: "spent", "flops" or "seconds".
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     look_of = style.looks(study.variants)
     part = found[(found["benchmark"] == benchmark) & (found["axis"] == axis)]
@@ -80,7 +96,7 @@ def plot(
         if not len(line):
             continue
         look = look_of[name]
-        aside = 1 + 0.012 * (i - (len(names) - 1) / 2)  # bars of many variants side by side
+        aside = 1 + 0.012 * (i - (len(names) - 1) / 2)  # keeps the bars of variants apart
         at, y = line["cost"] * aside, line["difference"]
         ax.plot(at, y, color=look.colour, ls=look.line, lw=1.3, zorder=3)
         for row, x in zip(line.to_dict("records"), at, strict=True):
@@ -110,7 +126,7 @@ def plot(
 
 
 def _ticks(ax: Axes, low: float, high: float, unit: str) -> None:
-    """Three ticks from low to high, written as 150, 1.5 k, 2 G, 30 ms."""
+    """Set three ticks from low to high, written as 150, 1.5 k, 2 G, 30 ms."""
     from matplotlib.ticker import EngFormatter
 
     values = sorted({float(f"{v:.2g}") for v in np.geomspace(low, high, 3)})
@@ -119,20 +135,37 @@ def _ticks(ax: Axes, low: float, high: float, unit: str) -> None:
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A row a benchmark, a column a kind of cost that is known."""
+    """One row per benchmark, one column per known kind of cost.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where no comparison could be made.
+    """
     told: Any = found[found["difference"].notna()] if len(found) else found
     if not len(told):
         return None
-    names = [b for b in study.benchmarks if b in set(told["benchmark"])]
     axes_ = [axis for axis in COSTS if axis in set(told["axis"])]
-    with style.style():
-        size = {"columns": len(axes_), "width": 10.8 / max(2, len(axes_)), "height": 3.1}
-        whole, axes = style.panels(len(names) * len(axes_), **size)  # pyright: ignore[reportArgumentType]
-        pairs = [(name, axis) for name in names for axis in axes_]
-        for (name, axis), ax in zip(pairs, axes, strict=True):
-            plot(found, name, axis, study, ax)
-    return whole
+    return panels.figure_of_panels(
+        [(name, axis) for name in panels.benchmarks_in(told, study) for axis in axes_],
+        lambda pair, ax: plot(found, *pair, study, ax),
+        columns=len(axes_),
+        width=10.8 / max(2, len(axes_)),
+        height=3.1,
+    )
 
+
+register_analysis(
+    "equal_cost",
+    order=50,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

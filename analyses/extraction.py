@@ -1,9 +1,9 @@
-"""The same answers read strictly and leniently: is the answer gone, or only its form?
+"""Strict against lenient reading of the same answers: is the answer lost, or only its form?
 
-Strict takes an answer only where the text announces one, lenient also the last thing that could be
-one (docs/grading.md). `saved` are chains without an announced answer in which the lenient reading
-finds the right one; `guessed` the same, found wrong. A variant that loses by `saved` has lost the
-form of its answer, not the answer. At the largest budget of each benchmark
+Strict accepts an answer only where the text announces one; lenient also accepts the last text that
+could be one (docs/grading.md). `saved` counts chains without an announced answer that the lenient
+reading finds correct, `guessed` the same but wrong. A variant that loses only by `saved` has lost
+the form of its answer, not the answer. At the largest budget of each benchmark
 (`scaling.curves.outcomes`).
 """
 
@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analyses.endings import generated
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -26,11 +27,10 @@ CAPTION = (
     "answer only; open: lenient, the last thing that could be one. Bars: 95 % intervals over "
     "problems. The strict reading counts everywhere else."
 )
-READINGS = (("strict", -0.15, True), ("lenient", 0.15, False))
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark and variant: both accuracies, and where the readings differ."""
+    """One row per benchmark and variant: both accuracies, and where the readings differ."""
     import pandas as pd
 
     from scaling.curves.outcomes import extractors
@@ -43,7 +43,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """How often the readings differ, and whether any variant lost its form only."""
+    """One sentence: how often the readings differ, and which variant lost most by form."""
     if not len(found):
         return []
     n, differ = int(found["chains"].sum()), int(found["disagree"].sum())
@@ -60,29 +60,20 @@ def text(found: pd.DataFrame) -> list[str]:
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
-    """One benchmark: two marks a variant."""
+    """Plot one benchmark: two marks per variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == benchmark]
-    look_of = style.looks(study.variants)
-    shown = [name for name, _, _ in study.variants if name in set(part["variant"])]
-    for place, name in enumerate(shown):
-        row, look = part[part["variant"] == name].iloc[0], look_of[name]
-        for reading, shift, filled in READINGS:
-            at = place + shift
-            ends = [row[f"{reading}_low"], row[f"{reading}_high"]]
-            ax.plot(ends, [at, at], color=look.colour, lw=1.2)
-            ax.plot(
-                [row[reading]],
-                [at],
-                ls="none",
-                marker=look.marker,
-                mec=look.colour,
-                mfc=look.colour if filled else "white",
-                zorder=4,
-            )
-    ax.set_yticks(range(len(shown)), [style.pretty(n) for n in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    panels.paired_marks(ax, part, study, ("strict", "lenient"), 0.15)
     ax.set_xlim(-0.02, 1.02)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".50", ".75", "1"])
     ax.grid(axis="x")
@@ -92,17 +83,33 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark."""
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    with style.style():
-        tall = 1.1 + 0.22 * len(study.variants)
-        whole, axes = style.panels(len(names), columns=2, width=5.2, height=tall)
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, study, ax)
-    return whole
+    """One panel per benchmark.
 
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
+    return panels.figure_of_panels(
+        panels.benchmarks_in(found, study),
+        lambda name, ax: plot(found, name, study, ax),
+        columns=2,
+        width=5.2,
+        height=1.1 + 0.22 * len(study.variants),
+    )
+
+
+register_analysis(
+    "extraction",
+    order=30,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -1,9 +1,10 @@
-"""A second opinion: how far a language model as a judge and the rule grader agree.
+"""Agreement of a language model as a judge with the rule grader.
 
-Read from what `prunescope judge STUDY` left in the study's folder (tables/judge_agreement.csv);
-nothing is asked here, and a study that no judge has read has no such section. Cohen's kappa and its
-interval are those of `scaling.judging.judge_agreement`: problems count, not rows. Answers that the
-judge abstained on and errors are no verdicts; they are counted apart and are in no share.
+Read from the table that `prunescope judge STUDY` wrote into the study's folder
+(tables/judge_agreement.csv). Nothing is asked here, and a study without a judge's table has no such
+section. Cohen's kappa and its interval are those of `scaling.judging.judge_agreement`: problems
+count, not rows. Abstentions and errors are not verdicts; they are counted separately and enter no
+share.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 
@@ -40,7 +42,15 @@ ALL = "all"
 
 
 def left_by_judge(study: StudyData, name: str) -> Path | None:
-    """A table that `prunescope judge` left in the study's folder, if it did."""
+    """The path of a table that `prunescope judge` wrote.
+
+    Args:
+        study: the study.
+        name: file name of the table.
+
+    Returns:
+        The path; None where the table does not exist.
+    """
     file = None if study.folder is None else study.folder / "tables" / name
     return file if file is not None and file.is_file() else None
 
@@ -53,7 +63,7 @@ def in_store(study: StudyData) -> bool:
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, in the study's order, and one of all: kappa, the crossed counts."""
+    """One row per benchmark, in the study's order, and one for all: kappa and crossed counts."""
     import pandas as pd
 
     from scaling.judging.judge_study import AGREEMENT
@@ -71,7 +81,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """Who judged, and the agreement over all."""
+    """One paragraph: who judged, and the agreement over all."""
     whole = found[found["benchmark"] == ALL]
     if not len(whole):
         return []
@@ -94,7 +104,15 @@ def text(found: pd.DataFrame) -> list[str]:
 
 
 def plot(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Kappa with its interval, a row a benchmark."""
+    """Plot kappa with its interval, one row per benchmark.
+
+    Args:
+        found: the result of `table`.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     for place, row in enumerate(found.to_dict("records")):
         ax.plot([row["kappa_low"], row["kappa_high"]], [place, place], color=style.INK, lw=1.5)
@@ -121,7 +139,15 @@ def plot(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def plot_crossed(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The crossed counts as shares of a bar, a row a benchmark; counts are written in."""
+    """Plot the crossed counts as shares of a bar, one row per benchmark, with the counts inside.
+
+    Args:
+        found: the result of `table`.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     left = np.zeros(len(found))
     for column, (name, colour) in CROSSED.items():
@@ -144,7 +170,15 @@ def plot_crossed(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:  # noqa: ARG001
-    """Kappa on the left, the crossed counts on the right."""
+    """Kappa on the left, the crossed counts on the right.
+
+    Args:
+        found: the result of `table`.
+        study: unused; every analysis has this signature.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     if not len(found):
         return None
     with style.style():
@@ -153,6 +187,17 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:  # noqa: ARG
         plot_crossed(found, axes[1])
     return whole
 
+
+register_analysis(
+    "judge",
+    order=310,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

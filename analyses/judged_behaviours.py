@@ -1,13 +1,12 @@
-"""What chains do, counted by a judge and by the lexicon: verification, backtracking and the rest.
+"""Behaviours of chains, counted by a judge and by the lexicon: verification, backtracking, etc.
 
-Read from what `prunescope judge STUDY --behaviours N` left in the study's folder
+Read from the table that `prunescope judge STUDY --behaviours N` wrote into the study's folder
 (tables/judge_verdicts.csv), beside the lexicon's counts of the same chains (`interp.diagnosis`).
-Both are episodes a chain. The lexicon knows words; a judge reads what is done, and misses or adds
-some. They need not agree in number: `spearman` says whether they put the chains of a benchmark in
-the same order.
+Both are episodes per chain. The lexicon knows words; a judge reads what is done, and misses or adds
+some. The numbers need not agree: `spearman` says whether both rank the chains of a benchmark alike.
 
-Caveats: a judge's counts are as good as its prompt (`scaling/judging/prompts.py`); chains are the
-first of each benchmark, not a sample of all.
+Caveats: a judge's counts depend on its prompt (`scaling/judging/prompts.py`); the chains are the
+first of each benchmark, not a random sample.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.judge import left_by_judge
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def kinds() -> tuple[str, ...]:
 
 
 def counted(study: StudyData) -> pd.DataFrame:
-    """The chains that both have counted: a column judged_KIND and one KIND for each kind."""
+    """The chains counted by both: columns judged_KIND and KIND for each kind."""
     import pandas as pd
 
     from scaling.judging.judge_study import VERDICTS
@@ -65,15 +65,19 @@ def counted(study: StudyData) -> pd.DataFrame:
 
 
 def in_store(study: StudyData) -> bool:
-    """Whether a judge has counted in chains that the lexicon counted in."""
+    """Whether a judge has counted behaviours in chains that the lexicon also counted."""
     return bool(len(counted(study)))
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, kind and variant: judged and lexicon, in episodes a chain.
+    """One row per benchmark, kind and variant: judged and lexicon, in episodes per chain.
 
-    difference: judged minus lexicon, paired by chain, with its interval over problems and p
-    (sign-flip, Holm over the table). spearman: over the chains of the benchmark.
+    Args:
+        study: the study.
+
+    Returns:
+        difference: judged minus lexicon, paired by chain, with its interval over problems and p
+        (sign-flip test, Holm over the table). spearman: over the chains of the benchmark.
     """
     import pandas as pd
 
@@ -117,12 +121,20 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def _numbered(part: pd.DataFrame) -> pd.DataFrame:
-    """Chains of one problem at several budgets numbered as if they were samples of it."""
+    """Number the chains of one problem at several budgets as if they were samples."""
     return part.assign(sample=part.groupby("problem").cumcount())
 
 
 def spearman(a: pd.Series, b: pd.Series) -> float:
-    """Spearman's correlation; nan where one of the two never changes."""
+    """Spearman's correlation of two columns.
+
+    Args:
+        a: one column.
+        b: the other column.
+
+    Returns:
+        The correlation; nan with fewer than three rows or a constant column.
+    """
     from scipy.stats import spearmanr
 
     if len(a) < 3 or a.nunique() < 2 or b.nunique() < 2:
@@ -134,29 +146,21 @@ def spearman(a: pd.Series, b: pd.Series) -> float:
 def plot(
     found: pd.DataFrame, benchmark: str, kind: str, study: StudyData, ax: Axes | None = None
 ) -> Axes:
-    """One benchmark and kind: two rows of marks a variant."""
+    """Plot one benchmark and kind: two marks per variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        kind: the kind of behaviour.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[(found["benchmark"] == benchmark) & (found["kind"] == kind)]
-    look_of = style.looks(study.variants)
-    shown = [name for name, _, _ in study.variants if name in set(part["variant"])]
-    for place, name in enumerate(shown):
-        row = part[part["variant"] == name].iloc[0]
-        look = look_of[name]
-        for who, shift, filled in (("judged", -0.14, True), ("lexicon", 0.14, False)):
-            at = place + shift
-            ax.plot([row[f"{who}_low"], row[f"{who}_high"]], [at, at], color=look.colour, lw=1.2)
-            ax.plot(
-                [row[who]],
-                [at],
-                ls="none",
-                marker=look.marker,
-                mec=look.colour,
-                mfc=look.colour if filled else "white",
-                zorder=4,
-            )
-    ax.set_yticks(range(len(shown)), [style.pretty(n) for n in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    panels.paired_marks(ax, part, study, ("judged", "lexicon"), 0.14)
     ax.set_xlim(left=0)
     ax.grid(axis="x")
     ax.set_xlabel(f"{kind}, episodes a chain")
@@ -167,20 +171,37 @@ def plot(
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark and kind that occurs there."""
+    """One panel per benchmark and kind that occurs there.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where nothing was counted.
+    """
     if not len(found):
         return None
     seen = found[(found["judged"] > 0) | (found["lexicon"] > 0)]
     pairs = list(dict.fromkeys(zip(seen["benchmark"], seen["kind"], strict=True)))
-    if not pairs:
-        return None
-    rows = found["variant"].nunique()
-    with style.style():
-        whole, axes = style.panels(len(pairs), columns=2, width=4.8, height=1.2 + 0.26 * rows)
-        for (benchmark, kind), ax in zip(pairs, axes, strict=True):
-            plot(found, benchmark, kind, study, ax)
-    return whole
+    return panels.figure_of_panels(
+        pairs,
+        lambda pair, ax: plot(found, *pair, study, ax),
+        columns=2,
+        width=4.8,
+        height=1.2 + 0.26 * found["variant"].nunique(),
+    )
 
+
+register_analysis(
+    "judged_behaviours",
+    order=320,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    in_store=in_store,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -1,17 +1,16 @@
-"""Loops: how many chains end in one, of which kind, what it wastes, and what it takes to get out.
+"""Loops: how many chains end in one, of which kind, the tokens wasted, and how chains leave them.
 
-On the accuracy chains at the largest budget. A chain that is certainly looping is stopped, so
-`wasted` is what was decoded of the loop, a lower bound, and how long loops last is not to be seen
-from the rows. Of the loops there are, two more numbers tell:
+On the accuracy chains at the largest budget. A chain that certainly loops is stopped, so `wasted`
+is a lower bound, and the rows do not show how long loops last. Two more numbers describe them:
 
-- the entry hazard: loops begun per 1k tokens outside loops, those left again too
+- the entry hazard: loops begun per 1k tokens outside loops, including loops that were left again
   (`interp.diagnosis.hazard`);
-- the chance of leaving in each pass of the loop, from the probabilities the variant itself gives
-  along the stored chains (`interp.diagnosis.escape`), on the benchmark where most chains loop; of
-  the single skipped blocks, where no chain of a plan loops.
+- the chance of leaving in each pass of the loop, from the variant's own probabilities along the
+  stored chains (`interp.diagnosis.escape`), on the benchmark where most chains loop. Where no
+  chain of a plan loops, the single skipped blocks are used.
 
-On the testbed a search can also go in circles without repeating its tokens: branches searched
-twice are counted beside the loops.
+On the testbed a search can also go in circles without repeating tokens: branches searched twice are
+counted beside the loops.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.outcome_columns import with_derived
@@ -45,9 +45,9 @@ COLUMNS = {
 }
 RATES = ("loop_entries_per_1k",)  # not shares
 ESCAPE = "chance of leaving"
-CHAINS = 24  # looping chains of a variant that are read again, at most
-PASSES = 24
-BLOCK_COLOURS = ("#8A4F7D", "#8C564B", "#5B4FA2", "#6b6b6b")  # no variant's own
+CHAINS = 24  # most looping chains per variant that are replayed
+PASSES = 24  # most passes of a loop that are shown
+BLOCK_COLOURS = ("#8A4F7D", "#8C564B", "#5B4FA2", "#6b6b6b")  # not used for variants
 BLOCK_MARKERS = "osD^"
 
 
@@ -58,10 +58,14 @@ def rows_of(study: StudyData) -> pd.DataFrame:
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, outcome and variant; the loops' anatomy where there are any.
+    """One row per benchmark, outcome and variant, with the anatomy of loops where there are any.
 
-    Of "loop_entries_per_1k" the value is the rate over all tokens with its interval, and the
-    change that of the chains' own rates. Of "chance of leaving" there is one row a pass.
+    Args:
+        study: the study.
+
+    Returns:
+        For "loop_entries_per_1k" the value is the rate over all tokens with its interval, and the
+        change is that of the chains' own rates. "chance of leaving" has one row per pass.
     """
     import pandas as pd
 
@@ -85,7 +89,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def _with_rates(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The entry hazard over all tokens in the place of the mean of the chains' rates."""
+    """Replace the mean of the chains' rates by the entry hazard over all tokens."""
     from interp.statistics import rate
 
     found = found.copy()
@@ -103,7 +107,7 @@ def _with_rates(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
-    """What decides the chances of leaving; None where no chain loops."""
+    """The settings that decide the chances of leaving; None where no chain loops."""
     from analyses.plumbing.workbench import problem_settings
 
     for purpose in ("accuracy", "blocks"):
@@ -127,7 +131,7 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
 
 
 def escapes(study: StudyData) -> pd.DataFrame:
-    """The chances of leaving, as kept in the study or computed now: one row a variant and pass."""
+    """The chances of leaving, stored or computed now: one row per variant and pass."""
     import pandas as pd
 
     settings = settings_of(study)
@@ -174,7 +178,16 @@ def _escapes(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 
 def plot_escapes(found: pd.DataFrame, study: StudyData, ax: Axes | None = None) -> Axes:
-    """The chance of leaving in each pass of the loop, a line a variant."""
+    """Plot the chance of leaving in each pass of the loop, one line per variant.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["outcome"] == ESCAPE]
     shown = list(dict.fromkeys(part["variant"]))
@@ -223,7 +236,19 @@ def plot(
     ax: Axes | None = None,
     names: bool = True,
 ) -> Axes:
-    """One benchmark and outcome: the share of chains, a row a variant."""
+    """Plot one benchmark and outcome: the share of chains, one row per variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        outcome: the outcome's column.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+        names: whether to write the variants' names.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
     style.variant_dots(ax, part, study.variants, COLUMNS[outcome], names)
@@ -237,14 +262,22 @@ def plot(
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel an outcome and benchmark where it occurs, and the chances of leaving."""
+    """One panel per outcome and benchmark where it occurs, and the chances of leaving.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where nothing loops.
+    """
     if not len(found):
         return None
     pairs = []
     for outcome in COLUMNS:
         for benchmark in study.benchmarks:
             here = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
-            if (here["value"] > 0).any():  # it happened there
+            if (here["value"] > 0).any():  # the outcome occurs there
                 pairs.append((benchmark, outcome))
     left = bool((found["outcome"] == ESCAPE).any())
     if not pairs and not left:
@@ -261,6 +294,15 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot_escapes(found, study, axes[-1])
     return whole
 
+
+register_analysis(
+    "loop_anatomy",
+    order=100,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -1,25 +1,17 @@
-"""How blocks do it: what they write, what heads copy, and what the residual knows beforehand.
+"""How blocks act: what they write, what heads copy, and what the residual stream predicts.
 
 On the dense model's chains, and on chains of the variant that loops most (`most_looping`):
 
-- contribution: what each block adds directly to the logit of the token that was chosen
-  (`interp.lens.contributions`), at words that open a reflection, at the end of thinking, and at
-  the tokens that continue a loop. "loop, read by dense": the dense model along the same looping
-  chains, so what the lost block would have said stands there.
-- lens: the probability that each block's stream gives the token chosen in the end
-  (`interp.lens.lens`), at the same events and in the first and last quarter of the thinking.
-- head: prefix matching of every head at tokens of the loop, and the attention to the token that
-  the loop copies (`interp.heads`), read in the model without the variant's blocks.
-- ablation: looping chains forked within the loop without the heads that match best, beside as
-  many heads drawn at random from the others: the change in the share of chains that stay in it.
-- probe: AUC of a linear probe for "a loop begins within n tokens" on the looping variant's chains
-  and for "the answer will be wrong" half-way through the dense ones, problems held out
-  (`interp.probes`, with its controls).
-- kl: KL of the model without each block from the dense one, along dense chains (local damage) and
-  along its own (drift included); `interp.replay.divergence`.
+- contribution: each block's direct contribution to the logit of the chosen token, at events;
+- lens: the probability of the chosen token by the logit lens, at events and by quarter;
+- head: prefix matching of every head at loop tokens;
+- ablation: looping chains forked within the loop without the best heads, and without random ones;
+- probe: AUC for "a loop begins within n tokens" and for a wrong answer, problems held out;
+- kl: KL from the dense model without each block, along dense chains and along its own.
 
 A contribution is not an effect, and a probe shows what can be read out, not what is used: the
 ablations of `time_maps` say what is needed. Means are over tokens, intervals over problems.
+docs/internals.md describes each part.
 """
 
 from __future__ import annotations
@@ -31,6 +23,7 @@ import numpy as np
 
 from analyses.plumbing import mechanism_panels as panels
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.copying_heads import DRAWS, HEADS, ROWS_OF_A_LOOP, copying, loop_rows, tidy
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
@@ -56,14 +49,14 @@ CAPTION = (
 )
 CHAINS = 24  # dense chains that are read
 TRIED = 16  # problems on which every variant is tried
-LOOPING = 24
-PROBED, PROBED_SAMPLES = 96, 2  # dense chains for the probe of errors
-AHEAD = (8, 32)
+LOOPING = 24  # most looping chains
+PROBED, PROBED_SAMPLES = 96, 2  # problems and samples per problem for the probe of errors
+AHEAD = (8, 32)  # tokens before a loop at which probes try to predict it
 EVENTS = ("reflection", "end of thinking")
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
-    """What decides the result; None where the study has nothing to try it on."""
+    """The settings that decide the result; None where the study has nothing to try it on."""
     return asked_settings(
         study,
         n=[CHAINS, TRIED, LOOPING, PROBED, PROBED_SAMPLES, HEADS, DRAWS, ROWS_OF_A_LOOP],
@@ -73,18 +66,22 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a part, name and block (or head): value, low, high, p, p_holm, n.
+    """One row per part, name and block (or head): value, low, high, p, p_holm, n.
 
-    chance: what uniform attention would get (head), or the upper bound of the shuffled labels
-    (probe). baseline: AUC of the position alone (probe). n: tokens (contribution, lens, kl),
-    events (head), chains (ablation), examples (probe).
+    Args:
+        study: the study.
+
+    Returns:
+        chance: what uniform attention would get (head), or the upper bound of the shuffled labels
+        (probe). baseline: AUC of the position alone (probe). n: tokens (contribution, lens, kl),
+        events (head), chains (ablation), examples (probe).
     """
     settings = settings_of(study)
     return derived(study, "mechanism", settings, lambda: _compute(study, settings or {}))
 
 
 def in_store(study: StudyData) -> bool:
-    """Whether `table` would only have to be read."""
+    """Whether the study already holds the result, so that `table` only reads it."""
     return kept(study, "mechanism", settings_of(study)) is not None
 
 
@@ -113,7 +110,16 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 
 def read_out(bench: Workbench, chains: Sequence[Chain], found: Looping) -> list[pd.DataFrame]:
-    """Contributions and logit lens at events."""
+    """Contributions and logit lens at events.
+
+    Args:
+        bench: the study's model and problems.
+        chains: dense chains.
+        found: the variant that loops most, with its chains.
+
+    Returns:
+        Frames in the columns of `tidy`.
+    """
     from interp.diagnosis.events import mark
     from interp.lens import contributions, lens
 
@@ -160,7 +166,16 @@ def _lensed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def foretold(bench: Workbench, chains: Sequence[Chain], found: Looping) -> list[pd.DataFrame]:
-    """Probes for a coming loop and for a wrong answer; left out where there are too few of them."""
+    """Probes for a coming loop and for a wrong answer.
+
+    Args:
+        bench: the study's model and problems.
+        chains: dense chains.
+        found: the variant that loops most, with its chains.
+
+    Returns:
+        Frames in the columns of `tidy`; a probe with too few examples is left out.
+    """
     from interp.diagnosis.events import mark
     from interp.probes import gather, outcome, probe, probe_ahead
 
@@ -193,7 +208,16 @@ def _probed(name: str, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def damage(bench: Workbench, chains: Sequence[Chain], found: Looping) -> pd.DataFrame:
-    """KL from the dense model without each block, along dense chains and along its own."""
+    """KL from the dense model without each block, along dense chains and along its own.
+
+    Args:
+        bench: the study's model and problems.
+        chains: dense chains.
+        found: holds the chains of each skipped block.
+
+    Returns:
+        A frame in the columns of `tidy`; KL in nats per token.
+    """
     import pandas as pd
 
     from interp.replay.divergence import damage_and_drift
@@ -213,14 +237,14 @@ def damage(bench: Workbench, chains: Sequence[Chain], found: Looping) -> pd.Data
 
 
 def caption(found: pd.DataFrame) -> str:
-    """The caption, with what it speaks of."""
+    """The caption, with the names of the benchmark and the looping variant."""
     base = str(found["base"].iloc[0])
     named = style.pretty(base) if base else "no variant (none looped)"
     return CAPTION.format(benchmark=str(found["benchmark"].iloc[0]).capitalize(), base=named)
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """What writes what, what the copying heads are worth, and what is known beforehand."""
+    """Sentences: the largest contributions, the effect of the copying heads, and the probes."""
     lines = []
     written = found[found["part"] == "contribution"]
     said = []
@@ -257,7 +281,15 @@ def text(found: pd.DataFrame) -> list[str]:
 
 
 def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
-    """Six panels, fewer where nothing looped."""
+    """Six panels, fewer where nothing looped.
+
+    Args:
+        found: the result of `table`.
+        _study: unused; every analysis has this signature.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     if not len(found):
         return None
     parts = set(found["part"])
@@ -277,6 +309,18 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
                 panels.plot_lines(found, part, ax)
     return whole
 
+
+register_analysis(
+    "mechanism",
+    order=230,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+    decodes=True,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

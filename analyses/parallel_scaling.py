@@ -1,7 +1,7 @@
-"""Parallel scaling: pass@k and maj@k from one set of samples a problem.
+"""Parallel scaling: pass@k and maj@k from one set of samples per problem.
 
 The measures are those of `scaling.curves.parallel`. Points with more than half of the samples
-(open) rest on few independent subsets. Where many samples of a variant are equal, the panel says
+(open) depend on few independent subsets. Where many samples of a variant are equal, the panel says
 so: pass@k would count one sample several times.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ CAPTION = (
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, variant, measure (pass, cov, maj, best) and k."""
+    """One row per benchmark, variant, measure (pass, cov, maj, best) and k."""
     import pandas as pd
 
     from scaling.curves.parallel import parallel_scaling
@@ -39,7 +40,17 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
-    """One benchmark: pass@k (solid) and maj@k (dotted) of each variant."""
+    """Plot one benchmark: pass@k (solid) and maj@k (dotted) of each variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     look_of = style.looks(study.variants)
     part = found[found["benchmark"] == benchmark]
@@ -93,16 +104,32 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark that was sampled more than once."""
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    with style.style():
-        whole, axes = style.panels(len(names), columns=2, width=5.6, height=3.7)
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, study, ax)
-    return whole
+    """One panel per benchmark that was sampled more than once.
 
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
+    return panels.figure_of_panels(
+        panels.benchmarks_in(found, study),
+        lambda name, ax: plot(found, name, study, ax),
+        columns=2,
+        width=5.6,
+        height=3.7,
+    )
+
+
+register_analysis(
+    "parallel_scaling",
+    order=60,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -1,29 +1,15 @@
-"""Can training mend it? Each recovery method against the pruned model and the dense one.
+"""Can training recover what pruning took? Each method against the pruned model and the dense one.
 
-Reads the folder of a recovery study (`prunescope recover-study`), in which every model was measured
-on the same problems with the same noise, so that any two pair problem by problem and sample by
-sample. `change` is after minus before, `gap` is after minus dense, both paired; `share` is the part
-of what pruning took that came back, (after - before) / (dense - before), given where pruning took
-something (its interval excludes 0). p values are of `change`, Holm-corrected within an outcome.
+Reads the folder of a recovery study (`prunescope recover-study`). Every model is measured on the
+same problems with the same noise, so any two models pair by problem and sample. `change` is after
+minus before, `gap` is after minus dense, both paired; `share` is (after - before) / (dense -
+before), given where pruning clearly took something (the interval of the loss excludes 0). p values
+are of `change`, Holm-corrected within an outcome. docs/internals.md lists the outcomes; `blocks`
+makes the table of single blocks.
 
-| outcome | is |
-|---|---|
-| correct | accuracy at the largest budget |
-| gain | accuracy gained by each doubling of the budget, smallest to largest |
-| slope, ceiling | of the curve of accuracy over tokens spent (`scaling.curves.fits`), unpaired |
-| pass@k | the chance that one of k samples is correct |
-| entered, persisted | chains that fell into a loop; of these, the ones that never left it |
-| reflection_per_1k, slips_per_1k | reflections and wrong steps per 1k thinking tokens |
-| self_bleu, vendi, answer_entropy | what the samples of a problem have in common |
-| effect_shift | how far the effect of skipping a block moved from the dense model's, mean of abs |
-
-`blocks` is the table of single blocks: how far each block's weights moved, what skipping it costs
-before, after and in the dense model, and the difference between the last two, paired.
-
-Caveats: skipping a block costs no more than the accuracy there is, so a model that is bad as it is
-shows small effects. A chain that certainly loops is ended, so persistence counts those among the
-ones that never left. Methods train on equal numbers of tokens, not of seconds; seconds are in the
-table.
+Caveats: skipping a block cannot cost more than the accuracy there is, so a poor model shows small
+effects. A chain that certainly loops is ended and counts as never having left. Methods train on
+equal tokens, not equal seconds; seconds are in the table.
 """
 
 from __future__ import annotations
@@ -74,7 +60,7 @@ MARKS = dict(zip(HUES, "osD^vPX", strict=True))
 
 
 def table(data: RecoveryData) -> pd.DataFrame:
-    """One row a model, benchmark and outcome."""
+    """One row per model, benchmark and outcome."""
     import pandas as pd
 
     frames = {unit: outcomes_of(unit) for unit in data.units}
@@ -123,7 +109,7 @@ def _renamed(cells: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _share(mine: pd.DataFrame, old: pd.DataFrame, dense: pd.DataFrame, column: str) -> float:
-    """The part of what pruning took that came back; nan where it took nothing for certain."""
+    """The share of the loss that came back; nan where pruning took nothing for certain."""
     lost = tables.difference(old, dense, column)
     certain = lost["change_low"] * lost["change_high"] > 0
     if not (np.isfinite(lost["change"]) and certain):
@@ -164,7 +150,7 @@ def _fits(data: RecoveryData) -> list[dict[str, Any]]:
 
 
 def _shifts(data: RecoveryData) -> list[dict[str, Any]]:
-    """How far the single blocks' effects are from the dense model's, over the blocks of each."""
+    """Mean absolute distance of the single blocks' effects from the dense model's."""
     found = blocks(data)
     rows: list[dict[str, Any]] = []
     for key, part in (
@@ -179,10 +165,15 @@ def _shifts(data: RecoveryData) -> list[dict[str, Any]]:
 
 
 def blocks(data: RecoveryData) -> pd.DataFrame:
-    """One row a model, benchmark and block: its weights' change, its effect, and the shift.
+    """One row per model, benchmark and block: change of weights, effect, and shift.
 
-    effect: change in accuracy when the block is skipped. shift: that effect minus the one in the
-    dense model, paired by problem; its p values are Holm-corrected over the blocks of a model.
+    Args:
+        data: the recovery study.
+
+    Returns:
+        effect: change in accuracy when the block is skipped. shift: that effect minus the one in
+        the dense model, paired by problem; its p values are Holm-corrected over the blocks of a
+        model.
     """
     import pandas as pd
 
@@ -218,7 +209,7 @@ def blocks(data: RecoveryData) -> pd.DataFrame:
 
 
 def _moved(data: RecoveryData, unit: MeasuredModel) -> dict[int, float]:
-    """Relative change of each block's weights in training; empty for what was not trained."""
+    """Relative change of each block's weights in training; empty for untrained models."""
     from recovery.changes import block_changes
     from recovery.study import Unit, run_folder
 
@@ -233,13 +224,17 @@ def _moved(data: RecoveryData, unit: MeasuredModel) -> dict[int, float]:
 # ------------------------------------------------------------------------- figure
 
 
-def methods_of(data: RecoveryData) -> list[str]:
-    """untrained and the methods, in the study's order."""
-    return list(dict.fromkeys(u.label for u in data.units if u.plan))
-
-
 def plot_accuracy(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
-    """One benchmark: a mark a plan and method, the bar their mean; the dense model dashed."""
+    """Plot one benchmark: one mark per plan and method, the bar their mean; dense dashed.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[(found["outcome"] == "correct") & (found["benchmark"] == benchmark)]
     dense = part[part["method"] == DENSE]
@@ -262,7 +257,17 @@ def plot_accuracy(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -
 def plot_curves(
     data: RecoveryData, benchmark: str, ax: Axes | None = None, *, names: bool = True
 ) -> Axes:
-    """Accuracy over the budget: dense, and the worst plan before and after each method."""
+    """Plot accuracy over the budget: dense, and the worst plan before and after each method.
+
+    Args:
+        data: the recovery study.
+        benchmark: name of the benchmark.
+        ax: axes to draw on; None makes new ones.
+        names: whether to draw a legend.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     for unit in data.units:
         if unit.plan not in ("", data.worst):
@@ -294,7 +299,18 @@ def plot_blocks(
     *,
     names: bool = True,
 ) -> Axes:
-    """A line a method over the blocks: `weight_change`, or `effect` beside the dense model's."""
+    """Plot one line per method over the blocks of the worst plan, and dense.
+
+    Args:
+        found: the result of `blocks`.
+        data: the recovery study.
+        column: "weight_change" or "effect".
+        ax: axes to draw on; None makes new ones.
+        names: whether to draw a legend.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["plan"].isin([data.worst, ""])].dropna(subset=[column])
     part = part[part["benchmark"] == part["benchmark"].iloc[0]] if len(part) else part
@@ -318,7 +334,16 @@ def plot_blocks(
 
 
 def figure(found: pd.DataFrame, data: RecoveryData, each: pd.DataFrame) -> Figure:
-    """Accuracy by kind, then the curve and the blocks of the plan that lost most."""
+    """Accuracy by kind, then the curve and the blocks of the plan that lost most.
+
+    Args:
+        found: the result of `table`.
+        data: the recovery study.
+        each: the result of `blocks`.
+
+    Returns:
+        The figure.
+    """
     from matplotlib.lines import Line2D
 
     names = [b for b in data.dense.data.benchmarks if b in set(found["benchmark"])]
@@ -346,7 +371,18 @@ def figure(found: pd.DataFrame, data: RecoveryData, each: pd.DataFrame) -> Figur
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> list[Path]:
-    """Table, table of blocks and figure of a recovery study; the files written."""
+    """Write the tables and the figure of a recovery study.
+
+    Args:
+        folder: folder of the recovery study.
+        out: where to write; None is `folder`.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: the dense model or all plans are not measured yet.
+    """
     data = RecoveryData.read(folder)
     found, each = table(data), blocks(data)
     target = Path(out or folder)
@@ -361,7 +397,11 @@ def write(folder: str | Path, out: str | Path | None = None) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line; exits."""
+    """Run the command line, and exit.
+
+    Args:
+        arguments: arguments; None takes those of the process.
+    """
     parser = argparse.ArgumentParser(prog="python -m analyses.recovery", description=TITLE)
     parser.add_argument("--study", type=Path, required=True, help="folder of a recovery study")
     parser.add_argument("--out", type=Path, help="where to write (default: the study's folder)")

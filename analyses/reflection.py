@@ -1,16 +1,14 @@
-"""Reflection: how often chains verify and backtrack, and on the testbed whether it is of use.
+"""Reflection: how often chains verify and backtrack, and on the testbed whether it helps.
 
-Reflections per 1k thinking tokens, loops and tokens written by the engine left out
-(`interp.diagnosis.reflection_lexicon`). On the testbed a program knows which slips were made and
-which the chain itself noticed: `noticed` is the share of a chain's arithmetic slips that it
-noticed; a chain without a slip says nothing about it and is left out.
+Reflections per 1k thinking tokens, without loops and tokens of the engine
+(`interp.diagnosis.reflection_lexicon`). On the testbed a program knows the slips: `noticed` is the
+share of a chain's arithmetic slips that it noticed itself; chains without a slip are left out.
 
-No word need be written to be likely: `opener_mass` is the probability that a variant puts on
-opening a reflection at the places of the DENSE model's chains where one could begin
-(`interp.diagnosis.openers`), so its change is the variant's and not that of the text. `gain` is
-what a reflection was worth: accuracy when the chain must answer after it, less accuracy when it
-must answer in front of it, each less the same for a stretch of equal length without a reflection
-(`interp.diagnosis.benefit`).
+`opener_mass` is the probability that a variant gives to opening a reflection at the places of the
+DENSE model's chains where one could begin (`interp.diagnosis.openers`), so its change is due to the
+variant and not to the text. `gain` is the value of a reflection: accuracy when the chain must
+answer after it, minus accuracy when it must answer before it, minus the same difference for a
+stretch of equal length without a reflection (`interp.diagnosis.benefit`).
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ import numpy as np
 
 from analyses.loop_anatomy import rows_of
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 
@@ -46,13 +45,12 @@ COLUMNS = {
     "opener_mass": "probability of opening one",
     "gain": "gain beyond thinking on",
 }
-READ = ("opener_mass", "gain")  # from a pass over stored chains
-CHAINS = 40  # read again, of each variant at most
-PER_CHAIN = 3  # reflections of a chain that are tried
+CHAINS = 40  # most chains per variant that are replayed
+PER_CHAIN = 3  # reflections per chain that are tried
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, kind of reflection and variant."""
+    """One row per benchmark, kind of reflection and variant."""
     rows = rows_of(study)
     if "step_arithmetic_slip" in rows and "step_noticed" in rows:
         made = rows["step_arithmetic_slip"].where(rows["step_arithmetic_slip"] > 0)
@@ -72,7 +70,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
-    """What decides what is read again; None where nothing was generated."""
+    """The settings that decide the replay; None where nothing was generated."""
     from analyses.plumbing.workbench import longest_solved, problem_settings
 
     benchmark = longest_solved(study)
@@ -88,7 +86,7 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
 
 
 def read_again(study: StudyData) -> pd.DataFrame:
-    """Opener mass and gains of every variant, as kept in the study or computed now."""
+    """Opener mass and gains of every variant, as stored in the study or computed now."""
     import pandas as pd
 
     settings = settings_of(study)
@@ -152,7 +150,19 @@ def plot(
     ax: Axes | None = None,
     names: bool = True,
 ) -> Axes:
-    """One benchmark and kind: a row a variant."""
+    """Plot one benchmark and kind: one row per variant.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        outcome: the kind's column.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+        names: whether to write the variants' names.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
     style.variant_dots(ax, part, study.variants, COLUMNS[outcome], names)
@@ -164,14 +174,22 @@ def plot(
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a kind and benchmark that has it."""
+    """One panel per kind and benchmark that has it.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where no kind occurs.
+    """
     if not len(found):
         return None
     pairs = []
     for kind in [k for k in COLUMNS if k in set(found["outcome"])]:
         for benchmark in study.benchmarks:
             here = found[(found["benchmark"] == benchmark) & (found["outcome"] == kind)]
-            if (here["value"].fillna(0) != 0).any():  # it happened there
+            if (here["value"].fillna(0) != 0).any():  # the kind occurs there
                 pairs.append((benchmark, kind))
     if not pairs:
         return None
@@ -183,6 +201,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, benchmark, kind, study, ax, names=i % columns == 0)
     return whole
 
+
+register_analysis("reflection", order=110, title=TITLE, caption=CAPTION, table=table, figure=figure)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -1,16 +1,15 @@
-"""Sequential scaling: accuracy against what thinking costs, dense and pruned.
+"""Sequential scaling: accuracy against the cost of thinking, dense and pruned.
 
-A chain cut by its budget is closed and made to answer (s1, arXiv 2501.19393); budgets nest, so the
+A chain cut by its budget is closed and made to answer (s1, arXiv 2501.19393). Budgets nest, so the
 points of a line are forks of the same chains. "wait": an early end of thinking is replaced by
-"wait" once or twice, and the chain goes on with what remains of the largest budget; drawn as open
-marks beside the line's end. `gain` is the accuracy at the largest budget minus that at the
-smallest, paired by problem and sample.
+"wait" once or twice, and the chain continues with what remains of the largest budget (open marks).
+`gain` is the accuracy at the largest budget minus that at the smallest, paired by problem and
+sample.
 
-A budget is a limit, so curves are drawn over the tokens really spent and over FLOPs, and a variant
-is compared with dense where dense has spent the same (`scaling.curves.equal_cost_comparison`).
-Seconds are modelled: the study's own rate for the dense model, and for a variant less in the
-proportion of weights it reads. Slope and ceiling are those of the logistic fit over tokens spent
-(`scaling.curves.fits`).
+A budget is a limit, so curves are drawn over the tokens really spent and over FLOPs, and variants
+are compared with dense at equal cost (`scaling.curves.equal_cost_comparison`). Seconds are
+modelled: the study's own rate for dense, scaled for a variant by the share of weights that it
+reads. Slope and ceiling are those of the logistic fit over tokens spent (`scaling.curves.fits`).
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 from interp.statistics import holm
@@ -52,13 +52,17 @@ MOST_LINES = 8
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, budget, number of waits and variant.
+    """One row per benchmark, budget, number of waits and variant.
 
-    tokens (thinking_tokens, answer_tokens), flops, seconds: what a chain cost on average; the
-    last two only where the model's configuration is at hand. equal_tokens, equal_flops,
-    equal_seconds: accuracy minus that of dense at the cost of this row, with _low, _high and _p
-    (Holm); nan where dense was not measured at that cost. slope, ceiling: of the variant's
-    logistic fit, with intervals; fit_reason says what the data could not tell.
+    Args:
+        study: the study.
+
+    Returns:
+        tokens (thinking_tokens, answer_tokens), flops, seconds: mean cost per chain; the last two
+        only where the model's configuration is available. equal_tokens, equal_flops, equal_seconds:
+        accuracy minus that of dense at the cost of this row, with _low, _high and _p (Holm); nan
+        where dense was not measured at that cost. slope, ceiling: of the variant's logistic fit,
+        with intervals; fit_reason says what the data could not determine.
     """
     import pandas as pd
 
@@ -86,10 +90,10 @@ def table(study: StudyData) -> pd.DataFrame:
 
 @lru_cache(maxsize=4)
 def model_cost(study: StudyData) -> ModelCost | None:
-    """The cost of the study's model from its configuration, if that is here and of a known kind.
+    """The cost of the study's model, from its configuration if that is available locally.
 
-    Blocks are in dense order, as the plans name them; a model that is itself pruned is None, and
-    so is one of its own code, whose cost is not known in any case.
+    Blocks are in dense order, as the plans name them. None for a model that is itself pruned, and
+    for one with its own code, whose cost is unknown.
     """
     from interp.model.checkpoint_files import PRUNING_FILE, locate, side_file
     from interp.model.loading import load_config, refusing
@@ -106,7 +110,15 @@ def model_cost(study: StudyData) -> ModelCost | None:
 
 
 def costed(rows: pd.DataFrame, study: StudyData) -> pd.DataFrame:
-    """Rows with what each chain cost: spent, and where it is known flops and seconds."""
+    """Add the cost of each chain to rows.
+
+    Args:
+        rows: chains of the study.
+        study: the study.
+
+    Returns:
+        The rows with `spent`, and where known `flops` and `seconds`.
+    """
     from scaling.curves.equal_cost_comparison import modelled_seconds, with_costs
 
     model = model_cost(study)
@@ -140,8 +152,14 @@ def fits(study: StudyData) -> pd.DataFrame:
 
 
 def equal_cost(study: StudyData, points: int | None = 4) -> pd.DataFrame:
-    """Every variant against dense at equal tokens, FLOPs and seconds
-    (`scaling.curves.equal_cost_comparison`).
+    """Compare every variant with dense at equal tokens, FLOPs and seconds.
+
+    Args:
+        study: the study.
+        points: number of costs; None takes the costs of the variant's own budgets.
+
+    Returns:
+        The rows of `scaling.curves.equal_cost_comparison`, one axis after the other.
     """
     import pandas as pd
 
@@ -179,7 +197,7 @@ def _fit_columns(study: StudyData) -> pd.DataFrame:
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """Slope, ceiling and the comparison at equal cost, in words: a paragraph a benchmark."""
+    """Slope, ceiling and the comparison at equal cost in words: one paragraph per benchmark."""
     said = []
     if not len(found) or "slope" not in found:
         return said
@@ -212,7 +230,7 @@ def _scaling_words(row: dict[Any, Any]) -> str:
 
 
 def _equal_words(last: pd.DataFrame) -> str:
-    """How many variants are clearly behind dense at equal FLOPs (or tokens)."""
+    """How many variants are clearly below dense at equal FLOPs (or tokens)."""
     for axis, words in (("equal_flops", "FLOPs"), ("equal_tokens", "tokens")):
         if axis not in last:
             continue
@@ -228,10 +246,14 @@ def _equal_words(last: pd.DataFrame) -> str:
 
 
 def gains(study: StudyData) -> pd.DataFrame:
-    """What the largest budget buys over the smallest: one row a benchmark and variant.
+    """The gain of the largest budget over the smallest: one row per benchmark and variant.
 
-    change: the gain, paired by problem and sample. less, less_low, less_high, less_p: the gain
-    minus the dense model's gain on the same problems, paired too; p values Holm-corrected.
+    Args:
+        study: the study.
+
+    Returns:
+        change: the gain, paired by problem and sample. less, less_low, less_high, less_p: the gain
+        minus the dense model's gain on the same problems, also paired; p values are Holm-corrected.
     """
     import pandas as pd
 
@@ -269,7 +291,7 @@ def gains(study: StudyData) -> pd.DataFrame:
 
 
 def waits(study: StudyData) -> pd.DataFrame:
-    """What replacing early ends of thinking by "wait" changes (`scaling.curves.sequential`)."""
+    """The effect of replacing early ends of thinking by "wait" (`scaling.curves.sequential`)."""
     import pandas as pd
 
     from scaling.curves.sequential import wait_extensions
@@ -285,7 +307,21 @@ def plot(
     ax: Axes | None = None,
     x: str = "thinking_budget",
 ) -> Axes:
-    """One benchmark: a line a variant over the budget, or over a cost (see AXES)."""
+    """Plot one benchmark: one line per variant over the budget, or over a cost.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+        x: a key of `AXES` that `found` has.
+
+    Returns:
+        The axes.
+
+    Raises:
+        UserError: an unknown `x`.
+    """
     if x not in AXES or x not in found:
         raise UserError(f"x={x!r}: expected one of {[a for a in AXES if a in found]}.")
     ax = style.new_axes(ax)
@@ -341,7 +377,7 @@ def plot(
 
 
 def drawn(study: StudyData) -> list[tuple[str, str, int]]:
-    """The variants a panel has room for."""
+    """The variants that are drawn: all, or a selection where there are more than eight."""
     first = next((m for name, m, _ in study.variants if name != style.DENSE), "")
     most: dict[str, int] = {}
     for _, method, removed in study.variants:
@@ -366,7 +402,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
 
 
 def _ticks(ax: Axes, values: list[float]) -> None:
-    """Ticks at these numbers, written as 128, 1.5k, 2G."""
+    """Set ticks at these numbers, written as 128, 1.5k, 2G."""
     from matplotlib.ticker import EngFormatter
 
     write = EngFormatter(sep="")
@@ -376,21 +412,39 @@ def _ticks(ax: Axes, values: list[float]) -> None:
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A row a benchmark that has more than one budget: over tokens, and over FLOPs if known."""
+    """One row per benchmark with more than one budget: over tokens, and over FLOPs if known.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where no benchmark has more than one budget.
+    """
     if not len(found):
         return None
     counts = found.groupby("benchmark")["thinking_budget"].nunique()
     names = [b for b in study.benchmarks if counts.get(b, 0) > 1]
-    if not names:
-        return None
     axes_ = ["tokens", *(["flops"] if "flops" in found else [])]
-    with style.style():
-        whole, axes = style.panels(len(names) * len(axes_), columns=2, width=5.2, height=3.5)
-        pairs = [(name, x) for name in names for x in axes_]
-        for (name, x), ax in zip(pairs, axes, strict=True):
-            plot(found, name, study, ax, x)
-    return whole
+    pairs = [(name, x) for name in names for x in axes_]
+    return panels.figure_of_panels(
+        pairs,
+        lambda pair, ax: plot(found, pair[0], study, ax, pair[1]),
+        columns=2,
+        width=5.2,
+        height=3.5,
+    )
 
+
+register_analysis(
+    "sequential_scaling",
+    order=40,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

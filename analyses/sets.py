@@ -1,22 +1,18 @@
-"""Pruning sets: do the effects of single blocks add up to that of their removal together?
+"""Pruning sets: do the effects of single blocks add up to the effect of removing them together?
 
-Every set asked about is skipped beside the dense row, same problems, same noise, so a sum or a
-difference of effects is one number a problem and has an interval like any other:
+Every set is skipped beside the dense row, on the same problems with the same noise, so a sum or
+difference of effects is one number per problem and has an interval. Shapes: S sets, P problems;
+outcomes are [S, P].
 
-- pairs: interaction = effect of both - (effect of one + effect of the other). Zero: additive.
-  Negative: worse together than the sum (they stand in for each other). Positive: the second costs
-  less once the first is gone (they do one thing together, or there is nothing left to lose).
-- variants: for each plan of the study with 2 to 4 blocks, the observed change, the sum of its
-  members' single effects, and the gap. Which member carries it: Shapley's value (Shapley 1953),
-  a member's effect averaged over all orders of removal; they add up to the observed change exactly.
+- pairs: interaction = effect of both - (effect of one + effect of the other). Negative: worse
+  together (they substitute for each other). Positive: the second costs less without the first.
+- variants: for each plan of 2 to 4 blocks, the observed change, the sum of its members' single
+  effects, and the gap. A member's share is its Shapley value (Shapley 1953): its effect averaged
+  over all orders of removal; the shares add up to the observed change exactly.
 
-Accuracy cannot fall under zero. Where the dense accuracy less the sum would (`floored`), an
-interaction says that two blocks are each indispensable, and no more; so pairs are sought among the
-blocks whose loss costs least, which are also those that one would remove, and in the plans.
-
-p values: sign-flip tests over problems, Holm-corrected within an outcome and kind of row.
-
-Shapes: S sets, P problems; outcomes are [S, P].
+Caveat: accuracy cannot fall below zero. Where the sum would (`floored`), an interaction only says
+that both blocks are indispensable; pairs are therefore taken from the cheapest blocks and the
+plans. p values: sign-flip tests over problems, Holm-corrected within an outcome and kind of row.
 """
 
 from __future__ import annotations
@@ -30,6 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import ALPHA, blocks_text, interval, p_value, signed
@@ -51,7 +48,7 @@ CAPTION = (
 )
 PROBLEMS = 64
 CHEAPEST = 6  # blocks whose pairs are all tried
-MOST_MEMBERS = 4
+MOST_MEMBERS = 4  # blocks of a plan
 MOST_PLANS = 8
 
 Blocks = tuple[int, ...]
@@ -59,7 +56,7 @@ Outcomes = Mapping[Blocks, Float[np.ndarray, " P"]]
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
-    """What decides the result; None where the study has nothing to try it on."""
+    """The settings that decide the result; None where the study has nothing to try it on."""
     return asked_settings(
         study,
         plans={name: list(blocks) for name, blocks in plans_of(study).items()},
@@ -83,16 +80,20 @@ def plans_of(study: StudyData) -> dict[str, Blocks]:
 def table(study: StudyData) -> pd.DataFrame:
     """Rows of four kinds: "single", "pair" and "variant" (with sum and gap), and "member".
 
-    effect, low, high, p: of the set (of a member: its Shapley value). sum, sum_low, sum_high: of
-    the single effects of its blocks. gap, gap_low, gap_high, gap_p, gap_p_holm: effect less sum,
-    the interaction.
+    Args:
+        study: the study.
+
+    Returns:
+        effect, low, high, p: of the set (of a member: its Shapley value). sum, sum_low, sum_high:
+        of the single effects of its blocks. gap, gap_low, gap_high, gap_p, gap_p_holm: effect minus
+        sum, the interaction.
     """
     settings = settings_of(study)
     return derived(study, "sets", settings, lambda: _compute(study, settings or {}))
 
 
 def in_store(study: StudyData) -> bool:
-    """Whether `table` would only have to be read."""
+    """Whether the study already holds the result, so that `table` only reads it."""
     return kept(study, "sets", settings_of(study)) is not None
 
 
@@ -116,7 +117,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 
 def _decoded(bench: Workbench, sets: Sequence[Blocks]) -> dict[str, dict[Blocks, np.ndarray]]:
-    """By outcome, each set's outcomes over the first problems."""
+    """By outcome, each set's outcomes on the first problems: [P]."""
     from interp.interventions.interventions import Skip, Variant
 
     variants = {Variant(_name(s), tuple(Skip(b) for b in s)): s for s in sets}
@@ -139,7 +140,15 @@ def subsets(plans: Any) -> list[Blocks]:
 
 
 def cheapest(outcomes: Outcomes, most: int = CHEAPEST) -> list[int]:
-    """The blocks whose single loss costs least accuracy; of equals the later ones."""
+    """The blocks whose single loss costs least accuracy.
+
+    Args:
+        outcomes: accuracy per problem of every set.
+        most: number of blocks.
+
+    Returns:
+        Dense indices, cheapest first; among equal blocks the later ones first.
+    """
     singles = [s for s in outcomes if len(s) == 1]
     return [s[0] for s in sorted(singles, key=lambda s: (-outcomes[s].mean(), -s[0]))[:most]]
 
@@ -150,7 +159,16 @@ def cheapest(outcomes: Outcomes, most: int = CHEAPEST) -> list[int]:
 def explained(
     outcomes: Outcomes, pairs: Sequence[Blocks], plans: Mapping[str, Blocks]
 ) -> pd.DataFrame:
-    """The table of one outcome, from the outcome of every set needed; () is the dense model."""
+    """The table of one outcome.
+
+    Args:
+        outcomes: per set, the outcome of each problem: [P]; () is the dense model.
+        pairs: the pairs.
+        plans: blocks by plan name.
+
+    Returns:
+        The rows, with Holm-corrected p values within each kind of row.
+    """
     import pandas as pd
 
     rows = [
@@ -200,7 +218,7 @@ def _effect(outcomes: Outcomes, blocks: Blocks) -> dict[str, Any]:
 
 
 def _of(values: Float[np.ndarray, " P"]) -> dict[str, Any]:
-    """The mean of one number a problem, as an effect."""
+    """The mean of one number per problem, as an effect."""
     found = paired_difference(np.zeros_like(values), values)
     return {
         "effect": found.value,
@@ -228,7 +246,15 @@ def _additive(outcomes: Outcomes, blocks: Blocks) -> dict[str, Any]:
 
 
 def shapley(outcomes: Outcomes, blocks: Blocks) -> dict[int, Float[np.ndarray, " P"]]:
-    """Each member's effect averaged over the orders in which the blocks may go, by problem."""
+    """The Shapley value of each member of a set, by problem.
+
+    Args:
+        outcomes: per set, the outcome of each problem: [P]; every subset of `blocks` is needed.
+        blocks: the set.
+
+    Returns:
+        Each block's effect averaged over all orders of removal: [P].
+    """
     n = len(blocks)
     found = {}
     for block in blocks:
@@ -247,12 +273,12 @@ def shapley(outcomes: Outcomes, blocks: Blocks) -> dict[int, Float[np.ndarray, "
 
 
 def caption(found: pd.DataFrame) -> str:
-    """The caption, with the benchmark it speaks of."""
+    """The caption, with the name of the benchmark."""
     return CAPTION.format(benchmark=str(found["benchmark"].iloc[0]).capitalize())
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """What the single effects say of each variant, and which pairs are not additive."""
+    """Sentences: how single effects relate to each variant, and which pairs are not additive."""
     accuracy = found[found["outcome"] == "correct"]
     lines = []
     for row in accuracy[accuracy["kind"] == "variant"].to_dict("records"):
@@ -284,7 +310,16 @@ def text(found: pd.DataFrame) -> list[str]:
 
 
 def plot_pairs(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "correct") -> Axes:
-    """Sum of the single effects across, effect of the pair up."""
+    """Plot the pairs: sum of the single effects across, effect of the pair up.
+
+    Args:
+        found: the result of `table`.
+        ax: axes to draw on; None makes new ones.
+        outcome: "correct" or "looped".
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[(found["kind"] == "pair") & (found["outcome"] == outcome)]
     colour = "#0072B2"
@@ -314,7 +349,16 @@ def plot_pairs(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "corr
 
 
 def plot_variants(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "correct") -> Axes:
-    """A group of rows a variant: observed, sum of singles, and each member's Shapley value."""
+    """Plot the plans: observed, sum of singles, and each member's Shapley value.
+
+    Args:
+        found: the result of `table`.
+        ax: axes to draw on; None makes new ones.
+        outcome: "correct" or "looped".
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["outcome"] == outcome]
     place, ticks = 0.0, []
@@ -346,7 +390,15 @@ def plot_variants(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "c
 
 
 def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
-    """Pairs, and the plans beside them."""
+    """Pairs on the left, plans on the right.
+
+    Args:
+        found: the result of `table`.
+        _study: unused; every analysis has this signature.
+
+    Returns:
+        The figure; None where there are neither pairs nor plans.
+    """
     if not len(found):
         return None
     kinds = set(found["kind"])
@@ -360,6 +412,18 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
             (plot_pairs if kind == "pair" else plot_variants)(found, ax)
     return whole
 
+
+register_analysis(
+    "sets",
+    order=240,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+    decodes=True,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

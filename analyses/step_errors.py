@@ -1,8 +1,8 @@
-"""Where chains first go wrong: the kind of the first wrong step, found by program.
+"""Where chains first go wrong: the kind of the first wrong step, found by a program.
 
 Only for problems whose every step a program can check (the testbed's). Shares are of all chains at
 the largest budget; a chain without a wrong step has the kind "none". The first wrong step is not
-the reason of a wrong answer: chains mend slips, and a right answer may follow.
+the cause of a wrong answer: chains correct slips, and a right answer may follow.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analyses.loop_anatomy import rows_of
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ CAPTION = (
     "variant, at the largest budget. Shares of .06 and more are written in."
 )
 NONE = "none"
-#: From what a chain recovers from to what it cannot; the order of the bars' parts.
+#: From slips that a chain recovers from to those that it cannot; the order within a bar.
 COLOURS = {
     NONE: "#E4EFE9",
     "arithmetic slip": "#E69F00",
@@ -41,7 +42,7 @@ DARK = {"repeated branch", "false yes", "unreadable", "premature conclusion"}
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a benchmark, variant and kind: the share of chains, compared with dense."""
+    """One row per benchmark, variant and kind: the share of chains, compared with dense."""
     rows = rows_of(study)
     if "step_kind" not in rows:
         return rows.iloc[:0] if not len(rows) else rows.iloc[:0][["benchmark"]]
@@ -53,7 +54,17 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
-    """One benchmark: a bar a variant, its parts the kinds."""
+    """Plot one benchmark: one bar per variant, divided by kind.
+
+    Args:
+        found: the result of `table`.
+        benchmark: name of the benchmark.
+        study: the study.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == benchmark]
     shown = [name for name, _, _ in study.variants if name in set(part["variant"])]
@@ -83,11 +94,9 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
                     color="white" if kind in DARK else style.INK,
                 )
             left += width
-    ax.set_yticks(range(len(shown)), [style.pretty(n) for n in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
+    style.variant_axis(ax, shown)
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".50", ".75", "1"])
-    ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("share of chains")
     ax.set_title(f"{benchmark}  (n = {int(part['chains'].max())} chains)")
@@ -95,18 +104,19 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
 
 
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
-    """A panel a benchmark, one key of the kinds for all."""
+    """One panel per benchmark, with one key of the kinds.
+
+    Args:
+        found: the result of `table`.
+        study: the study.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     from matplotlib.patches import Patch
 
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    kinds = [k for k in COLOURS if (found.loc[found["outcome"] == k, "value"] > 0).any()]
-    tall = 1.0 + 0.24 * len(study.variants)
-    with style.style():
-        whole, axes = style.panels(len(names), columns=2, width=5.4, height=tall)
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, study, ax)
+    def legend(whole: Figure) -> None:
+        kinds = [k for k in COLOURS if (found.loc[found["outcome"] == k, "value"] > 0).any()]
         whole.legend(
             [Patch(color=COLOURS[k]) for k in kinds],
             kinds,
@@ -116,8 +126,18 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             handlelength=1.1,
             columnspacing=1.3,
         )
-    return whole
 
+    return panels.figure_of_panels(
+        panels.benchmarks_in(found, study),
+        lambda name, ax: plot(found, name, study, ax),
+        finish=legend,
+        columns=2,
+        width=5.4,
+        height=1.0 + 0.24 * len(study.variants),
+    )
+
+
+register_analysis("step_errors", order=90, title=TITLE, caption=CAPTION, table=table, figure=figure)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

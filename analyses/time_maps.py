@@ -1,17 +1,15 @@
 """When each block is needed: it is skipped only in a part of the chain.
 
-Three parts, over the same problems (`interp.counterfactuals.window_maps`,
-`interp.counterfactuals.forks`):
+Four parts, over the same problems (`interp.counterfactuals.window_maps` and `.forks`):
 
-- map: the dense model's chains, each block gone in one window: the prompt alone, the chain alone,
-  quarters of the thinking budget, around the words that open a reflection, the answer. A window
-  that a chain never comes to leaves it as it was, and `reached` says how many did.
-- lose: dense chains forked along their way, one block gone from there on: which loss starts a loop?
-- before: chains of the variant that loops most (of the study's plans and single blocks, tried on
-  a few problems), another block gone too in the steps before each chain's loop, and only there:
-  which blocks lead into it?
-- restore: the same chains, forked ahead of the loop and within it, with a block given back: which
-  restoration ends it? A single block's variant has but that block to restore; a plan has several.
+- map: the dense model's chains, each block skipped in one window: prompt, chain, quarters of the
+  thinking budget, around words that open a reflection, answer. A window that a chain never
+  reaches leaves it unchanged; `reached` is the share of chains that did;
+- lose: dense chains forked along their way, one block skipped from there on: which starts a loop?
+- before: chains of the variant that loops most (tried on a few problems), another block skipped
+  as well in the steps before each chain's loop: which blocks lead into it?
+- restore: the same chains, forked before the loop and within it, with a block given back: which
+  restoration ends it? A plan has several blocks to restore, a single block's variant has one.
 
 Differences are paired by problem and sample; p values are Holm-corrected over all windows and
 blocks of an outcome within a part.
@@ -23,6 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
@@ -42,8 +41,8 @@ CAPTION = (
     "no clear difference. Bars: 95 % intervals over problems, uncorrected."
 )
 PROBLEMS = 24  # of the map and of the forks
-TRIED = 16  # problems on which the variant that loops most is sought
-LOOPING = 16  # chains of it, at most
+TRIED = 16  # problems on which the variant that loops most is chosen
+LOOPING = 16  # most chains of that variant
 AHEAD = 16  # steps before a loop
 WINDOWS = ("whole", "prompt", "chain", "quarters", "reflection", "answer")
 PLACES = {
@@ -57,7 +56,7 @@ ACCURACY, LOOPS = "#0072B2", "#A6611A"
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
-    """What decides the result; None where the study has nothing to try it on."""
+    """The settings that decide the result; None where the study has nothing to try it on."""
     return asked_settings(
         study,
         n=[PROBLEMS, TRIED, LOOPING, AHEAD],
@@ -67,17 +66,21 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
 
 
 def table(study: StudyData) -> pd.DataFrame:
-    """One row a part, outcome, window and block: effect, low, high, p, p_holm, before, after.
+    """One row per part, outcome, window and block: effect, low, high, p, p_holm, before, after.
 
-    base: the variant whose chains were changed. reached: share of chains that came to the window.
-    block -1 (in restore): all of the variant's blocks given back at once.
+    Args:
+        study: the study.
+
+    Returns:
+        base: the variant whose chains were changed. reached: share of chains that came to the
+        window. block -1 (in restore): all of the variant's blocks given back at once.
     """
     settings = settings_of(study)
     return derived(study, "time_maps", settings, lambda: _compute(study, settings or {}))
 
 
 def in_store(study: StudyData) -> bool:
-    """Whether `table` would only have to be read."""
+    """Whether the study already holds the result, so that `table` only reads it."""
     return kept(study, "time_maps", settings_of(study)) is not None
 
 
@@ -132,12 +135,12 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
 
 
 def caption(found: pd.DataFrame) -> str:
-    """The caption, with the benchmark it speaks of."""
+    """The caption, with the name of the benchmark."""
     return CAPTION.format(benchmark=found["benchmark"].iloc[0])
 
 
 def text(found: pd.DataFrame) -> list[str]:
-    """Which block is needed when, and what starts and ends loops, in sentences."""
+    """Sentences: which block is needed when, and what starts and ends loops."""
     from analyses.plumbing.tables import ALPHA, interval, share, signed
 
     said = []
@@ -171,7 +174,18 @@ def text(found: pd.DataFrame) -> list[str]:
 
 
 def plot(found: pd.DataFrame, part: str, window: str, outcome: str, ax: Axes | None = None) -> Axes:
-    """One window (or point of forking) of a part: the change in an outcome by block."""
+    """Plot one window (or forking point) of a part: the change in an outcome by block.
+
+    Args:
+        found: the result of `table`.
+        part: "map", "lose", "before" or "restore".
+        window: the window.
+        outcome: the outcome's column.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     rows = found[
         (found["part"] == part) & (found["window"] == window) & (found["outcome"] == outcome)
@@ -192,7 +206,16 @@ def plot(found: pd.DataFrame, part: str, window: str, outcome: str, ax: Axes | N
 
 
 def plot_restored(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "looped") -> Axes:
-    """What giving blocks back to the looping variant does: a row a point of forking and block."""
+    """Plot the effect of giving blocks back: one row per forking point and block.
+
+    Args:
+        found: the result of `table`.
+        ax: axes to draw on; None makes new ones.
+        outcome: the outcome's column.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     rows = found[(found["part"] == "restore") & (found["outcome"] == outcome)]
     names = []
@@ -214,7 +237,15 @@ def plot_restored(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "l
 
 
 def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
-    """Left: accuracy by window. Right: loops by point of forking, and what ends them."""
+    """Accuracy by window on the left; loops by forking point, and what ends them, on the right.
+
+    Args:
+        found: the result of `table`.
+        _study: unused; every analysis has this signature.
+
+    Returns:
+        The figure; None where there are no rows.
+    """
     from matplotlib.figure import Figure as New
 
     if not len(found):
@@ -229,7 +260,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
         left, right = halves
         _column(left.subplots(len(windows), 1, sharex=True), found, windows, "correct")
         heights = [1.0] * len(points) + ([0.35 + 0.45 * len(restored)] if len(restored) else [])
-        heights.append(max(0.1, len(windows) - sum(heights)))  # what stays empty
+        heights.append(max(0.1, len(windows) - sum(heights)))  # empty space at the bottom
         grid = right.subplots(len(heights), 1, height_ratios=heights)
         grid[-1].remove()
         for ax in grid[: len(points) - 1]:
@@ -243,7 +274,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 def _column(
     axes: Any, found: pd.DataFrame, panels: Sequence[tuple[str, str]], outcome: str
 ) -> None:
-    """Panels of (part, window) under each other that share the blocks below."""
+    """Draw panels of (part, window) below each other, with a shared axis of blocks."""
     for ax, (part, window) in zip(axes, panels, strict=True):
         plot(found, part, window, outcome, ax)
         _titled(ax, found, part, window, outcome)
@@ -277,6 +308,18 @@ def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) 
     ax.set_title(name, fontsize=8.8)
     ax.set_title(note, loc="right", fontsize=7.6, fontweight="normal", color=style.QUIET)
 
+
+register_analysis(
+    "time_maps",
+    order=220,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+    decodes=True,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

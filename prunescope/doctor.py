@@ -1,4 +1,4 @@
-"""What this machine is to PruneScope: processor, kernels, threads, speeds, memory, versions."""
+"""What PruneScope finds on this machine: processor, kernels, threads, speeds, memory, versions."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ TIMED = 0.2  # seconds for which each number of threads is tried
 
 @dataclass(frozen=True)
 class Checkup:
-    """What `examine` found.
+    """The result of `examine`.
 
     Attributes:
-        processor: its name and the vector instructions it has.
-        packages: version by name; "not installed" where one is missing.
-        memory: bytes in all and free.
-        kernels: what each build of the compiled kernels is worth here, in words.
-        threads: torch's number of threads and whether it is chosen while decoding.
-        thread_seconds: seconds of one matrix product by number of threads, as it is now.
-        backends: for a number of rows, seconds of a pass through two blocks by way.
-        chosen: for a number of rows, the way that is taken.
-        model: the model that was timed.
-        devices: CUDA devices by name.
+        processor: name of the processor and the vector instructions that it has.
+        packages: version by package name; "not installed" where a package is missing.
+        memory: total and free memory, in bytes.
+        kernels: state of each build of the compiled kernels on this machine, in words.
+        threads: torch's number of threads, and whether it is chosen while decoding.
+        thread_seconds: seconds of one matrix product by number of threads, measured now.
+        backends: for each number of rows, seconds of a forward pass through two blocks by backend.
+        chosen: for each number of rows, the name of the backend that decoding uses.
+        model: name of the model that was timed.
+        devices: names of the CUDA devices.
     """
 
     processor: str
@@ -48,7 +48,7 @@ class Checkup:
     devices: tuple[str, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """A row per number of rows and way: seconds, and whether it is taken."""
+        """One row per number of rows and backend: its seconds, and whether it is the chosen one."""
         import pandas as pd
 
         rows = [
@@ -59,11 +59,11 @@ class Checkup:
         return pd.DataFrame(rows, columns=["rows", "way", "seconds", "chosen"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
+        """All fields as a dictionary, for JSON."""
         return asdict(self)
 
     def report(self) -> list[str]:
-        """Lines for a terminal."""
+        """The result as lines for a terminal."""
         total, free = (f"{b / 2**30:.1f} GiB" for b in self.memory)
         lines = [f"Processor  {self.processor}", f"Memory     {total}, {free} free"]
         lines.append(f"GPU        {', '.join(self.devices) or 'none that CUDA sees'}")
@@ -80,14 +80,14 @@ class Checkup:
 
 
 def examine(model: ReasoningModel, rows: Sequence[int] = (8, 32, 128)) -> Checkup:
-    """Looks at the machine, and at how a model's blocks run fastest on it.
+    """Examine the machine, and time which backend runs a model's blocks fastest on it.
 
     Args:
         model: the model whose blocks are timed.
-        rows: rows decoded side by side.
+        rows: batch sizes to time (rows decoded side by side).
 
     Returns:
-        What was found. Backend timings are those of the user's cache where they are known.
+        What was found. Backend timings are those of the user's cache where the cache has them.
     """
     import torch
 
@@ -144,7 +144,7 @@ def _kernels(found: Any) -> str:
 
 
 def _seconds(threads: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median seconds of a product of the size of a 0.5B model's MLP at 64 rows."""
+    """Median seconds of one matrix product of the size of a 0.5B model's MLP at 64 rows."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,6 +1,6 @@
 """A study's progress on the terminal: one bar over tokens, with an estimate of the time left.
 
-On a terminal the bar redraws itself; into a file or a pipe a line is written now and then.
+On a terminal the bar redraws itself. In a file or a pipe, a line is written every 15 seconds.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scaling.study.study_progress import Event
 
-LINE_EVERY = 15.0  # seconds, where there is no terminal
+LINE_EVERY = 15.0  # seconds between lines, where there is no terminal
 
 
 class StudyBar:
-    """A context manager that is called with the events of `run_study`."""
+    """A progress bar for `run_study`: a context manager to pass as `on_event`."""
 
     def __init__(self) -> None:
         from tqdm import tqdm
@@ -42,6 +42,7 @@ class StudyBar:
         self._bar.close()
 
     def __call__(self, event: Event) -> None:
+        """Show an event of a running study."""
         if event.kind == "note":
             self.write(event.message)
         elif event.kind == "stage":
@@ -58,14 +59,14 @@ class StudyBar:
             self.write(f"  {words}")
 
     def write(self, text: str) -> None:
-        """A line above the bar."""
+        """Write a line above the bar."""
         from tqdm import tqdm
 
         tqdm.write(text, file=sys.stderr)
 
 
 def describe(event: Event) -> str:
-    """1,240 of 3,780 chains, 4,512 tokens/s, about 3 min left."""
+    """The state of a study in words: "1,240 of 3,780 chains, 4,512 tokens/s, about 3 min left"."""
     said = [f"{event.chains:,} of {event.chains_total:,} chains"]
     if event.rate > 0:
         said.append(f"{event.rate:,.0f} tokens/s")
@@ -75,7 +76,7 @@ def describe(event: Event) -> str:
 
 
 def duration(seconds: float) -> str:
-    """40 s, 3 min, 2 h 10 min."""
+    """A time span (seconds) in words: "40 s", "3 min", "2 h 10 min"."""
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

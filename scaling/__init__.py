@@ -1,0 +1,1 @@
+"""Test-time scaling: problems, benchmarks, grading, engines, studies, the store, and curves."""

@@ -1,8 +1,8 @@
-"""A problem, and a benchmark: a versioned list of them that says how its answers are judged.
+"""A problem, and a benchmark: a versioned list of problems with the rule that grades answers.
 
-Both are frozen and checked when made, so a study never finds out half-way that two of its
-problems share an id. `Benchmark.fingerprint` is a hash of everything that decides a verdict; a
-study keeps it, and refuses to go on over other problems than it began with.
+Both are frozen and checked on construction, so a study does not find out half-way that two of its
+problems share an id. `Benchmark.fingerprint` is a hash of everything that decides a verdict. A
+study stores it and refuses to continue on other problems.
 """
 
 from __future__ import annotations
@@ -26,10 +26,14 @@ Scoring = Literal["generate", "likelihood"]
 class Problem:
     """One question with its gold answer.
 
-    question: the whole text the model is shown, lettered options included where there are any.
-    choices: what may be answered, if that is a closed list: letters, or the values themselves;
-        `answer` is then one of them.
-    metadata: whatever else the source says (subject, level, numbers ...), never shown to the model.
+    Attributes:
+        id: unique name within the benchmark.
+        question: the whole text that the model sees, lettered options included.
+        answer: the gold answer.
+        choices: the allowed answers where they are a closed list (letters, or the values
+            themselves); `answer` is then one of them. Empty for open questions.
+        metadata: further fields of the source (subject, level, numbers, ...); never shown to the
+            model.
     """
 
     id: str
@@ -52,12 +56,12 @@ class Problem:
             )
         if self.answer not in self.choices:
             raise UserError(
-                f"Problem {self.id!r}: answer {self.answer!r} is none of its choices "
+                f"Problem {self.id!r}: answer {self.answer!r} is not one of its choices "
                 f"{list(self.choices)}."
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON-able values."""
+        """The fields as plain values for JSON."""
         return {
             "id": self.id,
             "question": self.question,
@@ -71,11 +75,15 @@ class Problem:
 class Benchmark:
     """A versioned list of problems.
 
-    scoring: "generate" lets the model write and grades what it wrote; "likelihood" compares the
-        log-probabilities of the choices and generates nothing.
-    grader: name of the grader (see scaling.grading) that judges generated answers.
-    thinking: whether the prompt opens the model's thinking (False: an empty thinking).
-    instruction: said after every question, in the same turn.
+    Attributes:
+        name: name of the benchmark.
+        version: raised when problems or prompts change.
+        problems: the problems, in order.
+        scoring: "generate" lets the model write and grades what it wrote; "likelihood" compares the
+            log-probabilities of the choices and generates nothing.
+        grader: name of the grader (see `scaling.grading`) for generated answers.
+        thinking: whether the prompt opens the model's thinking; False gives an empty thinking span.
+        instruction: text appended to every question, in the same turn.
     """
 
     name: str
@@ -115,35 +123,46 @@ class Benchmark:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the problems and of how they are asked and judged."""
+        """Hash of the problems and of how they are asked and graded (16 hex digits)."""
         how = [self.name, self.version, self.scoring, self.grader, self.thinking, self.instruction]
         text = json.dumps([how, [p.as_dict() for p in self.problems]], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def prompt(self, problem: Problem) -> str:
-        """What the user's turn says for `problem`."""
+        """The text of the user's turn for `problem`."""
         return f"{problem.question}\n\n{self.instruction}" if self.instruction else problem.question
 
     def first(self, n: int) -> Benchmark:
-        """The first `n` problems (all, if there are fewer)."""
+        """The benchmark cut to its first `n` problems (all, if there are fewer)."""
         return replace(self, problems=self.problems[:n])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a problem."""
+        """One row per problem."""
         import pandas as pd
 
         return pd.DataFrame([p.as_dict() for p in self.problems])
 
 
 def letters(n: int) -> tuple[str, ...]:
-    """("A", "B", ...), n of them."""
+    """The first `n` capital letters: ("A", "B", ...); UserError unless 2 <= n <= 26."""
     if not 2 <= n <= 26:
         raise UserError(f"{n} options; expected 2 to 26.")
     return tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:n])
 
 
 def lettered(question: str, options: tuple[str, ...]) -> str:
-    """The question with its options under letters, one a line."""
+    """Put the options under the question, one lettered option per line.
+
+    Args:
+        question: the question.
+        options: 2 to 26 option texts, in order.
+
+    Returns:
+        The question followed by lines such as "A. text".
+
+    Raises:
+        UserError: fewer than 2 or more than 26 options.
+    """
     names = letters(len(options))
     lines = [f"{letter}. {text}" for letter, text in zip(names, options, strict=True)]
     return "\n".join([question, *lines])

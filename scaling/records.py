@@ -1,8 +1,8 @@
 """Records of a benchmark from a local JSON, JSONL or parquet file, or from the Hugging Face Hub.
 
-A `Record` knows where it came from, so whatever is wrong with it is said with file, line and
-field. Nothing here knows a benchmark. The Hub is asked only when no file is given; `datasets`
-(extra `hub`) and `pyarrow` are imported only then.
+A `Record` keeps its origin, so every error names file, line and field. This module knows no
+benchmark. The Hub is used only when no file is given; `datasets` (extra `hub`) and `pyarrow` are
+imported only when they are needed.
 """
 
 from __future__ import annotations
@@ -19,18 +19,42 @@ from interp.json_reader import parse_json, read_utf8, short, whole_text
 
 @dataclass(frozen=True)
 class Record:
-    """One record: its fields, where it stands, and its number (from 0) among all records."""
+    """One record of a data set, with its origin.
+
+    Attributes:
+        fields: field values by name.
+        where: origin for error messages, e.g. "data.jsonl, line 3".
+        index: number of the record among all records, from 0.
+    """
 
     fields: Mapping[str, Any]
     where: str
     index: int
 
     def wrong(self, name: str, problem: str) -> UserError:
-        """The error for field `name`."""
+        """Make the error for a bad field.
+
+        Args:
+            name: the field.
+            problem: what is wrong and what was expected.
+
+        Returns:
+            The error, to be raised by the caller.
+        """
         return UserError(f"{self.where}, field {name!r}: {problem}")
 
     def get(self, *names: str) -> Any:
-        """The first of `names` that the record has (public schemas differ in their names)."""
+        """The value of the first of `names` that the record has.
+
+        Args:
+            names: field names to try in order, since public schemas differ.
+
+        Returns:
+            The value; never None.
+
+        Raises:
+            UserError: the record has none of the fields.
+        """
         for name in names:
             if self.fields.get(name) is not None:
                 return self.fields[name]
@@ -38,7 +62,17 @@ class Record:
         raise self.wrong(names[0], f"missing; expected one of {list(names)}; the record has {has}.")
 
     def text(self, *names: str) -> str:
-        """A non-empty text; a number is taken as its text."""
+        """A non-empty text; a number is converted to its text.
+
+        Args:
+            names: field names to try in order.
+
+        Returns:
+            The text.
+
+        Raises:
+            UserError: the field is missing, empty or not a text.
+        """
         value = self.get(*names)
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise self.wrong(names[0], f"expected a text, got {short(value)}.")
@@ -49,7 +83,17 @@ class Record:
         return self._whole(names[0], str(value))
 
     def texts(self, *names: str) -> tuple[str, ...]:
-        """A list of non-empty texts, e.g. options."""
+        """A list of texts, e.g. options.
+
+        Args:
+            names: field names to try in order.
+
+        Returns:
+            The texts; numbers are converted to text.
+
+        Raises:
+            UserError: the field is missing or not a list of texts.
+        """
         value = self.get(*names)
         if hasattr(value, "tolist"):  # parquet gives arrays
             value = value.tolist()
@@ -64,7 +108,18 @@ class Record:
         return whole_text(text, f"{self.where}, field {name!r}")
 
     def index_in(self, n: int, *names: str) -> int:
-        """A whole number in 0..n-1; a letter A, B, ... counts as one."""
+        """A whole number in 0..n-1; a letter A, B, ... counts as its position.
+
+        Args:
+            n: number of options.
+            names: field names to try in order.
+
+        Returns:
+            The index.
+
+        Raises:
+            UserError: the field is missing or not an index below `n`.
+        """
         value = self.get(*names)
         if isinstance(value, str) and len(value) == 1 and value.isascii() and value.isalpha():
             value = ord(value.upper()) - ord("A")
@@ -79,7 +134,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Hub:
-    """A data set on the Hugging Face Hub."""
+    """A data set on the Hugging Face Hub.
+
+    Attributes:
+        path: repository, e.g. "openai/gsm8k".
+        split: split, e.g. "test".
+        config: configuration of the data set; None where it has only one.
+    """
 
     path: str
     split: str
@@ -87,7 +148,17 @@ class Hub:
 
 
 def read_file(path: str | Path) -> list[Record]:
-    """All records of a .json (list of objects), .jsonl or .parquet file."""
+    """Read all records of a .json (list of objects), .jsonl, .ndjson or .parquet file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The records in file order, at least one.
+
+    Raises:
+        UserError: no such file, unknown suffix, unreadable content, or no records.
+    """
     file = Path(path)
     if not file.is_file():
         raise UserError(f"No file {str(file)!r}; expected a JSON, JSONL or parquet file.")
@@ -95,7 +166,7 @@ def read_file(path: str | Path) -> list[Record]:
     reader = readers.get(file.suffix.lower())
     if reader is None:
         raise UserError(
-            f"{file.name}: unknown kind of file {file.suffix!r}; expected {', '.join(readers)}."
+            f"{file.name}: unknown file type {file.suffix!r}; expected {', '.join(readers)}."
         )
     records = []
     for index, (where, value) in enumerate(reader(file)):
@@ -108,7 +179,7 @@ def read_file(path: str | Path) -> list[Record]:
 
 
 def _jsonl(file: Path) -> Iterator[tuple[str, Any]]:
-    # Split at "\n" only: str.splitlines would also cut at U+2028, which may stand inside a text.
+    # Split at "\n" only: str.splitlines would also cut at U+2028, which may occur inside a text.
     for number, line in enumerate(read_utf8(file).split("\n"), start=1):
         if not line.strip():
             continue
@@ -139,20 +210,33 @@ def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_hub(name: str, hub: Hub) -> list[Record]:
-    """All records of a Hub data set (downloaded once, then from the cache of `datasets`)."""
+    """Read all records of a Hub data set.
+
+    The data set is downloaded once; later calls read the cache of `datasets`.
+
+    Args:
+        name: the benchmark's name, for error messages.
+        hub: the data set.
+
+    Returns:
+        The records in order.
+
+    Raises:
+        UserError: `datasets` is not installed, or the data set cannot be read.
+    """
     remedy = f"give a local file instead: --data {name}=FILE"
     try:
         import datasets
     except ImportError:
         raise UserError(
-            f"{name} is read from the Hub through `datasets`: pip install 'prunescope[hub]', "
+            f"Reading {name} from the Hub needs `datasets`: pip install 'prunescope[hub]', "
             f"or {remedy}."
         ) from None
     try:
         rows = datasets.load_dataset(hub.path, hub.config, split=hub.split)
     except Exception as error:  # datasets raises many kinds: offline, gated, renamed
         raise UserError(
-            f"{name} could not be read from the Hub ({hub.path}): {short(str(error))}. "
+            f"Could not read {name} from the Hub ({hub.path}): {short(str(error))}. "
             f"If it is gated, log in with `hf auth login`; or {remedy}."
         ) from error
     return [

@@ -1,1 +1,1 @@
-"""What the analyses share: frames, tables, style, command, workbench."""
+"""Shared parts of the analyses: frames, tables, style, command, workbench."""

@@ -1,6 +1,7 @@
-"""The command line that every analysis shares: `python -m analyses.NAME --study DIR`.
+"""The command line that all analyses share: `python -m analyses.NAME --study DIR`.
 
-Reads the study, writes DIR/figures/NAME.png and .svg and DIR/tables/NAME.csv, and says where.
+Reads the study, writes DIR/figures/NAME.png and .svg and DIR/tables/NAME.csv, and prints their
+paths.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 
 
 def make(name: str, study: StudyData, folder: Path) -> tuple[pd.DataFrame, list[Path]]:
-    """The table of one analysis and the files written for it (fewer where there is nothing)."""
+    """Make the table and the figure of one analysis.
+
+    Args:
+        name: name of the analysis.
+        study: the study.
+        folder: where to write.
+
+    Returns:
+        The table, and the files written (none where the table is empty).
+    """
     analysis = catalogue.load(name)
     found = analysis.table(study)
     written = []
@@ -37,10 +47,20 @@ def make(name: str, study: StudyData, folder: Path) -> tuple[pd.DataFrame, list[
 
 
 def main(file: str, arguments: list[str] | None = None) -> None:
-    """Run the analysis in `file` on the study that the command line names; exits."""
+    """Run an analysis on the study named on the command line, and exit.
+
+    Args:
+        file: the analysis's file.
+        arguments: arguments; None takes those of the process.
+    """
     name = Path(file).stem
     analysis = catalogue.load(name)
-    parser = argparse.ArgumentParser(prog=f"python -m analyses.{name}", description=analysis.TITLE)
+    computes = "Generates with the study's model, and keeps the table in the study."
+    parser = argparse.ArgumentParser(
+        prog=f"python -m analyses.{name}",
+        description=analysis.title,
+        epilog=computes if analysis.decodes else None,
+    )
     parser.add_argument("--study", type=Path, required=True, help="folder of a study")
     parser.add_argument("--out", type=Path, help="where to write (default: the study's folder)")
     given = parser.parse_args(arguments)

@@ -1,11 +1,11 @@
 """The heads that copy: prefix matching at the tokens of a loop, and whether the loop needs them.
 
 Heads are read in the model without the looping variant's blocks (`interp.heads.HeadLens` on the
-pruned model). The `HEADS` that match best are then put out in chains that loop, from within the
-loop on (`AblateHeads`, `interp.counterfactuals.edits`), beside as many heads drawn at random from
-the others: what counts is the difference, for any loss of heads may break a loop.
+pruned model). The `HEADS` best heads are then ablated in chains that loop, from within the loop on
+(`AblateHeads`, `interp.counterfactuals.edits`), and so are equally many heads drawn at random from
+the others. The difference counts, because losing any heads may break a loop.
 
-Shapes: C looping chains; sets of heads are 1 + `DRAWS`.
+Shapes: C looping chains; 1 + `DRAWS` sets of heads.
 """
 
 from __future__ import annotations
@@ -23,12 +23,20 @@ from interp.statistics import paired_difference
 if TYPE_CHECKING:
     import pandas as pd
 
-HEADS, DRAWS = 4, 12
-ROWS_OF_A_LOOP = 48
+HEADS, DRAWS = 4, 12  # heads ablated together, random sets of as many
+ROWS_OF_A_LOOP = 48  # most tokens per loop
 
 
 def loop_rows(bench: Workbench, chains: Sequence[Chain]) -> list[np.ndarray]:
-    """Masks of the tokens that continue a loop: after its first pass, a few a chain."""
+    """Masks of the tokens that continue a loop: after its first pass, a few per chain.
+
+    Args:
+        bench: finds the loops.
+        chains: the chains.
+
+    Returns:
+        One mask per chain: [tokens], bool.
+    """
     masks = []
     for chain in chains:
         mask = np.zeros(chain.n_tokens, dtype=bool)
@@ -43,9 +51,15 @@ def loop_rows(bench: Workbench, chains: Sequence[Chain]) -> list[np.ndarray]:
 def copying(
     bench: Workbench, variant: VariantLike | None, looping: Sequence[Chain]
 ) -> list[pd.DataFrame]:
-    """Prefix matching at loop tokens, and what ablating the best heads does to persistence.
+    """Prefix matching at loop tokens, and the effect of ablating the best heads on persistence.
 
-    looping: chains of `variant` that end in a loop; nothing is found where there are none.
+    Args:
+        bench: the study's model and problems.
+        variant: the looping variant; None where none loops.
+        looping: chains of `variant` that end in a loop.
+
+    Returns:
+        Frames in the columns of `tidy`; none where nothing loops.
     """
     from interp.heads import HeadLens
     from pruning.plan import LayerPlan
@@ -81,7 +95,16 @@ def copying(
 
 
 def without_heads(base: VariantLike, chosen: Sequence[tuple[int, int]], when: Any) -> Variant:
-    """`base` with these heads (block, head) put out while `when` is in force."""
+    """Add the ablation of some heads to a variant.
+
+    Args:
+        base: the variant.
+        chosen: pairs (block, head).
+        when: the window in which the heads are ablated.
+
+    Returns:
+        The new variant.
+    """
     blocks = sorted({block for block, _ in chosen})
     steps = [
         AblateHeads(b, heads=tuple(sorted(h for block, h in chosen if block == b)), window=when)
@@ -96,7 +119,17 @@ def persistence(
     base: VariantLike,
     sets: Sequence[Sequence[tuple[int, int]]],
 ) -> np.ndarray:
-    """Whether each chain, forked within its loop without each set, stays: [sets, chains]."""
+    """Whether each chain stays in its loop when forked there without each set of heads.
+
+    Args:
+        bench: the study's model and problems.
+        looping: chains that loop.
+        base: the looping variant.
+        sets: sets of pairs (block, head).
+
+    Returns:
+        1 where the chain still ends in a loop, else 0: [sets, chains].
+    """
     from interp.counterfactuals.edits import ALL, Edit, rerun
     from interp.counterfactuals.forks import around_loops
     from interp.interventions.windows import ChainWindows
@@ -111,9 +144,15 @@ def persistence(
 
 
 def ablations(stays: np.ndarray, best: Sequence[tuple[int, int]]) -> pd.DataFrame:
-    """Rows of the best heads, of each draw, and of the difference between them.
+    """Rows of the best heads, of each random draw, and of the difference between them.
 
-    p of the best: the share of draws that end as many loops or more, one draw added to both.
+    Args:
+        stays: the result of `persistence`, the best heads first: [sets, chains].
+        best: the best heads, as pairs (block, head).
+
+    Returns:
+        The rows. p of the best heads: the share of draws that end at least as many loops, with one
+        draw added to both counts.
     """
     import pandas as pd
 
@@ -137,7 +176,18 @@ def ablations(stays: np.ndarray, best: Sequence[tuple[int, int]]) -> pd.DataFram
 
 
 def tidy(part: str, names: Any, rows: pd.DataFrame, values: Any, n: Any) -> pd.DataFrame:
-    """Rows in the columns that all parts of the analysis share."""
+    """Rows in the columns that all parts of the analysis share.
+
+    Args:
+        part: name of the part.
+        names: name of each row.
+        rows: frame with block, low, high and optional further columns.
+        values: value of each row.
+        n: number of observations of each row.
+
+    Returns:
+        The frame.
+    """
     import pandas as pd
 
     columns: dict[str, Any] = {"part": part, "name": np.asarray(names, dtype=object)}

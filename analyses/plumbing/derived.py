@@ -1,19 +1,16 @@
-"""What an analysis computed through the engine, kept in the study's own file.
+"""Results that an analysis computed with the model, stored in the study's own file.
 
-Decoding for a figure takes minutes, so its table is computed once and kept beside the chains:
-table `derived`, one row a (name, settings), where settings is everything that decides the result:
-the model's fingerprint, the problems, and what the analysis was asked. Other settings, or other
-weights, make another row; nothing is overwritten.
+Decoding for a figure takes minutes, so its table is computed once and stored in the table
+`derived`: one row per (name, settings). The settings hold everything that decides the result: the
+model's fingerprint, the problems, and the analysis's options. Other settings make another row;
+nothing is overwritten.
 
     found = derived(study, "time_maps", settings, lambda: compute(...))
 
-The study's lock is held while something is computed, so no two processes compute the same, and a
-study that is running says so. The row is written in one transaction when all is done: a killed
-computation leaves nothing. A study that is in no folder (rows made in memory) keeps nothing.
-
-Frames are kept as JSON with the type of every column, so a frame read is the frame written, up to
-the identity of its values: floats bit for bit (nan and infinities too), whole numbers, truth
-values, text, None; rows are numbered anew.
+The study's lock is held during the computation, so no two processes compute the same. The row is
+one transaction at the end: a killed computation leaves nothing. A study that is in no folder stores
+nothing. Frames are stored as JSON with the type of every column and read back with equal values
+(floats bit for bit); the index is renumbered.
 """
 
 from __future__ import annotations
@@ -43,10 +40,20 @@ def derived(
     settings: Mapping[str, Any] | None,
     compute: Callable[[], pd.DataFrame],
 ) -> pd.DataFrame:
-    """The frame of `name` under these settings: as it was kept, or computed now and kept.
+    """Read a stored frame, or compute and store it.
 
-    settings: JSON values; the fingerprint of the study's model is added to them. None: the study
-    has nothing to try it on, and the frame is empty.
+    Args:
+        study: the study.
+        name: name of the result.
+        settings: JSON values that decide the result; the fingerprint of the study's model is added.
+            None means that the study has nothing to try it on.
+        compute: computes the frame.
+
+    Returns:
+        The frame; empty where `settings` is None.
+
+    Raises:
+        UserError: another process holds the study, or the frame holds values that cannot be stored.
     """
     if settings is None:
         import pandas as pd
@@ -61,7 +68,7 @@ def derived(
     from scaling.store.study_store import Store
 
     with Store(study.folder) as store:
-        found = kept(study, name, settings)  # by who held the lock until now
+        found = kept(study, name, settings)  # may be new: another process held the lock until now
         if found is not None:
             return found
         frame = compute().reset_index(drop=True)
@@ -78,7 +85,16 @@ def derived(
 
 
 def kept(study: StudyData, name: str, settings: Mapping[str, Any] | None) -> pd.DataFrame | None:
-    """The frame of `name` under these settings, if the study has it already."""
+    """Read a stored frame.
+
+    Args:
+        study: the study.
+        name: name of the result.
+        settings: JSON values that decide the result.
+
+    Returns:
+        The frame; None if the study does not have it.
+    """
     if study.folder is None or settings is None:
         return None
     from scaling.store.study_store import FILE
@@ -110,8 +126,7 @@ def as_text(frame: pd.DataFrame) -> str:
         kind = values.dtype.kind
         if kind not in "iufbO" and str(values.dtype) not in ("str", "string"):
             raise UserError(
-                f"Column {name!r} is of type {values.dtype}: expected numbers, truth values or "
-                "text."
+                f"Column {name!r} is of type {values.dtype}: expected numbers, booleans or text."
             )
         plain = values.astype(object).tolist() if kind == "O" else values.tolist()
         dtype = values.dtype.name if kind in "iufb" else "object"
@@ -137,6 +152,6 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UserError(
-        f"A value of type {type(value).__name__} cannot be kept: expected numbers, truth values, "
+        f"A value of type {type(value).__name__} cannot be stored: expected numbers, booleans, "
         "text or None."
     )

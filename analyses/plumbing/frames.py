@@ -1,12 +1,12 @@
 """A study's rows as the analyses read them.
 
-`StudyData.read(folder)` opens the store without touching it and hands out pandas frames; the
-analyses are pure functions of a `StudyData`, so a test can build one from rows of its own.
+`StudyData.read(folder)` opens the store read-only and returns pandas frames. The analyses are pure
+functions of a `StudyData`, so a test can build one from its own rows.
 
-Columns every frame of chains has: benchmark, problem, variant, kind ("dense", "plan", "block"),
+Columns of every frame of chains: benchmark, problem, variant, kind ("dense", "plan", "block"),
 method, n_removed, removed (tuple of dense indices), block (the skipped block of a "block" variant),
 budget, thinking_budget, waits_allowed, sample, outcome, correct (1.0 or 0.0), tokens, finish, and
-whatever the diagnosis adds.
+the columns of the diagnosis.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ if TYPE_CHECKING:
 PURPOSES = ("accuracy", "sequential", "waits", "parallel", "blocks")
 
 
-@dataclass(frozen=True, eq=False)  # compared by identity, so that what is made of it can be kept
+@dataclass(frozen=True, eq=False)  # compared by identity, so that results can be cached by it
 class StudyData:
     """The frames of one study.
 
-    chains: one row a chain, each once. purposes: the chains each question was asked on. scores: one
-    row a criterion and block. diversity: one row a problem, variant and budget. config, meta: what
-    was asked, of what.
+    Attributes:
+        purposes: by purpose ("accuracy", "sequential", ...), its chains, one row per chain.
+        scores: one row per criterion and block.
+        diversity: one row per problem, variant, budget and number of samples.
+        config: the study's settings.
+        meta: facts about the study: versions, fingerprints.
+        sessions: one row per run of the study; None for rows made in memory.
+        folder: folder of the study; None for rows made in memory.
     """
 
     purposes: Mapping[str, pd.DataFrame]
@@ -45,7 +50,7 @@ class StudyData:
 
     @classmethod
     def read(cls, folder: str | Path) -> StudyData:
-        """The frames of the study in `folder`; a study still running reads as far as it is."""
+        """The frames of the study in `folder`; a running study is read up to its last commit."""
         from scaling.store.study_store import Store
 
         with Store(folder, read_only=True) as store:
@@ -86,7 +91,7 @@ class StudyData:
 
     @cached_property
     def benchmarks(self) -> list[str]:
-        """Benchmarks from no chain to the longest: by the mean length of the dense thinking."""
+        """Benchmarks ordered by the mean length of the dense thinking, shortest first."""
         import pandas as pd
 
         frames = [f for f in self.purposes.values() if len(f)]
@@ -99,7 +104,7 @@ class StudyData:
 
     @cached_property
     def variants(self) -> list[tuple[str, str, int]]:
-        """(variant, method, blocks removed) of dense and the plans, dense first."""
+        """Tuples (variant, method, blocks removed) of dense and the plans, dense first."""
         found: dict[str, tuple[str, str, int]] = {}
         for frame in self.purposes.values():
             if not len(frame):
@@ -118,7 +123,7 @@ class StudyData:
 
 
 def prepared(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the store with the columns the analyses share."""
+    """Rows of the store with the columns that the analyses share."""
     frame = with_removed(frame)
     if "outcome" in frame:
         frame["correct"] = (frame["outcome"] == "correct").astype(float)
@@ -127,7 +132,7 @@ def prepared(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_removed(frame: pd.DataFrame) -> pd.DataFrame:
-    """`removed` as a tuple of dense indices, and `block` for the single-block variants."""
+    """Rows with `removed` as a tuple of dense indices, and `block` for single-block variants."""
     frame = frame.copy()
     if "removed" not in frame:
         frame["removed"] = [()] * len(frame)
@@ -140,16 +145,16 @@ def with_removed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_blocks(value: Any) -> tuple[int, ...]:
-    """A list of blocks however it is kept: JSON text, a list, a tuple, nothing."""
+    """Convert a stored list of blocks (JSON text, list, tuple or nothing) to a tuple."""
     if isinstance(value, str):
         value = json.loads(value) if value.strip() else []
-    if value is None or isinstance(value, float):  # nan: nothing is kept
+    if value is None or isinstance(value, float):  # nan: no value
         return ()
     return tuple(int(v) for v in value)
 
 
 def largest_budget(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of each benchmark, the chains at its largest thinking budget and without "wait"."""
+    """The chains at the largest thinking budget of each benchmark, without "wait" extensions."""
     if not len(frame):
         return frame
     plain = frame[frame["waits_allowed"] == 0]

@@ -1,4 +1,4 @@
-"""The panels of `analyses.mechanism`: one function each, from its table."""
+"""The panels of `analyses.mechanism`: one function per panel, drawn from its table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ COLOURS = {
 
 
 def plot_lines(found: pd.DataFrame, part: str, ax: Axes | None = None) -> Axes:
-    """A line a name over the blocks, with its interval and its name at its end."""
+    """Plot contributions or lens: one line per name over the blocks, with its interval.
+
+    Args:
+        found: the table of `analyses.mechanism`.
+        part: "contribution" or "lens".
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     rows = found[found["part"] == part]
     ends = []
@@ -49,7 +58,15 @@ def plot_lines(found: pd.DataFrame, part: str, ax: Axes | None = None) -> Axes:
 
 
 def plot_heads(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Every head's prefix matching at loop tokens by block; the line is uniform attention."""
+    """Plot every head's prefix matching at loop tokens by block; dashed: uniform attention.
+
+    Args:
+        found: the table of `analyses.mechanism`.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     rows = found[(found["part"] == "head") & (found["name"] == "induction")]
     ax.plot(rows["block"], rows["value"], "o", ms=4, color="#009E73", alpha=0.75)
@@ -67,7 +84,15 @@ def plot_heads(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def plot_ablations(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The change in persistence: the best heads, each random draw, and their difference."""
+    """Plot the change in persistence: the best heads, each random draw, and their difference.
+
+    Args:
+        found: the table of `analyses.mechanism`.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     rows = found[found["part"] == "ablation"].reset_index(drop=True)
     labels = []
@@ -89,7 +114,15 @@ def plot_ablations(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def plot_probes(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """AUC by block, a colour a question; filled where Holm's p is small."""
+    """Plot AUC by block, one colour per question; filled where Holm's p is below .05.
+
+    Args:
+        found: the table of `analyses.mechanism`.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     rows = found[found["part"] == "probe"]
     names = list(dict.fromkeys(rows["name"]))
@@ -118,7 +151,15 @@ def plot_probes(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 def plot_kl(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """KL without each block, along dense chains and along its own."""
+    """Plot KL without each block, along dense chains and along its own.
+
+    Args:
+        found: the table of `analyses.mechanism`.
+        ax: axes to draw on; None makes new ones.
+
+    Returns:
+        The axes.
+    """
     ax = style.new_axes(ax)
     rows = found[(found["part"] == "kl") & (found["name"] != "drift")]
     ends = []

@@ -1,7 +1,7 @@
 """The outcomes of a chain that the analyses compare: column, name, unit, and which way is worse.
 
-A column that a study lacks is left out; a new diagnosis needs one line here to be in the figures
-of the blocks.
+A column that a study lacks is left out. A new diagnosis needs one line here to appear in the
+figures of the blocks.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutcomeColumn:
-    """column: in the rows. name: on axes and in tables. said: in a sentence, "… per …".
+    """One outcome.
 
-    share: whether values are shares (written .25). worse: +1 if more is worse, -1 if less is, 0 if
-    neither can be said.
+    Attributes:
+        column: column of the rows.
+        name: name on axes and in tables.
+        said: name in a sentence.
+        share: whether values are shares (written .25).
+        worse: +1 if more is worse, -1 if less is worse, 0 if neither can be said.
     """
 
     column: str
@@ -30,7 +34,7 @@ class OutcomeColumn:
     worse: int
 
     def words(self, value: float) -> str:
-        """A value of it, as text."""
+        """A value of this outcome as text."""
         return tables.share(value) if self.share else tables.number(value)
 
 
@@ -71,7 +75,7 @@ BY_COLUMN = {outcome.column: outcome for outcome in OUTCOMES}
 
 
 def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
-    """Columns made from the diagnosis where it has what they need."""
+    """Add columns that follow from the diagnosis, where the rows have what they need."""
     if not len(frame):
         return frame
     frame = frame.copy()
@@ -89,5 +93,5 @@ def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def present(frame: pd.DataFrame) -> list[OutcomeColumn]:
-    """The outcomes that these rows have at least one number of."""
+    """The outcomes for which these rows have at least one number."""
     return [o for o in OUTCOMES if o.column in frame and frame[o.column].notna().any()]

@@ -1,8 +1,8 @@
-"""A recovery study as its analysis reads it: every measured model, and rows of its outcomes.
+"""The data of a recovery study: every measured model, and rows of its outcomes.
 
-Each model of the study has a study of its own, on the same problems with the same noise; what is
-made of it here is a frame with the columns benchmark, problem, sample and an outcome, so that any
-two models pair. The table and the figure are in `analyses.recovery`.
+Each model of the study has its own study, on the same problems with the same noise. The frames made
+here have the columns benchmark, problem, sample and an outcome, so any two models pair. The table
+and the figure are in `analyses.recovery`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ SAMPLES = ("self_bleu", "vendi", "answer_entropy")
 
 @dataclass(frozen=True, eq=False)
 class MeasuredModel:
-    """One model of the study: the dense one (plan ""), a plan, or a plan trained by a method."""
+    """One model of the study: the dense one, a pruned one, or a trained one.
+
+    Attributes:
+        plan: name of the plan; "" for the dense model.
+        method: name of the recovery method; "" where untrained.
+        removed: dense indices of the blocks removed.
+        data: the study that measured this model.
+        run: the result of its training: tokens, rate, seconds.
+    """
 
     plan: str
     method: str
@@ -41,19 +49,25 @@ class MeasuredModel:
 
     @property
     def label(self) -> str:
-        """dense, untrained or the method."""
+        """The method, or "dense" or "untrained"."""
         return DENSE if not self.plan else self.method or BEFORE
 
     @cached_property
     def chains(self) -> pd.DataFrame:
-        """One row a problem at the largest budget, with what is derived from the chain."""
+        """One row per problem at the largest budget, with columns derived from the chain."""
         rows = largest_budget(self.data.rows("accuracy"))
         return with_loops(with_derived(rows), self.data)
 
 
 @dataclass(frozen=True, eq=False)
 class RecoveryData:
-    """A recovery study as the analysis reads it; units in the study's order, dense first."""
+    """A recovery study.
+
+    Attributes:
+        folder: its folder.
+        settings: its settings.
+        units: its measured models in the study's order, dense first.
+    """
 
     folder: Path
     settings: dict[str, Any]
@@ -61,7 +75,7 @@ class RecoveryData:
 
     @classmethod
     def read(cls, folder: str | Path) -> RecoveryData:
-        """The measured models of the study in `folder`; those still missing are left out."""
+        """The measured models of the study in `folder`; those not measured yet are left out."""
         from recovery.study import Unit, measured_folder, plans_of, read, run_folder
 
         place = Path(folder)
@@ -91,13 +105,13 @@ class RecoveryData:
         return self.units[0]
 
     def before(self, unit: MeasuredModel) -> MeasuredModel | None:
-        """The untrained model of a unit's plan."""
+        """The untrained model of a unit's plan; None if it is not measured."""
         same = (u for u in self.units if u.plan == unit.plan and not u.method)
         return next(same, None)
 
     @property
     def plans(self) -> list[str]:
-        """The plans that are measured."""
+        """Names of the measured plans."""
         return list(dict.fromkeys(u.plan for u in self.units if u.plan))
 
     @cached_property
@@ -117,13 +131,23 @@ class RecoveryData:
 
 
 def with_loops(rows: pd.DataFrame, data: StudyData) -> pd.DataFrame:
-    """Columns `entered` and `persisted` (nan where no loop was entered) of generated chains."""
+    """Add the columns `entered` and `persisted` to generated chains.
+
+    Args:
+        rows: chains of one model.
+        data: its study; without a folder the columns are nan.
+
+    Returns:
+        The rows: entered is 1 where a loop was entered; persisted is 1 where the last one was never
+        left, nan where none was entered.
+    """
     rows = rows.copy()
     rows["entered"] = rows["persisted"] = np.nan
     if data.folder is None or not len(rows):
         return rows
     from interp.diagnosis import NUMBER, Pieces, read
     from interp.diagnosis.episodes import find_episodes
+    from scaling.store.chain_row import thinking_ids
     from scaling.store.study_store import Store
 
     with Store(data.folder, read_only=True) as store:
@@ -135,7 +159,7 @@ def with_loops(rows: pd.DataFrame, data: StudyData) -> pd.DataFrame:
     for index, row in zip(rows.index, kept.to_dict("records"), strict=True):
         if row["scoring"] != "generate":
             continue
-        ids = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
+        ids = thinking_ids(row)
         mask = read(pieces, ids).mask(NUMBER) if len(ids) else None
         found = find_episodes(ids, mask, ended=row["thinking_finish"] == "end")
         rows.loc[index, "entered"] = float(bool(found))
@@ -145,13 +169,13 @@ def with_loops(rows: pd.DataFrame, data: StudyData) -> pd.DataFrame:
 
 
 class _Words:
-    """The text of ids, by the tokenizer of a checkpoint; its weights are not read."""
+    """Text of token ids by a checkpoint's tokenizer; its weights are not read."""
 
     def __init__(self, model: str) -> None:
         from interp.model.checkpoint_files import locate
         from interp.model.loading import load_tokenizer
 
-        # a recovery study has no option for a model's own code, so none may run
+        # A recovery study has no option for a model's own code, so none may run.
         self._tokenizer: Any = load_tokenizer(locate(model, weights=False), False)
 
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -159,7 +183,7 @@ class _Words:
 
 
 def gains(unit: MeasuredModel) -> pd.DataFrame:
-    """Accuracy gained by each doubling of the thinking budget: one row a problem and sample."""
+    """Accuracy gained per doubling of the thinking budget: one row per problem and sample."""
     import pandas as pd
 
     rows = unit.data.rows("sequential")
@@ -178,7 +202,15 @@ def gains(unit: MeasuredModel) -> pd.DataFrame:
 
 
 def passes(unit: MeasuredModel, k: int) -> pd.DataFrame:
-    """pass@k of every problem with k samples or more."""
+    """pass@k of every problem with at least k samples.
+
+    Args:
+        unit: the model.
+        k: number of samples.
+
+    Returns:
+        One row per problem.
+    """
     import pandas as pd
 
     from interp.statistics import pass_at_k
@@ -194,13 +226,13 @@ def passes(unit: MeasuredModel, k: int) -> pd.DataFrame:
 
 
 def samples_of(unit: MeasuredModel) -> int:
-    """The samples that every problem of the parallel part has."""
+    """The number of samples that every problem of the parallel part has."""
     rows = unit.data.rows("parallel")
     return int(rows.groupby(["benchmark", "problem"]).size().min()) if len(rows) else 0
 
 
 def effect_changes(unit: MeasuredModel) -> pd.DataFrame:
-    """What skipping each block changes in accuracy: one row a problem, sample and block."""
+    """The change in accuracy when each block is skipped: one row per problem, sample and block."""
     import pandas as pd
 
     rows = unit.data.rows("blocks")
@@ -215,7 +247,7 @@ def effect_changes(unit: MeasuredModel) -> pd.DataFrame:
 
 
 def outcomes_of(unit: MeasuredModel) -> dict[tuple[str, str], pd.DataFrame]:
-    """Rows with the columns problem, sample and the outcome, by outcome and benchmark."""
+    """By outcome and benchmark, rows with the columns problem, sample and the outcome."""
     found: dict[tuple[str, str], pd.DataFrame] = {}
 
     def add(frame: pd.DataFrame, columns: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
-"""Chains of the store as chains again, for what is read from them by a teacher-forced pass.
+"""Stored chains as `Chain` objects again, for measures from a teacher-forced pass.
 
-A few analyses read finished chains once more: the chance of leaving a loop, the probability of
-opening a reflection, Block Influence along chains. They take the stored token ids (nothing is
-decoded), and what they find is kept in the study (`analyses.plumbing.derived`). The report shows it
-where it is kept; the analysis's own command computes it first (`first`).
+A few analyses replay finished chains: the chance of leaving a loop, the probability of opening a
+reflection, Block Influence along chains. They use the stored token ids (nothing is decoded) and
+store their results in the study (`analyses.plumbing.derived`). The report shows a result where it
+is stored; the analysis's own command computes it before its table is made (`first`).
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget, prepared
-from interp.chains.chain import Budget, Chain, Span
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analyses.plumbing.workbench import Workbench
+    from interp.chains.chain import Chain
     from interp.interventions.interventions import VariantLike
 
 
 def first(compute: Callable[[StudyData], Any], arguments: list[str] | None = None) -> None:
-    """Computes what is kept in the study that the command line names, before its table is made.
+    """Compute a stored result for the study named on the command line.
 
-    Mistakes on the command line, or a folder without a study, are left for the command itself; it
-    goes on where nothing could be computed (the model is gone), which is said.
+    Mistakes on the command line, or a folder without a study, are left for the command itself. An
+    error of the computation (the model is gone) is printed, and the command continues.
+
+    Args:
+        compute: computes and stores the result.
+        arguments: arguments; None takes those of the process.
     """
     from interp.errors import UserError
 
@@ -51,7 +53,15 @@ def first(compute: Callable[[StudyData], Any], arguments: list[str] | None = Non
 
 
 def chain_rows(study: StudyData, purpose: str = "accuracy") -> pd.DataFrame:
-    """The generated chains of one purpose with their token ids, at the largest budget."""
+    """The generated chains of one purpose with their token ids, at the largest budget.
+
+    Args:
+        study: the study, in a folder.
+        purpose: name of the purpose.
+
+    Returns:
+        One row per chain.
+    """
     from scaling.store.study_store import Store
 
     assert study.folder is not None
@@ -62,50 +72,32 @@ def chain_rows(study: StudyData, purpose: str = "accuracy") -> pd.DataFrame:
 
 
 def stored_chains(bench: Workbench, rows: pd.DataFrame) -> list[Chain]:
-    """Rows of `chain_rows` of the bench's benchmark as chains. Log-probabilities are not stored,
-    and are nan."""
-    prompts: dict[str, np.ndarray] = {}
-    by_id = {p.id: p for p in bench.benchmark.problems}
-    found = []
-    records: list[dict[str, Any]] = rows.to_dict(orient="records")  # type: ignore[assignment]
-    for row in records:
-        name = row["problem"]
-        if name not in prompts:
-            question = bench.benchmark.prompt(by_id[name])
-            ids = bench.model.prompt_ids(question, thinking=bench.benchmark.thinking)
-            prompts[name] = np.asarray(ids, dtype=np.int64)
-        ids = np.asarray(row["ids"], dtype=np.int64)
-        start, stop = row["answer_start"], row["answer_stop"]
-        answer = None if start is None or np.isnan(start) else Span(int(start), int(stop))
-        found.append(
-            Chain(
-                problem=name,
-                variant=row["variant"],
-                sample=int(row["sample"]),
-                seed=int(row["seed"]),
-                budget=Budget(
-                    max(int(row["thinking_budget"]), 1),
-                    max(int(row["answer_budget"]), 1),
-                    int(row["waits_allowed"]),
-                ),
-                prompt_ids=prompts[name],
-                ids=ids,
-                forced=np.asarray(row["forced"], dtype=bool),
-                thinking=Span(int(row["thinking_start"]), int(row["thinking_stop"])),
-                answer=answer,
-                finish=row["finish"],
-                thinking_finish=row["thinking_finish"],
-                waits=int(row["waits"]),
-                logprob=np.full(len(ids), np.nan, dtype=np.float32),
-                entropy=np.full(len(ids), np.nan, dtype=np.float32),
-                layer_map=bench.model.layer_map,
-            )
-        )
-    return found
+    """Convert rows of `chain_rows` to chains.
+
+    Args:
+        bench: makes the prompts.
+        rows: rows of the bench's benchmark.
+
+    Returns:
+        The chains; log-probabilities and entropies are not stored and are nan.
+    """
+    from scaling.store.chain_row import stored_chain
+
+    model, benchmark = bench.model, bench.benchmark
+    wanted = set(rows["problem"])
+    prompts = {
+        p.id: model.prompt_ids(benchmark.prompt(p), thinking=benchmark.thinking)
+        for p in benchmark.problems
+        if p.id in wanted
+    }
+    return [
+        stored_chain(row, prompts[row["problem"]], model.layer_map)
+        for row in rows.to_dict(orient="records")
+    ]
 
 
 def variants_of(rows: pd.DataFrame) -> dict[str, VariantLike | None]:
-    """What each variant of these rows lacks, as interventions; None for the dense model."""
+    """The interventions of each variant in some rows; None for the dense model."""
     from interp.interventions.interventions import Skip, Variant
 
     few = rows.drop_duplicates("variant")

@@ -1,10 +1,9 @@
-"""How every figure looks: colours, labels, intervals.
+"""The look of every figure: colours, labels, intervals.
 
-One colour a variant, the same in every figure of a study: the dense model is black, a method has
-a hue of its own (Okabe and Ito's, which the colour-blind can tell apart), and the more blocks are
-removed the darker its shade. Hue is never the only sign: each method also has a marker, each number
-of removed blocks a line style, and lines carry their names at their ends, so a grey print reads.
-Blocks are always shown by dense index.
+One colour per variant, the same in every figure of a study: dense is black, a method has its own
+hue (Okabe and Ito's colour-blind safe hues), and a variant is darker the more blocks it lacks. Each
+method also has a marker, each number of removed blocks a line style, and lines carry their names at
+their ends, so a figure reads in grey too. Blocks are always shown by dense index.
 """
 
 from __future__ import annotations
@@ -25,19 +24,18 @@ if TYPE_CHECKING:
 DENSE = "dense"
 INK = "#1a1a1a"
 QUIET = "#6b6b6b"
-RULE = "#d9d9d9"
-#: A method keeps its hue whatever else is in the study; the rest take what is left, in order.
+#: These methods keep their hue in every study; the others take the remaining hues in order.
 _OWN_HUE = {"shortgpt": "#0072B2", "reverse-order": "#D55E00", "random": "#7A7A7A"}
 _OTHER_HUES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#5B4FA2")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 _LINES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (5, 1.4, 1.4, 1.4)))
-#: Verdicts and kinds of first wrong step, from harmless to lost; pale enough for labels on top.
+#: Colours of verdicts; pale enough for labels on top.
 OUTCOME_COLOURS = {"correct": "#009E73", "wrong": "#D55E00", "no answer": "#BDBDBD"}
 
 
 @dataclass(frozen=True)
 class Look:
-    """Colour, marker and line of one variant."""
+    """Colour, marker and line style of one variant."""
 
     colour: str
     marker: str
@@ -45,7 +43,7 @@ class Look:
 
 
 def looks(variants: Iterable[tuple[str, str, int]]) -> dict[str, Look]:
-    """The look of each variant, from (variant, method, blocks removed), in the order given."""
+    """The look of each variant, from tuples (variant, method, blocks removed)."""
     rows = list(dict.fromkeys(variants))
     methods = list(dict.fromkeys(method for name, method, _ in rows if name != DENSE))
     deepest = max((n for _, _, n in rows), default=1)
@@ -68,7 +66,7 @@ def method_looks(methods: Iterable[str]) -> dict[str, Look]:
 
 
 def _shade(colour: str, n: int, most: int) -> str:
-    """`colour`, lighter for few removed blocks and itself for the most."""
+    """`colour`, lighter for few removed blocks and unchanged or darker for the most."""
     if most <= 1:
         return colour
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
@@ -80,7 +78,7 @@ def _shade(colour: str, n: int, most: int) -> str:
 
 
 def pretty(name: str) -> str:
-    """A name as people read it: shortgpt-2 -> ShortGPT −2."""
+    """A readable name: shortgpt-2 becomes ShortGPT −2."""
     known = {"shortgpt": "ShortGPT", "reverse-order": "Reverse-order", "random": "Random"}
     for key, words in known.items():
         name = re.sub(rf"^{key}(?![a-z])", words, name)
@@ -89,7 +87,7 @@ def pretty(name: str) -> str:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """matplotlib's settings for one figure; the caller's own are untouched."""
+    """Set matplotlib's settings for one figure; the caller's own are restored."""
     import matplotlib as mpl
 
     settings: dict[Any, Any] = {
@@ -127,7 +125,18 @@ def style() -> Iterator[None]:
 def panels(
     n: int, *, columns: int = 3, width: float = 3.5, height: float = 2.9, **more: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `n` panels in rows of `columns`, without empty ones."""
+    """Make a figure of panels.
+
+    Args:
+        n: number of panels.
+        columns: most panels per row.
+        width: width of a panel in inches.
+        height: height of a panel in inches.
+        **more: options of `Figure.subplots`.
+
+    Returns:
+        The figure and its `n` axes; there are no empty ones.
+    """
     from matplotlib.figure import Figure
 
     columns = max(1, min(columns, n))
@@ -140,7 +149,15 @@ def panels(
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
-    """`ax`, or the axes of a new figure that no global state knows of."""
+    """Use the given axes, or make new ones outside pyplot's global state.
+
+    Args:
+        ax: the axes; None makes a new figure.
+        size: size of the new figure in inches.
+
+    Returns:
+        The axes.
+    """
     if ax is not None:
         return ax
     from matplotlib.figure import Figure
@@ -149,7 +166,7 @@ def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
 
 
 def figure_of(ax: Axes) -> Figure:
-    """The figure an axes stands in."""
+    """The figure that contains the axes."""
     from matplotlib.figure import Figure
 
     figure = ax.get_figure(root=True)
@@ -159,15 +176,25 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """`values` moved apart until neighbours are `gap` away, kept in [low, high] if they fit."""
+    """Move values apart until neighbours have a minimum distance.
+
+    Args:
+        values: the values.
+        gap: the minimum distance; smaller if they would not fit.
+        low: smallest allowed value.
+        high: largest allowed value.
+
+    Returns:
+        The moved values, in the order given.
+    """
     from scipy.optimize import isotonic_regression
 
     if not len(values):
         return []
     order = np.argsort(values, kind="stable")
     gap = min(gap, (high - low) / max(len(values) - 1, 1))
-    # Less its own share of gaps, a value may only rise along the order: the nearest such places
-    # are an isotonic regression, and clipping keeps the distances.
+    # After subtracting i gaps from the i-th value, the values must not decrease along the order.
+    # The nearest such values are an isotonic regression, and clipping keeps the distances.
     shares = gap * np.arange(len(values))
     rising = isotonic_regression(np.asarray(values, dtype=float)[order] - shares).x
     result = np.empty(len(values))
@@ -176,10 +203,12 @@ def spread(values: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]], room: float = 0.3) -> None:
-    """Write each line's name at its end: (name, x, y, colour); names are moved apart.
+    """Write each line's name at its end; names are moved apart.
 
-    `room` is the share of the panel's width kept free for them, to the right of all that is drawn
-    there by now.
+    Args:
+        ax: the axes, with all lines already drawn.
+        ends: tuples (name, x, y, colour).
+        room: share of the panel's width kept free for names, to the right of the lines.
     """
     if not ends:
         return
@@ -205,7 +234,12 @@ def label_ends(ax: Axes, ends: Sequence[tuple[str, float, float, str]], room: fl
 
 
 def label_points(ax: Axes, points: Sequence[tuple[str, float, float, str]]) -> None:
-    """Write a name to the right of each point (name, x, y, colour); names are moved apart."""
+    """Write a name to the right of each point; names are moved apart.
+
+    Args:
+        ax: the axes.
+        points: tuples (name, x, y, colour).
+    """
     low, high = ax.get_ylim()
     tall = ax.get_position().height * figure_of(ax).get_size_inches()[1]
     gap = (high - low) * 8.6 / 72 / max(tall, 1.0)
@@ -217,7 +251,12 @@ def label_points(ax: Axes, points: Sequence[tuple[str, float, float, str]]) -> N
 
 
 def share_axis(ax: Axes, label: str = "accuracy") -> None:
-    """A vertical axis for shares, the same in every figure."""
+    """Set a vertical axis for shares, the same in every figure.
+
+    Args:
+        ax: the axes.
+        label: label of the axis.
+    """
     ax.set_ylim(-0.02, 1.02)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".50", ".75", "1"])
     ax.set_ylabel(label)
@@ -225,15 +264,42 @@ def share_axis(ax: Axes, label: str = "accuracy") -> None:
 
 
 def block_axis(ax: Axes, blocks: Sequence[int]) -> None:
-    """A horizontal axis of blocks by dense index."""
+    """Set a horizontal axis of blocks by dense index.
+
+    Args:
+        ax: the axes.
+        blocks: dense indices.
+    """
     blocks = sorted(int(b) for b in set(blocks))
     every = 1 if len(blocks) <= 24 else 2 if len(blocks) <= 48 else 4
     ax.set_xticks(blocks[::every])
     ax.set_xlabel("block (dense index)")
 
 
+def variant_axis(ax: Axes, names: Sequence[str], *, labels: bool = True) -> None:
+    """A vertical axis of variants: one row each, the first at the top.
+
+    Args:
+        ax: The axes.
+        names: The variants, as the study names them.
+        labels: Whether to write the names (not beside a panel that has them).
+    """
+    ax.set_yticks(range(len(names)), [pretty(n) if labels else "" for n in names])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+
+
 def save(figure: Figure, folder: Any, name: str) -> list[str]:
-    """Write the figure as PNG and SVG; the SVG's bytes depend on the figure only."""
+    """Write a figure as PNG and SVG; the SVG's bytes depend on the figure only.
+
+    Args:
+        figure: the figure.
+        folder: where to write; it is created if missing.
+        name: file name without suffix.
+
+    Returns:
+        The names of the two files.
+    """
     from pathlib import Path
 
     folder = Path(folder)
@@ -241,7 +307,7 @@ def save(figure: Figure, folder: Any, name: str) -> list[str]:
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     with style():
         figure.savefig(png, dpi=160)
-        figure.set_layout_engine("none")  # as laid out for the PNG
+        figure.set_layout_engine("none")  # keep the layout of the PNG
         figure.savefig(svg, metadata={"Date": None})
     return [png.name, svg.name]
 
@@ -249,10 +315,19 @@ def save(figure: Figure, folder: Any, name: str) -> list[str]:
 def variant_dots(
     ax: Axes, found: Any, variants: Sequence[tuple[str, str, int]], label: str, names: bool = True
 ) -> Axes:
-    """One row a variant, top to bottom in the study's order: value with its interval.
+    """Plot one row per variant in the study's order: the value with its interval.
 
-    `found` has columns variant, value, low, high and p_holm; the difference from dense is marked
-    by a filled point where p_holm < .05, by an open one where there is no clear difference.
+    A filled point differs from dense (p_holm < .05); an open one shows no clear difference.
+
+    Args:
+        ax: the axes.
+        found: frame with columns variant, value, low, high and p_holm.
+        variants: tuples (variant, method, blocks removed) in the study's order.
+        label: label of the horizontal axis.
+        names: whether to write the variants' names.
+
+    Returns:
+        The axes.
     """
     look_of = looks(variants)
     shown = [name for name, _, _ in variants if name in set(found["variant"])]
@@ -275,9 +350,7 @@ def variant_dots(
             markersize=6,
             zorder=4,
         )
-    ax.set_yticks(range(len(shown)), [pretty(n) for n in shown] if names else [""] * len(shown))
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    variant_axis(ax, shown, labels=names)
     ax.grid(axis="x")
     ax.set_xlabel(label)
     return ax

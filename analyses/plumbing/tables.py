@@ -1,8 +1,8 @@
 """From rows to estimates: means with intervals, and differences from dense paired by problem.
 
-The statistics are `interp.statistics`; here rows become its arrays [problems, samples], and its
-results become rows of a table. Every table keeps how many problems and chains stand behind a
-number.
+The statistics are those of `interp.statistics`. Here rows become its arrays [problems, samples],
+and its results become rows of a table. Every table keeps the number of problems and chains behind
+each value.
 """
 
 from __future__ import annotations
@@ -25,9 +25,15 @@ ALPHA = 0.05
 def matrix(
     frame: pd.DataFrame, column: str, problems: Sequence[Any] | None = None
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """`column` as [problems, samples], nan where a sample is missing.
+    """Arrange one column as an array.
 
-    Problems in the order given, or else in that of the frame; a (problem, sample) stands once.
+    Args:
+        frame: rows; each (problem, sample) occurs once.
+        column: name of the column.
+        problems: problem ids, in the order of the array's rows; None keeps the frame's order.
+
+    Returns:
+        The values [problems, samples], nan where a sample is missing.
     """
     names = list(dict.fromkeys(frame["problem"]) if problems is None else problems)
     row_of = {name: i for i, name in enumerate(names)}
@@ -39,7 +45,15 @@ def matrix(
 
 
 def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
-    """Mean of `column` over problems with its interval, as cells of a row."""
+    """Mean of a column over problems with its interval.
+
+    Args:
+        frame: rows of one variant.
+        column: name of the column; nan values are left out.
+
+    Returns:
+        Cells of a row: value, low, high, problems, chains.
+    """
     values = frame.dropna(subset=[column])
     if not len(values):
         return {"value": np.nan, "low": np.nan, "high": np.nan, "problems": 0, "chains": 0}
@@ -54,9 +68,15 @@ def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
 
 
 def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[str, Any]:
-    """Mean of `column` here minus there, paired by problem and sample, as cells of a row.
+    """Mean of a column in one frame minus another, paired by problem and sample.
 
-    A pair with either side missing is left out, so the difference is between the same chains.
+    Args:
+        frame: rows of a variant.
+        dense: rows of dense.
+        column: name of the column; a pair with a missing side is left out.
+
+    Returns:
+        Cells of a row: change, change_low, change_high, p, pairs.
     """
     empty = {"change": np.nan, "change_low": np.nan, "change_high": np.nan, "p": np.nan, "pairs": 0}
     keys = ["problem", "sample"]
@@ -80,9 +100,15 @@ def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[st
 def by_variant(
     frame: pd.DataFrame, columns: Sequence[str], by: Sequence[str] = ("benchmark",)
 ) -> pd.DataFrame:
-    """One row a group, outcome and variant: its mean, and its difference from the dense row.
+    """One row per group, outcome and variant: its mean, and its difference from dense.
 
-    The p values of one outcome are corrected together (Holm) over groups and variants: `p_holm`.
+    Args:
+        frame: rows of all variants.
+        columns: the outcomes.
+        by: columns that define a group.
+
+    Returns:
+        The table. `p_holm`: the p values of one outcome, Holm-corrected over groups and variants.
     """
     import pandas as pd
 
@@ -113,7 +139,15 @@ def by_variant(
 
 
 def with_holm(table: pd.DataFrame, family: str = "outcome") -> pd.DataFrame:
-    """`p_holm`: the p values corrected within each value of `family`."""
+    """Add `p_holm`: the p values corrected within each value of a column.
+
+    Args:
+        table: a table with a column `p`.
+        family: the column.
+
+    Returns:
+        The table with `p_holm`.
+    """
     if not len(table):
         return table
     table = table.copy()
@@ -124,7 +158,15 @@ def with_holm(table: pd.DataFrame, family: str = "outcome") -> pd.DataFrame:
 
 
 def order_variants(table: pd.DataFrame, variants: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
-    """Rows in the order of the study's variants, dense first; groups stay together."""
+    """Sort rows in the order of the study's variants, dense first; groups stay together.
+
+    Args:
+        table: a table with a column `variant`.
+        variants: tuples (variant, method, blocks removed) in the study's order.
+
+    Returns:
+        The sorted table.
+    """
     place = {name: i for i, (name, _, _) in enumerate(variants)}
     if not len(table):
         return table
@@ -133,7 +175,15 @@ def order_variants(table: pd.DataFrame, variants: Sequence[tuple[str, str, int]]
 
 
 def order_rows(table: pd.DataFrame, study: StudyData) -> pd.DataFrame:
-    """Rows in the order of the study's variants, and of one variant in that of its benchmarks."""
+    """Sort rows in the order of the study's variants, then of its benchmarks.
+
+    Args:
+        table: a table with columns `variant` and `benchmark`.
+        study: the study.
+
+    Returns:
+        The sorted table.
+    """
     order = {name: i for i, name in enumerate(study.benchmarks)}
     ordered = table.sort_values("benchmark", key=lambda c: c.map(order), kind="stable")
     return order_variants(ordered, study.variants)
@@ -143,7 +193,7 @@ def order_rows(table: pd.DataFrame, study: StudyData) -> pd.DataFrame:
 
 
 def share(value: float) -> str:
-    """A share as .71, 1.00 or 0: two digits, no leading zero."""
+    """A share as .71, 1.00 or .00: two digits, no leading zero."""
     if not np.isfinite(value):
         return "\u2013"
     text = f"{abs(value):.2f}"
@@ -152,7 +202,15 @@ def share(value: float) -> str:
 
 
 def number(value: float, digits: int = 2) -> str:
-    """A number with a true minus, short."""
+    """A short number with a true minus sign.
+
+    Args:
+        value: the number; None or nan becomes a dash.
+        digits: digits after the point, for absolute values below 10.
+
+    Returns:
+        The text.
+    """
     if value is None or not np.isfinite(value):
         return "\u2013"
     if abs(value) >= 1000:
@@ -168,7 +226,15 @@ def number(value: float, digits: int = 2) -> str:
 
 
 def signed(value: float, words: Callable[[float], str] = share) -> str:
-    """With its sign, also when it is a plus."""
+    """A number with its sign, also when it is positive.
+
+    Args:
+        value: the number.
+        words: formats it, `share` or `number`.
+
+    Returns:
+        The text.
+    """
     text = words(value)
     if not any(c in "123456789" for c in text):
         return "0" if np.isfinite(value) else text
@@ -176,14 +242,23 @@ def signed(value: float, words: Callable[[float], str] = share) -> str:
 
 
 def interval(low: float, high: float, words: Callable[[float], str] = share) -> str:
-    """[low, high], or nothing when there is none."""
+    """An interval as [low, high]; empty where there is none.
+
+    Args:
+        low: lower end.
+        high: upper end.
+        words: formats a number, `share` or `number`.
+
+    Returns:
+        The text.
+    """
     if not (np.isfinite(low) and np.isfinite(high)):
         return ""
     return f"[{words(low)}, {words(high)}]"
 
 
 def p_value(p: float) -> str:
-    """p = .03, p < .001."""
+    """A p value as "p = .03" or "p < .001"; empty for nan."""
     if not np.isfinite(p):
         return ""
     if p < 0.001:
@@ -193,7 +268,7 @@ def p_value(p: float) -> str:
 
 
 def listing(items: Sequence[str]) -> str:
-    """a, b and c."""
+    """Items as "a, b and c"."""
     items = list(items)
     if len(items) < 2:
         return "".join(items)
@@ -201,7 +276,7 @@ def listing(items: Sequence[str]) -> str:
 
 
 def blocks_text(removed: Sequence[int]) -> str:
-    """block 3, blocks 3 and 7, blocks 1–5 and 7."""
+    """Blocks as "block 3", "blocks 3 and 7" or "blocks 1–5 and 7"."""
     blocks = sorted(int(b) for b in removed)
     runs: list[list[int]] = []
     for block in blocks:

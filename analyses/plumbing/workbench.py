@@ -1,12 +1,11 @@
-"""The engine side of a study: its model, the problems of one benchmark, and how chains are judged.
+"""The model of a study, the problems of one benchmark, and how chains are judged.
 
-What is computed for an analysis is decoded as the study's own chains were: the same model (its
-fingerprint is checked), sampling, seed and problems, so a dense chain decoded here is the study's.
+Chains for an analysis are decoded like the study's own: the same model (its fingerprint is
+checked), sampling, seed and problems. A dense chain decoded here therefore equals the study's.
 
-The benchmark is the longest one that the dense model still solves often enough for a loss to
-show: of those with chains, the one with the longest dense thinking whose dense accuracy is two
-thirds or more (a problem that is not solved has nothing to lose, and takes the longest); where
-there is none, the one with the highest.
+The benchmark is the one with the longest dense thinking among those with a dense accuracy of two
+thirds or more: an unsolved problem has nothing to lose, and takes the longest. If there is none, it
+is the one with the highest dense accuracy.
 """
 
 from __future__ import annotations
@@ -36,12 +35,19 @@ if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
     from interp.interventions.interventions import VariantLike
 
-SOLVED = 2 / 3
+SOLVED = 2 / 3  # dense accuracy from which on a benchmark counts as solved
 
 
 @dataclass(frozen=True)
 class Workbench:
-    """One benchmark of a study, and the model to try things on it."""
+    """One benchmark of a study, and the model to run it with.
+
+    Attributes:
+        study: the study.
+        model: its model.
+        benchmark: the benchmark with its problems.
+        budget: the budget of every chain.
+    """
 
     study: StudyData
     model: ReasoningModel
@@ -50,10 +56,22 @@ class Workbench:
 
     @classmethod
     def of(cls, study: StudyData, benchmark: str, thinking: int, problems: int = 0) -> Workbench:
-        """Loads the model. thinking: the budget that chains get. problems: how many are wanted.
+        """Load the model and the problems.
 
-        Problems are the study's; where it has fewer and the benchmark makes its own, more of the
-        same list.
+        Where the study has fewer problems than wanted and the benchmark generates its own, more of
+        the same list are added.
+
+        Args:
+            study: the study, in a folder.
+            benchmark: name of the benchmark.
+            thinking: thinking tokens per chain.
+            problems: number of problems wanted.
+
+        Returns:
+            The workbench.
+
+        Raises:
+            UserError: the model differs from the study's.
         """
         model = ReasoningModel.load(str(study.config["model"]))
         expected = study.meta.get(FINGERPRINT)
@@ -69,7 +87,7 @@ class Workbench:
 
     @property
     def sampling(self) -> Sampling:
-        """How the study draws its tokens."""
+        """The study's sampling settings."""
         from interp.decoding.sampling import Sampling
 
         temperature, top_k, top_p = self.study.config.get("sampling", (1.0, 0, 1.0))
@@ -77,19 +95,19 @@ class Workbench:
 
     @cached_property
     def lexicon(self) -> Lexicon:
-        """Which words reflect: the testbed's own on its problems."""
+        """The words that count as reflection: the testbed's own on its problems."""
         return TESTBED if self.benchmark.grader == "testbed" else NATURAL
 
     @cached_property
     def openers(self) -> list[str]:
-        """The words that open a reflection, in the tokenizer's reach."""
+        """The words that open a reflection, in a form that the tokenizer can match."""
         phrases = [p for kind in self.lexicon.kinds.values() for p in kind]
         whole = self.lexicon is TESTBED
         return [p.lstrip("^") for p in phrases if whole or p.startswith("^")]
 
     @cached_property
     def pieces(self) -> Pieces:
-        """The model's text, each token looked up once."""
+        """The text of each token, looked up once."""
         return Pieces(self.model)
 
     @cached_property
@@ -99,7 +117,16 @@ class Workbench:
     def decode(
         self, variants: Sequence[VariantLike], problems: int, samples: int = 1
     ) -> dict[str, list[Chain]]:
-        """Chains of the first problems under each variant, by its name, in the same order."""
+        """Decode the first problems under each variant.
+
+        Args:
+            variants: the variants.
+            problems: number of problems.
+            samples: samples per problem.
+
+        Returns:
+            By variant name, its chains, in the same order for all.
+        """
         few = self.benchmark.problems[:problems]
         chains = generate(
             self.model,
@@ -119,18 +146,18 @@ class Workbench:
         return found
 
     def loop(self, chain: Chain) -> Loop | None:
-        """The loop in which a chain's thinking ends, exact or with other numbers."""
+        """The loop in which a chain's thinking ends, exact or template; None if there is none."""
         ids = chain.thinking_ids
         return find_loop(ids, read(self.pieces, ids).mask(NUMBER)) if len(ids) else None
 
     def verdict(self, chain: Chain) -> str:
-        """What the grader says of the chain: correct, wrong, no answer."""
+        """The grader's outcome for a chain: correct, wrong or no answer."""
         from scaling.grading import grade
 
         return grade(self.benchmark, self._by_id[chain.problem], chain, self.model).outcome
 
     def correct(self, chain: Chain) -> bool:
-        """Whether the chain's answer is right."""
+        """Whether the chain's answer is correct."""
         return self.verdict(chain) == "correct"
 
     def judge(self, chain: Chain) -> dict[str, float]:
@@ -144,10 +171,13 @@ class Workbench:
 
 @dataclass(frozen=True)
 class Looping:
-    """What came of looking for the variant that loops most.
+    """The variant that loops most.
 
-    tried: by variant, its chains on the first problems. variant, chains: the one with most loops
-    and its chains on more problems; None and () where none looped. looping: those that do.
+    Attributes:
+        tried: by variant, its chains on the first problems.
+        variant: the variant with most loops; None where none looped.
+        chains: its chains on more problems.
+        looping: those of `chains` that loop.
     """
 
     tried: dict[str, list[Chain]]
@@ -157,7 +187,16 @@ class Looping:
 
 
 def most_looping(bench: Workbench, tried: int, problems: int) -> Looping:
-    """Every single block skipped and every plan, on the first problems: which loops most?"""
+    """Find the variant that loops most, among all single blocks and plans.
+
+    Args:
+        bench: the study's model and problems.
+        tried: number of problems on which every variant is tried.
+        problems: number of problems on which the chosen variant is decoded.
+
+    Returns:
+        The variant and its chains.
+    """
     variants = candidates(bench)
     found = bench.decode(variants, tried)
     counts = {name: sum(bench.loop(c) is not None for c in few) for name, few in found.items()}
@@ -197,16 +236,32 @@ def longest_solved(study: StudyData) -> str | None:
 
 
 def dense_lengths(study: StudyData, benchmark: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Thinking tokens of the dense chains at the largest budget."""
+    """The thinking tokens of the dense chains at the largest budget.
+
+    Args:
+        study: the study.
+        benchmark: name of the benchmark.
+
+    Returns:
+        Tokens: [chains].
+    """
     rows = largest_budget(study.rows("accuracy"))
     mine = rows[(rows["benchmark"] == benchmark) & (rows["variant"] == style.DENSE)]
     return mine["thinking_tokens"].to_numpy(dtype=float)
 
 
 def fitting_budget(study: StudyData, benchmark: str, share: float = 0.9) -> int:
-    """The smallest of the study's budgets that `share` of the dense chains end within.
+    """The smallest of the study's budgets within which most dense chains end.
 
-    The largest where none does. Quarters of a budget that chains never fill would be empty.
+    A larger budget would leave some of its quarters empty.
+
+    Args:
+        study: the study.
+        benchmark: name of the benchmark.
+        share: the share of chains that must end within it.
+
+    Returns:
+        Thinking tokens; the largest budget where none fits.
     """
     rows = study.rows("sequential")
     rows = rows if len(rows) else study.rows("accuracy")
@@ -218,9 +273,14 @@ def fitting_budget(study: StudyData, benchmark: str, share: float = 0.9) -> int:
 
 
 def asked_settings(study: StudyData, **own: Any) -> dict[str, Any] | None:
-    """What decides a computed result: its benchmark, problems and budget, and `own`.
+    """The settings that decide a computed result: benchmark, problems, budget, and `own`.
 
-    None where the study has no benchmark that the dense model solves by chains.
+    Args:
+        study: the study.
+        **own: the analysis's own settings.
+
+    Returns:
+        The settings; None where the study has no generated benchmark.
     """
     benchmark = longest_solved(study)
     if benchmark is None:
@@ -230,7 +290,15 @@ def asked_settings(study: StudyData, **own: Any) -> dict[str, Any] | None:
 
 
 def problem_settings(study: StudyData, benchmark: str) -> dict[str, Any]:
-    """What of a study decides chains on a benchmark, for the key under which results are kept."""
+    """The settings of a study that decide its chains on a benchmark.
+
+    Args:
+        study: the study.
+        benchmark: name of the benchmark.
+
+    Returns:
+        JSON values, for the key under which results are stored.
+    """
     return {
         "benchmark": benchmark,
         "problems": study.meta.get(f"problems {benchmark}"),
@@ -240,12 +308,12 @@ def problem_settings(study: StudyData, benchmark: str) -> dict[str, Any]:
 
 
 def _benchmark(study: StudyData, name: str, wanted: int) -> Benchmark:
-    """The benchmark as the study keeps it: its problems in order, judged as registered."""
+    """The benchmark as the study stores it: its problems in order, graded as registered."""
     from scaling.benchmarks import benchmarks
     from scaling.store.study_store import Store
 
     if study.folder is None:
-        raise UserError("This study is in no folder, so its problems are not at hand.")
+        raise UserError("This study is in no folder, so its problems are not available.")
     with Store(Path(study.folder), read_only=True) as store:
         rows = store.frame("problems")
     rows = rows[rows["benchmark"] == name].sort_values("position")
@@ -263,7 +331,7 @@ def _benchmark(study: StudyData, name: str, wanted: int) -> Benchmark:
     )
     if wanted > len(problems) and entry.make is not None:
         more = tuple(entry.make(wanted, int(study.config.get("seed", 0))))
-        if more[: len(problems)] == problems:  # made problems nest: the first n of more are the n
+        if more[: len(problems)] == problems:  # generated problems nest
             problems = more
     return Benchmark(
         name=name,

@@ -1,1 +1,1 @@
-"""The report: one self-contained page of all analyses."""
+"""The report: all analyses on one self-contained page."""

@@ -1,8 +1,8 @@
-"""Plain sentences on what came out, computed from the tables.
+"""Plain sentences about the results, computed from the tables.
 
-Every sentence that says something changed carries its interval, the number of problems and the
-Holm-corrected p value; where p >= .05 it says "no clear difference" and nothing more. Which
-sentences there are is fixed by rules, not chosen by what reads well.
+Every sentence about a change gives its interval, the number of problems and the Holm-corrected p
+value; where p >= .05 it says "no clear difference" and nothing more. Fixed rules decide which
+sentences appear.
 """
 
 from __future__ import annotations
@@ -39,20 +39,33 @@ MOST_NAMED = 4
 
 @dataclass(frozen=True)
 class Group:
-    """Sentences under one heading."""
+    """Sentences under one heading.
+
+    Attributes:
+        title: the heading.
+        lines: the sentences.
+    """
 
     title: str
     lines: tuple[str, ...]
 
 
 def _but_controls(study: StudyData) -> str:
-    """Said where a control took part: it is drawn, and not counted among the criteria."""
+    """A note where a control took part, because it is not counted among the criteria."""
     used = any(method in CONTROLS for _, method, _ in study.variants)
     return ", random removal not counted" if used else ""
 
 
 def findings(study: StudyData, found: Mapping[str, pd.DataFrame]) -> list[Group]:
-    """All sentences of a study; `found` are the tables by name of the analysis."""
+    """All sentences of a study.
+
+    Args:
+        study: the study.
+        found: tables by name of the analysis.
+
+    Returns:
+        The groups that have sentences.
+    """
     groups = [
         Group("What broke first", tuple(what_broke(study, found["accuracy_vs_removed"]))),
         Group(
@@ -75,17 +88,27 @@ def findings(study: StudyData, found: Mapping[str, pd.DataFrame]) -> list[Group]
 
 
 def removed_words(n: int) -> str:
-    """one block, two blocks, 7 blocks."""
+    """A number of blocks in words: "one block", "two blocks", "7 blocks"."""
     return WORDS.get(n, f"{n} blocks")
 
 
 def plan_words(row: Any) -> str:
-    """ShortGPT −2 (blocks 6 and 7)."""
+    """A plan in words: "ShortGPT −2 (blocks 6 and 7)"."""
     return f"{style.pretty(str(row['variant']))} ({blocks_text(row['removed'])})"
 
 
 def change_words(row: Any, words: Any = share, p: str = "p_holm", n: str = "pairs") -> str:
-    """−.26 [−.34, −.18], n = 48, p < .001."""
+    """A change in words: "−.26 [−.34, −.18], n = 48, p < .001".
+
+    Args:
+        row: row with change, change_low and change_high.
+        words: formats a number.
+        p: column of the p value.
+        n: column of the number of problems.
+
+    Returns:
+        The text.
+    """
     said = [signed(row["change"], words)]
     between = interval(row["change_low"], row["change_high"], words)
     said[0] += f" {between}" if between else ""
@@ -99,7 +122,15 @@ def change_words(row: Any, words: Any = share, p: str = "p_holm", n: str = "pair
 
 
 def what_broke(study: StudyData, found: pd.DataFrame) -> list[str]:
-    """The first clear losses, and what held."""
+    """The first clear losses, and the benchmarks that held.
+
+    Args:
+        study: the study.
+        found: the table of `accuracy_vs_removed`.
+
+    Returns:
+        The sentences.
+    """
     if not len(found):
         return []
     dense = found[found["variant"] == style.DENSE].set_index("benchmark")["value"]
@@ -149,7 +180,16 @@ def what_broke(study: StudyData, found: pd.DataFrame) -> list[str]:
 
 
 def power_words(study: StudyData, benchmark: str, variant: str) -> str:
-    """How large a change would have had to be for this design to see it."""
+    """The size of change that this design could detect.
+
+    Args:
+        study: the study.
+        benchmark: name of the benchmark.
+        variant: name of the variant.
+
+    Returns:
+        One sentence.
+    """
     from interp.statistics import paired_difference, smallest_effect
 
     rows = largest_budget(study.rows("accuracy"))
@@ -168,7 +208,7 @@ def power_words(study: StudyData, benchmark: str, variant: str) -> str:
 
 
 def _kindest(chosen: pd.DataFrame, n: int) -> list[str]:
-    """Which method's removal of n blocks made no clear difference anywhere, or on the fewest."""
+    """On how many benchmarks each method's removal of n blocks clearly cost accuracy."""
     here = chosen[chosen["n_removed"] == n]
     if here["method"].nunique() < 2:
         return []
@@ -185,7 +225,7 @@ def _kindest(chosen: pd.DataFrame, n: int) -> list[str]:
 
 
 def more_thinking(study: StudyData) -> list[str]:
-    """What the largest budget and "wait" bring, on the benchmark where it brings dense the most."""
+    """The effect of the largest budget and of "wait", where the budget helps dense most."""
     found = sequential_scaling.gains(study)
     lines: list[str] = []
     if not len(found):
@@ -242,12 +282,20 @@ def more_thinking(study: StudyData) -> list[str]:
 
 
 def _plans(study: StudyData) -> list[str]:
-    """The plans of the methods that are no control."""
+    """The plans of the methods that are not controls."""
     return [v for v, m, _ in study.variants if v != style.DENSE and m not in CONTROLS]
 
 
 def more_samples(study: StudyData, found: pd.DataFrame) -> list[str]:
-    """pass@1 to pass@k, dense and pruned."""
+    """pass@1 to pass@k, dense and pruned.
+
+    Args:
+        study: the study.
+        found: the table of `parallel_scaling`.
+
+    Returns:
+        The sentences.
+    """
     if not len(found):
         return []
     lines = []
@@ -272,7 +320,7 @@ def more_samples(study: StudyData, found: pd.DataFrame) -> list[str]:
 
 
 def _as_change(row: Any) -> dict[str, Any]:
-    """A row of block effects in the words of a difference."""
+    """A row of block effects with the column names of a difference."""
     return {
         "change": row["effect"],
         "change_low": row["low"],
@@ -283,7 +331,15 @@ def _as_change(row: Any) -> dict[str, Any]:
 
 
 def which_block(study: StudyData, found: pd.DataFrame) -> list[str]:
-    """The blocks each benchmark's accuracy needs; the block that moves each diagnosis most."""
+    """The blocks that each benchmark needs, and the block that changes each diagnosis most.
+
+    Args:
+        study: the study.
+        found: the table of `block_effects`.
+
+    Returns:
+        The sentences.
+    """
     if not len(found):
         return []
     lines = []
@@ -365,7 +421,16 @@ def _chain_not_knowledge(needs: dict[str, set[int]], accuracy: pd.DataFrame) -> 
 
 
 def influence(study: StudyData, ties: pd.DataFrame, effects: pd.DataFrame) -> list[str]:
-    """The correlation of Block Influence with what is lost, and its worst mistake."""
+    """The correlation of Block Influence with the loss of accuracy, and its worst mistake.
+
+    Args:
+        study: the study.
+        ties: the table of `bi_vs_effects`.
+        effects: the table of `block_effects`.
+
+    Returns:
+        The sentences.
+    """
     if not len(ties):
         return []
     lines = []
@@ -409,7 +474,7 @@ def influence(study: StudyData, ties: pd.DataFrame, effects: pd.DataFrame) -> li
 
 
 def _explained(study: StudyData, sizes: pd.DataFrame) -> list[str]:
-    """The share of the explainable that Block Influence explains, and where it does best."""
+    """The share of the explainable that Block Influence explains, per benchmark."""
     lines = []
     for benchmark in study.benchmarks:
         part = sizes[(sizes["benchmark"] == benchmark) & sizes["explained"].notna()]
@@ -437,7 +502,17 @@ def _explained(study: StudyData, sizes: pd.DataFrame) -> list[str]:
 def how_wrong(
     study: StudyData, steps: pd.DataFrame, loops: pd.DataFrame, reflection: pd.DataFrame
 ) -> list[str]:
-    """The first wrong steps of the deepest pruned chains, loops and reflection against dense."""
+    """First wrong steps, loops and reflection of pruned chains against dense.
+
+    Args:
+        study: the study.
+        steps: the table of `step_errors`.
+        loops: the table of `loop_anatomy`.
+        reflection: the table of `reflection`.
+
+    Returns:
+        The sentences.
+    """
     plans = _plans(study)
     lines = []
     long = study.benchmarks[-1] if study.benchmarks else ""

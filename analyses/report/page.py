@@ -1,9 +1,9 @@
-"""The report: one self-contained HTML file that says what came out, then shows it.
+"""The report: one self-contained HTML file with the findings, figures and tables of a study.
 
-It opens with sentences computed from the data (`analyses.report.findings`), then every analysis
-with its figure, caption and table, sample chains side by side, and how it was made. Styles and
-figures are inside the file; all text from models and problems is escaped by the template. The same
-figures lie beside it as PNG and SVG, the tables as CSV.
+It begins with sentences computed from the data (`analyses.report.findings`), then shows every
+analysis with figure, caption and table, sample chains side by side, and the study's settings.
+Styles and figures are inside the file; the template escapes all text from models and problems. The
+figures are also beside it as PNG and SVG, the tables as CSV.
 """
 
 from __future__ import annotations
@@ -91,7 +91,15 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Image:
-    """A figure as the template embeds it."""
+    """A figure as the template embeds it.
+
+    Attributes:
+        source: data URL of the SVG.
+        alt: alternative text.
+        caption: caption.
+        width: width in CSS pixels.
+        height: height in CSS pixels.
+    """
 
     source: str
     alt: str
@@ -102,7 +110,14 @@ class Image:
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table as the template shows it."""
+    """A table as the template shows it.
+
+    Attributes:
+        title: heading.
+        head: column names.
+        rows: cells as text.
+        numeric: for each column, whether it holds numbers.
+    """
 
     title: str
     head: tuple[str, ...]
@@ -112,7 +127,15 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Section:
-    """One question: figures and tables under a heading."""
+    """One question: figures and tables under a heading.
+
+    Attributes:
+        id: anchor.
+        title: heading.
+        text: paragraphs before the figures.
+        figures: the figures.
+        tables: the tables.
+    """
 
     id: str
     title: str
@@ -129,15 +152,19 @@ def write_report(
     trust_remote_code: bool = False,
     on_step: Callable[[str], None] | None = None,
 ) -> Path:
-    """Write the report of the study in `folder`; returns its path.
+    """Write the report of a study.
 
     Args:
-        folder: of the study.
-        out: where to write (default: `folder`).
-        text: ids -> text, for the sample chains; the tokenizer of the study's model by default.
-        trust_remote_code: whether that tokenizer may run code of its own. What the study says it
-            was made with does not count: a study may come from somebody else.
-        on_step: told the title of each part before it is made.
+        folder: folder of the study.
+        out: where to write; None is `folder`.
+        text: token ids to text, for the sample chains; None uses the tokenizer of the study's
+            model.
+        trust_remote_code: whether that tokenizer may run its own code. The study's own setting does
+            not count, because a study may come from somebody else.
+        on_step: called with the title of each part before it is made.
+
+    Returns:
+        The path of the report.
 
     Raises:
         UserError: there is no study, or it has no chains yet.
@@ -149,12 +176,12 @@ def write_report(
     if not any(len(frame) for frame in study.purposes.values()):
         raise UserError(f"The study in {str(folder)!r} has no chains yet; run it, then report.")
     found, sections = {}, []
-    for name in (*catalogue.NAMES, *catalogue.in_store(study)):  # what was computed is shown
+    for analysis in catalogue.reported(study):  # what was computed is shown
         if on_step is not None:
-            on_step(catalogue.load(name).TITLE)
-        table, written = make(name, study, target)
-        found[name] = table
-        section = _section(name, table, written)
+            on_step(analysis.title)
+        table, written = make(analysis.name, study, target)
+        found[analysis.name] = table
+        section = _section(analysis, table, written)
         if section is not None:
             sections.append(section)
     pairs, note = _pairs(study, text, trust_remote_code)
@@ -173,7 +200,18 @@ def render(
     pairs: Sequence[ChainPair],
     note: str = "",
 ) -> str:
-    """The HTML of a report."""
+    """Render the HTML of a report.
+
+    Args:
+        study: the study.
+        found: tables by name of the analysis.
+        sections: the sections.
+        pairs: sample chains side by side.
+        note: why there are no sample chains; empty where there are.
+
+    Returns:
+        The HTML.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -208,7 +246,7 @@ def model_name(model: str) -> str:
 
 
 def byline(study: StudyData) -> str:
-    """Benchmarks, chains, time, date."""
+    """The line below the title: chains, benchmarks, variants, time, date."""
     keys = ["benchmark", "problem", "variant", "budget", "sample"]
     chains: set[Any] = set()
     for frame in study.purposes.values():
@@ -230,7 +268,7 @@ def byline(study: StudyData) -> str:
 
 
 def version(package: str) -> str:
-    """An installed package's version."""
+    """The version of an installed package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -238,7 +276,15 @@ def version(package: str) -> str:
 
 
 def settings(study: StudyData, note: str = "") -> list[tuple[str, str]]:
-    """What was asked, of what, with which versions."""
+    """The study's settings, fingerprints and versions as rows.
+
+    Args:
+        study: the study.
+        note: why there are no sample chains; empty where there are.
+
+    Returns:
+        Pairs (name, value).
+    """
     rows = []
     for key, value in study.config.items():
         if isinstance(value, dict):
@@ -267,31 +313,32 @@ def _flat(value: Any) -> str:
 def _pairs(
     study: StudyData, text: Callable[[Sequence[int]], str] | None, trust_remote_code: bool
 ) -> tuple[list[ChainPair], str]:
-    """The sample chains, or why there are none."""
+    """The sample chains, or the reason why there are none."""
     from interp.errors import UserError
 
     try:
         text = text or tokenizer_text(str(study.config.get("model")), trust_remote_code)
-    except UserError as error:  # the tokenizer is not here; the numbers do not need it
+    except UserError as error:  # no tokenizer here; the rest of the report does not need it
         return [], f"not shown: the tokenizer could not be loaded ({error})"
     return chain_pairs(study, text), ""
 
 
-def _section(name: str, table: pd.DataFrame, written: Sequence[Path]) -> Section | None:
+def _section(
+    analysis: catalogue.Analysis, table: pd.DataFrame, written: Sequence[Path]
+) -> Section | None:
     if not len(table):
         return None
-    analysis = catalogue.load(name)
     figures = []
     for path in written:
         if path.suffix == ".svg":
             width, height = _size(path)
-            caption = catalogue.caption_of(analysis, table)
+            caption = analysis.caption_of(table)
             figures.append(
-                Image(_embedded(path), f"{analysis.TITLE}. {caption}", caption, width, height)
+                Image(_embedded(path), f"{analysis.title}. {caption}", caption, width, height)
             )
     sheet = as_sheet(table, "Table")
-    text = tuple(catalogue.text_of(analysis, table))
-    return Section(name, analysis.TITLE, text, tuple(figures), (sheet,))
+    text = tuple(analysis.text_of(table))
+    return Section(analysis.name, analysis.title, text, tuple(figures), (sheet,))
 
 
 def _embedded(path: Path) -> str:
@@ -299,7 +346,7 @@ def _embedded(path: Path) -> str:
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Width and height of an SVG of matplotlib's, in CSS pixels."""
+    """Width and height of a matplotlib SVG, in CSS pixels."""
     import re
 
     head = path.read_text(encoding="utf-8")[:2000]
@@ -309,7 +356,15 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def as_sheet(table: pd.DataFrame, title: str) -> Sheet:
-    """A frame as text: two digits, true minus, columns without a value left out."""
+    """A frame as text: two digits, true minus signs, no columns without values.
+
+    Args:
+        table: the frame.
+        title: heading.
+
+    Returns:
+        The sheet.
+    """
     shown = table.loc[:, [c for c in table.columns if c != "method" and table[c].notna().any()]]
     numeric = tuple(shown[c].dtype.kind in "fiu" for c in shown.columns)
     rows = tuple(

@@ -1,10 +1,11 @@
-"""Sample chains side by side: the dense chain that got it right, the pruned one that did not.
+"""Sample chains side by side: a correct dense chain and a pruned one that failed.
 
-Which pairs are shown follows a rule: on the benchmarks with the longest chains, for the first plan
-of each method that is no control, the first problem where dense is right and the plan is not and
-whose kind of first wrong step has not been shown yet. They illustrate; the tables say how often.
+A rule chooses the pairs: on the benchmarks with the longest chains, for the first plan of each
+method that is not a control, the first problem where dense is correct and the plan is not, and
+whose kind of first wrong step has not been shown yet. The pairs illustrate; the tables say how
+often.
 
-Long chains are shown by lines, with the lines around the first wrong step and both ends kept.
+Long chains are shown by lines, with both ends and the lines around the first wrong step.
 """
 
 from __future__ import annotations
@@ -23,13 +24,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_PAIRS = 3
-HEAD, AROUND, TAIL = 10, 5, 4
-LONGEST_LINE = 400
+HEAD, AROUND, TAIL = 10, 5, 4  # lines shown at the start, around the wrong step, at the end
+LONGEST_LINE = 400  # characters
 
 
 @dataclass(frozen=True)
 class TextPiece:
-    """A stretch of a chain's text; `mark` says what is wrong with it, if anything is."""
+    """A part of a chain's text.
+
+    Attributes:
+        text: the text.
+        mark: what is wrong with it; empty where nothing is.
+    """
 
     text: str
     mark: str = ""
@@ -37,7 +43,16 @@ class TextPiece:
 
 @dataclass(frozen=True)
 class ShownChain:
-    """One chain as the report shows it."""
+    """One chain as the report shows it.
+
+    Attributes:
+        name: readable name of the variant.
+        colour: colour of the variant.
+        outcome: verdict.
+        tokens: number of thinking tokens, in words.
+        pieces: the text.
+        note: how it went wrong or ended.
+    """
 
     name: str
     colour: str
@@ -54,7 +69,13 @@ class ShownChain:
 
 @dataclass(frozen=True)
 class ChainPair:
-    """The dense chain and a pruned one on the same problem, with the same noise."""
+    """A dense chain and a pruned one on the same problem, with the same noise.
+
+    Attributes:
+        title: name of the problem.
+        question: the question.
+        chains: the two chains, dense first.
+    """
 
     title: str
     question: str
@@ -62,14 +83,18 @@ class ChainPair:
 
 
 def tokenizer_text(model: str, trust_remote_code: bool = False) -> Callable[[Sequence[int]], str]:
-    """ids -> text by the model's tokenizer alone; its weights are not loaded.
+    """Load the model's tokenizer without its weights, to decode token ids.
 
     Args:
-        model: "testbed", a folder or a Hub name. A received study chooses it.
+        model: "testbed", a folder or a Hub name, as named by the study (which may come from
+            others).
         trust_remote_code: whether the model's own code may run, for a tokenizer that needs it.
 
+    Returns:
+        A function from token ids to text.
+
     Raises:
-        UserError: the tokenizer is not here, is damaged, or needs code that may not run.
+        UserError: the tokenizer is missing, damaged, or needs code that may not run.
     """
     from interp.model.checkpoint_files import locate
     from interp.model.loading import load_tokenizer
@@ -79,7 +104,15 @@ def tokenizer_text(model: str, trust_remote_code: bool = False) -> Callable[[Seq
 
 
 def chain_pairs(study: StudyData, text: Callable[[Sequence[int]], str]) -> list[ChainPair]:
-    """The pairs of a study in a folder."""
+    """The pairs of a study.
+
+    Args:
+        study: the study; one in no folder has none.
+        text: token ids to text.
+
+    Returns:
+        The pairs.
+    """
     from scaling.store.study_store import Store
 
     if study.folder is None:
@@ -107,7 +140,7 @@ def chain_pairs(study: StudyData, text: Callable[[Sequence[int]], str]) -> list[
 
 
 def choose(study: StudyData) -> list[tuple[Any, Any, str, int]]:
-    """(benchmark, problem, variant, sample) of the pairs to show."""
+    """The pairs to show, as tuples (benchmark, problem, variant, sample)."""
     rows = largest_budget(study.rows("accuracy"))
     if not len(rows):
         return []
@@ -144,11 +177,21 @@ def choose(study: StudyData) -> list[tuple[Any, Any, str, int]]:
 def shown_chain(
     row: pd.Series, name: str, look: style.Look, text: Callable[[Sequence[int]], str]
 ) -> ShownChain:
-    """A chain's row as the report shows it."""
-    ids = row["ids"]
-    thinking = text(ids[int(row["thinking_start"]) : int(row["thinking_stop"])])
-    start, stop = row["answer_start"], row["answer_stop"]
-    answer = text(ids[int(start) : int(stop)]) if np.isfinite(start) else ""
+    """A chain's row as the report shows it.
+
+    Args:
+        row: row of the store with token ids.
+        name: name of the variant.
+        look: look of the variant.
+        text: token ids to text.
+
+    Returns:
+        The chain.
+    """
+    from scaling.store.chain_row import answer_ids, thinking_ids
+
+    thinking, said = text(thinking_ids(row).tolist()), answer_ids(row)
+    answer = "" if said is None else text(said.tolist())
     at, kind = row.get("step_first_wrong"), row.get("step_kind")
     position = int(at) if at is not None and np.isfinite(at) else None
     label = str(kind) if isinstance(kind, str) and kind else ""
@@ -168,7 +211,16 @@ def shown_chain(
 
 
 def lines_around(thinking: str, at: int | None, label: str) -> list[TextPiece]:
-    """The thinking by lines, the middle left out; the line of word `at` is marked."""
+    """Split thinking into lines, leaving out the middle.
+
+    Args:
+        thinking: text of the thinking.
+        at: index of the word at which the first wrong step is; None where there is none.
+        label: kind of the wrong step; it marks the line of that word.
+
+    Returns:
+        The pieces to show.
+    """
     lines = split_lines(thinking)
     wrong, seen = None, 0
     if at is not None:
@@ -196,7 +248,7 @@ def lines_around(thinking: str, at: int | None, label: str) -> list[TextPiece]:
 
 
 def split_lines(thinking: str) -> list[str]:
-    """Lines of a chain: its own, or after each full stop that stands alone (the testbed's)."""
+    """The lines of a chain: its own, or after each full stop that stands alone (the testbed's)."""
     if "\n" in thinking.strip():
         return thinking.strip("\n").split("\n")
     words, lines = thinking.split(), [[]]

@@ -1,13 +1,13 @@
-"""The words that open and close a model's thinking, and those written for it.
+"""The strings that open and close a model's thinking, and those that the engine writes.
 
 A chain is `prompt think_start [thinking] think_end [answer] stop`. The engine writes `think_end`
-and `answer_prefix` when a thinking budget is spent, and `wait` when an early end of thinking is
-to be continued (s1, arXiv 2501.19393).
+and `answer_prefix` when a thinking budget is spent, and `wait` when thinking shall go on after an
+early end (s1, arXiv 2501.19393).
 
-Where they come from, first that applies: what the caller gives; `delimiters.json` in the
-checkpoint folder; `prunescope_delimiters` in the tokenizer's configuration; `<think>` and
-`</think>` where the tokenizer has them as single tokens. Otherwise it is an error: a guess would
-silently measure nothing.
+Sources, in order of precedence: the caller's argument; `delimiters.json` in the checkpoint folder;
+`prunescope_delimiters` in the tokenizer's configuration; `<think>` and `</think>`, if the tokenizer
+has both as single tokens. Otherwise it is an error, because a wrong guess would measure nothing
+without any sign of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DelimiterIds:
-    """The delimiters as token ids of one tokenizer."""
+    """The delimiters as token ids of one tokenizer.
+
+    Attributes:
+        think_start: ids that open the thinking.
+        think_end: ids that close it.
+        answer_prefix: ids written before a forced answer; may be empty.
+        wait: ids written in place of an early end of thinking; may be empty.
+    """
 
     think_start: tuple[int, ...]
     think_end: tuple[int, ...]
@@ -32,11 +39,18 @@ class DelimiterIds:
 
     @property
     def closing(self) -> tuple[int, ...]:
-        """What the engine writes to end the thinking: its end, and the answer's prefix."""
+        """What the engine writes to end the thinking: `think_end` and `answer_prefix`."""
         return self.think_end + self.answer_prefix
 
     def closed_in(self, ids: tuple[int, ...]) -> bool:
-        """Whether a prompt's (last) thinking is already closed."""
+        """Whether the last thinking in a prompt is already closed.
+
+        Args:
+            ids: token ids of the prompt.
+
+        Returns:
+            True if the last `think_end` comes after the last `think_start`.
+        """
         return _last(ids, self.think_end) > _last(ids, self.think_start)
 
 
@@ -47,7 +61,14 @@ def _last(ids: tuple[int, ...], part: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True)
 class Delimiters:
-    """Delimiters as text. answer_prefix and wait may be empty and None-like ("")."""
+    """The delimiters as text.
+
+    Attributes:
+        think_start: opens the thinking; not empty.
+        think_end: closes it; not empty.
+        answer_prefix: written before a forced answer; "" for none.
+        wait: written in place of an early end of thinking; "" for none.
+    """
 
     think_start: str
     think_end: str
@@ -56,11 +77,22 @@ class Delimiters:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Delimiters:
+        """Read delimiters from a JSON object.
+
+        Args:
+            content: field name -> text; `think_start` and `think_end` are required.
+
+        Returns:
+            The delimiters.
+
+        Raises:
+            UserError: a field is unknown, missing, or not text.
+        """
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(content) - known):
             raise UserError(f"Delimiters with {unknown}: expected only {sorted(known)}.")
         if missing := sorted({"think_start", "think_end"} - set(content)):
-            raise UserError(f"Delimiters without {missing}.")
+            raise UserError(f"Delimiters without {missing}: expected both fields.")
         if strange := [name for name, text in content.items() if not isinstance(text, str)]:
             raise UserError(
                 f"Delimiters with {strange[0]} {content[strange[0]]!r}: expected some text."
@@ -68,11 +100,22 @@ class Delimiters:
         return cls(**content)
 
     def to_dict(self) -> dict[str, str]:
+        """The fields as a dictionary that `from_dict` reads."""
         return asdict(self)
 
     @classmethod
     def find(cls, tokenizer: PreTrainedTokenizerBase) -> Delimiters:
-        """The delimiters a tokenizer declares or plainly has."""
+        """The delimiters that a tokenizer declares, or the single tokens `<think>` and `</think>`.
+
+        Args:
+            tokenizer: the model's tokenizer.
+
+        Returns:
+            The delimiters.
+
+        Raises:
+            UserError: the tokenizer neither declares delimiters nor has both tokens.
+        """
         declared = tokenizer.init_kwargs.get("prunescope_delimiters")
         if isinstance(declared, dict):
             return cls.from_dict(declared)
@@ -89,7 +132,17 @@ class Delimiters:
         )
 
     def resolve(self, tokenizer: PreTrainedTokenizerBase) -> DelimiterIds:
-        """Token ids of each; an error where the tokenizer cannot spell one."""
+        """Encode the delimiters.
+
+        Args:
+            tokenizer: the model's tokenizer.
+
+        Returns:
+            The token ids of each delimiter.
+
+        Raises:
+            UserError: the tokenizer cannot encode one of them, or a thinking delimiter is empty.
+        """
         ids = {}
         for field in fields(self):
             text = getattr(self, field.name)
@@ -97,7 +150,7 @@ class Delimiters:
             if text and (not found or not _knows(tokenizer, text)):
                 raise UserError(
                     f"The tokenizer cannot spell the delimiter {field.name}={text!r}: "
-                    "pass delimiters=Delimiters(...) in words it has."
+                    "pass delimiters=Delimiters(...) with text that it can encode."
                 )
             if not text and field.name in ("think_start", "think_end"):
                 raise UserError(f"The delimiter {field.name} is empty: expected some text.")

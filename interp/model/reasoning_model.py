@@ -1,9 +1,9 @@
 """A reasoning model: a causal language model with its tokenizer, blocks and thinking delimiters.
 
 `ReasoningModel.load` takes the bundled reasoner ("testbed"), a Hub name, a checkpoint folder or a
-live Hugging Face model, and finds in it what the rest of the package works on: the list of
-decoder blocks, their attention and MLP sublayers, the final norm and the head. Nothing is
-wrapped or replaced: `model.hf` is the model as Hugging Face built it.
+live Hugging Face model. It locates the decoder blocks, their attention and MLP sublayers, the
+final norm and the head. Nothing is wrapped or replaced: `model.hf` is the model as Hugging Face
+built it.
 
 `layer_map[i]` is the dense index of block i: `range(L)` for a dense model, read from
 `pruning.json` for a checkpoint with blocks removed.
@@ -44,10 +44,27 @@ Question = str | Sequence[dict[str, str]]
 
 
 class ReasoningModel:
-    """A causal LM that thinks between delimiters. Build it with `ReasoningModel.load`."""
+    """A causal language model that thinks between delimiters. Build it with `ReasoningModel.load`.
 
-    #: What `generate` calls. The decoder stands above the model and may not be imported here,
-    #: so it puts itself in its place when it is imported (`interp.decoding.generate`).
+    Args:
+        hf: the Hugging Face model; put into evaluation mode.
+        tokenizer: its tokenizer.
+        name: what to call the model.
+        delimiters: of its thinking; None takes what the tokenizer declares or has.
+        layer_map: dense index of each block, rising; None for a dense model.
+        n_dense: number of blocks of the dense model; None infers it from `layer_map`.
+
+    Attributes:
+        decoder: the function that `generate` calls.
+        anatomy: the blocks, sublayers, final norm and head.
+        delimiter_ids: the delimiters as token ids.
+
+    Raises:
+        UserError: the architecture, the delimiters or the layer map cannot be used.
+    """
+
+    #: The function that `generate` calls. The decoder is in a higher layer and may not be imported
+    #: here, so `interp.decoding.generate` sets this attribute when it is imported.
     decoder: ClassVar[Callable[..., Chains] | None] = None
 
     def __init__(
@@ -88,12 +105,26 @@ class ReasoningModel:
         trust_remote_code: bool = False,
         name: str | None = None,
     ) -> ReasoningModel:
-        """Load a model by name, folder or from memory.
+        """Load a model by name or folder, or wrap a live one.
 
-        source: "testbed" (the bundled reasoner), a folder, a Hub name, a GGUF file (FILE.gguf,
-        FOLDER:FILE.gguf, HUB_NAME:FILE.gguf), or a live model (then `tokenizer` is needed). dtype:
-        float32 on the CPU and for GGUF, and the checkpoint's own on CUDA, unless said otherwise.
-        device_map: as in transformers, to spread a model over several devices.
+        Args:
+            source: "testbed" (the bundled reasoner), a folder, a Hub name, a GGUF file
+                (FILE.gguf, FOLDER:FILE.gguf, HUB_NAME:FILE.gguf), or a live model.
+            tokenizer: required for a live model; otherwise a tokenizer, or a folder or Hub name to
+                read it from (default: `source`).
+            dtype: of the weights; default: float32 on the CPU and for GGUF, the checkpoint's own on
+                CUDA or with a `device_map`.
+            device: where to put the model; default: CUDA if there is a GPU, else the CPU.
+            device_map: as in transformers, to spread a model over several devices.
+            delimiters: of the thinking; None reads them from the checkpoint or the tokenizer.
+            trust_remote_code: whether the model's own code may run.
+            name: what to call the model; default: `source`, or the name in a live model's config.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            UserError: the model cannot be loaded completely, or its architecture is not supported.
         """
         if isinstance(source, nn.Module):
             if tokenizer is None or isinstance(tokenizer, (str, Path)):
@@ -125,14 +156,17 @@ class ReasoningModel:
         name: str,
         delimiters: Delimiters | None = None,
     ) -> ReasoningModel:
-        """The model of a folder or Hub name whose Hugging Face parts are read already.
+        """Build a model from Hugging Face parts that were read from a folder or Hub name.
 
         Args:
             hf: the causal language model.
             tokenizer: its tokenizer.
             place: the folder or Hub name; pruning.json and delimiters.json are read from it.
             name: what to call the model.
-            delimiters: in the place of those that `place` or the tokenizer declares.
+            delimiters: used instead of those that `place` or the tokenizer declares.
+
+        Returns:
+            The model.
 
         Raises:
             UserError: a file of `place` is damaged or contradicts the model.
@@ -148,7 +182,7 @@ class ReasoningModel:
                 n_dense=n_dense,
                 provenance=provenance_of(place),
             )
-            _ = model.stop_ids  # those of a damaged generation_config.json are no numbers
+            _ = model.stop_ids  # raises if the ids in generation_config.json are no numbers
         return model
 
     # ---------------------------------------------------------------- anatomy
@@ -160,42 +194,55 @@ class ReasoningModel:
 
     @property
     def final_norm(self) -> nn.Module:
+        """The norm before the head."""
         return self.anatomy.final_norm
 
     @property
     def head(self) -> nn.Module:
+        """The unembedding, which maps the normed stream to logits."""
         return self.anatomy.head
 
     @property
     def n_blocks(self) -> int:
+        """Number of blocks in this model; a pruned model has fewer than `n_dense`."""
         return len(self.anatomy.blocks)
 
     @property
     def d_model(self) -> int:
+        """Width D of the residual stream."""
         return int(self.anatomy.config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
-        """Width of the logits (it may be larger than the tokenizer's vocabulary)."""
+        """Width V of the logits; it may be larger than the tokenizer's vocabulary."""
         return int(self.anatomy.config.vocab_size)
 
     @property
     def max_positions(self) -> int:
+        """Longest sequence in tokens, prompt included; 2^31 - 1 where the config names no limit."""
         return int(getattr(self.anatomy.config, "max_position_embeddings", 0) or 2**31 - 1)
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in."""
+        """Device of the input embedding, to which token ids must be moved."""
         return cast("torch.Tensor", self.hf.get_input_embeddings().weight).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the input embedding."""
         return cast("torch.Tensor", self.hf.get_input_embeddings().weight).dtype
 
     def index_of(self, block: int) -> int | None:
-        """Position of dense block `block` in this model, or None where it was removed.
+        """Position of a dense block in this model.
 
-        An index that the dense model never had is a UserError.
+        Args:
+            block: dense index.
+
+        Returns:
+            Its position, or None if the block was removed.
+
+        Raises:
+            UserError: the dense model never had such a block.
         """
         if block in self.layer_map:
             return self.layer_map.index(block)
@@ -208,17 +255,42 @@ class ReasoningModel:
     # ---------------------------------------------------------------- text
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with no special token added."""
+        """Encode text without adding special tokens.
+
+        Args:
+            text: any text.
+
+        Returns:
+            Token ids.
+        """
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Decode token ids.
+
+        Args:
+            ids: token ids.
+            skip_special: whether to leave out special tokens.
+
+        Returns:
+            The text.
+        """
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     def prompt_ids(self, question: Question, *, thinking: bool = True) -> list[int]:
-        """The chat prompt of a question (a string, or messages with "role" and "content").
+        """Token ids of the chat prompt for a question.
 
-        thinking=True ends with the start of thinking; False with an empty thinking already closed
-        (what `enable_thinking=False` does in Qwen3's template), so the answer comes next.
+        Args:
+            question: the text of a user message, or a list of messages with "role" and "content".
+            thinking: True ends the prompt with the start of thinking. False ends it with an empty
+                thinking that is already closed (as `enable_thinking=False` does in Qwen3's
+                template), so the answer comes next.
+
+        Returns:
+            Token ids of the prompt, delimiters included.
+
+        Raises:
+            UserError: the question is empty, or the chat template cannot render it.
         """
         if isinstance(question, str) and not question.strip():
             raise UserError("An empty question: expected some text to answer.")
@@ -250,7 +322,7 @@ class ReasoningModel:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Tokens that end a sequence: the generation config's and the tokenizer's."""
+        """Token ids that end a sequence, from the generation config and the tokenizer."""
         config = getattr(self.hf, "generation_config", None)
         ids: set[int] = set()
         found: Any
@@ -262,7 +334,11 @@ class ReasoningModel:
     # ---------------------------------------------------------------- identity
 
     def fingerprint(self) -> str:
-        """16 hex digits: the configuration, the layer map and a few numbers of every weight."""
+        """A hash of the configuration, the layer map and up to eight numbers of every weight.
+
+        Returns:
+            16 hexadecimal digits.
+        """
         found = Fingerprint(self.hf.config, self.layer_map)
         for key, weight in sorted(self.hf.state_dict().items()):
             flat = weight.detach().reshape(-1)

@@ -1,31 +1,29 @@
-"""The benchmarks: one file each in this folder, found by itself.
+"""The benchmarks: one file each in this folder, imported automatically.
 
-To add one, add a file here with one function and one decorator; nothing else changes:
+To add one, add a file with one function and one decorator. From a file or the Hub, record by
+record:
 
     @benchmark("gsm8k", version="1", grader="numeric", hub=Hub("openai/gsm8k", "test", "main"))
     def gsm8k(record: Record) -> Problem: ...
 
-for a benchmark read from a file or the Hub, record by record, or
+From a program:
 
     @generated("arithmetic", version="1", grader="testbed", default_limit=100)
     def arithmetic(n: int, seed: int) -> list[Problem]: ...
 
-for one whose problems are made. `load_benchmark` does the rest: reading, the seeded choice of
-`limit` problems (nested: 10 of seed 0 are among the 20 of seed 0), and all checks.
+`load_benchmark` reads, checks, and draws `limit` problems (10 of seed 0 are among 20 of seed 0).
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError
+from interp.registry import Registry
 from scaling.problem import Benchmark, Problem, Scoring
 from scaling.records import Hub, Record, read_file, read_hub
 
@@ -38,7 +36,11 @@ Make = Callable[[int, int], list[Problem]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered benchmark: how its problems come about and are judged."""
+    """A registered benchmark: how its problems come about and are judged.
+
+    typical: of a public set, how many problems it has and the mean number of characters of a
+    question; an estimate then needs no download.
+    """
 
     name: str
     version: str
@@ -52,15 +54,10 @@ class Entry:
     make: Make | None = None
     default_limit: int | None = None
     drop_repeats: bool = False
+    typical: tuple[int, int] | None = None
 
 
-_entries: dict[str, Entry] = {}
-
-
-def _register(entry: Entry) -> None:
-    if entry.name in _entries:
-        raise ValueError(f"two benchmarks are called {entry.name!r}")
-    _entries[entry.name] = entry
+REGISTRY = Registry[Entry]("benchmark", __name__, entry_points="prunescope.benchmarks")
 
 
 def benchmark(
@@ -73,31 +70,31 @@ def benchmark(
     instruction: str = "",
     hub: Hub | None = None,
     drop_repeats: bool = False,
+    typical: tuple[int, int] | None = None,
 ) -> Callable[[FromRecord], FromRecord]:
     """Register a function that turns one record into one problem.
 
     drop_repeats: a public set that holds the same question twice keeps the first only (a
-    user's file with one is an error instead).
+    user's file with one is an error instead). typical: problems of the public set and mean
+    characters of a question, for estimates.
     """
 
-    def add(function: FromRecord) -> FromRecord:
-        _register(
-            Entry(
-                name=name,
-                version=version,
-                scoring=scoring,
-                grader=grader,
-                thinking=thinking,
-                instruction=instruction,
-                doc=(function.__doc__ or "").strip(),
-                hub=hub,
-                from_record=function,
-                drop_repeats=drop_repeats,
-            )
+    def build(function: FromRecord) -> Entry:
+        return Entry(
+            name=name,
+            version=version,
+            scoring=scoring,
+            grader=grader,
+            thinking=thinking,
+            instruction=instruction,
+            doc=(function.__doc__ or "").strip(),
+            hub=hub,
+            from_record=function,
+            drop_repeats=drop_repeats,
+            typical=typical,
         )
-        return function
 
-    return add
+    return REGISTRY.register(name, build)
 
 
 def generated(
@@ -109,37 +106,39 @@ def generated(
     scoring: Scoring = "generate",
     thinking: bool = True,
 ) -> Callable[[Make], Make]:
-    """Register a function (n, seed) -> n problems."""
+    """Register a function (n, seed) -> n problems.
 
-    def add(function: Make) -> Make:
-        _register(
-            Entry(
-                name=name,
-                version=version,
-                scoring=scoring,
-                grader=grader,
-                thinking=thinking,
-                instruction="",
-                doc=(function.__doc__ or "").strip(),
-                make=function,
-                default_limit=default_limit,
-            )
+    Args:
+        name: name of the benchmark.
+        version: raised when problems or prompts change.
+        grader: name of the grader.
+        default_limit: number of problems unless `limit` is given.
+        scoring: "generate" or "likelihood" (see `Benchmark`).
+        thinking: whether the prompt opens the model's thinking.
+
+    Returns:
+        The decorator. The function's docstring becomes the benchmark's line in listings.
+    """
+
+    def build(function: Make) -> Entry:
+        return Entry(
+            name=name,
+            version=version,
+            scoring=scoring,
+            grader=grader,
+            thinking=thinking,
+            instruction="",
+            doc=(function.__doc__ or "").strip(),
+            make=function,
+            default_limit=default_limit,
         )
-        return function
 
-    return add
-
-
-@cache
-def _discover() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    return REGISTRY.register(name, build)
 
 
 def benchmarks() -> Mapping[str, Entry]:
     """Every benchmark by name."""
-    _discover()
-    return dict(sorted(_entries.items()))
+    return REGISTRY.entries()
 
 
 def load_benchmark(
@@ -149,17 +148,27 @@ def load_benchmark(
     seed: int = 0,
     grader: str | None = None,
 ) -> Benchmark:
-    """The benchmark `name`, from `data` (a file) or where it usually comes from.
+    """Load a benchmark from a file, from the Hub, or from its program.
 
-    A user's own file is "jsonl", with `grader` given here, in the name ("jsonl:numeric", or
-    "jsonl:numeric:label" to tell several apart), or in each record's field "grader".
-    limit: that many problems, chosen with `seed`, in the order of the file.
+    Args:
+        name: name of the benchmark. A user's own file is "jsonl:GRADER", or "jsonl:GRADER:LABEL" to
+            tell several files apart, or "jsonl" with `grader` given here or as the field "grader"
+            of every record.
+        data: file to read; None reads the Hub data set.
+        limit: number of problems, drawn with `seed` and kept in file order; None takes all (a
+            generated benchmark: its default number).
+        seed: seed of the draw, or of the generated problems.
+        grader: name of a grader that replaces the benchmark's own.
+
+    Returns:
+        The benchmark, fully checked.
+
+    Raises:
+        UserError: unknown benchmark or grader, a file that cannot be read, or a bad problem (with
+            file, line and field).
     """
     base, _, rest = name.partition(":")
-    known = benchmarks()
-    if base not in known:
-        raise UserError(did_you_mean(base, known, "benchmark"))
-    entry = known[base]
+    entry = REGISTRY.get(base)
     if rest and base != "jsonl":
         raise UserError(f"Benchmark {name!r}: only 'jsonl' takes a grader after the colon.")
     if limit is not None and limit < 1:
@@ -167,14 +176,14 @@ def load_benchmark(
     if entry.make is not None:
         if data is not None:
             raise UserError(
-                f"{name!r} makes its own problems and reads no file; "
+                f"{name!r} generates its problems and reads no file; "
                 f"drop --data {name}=..., or name a benchmark that reads one."
             )
         problems = entry.make(limit or entry.default_limit or 100, seed)
         return _benchmark(name, entry, problems, grader)
     assert entry.from_record is not None
     if data is None and entry.hub is None:
-        raise UserError(f"{name!r} reads a file of yours: give it, --data {name}=FILE.")
+        raise UserError(f"{name!r} reads your own file: give one with --data {name}=FILE.")
     records = read_file(data) if data is not None else read_hub(name, _hub(entry))
     problems = [_problem(entry.from_record, record) for record in records]
     where = _places(name, problems, records)
@@ -182,12 +191,21 @@ def load_benchmark(
         problems = list({(p.question, p.choices): p for p in reversed(problems)}.values())[::-1]
     if base == "jsonl":
         grader = grader or rest.partition(":")[0] or _grader_in(records)
-    # Checked as a whole before any is chosen, so a bad file never passes by luck of the draw.
+    # Check the whole file before drawing, so that a bad file never passes by luck of the draw.
     return choose(_benchmark(name, entry, problems, grader, where), limit, seed)
 
 
 def choose(whole: Benchmark, limit: int | None, seed: int = 0) -> Benchmark:
-    """`limit` problems of a benchmark, drawn with `seed`, in its order; fewer are among more."""
+    """Draw `limit` problems of a benchmark; smaller draws are subsets of larger ones.
+
+    Args:
+        whole: the benchmark.
+        limit: number of problems; None keeps all.
+        seed: seed of the draw.
+
+    Returns:
+        The benchmark with the drawn problems, in its own order.
+    """
     if limit is None or limit >= len(whole):
         return whole
     order = random.Random(f"{whole.name}/{seed}").sample(range(len(whole)), len(whole))
@@ -214,13 +232,13 @@ def _grader_in(records: list[Record]) -> str:
     from scaling.grading import graders
 
     raise UserError(
-        "A file of your own needs a grader's name: call the benchmark 'jsonl:NAME', or give "
+        "Your own file needs the name of a grader: call the benchmark 'jsonl:NAME', or give "
         f"every record the same field 'grader'. Known graders: {', '.join(graders())}."
     )
 
 
 def _places(name: str, problems: list[Problem], records: list[Record]) -> dict[str, str]:
-    """Where each problem stands (file and line), by its id; an id twice is an error."""
+    """The origin of each problem (file and line) by id; an id that occurs twice is an error."""
     where: dict[str, str] = {}
     for problem, record in zip(problems, records, strict=True):
         first = where.setdefault(problem.id, record.where)

@@ -1,7 +1,8 @@
-"""AIME 2024 and 2025: 30 problems each, answers whole numbers 0 to 999 (the texts are MAA's).
+"""AIME 2024 and 2025: 30 problems each, whole-number answers from 0 to 999 (texts by the MAA).
 
-Schemas: problem (or question) and answer, as the Hub sets and the common JSON copies have them.
-Thirty problems: 15 right is anything from .31 to .69; read intervals, not points.
+Schemas: problem (or question) and answer, as in the Hub data sets and the common JSON copies.
+
+With 30 problems, 15 correct answers have an interval from .31 to .69: read intervals, not points.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def _problem(year: str, record: Record) -> Problem:
     grader="integer",
     instruction=INSTRUCTION,
     hub=Hub("HuggingFaceH4/aime_2024", "train"),
+    typical=(30, 368),
 )
 def aime24(record: Record) -> Problem:
     """AIME 2024, I and II."""
@@ -42,6 +44,7 @@ def aime24(record: Record) -> Problem:
     grader="integer",
     instruction=INSTRUCTION,
     hub=Hub("math-ai/aime25", "test"),
+    typical=(30, 368),
 )
 def aime25(record: Record) -> Problem:
     """AIME 2025, I and II."""

@@ -1,8 +1,8 @@
 """GPQA-Diamond: 198 graduate questions with four options (Rein et al. 2023, arXiv 2311.12022).
 
-Schema: Question, Correct Answer, Incorrect Answer 1-3, Record ID. The set is gated and its authors
-ask that no example be posted in plain text: nothing of it is in this repository. The options are
-shuffled by a hash of the record's id, so the right one is not always A and never moves.
+Schema: Question, Correct Answer, Incorrect Answer 1-3, Record ID. The data set is gated, and its
+authors ask that no example be posted in plain text, so this repository holds none. The options are
+shuffled by a hash of the record's id: the right one is not always A, and it never moves.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scaling.records import Hub, Record
     grader="choice",
     instruction="Please reason, then put the letter of the right option within \\boxed{}.",
     hub=Hub("Idavidrein/gpqa", "train", "gpqa_diamond"),
+    typical=(198, 600),
 )
 def gpqa_diamond(record: Record) -> Problem:
     """Graduate-level science questions with four options."""

@@ -1,6 +1,6 @@
 """GSM8K: 1,319 school word problems, integer answers (Cobbe et al. 2021, arXiv 2110.14168).
 
-Schema: question, answer ("... #### 18"). The gold is what follows the last "####".
+Schema: question, answer ("... #### 18"). The gold answer is the text after the last "####".
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ STEP_BY_STEP = "Please reason step by step, and put your final answer within \\b
     grader="numeric",
     instruction=STEP_BY_STEP,
     hub=Hub("openai/gsm8k", "test", "main"),
+    typical=(1319, 240),
 )
 def gsm8k(record: Record) -> Problem:
     """Grade-school word problems with integer answers."""

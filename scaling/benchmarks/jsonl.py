@@ -1,8 +1,8 @@
-"""A benchmark of your own: a JSON, JSONL or parquet file and a grader's name.
+"""The user's own benchmark: a JSON, JSONL or parquet file and the name of a grader.
 
-Fields: id, question, answer; optional choices (texts; they are shown under letters, and `answer`
-is the right text or its letter). Everything else is kept as metadata. Use it as "jsonl:numeric"
-(any grader's name), or put a field "grader" into every record.
+Fields: id, question, answer; optional choices (texts; they are shown under letters, and `answer` is
+the right text or its letter). All other fields become metadata. Use it as "jsonl:numeric" (any
+grader's name), or add a field "grader" to every record.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from scaling.records import Record
 
 @benchmark("jsonl", version="1", grader="numeric")
 def jsonl(record: Record) -> Problem:
-    """A file of your own: id, question, answer, optional choices; and a grader's name."""
+    """Your own file: id, question, answer, optional choices; and the name of a grader."""
     identity, question = record.text("id"), record.text("question")
     answer = record.text("answer").strip()
     rest = {k: v for k, v in record.fields.items() if k not in _FIELDS}
@@ -31,7 +31,7 @@ def jsonl(record: Record) -> Problem:
     elif answer.upper() in names:
         answer = answer.upper()
     else:
-        raise record.wrong("answer", f"{answer!r} is neither one of the choices nor a letter.")
+        raise record.wrong("answer", f"{answer!r} is not one of the choices, nor a letter of one.")
     return Problem(identity, lettered(question, options), answer, names, metadata=rest)
 
 

@@ -1,6 +1,6 @@
 """MATH-500: 500 competition problems with LaTeX answers (Lightman et al. 2023, arXiv 2305.20050).
 
-Schema: problem, answer, and where given solution, subject, level, unique_id.
+Schema: problem, answer; optional solution, subject, level, unique_id.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from scaling.records import Hub, Record
     grader="math",
     instruction="Please reason step by step, and put your final answer within \\boxed{}.",
     hub=Hub("HuggingFaceH4/MATH-500", "test"),
+    typical=(500, 196),
 )
 def math500(record: Record) -> Problem:
     """Competition mathematics with LaTeX answers."""

@@ -1,9 +1,9 @@
 """MMLU: four options, scored by the likelihood of the letter (Hendrycks et al. 2021, 2009.03300).
 
-Schema: question, choices (4 texts), answer (0-3 or a letter), subject (or type).
-"mmlu" compares the log-probabilities of the four letters after an empty thinking; "mmlu-generate"
-lets the model think and say a letter. A few questions of the public set occur twice: the first is
-kept.
+Schema: question, choices (4 texts), answer (0-3 or a letter), subject (or type). "mmlu" compares
+the log-probabilities of the four letters after an empty thinking span; "mmlu-generate" lets the
+model think and answer with a letter. A few questions of the public data set occur twice: the first
+is kept.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def _problem(record: Record) -> Problem:
     instruction="Answer with the letter of the right option only.",
     hub=HUB,
     drop_repeats=True,
+    typical=(14042, 450),
 )
 def mmlu(record: Record) -> Problem:
     """Knowledge questions with four options, by likelihood."""
@@ -51,6 +52,7 @@ def mmlu(record: Record) -> Problem:
     instruction="Please reason, then put the letter of the right option within \\boxed{}.",
     hub=HUB,
     drop_repeats=True,
+    typical=(14042, 450),
 )
 def mmlu_generate(record: Record) -> Problem:
     """Knowledge questions with four options, generated."""

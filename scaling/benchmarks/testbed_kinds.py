@@ -1,8 +1,8 @@
-"""The testbed's five kinds: problems made by program, from one fact to a long search.
+"""The testbed's five kinds of generated problems, from one fact to a long search.
 
-Facts are scored by the likelihood of the four option values after an empty thinking: naming the
-letter of an option is a skill of its own, which a model of this size does not have while it knows
-the fact. The other kinds are generated and judged by the testbed's exact verifier.
+Facts are scored by the likelihood of the four option values after an empty thinking span: naming
+the letter of an option is a separate skill, which a model of this size lacks while it knows the
+fact. The other kinds are generated and graded by the testbed's exact verifier.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ def _problems(kind: str, n: int, seed: int) -> list[Problem]:
     "recall", version="1", grader="testbed", default_limit=100, scoring="likelihood", thinking=False
 )
 def recall(n: int, seed: int) -> list[Problem]:
-    """Facts with four options (MMLU's part)."""
+    """Facts with four options (the counterpart of MMLU)."""
     return _problems("recall", n, seed)
 
 
 @generated("arithmetic", version="1", grader="testbed", default_limit=100)
 def arithmetic(n: int, seed: int) -> list[Problem]:
-    """Two to four steps, left to right (GSM8K's part)."""
+    """Two to four steps, left to right (the counterpart of GSM8K)."""
     return _problems("arithmetic", n, seed)
 
 
 @generated("countdown-3", version="1", grader="testbed", default_limit=100)
 def countdown_3(n: int, seed: int) -> list[Problem]:
-    """A search over three numbers (MATH500's part)."""
+    """A search over three numbers (the counterpart of MATH500)."""
     return _problems("countdown-3", n, seed)
 
 
 @generated("countdown-4", version="1", grader="testbed", default_limit=100)
 def countdown_4(n: int, seed: int) -> list[Problem]:
-    """A search over four numbers (AIME's part)."""
+    """A search over four numbers (the counterpart of AIME)."""
     return _problems("countdown-4", n, seed)
 
 
 @generated("countdown-5", version="1", grader="testbed", default_limit=100)
 def countdown_5(n: int, seed: int) -> list[Problem]:
-    """A search over five numbers, up to a thousand tokens (AIME's part)."""
+    """A search over five numbers, up to a thousand tokens (the counterpart of AIME)."""
     return _problems("countdown-5", n, seed)

@@ -56,7 +56,8 @@ def rows_at_once(shape: ModelShape, machine: Machine, longest: float) -> int:
 
 def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float) -> Pace:
     """The pace of a machine at its peaks times its efficiency, rows having `context` tokens; of a
-    machine that was measured, what was measured."""
+    machine that was measured, what was measured.
+    """
     if machine.decoding is not None:
         return Pace(*machine.decoding, rows_at_once(shape, machine, longest))
     bandwidth = machine.bandwidth * machine.efficiency
@@ -71,7 +72,7 @@ def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float)
 
 
 def spread_lengths(mean: float, cap: float, n: int) -> Float[np.ndarray, " N"]:
-    """n lengths with this mean, evenly from as short as it allows up to the cap (or twice it)."""
+    """N lengths with this mean, evenly from as short as it allows up to the cap (or twice it)."""
     half = min(mean, max(cap - mean, 0.0))
     even = (np.arange(n) + 0.5) / n
     order = np.random.default_rng(0).permutation(n)

@@ -131,7 +131,8 @@ class ModelCost:
         removed: int | Collection[int] = (),
     ) -> Int[np.ndarray, "*any"]:
         """FLOPs of chains of `new` tokens (thinking, answer and what was written between them)
-        after `prompt` tokens, elementwise; 0 where nothing is generated."""
+        after `prompt` tokens, elementwise; 0 where nothing is generated.
+        """
         first, made = np.asarray(prompt, np.int64), np.asarray(new, np.int64)
         if np.any(first < 1) or np.any(made < 0):
             raise UserError("ModelCost.chain: expected prompts of 1 token or more and new >= 0.")

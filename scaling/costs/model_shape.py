@@ -20,7 +20,8 @@ EXPECTED = "Expected a config.json, a folder that holds one, a Hub name, or 'tes
 @dataclass(frozen=True)
 class ModelShape:
     """What a configuration says of a model. weights: all parameters; kv: numbers a token leaves in
-    the key/value cache of all blocks; vocab: width of the logits."""
+    the key/value cache of all blocks; vocab: width of the logits.
+    """
 
     name: str
     cost: ModelCost
@@ -37,7 +38,8 @@ class ModelShape:
     def of(cls, source: str | Path | Any, trust_remote_code: bool = False) -> ModelShape:
         """The shape of a model: a config.json, a folder with one, a Hub name, "testbed", or a
         Hugging Face configuration. No weight is read; parameters are counted on a model without
-        storage."""
+        storage.
+        """
         named = isinstance(source, (str, Path))
         config = read_config(str(source), trust_remote_code) if named else source
         name = str(source) if named else str(config.model_type)

@@ -1,28 +1,14 @@
 """A pruned model against dense at equal cost: equal tokens, equal FLOPs, equal seconds.
 
-At an equal budget a pruned model is cheaper, and loops spend more; so accuracy is compared where
+At an equal budget a pruned model is cheaper, and loops spend more, so accuracy is compared where
 both have spent the same. Each side's curve goes through its budgets: x = log of the mean cost of a
-chain, y = accuracy. It is interpolated linearly in log x, only where both sides were measured;
-nothing is extrapolated, and where the ranges do not meet the row is nan with the reason.
+chain, y = accuracy. It is interpolated linearly in x, only where both sides were measured. Nothing
+is extrapolated; where the ranges do not meet, the row is nan with the reason.
 
-Costs (`with_costs` adds the columns):
-
-| axis | a chain's cost |
-|---|---|
-| spent | its thinking and answer tokens |
-| flops | `scaling.costs.flops`: the prompt, and every token that passed through the model |
-| seconds | tokens times the seconds of one token of the variant, alone on the machine |
-
-Seconds of a token are measured (`seconds_per_token`), or modelled by `modelled_seconds`: decoding
-one chain waits for weights to be read, so a token of a variant takes as much less time than a
-dense one as it reads fewer weights. A batch that mixes variants, as a study decodes it, says
-nothing about a variant's own speed; the model says what a checkpoint without the blocks would do.
-
-Interval: bootstrap over problems, paired (the same problems on both sides in every resample; costs
-are resampled too, and a resample whose curve ends a little short is held at its end). Where fewer
-than `TOLD` problems are solved or failed on a side the bootstrap collapses; the interval is then
-that of `interp.statistics.paired` on the interpolated outcomes. p: sign-flip over problems,
-interpolation weights taken as known; `p_holm` over the whole table of one axis.
+Interval: paired bootstrap over problems; the costs are resampled too. Where fewer than `TOLD`
+problems are solved or failed on one side, the bootstrap collapses and the interval is that of
+`interp.statistics.paired` on the interpolated outcomes. p: sign-flip test over problems; `p_holm`
+is corrected over the whole table of one axis. docs/internals.md describes the three costs.
 """
 
 from __future__ import annotations
@@ -46,18 +32,35 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AXES = ("spent", "flops", "seconds")
-TOLD = 5
+TOLD = 5  # problems that must be solved, and failed, on each side for a bootstrap
 UNKNOWN = ("dense", "accuracy", "difference", "low", "high", "p", "p_holm", "sd", "smallest")
 COUNTED = ("prompt_tokens", "thinking_tokens", "answer_tokens", "tokens")
 
 
 @dataclass(frozen=True)
 class EqualCost:
-    """Variant against dense at one cost; nan where `reason` says why.
+    """A variant compared with dense at one cost; the numbers are nan where `reason` says why.
 
-    sd: of the differences of problems; smallest: the smallest true difference that these problems
-    would show with a power of .8 among all tests of the table. dense_budget, variant_budget: the
-    largest thinking budget of each that costs no more.
+    Attributes:
+        benchmark: name of the benchmark.
+        variant: name of the variant.
+        axis: the kind of cost: "spent", "flops" or "seconds".
+        cost: the cost per chain at which both are compared, in the unit of `axis`.
+        dense: accuracy of dense at this cost.
+        accuracy: accuracy of the variant at this cost.
+        difference: accuracy minus dense.
+        low: lower end of the difference's interval.
+        high: upper end of the difference's interval.
+        p: p value of a sign-flip test over problems; the interpolation weights count as known.
+        p_holm: p, Holm-corrected over all tests of the table.
+        sd: standard deviation of the per-problem differences.
+        smallest: the smallest true difference that these problems would show with a power of .8
+            among all tests of the table.
+        dense_budget: the largest thinking budget (tokens) of dense that costs no more.
+        variant_budget: the largest thinking budget (tokens) of the variant that costs no more.
+        n_problems: problems measured on both sides.
+        method: how the interval was computed.
+        reason: why there is no comparison; empty where there is one.
     """
 
     benchmark: str
@@ -87,7 +90,7 @@ class EqualCosts:
     points: tuple[EqualCost, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a benchmark, variant and cost."""
+        """One row per benchmark, variant and cost."""
         import pandas as pd
 
         return pd.DataFrame([asdict(point) for point in self.points])
@@ -99,10 +102,24 @@ def with_costs(
     removed: Mapping[str, Collection[int]] | None = None,
     seconds_per_token: Mapping[str, float] | None = None,
 ) -> pd.DataFrame:
-    """The rows with what each chain cost: `spent`; `flops` if the model's cost is given, with the
-    dense indices that each variant lacks; `seconds` if those of a token are given by variant.
+    """Add columns with the cost of each chain to the rows of a study.
 
-    A chain that stops at once has chosen one token, its end, and costs that: nothing is free.
+    `spent` is always added. A chain that stops at once has sampled one token, its end, and costs
+    that one token.
+
+    Args:
+        rows: rows of `Store.rows()`.
+        model: the model's cost, to add `flops`.
+        removed: for each variant, the dense indices of the blocks that it lacks; needed with
+            `model` unless "dense" is the only variant.
+        seconds_per_token: for each variant, seconds per token, to add `seconds`.
+
+    Returns:
+        The rows with the columns `spent` (thinking and answer tokens), and where asked for `flops`
+        and `seconds`.
+
+    Raises:
+        UserError: a column or a variant is missing, or seconds per token are not positive.
     """
     missing = [name for name in COUNTED if name not in rows.columns]
     if missing:
@@ -132,14 +149,28 @@ def with_costs(
 
 def _known(given: Mapping[str, T], name: str, what: str) -> T:
     if name not in given:
-        raise UserError(f"{what} says nothing of the variant {name!r}; it has {sorted(given)}.")
+        raise UserError(f"{what} has no entry for variant {name!r}; it has {sorted(given)}.")
     return given[name]
 
 
 def modelled_seconds(
     model: ModelCost, removed: Mapping[str, Collection[int]], dense_seconds: float
 ) -> dict[str, float]:
-    """Seconds of a token of each variant: the dense one's times the share of weights read."""
+    """Model the seconds per token of each variant by the share of weights that it reads.
+
+    Decoding one chain waits for weights to be read, so the time per token is proportional to them.
+
+    Args:
+        model: the cost of the dense model.
+        removed: for each variant, the dense indices of the blocks that it lacks.
+        dense_seconds: seconds per token of the dense model.
+
+    Returns:
+        Seconds per token by variant.
+
+    Raises:
+        UserError: `dense_seconds` is not a positive number.
+    """
     if not (np.isfinite(dense_seconds) and dense_seconds > 0):
         raise UserError(f"dense_seconds={dense_seconds}: expected a positive number.")
     whole = model.weights_read
@@ -158,11 +189,23 @@ def equal_cost(
     level: float = 0.95,
     seed: int = 0,
 ) -> EqualCosts:
-    """Every variant against dense at `points` costs over the range that both have in common, or
-    (None) at the costs of the variant's own budgets.
+    """Compare every variant with dense at equal cost.
 
-    rows: of purpose "sequential", with the column `axis` (`with_costs`). A benchmark without
-    dense rows gives nothing to compare with and is left out.
+    Args:
+        rows: rows of purpose "sequential", with the column `axis` (see `with_costs`). A benchmark
+            without dense rows is left out.
+        axis: "spent" (tokens), "flops" or "seconds".
+        points: number of costs, evenly spread in log cost over the range that both sides share;
+            None compares at the costs of the variant's own budgets.
+        draws: bootstrap resamples, at least 100.
+        level: confidence level of the intervals.
+        seed: seed of the bootstrap and of the sign flips.
+
+    Returns:
+        One comparison per benchmark, variant and cost.
+
+    Raises:
+        UserError: a missing column, or `points` or `draws` too small.
     """
     check_rows(rows, ("benchmark", "problem", "variant", "budget", "sample", "outcome",
                       "thinking_budget", "waits_allowed"))  # fmt: skip
@@ -195,7 +238,7 @@ def equal_cost(
 
 
 def _paired(dense: BudgetTable, variant: BudgetTable) -> tuple[BudgetTable, BudgetTable]:
-    """Both on the problems they share, in one order."""
+    """Both sides restricted to the problems that they share, in one order."""
     shared = sorted(set(dense.problems) & set(variant.problems))
     return dense.of(shared), variant.of(shared)
 
@@ -273,7 +316,7 @@ def _compare(
                 p=sign_flip(each[1] - each[0], seed=seed),
                 p_holm=nan,
                 sd=float((each[1] - each[0]).std(ddof=1)),
-                smallest=nan,  # known, as p_holm, when all tests are
+                smallest=nan,  # computed, like p_holm, once all tests are known
                 dense_budget=_largest(pair[0], curves[0][0][0], x),
                 variant_budget=budget,
                 n_problems=n,
@@ -287,7 +330,10 @@ def _compare(
 def _curve(
     side: BudgetTable, counts: Float[np.ndarray, "rows P"]
 ) -> tuple[Float[np.ndarray, "rows B"], Float[np.ndarray, "rows B"]]:
-    """log of the mean cost (never falling from budget to budget) and accuracy, a row a resample."""
+    """Mean cost (its log) and mean accuracy, one row per resample: both [rows, B].
+
+    The cost never falls from one budget to the next.
+    """
     weight = counts / counts.sum(axis=1, keepdims=True)
     cost = np.maximum.accumulate(weight @ side.cost.T, axis=1)
     return np.log(cost), weight @ side.accuracy.T
@@ -296,7 +342,7 @@ def _curve(
 def _curve_each(
     side: BudgetTable, even: Float[np.ndarray, "1 P"]
 ) -> tuple[Float[np.ndarray, "P B"], Float[np.ndarray, "P B"]]:
-    """The common axis, and each problem's own accuracy along it."""
+    """The common cost axis, and each problem's own accuracy along it: both [P, B]."""
     x, _ = _curve(side, even)
     return np.repeat(x, len(side.problems), axis=0), side.accuracy.T
 
@@ -304,7 +350,7 @@ def _curve_each(
 def _at(
     x: Float[np.ndarray, "rows B"], y: Float[np.ndarray, "rows B"], at: float
 ) -> Float[np.ndarray, " rows"]:
-    """Linear interpolation of every row, held at its ends; of equal x the last counts."""
+    """Interpolate every row at `at`, constant beyond its ends; of equal x the last counts."""
     if x.shape[1] == 1:
         return y[:, 0]
     row = np.arange(len(x))

@@ -1,40 +1,17 @@
-"""Test-time scaling as numbers of a variant: the slope and the ceiling of a fitted curve.
+"""Test-time scaling as two numbers per variant: slope and ceiling of a fitted curve.
 
-Accuracy at each budget against u = log2 of what was really spent (tokens, FLOPs or seconds), of
-the same problems at every budget:
+Accuracy at each budget against u = log2 of the cost really spent (tokens, FLOPs or seconds), on the
+same problems at every budget:
 
     logistic   a(u) = c / (1 + exp(-k (u - m)))      half of the ceiling c at m
     power      a(u) = c - g 2^(-k (u - u_last))      the rest falls as a power of the cost
 
-| number | is |
-|---|---|
-| slope | accuracy gained for each doubling, on average over the range measured |
-| ceiling | c: where the curve goes with ever more cost |
-| rate | k: steepness of the logistic, exponent of the power law, for each doubling |
-| half | the cost at half of the ceiling (logistic only) |
+Least squares with c in [0, 1]; percentile bootstrap over problems. Results that the data cannot
+determine are nan, with the reason. docs/internals.md lists the rules and the measured coverage.
 
-Least squares, c held in [0, 1]. Only k and m are searched (a grid, then a refinement of its best
-point or points); c and g follow in closed form, so that hundreds of resamples are fitted at once
-and a local optimum is not fallen into. k may be negative: more thinking can cost accuracy.
-
-Intervals: percentile bootstrap over problems, which keeps the budgets of a problem together (they
-nest, so they are not independent). The costs are resampled with the problems.
-
-What the data cannot tell is nan, with the reason: fewer than three budgets, or fewer than `TOLD`
-problems solved, failed, or changed by the budget (a bootstrap collapses there; the paired gain
-from the smallest to the largest budget has an interval that does not). A ceiling is given only
-from four budgets on, and only where the curve clearly rises (the interval of its slope lies above
-zero) and bends: a curve that reaches less than `REACH` of its fitted ceiling at the largest budget,
-in the fit or in a tenth of the resamples, bounds nothing.
-
-By simulation with 60 problems and five budgets (tests/scaling/curves/test_fits.py) the 95 %
-intervals of the slope cover .91 to .95 and those of the ceiling .91 to .92 where it is told.
-
-Caveats: a budget is a limit, so the curve describes truncation of this model's own chains, not what
-a model trained for less would do. `r2` and `rmse` are over budgets; with three they say nothing.
-
-Literature: s1 (arXiv 2501.19393) for the slope as the measure of scaling by truncation; Snell et
-al. 2024 (arXiv 2408.03314) and Brown et al. 2024 (arXiv 2407.21787) for power laws of coverage.
+Caveat: a budget is a limit, so the curve describes truncation of this model's own chains, not a
+model trained for shorter chains. Sources: s1 (arXiv 2501.19393) for the slope; Snell et al. 2024
+(arXiv 2408.03314) and Brown et al. 2024 (arXiv 2407.21787) for power laws of coverage.
 """
 
 from __future__ import annotations
@@ -55,15 +32,35 @@ if TYPE_CHECKING:
 
 FORMS = ("logistic", "power")
 TOLD = 5  # problems that must be solved, failed and changed for a bootstrap to mean something
-REACH = 0.8
-RISING = 0.1  # the share of resamples below REACH from which on the ceiling is not told
+REACH = 0.8  # share of its ceiling that a curve must reach at the largest budget
+RISING = 0.1  # no ceiling is given if more than this share of resamples stays below REACH
 
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """One form fitted to one benchmark and variant; nan where `reason` says why.
+    """One form fitted to one benchmark and variant; the numbers are nan where `reason` says why.
 
-    cost_low, cost_high: the range measured, in the unit of `axis`.
+    Attributes:
+        benchmark: name of the benchmark.
+        variant: name of the variant.
+        axis: the kind of cost: "spent", "flops" or "seconds".
+        form: "logistic" or "power".
+        slope: accuracy gained per doubling of the cost, on average over the range measured.
+        slope_low: lower end of the slope's interval.
+        slope_high: upper end of the slope's interval.
+        ceiling: c, the limit of accuracy for ever more cost.
+        ceiling_low: lower end of the ceiling's interval.
+        ceiling_high: upper end of the ceiling's interval.
+        rate: k per doubling: steepness of the logistic, exponent of the power law.
+        half: the cost at half of the ceiling (logistic only), in the unit of `axis`.
+        r2: share of variance explained, over budgets; nan with three budgets, where it means
+            nothing.
+        rmse: root mean squared error, over budgets.
+        cost_low: lowest mean cost measured, in the unit of `axis`.
+        cost_high: highest mean cost measured, in the unit of `axis`.
+        n_budgets: budgets that differ in cost.
+        n_problems: problems measured at every budget.
+        reason: what the data could not determine, and why.
     """
 
     benchmark: str
@@ -94,7 +91,7 @@ class ScalingFits:
     points: tuple[ScalingFit, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a benchmark, variant and form."""
+        """One row per benchmark, variant and form."""
         import pandas as pd
 
         return pd.DataFrame([asdict(point) for point in self.points])
@@ -102,8 +99,15 @@ class ScalingFits:
 
 @dataclass(frozen=True)
 class Curves:
-    """Fitted curves, one a row; c, g, k, m as in the module (g of the power law, m of the
-    logistic; u_last the last point of each)."""
+    """Fitted curves, one per row, with the parameters of the module's two equations.
+
+    Attributes:
+        form: "logistic" or "power".
+        c: ceiling: [rows].
+        k: rate per doubling: [rows].
+        m: midpoint of the logistic, or u_last of the power law: [rows].
+        g: g of the power law; 0 for the logistic: [rows].
+    """
 
     form: str
     c: Float[np.ndarray, " rows"]
@@ -112,7 +116,7 @@ class Curves:
     g: Float[np.ndarray, " rows"]
 
     def at(self, u: Float[np.ndarray, "rows B"]) -> Float[np.ndarray, "rows B"]:
-        """The accuracy of each curve at its own u."""
+        """The accuracy of each curve at its own u = log2 of the cost: [rows, B] to [rows, B]."""
         c, k, m, g = (x[:, None] for x in (self.c, self.k, self.m, self.g))
         if self.form == "logistic":
             return np.asarray(c * _sigmoid(k * (u - m)))
@@ -122,7 +126,19 @@ class Curves:
 def fit_curves(
     u: Float[np.ndarray, ...], accuracy: Float[np.ndarray, ...], form: str = "logistic"
 ) -> Curves:
-    """The least-squares curve of every row [rows, B]: u is log2 of the cost, rising in a row."""
+    """Fit the least-squares curve of every row.
+
+    Args:
+        u: log2 of the cost, rising within each row: [rows, B].
+        accuracy: accuracy at each budget: [rows, B].
+        form: "logistic" or "power".
+
+    Returns:
+        One curve per row.
+
+    Raises:
+        UserError: unknown form, shapes that differ, or fewer than two budgets.
+    """
     if u.shape != accuracy.shape or u.ndim != 2 or u.shape[1] < 2:
         raise UserError(
             f"fit_curves: shapes {u.shape} and {accuracy.shape}; expected both [rows, budgets], "
@@ -146,10 +162,22 @@ def scaling_fits(
     level: float = 0.95,
     seed: int = 0,
 ) -> ScalingFits:
-    """Both forms for every benchmark and variant, from rows of purpose "sequential".
+    """Fit the curves of every benchmark and variant.
 
-    axis: a column of costs: "spent" (thinking and answer tokens), or one that
-    `scaling.curves.equal_cost_comparison.with_costs` adds ("flops", "seconds").
+    Args:
+        rows: rows of purpose "sequential".
+        axis: column of costs: "spent" (thinking and answer tokens), or "flops" or "seconds" as
+            added by `scaling.curves.equal_cost_comparison.with_costs`.
+        forms: forms to fit.
+        draws: bootstrap resamples, at least 100.
+        level: confidence level of the intervals.
+        seed: seed of the bootstrap.
+
+    Returns:
+        One fit per benchmark, variant and form.
+
+    Raises:
+        UserError: a missing column, an unknown form, or too few draws.
     """
     check_rows(rows, ("benchmark", "problem", "variant", "budget", "sample", "outcome",
                       "thinking_budget", "waits_allowed"))  # fmt: skip
@@ -171,9 +199,21 @@ def fit_scaling(
     level: float = 0.95,
     seed: int = 0,
 ) -> ScalingFit:
-    """One curve: mean cost and accuracy of each problem at each budget, budgets rising.
+    """Fit one curve, with bootstrap intervals over problems.
 
-    The result's benchmark, variant and axis are empty.
+    Args:
+        cost: mean cost per chain of each problem at each budget, budgets rising: [B, P].
+        accuracy: mean accuracy of each problem at each budget: [B, P].
+        form: "logistic" or "power".
+        draws: bootstrap resamples, at least 100.
+        level: confidence level of the intervals.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The fit; its benchmark, variant and axis are empty.
+
+    Raises:
+        UserError: an unknown form, or too few draws.
     """
     tail = check_level(level)
     _checked(form)
@@ -225,7 +265,7 @@ def fit_scaling(
 
 
 def _refusal(accuracy: Float[np.ndarray, "B P"], budgets: int) -> str:
-    """Why neither slope nor ceiling can be told, or nothing."""
+    """Why neither slope nor ceiling can be determined; empty where they can."""
     if budgets < 3:
         return f"{budgets} budgets that differ in cost; at least 3 are needed"
     changed = int((np.ptp(accuracy, axis=0) > 0).sum())
@@ -246,9 +286,9 @@ def _means(
     *,
     merge: bool = True,
 ) -> tuple[Float[np.ndarray, "rows b"], Float[np.ndarray, "rows b"], np.ndarray]:
-    """log2 of the mean cost, mean accuracy, and the budgets kept.
+    """log2 of the mean cost, the mean accuracy, and the indices of the budgets kept.
 
-    Budgets that no chain needs cost the same: of those the largest is kept.
+    Budgets that no chain needs cost the same; the largest of them is kept.
     """
     weight = counts / counts.sum(axis=1, keepdims=True)
     u = np.log2(np.maximum.accumulate(weight @ cost.T, axis=1))
@@ -265,7 +305,7 @@ def _goodness(a: Float[np.ndarray, " B"], fitted: Float[np.ndarray, " B"]) -> di
 
 
 def _ceilings(curves: Curves, ends: Float[np.ndarray, "rows 2"]) -> Float[np.ndarray, " rows"]:
-    """c of a rising curve, the highest point measured of a falling one."""
+    """The ceiling c of a rising curve; the highest point measured of a falling one."""
     measured = curves.at(ends)
     falls = measured[:, 1] < measured[:, 0]
     return np.where(falls, measured[:, 0], curves.c)
@@ -282,24 +322,24 @@ def _dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.asarray(np.einsum("rb,rb->r", x, y))
 
 
-STEEP = np.geomspace(0.15, 12.0, 12)  # |k| of the grid, for each doubling
-STEEPEST, GENTLEST = 24.0, 0.08  # |k| that the refinement may reach
-BEYOND = 3.0  # doublings outside the range measured within which m may lie
-MIDDLES = 20
-CLASSES = 8  # of starts: four of steepness for each sign of k
+STEEP = np.geomspace(0.15, 12.0, 12)  # |k| of the grid, per doubling
+STEEPEST, GENTLEST = 24.0, 0.08  # limits of |k| in the refinement
+BEYOND = 3.0  # m may lie this many doublings outside the range measured
+MIDDLES = 20  # values of m in the grid
+CLASSES = 8  # classes of starting points: four of steepness for each sign of k
 REFINED = 20  # steps: enough for a sum of squares within 1e-4 of the best that scipy finds
 
 
 def _fit_logistic(u: np.ndarray, a: np.ndarray) -> Curves:
-    """A grid over (k, m), then Levenberg-Marquardt from its best point of every class.
+    """A grid over (k, m), then Levenberg-Marquardt from the best grid point of every class.
 
     The sum of squares has several minima: a gentle curve, and steps of either sign between two
-    budgets. One start falls into one of them, so there are four classes of steepness for each
-    sign. scipy's optimizers fit one row at a time, a hundred times slower.
+    budgets. A single start would end in one of them, so there are four classes of steepness for
+    each sign. scipy's optimizers fit one row at a time, a hundred times slower.
     """
     low, high = u[:, 0] - BEYOND, u[:, -1] + BEYOND
     middle = np.linspace(low, high, MIDDLES, axis=1)  # [rows, M]
-    k = np.concatenate([STEEP, -STEEP])  # a class is a run of it
+    k = np.concatenate([STEEP, -STEEP])  # [24]; a class is a run of three values
     rows = np.arange(len(u))[:, None]
     each_k, each_m = np.repeat(k, MIDDLES)[None, :], np.tile(middle, (1, len(k)))
     classes = _lost_logistic(u, a, each_k, each_m).reshape(len(u), CLASSES, -1)
@@ -318,7 +358,7 @@ def _fit_logistic(u: np.ndarray, a: np.ndarray) -> Curves:
 
 
 def _lost_logistic(u: np.ndarray, a: np.ndarray, k: np.ndarray, m: np.ndarray) -> np.ndarray:
-    """Sum of squares [rows, G], less that of a, of candidates [1 or rows, G] at their best c."""
+    """Sum of squares minus that of a: [rows, G], of candidates [1 or rows, G] at their best c."""
     shape = _sigmoid(k[:, :, None] * (u[:, None, :] - m[:, :, None]))
     over = np.einsum("rgb,rb->rg", shape, a)
     under = np.einsum("rgb,rgb->rg", shape, shape)
@@ -329,15 +369,16 @@ def _lost_logistic(u: np.ndarray, a: np.ndarray, k: np.ndarray, m: np.ndarray) -
 def _refined(
     u: np.ndarray, a: np.ndarray, k: np.ndarray, m: np.ndarray, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Levenberg-Marquardt in (log|k|, m), a start a row; k, m, c and the sum of squares.
+    """Levenberg-Marquardt in (log|k|, m), one start per row.
 
-    c is eliminated (variable projection, with Kaufman's Jacobian): where it is free the part of
-    the derivatives along the curve itself is taken off, where it is at a bound it stays.
+    c is eliminated (variable projection with Kaufman's Jacobian): where c is free, the component of
+    the derivatives along the curve is removed; where c is at a bound, it stays. Returns k, m, c and
+    the sum of squares, [rows] each.
     """
     sign, log_k, damping = np.sign(k), np.log(np.abs(k)), np.full(len(k), 1e-2)
 
     def at(log_k: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The curve of each row, its squared norm, c before and after its bounds, what is left."""
+        """Each row's curve, its squared norm, c before and after bounds, residual, its square."""
         s = _sigmoid((sign * np.exp(log_k))[:, None] * (u - m[:, None]))
         under = np.maximum(_dot(s, s), 1e-300)
         best = _dot(s, a) / under
@@ -357,7 +398,7 @@ def _refined(
         g_k, g_m = _dot(by_k, left), _dot(by_m, left)
         kk, mm = kk * (1 + damping) + 1e-12, mm * (1 + damping) + 1e-12
         det = kk * mm - km * km
-        # At most one doubling of the cost, and a factor of e of k, at a time.
+        # One step changes m by at most one doubling and k by at most a factor of e.
         step_k = np.clip((km * g_m - mm * g_k) / det, -1, 1)
         step_m = np.clip((km * g_k - kk * g_m) / det, -1, 1)
         next_k = np.clip(log_k + step_k, np.log(GENTLEST), np.log(STEEPEST))
@@ -394,7 +435,7 @@ def _best_power(
     off = z - mean_z[:, :, None]
     g = -(off * (a - mean_a)[:, None, :]).sum(axis=2) / np.maximum((off**2).sum(axis=2), 1e-300)
     c = np.clip(mean_a + g * mean_z, 0, 1)
-    # With c at a bound the best g is that of a line through it.
+    # With c at a bound, the best g is that of a line through the bound.
     at_bound = (c == 0) | (c == 1)
     held = ((c[:, :, None] - a[:, None, :]) * z).sum(axis=2) / (z**2).sum(axis=2)
     g = np.where(at_bound, held, g)

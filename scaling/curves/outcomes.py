@@ -1,11 +1,10 @@
 """From rows of the store to arrays of outcomes, [problems, samples], nan where a sample is missing.
 
-A row's "outcome" is correct, wrong or no answer; an outcome here is 1 for correct and 0 for the
-rest. No answer is not right, and is counted apart.
+A row's "outcome" is correct, wrong or no answer; in an array it is 1 for correct and 0 otherwise.
+"No answer" is not correct, and is also counted separately.
 
-Two tables of outcomes as such: `crossed` (outcome against how the chain ended) and `extractors`
-(strict against lenient reading of the same chains). `by_budget` lays the chains of one variant out
-by thinking budget, for what compares budgets of the same problems.
+`crossed` counts outcomes against how the chains ended; `extractors` compares strict and lenient
+readings of the same chains; `by_budget` arranges the chains of one variant by thinking budget.
 """
 
 from __future__ import annotations
@@ -32,7 +31,15 @@ NEEDED = ("benchmark", "problem", "variant", "budget", "sample", "outcome")
 
 
 def check_rows(rows: pd.DataFrame, needed: Sequence[str] = NEEDED) -> None:
-    """Refuse a table without rows, without a needed column, or with a chain twice."""
+    """Check that a table has rows, the needed columns, and no chain twice.
+
+    Args:
+        rows: rows of `Store.rows()`.
+        needed: columns that must be present.
+
+    Raises:
+        UserError: a column is missing, there are no rows, or a chain occurs twice.
+    """
     missing = [name for name in needed if name not in rows.columns]
     if missing:
         raise UserError(f"The rows lack {missing}; expected those of Store.rows().")
@@ -43,14 +50,22 @@ def check_rows(rows: pd.DataFrame, needed: Sequence[str] = NEEDED) -> None:
     if twice.any():
         first = rows.loc[twice, key].iloc[0].to_dict()
         raise UserError(
-            f"{int(twice.sum())} rows occur twice, e.g. {first}; each chain counts once."
+            f"{int(twice.sum())} rows occur twice, e.g. {first}; expected each chain once."
         )
 
 
 def groups(
     rows: pd.DataFrame, keys: Sequence[str]
 ) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
-    """(key values, rows) in the order in which they first occur."""
+    """Split rows by the values of some columns.
+
+    Args:
+        rows: the rows.
+        keys: columns to group by.
+
+    Yields:
+        (values of the keys, rows), in the order in which the groups first occur.
+    """
     for values, part in rows.groupby(list(keys), sort=False):
         yield tuple(str(v) for v in (values if isinstance(values, tuple) else (values,))), part
 
@@ -58,9 +73,16 @@ def groups(
 def table(
     rows: pd.DataFrame, column: str = "outcome", problems: Sequence[str] | None = None
 ) -> Float[np.ndarray, "P N"]:
-    """The values of one group as [problems, samples], problems sorted (or as given).
+    """Arrange one column as an array [problems, samples].
 
-    "outcome" columns become 1 for correct and 0 otherwise; other columns are taken as numbers.
+    Args:
+        rows: rows of one benchmark, variant and budget.
+        column: "outcome" columns become 1 for correct and 0 otherwise; other columns are read as
+            numbers.
+        problems: problem ids, in the order of the array's rows; None sorts those that occur.
+
+    Returns:
+        The values [P, N], float64; nan where a sample is missing.
     """
     names = sorted(set(rows["problem"])) if problems is None else list(problems)
     place = {name: i for i, name in enumerate(names)}
@@ -76,19 +98,36 @@ def table(
 
 
 def share(values: Iterable[object]) -> float:
-    """The share of true values; nan of none."""
+    """The share of true values; nan if there are none."""
     found = [bool(value) for value in values]
     return sum(found) / len(found) if found else float("nan")
 
 
 def where(rows: pd.DataFrame, keep: Iterable[object]) -> pd.DataFrame:
-    """The rows for which `keep` is true."""
+    """Select rows by a sequence of truth values.
+
+    Args:
+        rows: the rows.
+        keep: for each row, whether to keep it.
+
+    Returns:
+        The kept rows.
+    """
     return rows.loc[np.asarray(list(keep), dtype=bool)]
 
 
 def vote(extracted: object, outcome: str = "") -> str | None:
-    """What an answer votes for: equal numbers are one candidate, and so are
-    formulas that differ in spaces or in the size of a bracket; no answer does not vote."""
+    """The candidate that an answer votes for in a majority vote.
+
+    Equal numbers are one candidate, and so are formulas that differ in spaces or bracket sizes.
+
+    Args:
+        extracted: the extracted answer; None or nan where there is none.
+        outcome: outcome of the chain.
+
+    Returns:
+        The candidate; None where there is no answer, which does not vote.
+    """
     if not isinstance(extracted, str) or outcome == "no answer":  # None, or nan in a table
         return None
     number = read_number(extracted)
@@ -104,8 +143,12 @@ def vote(extracted: object, outcome: str = "") -> str | None:
 class BudgetTable:
     """One benchmark and variant: mean cost and accuracy of each problem at each thinking budget.
 
-    budgets rise; cost and accuracy are [budgets, problems], means over samples. samples: the most
-    samples of a problem.
+    Attributes:
+        budgets: thinking budgets in tokens, rising.
+        problems: problem ids.
+        cost: mean cost over samples: [B, P].
+        accuracy: mean accuracy over samples: [B, P].
+        samples: the largest number of samples of a problem.
     """
 
     budgets: tuple[int, ...]
@@ -115,7 +158,7 @@ class BudgetTable:
     samples: int
 
     def of(self, problems: Sequence[str]) -> BudgetTable:
-        """The same of these problems, in their order."""
+        """The same table for `problems`, in their order."""
         place = {name: i for i, name in enumerate(self.problems)}
         chosen = np.array([place[name] for name in problems], dtype=int)
         return BudgetTable(
@@ -128,10 +171,21 @@ class BudgetTable:
 
 
 def by_budget(rows: pd.DataFrame, axis: str = "spent") -> BudgetTable:
-    """Rows of one benchmark and variant by thinking budget, without "wait" extensions.
+    """Arrange the rows of one benchmark and variant by thinking budget, without "wait" extensions.
 
-    axis: the column of costs; "spent" is thinking and answer tokens where there is no such column.
-    Problems that lack a budget are left out: curves over budgets follow the same problems.
+    Problems that lack a budget are left out, so that a curve over budgets follows the same
+    problems.
+
+    Args:
+        rows: rows of one benchmark and variant.
+        axis: column of costs; "spent" is computed as thinking plus answer tokens if the column is
+            missing.
+
+    Returns:
+        Mean cost and accuracy by budget and problem.
+
+    Raises:
+        UserError: the cost column is missing or holds values that are not positive.
     """
     if axis == "spent" and axis not in rows.columns:
         rows = rows.assign(spent=rows["thinking_tokens"] + rows["answer_tokens"])
@@ -139,7 +193,7 @@ def by_budget(rows: pd.DataFrame, axis: str = "spent") -> BudgetTable:
         raise UserError(
             f"The rows have no column {axis!r}; add it with "
             "scaling.curves.equal_cost_comparison.with_costs, or use "
-            "the axis 'spent'."
+            "axis='spent'."
         )
     rows = where(rows, (rows["thinking_budget"] > 0) & (rows["waits_allowed"] == 0))
     parts = {int(budget): part for budget, part in rows.groupby("thinking_budget")}
@@ -166,7 +220,7 @@ def by_budget(rows: pd.DataFrame, axis: str = "spent") -> BudgetTable:
 
 
 def ended(rows: pd.DataFrame) -> list[str]:
-    """How each chain ended: "looped", "cut" (by a budget, in thinking or answer), "finished".
+    """How each chain ended: "looped", "cut" (by a budget, in thinking or answer) or "finished".
 
     A chain that was looping when its budget closed it counts as looped, not as cut.
     """
@@ -180,11 +234,16 @@ def ended(rows: pd.DataFrame) -> list[str]:
 
 
 def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
-    """Outcome x how the chain ended: nine rows a group, with chains and their share of the group.
+    """Count outcomes against how the chains ended: nine rows per group.
 
-    share_of_end: the share among the chains that ended this way (nan where there are none), so
-    "correct when finished" can be read off. Jeffreys' interval of it (low, high) is over chains:
-    with several samples a problem it is too narrow.
+    Args:
+        rows: rows of the store.
+        by: columns that define a group.
+
+    Returns:
+        Chains, their share of the group, and share_of_end: the share among the chains that ended
+        this way (nan if there are none), with Jeffreys' interval (low, high) over chains. With
+        several samples per problem that interval is too narrow.
     """
     import pandas as pd
 
@@ -213,11 +272,18 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
 
 
 def extractors(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
-    """Strict and lenient reading side by side: accuracy by each, and where they differ.
+    """Compare the strict and the lenient reading of the same chains.
 
-    saved: chains without an announced answer that the lenient reading finds correct; guessed: the
-    same, found wrong; no_answer: neither finds one. A variant that loses by `saved` has lost the
-    form of its answer, not the answer.
+    A variant that loses only by `saved` has lost the form of its answer, not the answer.
+
+    Args:
+        rows: rows of the store.
+        by: columns that define a group.
+
+    Returns:
+        Per group: accuracy by each reading with intervals; `disagree`, chains on which they differ;
+        `saved`, chains without an announced answer that the lenient reading finds correct;
+        `guessed`, the same but wrong; `no_answer`, chains in which neither finds an answer.
     """
     import pandas as pd
 

@@ -1,17 +1,16 @@
-"""Parallel scaling: what several samples of a problem buy. All k from one sample set.
+"""Parallel scaling: the value of k samples per problem, all k from one sample set.
 
 | measure | of k samples |
 |---|---|
 | pass@k | the chance that one is correct, unbiased: 1 - C(n-c, k) / C(n, k) (arXiv 2107.03374) |
-| cov@k | the share of problems that the first k samples in fact solved |
+| cov@k | the share of problems that the first k samples solved |
 | maj@k | the majority answer is correct; no answer does not vote, ties are averaged |
 | best@k | the sample with the highest mean log-probability is correct |
-| best by X@k | the sample with the highest X is correct: scores of a verifier, a reward model |
+| best by X@k | the sample with the highest X is correct: scores of a verifier or reward model |
 
-Intervals are over problems. pass@k is steady for k up to half the samples; beyond that `steady` is
-False and its variance is that of few independent sets. Equal samples at temperature > 0 would
-count as independent: their share stands in `duplicates`, and `ParallelPoint.suspect` is the alarm.
-An unscored sample (nan) is chosen only where no sample of the subset has a score.
+Intervals are over problems. pass@k is reliable for k up to half the samples; beyond that `steady`
+is False. Duplicate samples at temperature > 0 would count as independent: see `duplicates` and
+`ParallelPoint.suspect`. A sample without a score (nan) is chosen only where no sample has one.
 """
 
 from __future__ import annotations
@@ -33,12 +32,27 @@ if TYPE_CHECKING:
 
 LOGPROB = "mean_logprob"
 MEASURES = ("pass", "cov", "maj", "best")
-SUSPECT = 0.1  # the share of equal samples from which on something is wrong
+SUSPECT = 0.1  # a larger share of equal samples points to a fault
 
 
 @dataclass(frozen=True)
 class ParallelPoint:
-    """One measure at one k, for one benchmark, variant and budget."""
+    """One measure at one k, for one benchmark, variant and budget.
+
+    Attributes:
+        benchmark: name of the benchmark.
+        variant: name of the variant.
+        budget: label of the budget.
+        measure: "pass", "cov", "maj", "best" or "best by X".
+        k: number of samples.
+        value: mean over problems.
+        low: lower end of the interval over problems.
+        high: upper end of the interval over problems.
+        n_problems: number of problems.
+        samples: the smallest number of samples of a problem.
+        steady: whether k is at most half the samples.
+        duplicates: share of samples that equal an earlier sample token by token.
+    """
 
     benchmark: str
     variant: str
@@ -66,13 +80,21 @@ class ParallelScaling:
     points: tuple[ParallelPoint, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a point."""
+        """One row per benchmark, variant, budget, measure and k."""
         import pandas as pd
 
         return pd.DataFrame([{**asdict(p), "suspect": p.suspect} for p in self.points])
 
     def plot(self, ax: Axes | None = None, measure: str = "pass") -> Axes:
-        """One measure over k, a line a benchmark and variant, with intervals."""
+        """Plot one measure over k, one line per benchmark and variant, with intervals.
+
+        Args:
+            ax: axes to draw on; None makes new ones.
+            measure: "pass", "cov", "maj" or "best".
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         if ax is None:
@@ -99,11 +121,19 @@ def parallel_scaling(
     ks: Sequence[int] | None = None,
     scores: Sequence[str] = (LOGPROB,),
 ) -> ParallelScaling:
-    """Tables of pass@k, cov@k, maj@k and best@k from rows of the purpose "parallel".
+    """Compute pass@k, cov@k, maj@k and best@k.
 
-    ks: powers of two up to the samples unless given. Groups with one sample are left out; a k
-    larger than the samples of a problem is a UserError. scores: columns by which the best of k
-    samples is chosen; give the scores of a verifier or reward model as a column of the rows.
+    Args:
+        rows: rows of purpose "parallel". Groups with one sample per problem are left out unless
+            `ks` is given.
+        ks: numbers of samples; None takes powers of two up to the samples there are.
+        scores: columns by which the best of k samples is chosen, e.g. scores of a verifier.
+
+    Returns:
+        One point per group, measure and k.
+
+    Raises:
+        UserError: a k above the number of samples, or a score that is not numeric.
     """
     check_rows(rows, (*NEEDED, "extracted", "ids_hash", *scores))
     chosen_by = {"best" if name == LOGPROB else f"best by {name}": name for name in scores}
@@ -121,7 +151,7 @@ def parallel_scaling(
         wrong = [k for k in chosen if not 1 <= k <= fewest]
         if wrong:
             raise UserError(
-                f"k={wrong[0]} for {', '.join(key)}: a problem has {fewest} samples; "
+                f"k={wrong[0]} for {', '.join(key)}: one problem has only {fewest} samples; "
                 f"expected 1 <= k <= {fewest}. Draw more samples (--samples) or lower k."
             )
         duplicates = share(part.duplicated(["problem", "ids_hash"]))
@@ -160,7 +190,7 @@ def _measure(
 
 
 def _one(problem: pd.DataFrame, k: int, score: str) -> float:
-    """The best of k by a score, or the majority where there is none."""
+    """The chance that the best of k by a score, or the majority of k, is correct."""
     correct = (problem["outcome"] == "correct").to_numpy()
     if score:
         scores = problem[score].fillna(-np.inf).to_numpy(dtype=float)
@@ -172,8 +202,8 @@ def _one(problem: pd.DataFrame, k: int, score: str) -> float:
 def _over_problems(each: Float[np.ndarray, " P"], outcomes: Float[np.ndarray, "P N"]) -> Interval:
     """Interval for the mean of per-problem chances.
 
-    They are drawn as outcomes of the same number of samples, rounded: the effective-count interval
-    of outcomes then holds near 0 and 1, where a t interval over problems collapses.
+    The chances are rounded to outcomes of the same number of samples. The effective-count interval
+    of those outcomes holds near 0 and 1, where a t interval over problems collapses.
     """
     n = outcomes.shape[1]
     pseudo = (np.arange(n)[None, :] < np.rint(each * n)[:, None]).astype(float)

@@ -1,11 +1,12 @@
-"""Sequential scaling: what thinking tokens buy, by truncation and by "wait" extensions.
+"""Sequential scaling: the value of thinking tokens, by truncation and by "wait" extensions.
 
-`sequential_scaling` gives accuracy at each budget, beside what was really spent (thinking and
-answer tokens apart: a budget is a limit, not an expense; FLOPs and seconds where the rows have
-them, see `scaling.curves.equal_cost_comparison.with_costs`), the share of forced ends and of chains
-without an answer. `wait_extensions` compares each number of "wait"s with none, at the same limit,
-paired by problem; what a "wait" cost in tokens stands beside it. Slope and ceiling are in
-`scaling.curves.fits`, comparisons at equal cost in `scaling.curves.equal_cost_comparison`.
+`sequential_scaling` gives accuracy at each budget beside the cost really spent (a budget is a
+limit, not an expense), the share of forced ends and of chains without an answer. FLOPs and seconds
+are included where the rows have them (`scaling.curves.equal_cost_comparison.with_costs`).
+
+`wait_extensions` compares each number of "wait"s with none at the same limit, paired by problem,
+and gives the extra tokens. Slope and ceiling are in `scaling.curves.fits`, comparisons at equal
+cost in `scaling.curves.equal_cost_comparison`.
 """
 
 from __future__ import annotations
@@ -29,9 +30,27 @@ COLUMNS = (*NEEDED, "thinking_budget", "waits_allowed", "thinking_tokens", "answ
 
 @dataclass(frozen=True)
 class SequentialPoint:
-    """Accuracy of one benchmark and variant at one budget, and what a chain cost on average.
+    """Accuracy of one benchmark and variant at one budget, and the mean cost per chain.
 
-    tokens: thinking and answer together. flops, seconds: nan where the rows do not have them.
+    Attributes:
+        benchmark: name of the benchmark.
+        variant: name of the variant.
+        budget: label of the budget.
+        thinking_budget: thinking tokens allowed.
+        accuracy: mean over problems.
+        low: lower end of the accuracy's interval.
+        high: upper end of the accuracy's interval.
+        thinking_tokens: mean thinking tokens per chain.
+        thinking_low: lower end of the interval of `thinking_tokens`.
+        thinking_high: upper end of the interval of `thinking_tokens`.
+        answer_tokens: mean answer tokens per chain.
+        tokens: mean thinking plus answer tokens per chain.
+        flops: mean FLOPs per chain; nan where the rows do not have them.
+        seconds: mean seconds per chain; nan where the rows do not have them.
+        forced: share of chains whose thinking the budget ended.
+        no_answer: share of chains without an answer.
+        n_problems: number of problems.
+        n_samples: number of chains.
     """
 
     benchmark: str
@@ -61,14 +80,24 @@ class SequentialScaling:
     points: tuple[SequentialPoint, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a point."""
+        """One row per benchmark, variant and budget."""
         import pandas as pd
 
         return pd.DataFrame([asdict(point) for point in self.points])
 
     def plot(self, ax: Axes | None = None, *, x: str = "thinking_budget") -> Axes:
-        """Accuracy over the budget, or over a cost (x="tokens", "flops", "seconds"), a line a
-        variant."""
+        """Plot accuracy over the budget or over a cost, one line per benchmark and variant.
+
+        Args:
+            ax: axes to draw on; None makes new ones.
+            x: "thinking_budget", "thinking_tokens", "tokens", "flops" or "seconds".
+
+        Returns:
+            The axes.
+
+        Raises:
+            UserError: an unknown `x`.
+        """
         import matplotlib.pyplot as plt
 
         if ax is None:
@@ -128,7 +157,7 @@ def sequential_scaling(rows: pd.DataFrame) -> SequentialScaling:
 
 
 def _mean(rows: pd.DataFrame, column: str) -> float:
-    """Mean over problems of a cost, nan where it is not known."""
+    """Mean cost over problems; nan where the rows do not have the column."""
     if column not in rows.columns:
         return float("nan")
     return float(np.nanmean(np.nanmean(table(rows, column), axis=1)))
@@ -136,10 +165,23 @@ def _mean(rows: pd.DataFrame, column: str) -> float:
 
 @dataclass(frozen=True)
 class WaitPoint:
-    """What `waits` extensions changed against none: paired difference, its interval, its p value.
+    """The change that `waits` extensions make against none, paired by problem.
 
-    extended: share of chains in which a "wait" was in fact written. extra_tokens: thinking tokens
-    more a chain. p_holm: adjusted over all points of the table.
+    Attributes:
+        benchmark: name of the benchmark.
+        variant: name of the variant.
+        thinking_budget: thinking tokens allowed, extensions included.
+        waits: number of "wait" extensions allowed.
+        before: accuracy without extensions.
+        after: accuracy with extensions.
+        difference: after minus before.
+        low: lower end of the difference's interval.
+        high: upper end of the difference's interval.
+        p: p value of the difference.
+        p_holm: p, Holm-corrected over all points of the table.
+        extended: share of chains in which a "wait" was in fact written.
+        extra_tokens: additional thinking tokens per chain.
+        n_problems: problems with both.
     """
 
     benchmark: str
@@ -165,14 +207,14 @@ class WaitExtensions:
     points: tuple[WaitPoint, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a point."""
+        """One row per benchmark, variant, thinking budget and number of waits."""
         import pandas as pd
 
         return pd.DataFrame([asdict(point) for point in self.points])
 
 
 def wait_extensions(rows: pd.DataFrame) -> WaitExtensions:
-    """Each number of "wait"s against none, from rows of purpose "waits"."""
+    """Compare each number of "wait"s with none, from rows of purpose "waits"."""
     check_rows(rows, (*COLUMNS, "waits"))
     drafts: list[dict[str, float | int | str]] = []
     keys = ("benchmark", "variant", "thinking_budget")

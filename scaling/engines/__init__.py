@@ -1,1 +1,1 @@
-"""What turns requests into chains: this process, a server, Ray."""
+"""Engines that turn requests into chains: this process, a server, a Ray cluster."""

@@ -1,8 +1,8 @@
-"""Does a server count tokens as it is asked to? To be run once before a long study.
+"""Check that a server counts tokens as requested. Run it once before a long study.
 
-For each budget the server is asked twice for that many tokens with one seed. What comes back is
-held against the server's own count and against what was sent: a server that adds a special token to
-a prompt, spends more than it may, or counts otherwise than it sends would bend every budget.
+For each budget the server is asked twice for that many tokens with one seed. The reply is compared
+with the server's own count and with the request: a server that adds a special token to a prompt,
+exceeds its budget, or counts other tokens than it sends would distort every budget.
 """
 
 from __future__ import annotations
@@ -26,10 +26,17 @@ QUESTION = "What is 17 times 23?"
 
 @dataclass(frozen=True)
 class BudgetRow:
-    """One budget. tokens: received; counted: by the server; prompt_*: of the prompt.
+    """The result for one budget.
 
-    repeats: whether the same seed gave the same tokens again (False on a server whose batching is
-    not deterministic: its chains then hold once and cannot be had again).
+    Attributes:
+        budget: tokens requested.
+        tokens: tokens received.
+        counted: completion tokens as the server counts them; None where it does not say.
+        prompt_sent: prompt tokens sent.
+        prompt_counted: prompt tokens as the server counts them; None where it does not say.
+        ended: whether the completion ended by itself.
+        repeats: whether the same seed gave the same tokens again. False on a server whose batching
+            is not deterministic: its chains are valid, but cannot be reproduced.
     """
 
     budget: int
@@ -42,7 +49,7 @@ class BudgetRow:
 
     @property
     def obeys(self) -> bool:
-        """Within the budget, ended or all of it, and every count the same on both sides."""
+        """Whether the budget was kept and every count is the same on both sides."""
         spent = self.tokens == self.budget or (self.ended and self.tokens < self.budget)
         same_prompt = self.prompt_counted in (None, self.prompt_sent)
         return spent and same_prompt and self._counted_alike
@@ -51,14 +58,21 @@ class BudgetRow:
     def _counted_alike(self) -> bool:
         if self.counted is None:
             return True
-        # one token more is asked of a server of text; the end may be left out of the count
+        # A text server is asked for one more token; its count may leave out the end token.
         least = self.tokens - 1 if self.ended else self.tokens
         return least <= self.counted <= self.tokens + (not self.ended)
 
 
 @dataclass(frozen=True)
 class BudgetCheck:
-    """What a server did with each budget. exact: token ids came from the server itself."""
+    """The results for all budgets.
+
+    Attributes:
+        kind: the kind of server.
+        served: name of the model at the server.
+        exact: whether token ids came from the server itself.
+        rows: one result per budget.
+    """
 
     kind: str
     served: str
@@ -71,7 +85,7 @@ class BudgetCheck:
         return all(row.obeys for row in self.rows)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a budget."""
+        """One row per budget."""
         import pandas as pd
 
         same = {"kind": self.kind, "served": self.served, "exact": self.exact}
@@ -86,16 +100,29 @@ def check_budget(
     sampling: Sampling | None = None,
     seed: int = 0,
 ) -> BudgetCheck:
-    """Ask `engine`'s server for each number of thinking tokens, and count what comes.
+    """Ask the server for each number of thinking tokens, and count the tokens that it sends.
 
-    budgets: tokens, each 1 or more. question: any; its chat prompt opens the thinking.
+    Args:
+        engine: the engine whose server is checked.
+        budgets: numbers of tokens, each 1 or more.
+        question: any question; its chat prompt opens the thinking.
+        sampling: sampling settings; None takes the defaults.
+        seed: seed of both requests.
+
+    Returns:
+        Whether each budget was kept, with the counts.
+
+    Raises:
+        UserError: a budget below 1, or more than the server has room for.
     """
     if not budgets or min(budgets) < 1:
         raise UserError(f"budgets={list(budgets)}: expected numbers of tokens, each 1 or more.")
     prompt = tuple(engine.prompt_ids(question, thinking=True))
     room = engine.max_positions - len(prompt)
     if max(budgets) > room:
-        raise UserError(f"budgets={list(budgets)}: the server has room for {room} tokens.")
+        raise UserError(
+            f"budgets={list(budgets)}: the server has room for {room} tokens; lower the budgets."
+        )
     ends = engine.model.delimiter_ids.think_end
     rows = []
     for budget in budgets:

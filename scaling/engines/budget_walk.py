@@ -1,15 +1,14 @@
-"""One request on a server: the same tree of budgets as in `interp.decoding.sequence`, walked by
-continuation.
+"""All chains of one request on a server: budgets as in `interp.decoding.sequence`.
 
-The thinking of the largest budget is asked for first; where a budget is spent or an end of thinking
-is to be replaced by "wait", the engine's own tokens are put after the prefix and the server goes on
-from there. What happens at which token is decided by the same `SequenceState` as in the local
-decoder, so budgets, waits, forks, forced ends and early ends of loops mean the same.
+The thinking of the largest budget is requested first. Where a budget is spent, or an end of
+thinking is to be replaced by "wait", the engine's own tokens are appended to the prefix and the
+server continues from there. The same `SequenceState` as in the local decoder decides at each
+token, so budgets, waits, forks, forced ends and early ends of loops mean the same.
 
-Long generations are asked for in pieces that end at fixed counts of tokens, so that a server which
-restarts costs a piece at most, a loop is found without waiting for the whole budget, and a chain at
-a small budget is a prefix of the chain at a larger one. Each piece has a seed of its own: a hash of
-the run's seed, the problem, the sample and the place.
+Long generations are requested in pieces that end at fixed token counts. A server restart then costs
+at most one piece, a loop is found before the whole budget is spent, and a chain at a small budget
+is a prefix of the chain at a larger one. Each piece has its own seed: a hash of the run's seed, the
+problem, the sample and the place.
 """
 
 from __future__ import annotations
@@ -37,11 +36,21 @@ from scaling.engines.dialects import Ask, Said
 
 __all__ = ["PIECE", "Walk", "seed_of"]
 
-PIECE = 4096  # tokens of one request at most
+PIECE = 4096  # most tokens per request
 
 
 def seed_of(request: Request, start: int, phase: str, waits: int) -> int:
-    """A seed in [0, 2^31) for what follows `start` tokens of a request; budgets are no part."""
+    """The seed of the piece that begins at token `start`; budgets do not enter it.
+
+    Args:
+        request: the request, for its seed, problem and sample.
+        start: tokens already generated.
+        phase: the phase of the task (thinking or answer).
+        waits: "wait"s written so far.
+
+    Returns:
+        A seed in [0, 2^31).
+    """
     what = repr((request.seed, request.problem, request.sample, start, phase, waits))
     digest = hashlib.blake2b(what.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 33
@@ -49,7 +58,7 @@ def seed_of(request: Request, start: int, phase: str, waits: int) -> int:
 
 @dataclass
 class _Made:
-    """The tokens there are, who wrote them, and their log-probabilities."""
+    """The tokens so far, who wrote each, and their log-probabilities."""
 
     tokens: list[int] = field(default_factory=list)
     forced: list[bool] = field(default_factory=list)
@@ -61,7 +70,7 @@ class _Made:
         self.write(task.script)
 
     def write(self, tokens: tuple[int, ...]) -> None:
-        """Tokens that the engine writes."""
+        """Append tokens that the engine writes itself."""
         self.tokens += tokens
         self.forced += [True] * len(tokens)
         self.logprob += [float("nan")] * len(tokens)
@@ -78,7 +87,19 @@ class _Made:
 
 @dataclass
 class Walk:
-    """All chains of one request. ask: sends one question to the server."""
+    """All chains of one request.
+
+    Attributes:
+        request: the request.
+        delimiter_ids: token ids of the thinking delimiters.
+        stop_ids: token ids that end a sequence.
+        max_positions: positions that the server has.
+        layer_map: dense index of each block of the served model.
+        sampling: sampling settings.
+        ask: sends one `Ask` to the server.
+        stop_on_loop: whether to end chains that certainly loop.
+        piece: most tokens per request to the server.
+    """
 
     request: Request
     delimiter_ids: DelimiterIds
@@ -91,7 +112,7 @@ class Walk:
     piece: int = PIECE
 
     def chains(self) -> Iterator[Chain]:
-        """One chain a budget, each as soon as it is finished."""
+        """Yield one chain per budget, each as soon as it is finished."""
         self.row = SequenceState.begin(self.request, self.delimiter_ids, self.max_positions)
         self.made = _Made()
         self.made.write(self.request.prefix)
@@ -104,7 +125,7 @@ class Walk:
                 self.row.enter(task)
 
     def _task(self) -> Iterator[Chain]:
-        """The task that the row has just entered, to its end."""
+        """Run the task that the row has just entered, to its end."""
         row = self.row
         if not row.fits:
             task = row.task
@@ -123,7 +144,7 @@ class Walk:
                 if chains is not None:
                     yield from chains
                     return
-                if row.thinking != thinking:  # the answer begins; what came after is not its
+                if row.thinking != thinking:  # the answer begins; later tokens are not part of it
                     break
 
     def _go_on(self) -> Said:
@@ -139,7 +160,7 @@ class Walk:
         )
 
     def _event(self, count: int) -> list[Chain] | None:
-        """What token `count` - 1 brings: chains (perhaps none) at the end of a task, else None."""
+        """The chains that end at token `count` - 1 (perhaps none); None while the task goes on."""
         row, tokens = self.row, self.made.tokens
         stopped = tokens[-1] in self.stop_ids
         if not row.thinking:

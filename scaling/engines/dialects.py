@@ -1,19 +1,14 @@
-"""How each server is asked for a completion, and how its answer is read.
+"""How each kind of server is asked for a completion, and how its answer is read.
 
-| kind | prompt | tokens come back as | log-probability of each token |
+| kind | prompt | completion tokens | log-probability of each token |
 |---|---|---|---|
 | vllm | token ids | `token_ids` (from 0.10.2), else `token_id:N` names | the model's own (raw) |
-| sglang | token ids | `token_ids` | after the temperature: kept where that is 1, or greedy |
+| sglang | token ids | `token_ids` | after the temperature: kept only at 1 or greedy |
 | transformers | text | text, tokenised again here | none |
 
-Which one it is shows in its behaviour (`recognise`), so a proxy in front changes nothing. Sampling
-is said in full with every request: all three fill in what is left out from the checkpoint's
-generation_config.json.
-
-`transformers serve` drops special tokens from its text, so an end of sequence shows only in the
-count of tokens, and one token more than wanted is asked for: a text that has fewer has ended. Its
-seed is global, so it is asked one request at a time. With --continuous-batching it would use the
-settings of its first request for all: leave that off.
+`recognise` tells the kind from the server's behaviour, so a proxy in front changes nothing. Every
+request states all sampling settings: the servers fill in missing ones from the checkpoint's
+generation_config.json. docs/internals.md lists the limits of `transformers serve`.
 """
 
 from __future__ import annotations
@@ -41,14 +36,19 @@ PROBE = "1 + 1 ="
 
 
 class RetokenisedWarning(UserWarning):
-    """Tokens were read back from text, so they may not be the ones that the model chose."""
+    """Tokens were read back from text, so they may differ from those that the model chose."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: go on after `ids` for at most `limit` tokens.
+    """One request: continue after `ids` for at most `limit` tokens.
 
-    ends: the ids that close the thinking, where the server is to stop at them; () in an answer.
+    Attributes:
+        ids: token ids of the prompt and of the chain so far.
+        limit: most tokens to generate.
+        ends: token ids that close the thinking, at which the server must stop; () in an answer.
+        seed: seed of this request.
+        sampling: sampling settings.
     """
 
     ids: tuple[int, ...]
@@ -60,9 +60,13 @@ class Ask:
 
 @dataclass(frozen=True)
 class Said:
-    """What came back: at most `limit` tokens, the one that ended them included.
+    """The server's reply: at most `limit` tokens, including the token that ended them.
 
-    prompt_tokens, tokens: what the server itself counted (None where it says nothing).
+    Attributes:
+        ids: token ids.
+        logprob: log-probability of each token in nats, nan where unknown: [S].
+        prompt_tokens: prompt tokens as the server counts them; None where it does not say.
+        tokens: completion tokens as the server counts them; None where it does not say.
     """
 
     ids: list[int]
@@ -73,18 +77,35 @@ class Said:
 
 @runtime_checkable
 class Dialect(Protocol):
-    """One kind of server."""
+    """One kind of server.
+
+    Attributes:
+        kind: name of the kind.
+        exact: whether token ids go in and come out.
+        parallel: whether several requests may run at once.
+    """
 
     kind: Kind
     exact: bool  # token ids in and out
     parallel: bool  # may be asked several things at once
 
     def body(self, ask: Ask) -> dict[str, Any]:
-        """The request's JSON."""
+        """The JSON body of a request."""
         ...
 
     def read(self, ask: Ask, reply: dict[str, Any]) -> Said:
-        """The answer; EndpointError where it is none."""
+        """Read a reply.
+
+        Args:
+            ask: the request.
+            reply: the server's JSON.
+
+        Returns:
+            The tokens.
+
+        Raises:
+            EndpointError: the reply is not a valid completion.
+        """
         ...
 
 
@@ -92,7 +113,7 @@ class Dialect(Protocol):
 
 
 class TokenDialect:
-    """vLLM and SGLang."""
+    """vLLM and SGLang: token ids in and out."""
 
     exact = parallel = True
 
@@ -101,7 +122,7 @@ class TokenDialect:
         self.served, self.model = served, model
 
     def body(self, ask: Ask) -> dict[str, Any]:
-        """Token ids in, token ids out; the end of thinking stops it like an end of sequence."""
+        """The JSON body of a request; the end of thinking stops it like an end of sequence."""
         how = ask.sampling
         body: dict[str, Any] = {
             "model": self.served,
@@ -134,28 +155,28 @@ class TokenDialect:
         choice = _choice(reply)
         ids = _token_ids(choice)
         if ids is None:
-            raise EndpointError("nonsense", "The server has sent no token ids.")
+            raise EndpointError("nonsense", "The server sent no token ids.")
         prompt_tokens, tokens = _usage(reply)
         if len(ids) > ask.limit:
             raise EndpointError(
-                "nonsense", f"The server has sent {len(ids)} tokens where {ask.limit} were asked."
+                "nonsense", f"The server sent {len(ids)} tokens where {ask.limit} were requested."
             )
         if any(not 0 <= i < self.model.vocab_size for i in ids):
             raise EndpointError(
                 "nonsense",
-                f"The server has sent token ids outside 0..{self.model.vocab_size - 1}: it serves "
+                f"The server sent token ids outside 0..{self.model.vocab_size - 1}: it serves "
                 f"another model than {self.model.name}.",
             )
         logprob = self._logprobs(choice, ids, ask)
         if choice["finish_reason"] == "stop":
             ids = self._ended(choice, ids, ask)[: ask.limit]
         elif not ids:
-            raise EndpointError("nonsense", "The server has sent no token.")
+            raise EndpointError("nonsense", "The server sent no token.")
         logprob = np.concatenate([logprob, np.full(max(0, len(ids) - len(logprob)), np.nan)])
         return Said(ids, logprob[: len(ids)], prompt_tokens, tokens)
 
     def _ended(self, choice: dict[str, Any], ids: list[int], ask: Ask) -> list[int]:
-        """With the token that ended it, where the server keeps that to itself."""
+        """Add the token that ended the completion, where the server leaves it out."""
         if ids and (ids[-1] in self.model.stop_ids or _closes(ids, ask.ends)):
             return ids
         why = choice.get("stop_reason", choice.get("matched_stop"))
@@ -169,7 +190,7 @@ class TokenDialect:
         self, choice: dict[str, Any], ids: list[int], ask: Ask
     ) -> Float[np.ndarray, " S"]:
         if self.kind == "sglang" and ask.sampling.temperature not in (0, 1):
-            return np.full(len(ids), np.nan)  # of another distribution than the model's own
+            return np.full(len(ids), np.nan)  # the server scales them by the temperature
         return _token_logprobs(choice, len(ids))
 
 
@@ -177,7 +198,7 @@ class TokenDialect:
 
 
 class TextDialect:
-    """`transformers serve`."""
+    """`transformers serve`: text in and out, one request at a time."""
 
     kind: Kind = "transformers"
     exact = parallel = False
@@ -187,11 +208,11 @@ class TextDialect:
         if model.text(model.delimiter_ids.think_end).strip() != end.strip():
             raise UserError(
                 f"transformers serve leaves special tokens out of its text, and {end!r} is one in "
-                f"the tokenizer of {model.name}: where thinking ends would not be seen. Serve it "
+                f"the tokenizer of {model.name}, so the end of thinking would be lost. Serve it "
                 f"with vLLM or SGLang, or run it locally."
             )
         self.served, self.model = served, model
-        # threads must not share a fast tokenizer with the one that grades
+        # Threads must not share this fast tokenizer with the grader.
         self._tokenizer, self._lock = copy.deepcopy(model.tokenizer), threading.Lock()
         self._told: set[str] = set()
         self._tell(
@@ -201,7 +222,7 @@ class TextDialect:
         )
 
     def body(self, ask: Ask) -> dict[str, Any]:
-        """Text in; how to sample, as a whole generation configuration."""
+        """The JSON body of a request, with all sampling settings in its generation_config."""
         how, model = ask.sampling, self.model
         config: dict[str, Any] = {
             "max_new_tokens": ask.limit + 1,
@@ -224,12 +245,23 @@ class TextDialect:
         return body
 
     def read(self, ask: Ask, reply: dict[str, Any]) -> Said:
-        """The text as tokens."""
+        """Read the text of a reply back as tokens.
+
+        Args:
+            ask: the request.
+            reply: the server's JSON.
+
+        Returns:
+            The tokens; their log-probabilities are nan.
+
+        Raises:
+            EndpointError: the reply has no text or no token count.
+        """
         choice = _choice(reply)
         text = choice.get("text")
         prompt_tokens, tokens = _usage(reply)
         if not isinstance(text, str) or tokens is None:
-            raise EndpointError("nonsense", "The server has sent no text, or not counted it.")
+            raise EndpointError("nonsense", "The server sent no text, or no count of its tokens.")
         with self._lock:
             ids = list(self._tokenizer.encode(text, add_special_tokens=False))
         if prompt_tokens is not None and prompt_tokens != len(ask.ids):
@@ -237,7 +269,7 @@ class TextDialect:
                 "prompt",
                 f"A prompt of {len(ask.ids)} tokens was read as {prompt_tokens} by the server.",
             )
-        if tokens > ask.limit:  # it would have gone on
+        if tokens > ask.limit:  # the limit cut the completion
             counted = len(ids) in (tokens, tokens - 1)
             ids = ids[: ask.limit]
         elif _closes(ids, ask.ends):
@@ -250,12 +282,12 @@ class TextDialect:
                 "answer", f"{tokens} tokens of the server's text are {len(ids)} when read back."
             )
         if not ids:
-            raise EndpointError("nonsense", "The server has sent no token that can be read.")
+            raise EndpointError("nonsense", "The server sent no token that can be read.")
         ids = ids[: ask.limit]
         return Said(ids, np.full(len(ids), np.nan), prompt_tokens, tokens)
 
     def _text(self, ids: Sequence[int]) -> str:
-        """Text that the server reads as `ids` (it puts special tokens of its own before)."""
+        """Text that the server reads as `ids` (it puts its own special tokens in front)."""
         with self._lock:
             text = str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
             first = str(self._tokenizer.bos_token or "")
@@ -275,9 +307,20 @@ class TextDialect:
 
 
 def recognise(endpoint: Endpoint, served: str, model: ReasoningModel, retry: Retry) -> Dialect:
-    """The dialect of the server at `endpoint`, from what it does with one token.
+    """Tell the dialect of a server from its reply to a request for one token.
 
-    UserError where it does not serve the model `served`, or is none of the three.
+    Args:
+        endpoint: the server.
+        served: name of the model at the server.
+        model: the served model's tokenizer and delimiters (no weights needed).
+        retry: how long to wait for a server that is down or busy.
+
+    Returns:
+        The dialect.
+
+    Raises:
+        UserError: the server does not serve the model, or is none of the three kinds.
+        EndpointError: the server gives no usable answer.
     """
     ids = model.encode(PROBE)
     ask: dict[str, Any] = {"model": served, "prompt": ids, "max_tokens": 1, "temperature": 0}
@@ -292,7 +335,7 @@ def recognise(endpoint: Endpoint, served: str, model: ReasoningModel, retry: Ret
         if _token_ids(choice) is not None:
             kind: Kind = "sglang" if "matched_stop" in choice else "vllm"
             return TokenDialect(kind, served, model)
-    # One token by the generation configuration only: any other server would give its default.
+    # Only the generation configuration says one token: other servers generate their default.
     config = json.dumps({"max_new_tokens": 1, "do_sample": False})
     probe = {"model": served, "prompt": PROBE, "generation_config": config}
     made = None
@@ -312,7 +355,7 @@ def recognise(endpoint: Endpoint, served: str, model: ReasoningModel, retry: Ret
 
 
 def _not_there(error: EndpointError, served: str) -> None:
-    """UserError if what the server refused is the model."""
+    """Raise UserError if the server refused because it does not have the model."""
     text = str(error).lower()
     named = any(word in text for word in ("pinned", "does not exist", "not found", "no model"))
     if error.status == 404 or named:
@@ -323,7 +366,7 @@ def _not_there(error: EndpointError, served: str) -> None:
 
 
 def _choice(reply: dict[str, Any]) -> dict[str, Any]:
-    """The one completion of an answer."""
+    """The single completion of a reply."""
     choices = reply.get("choices")
     choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
     if not isinstance(choice, dict):
@@ -345,7 +388,7 @@ def _token_ids(choice: dict[str, Any]) -> list[int] | None:
     try:
         return [int(i) for i in found]
     except (TypeError, ValueError):
-        raise EndpointError("nonsense", f"Token ids that are none: {str(found)[:80]!r}.") from None
+        raise EndpointError("nonsense", f"Not token ids: {str(found)[:80]!r}.") from None
 
 
 def _token_logprobs(choice: dict[str, Any], n: int) -> Float[np.ndarray, " S"]:
@@ -354,7 +397,7 @@ def _token_logprobs(choice: dict[str, Any], n: int) -> Float[np.ndarray, " S"]:
     if not isinstance(values, list) or len(values) != n:
         return np.full(n, np.nan)
     if any(isinstance(v, float) and np.isnan(v) for v in values):
-        raise NonFiniteError("The server has sent a log-probability that is not a number.")
+        raise NonFiniteError("The server sent a log-probability that is not a number.")
     return np.array([np.nan if v is None else float(v) for v in values], dtype=np.float64)
 
 

@@ -1,14 +1,13 @@
-"""One HTTP endpoint that speaks the OpenAI protocol: JSON out, JSON back, and what goes wrong.
+"""One HTTP endpoint that speaks the OpenAI protocol: JSON in, JSON out, retries and errors.
 
-What is worth another try is tried again: no connection, no answer in time, 408, 425, 429, any 5xx,
-and a body that is not the JSON object it should be (half an answer of a server that died). Waits
-double from one try to the next, with jitter, and are never shorter than the server's Retry-After.
-Everything else (a refused key, an unknown model, a request the server cannot read) fails at once.
-Requests are idempotent, so asking again loses nothing and doubles nothing.
+Retried: no connection, no answer in time, 408, 425, 429, any 5xx, and a body that is not the
+expected JSON object (a server may have died half-way). Waits double from one try to the next, with
+jitter, and are never shorter than the server's Retry-After. Everything else (a refused key, an
+unknown model, a bad request) fails at once. Requests are idempotent.
 
-The key comes from an environment variable at the moment of a request. It is kept in no attribute,
-goes over https or to this machine only, is not carried along by a redirect (none is followed), and
-is blotted out of whatever a server says as that is read, before anything is cut, shown or stored.
+The key is read from an environment variable at each request and stored in no attribute. It is sent
+only over https or to this machine, never to a redirect target (redirects are not followed), and is
+removed from the server's replies before anything is cut, shown or stored.
 """
 
 from __future__ import annotations
@@ -37,17 +36,19 @@ __all__ = ["Endpoint", "EndpointError", "Failure", "Retry"]
 
 R = TypeVar("R")
 Failure = Literal["down", "timeout", "rate limit", "server error", "nonsense", "refused", "stopped"]
-MOST_BYTES = 2**28  # an answer that is longer is none
-_BLOCK = 2**16
+MOST_BYTES = 2**28  # a longer answer is an error
+_BLOCK = 2**16  # bytes read at a time
 _BLOTTED = "***"
-_PART = 8  # characters of a key that are worth hiding
+_PART = 8  # any run of this many characters of a key is hidden
 _AGAIN: dict[int, Failure] = {408: "timeout", 425: "server error", 429: "rate limit"}
 
 
 class EndpointError(PruneScopeError):
     """An endpoint that gave no usable answer.
 
-    kind: what went wrong; status: the HTTP status of the last try, if it came to one.
+    Attributes:
+        kind: what went wrong.
+        status: HTTP status of the last try; None if there was no reply.
     """
 
     def __init__(self, kind: Failure, message: str, status: int | None = None) -> None:
@@ -60,9 +61,13 @@ class EndpointError(PruneScopeError):
 class Retry:
     """How often and how long one request is tried.
 
-    tries: at most that many. patience: no new try begins later than this after the first (s).
-    first, longest: the wait after the first try, and the longest one (s). nonsense: how many
-    unreadable answers are borne; a server that restarts may give one, a wrong one gives no other.
+    Attributes:
+        tries: most tries.
+        patience: seconds after the first try during which a new try may begin.
+        first: seconds to wait after the first try.
+        longest: longest wait in seconds.
+        nonsense: most unreadable answers. A restarting server may send one; a wrong server sends
+            nothing else.
     """
 
     tries: int = 6
@@ -78,7 +83,15 @@ class Retry:
             )
 
     def wait(self, tried: int, asked: float | None) -> float:
-        """Seconds to wait after `tried` tries; asked: the server's Retry-After."""
+        """Seconds to wait before the next try.
+
+        Args:
+            tried: tries so far.
+            asked: the server's Retry-After in seconds; None if it sent none.
+
+        Returns:
+            Seconds, with jitter; at least `asked`.
+        """
         usual = min(self.longest, self.first * 2.0 ** (tried - 1))
         jittered = usual * random.uniform(0.5, 1.0)
         return jittered if asked is None else asked + jittered * 0.1
@@ -105,11 +118,16 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class Endpoint:
-    """An endpoint at `url` (http://host:8000, or with a path such as .../v1).
+    """An endpoint at a URL (http://host:8000, or with a path such as .../v1).
 
-    key_env: name of the environment variable with the key; None sends none. key_needed: a missing
-    key is an error (not asked of this machine's own endpoints). timeout: seconds for a whole
-    answer. May be used from several threads; `stop()` ends all waiting in them.
+    It may be used from several threads; `stop()` ends all waiting in them.
+
+    Args:
+        url: base URL; without a path, /v1 is added.
+        key_env: name of the environment variable with the key; None sends no key.
+        key_needed: whether a missing key is an error (never for this machine's own endpoints).
+        timeout: seconds for one whole answer.
+        retry: how often and how long to try; None takes the defaults of `Retry`.
     """
 
     def __init__(
@@ -137,7 +155,18 @@ class Endpoint:
         return f"Endpoint({self.url!r})"
 
     def get(self, path: str, *, retry: Retry | None = None) -> dict[str, Any]:
-        """The JSON object at `path` (such as "models"); EndpointError where there is none."""
+        """GET a JSON object.
+
+        Args:
+            path: path below the base URL, such as "models".
+            retry: replaces the endpoint's own retry settings.
+
+        Returns:
+            The JSON object.
+
+        Raises:
+            EndpointError: there is no usable answer.
+        """
         return self._persist("GET", path, None, retry or self.retry, _as_it_is)
 
     def post(
@@ -148,9 +177,20 @@ class Endpoint:
         retry: Retry | None = None,
         read: Callable[[dict[str, Any]], R],
     ) -> R:
-        """What `read` finds in the JSON object that the endpoint answers `body` with.
+        """POST a JSON object and read the reply.
 
-        read raises EndpointError where the answer is none, which counts as a try like any other.
+        Args:
+            path: path below the base URL, such as "completions".
+            body: the JSON object to send.
+            retry: replaces the endpoint's own retry settings.
+            read: turns the reply's JSON object into a result; it raises EndpointError for a reply
+                that is not valid, which counts as a failed try.
+
+        Returns:
+            The result of `read`.
+
+        Raises:
+            EndpointError: there is no usable answer.
         """
         return self._persist("POST", path, body, retry or self.retry, read)
 
@@ -161,13 +201,13 @@ class Endpoint:
         return [str(e["id"]) for e in entries if isinstance(e, dict) and "id" in e]
 
     def again(self) -> Endpoint:
-        """The same endpoint for another series of requests, which can be stopped by itself."""
+        """The same endpoint for another series of requests, which can be stopped separately."""
         other = copy.copy(self)
         other._stopped = threading.Event()
         return other
 
     def stop(self) -> None:
-        """No request is tried again, and waiting ends: every thread that asks gets an error."""
+        """End all retries and waits: every thread that is asking gets an error."""
         self._stopped.set()
 
     # ---------------------------------------------------------------- trying
@@ -234,7 +274,7 @@ class Endpoint:
         return _Failed("timeout", f"no whole answer within {self.timeout:g} s", again=True)
 
     def _read(self, response: Any, began: float) -> bytes:
-        """The whole body; a server that drips is given up like one that is silent."""
+        """The whole body; a server that sends too slowly is given up like one that is silent."""
         blocks, size = [], 0
         while block := response.read1(_BLOCK):
             blocks.append(block)
@@ -246,7 +286,7 @@ class Endpoint:
         return b"".join(blocks)
 
     def _status(self, error: urllib.error.HTTPError, blot: Blot) -> _Failed:
-        """What an answer that is not 2xx means."""
+        """The failure that a reply other than 2xx means."""
         body = b""
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             body = error.read(_BLOCK)
@@ -268,12 +308,12 @@ class Endpoint:
     # ---------------------------------------------------------------- the key
 
     def _key(self) -> str | None:
-        """The key without the line end or blanks that a file of settings leaves around it."""
+        """The key, without the line end or blanks that a settings file may leave around it."""
         key = os.environ.get(self.key_env, "").strip() if self.key_env else ""
         if not all(" " <= c <= "~" for c in key):
             raise UserError(
                 f"The key in {self.key_env} holds a control character or one outside ASCII, which "
-                f"no header can carry: set {self.key_env} to the key alone, on one line."
+                f"an HTTP header cannot hold: set {self.key_env} to the key alone, on one line."
             )
         return key or None
 
@@ -282,25 +322,25 @@ class Endpoint:
             if needed and not self.local and self.key_env:
                 raise UserError(
                     f"{self.url} needs a key: put it into the environment variable "
-                    f"{self.key_env}, name another variable, or none (an empty name) where the "
-                    f"endpoint asks for none."
+                    f"{self.key_env}, name another variable, or give an empty name if the "
+                    f"endpoint needs no key."
                 )
             return
         if not self.local and not self.url.startswith("https://"):
             raise UserError(
-                f"{self.url}: the key in {self.key_env} would travel in clear. Use https, a "
+                f"{self.url}: the key in {self.key_env} would be sent unencrypted. Use https, a "
                 f"tunnel to this machine, or an endpoint without a key."
             )
 
 
 class Blot:
-    """Takes a key out of what a server says; to be used before anything of that is cut off."""
+    """Removes a key from a server's reply. Apply it before any of the reply is cut off."""
 
     def __init__(self, key: str | None) -> None:
         self._key = key or ""
 
     def text(self, text: str) -> str:
-        """For an error's text: with *** for the key, and for any part of it of some length."""
+        """An error's text with *** for the key, and for any part of it of at least 8 characters."""
         size = min(len(self._key), _PART)
         hidden: set[int] = set()
         for start in range(len(self._key) - size + 1) if size else ():
@@ -311,8 +351,10 @@ class Blot:
         return re.sub("\0+", _BLOTTED, "".join(kept))
 
     def json(self, found: Any) -> Any:
-        """A JSON value with *** for the key in all its texts. One too short to be a secret stays:
-        what a model writes is data."""
+        """A JSON value with *** for the key in all its texts.
+
+        A key too short to be a secret is left in place, because model output is data.
+        """
         if len(self._key) < _PART:
             return found
         if isinstance(found, str):
@@ -325,7 +367,7 @@ class Blot:
 
 
 def _line(text: str) -> str:
-    """A server's words for an error's text: one line, not long."""
+    """A server's message as one short line."""
     text = re.sub(r"[^\x20-\x7e\xa0-\U0010ffff]+", " ", text).strip()
     return text if len(text) <= 300 else text[:297] + "..."
 
@@ -335,7 +377,7 @@ def _as_it_is(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(url: str) -> tuple[str, str]:
-    """The base of all paths, and the host."""
+    """The base URL of all paths, and the host."""
     parts = urllib.parse.urlsplit(url.strip())
     try:
         host = parts.hostname or ""
@@ -347,7 +389,7 @@ def _checked(url: str) -> tuple[str, str]:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise UserError(
             f"The endpoint's URL at {host} holds a user, a password or a query: leave them out; a "
-            f"key belongs into an environment variable."
+            f"key belongs in an environment variable."
         )
     path = parts.path.rstrip("/")
     return f"{parts.scheme}://{parts.netloc}{path or '/v1'}", host
@@ -376,7 +418,7 @@ def _object(body: bytes, blot: Blot) -> dict[str, Any]:
 
 
 def _message(body: bytes, blot: Blot) -> str:
-    """What an error's body says: OpenAI's, FastAPI's, or its text."""
+    """The message in an error's body: OpenAI's format, FastAPI's, or plain text."""
     text = body.decode(errors="replace")
     try:
         found = blot.json(json.loads(text))
@@ -389,7 +431,7 @@ def _message(body: bytes, blot: Blot) -> str:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Retry-After, as a number of seconds or a date."""
+    """Retry-After, given as seconds or as a date."""
     if not value:
         return None
     with contextlib.suppress(ValueError):

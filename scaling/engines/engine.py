@@ -1,8 +1,8 @@
-"""Backends: what can turn requests into chains.
+"""The protocol of engines: everything that can turn requests into chains.
 
-`Engine` is the protocol a study needs; `scaling.engines.local.LocalEngine` fulfils it with the
-package's own decoder, `scaling.engines.server.ServerEngine` with a model that vLLM, SGLang or
-`transformers serve` serves. Nothing of a study knows which one it talks to.
+`scaling.engines.local.LocalEngine` implements it with the package's own decoder,
+`scaling.engines.server.ServerEngine` with a model on vLLM, SGLang or `transformers serve`, and
+`scaling.engines.ray_cluster.ClusterEngine` with workers on Ray. A study does not depend on which.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ __all__ = ["Engine"]
 
 @runtime_checkable
 class Engine(Protocol):
-    """What a study asks of a model."""
+    """The operations that a study needs from a model.
+
+    Attributes:
+        model: the loaded model, or None where the weights are elsewhere.
+    """
 
     model: Any
 
     @property
     def layer_map(self) -> tuple[int, ...]:
-        """Dense index of each block the model has."""
+        """Dense index of each block that the model has."""
         ...
 
     def fingerprint(self) -> str:
@@ -38,21 +42,46 @@ class Engine(Protocol):
         ...
 
     def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """The ids of a prompt."""
+        """Token ids of the chat prompt of a question.
+
+        Args:
+            question: text of the user's turn.
+            thinking: whether the prompt opens the model's thinking.
+
+        Returns:
+            Token ids.
+        """
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens."""
+        """Token ids of a text, without special tokens."""
         ...
 
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of ids."""
+        """Decode token ids to text.
+
+        Args:
+            ids: token ids.
+            skip_special: whether to leave special tokens out.
+
+        Returns:
+            The text.
+        """
         ...
 
     def decode(
         self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool
     ) -> Iterator[Chain]:
-        """Every chain as soon as it is finished."""
+        """Decode requests.
+
+        Args:
+            requests: what to decode.
+            sampling: sampling settings.
+            stop_on_loop: whether to end chains that certainly loop.
+
+        Yields:
+            Every chain, as soon as it is finished.
+        """
         ...
 
     def option_logprobs(
@@ -61,9 +90,29 @@ class Engine(Protocol):
         options: Sequence[Sequence[Sequence[int]]],
         variants: Sequence[Any],
     ) -> np.ndarray:
-        """Log-probability of each option of each prompt under each variant: [V, P, O]."""
+        """Score options as continuations of prompts.
+
+        Args:
+            prompts: token ids of P prompts.
+            options: for each prompt, token ids of its O options.
+            variants: V variants.
+
+        Returns:
+            Log-probability of each option under each variant, in nats: [V, P, O]; nan beyond a
+            prompt's own options.
+        """
         ...
 
     def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
-        """The blocks' scores by a criterion, calibrated on chains."""
+        """Score the blocks by a criterion.
+
+        Args:
+            criterion: name of the criterion.
+            chains: chains to calibrate on.
+            seed: seed of the criterion, where it draws.
+            remove: number of removals to follow, for greedy criteria.
+
+        Returns:
+            One score per block.
+        """
         ...

@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 class LocalEngine:
-    """An `Engine` over a `ReasoningModel`. slots: rows decoded at a time (None: it decides)."""
+    """An `Engine` over a loaded `ReasoningModel`.
+
+    Args:
+        model: the model.
+        slots: rows decoded at a time; None lets the decoder choose.
+    """
 
     def __init__(self, model: ReasoningModel, *, slots: int | None = None) -> None:
         self.model = model
@@ -28,7 +33,7 @@ class LocalEngine:
 
     @property
     def about(self) -> str:
-        """The engine and its way through the blocks, for the store."""
+        """The engine and its backend for the blocks, as recorded in the store."""
         from interp.decoding.model_runner import choose
 
         if self.model.device.type != "cpu":
@@ -50,21 +55,21 @@ class LocalEngine:
         return self.model.fingerprint()
 
     def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """The chat prompt of a question."""
+        """Token ids of the chat prompt of a question."""
         return self.model.prompt_ids(question, thinking=thinking)
 
     def encode(self, text: str) -> list[int]:
-        """Ids without special tokens."""
+        """Token ids of a text, without special tokens."""
         return self.model.encode(text)
 
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of ids."""
+        """Decode token ids to text."""
         return self.model.text(ids, skip_special)
 
     def decode(
         self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool
     ) -> Iterator[Chain]:
-        """Chains as they finish."""
+        """Yield chains as they finish."""
         return decode(
             self.model, requests, sampling=sampling, slots=self.slots, stop_on_loop=stop_on_loop
         )
@@ -75,11 +80,11 @@ class LocalEngine:
         options: Sequence[Sequence[Sequence[int]]],
         variants: Sequence[Any],
     ) -> np.ndarray:
-        """Log-probabilities of options: [V, P, O]."""
+        """Log-probabilities of options in nats: [V, P, O]."""
         return continuation_logprobs(self.model, prompts, options, variants)
 
     def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
-        """Scores by a criterion; a greedy one is followed for `remove` removals."""
+        """Score the blocks by a criterion; a greedy one is followed for `remove` removals."""
         from pruning.criteria import criteria, score
 
         known = criteria().get(criterion)

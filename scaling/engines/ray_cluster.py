@@ -1,17 +1,13 @@
 """Many machines: an engine that spreads its work over the workers of a Ray cluster.
 
-A study sees one engine. Behind it, requests are cut into pieces by problem, so that all variants
-and samples of one problem stay side by side in one batch with one noise; each worker is a Ray actor
-that loads the model once and decodes piece after piece. Chains travel back as they finish, and the
-process that called writes them: the store has one writer, however many machines there are.
+Requests are cut into pieces by problem, so that all variants and samples of one problem are decoded
+in one batch with the same noise. Each worker is a Ray actor that loads the model once. Chains
+travel back as they finish, and only the calling process writes to the store.
 
-A worker that is lost (killed, out of memory, its node gone) is replaced, and what it had not
-delivered of its piece is given out again. Since a chain depends on its seed, problem and sample
-alone, the rows end up those of a run on one machine (law 2: but for ties of float noise).
-
-Every worker says which weights it holds, and which version of this package, before it is given
-anything; another than the first one's is an error. Ray is imported only here, and only when a
-cluster is asked for.
+A lost worker (killed, out of memory, its node gone) is replaced, and the undelivered part of its
+piece is given out again. A chain depends only on its seed, problem and sample, so the rows equal
+those of one machine (law 2: except for ties of float noise). A worker whose weights or package
+version differ from the first worker's is an error.
 
 Caveats: the nodes need this package and the model (a folder on a shared disk, or a Hub name). Run
 the command on a machine of the cluster: Ray's client protocol (ray://) streams no results.
@@ -25,7 +21,6 @@ import socket
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,23 +35,30 @@ if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
     from pruning.scores import Scores
 
-LOSSES = 3  # of workers over one piece, after which the piece is taken for the cause
+LOSSES = 3  # workers lost over one piece, after which the piece counts as the cause
 CONNECT_SECONDS = 5.0
-WAIT_SECONDS = 120.0  # for a first worker, before it is said
+WAIT_SECONDS = 120.0  # wait for the first worker before a warning
 
 
 class ClusterError(PruneScopeError, RuntimeError):
-    """The cluster cannot do the work: workers are lost again and again, or none can start."""
+    """The cluster cannot do the work: workers are lost repeatedly, or none can start."""
 
 
 # ------------------------------------------------------------------ the engine
 
 
 def connect(address: str) -> tuple[Any, bool]:
-    """Ray, connected, and whether it was connected here.
+    """Connect to Ray.
 
-    "local" starts a cluster of this machine's cores and GPUs; "auto" is the one this machine
-    belongs to; else HOST:PORT. UserError where Ray is not installed or nothing answers.
+    Args:
+        address: "local" starts a cluster of this machine's cores and GPUs; "auto" is the cluster
+            that this machine belongs to; else HOST:PORT.
+
+    Returns:
+        The module `ray`, and whether this call connected it.
+
+    Raises:
+        UserError: Ray is not installed, or no cluster answers.
     """
     try:
         ray: Any = importlib.import_module("ray")
@@ -71,7 +73,7 @@ def connect(address: str) -> tuple[Any, bool]:
         )
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if address == "local":
-        # What is started here for one study reports to nobody and serves no web page.
+        # A cluster for one study needs no usage reports and no web page.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         ray.init(address="local", include_dashboard=False, **quiet)
@@ -87,7 +89,7 @@ def connect(address: str) -> tuple[Any, bool]:
 
 
 def _answers(address: str, remedy: str) -> None:
-    """Ray itself would try for minutes."""
+    """Check that something listens at `address`: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         raise UserError(f"--ray {address!r}: expected local, auto or HOST:PORT. {remedy}")
@@ -98,12 +100,15 @@ def _answers(address: str, remedy: str) -> None:
 
 
 class ClusterEngine:
-    """An `Engine` over the workers of a Ray cluster. A context manager; leaving it ends them.
+    """An `Engine` over the workers of a Ray cluster: a context manager that ends them on exit.
 
-    load: makes the engine that a worker holds (it is pickled; loading happens at the worker).
-    reader: turns texts to ids and back on this side. workers: how many (default: one a GPU, or one
-    for every `cpus` where there is none). cpus, gpus: what each takes; gpus=None is 1 where the
-    cluster has any.
+    Args:
+        load: makes the engine of a worker (it is pickled; loading happens at the worker).
+        reader: converts texts to token ids and back on this side.
+        address: see `connect`.
+        workers: number of workers; None takes one per GPU, or one per `cpus` cores without GPUs.
+        cpus: cores per worker.
+        gpus: GPUs per worker; None is 1 where the cluster has any.
     """
 
     model: Any = None  # the weights are elsewhere
@@ -123,7 +128,7 @@ class ClusterEngine:
         self._load, self._reader = load, reader
         self._ray, self._ours = connect(address)
         self._free: list[Any] = []
-        self._starting: dict[Any, Any] = {}  # what a new worker's hello will be -> the worker
+        self._starting: dict[Any, Any] = {}  # reference to a new worker's hello -> the worker
         self._said: dict[str, Any] | None = None
         self._false_starts = 0
         try:
@@ -147,7 +152,7 @@ class ClusterEngine:
     def _size(
         self, workers: int | None, cpus: int, gpus: float | None
     ) -> tuple[dict[str, float], int]:
-        """What a worker takes, and how many there are to be."""
+        """The resources of one worker, and the number of workers."""
         there = self._ray.cluster_resources()
         have = {"cpu": float(there.get("CPU", 0)), "gpu": float(there.get("GPU", 0))}
         each = float(1 if have["gpu"] else 0) if gpus is None else gpus
@@ -181,21 +186,21 @@ class ClusterEngine:
         return self._said["fingerprint"]
 
     def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """The chat prompt of a question."""
+        """Token ids of the chat prompt of a question."""
         return self._reader.prompt_ids(question, thinking=thinking)
 
     def encode(self, text: str) -> list[int]:
-        """Ids without special tokens."""
+        """Token ids of a text, without special tokens."""
         return self._reader.encode(text)
 
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of ids."""
+        """Decode token ids to text."""
         return self._reader.text(ids, skip_special)
 
     def decode(
         self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool
     ) -> Iterator[Chain]:
-        """Chains as they come from the workers."""
+        """Yield chains as they come from the workers."""
         pieces = cut_pieces(requests, self.workers)
         jobs = [DecodeJob.of(piece, sampling, stop_on_loop) for piece in pieces]
         for _, chains in self._run(jobs):
@@ -207,7 +212,7 @@ class ClusterEngine:
         options: Sequence[Sequence[Sequence[int]]],
         variants: Sequence[Any],
     ) -> np.ndarray:
-        """Log-probabilities of options: [V, P, O], the prompts spread over the workers."""
+        """Log-probabilities of options in nats: [V, P, O]; prompts are spread over the workers."""
         parts = [p for p in np.array_split(np.arange(len(prompts)), self.workers) if len(p)]
         jobs = [
             WorkerCall(
@@ -223,7 +228,7 @@ class ClusterEngine:
         return table
 
     def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
-        """The blocks' scores by a criterion, from one worker."""
+        """Score the blocks by a criterion, on one worker."""
         (found,) = [
             r for _, r in self._run([WorkerCall("score", (criterion, list(chains), seed, remove))])
         ]
@@ -232,9 +237,9 @@ class ClusterEngine:
     # ------------------------------------------------------------------ giving out
 
     def _run(self, jobs: Sequence[WorkerCall]) -> Iterator[tuple[WorkerCall, Any]]:
-        """Every result of every job, as they come; what a lost worker leaves is given out again."""
+        """Yield every result of every job as it comes; work of a lost worker is given out again."""
         waiting: deque[WorkerCall] = deque(jobs)
-        working: dict[Any, tuple[Any, WorkerCall]] = {}  # a stream of results -> who works on what
+        working: dict[Any, tuple[Any, WorkerCall]] = {}  # stream of results -> (worker, job)
         try:
             while waiting or working:
                 while waiting and self._free:
@@ -258,28 +263,28 @@ class ClusterEngine:
                     else:
                         job.take(result)
                         yield job, result
-        finally:  # an error or Ctrl-C: nobody waits for these any more
+        finally:  # after an error or Ctrl-C, nothing waits for these results
             for worker, _ in working.values():
                 self._ray.kill(worker)
                 self._start()
 
     def _replace(self, worker: Any, job: WorkerCall, waiting: deque[WorkerCall], how: str) -> None:
-        self._ray.kill(worker)  # it may only have become unreachable
+        self._ray.kill(worker)  # in case it is only unreachable
         job.losses += 1
         rest = job.left()
         if rest is not None and rest.losses >= LOSSES:
             raise ClusterError(
                 f"{rest.losses} workers were lost over the same work ({how}); it may need more "
-                "memory than a worker has. Finished chains are kept: give each worker more, or "
-                "lower the budgets, and run the same command again."
+                "memory than a worker has. Finished chains are kept: give each worker more memory, "
+                "or lower the budgets, and run the same command again."
             )
         warnings.warn(f"A worker was lost ({how}). What it left is given out again.", stacklevel=4)
         if rest is not None:
-            waiting.append(rest)  # last: if it is the cause, the others are done first
+            waiting.append(rest)  # at the end: if it is the cause, the others finish first
         self._start()
 
     def _get(self, ref: Any) -> Any:
-        """A result; an error of the work is raised as it was, one of the worker as `_LostError`."""
+        """Get a result; an error of the work is raised as it was, a lost worker as `_LostError`."""
         errors = self._ray.exceptions
         try:
             return self._ray.get(ref)
@@ -299,7 +304,7 @@ class ClusterEngine:
         self._starting[worker.hello.remote()] = worker
 
     def _greet(self, hello: Any) -> None:
-        """A worker has loaded its model, or could not."""
+        """Take in a worker that has loaded its model, or replace one that could not."""
         worker = self._starting.pop(hello)
         try:
             said: Mapping[str, Any] = self._get(hello)
@@ -307,8 +312,8 @@ class ClusterEngine:
             self._false_starts += 1
             if self._false_starts >= LOSSES:
                 raise ClusterError(
-                    f"{LOSSES} workers ended before they had loaded the model ({lost}); most "
-                    "often the memory is too small. Give each worker more (fewer workers)."
+                    f"{LOSSES} workers ended before they had loaded the model ({lost}); the usual "
+                    "cause is too little memory. Give each worker more (use fewer workers)."
                 ) from lost
             self._start()
             return
@@ -317,8 +322,8 @@ class ClusterEngine:
         for what in ("fingerprint", "layer_map", "program"):
             if said[what] != self._said[what]:
                 raise UserError(
-                    f"{said['node']} is not as {self._said['node']}: its {what} is {said[what]}, "
-                    f"there it is {self._said[what]}. Give every node the same checkpoint and the "
+                    f"{said['node']} differs from {self._said['node']}: {what} {said[what]} here, "
+                    f"{self._said[what]} there. Give every node the same checkpoint and the "
                     "same version of prunescope."
                 )
         self._free.append(worker)
@@ -336,17 +341,12 @@ class ClusterEngine:
     def __enter__(self) -> ClusterEngine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 class _LostError(Exception):
-    """A worker is gone; what it worked on is not."""
+    """A worker is gone; its work can be given out again."""
 
 
 def _first_line(error: BaseException) -> str:

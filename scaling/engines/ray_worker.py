@@ -1,7 +1,8 @@
-"""What a worker of a cluster does: the jobs it is given, and the process that does them.
+"""The worker side of a cluster: the jobs, and the class that runs them.
 
-A job knows what of it has come back, so that of a lost worker's job only the rest is given out
-again. Nothing here imports Ray: a worker is an ordinary class, and can be tested as one.
+A job records which of its results have come back, so that only the rest of a lost worker's job is
+given out again. This module does not import Ray: a worker is an ordinary class and can be tested as
+one.
 """
 
 from __future__ import annotations
@@ -23,48 +24,70 @@ if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
 
-BATCH_CHAINS, BATCH_SECONDS = 32, 1.0  # chains that travel together
-PIECES_A_WORKER = 4  # at most: a lost worker then costs little, and the last ones end together
+BATCH_CHAINS, BATCH_SECONDS = 32, 1.0  # chains are sent together, this many or this often
+PIECES_A_WORKER = 4  # most pieces per worker: a lost one costs little, the last end together
 FULL_PIECE = 256  # requests that fill a batch: smaller pieces would leave it half empty
 
 
 @dataclass
 class WorkerCall:
-    """One call of a worker: a method and its arguments. losses: workers it has cost in a row."""
+    """One call of a worker's method.
+
+    Attributes:
+        what: name of the method.
+        arguments: its arguments.
+        losses: workers lost in a row over this call.
+    """
 
     what: str
     arguments: tuple[Any, ...]
     losses: int = 0
 
     def take(self, result: Any) -> None:
-        """Note a result that has come; whoever delivers is not stuck."""
+        """Note that a result has come: the call makes progress."""
         self.losses = 0
 
     def left(self) -> WorkerCall | None:
-        """What is still to be done, if the worker is lost now."""
+        """The work that remains if the worker is lost now; None if nothing remains."""
         return self
 
 
 @dataclass
 class DecodeJob(WorkerCall):
-    """A piece of requests; `open` holds the budgets that have not come back."""
+    """A piece of requests to decode.
+
+    Attributes:
+        what: name of the worker's method.
+        arguments: its arguments.
+        losses: workers lost in a row over this job.
+        open: by (problem, variant, sample), the budgets whose chains have not come back.
+    """
 
     open: dict[tuple[str, str, int], list[Budget]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, requests: Sequence[Request], sampling: Sampling, stop_on_loop: bool) -> DecodeJob:
-        """The job of decoding a piece."""
+        """Make the job of decoding a piece.
+
+        Args:
+            requests: the requests of the piece.
+            sampling: sampling settings.
+            stop_on_loop: whether to end chains that certainly loop.
+
+        Returns:
+            The job, with all budgets open.
+        """
         waiting = {(r.problem, r.variant.name, r.sample): list(r.budgets) for r in requests}
         return cls("decode", (tuple(requests), sampling, stop_on_loop), open=waiting)
 
     def take(self, result: Sequence[Chain]) -> None:
-        """Chains have come."""
+        """Note the chains that have come."""
         super().take(result)
         for chain in result:
             self.open[chain.problem, chain.variant, chain.sample].remove(chain.budget)
 
     def left(self) -> DecodeJob | None:
-        """The requests that have not come, with the budgets that have not."""
+        """The open requests with their open budgets; None if nothing remains."""
         requests, sampling, stop_on_loop = self.arguments
         again = []
         for r in requests:
@@ -79,10 +102,15 @@ class DecodeJob(WorkerCall):
 
 
 def cut_pieces(requests: Sequence[Request], workers: int) -> list[list[Request]]:
-    """Requests in pieces of about equal size, those of one problem in one piece.
+    """Cut requests into pieces of about equal size; all requests of one problem stay together.
 
-    At least one piece a worker where there are problems enough; more only where each still fills
-    a batch.
+    Args:
+        requests: the requests.
+        workers: number of workers.
+
+    Returns:
+        The pieces: at least one per worker where there are enough problems, more only where each
+        piece still fills a batch.
     """
     by_problem: dict[str, list[Request]] = {}
     for request in requests:
@@ -105,14 +133,14 @@ def program() -> str:
 
 
 class Worker:
-    """Lives in a process of its own: one engine, loaded once, and what is asked of it."""
+    """A worker in its own process: one engine, loaded once, and the calls it answers."""
 
     def __init__(self, load: Callable[[], Engine]) -> None:
         self._load = load
         self._engine: Engine | None = None
 
     def hello(self) -> dict[str, Any]:
-        """Load the model, and say what it is and where."""
+        """Load the model, and return its identity and the worker's location."""
         self._engine = self._load()
         return {
             "fingerprint": self._engine.fingerprint(),
@@ -123,7 +151,15 @@ class Worker:
         }
 
     def work(self, what: str, arguments: tuple[Any, ...]) -> Iterator[Any]:
-        """The results of one job, as they come."""
+        """Run one call.
+
+        Args:
+            what: name of the method: "decode", "option_logprobs" or "score".
+            arguments: its arguments.
+
+        Yields:
+            The results as they come; decoding yields lists of chains.
+        """
         assert self._engine is not None
         if what == "decode":
             yield from self._decode(*arguments)
@@ -150,15 +186,31 @@ class Worker:
 
 @runtime_checkable
 class TextReader(Protocol):
-    """The part of a model that needs no weights: texts to ids and back."""
+    """The part of a model that needs no weights: texts to token ids and back."""
 
-    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]: ...
-    def encode(self, text: str) -> list[int]: ...
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
+    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
+        """Token ids of the chat prompt of a question (see `Engine.prompt_ids`)."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+        ...
+
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of token ids (see `Engine.text`)."""
+        ...
 
 
 def load_local(source: str, trust_remote_code: bool = False) -> Engine:
-    """What a worker of the command line holds: the local engine on a loaded model."""
+    """Load the local engine that a worker of the command line holds.
+
+    Args:
+        source: "testbed", a folder or a Hub name.
+        trust_remote_code: whether the checkpoint's own code may run.
+
+    Returns:
+        The engine.
+    """
     from interp.model.reasoning_model import ReasoningModel
     from scaling.engines.local import LocalEngine
 

@@ -1,7 +1,7 @@
-"""What a served model must be known by on this side: tokenizer, delimiters, depth. No weights.
+"""The local side of a served model: tokenizer, delimiters, depth, without weights.
 
-The blocks are built on torch's "meta" device, which has shapes and no numbers, so everything that
-`ReasoningModel` says about prompts, delimiters and the layer map holds here too.
+The blocks are built on torch's "meta" device, which has shapes and no numbers, so `ReasoningModel`
+gives prompts, delimiters and the layer map as for a loaded model.
 """
 
 from __future__ import annotations
@@ -26,13 +26,24 @@ def weightless(
     delimiters: Delimiters | None = None,
     trust_remote_code: bool = False,
 ) -> ReasoningModel:
-    """The model at `source` without its weights: "testbed", a folder or a Hub name.
+    """Build the model at `source` without its weights.
 
     A folder needs config.json and the tokenizer's files; pruning.json and delimiters.json are read
-    where they are there.
+    where they exist.
+
+    Args:
+        source: "testbed", a folder or a Hub name.
+        delimiters: thinking delimiters; None detects them.
+        trust_remote_code: whether the checkpoint's own code may run.
+
+    Returns:
+        The model, on the "meta" device.
+
+    Raises:
+        UserError: the configuration or the tokenizer cannot be read.
     """
     name = str(source)
-    # the weights may lie at the server only, so a folder of the rest is enough
+    # Only the server may have the weights, so a folder without them is enough.
     place = locate(name, weights=False)
     with refusing(
         f"Cannot read the configuration and tokenizer of {name!r}",
@@ -43,7 +54,7 @@ def weightless(
 
 
 def identity(model: ReasoningModel) -> str:
-    """16 hex digits: configuration, layer map, vocabulary; the weights are not seen from here."""
+    """Hash of configuration, layer map and vocabulary (16 hex digits); weights do not enter it."""
     digest = hashlib.sha256(Fingerprint(model.hf.config, model.layer_map).hex().encode())
     for token, number in sorted(model.tokenizer.get_vocab().items(), key=lambda item: item[1]):
         digest.update(f"{number}\0{token}\0".encode())

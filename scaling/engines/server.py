@@ -1,17 +1,17 @@
-"""The server engine: a model that vLLM, SGLang or `transformers serve` serves.
+"""The server engine: a model on vLLM, SGLang or `transformers serve`.
 
-Requests go to /v1/completions, token ids in and out where the server can (`scaling.engines.engine.
-dialects`); budgets are forced by continuation (`scaling.engines.budget_walk`). Requests are under
-way side by side, are tried again while the server restarts, and a chain is handed on the moment it
-is finished, so a study loses none.
+Requests go to /v1/completions, with token ids in and out where the server can
+(`scaling.engines.dialects`). Budgets are enforced by continuation (`scaling.engines.budget_walk`).
+Requests run side by side, are retried while the server restarts, and every chain is passed on as
+soon as it is finished, so a study loses none.
 
-A server has one model and no blocks to skip: the only variant is dense. To measure a pruned model,
-save it with `prunescope prune` and serve the checkpoint. Tokenizer, delimiters and chat template
-are read here from `source`, the folder or Hub name of what is served; no weights are.
+A server has one model and no blocks to skip, so the only variant is dense. To measure a pruned
+model, save it with `prunescope prune` and serve the checkpoint. Tokenizer, delimiters and chat
+template are read locally from `source`.
 
-Caveats: one seed gives the same chains on the same server only as far as its batching is
-deterministic; its noise is not the local decoder's, so chains pair with each other and not with
-local ones. Entropies are not to be had. See docs/serving.md.
+Caveats: the same seed gives the same chains only as far as the server's batching is deterministic.
+Its noise differs from the local decoder's, so its chains pair only with each other. It gives no
+entropies. See docs/serving.md.
 """
 
 from __future__ import annotations
@@ -42,19 +42,25 @@ if TYPE_CHECKING:
 
 __all__ = ["ServerEngine"]
 
-SIDE_BY_SIDE = 32
-FIRST = Retry(tries=3, patience=20.0)  # of the questions before anything is computed
-PATIENCE = Retry(tries=10_000, patience=900.0, first=1.0, longest=15.0)  # a big model loads long
+SIDE_BY_SIDE = 32  # requests under way
+FIRST = Retry(tries=3, patience=20.0)  # for the requests before any decoding
+PATIENCE = Retry(tries=10_000, patience=900.0, first=1.0, longest=15.0)  # big models load slowly
 
 
 class ServerEngine:
-    """An `Engine` over the server at `url`.
+    """An `Engine` over the server at a URL.
 
-    source: folder or Hub name of the model that is served ("testbed" for the bundled reasoner).
-    served: its name at the server (default: the only one there). concurrency: requests under way
-    (default 32; transformers serve takes one at a time). timeout: seconds for one answer (a piece
-    of at most `piece` tokens). retry: how long a server that is down or busy is waited for.
-    key_env: environment variable with the server's key, if it wants one.
+    Args:
+        url: the server, such as http://localhost:8000.
+        source: folder or Hub name of the served model ("testbed" for the bundled reasoner).
+        served: the model's name at the server; None takes the only one there.
+        concurrency: requests under way; None is 32 (transformers serve: 1).
+        timeout: seconds for one answer (a piece of at most `piece` tokens).
+        retry: how long to wait for a server that is down or busy.
+        piece: most tokens per request to the server.
+        key_env: environment variable with the server's key, where it needs one.
+        delimiters: thinking delimiters; None detects them.
+        trust_remote_code: whether the checkpoint's own code may run (tokenizer and configuration).
     """
 
     def __init__(
@@ -87,7 +93,7 @@ class ServerEngine:
         if concurrency and concurrency > 1 and not self._dialect.parallel:
             raise UserError(
                 f"concurrency={concurrency}: {self.kind} serve answers one request after another "
-                f"and has one seed for all, so it is asked one at a time; leave it out."
+                f"and has one seed for all, so requests go one at a time; leave the option out."
             )
         self.concurrency = concurrency or (SIDE_BY_SIDE if self._dialect.parallel else 1)
         self.piece = piece
@@ -99,7 +105,7 @@ class ServerEngine:
 
     @property
     def kind(self) -> Kind:
-        """Which server it is."""
+        """The kind of server."""
         return self._dialect.kind
 
     @property
@@ -109,7 +115,7 @@ class ServerEngine:
 
     @property
     def about(self) -> str:
-        """What rows are made by, for the store."""
+        """The engine as recorded in the store."""
         how = "token ids" if self.exact else "tokens read back from text"
         return f"{self.kind} at {self._endpoint.url}, {self.served}, {how}"
 
@@ -119,23 +125,23 @@ class ServerEngine:
         return self.model.layer_map
 
     def fingerprint(self) -> str:
-        """Configuration, vocabulary, server and name; a study keeps it, so its rows say all that.
+        """Identity of configuration, vocabulary, server kind and served name.
 
-        The weights at the server are not seen: give another checkpoint another name.
+        The server's weights are not visible: give another checkpoint another name.
         """
         how = "tokens" if self.exact else "text"
         return f"{identity(self.model)} served as {self.served!r} by {self.kind}, {how}"
 
     def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """The chat prompt of a question."""
+        """Token ids of the chat prompt of a question."""
         return self.model.prompt_ids(question, thinking=thinking)
 
     def encode(self, text: str) -> list[int]:
-        """Ids without special tokens."""
+        """Token ids of a text, without special tokens."""
         return self.model.encode(text)
 
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of ids."""
+        """Decode token ids to text."""
         return self.model.text(ids, skip_special)
 
     # ---------------------------------------------------------------- generation
@@ -143,7 +149,10 @@ class ServerEngine:
     def decode(
         self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool = False
     ) -> Iterator[Chain]:
-        """Chains as they finish; EndpointError where the server stays away (they then stand)."""
+        """Yield chains as they finish; EndpointError if the server stays away.
+
+        Chains that finished before the error have been yielded, so a study keeps them.
+        """
         self._check(requests)
         endpoint = self._endpoint.again()
 
@@ -163,7 +172,7 @@ class ServerEngine:
         return spread(requests, walk, threads=self.concurrency, stop=endpoint.stop)
 
     def ask(self, ask: Ask) -> Said:
-        """One question to the server."""
+        """Send one request to the server."""
         return self._ask(self._endpoint, ask)
 
     def _ask(self, endpoint: Endpoint, ask: Ask) -> Said:
@@ -176,8 +185,8 @@ class ServerEngine:
             if len(request.read) >= self.max_positions:
                 raise UserError(
                     f"The prompt of problem {request.problem!r} has {len(request.read)} tokens; "
-                    f"the server has {self.max_positions} positions, and an answer needs some: "
-                    f"serve it with more (vLLM: --max-model-len)."
+                    f"the server has {self.max_positions} positions, and an answer needs some of "
+                    f"them: serve it with more (vLLM: --max-model-len)."
                 )
         check(self.model, requests)
 
@@ -189,9 +198,9 @@ class ServerEngine:
         options: Sequence[Sequence[Sequence[int]]],
         variants: Sequence[VariantLike],
     ) -> Float[np.ndarray, "V P O"]:
-        """Log-probability of each option of each prompt: one request an option, echoed.
+        """Log-probability of each option of each prompt, in nats: [V, P, O].
 
-        Prompts with fewer options than others are filled up with nan.
+        One echoed request per option. Prompts with fewer options than others are padded with nan.
         """
         for variant in variants:
             _only_dense(variant)
@@ -234,11 +243,11 @@ class ServerEngine:
 
         value = endpoint.post("completions", body, read=read)
         if not math.isfinite(value):
-            raise NonFiniteError(f"The server scores an option with {value}.")
+            raise NonFiniteError(f"The server gave an option the log-probability {value}.")
         return value
 
     def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
-        """Always an error: criteria read weights and residual streams, which a server keeps."""
+        """Always raises UserError: criteria need weights, which only the server has."""
         raise UserError(
             f"A server cannot score blocks ({criterion}). Score and prune the checkpoint with "
             f"`prunescope prune`, serve what it writes, and measure that."
@@ -248,16 +257,16 @@ class ServerEngine:
 def _only_dense(variant: VariantLike) -> None:
     if variant.interventions():
         raise UserError(
-            f"A server has the model that it serves and no other; it cannot run {variant.name!r}. "
+            f"A server runs only the model that it serves; it cannot run {variant.name!r}. "
             f"Write the pruned checkpoint with `prunescope prune`, serve that, and measure it with "
             f"`prunescope scale --server`."
         )
 
 
 def _listed(endpoint: Endpoint) -> dict[str, int | None]:
-    """The models of the server's own list, with the positions that it has room for.
+    """The models that the server lists, with the positions that each has.
 
-    The list is a help and no condition: transformers serve fails to make one without a Hub cache.
+    The list is optional: transformers serve fails to make one without a Hub cache.
     """
     try:
         data = endpoint.get("models", retry=FIRST).get("data")
@@ -275,7 +284,7 @@ def _listed(endpoint: Endpoint) -> dict[str, int | None]:
 
 def _served(endpoint: Endpoint, served: str | None, listed: dict[str, int | None]) -> str:
     if served:
-        return served  # a list may lack it: transformers serve names its cache, not its model
+        return served  # may be missing in the list: transformers serve lists its cache
     if len(listed) == 1:
         return next(iter(listed))
     raise UserError(

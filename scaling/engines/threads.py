@@ -1,7 +1,7 @@
-"""Bounded concurrency for requests that wait on a server: results as they come, an end at once.
+"""Bounded concurrency for requests that wait on a server, with results as they come.
 
-Daemon threads of its own and not `concurrent.futures`: that one joins its threads before the
-program may end, so Ctrl-C would wait for a server that hangs.
+Uses its own daemon threads instead of `concurrent.futures`, which joins its threads before the
+program may end: Ctrl-C would then wait for a server that hangs.
 """
 
 from __future__ import annotations
@@ -24,15 +24,24 @@ def spread(
     threads: int,
     stop: Callable[[], None] = lambda: None,
 ) -> Iterator[R]:
-    """Everything that `work` yields for any item, in the order in which it comes.
+    """Work on items in threads, and yield every result as it comes.
 
-    At most `threads` items are worked on at a time; they are begun in order. An exception of
-    `work` is raised here, after what was finished before it. However the iteration ends, no
-    further item is begun, and `stop` is called to end what is under way; it is not waited for.
+    However the iteration ends, no further item is begun, and `stop` is called to end the work under
+    way; that end is not waited for.
+
+    Args:
+        items: the items, begun in order.
+        work: yields the results of one item. Its exceptions are raised here, after the results that
+            came before.
+        threads: most items worked on at a time.
+        stop: called at the end, to end work that is under way.
+
+    Yields:
+        Results of any item, in the order in which they come.
     """
     waiting = iter(list(items))
     lock, over = threading.Lock(), threading.Event()
-    # results, an exception, or None from a thread that has nothing left to do
+    # A result, an exception, or None from a thread that has no items left.
     came: queue.SimpleQueue[tuple[R] | BaseException | None] = queue.SimpleQueue()
 
     def run() -> None:

@@ -1,29 +1,27 @@
-"""Graders: is the answer of a chain correct, wrong, or no answer?
+r"""Graders: is the answer of a chain correct, wrong, or missing?
 
-One file each in this folder, found by itself (files with a leading underscore are helpers). A
-grader has two extractors: `strict` takes an answer only where the text announces one (\\boxed{},
-"answer is", a text that is nothing else), `lenient` also takes the last thing that could be one.
-Both verdicts are kept side by side; the outcome that counts is the strict one, since a chain that
-loops also ends in some number.
+One file per grader in this folder, imported automatically (files with a leading underscore are
+helpers). A grader has two extractors: `strict` accepts an answer only where the text announces one
+(\boxed{}, "answer is", or a text that is nothing else); `lenient` also accepts the last text that
+could be an answer. Both outcomes are stored. The strict one counts, because a chain that loops also
+ends in some number.
 
-"No answer" is an outcome of its own, never a default choice. An answer inside unfinished thinking
-is none.
+"No answer" is an outcome of its own; no default choice replaces it. An answer inside unfinished
+thinking counts as no answer.
 """
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from interp.chains.chain import Chain
-from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.errors import NonFiniteError
+from interp.registry import Registry
 from scaling.problem import Benchmark, Problem
 
 __all__ = ["Grader", "Outcome", "Verdict", "get_grader", "grade", "grade_likelihood"]
@@ -34,7 +32,14 @@ Outcome = Literal["correct", "wrong", "no answer"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of one answer; `extracted` is what was judged (None: no answer)."""
+    """The judgement of one answer.
+
+    Attributes:
+        outcome: the outcome that counts: the strict one.
+        extracted: the text that was judged; None where there is no answer.
+        strict_outcome: outcome of the announced answer.
+        lenient_outcome: outcome of the announced answer, or else of the likeliest text.
+    """
 
     outcome: Outcome
     extracted: str | None
@@ -46,80 +51,111 @@ NO_ANSWER = Verdict("no answer", None, "no answer", "no answer")
 
 
 class Grader:
-    """Base of graders: two extractors and a comparison.
+    """Base class of graders: two extractors and a comparison.
 
-    partial_words: whether a text cut by the budget may end in half an answer ("12" of "128"),
-        which must not be graded as a whole one.
+    Attributes:
+        name: the name under which the grader is registered.
+        partial_words: whether a text cut by the budget may end in half an answer ("12" of "128");
+            the last word of such a text is then dropped before grading.
     """
 
     name: str = ""
     partial_words: bool = True
 
     def strict(self, text: str, problem: Problem) -> str | None:
-        """The announced answer in `text`, or None."""
+        """Extract the announced answer.
+
+        Args:
+            text: the answer span as text, without thinking.
+            problem: the problem, for its choices.
+
+        Returns:
+            The answer as written; None where none is announced.
+        """
         raise NotImplementedError
 
     def lenient(self, text: str, problem: Problem) -> str | None:
-        """The strict answer, or else the likeliest one, or None."""
+        """Extract the announced answer, or else the likeliest text.
+
+        Args:
+            text: the answer span as text, without thinking.
+            problem: the problem, for its choices.
+
+        Returns:
+            The answer as written; None where nothing could be one.
+        """
         return self.strict(text, problem)
 
     def equal(self, extracted: str, problem: Problem) -> bool:
-        """Whether the extracted answer is the gold one."""
+        """Compare an extracted answer with the gold answer.
+
+        Args:
+            extracted: a result of `strict` or `lenient`.
+            problem: the problem with its gold answer.
+
+        Returns:
+            Whether the two are the same answer.
+        """
         raise NotImplementedError
 
     def check_gold(self, problem: Problem) -> None:
-        """Raise UserError if this grader cannot read the gold answer."""
+        """Raise UserError if this grader cannot read the gold answer of `problem`."""
 
 
 G = TypeVar("G", bound=Grader)
-_graders: dict[str, Grader] = {}
+REGISTRY = Registry[Grader]("grader", __name__, entry_points="prunescope.graders")
 
 
 def grader(name: str) -> Callable[[type[G]], type[G]]:
-    """Register a Grader class under `name`."""
+    """Register a `Grader` class under `name` (a class decorator)."""
 
-    def add(cls: type[G]) -> type[G]:
-        if name in _graders:
-            raise ValueError(f"two graders are called {name!r}")
-        _graders[name] = cls()
-        _graders[name].name = name
-        return cls
+    def build(cls: type[G]) -> Grader:
+        made = cls()
+        made.name = name
+        return made
 
-    return add
-
-
-@cache
-def _discover() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{__name__}.{module.name}")
+    return REGISTRY.register(name, build)
 
 
 def graders() -> Mapping[str, Grader]:
     """Every grader by name."""
-    _discover()
-    return dict(sorted(_graders.items()))
+    return REGISTRY.entries()
 
 
 def get_grader(name: str) -> Grader:
     """The grader `name`; UserError with the nearest name if there is none."""
-    known = graders()
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "grader"))
-    return known[name]
+    return REGISTRY.get(name)
 
 
 @runtime_checkable
 class TextModel(Protocol):
-    """What grading needs of a model: ids to text."""
+    """The part of a model that grading needs: token ids to text."""
 
     def text(self, ids: list[int], skip_special: bool = True) -> str:
-        """The text of `ids`."""
+        """Decode token ids to text.
+
+        Args:
+            ids: token ids.
+            skip_special: whether to leave special tokens out.
+
+        Returns:
+            The text.
+        """
         ...
 
 
 def grade(benchmark: Benchmark, problem: Problem, chain: Chain, model: TextModel) -> Verdict:
-    """Judge the answer span of a chain; a chain without one is "no answer"."""
+    """Judge the answer span of a chain.
+
+    Args:
+        benchmark: names the grader.
+        problem: the problem with its gold answer.
+        chain: the chain; without an answer span its outcome is "no answer".
+        model: decodes the token ids.
+
+    Returns:
+        The verdict.
+    """
     if chain.answer is None:
         return NO_ANSWER
     text = model.text(chain.answer_ids.tolist())
@@ -137,8 +173,17 @@ def grade_text(
 ) -> Verdict:
     """Judge a text, with or without its thinking.
 
-    cut: the text ended because its tokens ran out. opened: the prompt had opened the thinking, so
-    a text without its end is unfinished thinking. think: the delimiters.
+    Args:
+        benchmark: names the grader.
+        problem: the problem with its gold answer.
+        text: the completion.
+        cut: whether the text ended because its token budget ran out.
+        opened: whether the prompt had opened the thinking; a text without the end delimiter is then
+            unfinished thinking.
+        think: the start and end delimiters of thinking.
+
+    Returns:
+        The verdict.
     """
     answer = answer_part(text, opened=opened, think=think)
     if answer is None:
@@ -155,7 +200,16 @@ def grade_text(
 
 
 def answer_part(text: str, *, opened: bool, think: tuple[str, str]) -> str | None:
-    """The text after the last end of thinking; None if the thinking never ended."""
+    """The text after the last end of thinking.
+
+    Args:
+        text: the completion.
+        opened: whether the prompt had opened the thinking.
+        think: the start and end delimiters of thinking.
+
+    Returns:
+        The answer text; None where the thinking never ended.
+    """
     start, end = think
     before, closed, after = text.rpartition(end)
     del before
@@ -166,12 +220,12 @@ def answer_part(text: str, *, opened: bool, think: tuple[str, str]) -> str | Non
 
 
 def _without_gaps(text: str) -> str:
-    """Runs of white space as one: a chain may loop on it, and no extractor should have to care."""
+    """Collapse long runs of white space, which a looping chain may produce."""
     return re.sub(r"\s{64,}", lambda run: "\n" if "\n" in run[0] else " ", text)
 
 
 def _without_last_word(text: str) -> str:
-    """Without the word or number that a cut may have halved."""
+    """Drop the last word or number, which the cut may have halved."""
     end = len(text)
     while end and (text[end - 1].isalnum() or text[end - 1] in "_.,/"):
         end -= 1
@@ -187,16 +241,25 @@ def _outcome(judge: Grader, extracted: str | None, problem: Problem) -> Outcome:
 def grade_likelihood(
     problem: Problem, logprobs: Sequence[float] | np.ndarray, lengths: Sequence[int]
 ) -> Verdict:
-    """Judge by the log-probability of each choice (strict) and the same a token (lenient).
+    """Judge a problem by the log-probabilities of its choices.
 
-    Raises NonFiniteError for a nan: a model that is broken has no opinion, and no default is made
-    up for it.
+    Args:
+        problem: the problem with its choices and gold answer.
+        logprobs: log-probability of each choice, in nats: [choices].
+        lengths: number of tokens of each choice.
+
+    Returns:
+        The verdict: strict compares sums of log-probabilities, lenient compares means per token.
+
+    Raises:
+        NonFiniteError: a log-probability is nan; a broken model gets no default answer.
+        ValueError: the numbers of log-probabilities, lengths and choices differ.
     """
     values = np.asarray(logprobs, dtype=np.float64)
     if values.shape != (len(problem.choices),) or len(lengths) != len(problem.choices):
         raise ValueError(f"{values.shape} log-probabilities for {len(problem.choices)} choices")
     if np.isnan(values).any():
-        raise NonFiniteError(f"problem {problem.id!r}: the choices' log-probabilities hold a nan.")
+        raise NonFiniteError(f"Problem {problem.id!r}: a choice has nan as its log-probability.")
     chosen = problem.choices[int(values.argmax())]
     by_token = problem.choices[int((values / np.asarray(lengths)).argmax())]
     strict: Outcome = "correct" if chosen == problem.answer else "wrong"

@@ -1,7 +1,7 @@
-"""The worker process of the `math` grader: one JSON request a line in, one JSON reply a line out.
+"""The worker process of the `math` grader: JSON requests in, JSON replies out, one per line.
 
-Run as a script, alone: LaTeX from a model can make a parser run for ever or eat all memory, so it
-is read here, where it can be killed. Imports nothing of this package.
+Run as a script of its own: LaTeX from a model can make a parser run forever or use all memory, so
+it is parsed in a process that can be killed. It imports nothing from this package.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ MEMORY_LIMIT = 4 << 30
 def _parse(text: str) -> Any:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-    untimed: Any = None  # the whole process is timed from outside
+    untimed: Any = None  # the parent process enforces the time limit
     configs = [LatexExtractionConfig(), ExprExtractionConfig()]
     found = parse(f"${text}$", extraction_config=configs, parsing_timeout=untimed)
     return found or parse(text, extraction_config=configs, parsing_timeout=untimed)
 
 
 def main() -> None:
-    """Answer requests until the input ends."""
+    """Answer requests until standard input ends."""
     try:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT, MEMORY_LIMIT))
     except (ImportError, ValueError, OSError):
-        pass  # no such limit on this system; the time limit remains
+        pass  # this system has no such limit; the time limit still applies
     from math_verify import verify
 
     replies = sys.stdout
-    sys.stdout = sys.stderr  # nothing a library says may mix with the replies
+    sys.stdout = sys.stderr  # output of libraries must not mix with the replies
     replies.write(json.dumps({"ready": True}) + "\n")
     replies.flush()
     for line in sys.stdin:
@@ -42,7 +42,7 @@ def main() -> None:
             gold, answer = _parse(request["gold"]), _parse(request["answer"])
             equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None))
             reply: dict[str, object] = {"equal": equal}
-        except Exception as error:  # whatever hostile input raises is its verdict: not equal
+        except Exception as error:  # an answer that makes the parser fail is not equal
             reply = {"equal": False, "error": type(error).__name__}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()

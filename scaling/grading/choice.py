@@ -1,7 +1,7 @@
-"""Grader for multiple choice: one of the letters the problem offers.
+"""Grader for multiple choice: one of the letters that the problem offers.
 
-No letter is ever assumed: a model that loops gets no answer, not an "A" (which would be right one
-time in four).
+No letter is a default: a model that loops gets "no answer", not an "A", which would be right one
+time in four.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from scaling.problem import Problem
 _DRESS = r"(?:\\text(?:bf)?\{)?\(?\**(?P<letter>[A-Za-z])\**\)?\}?"
 # "C", "(C)", "**C**", "\text{C}", "C. because ...", "option C"
 _LETTER_FIRST = re.compile(rf"\s*(?:option|choice)?\s*{_DRESS}(?:\s*$|[.):,]\s.*|[.):,]\s*$)", re.I)
-# In running text a bare "A" or "I" is more often a word than a choice.
+# In running text, "A" or "I" alone is more often a word than a choice.
 _INSIDE = re.compile(r"\((?P<a>[A-Z])\)|\b(?P<b>[B-HJ-Z])\b(?!['’])|\b(?P<c>[AI])(?=[.):]|\s*$)")
 
 
 @grader("choice")
 class Choice(Grader):
-    """A letter out of the problem's choices."""
+    """Grader for one of the problem's letters."""
 
     partial_words = False  # a letter cannot be cut in two
 
@@ -46,11 +46,11 @@ class Choice(Grader):
         return found[-1] if found else None
 
     def equal(self, extracted: str, problem: Problem) -> bool:
-        """The same letter."""
+        """Whether the letters are the same."""
         return extracted == problem.answer
 
     def check_gold(self, problem: Problem) -> None:
-        """The choices must be letters, the gold one of them."""
+        """The choices must be letters, and the gold answer one of them."""
         if not problem.choices or any(not re.fullmatch("[A-Z]", c) for c in problem.choices):
             raise UserError(
                 f"Problem {problem.id!r}: the grader 'choice' needs choices; the problem has "

@@ -1,17 +1,17 @@
-"""How a grader agrees with labels made by others, on files of real solutions.
+"""How far a grader agrees with other people's labels, on files of real solutions.
 
     python -m scaling.grading.label_agreement FILE [FILE ...] [--csv OUT]
 
-Reads JSONL of three kinds, known by their fields:
+Reads JSONL of three kinds, told apart by their fields:
 
-| file of | gold | solutions | labels | grader |
+| file | gold | solutions | labels | grader |
 |---|---|---|---|---|
 | GSM8K's model solutions | `ground_truth`, "A: N" | `NAME.solution` | `NAME.is_correct` | numeric |
 | simpleRL-reason's samples | `gt` | `code` (a list) | `score` (a list) | math |
 | your own | `answer` | `response` | `correct` | `grader`, or numeric |
 
-Every disagreement is put into a class: what about the text makes two honest judges differ. Not
-part of grading; nothing else imports it. docs/grading.md has the numbers.
+Every disagreement gets a class: the property of the text on which two fair graders differ. Not part
+of grading. docs/grading.md has the numbers.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from interp.errors import UserError
+from interp.statistics import cohen_kappa
 from scaling.grading import Verdict, get_grader, grade_text
 from scaling.grading._extract import last_announced, last_boxed, same_text
 from scaling.problem import Benchmark, Problem
@@ -37,7 +40,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labelled:
-    """One solution with its gold answer and somebody else's label; `theirs`: what they read."""
+    """One solution with its gold answer and another grader's label.
+
+    Attributes:
+        id: name of the solution within the file.
+        gold: the gold answer.
+        text: the solution.
+        label: whether the file labels it correct.
+        grader: name of the grader to compare with the label.
+        theirs: the answer that the label's author extracted, where the file has it.
+    """
 
     id: str
     gold: str
@@ -49,7 +61,18 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A solution that the two judge differently, and the class of it."""
+    """A solution on which grader and label differ, with the class of the difference.
+
+    Attributes:
+        id: name of the solution within the file.
+        why: the class of the disagreement.
+        label: whether the file labels the solution correct.
+        strict: outcome of the strict reading.
+        lenient: outcome of the lenient reading.
+        gold: the gold answer.
+        extracted: the answer that this package extracted.
+        theirs: the answer that the label's author extracted, where the file has it.
+    """
 
     id: str
     why: str
@@ -63,8 +86,18 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class LabelAgreement:
-    """Counts over one file. strict, lenient: solutions on which that reading and the label agree;
-    outcomes: of the strict reading. kappa: agreement of the strict reading beyond chance."""
+    """Counts over one file.
+
+    Attributes:
+        file: name of the file.
+        n: number of solutions.
+        strict: number of solutions on which the strict reading agrees with the label.
+        lenient: number of solutions on which the lenient reading agrees with the label.
+        labelled_correct: number of solutions labelled correct.
+        kappa: agreement of the strict reading beyond chance (Cohen's kappa).
+        outcomes: count of each outcome of the strict reading.
+        disagreements: the solutions on which either reading differs from the label.
+    """
 
     file: str
     n: int
@@ -76,14 +109,14 @@ class LabelAgreement:
     disagreements: tuple[Disagreement, ...] = field(repr=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a disagreement."""
+        """One row per disagreement."""
         import pandas as pd
 
         names = list(Disagreement.__dataclass_fields__)
         return pd.DataFrame([vars(d) for d in self.disagreements], columns=names)
 
     def lines(self) -> list[str]:
-        """The result in words, a line each."""
+        """The result in words, as lines."""
         said = [
             f"{self.file}: {self.n} solutions, {self.labelled_correct} labelled correct",
             f"  strict agrees on {self.strict} ({self.strict / self.n:.2%}), "
@@ -102,9 +135,19 @@ class LabelAgreement:
 
 
 def agreement(file: str | Path) -> LabelAgreement:
-    """The grader of a file against the file's own labels."""
+    """Compare the grader of a file with the file's own labels.
+
+    Args:
+        file: JSONL of one of the three kinds.
+
+    Returns:
+        Counts, kappa, and every disagreement.
+
+    Raises:
+        UserError: the file cannot be read, or a record lacks a field.
+    """
     n = strict = lenient = labelled = 0
-    both: Counter[tuple[bool, bool]] = Counter()
+    both = np.zeros((2, 2), dtype=np.int64)
     outcomes: Counter[str] = Counter()
     differ: list[Disagreement] = []
     for item in (item for record in read_file(file) for item in _solutions(record)):
@@ -116,7 +159,7 @@ def agreement(file: str | Path) -> LabelAgreement:
         n, labelled = n + 1, labelled + item.label
         strict += right == item.label
         lenient += (verdict.lenient_outcome == "correct") == item.label
-        both[right, item.label] += 1
+        both[int(right), int(item.label)] += 1
         outcomes[verdict.strict_outcome] += 1
         if right != item.label or (verdict.lenient_outcome == "correct") != item.label:
             differ.append(_disagreement(item, problem, verdict))
@@ -126,7 +169,7 @@ def agreement(file: str | Path) -> LabelAgreement:
         strict=strict,
         lenient=lenient,
         labelled_correct=labelled,
-        kappa=_kappa(both),
+        kappa=float(cohen_kappa(both)),
         outcomes={name: outcomes[name] for name in ("correct", "wrong", "no answer")},
         disagreements=tuple(differ),
     )
@@ -192,18 +235,15 @@ def _why(item: Labelled, verdict: Verdict, announced: str | None, extracted: str
     return "read the same, the label calls it unequal"
 
 
-def _kappa(both: Counter[tuple[bool, bool]]) -> float:
-    """Cohen's kappa of two yes-or-no judges; nan where one of them always says the same."""
-    n = sum(both.values())
-    mine = sum(v for (a, _), v in both.items() if a) / n
-    theirs = sum(v for (_, b), v in both.items() if b) / n
-    chance = mine * theirs + (1 - mine) * (1 - theirs)
-    agreed = (both[True, True] + both[False, False]) / n
-    return (agreed - chance) / (1 - chance) if chance < 1 else float("nan")
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; exit code 2 for a file that cannot be read."""
+    """Run the command line.
+
+    Args:
+        arguments: arguments; None takes those of the process.
+
+    Returns:
+        The exit code: 2 for a file that cannot be read, else 0.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m scaling.grading.label_agreement",
         description="How the graders agree with the labels of files of real solutions.",

@@ -1,7 +1,7 @@
 """Grader for LaTeX answers: math-verify, in a worker process with a time limit.
 
-An answer that the worker cannot read in time, or dies of, is wrong: it was given and not shown to
-be right. The worker starts at the first use and is started anew after it was killed.
+An answer that the worker cannot read in time, or that ends the worker, is wrong: it was given, and
+was not shown to be right. The worker starts at the first use and is restarted after a kill.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ from scaling.grading import Grader, grader
 from scaling.grading._extract import bare, last_announced, last_boxed, same_text
 from scaling.problem import Problem
 
-TIME_LIMIT = 5.0
-START_LIMIT = 120.0
-LONGEST = 2000  # characters; no answer of a benchmark comes near
+TIME_LIMIT = 5.0  # seconds per comparison
+START_LIMIT = 120.0  # seconds for the worker to start
+LONGEST = 2000  # characters; far more than any gold answer of a benchmark
 
 
 class MathWorker:
-    """One worker process; `equal` asks it and kills it when it takes too long."""
+    """One worker process. `equal` sends it a pair, and kills it when it takes too long.
+
+    Attributes:
+        time_limit: seconds per comparison.
+        kills: number of times the worker was killed.
+    """
 
     def __init__(self, time_limit: float = TIME_LIMIT) -> None:
         self.time_limit = time_limit
@@ -38,7 +43,18 @@ class MathWorker:
         self._lock = threading.Lock()
 
     def equal(self, gold: str, answer: str) -> bool | None:
-        """Whether the two expressions are equal; None if that could not be found out in time."""
+        """Compare two LaTeX expressions in the worker.
+
+        Args:
+            gold: the gold answer.
+            answer: the extracted answer.
+
+        Returns:
+            Whether the two are equal; None where the worker did not find out in time.
+
+        Raises:
+            PruneScopeError: the worker does not start.
+        """
         with self._lock:
             process = self._running()
             assert process.stdin is not None
@@ -48,7 +64,7 @@ class MathWorker:
                 reply = self._replies.get(timeout=self.time_limit)
             except (queue.Empty, OSError):
                 reply = None
-            if reply is None:  # too slow, or it died (memory)
+            if reply is None:  # too slow, or the worker ended (memory)
                 self.close()
                 self.kills += 1
                 return None
@@ -82,7 +98,7 @@ class MathWorker:
         return process
 
     def close(self) -> None:
-        """End the worker, if there is one."""
+        """Kill the worker if one is running."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -96,7 +112,7 @@ class MathWorker:
 
 def _pump(process: subprocess.Popen[str], replies: queue.Queue[str | None]) -> None:
     assert process.stdout is not None
-    with contextlib.suppress(ValueError, OSError):  # closed under our hands by a kill
+    with contextlib.suppress(ValueError, OSError):  # a kill closes the stream while it is read
         for line in process.stdout:
             replies.put(line)
     replies.put(None)
@@ -104,14 +120,14 @@ def _pump(process: subprocess.Popen[str], replies: queue.Queue[str | None]) -> N
 
 @grader("math")
 class Math(Grader):
-    """LaTeX, compared as mathematics."""
+    """Grader for LaTeX answers, compared as mathematics."""
 
     def __init__(self) -> None:
         self._worker: MathWorker | None = None
 
     @property
     def worker(self) -> MathWorker:
-        """The worker process, made at the first use, ended with the program."""
+        """The worker process, started at the first use and ended with the program."""
         if self._worker is None:
             self._worker = MathWorker()
             atexit.register(self._worker.close)
@@ -141,7 +157,7 @@ class Math(Grader):
         return self.worker.equal(problem.answer, extracted) is True
 
     def check_gold(self, problem: Problem) -> None:
-        """math-verify must be installed: said before any computing, not at the first answer."""
+        """Check that math-verify is installed, before any decoding."""
         if importlib.util.find_spec("math_verify") is None:
             raise UserError(
                 "The grader 'math' needs math-verify: pip install 'prunescope[math]', "

@@ -1,7 +1,7 @@
-"""Graders for numbers: `numeric` (any number, compared exactly) and `integer` (0, 7, 042 ...).
+r"""Graders for numbers: `numeric` (any number, compared exactly) and `integer` (0, 7, 042 ...).
 
-A number may wear a currency sign, a percent sign, thousands separators or a unit; "1/4", "0.25"
-and "\\frac{1}{4}" are the same. "25%" reads as 25, as the answers of GSM8K do.
+A number may carry a currency sign, a percent sign, thousands separators or a unit. "1/4", "0.25"
+and "\frac{1}{4}" are equal. "25%" is read as 25, as in the answers of GSM8K.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scaling.problem import Problem
 
 _WHOLE = r"(?:\d{1,3}(?:,\d{3})+|\d{1,400})"
 _NUMBER = rf"[-−+]?(?:{_WHOLE}(?:\.\d{{1,400}})?|\.\d{{1,400}})"
-# Not the tail of a word ("x2") nor of a number cut in two.
+# Not the end of a word ("x2"), and not part of a longer number.
 NUMBER = re.compile(
     rf"(?<![\w.,])(?:\\?\$\s*)?(?P<number>{_NUMBER})(?:\s*/\s*(?P<below>{_WHOLE})(?![\d.,]*\d))?"
     r"(?![\d])"
@@ -27,7 +27,14 @@ _MINUS_MONEY = re.compile(r"([-−])\s*\\?\$\s*(?=[\d.])")
 
 
 def read_number(text: str) -> Fraction | None:
-    """The number a text consists of, whatever its dress; None if it is anything else."""
+    """The number that a text consists of, ignoring markup and units.
+
+    Args:
+        text: an extracted answer.
+
+    Returns:
+        The exact value; None where the text is anything but one number.
+    """
     text = _tidy(bare(text))
     match = NUMBER.search(text)
     if match is None:
@@ -42,7 +49,7 @@ def read_number(text: str) -> Fraction | None:
 
 
 def last_number(text: str) -> str | None:
-    """The last number of a text, as written."""
+    """The last number in a text, as written; None where there is none."""
     found = None
     for match in NUMBER.finditer(_tidy(text)):
         if _value(match) is not None:
@@ -65,7 +72,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 @grader("numeric")
 class Numeric(Grader):
-    """A number, compared exactly as a fraction."""
+    """Grader for a number, compared exactly as a fraction."""
 
     def strict(self, text: str, problem: Problem) -> str | None:
         """A box, an announced answer, or a text that is one number."""
@@ -84,7 +91,7 @@ class Numeric(Grader):
         )
 
     def equal(self, extracted: str, problem: Problem) -> bool:
-        """Equal as fractions."""
+        """Whether both are the same fraction."""
         value = read_number(extracted)
         return value is not None and value == read_number(problem.answer)
 
@@ -99,7 +106,7 @@ class Numeric(Grader):
 
 @grader("integer")
 class Integer(Numeric):
-    """A whole number; 7.5 is an answer (a wrong one), "seven" is none."""
+    """Grader for a whole number: 7.5 is an answer (a wrong one), "seven" is no answer."""
 
     def check_gold(self, problem: Problem) -> None:
         """The gold answer must be a whole number."""
@@ -107,6 +114,6 @@ class Integer(Numeric):
         value = read_number(problem.answer)
         if value is None or value.denominator != 1:
             raise UserError(
-                f"Problem {problem.id!r}: the gold answer {problem.answer[:60]!r} is no whole "
+                f"Problem {problem.id!r}: the gold answer {problem.answer[:60]!r} is not a whole "
                 f"number; use the grader 'numeric'."
             )

@@ -1,4 +1,4 @@
-"""Grader for the testbed's own problems: its exact verifier."""
+"""Grader for the testbed's own problems, by its exact verifier."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def testbed_problem(problem: Problem) -> testbed.problems.GeneratedProblem:
 
 @grader("testbed")
 class Testbed(Grader):
-    """The testbed's verifier: a number, or an expression that makes the target."""
+    """Grader by the testbed's verifier: a number, or an expression that makes the target."""
 
-    partial_words = False  # one word, one token
+    partial_words = False  # each word is one token, so none is cut
 
     def strict(self, text: str, problem: Problem) -> str | None:
-        """The whole answer, if the verifier can read it."""
+        """The whole answer, if the verifier can parse it."""
         from testbed.verify import check_answer
 
         answer = text.strip()
@@ -43,16 +43,16 @@ class Testbed(Grader):
         return answer if readable else None
 
     def equal(self, extracted: str, problem: Problem) -> bool:
-        """Right, by the verifier."""
+        """Whether the verifier accepts the answer."""
         from testbed.verify import check_answer
 
         return check_answer(testbed_problem(problem), extracted) is True
 
     def check_gold(self, problem: Problem) -> None:
-        """The problem must be one of the testbed's."""
+        """The problem must come from the testbed."""
         missing = {"kind", "numbers", "target"} - set(problem.metadata)
         if missing:
             raise UserError(
-                f"Problem {problem.id!r}: the grader 'testbed' judges problems of the testbed; "
+                f"Problem {problem.id!r}: the grader 'testbed' grades problems of the testbed; "
                 f"this one lacks {', '.join(sorted(missing))}."
             )

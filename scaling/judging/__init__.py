@@ -1,7 +1,7 @@
-"""A second opinion on answers, from a language model at an endpoint: verdicts, counts, agreement.
+"""A language model as a second judge of answers: verdicts, behaviour counts, agreement.
 
-`Judge` asks (`scaling.judging.llm_judge`), `JudgeCache` keeps, `agreement` compares with the rule
-grader, `judge_study` does it for a study's rows. The words a judge is told are in
+`Judge` asks (`scaling.judging.llm_judge`), `JudgeCache` stores the answers, `agreement` compares
+with the rule grader, `judge_study` runs both on a study's rows. The prompts are in
 `scaling.judging.prompts`.
 """
 

@@ -1,16 +1,14 @@
-"""How far a judge and the rule grader agree: Cohen's kappa, with an interval.
+"""Agreement of a judge and the rule grader: Cohen's kappa, with an interval.
 
-kappa = (p_o - p_e) / (1 - p_e), p_o the share of items on which the two agree and p_e the share on
-which they would by chance, given how often each says "correct" (Cohen 1960). Where both say the
-same of every item, p_e = 1 and kappa is not defined: nan, not 1.
+kappa = (p_o - p_e) / (1 - p_e), with p_o the share of items on which the two agree and p_e the
+share on which they would agree by chance, given how often each says "correct" (Cohen 1960). Where
+both say the same of every item, p_e = 1 and kappa is undefined: nan, not 1.
 
-The interval comes from the posterior of the table's four probabilities, Dirichlet(1/2 + counts)
-(Jeffreys' prior), because a bootstrap of a table without a disagreement has no width. Rows of one
-problem are not independent, so the counts are scaled down to the number of problems: a problem is
-worth one row, however many it has.
+The interval is from the posterior of the table's four probabilities, Dirichlet(1/2 + counts)
+(Jeffreys' prior), because a bootstrap of a table without disagreement has zero width. Rows of one
+problem are not independent, so the counts are scaled down to the number of problems.
 
-Left out, and counted: items that the judge abstains on, errors, and rows without an answer (there
-both have nothing to say).
+Left out and counted: abstentions, errors, and rows without an answer.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError
-from interp.statistics import Interval, mean_interval
+from interp.statistics import Interval, cohen_kappa, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,15 +30,24 @@ if TYPE_CHECKING:
 
 __all__ = ["JudgeAgreement", "agreement", "kappa_interval"]
 
-DRAWS = 20_000
+DRAWS = 20_000  # draws from the posterior
 
 
 @dataclass(frozen=True)
 class JudgeAgreement:
-    """Judge against rule on `n` items of `n_problems` problems.
+    """Judge against rule grader on `n` items.
 
-    kappa, agreed: with their intervals. The four counts: rule first, judge second. abstained,
-    errors: items without a verdict. level: of the intervals. judge, version: who, and its prompt.
+    Attributes:
+        kappa: Cohen's kappa with its interval.
+        agreed: share of items on which both agree, with its interval.
+        both_correct: items that both call correct.
+        rule_only: items that only the rule grader calls correct.
+        judge_only: items that only the judge calls correct.
+        both_wrong: items that both call wrong.
+        abstained: items on which the judge abstained.
+        errors: items without a verdict because of an error.
+        judge: name of the judge's model.
+        version: version of the judge's prompt.
     """
 
     kappa: Interval
@@ -60,7 +67,7 @@ class JudgeAgreement:
         return self.both_correct + self.rule_only + self.judge_only + self.both_wrong
 
     def to_frame(self) -> pd.DataFrame:
-        """One row."""
+        """A single row."""
         import pandas as pd
 
         row = {k: v for k, v in asdict(self).items() if k not in ("kappa", "agreed")}
@@ -89,11 +96,20 @@ def agreement(
 ) -> JudgeAgreement:
     """Compare the rule grader's outcomes with a judge's verdicts on the same items.
 
-    correct: whether the rule grader took the answer. problems: the problem of each item (each its
-    own, if it is not said).
-    """
-    from sklearn.metrics import cohen_kappa_score
+    Args:
+        correct: whether the rule grader calls each item correct.
+        judgements: the judge's verdicts.
+        problems: the problem of each item; None treats every item as its own problem.
+        level: confidence level of the intervals.
+        judge: name of the judge's model.
+        version: version of the judge's prompt.
 
+    Returns:
+        Kappa, the share of agreement, and the counts.
+
+    Raises:
+        UserError: lengths that differ, or no item with a verdict.
+    """
     names = [str(i) for i in range(len(correct))] if problems is None else list(problems)
     if not len(correct) == len(judgements) == len(names):
         raise UserError(
@@ -117,12 +133,10 @@ def agreement(
         [[np.sum(rule & judged), np.sum(rule & ~judged)],
          [np.sum(~rule & judged), np.sum(~rule & ~judged)]]
     )  # fmt: skip
-    kappa = float("nan")
-    if len({*rule.tolist(), *judged.tolist()}) > 1:
-        kappa = float(cohen_kappa_score(rule, judged))
     by_problem: dict[str, list[float]] = {}
     for r, j, p in seen:
         by_problem.setdefault(p, []).append(float(r == j))
+    kappa = float(cohen_kappa(table))
     low, high = kappa_interval(table, n_effective=len(by_problem), level=level)
     method = "dirichlet" if len(by_problem) == len(seen) else "dirichlet, a problem one row"
     return JudgeAgreement(
@@ -144,24 +158,26 @@ def kappa_interval(
 ) -> tuple[float, float]:
     """Posterior limits of Cohen's kappa for counts of two raters over two classes.
 
-    n_effective: how many independent items the counts are worth (default: all of them).
+    Args:
+        table: counts, first rater in rows, second in columns: [2, 2].
+        n_effective: number of independent items that the counts are worth; None takes all of them.
+        level: probability of the interval.
+
+    Returns:
+        The lower and upper limit.
+
+    Raises:
+        UserError: `level` is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise UserError(f"level={level!r}: expected a probability between 0 and 1, such as 0.95.")
     total = int(table.sum())
     scale = 1.0 if n_effective is None or total == 0 else min(1.0, n_effective / total)
     drawn = np.random.default_rng(0).dirichlet(table.reshape(-1) * scale + 0.5, DRAWS)
-    kappa = _kappa(drawn)
+    kappa = cohen_kappa(drawn.reshape(-1, 2, 2))
     tail = (1 - level) / 2
     low, high = np.quantile(kappa, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _kappa(p: Float[np.ndarray, "draws 4"]) -> Float[np.ndarray, " draws"]:
-    agreed = p[:, 0] + p[:, 3]
-    rule, judge = p[:, 0] + p[:, 1], p[:, 0] + p[:, 2]
-    chance = rule * judge + (1 - rule) * (1 - judge)
-    return (agreed - chance) / (1 - chance)
 
 
 def _padded(rows: list[list[float]]) -> Float[np.ndarray, "P N"]:

@@ -1,9 +1,9 @@
-"""A judge on the rows of a study: a verdict on every answer, and counts of what chains do.
+"""A judge on the rows of a study: a verdict on every answer, and counts of behaviours.
 
 The rows are only read. Every generated row with an answer is judged against the gold answer of its
-problem; equal questions are asked once, so a study's many variants cost little more than one.
-Behaviours need the chain's text, hence the study's tokenizer; they are counted on as many chains as
-are asked for, problem by problem, so that the variants of one problem are all there.
+problem. Equal questions are asked once, so many variants cost little more than one. Behaviours need
+the chain's text, hence the study's tokenizer; they are counted on a given number of chains, problem
+by problem, so that all variants of a problem are included.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interp.errors import UserError, did_you_mean
 from scaling.judging.judge_agreement import JudgeAgreement, agreement
 from scaling.judging.llm_judge import Item, Judge
 from scaling.judging.prompts import KINDS
+from scaling.store.chain_row import thinking_ids
 from scaling.store.study_store import Store
 
 if TYPE_CHECKING:
@@ -33,9 +34,11 @@ KEYS = ["benchmark", "problem", "variant", "budget", "sample"]
 class JudgedStudy:
     """A judge's verdicts on a study.
 
-    rows: one a chain judged: its key, the rule grader's outcome, the answer, the verdict or the
-    error, and the counts of behaviours where they were asked for (judged_*). agreements: by
-    benchmark, and of "all" together; a benchmark without any verdict has none.
+    Attributes:
+        rows: one row per judged chain: key, the rule grader's outcome, the answer, the verdict or
+            error, and behaviour counts where requested (judged_*).
+        agreements: agreement by benchmark, and of "all" together; a benchmark without any verdict
+            has none.
     """
 
     rows: pd.DataFrame
@@ -43,7 +46,7 @@ class JudgedStudy:
 
     @property
     def errors(self) -> int:
-        """Items that have an error in the place of a verdict."""
+        """Number of items with an error instead of a verdict."""
         return int(self.rows["error"].notna().sum())
 
     def to_frame(self) -> pd.DataFrame:
@@ -51,7 +54,7 @@ class JudgedStudy:
         return self.rows
 
     def agreement_frame(self) -> pd.DataFrame:
-        """One row a benchmark, and one of all."""
+        """One row per benchmark, and one for all."""
         import pandas as pd
 
         if not self.agreements:
@@ -74,11 +77,22 @@ def judge_study(
     text_of: Callable[[list[int]], str] | None = None,
     trust_remote_code: bool = False,
 ) -> JudgedStudy:
-    """Judge the rows of the study in `folder`.
+    """Judge the rows of a study.
 
-    benchmarks: only these. limit: only the first problems of each. behaviours: on how many chains
-    the behaviours are counted. text_of: ids to text (default: the tokenizer of the study's model).
-    trust_remote_code: whether that tokenizer may run the model's own code.
+    Args:
+        folder: folder of the study.
+        judge: the judge.
+        benchmarks: only these benchmarks; empty takes all.
+        limit: only the first problems of each benchmark; None takes all.
+        behaviours: number of chains on which behaviours are counted.
+        text_of: token ids to text; None uses the tokenizer of the study's model.
+        trust_remote_code: whether that tokenizer may run the model's own code.
+
+    Returns:
+        The verdicts and the agreement with the rule grader.
+
+    Raises:
+        UserError: bad options, or a study without generated answers.
     """
     work = questions_of(
         folder,
@@ -121,9 +135,15 @@ def judge_study(
 
 @dataclass(frozen=True)
 class JudgesWork:
-    """What a judge is asked about a study. rows: all that are looked at; asked: those with an
-    answer; facts: question and gold answer of each of these; items: what is compared; texts: the
-    thinking in which behaviours are counted."""
+    """The questions that a judge gets about a study.
+
+    Attributes:
+        rows: all rows of the selection.
+        asked: the rows with an answer.
+        facts: question and gold answer of each row in `asked`.
+        items: the pairs to compare.
+        texts: the thinking in which behaviours are counted.
+    """
 
     rows: pd.DataFrame
     asked: pd.DataFrame
@@ -141,7 +161,22 @@ def questions_of(
     text_of: Callable[[list[int]], str] | None = None,
     trust_remote_code: bool = False,
 ) -> JudgesWork:
-    """What `judge_study` will ask, with the same options; nobody is asked."""
+    """Collect the questions that `judge_study` would ask, without asking.
+
+    Args:
+        folder: folder of the study.
+        benchmarks: only these benchmarks; empty takes all.
+        limit: only the first problems of each benchmark; None takes all.
+        behaviours: number of chains on which behaviours are counted.
+        text_of: token ids to text; None uses the tokenizer of the study's model.
+        trust_remote_code: whether that tokenizer may run the model's own code.
+
+    Returns:
+        The questions and the rows that they are about.
+
+    Raises:
+        UserError: bad options, or a study without generated answers.
+    """
     for name, value in (("limit", limit), ("behaviours", behaviours)):
         if value is not None and value < (1 if name == "limit" else 0):
             raise UserError(f"{name}={value}: expected a number of problems or chains.")
@@ -152,17 +187,13 @@ def questions_of(
     texts: list[str] = []
     if behaviours:
         read = text_of or _reader(model, trust_remote_code)
-        texts = [read(ids) for ids in map(_thinking, rows.head(behaviours).to_dict("records"))]
+        few = rows.head(behaviours).to_dict("records")
+        texts = [read(thinking_ids(row).tolist()) for row in few]
     asked = rows[rows["outcome"] != "no answer"]
     facts = [gold[b, p] for b, p in zip(asked["benchmark"], asked["problem"], strict=True)]
     answers = asked["extracted"].astype(str)
     items = [Item(q, g, a) for (q, g), a in zip(facts, answers, strict=True)]
     return JudgesWork(rows, asked, facts, items, texts)
-
-
-def _thinking(row: dict[Any, Any]) -> list[int]:
-    own = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
-    return [int(i) for i in own]
 
 
 def _read(folder: str | Path) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple[str, str]], str]:
@@ -197,7 +228,7 @@ def _reader(model: str, trust_remote_code: bool) -> Callable[[list[int]], str]:
 
 
 def _count(table: pd.DataFrame, few: pd.DataFrame, judge: Judge, texts: Sequence[str]) -> None:
-    """Adds the counts of the thinking of these chains, and their errors."""
+    """Add behaviour counts of these chains' thinking, and their errors, to the table."""
     counts = judge.count(texts)
     for kind in KINDS:
         name = f"judged_{kind.replace(' ', '_')}"

@@ -1,14 +1,14 @@
 """A language model as a judge, at any endpoint that speaks the OpenAI chat protocol.
 
-Two tasks: whether an answer and the gold answer are the same (`Judge.compare`), and how often a
-chain verifies, backtracks, sets subgoals and works backward (`Judge.count`).
+Two tasks: whether an answer equals the gold answer (`Judge.compare`), and how often a chain
+verifies, backtracks, sets subgoals and works backward (`Judge.count`).
 
-The judge is asked at temperature 0 and is blind: which of two answers is the gold one is decided by
-a hash of the item and never said, and the verdict is symmetric. It may abstain ("cannot tell").
-What cannot be had (an endpoint that is down, slow, busy, or talks nonsense) is an error on that one
-item, kept apart from any verdict; it is no 0, is not cached, and the next run asks again.
+The judge is asked at temperature 0 and is blind: a hash of the item decides the order of the two
+answers, the judge is not told which is the gold one, and the verdict is symmetric. It may abstain
+("cannot tell"). A failure (an endpoint that is down, slow, busy or sends nonsense) is an error on
+that one item, not a verdict and not a 0; it is not cached, and the next run asks again.
 
-Caveat: temperature 0 is not determinism; the cache is what makes a second run give the same table.
+Caveat: temperature 0 is not deterministic; the cache makes a second run give the same table.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from interp.errors import UserError
@@ -38,14 +37,20 @@ __all__ = ["BehaviourCount", "Item", "Judge", "Judgement", "Planned", "gold_firs
 
 R = TypeVar("R")
 LONGEST_TEXT = 20_000  # characters of a chain in one question; a longer one is asked in parts
-GIVE_UP = 12  # failures of the endpoint in a row, after which the rest is not asked
+GIVE_UP = 12  # consecutive endpoint failures after which no further question is asked
 FIRST = Retry(tries=3, patience=20.0)
 _AWAY = ("down", "timeout", "rate limit", "server error")
 
 
 @dataclass(frozen=True)
 class Item:
-    """An answer to be compared with the gold one."""
+    """An answer to compare with the gold answer.
+
+    Attributes:
+        question: the question.
+        gold: the gold answer.
+        answer: the extracted answer.
+    """
 
     question: str
     gold: str
@@ -54,7 +59,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on an item, or the error that stands in its place; one of the two is None."""
+    """The verdict on an item, or an error; exactly one of the two is None.
+
+    Attributes:
+        verdict: "same", "different" or "cannot tell".
+        error: what went wrong.
+        cached: whether the verdict came from the cache.
+    """
 
     verdict: JudgedVerdict | None
     error: str | None = None
@@ -63,9 +74,13 @@ class Judgement:
 
 @dataclass(frozen=True)
 class BehaviourCount:
-    """Counts by kind of a text, or the error in their place; one of the two is None.
+    """Behaviour counts of a text, or an error; exactly one of the two is None.
 
-    parts: in how many questions a long text was asked.
+    Attributes:
+        counts: count by kind of behaviour.
+        error: what went wrong.
+        cached: whether all counts came from the cache.
+        parts: number of questions into which a long text was split.
     """
 
     counts: Mapping[str, int] | None
@@ -76,8 +91,15 @@ class BehaviourCount:
 
 @dataclass(frozen=True)
 class Planned:
-    """The questions of a task: all, the different ones among them, and of those the ones that no
-    cache answers, with the characters that these send."""
+    """The questions of one task.
+
+    Attributes:
+        task: "same" or "behaviours".
+        questions: number of questions.
+        different: number of different ones.
+        asked: number of those that the cache does not answer.
+        characters: characters that these send.
+    """
 
     task: str
     questions: int
@@ -101,17 +123,24 @@ class _Reply:
 
 
 def gold_first(item: Item) -> bool:
-    """Whether the gold answer is shown first: a fair coin, the same for the same item."""
+    """Whether the gold answer is shown first: a fair coin, fixed per item."""
     text = repr((item.question, *sorted((item.gold, item.answer)), item.gold))
     return bool(hashlib.sha256(text.encode()).digest()[0] & 1)
 
 
 class Judge:
-    """A judge at `url`, and what it has answered already.
+    """A judge at an endpoint, with a cache of its answers.
 
-    key_env: the environment variable with the endpoint's key (this machine's endpoints need none).
-    cache: a file; None keeps answers for this object's life. concurrency: questions under way.
-    timeout: seconds for an answer. max_tokens: of an answer, a reasoning judge's thinking included.
+    Args:
+        url: the endpoint.
+        model: name of the model at the endpoint.
+        key_env: environment variable with the endpoint's key (not needed for this machine's
+            endpoints).
+        cache: file of the cache; None keeps answers in memory only.
+        concurrency: questions under way.
+        timeout: seconds for one answer.
+        max_tokens: most tokens per answer, including a reasoning judge's thinking.
+        retry: how often and how long to try; None takes the defaults of `Retry`.
     """
 
     def __init__(
@@ -127,7 +156,7 @@ class Judge:
         retry: Retry | None = None,
     ) -> None:
         if not model:
-            raise UserError("The judge has no name: say which model of the endpoint is to judge.")
+            raise UserError("The judge's model has no name: name a model of the endpoint.")
         for name, value in (("concurrency", concurrency), ("max_tokens", max_tokens)):
             if value < 1:
                 raise UserError(f"{name}={value}: expected 1 or more.")
@@ -143,18 +172,13 @@ class Judge:
 
     @property
     def url(self) -> str:
-        """The endpoint."""
+        """The endpoint's base URL."""
         return self._endpoint.url
 
     def __enter__(self) -> Judge:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -162,9 +186,11 @@ class Judge:
         self.cache.close()
 
     def check(self) -> None:
-        """Ask whether the model is there, before anything is judged.
+        """Check that the model answers, before anything is judged.
 
-        UserError where it is not or the key is refused; EndpointError where nobody answers.
+        Raises:
+            UserError: the model is not there, or the key is refused.
+            EndpointError: the endpoint does not answer.
         """
         try:
             listed = self._endpoint.models(retry=FIRST)
@@ -192,17 +218,30 @@ class Judge:
     # ---------------------------------------------------------------- the two tasks
 
     def compare(self, items: Sequence[Item]) -> list[Judgement]:
-        """Whether each answer is the gold one, in the order of `items`; equal items asked once."""
+        """Judge whether each answer equals its gold answer; equal items are asked once.
+
+        Args:
+            items: the pairs to compare.
+
+        Returns:
+            Verdicts or errors, in the order of `items`.
+        """
         return [
             Judgement(reply.value, reply.error, reply.cached)
             for reply in self._replies([self._same(item) for item in items], read_verdict)
         ]
 
     def count(self, texts: Sequence[str]) -> list[BehaviourCount]:
-        """How often each chain's text does each of `KINDS`, in the order of `texts`.
+        """Count how often each text shows each behaviour of `KINDS`.
 
-        A long text is asked in parts, cut at ends of lines, and its counts are summed; a part that
-        fails is an error of the whole. A text without a word is counted without being asked.
+        A long text is asked in parts, cut at line ends, and the counts are summed; a failed part is
+        an error of the whole text. An empty text is counted without asking.
+
+        Args:
+            texts: the thinking of chains.
+
+        Returns:
+            Counts or errors, in the order of `texts`.
         """
         parts = [_parts(text) for text in texts]
         flat = [part for few in parts for part in few]
@@ -217,7 +256,15 @@ class Judge:
         return found
 
     def planned(self, items: Sequence[Item], texts: Sequence[str] = ()) -> list[Planned]:
-        """What judging would ask, and what is known already; nobody is asked."""
+        """Count the questions that judging would ask and those the cache answers, without asking.
+
+        Args:
+            items: pairs to compare.
+            texts: texts in which to count behaviours.
+
+        Returns:
+            One entry per task that has questions.
+        """
         counted = [self._behaviours(part) for text in texts for part in _parts(text)]
         found = []
         for task, questions in (("same", [self._same(i) for i in items]), ("behaviours", counted)):
@@ -249,7 +296,7 @@ class Judge:
         return _Question(task, messages, cache_key(what))
 
     def _replies(self, questions: Sequence[_Question], read: Callable[[str], Any]) -> list[_Reply]:
-        """An answer or an error to every question, asking each different one once."""
+        """An answer or an error to every question; each different question is asked once."""
         found: dict[Hashable, _Reply] = {}
         left: dict[Hashable, _Question] = {}
         for question in questions:
@@ -259,7 +306,7 @@ class Judge:
             else:
                 left.setdefault(question.key, question)
         endpoint = self._endpoint.again()
-        failed = [0]  # in a row; threads may miss one of each other's, which only costs a question
+        failed = [0]  # in a row; a race between threads costs at most one more question
 
         def ask(question: _Question) -> Iterator[tuple[_Question, _Reply]]:
             if failed[0] >= GIVE_UP:
@@ -318,7 +365,7 @@ def _refuse_key(error: EndpointError) -> None:
 
 
 def _parts(text: str) -> list[str]:
-    """A text in parts of at most LONGEST_TEXT characters, cut at ends of lines where it has any."""
+    """Split a text into parts of at most LONGEST_TEXT characters, at line ends where possible."""
     parts, rest = [], text.strip()
     while len(rest) > LONGEST_TEXT:
         cut = rest.rfind("\n", 1, LONGEST_TEXT)

@@ -1,9 +1,9 @@
-"""What a judge is told, and how its answer is read.
+"""The prompts of a judge, and the parsing of its answers.
 
-`VERSION` is part of every cache key: raise it with any change of a word here, and old verdicts are
-asked for anew. What is judged is data: it goes in as one JSON object between two marks, in which
-no "<" is left, so nothing in a question, an answer or a chain can close the marks; and the judge is
-told that it holds no instruction.
+`VERSION` is part of every cache key: raise it with any change of wording here, so that old verdicts
+are asked for again. The material to judge is data: it is one JSON object between two tags, in which
+every "<" is escaped, so no text inside can close the tags, and the judge is told that it holds no
+instruction.
 
 The kinds of behaviour are those of Gandhi et al. (arXiv 2503.01307).
 """
@@ -64,23 +64,32 @@ Answer with one JSON object and nothing else, the counts as whole numbers: {{"ve
 
 
 def same_messages(question: str, first: str, second: str) -> list[dict[str, str]]:
-    """The messages that ask whether two answers are the same."""
+    """The messages that ask whether two answers are the same.
+
+    Args:
+        question: the question.
+        first: one answer.
+        second: the other answer.
+
+    Returns:
+        Chat messages.
+    """
     return _messages(SAME, {"question": question, "answer_1": first, "answer_2": second})
 
 
 def behaviour_messages(text: str) -> list[dict[str, str]]:
-    """The messages that ask for the counts of a chain's text."""
+    """The messages that ask for behaviour counts of a chain's text."""
     return _messages(BEHAVIOURS, {"chain": text})
 
 
 def read_verdict(text: str) -> JudgedVerdict | None:
-    """The verdict in a judge's answer; None where it gives none."""
+    """The verdict in a judge's answer; None if there is none."""
     verdict = _last_object(text, {"verdict"}).get("verdict")
     return verdict if verdict in get_args(JudgedVerdict) else None
 
 
 def read_counts(text: str) -> dict[str, int] | None:
-    """The four counts in a judge's answer; None where it does not give all four."""
+    """The four counts in a judge's answer; None unless all four are there."""
     found = _last_object(text, set(KINDS))
     counts = {kind: found.get(kind) for kind in KINDS}
     good = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts.values())
@@ -94,7 +103,7 @@ def _messages(system: str, data: Mapping[str, str]) -> list[dict[str, str]]:
 
 
 def _last_object(text: str, keys: set[str]) -> dict[str, Any]:
-    """The last flat JSON object of a text with exactly these keys, after any thinking."""
+    """The last flat JSON object in a text with exactly these keys, after any thinking."""
     found: dict[str, Any] = {}
     for match in re.finditer(r"\{[^{}]*\}", text.rpartition("</think>")[2]):
         try:

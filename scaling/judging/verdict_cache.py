@@ -1,8 +1,8 @@
-"""What a judge has answered, on disk: the same question is never paid for twice.
+"""A judge's answers on disk, so that no question is paid for twice.
 
-One SQLite file; a key is the hash of everything that decides an answer (endpoint, model, prompt
-version, messages, limits) and of nothing else, the key of the endpoint least of all. Only answers
-that could be read are kept: an error is asked about again.
+One SQLite file. A key is the hash of everything that decides an answer (endpoint, model, prompt
+version, messages, limits) and nothing else; the endpoint's secret key is not part of it. Only
+readable answers are stored; errors are asked again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,17 @@ CREATE TABLE IF NOT EXISTS answers (
 
 
 def cache_key(what: Mapping[str, Any]) -> str:
-    """The hash of a JSON-able mapping; the order of its keys does not matter."""
+    """The hash of a mapping of JSON values; the order of its keys does not matter."""
     text = json.dumps(what, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 class JudgeCache:
-    """Answers by key. path None: in memory, for this run only. To be used from one thread."""
+    """Answers by key, to be used from one thread.
+
+    Args:
+        path: the file; None keeps the answers in memory for this run only.
+    """
 
     def __init__(self, path: str | Path | None) -> None:
         self.path = Path(path) if path is not None else None
@@ -54,7 +58,17 @@ class JudgeCache:
             return None if row is None else json.loads(row[0])
 
     def put(self, key: str, task: str, model: str, answer: Any) -> None:
-        """Keep an answer, at once."""
+        """Store an answer, committed at once.
+
+        Args:
+            key: the key (see `cache_key`).
+            task: name of the task, for readers of the file.
+            model: name of the judge's model, for readers of the file.
+            answer: the answer, a JSON value.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
         with self._explained(), self._db:
             self._db.execute(
                 "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)",
@@ -76,5 +90,5 @@ class JudgeCache:
         except (sqlite3.Error, OSError, ValueError) as error:
             raise UserError(
                 f"The judge's cache {str(self.path)!r} cannot be used ({error}): delete it, or "
-                f"name another file. Nothing but answers already paid for is in it."
+                f"name another file. It holds only answers that were already paid for."
             ) from error

@@ -1,1 +1,1 @@
-"""Logs of lm-evaluation-harness, in and out."""
+"""Import and export of sample logs of lm-evaluation-harness."""

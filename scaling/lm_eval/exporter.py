@@ -1,11 +1,11 @@
-"""A study's rows as sample logs of lm-evaluation-harness, for the tools that read those.
+"""Export a study's rows as sample logs of lm-evaluation-harness, for tools that read those.
 
-One file a variant, benchmark and budget, one line a problem with all its samples; what the format
-has no place for is under the field "prunescope", so that scaling/lm_eval/importer.py can read it
-back.
+One file per variant, benchmark and budget, one line per problem with all its samples. Values
+without a place in the format are under the field "prunescope", so that scaling/lm_eval/importer.py
+can read them back.
 
-Caveats: token ids become text, without special tokens and without what the engine wrote between
-thinking and answer.
+Caveat: token ids become text, without special tokens and without the tokens that the engine wrote
+between thinking and answer.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from interp.errors import UserError
 from scaling.lm_eval.importer import OURS
-from scaling.store.chain_row import LIKELIHOOD
+from scaling.store.chain_row import LIKELIHOOD, answer_ids, thinking_ids
 from scaling.store.study_store import Store
 
 if TYPE_CHECKING:
@@ -31,8 +29,19 @@ if TYPE_CHECKING:
 def export_samples(study: str | Path, out: str | Path, model: ReasoningModel) -> list[Path]:
     """Write a study's rows as sample logs: OUT/VARIANT/samples_BENCHMARK_BUDGET.jsonl.
 
-    One line a problem, its samples in one list; the metric ("exact_match", or "acc" where choices
-    were scored) is the first sample's, as the harness takes it. model: turns ids into text.
+    One line per problem, with its samples in one list. The metric ("exact_match", or "acc" where
+    choices were scored) is that of the first sample, as in the harness.
+
+    Args:
+        study: folder of the study.
+        out: folder for the logs.
+        model: decodes token ids to text.
+
+    Returns:
+        The files written.
+
+    Raises:
+        UserError: the study has no rows.
     """
     from scaling.benchmarks import benchmarks
 
@@ -126,18 +135,13 @@ class _Writing:
         return self.model.text(ids, skip_special=False)
 
     def _text(self, row: Mapping[str, Any]) -> str:
-        """Thinking, its end, and the answer; what else the engine wrote is left out."""
-        ids = row["ids"]
-        answered = row["answer_start"] == row["answer_start"]  # nan where there was none
-        thinking = self._part(ids, row["thinking_start"], row["thinking_stop"])
-        answer = self._part(ids, row["answer_start"], row["answer_stop"]) if answered else ""
+        """Thinking, its end delimiter, and the answer; other tokens of the engine are left out."""
+        ids = answer_ids(row)
+        answer = "" if ids is None else self.model.text(ids.tolist())
         if row["thinking_finish"] == "none":
             return answer
-        end = self.model.delimiters.think_end if answered else ""
-        return f"{thinking}{end}{answer}"
-
-    def _part(self, ids: np.ndarray, start: float, stop: float) -> str:
-        return self.model.text(ids[int(start) : int(stop)].tolist())
+        end = "" if ids is None else self.model.delimiters.think_end
+        return f"{self.model.text(thinking_ids(row).tolist())}{end}{answer}"
 
 
 def _json(line: dict[str, Any]) -> str:

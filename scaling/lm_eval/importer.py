@@ -1,20 +1,14 @@
-"""Sample logs of lm-evaluation-harness, read into a store (scaling/lm_eval/exporter.py writes
-them).
+"""Import sample logs of lm-evaluation-harness into a store.
 
-The harness writes `samples_TASK_DATE.jsonl`, a line a document and filter: `doc` (the record of the
-data set), `target`, `arguments` (prompt and options), `resps` (what the model wrote, one list a
-request), `filtered_resps`, and the value of each metric under its name. Its `doc` is the public
-record, so a benchmark here reads it as it reads a file.
+The harness writes `samples_TASK_DATE.jsonl`, one line per document and filter: `doc` (the record of
+the data set), `target`, `arguments` (prompt and options), `resps` (one list per request),
+`filtered_resps`, and each metric under its name. `doc` is the public record, so a benchmark here
+reads it as from a file. Every response becomes a chain (tokenised again: the log has no ids),
+graded by the benchmark's own grader and diagnosed. The log's own verdict is stored beside it
+(`lm_eval_...` in the diagnosis), and disagreements are counted.
 
-Import turns every response into a chain (re-tokenised: the log has no ids), grades it by the
-benchmark's own grader and diagnoses it, so that a run of the harness gets loops, reflection and
-intervals. What the log itself held for right is kept beside it (`lm_eval_...` in the diagnosis),
-and disagreements are counted.
-
-Caveats: a log says nothing of how a chain ended but its length; at the length limit it counts as
-cut. Log-probabilities of tokens are not in it. Responses to tasks with few-shot prompts without
-thinking delimiters are answers as a whole.
-
+Caveats: a log shows only a chain's length; at the length limit it counts as cut. It has no
+log-probabilities of tokens. Without thinking delimiters the whole response is the answer. Format:
 https://github.com/EleutherAI/lm-evaluation-harness, `lm_eval/loggers/evaluation_tracker.py`.
 """
 
@@ -40,14 +34,20 @@ from scaling.study.chain_diagnosis import Diagnoser
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
-OURS = "prunescope"  # the field of an exported line that says what the format has no place for
+OURS = "prunescope"  # field of an exported line for values without a place in the format
 BOOKKEEPING = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter"}
 BOOKKEEPING |= {"metrics", "doc_hash", "prompt_hash", "target_hash", OURS}
 
 
 @dataclass(frozen=True)
 class LogDocument:
-    """One document of a log: its first line, and the metrics of all its lines."""
+    """One document of a log.
+
+    Attributes:
+        record: its first line.
+        number: its `doc_id`.
+        metrics: the metrics of all its lines, by name and filter.
+    """
 
     record: Record
     number: int
@@ -55,7 +55,7 @@ class LogDocument:
 
     @property
     def prompt(self) -> str:
-        """The text the model was given; "" where the log does not say."""
+        """The prompt that the model got; "" where the log does not have it."""
         arguments = self.record.fields.get("arguments")
         found: Any = arguments
         if isinstance(arguments, Mapping):
@@ -68,7 +68,7 @@ class LogDocument:
 
     @property
     def limit(self) -> int | None:
-        """The length limit of a response, in tokens."""
+        """The length limit of a response in tokens; None where the log does not have it."""
         arguments = self.record.fields.get("arguments")
         options: Any = None
         if isinstance(arguments, Mapping):
@@ -79,14 +79,14 @@ class LogDocument:
         return limit if isinstance(limit, int) and limit > 0 else None
 
     def texts(self) -> list[str]:
-        """The responses of a generated document, one a sample."""
+        """The responses of a generated document, one per sample."""
         (responses,) = self._responses(1)
         if not isinstance(responses, list) or not all(isinstance(r, str) for r in responses):
-            raise self.record.wrong("resps", "expected a list of texts a request.")
+            raise self.record.wrong("resps", "expected a list of texts per request.")
         return responses
 
     def logprobs(self, n: int) -> np.ndarray:
-        """The log-likelihoods of n choices."""
+        """The log-likelihoods of `n` choices, in nats: [n]."""
         values = []
         for request in self._responses(n):
             value = _first(request)  # [[value, greedy]], numbers as text or not
@@ -94,7 +94,7 @@ class LogDocument:
                 values.append(float(value))
             except (TypeError, ValueError):
                 raise self.record.wrong(
-                    "resps", f"expected a log-likelihood a choice, got {request!r:.60}."
+                    "resps", f"expected a log-likelihood per choice, got {request!r:.60}."
                 ) from None
         return np.array(values)
 
@@ -107,7 +107,14 @@ class LogDocument:
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import added. agree, differ: verdicts that are, and are not, the log's own."""
+    """What an import added.
+
+    Attributes:
+        folder: folder of the store.
+        chains: number of chains added.
+        agree: verdicts that equal the log's own.
+        differ: verdicts that differ from the log's own.
+    """
 
     folder: Path
     chains: int
@@ -124,13 +131,23 @@ def import_samples(
     variant: str = "dense",
     removed: Sequence[int] = (),
 ) -> Imported:
-    """Read logs of one task into the store in `out`.
+    """Import logs of one task into a store.
 
-    model: whose tokenizer and delimiters read the texts, the same for all imports of a folder
-    (weights are not used: `scaling.engines.served_model.weightless` will do). benchmark: the name
-    here of the task ("gsm8k", "math500", "mmlu", "jsonl:numeric"). variant, removed: what the model
-    was; several imports into one folder are compared with the one called "dense". UserError with
-    file, line and field for whatever does not read.
+    Args:
+        files: the logs.
+        out: folder of the store; several imports may share it.
+        model: its tokenizer and delimiters read the texts; the same for all imports of a folder.
+            Weights are not used, so `scaling.engines.served_model.weightless` will do.
+        benchmark: name of the task in this package ("gsm8k", "math500", "mmlu", "jsonl:numeric").
+        variant: name of the model that was run; imports into one folder are compared with "dense".
+        removed: dense indices of the blocks that it lacks.
+
+    Returns:
+        The number of chains, and the agreement with the log's verdicts.
+
+    Raises:
+        UserError: a line that cannot be read (with file, line and field), or a folder with other
+            problems or with these chains already.
     """
     records = [record for file in files for record in read_file(file)]
     documents = _documents(records)
@@ -143,14 +160,14 @@ def import_samples(
         rows += reading.rows(problem, position, document)
         problems.append(_problem_row(bench.name, problem, position))
     if variant != "dense" and not removed:
-        raise UserError(f"Variant {variant!r}: say which blocks it lacks, removed=[...].")
+        raise UserError(f"Variant {variant!r}: name the blocks that it lacks, removed=[...].")
     with Store(out) as store:
         known = {name: b for name, b in store.meta().items() if name.startswith("problems ")}
         store.claim({"imported": "lm-evaluation-harness", "model": model.name}, {})
         if known.get(f"problems {bench.name}", bench.fingerprint) != bench.fingerprint:
             raise UserError(
                 f"{str(out)!r} holds {bench.name!r} with other problems than these logs; import "
-                "runs over the same documents, or choose another folder."
+                "logs of the same documents, or choose another folder."
             )
         store.put("meta", [{"key": f"problems {bench.name}", "value": bench.fingerprint}])
         store.put("problems", problems)
@@ -167,7 +184,7 @@ def import_samples(
 
 
 def _documents(records: Sequence[Record]) -> dict[int, LogDocument]:
-    """Lines of one document together: the harness writes one for every filter."""
+    """Group the lines of one document: the harness writes one line per filter."""
     found: dict[int, LogDocument] = {}
     for record in records:
         number = record.get("doc_id")
@@ -190,12 +207,12 @@ def _documents(records: Sequence[Record]) -> dict[int, LogDocument]:
 
 
 def _first(value: Any) -> Any:
-    """The first thing inside lists."""
+    """The first value inside nested lists."""
     return _first(value[0]) if isinstance(value, list) and value else value
 
 
 def _benchmark(name: str, documents: Sequence[LogDocument]) -> Benchmark:
-    """The benchmark of the documents' records: as of a file, or as this package exported them."""
+    """The benchmark of the documents, read as from a file or as this package exports it."""
     from scaling.benchmarks import benchmarks
     from scaling.grading import get_grader
 
@@ -214,7 +231,7 @@ def _benchmark(name: str, documents: Sequence[LogDocument]) -> Benchmark:
             problems.append(Problem(**{**fields, "choices": tuple(fields["choices"])}))
         elif entry.from_record is None:
             raise UserError(
-                f"{inner.where}: {name!r} makes its own problems; this is none of them."
+                f"{inner.where}: {name!r} generates its problems; this is not one of them."
             )
         else:
             problems.append(entry.from_record(inner))
@@ -267,7 +284,7 @@ class _Reading:
             )
 
     def _compare(self, outcome: str, document: LogDocument, samples: int) -> None:
-        """The log has one value a document: comparable where there is one response."""
+        """Compare with the log's verdict: one per document, so only single responses count."""
         values = [v for k, v in document.metrics.items() if k.split("_")[2] in ("exact", "acc")]
         if samples == 1 and values:
             right = max(values) > 0.5  # any of its filters
@@ -282,7 +299,7 @@ class _Reading:
         document: LogDocument,
         said: Mapping[str, Any],
     ) -> Chain:
-        """A response as a chain: thinking up to its end, then the answer."""
+        """A response as a chain: thinking up to its end delimiter, then the answer."""
         words, ends = self.model.delimiters, self.model.delimiter_ids
         opened = document.prompt.rstrip().endswith(words.think_start)
         before, closed, after = text.partition(words.think_end)
@@ -344,7 +361,7 @@ def _variant_row(variant: str, removed: Sequence[int]) -> dict[str, Any]:
 
 
 def _cells(bench: Benchmark, variant: str, rows: Sequence[ChainRow]) -> list[dict[str, Any]]:
-    """What was asked: accuracy, and several samples where there are."""
+    """The cells of the import: accuracy, and parallel where there are several samples."""
     samples: dict[str, int] = {}
     for row in rows:
         budget = str(row.values["budget"])

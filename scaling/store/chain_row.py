@@ -1,8 +1,8 @@
 """A chain as a row of the store, and back.
 
-Everything in a row follows from the chain, its problem and the study's settings: no clock, no
-batch, no process. That is what lets a study that was killed end with the same rows as one that
-was not.
+Everything in a row follows from the chain, its problem and the study's settings, and not from
+clock, batch or process. This is why a study that was killed and resumed ends with the same rows as
+one that was not.
 """
 
 from __future__ import annotations
@@ -11,21 +11,35 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Budget, Chain, Span
 from scaling.grading import Verdict
 from scaling.problem import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Stored = Mapping[Any, Any] | pd.Series  # a row of `Store.rows(ids=True)`
 
 LIKELIHOOD = "likelihood"  # the budget's name where nothing is generated
 
 
 class Key(NamedTuple):
-    """What makes a chain unique in a study."""
+    """The values that identify a chain in a study.
+
+    Attributes:
+        benchmark: name of the benchmark.
+        problem: id of the problem.
+        variant: name of the variant.
+        budget: label of the budget.
+        sample: number of the sample, from 0.
+    """
 
     benchmark: str
     problem: str
@@ -36,7 +50,11 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class ChainRow:
-    """The values of one row of the table `chains`."""
+    """One row of the table `chains`.
+
+    Attributes:
+        values: values by column (see docs/store.md).
+    """
 
     values: dict[str, Any]
 
@@ -47,12 +65,20 @@ class ChainRow:
 
 
 def pack(array: np.ndarray) -> bytes:
-    """An array's bytes, compressed."""
+    """Compress an array's bytes with zlib."""
     return zlib.compress(np.ascontiguousarray(array).tobytes(), 6)
 
 
 def unpack(blob: bytes, dtype: Any) -> np.ndarray:
-    """The array that `pack` was given."""
+    """Restore an array that `pack` compressed.
+
+    Args:
+        blob: the compressed bytes.
+        dtype: dtype of the array.
+
+    Returns:
+        The array, one-dimensional.
+    """
     return np.frombuffer(zlib.decompress(blob), dtype=dtype).copy()
 
 
@@ -61,12 +87,12 @@ def _hash(ids: np.ndarray) -> str:
 
 
 def _number(value: float) -> float | None:
-    """A float as SQLite keeps it; nan is NULL."""
+    """A float as SQLite stores it; nan becomes NULL."""
     return None if math.isnan(value) else float(value)
 
 
 def plain(value: Any) -> Any:
-    """A value of a diagnosis as JSON has it: numpy scalars as Python's, nan as null."""
+    """Convert a diagnosis value for JSON: numpy scalars to Python's, nan and infinity to null."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):
@@ -86,7 +112,19 @@ def chain_row(
     verdict: Verdict,
     diagnosis: Mapping[str, Any],
 ) -> ChainRow:
-    """The row of a generated chain."""
+    """Make the row of a generated chain.
+
+    Args:
+        benchmark: name of the benchmark.
+        problem: the problem.
+        position: position of the problem in the benchmark, from 0.
+        chain: the chain.
+        verdict: its verdict.
+        diagnosis: its diagnosis, stored as one JSON object.
+
+    Returns:
+        The row.
+    """
     own = ~chain.forced
     entropy = chain.entropy[own]
     return ChainRow(
@@ -125,6 +163,66 @@ def chain_row(
     )
 
 
+def stored_chain(
+    row: Stored, prompt_ids: Sequence[int] | np.ndarray, layer_map: tuple[int, ...] = ()
+) -> Chain:
+    """The generated chain that a stored row came from.
+
+    Args:
+        row: A row of `Store.rows(ids=True)` whose answer was generated.
+        prompt_ids: Token ids of the prompt [P]; the store keeps only their number.
+        layer_map: Dense index of each block of the model that generated the chain.
+
+    Returns:
+        The chain. Log-probabilities and entropies are not stored per token: they are nan.
+    """
+    ids = np.asarray(row["ids"], dtype=np.int64)
+    unknown = np.full(len(ids), np.nan, dtype=np.float32)
+    thinking_budget, answer_budget, waits = (
+        int(row[name]) for name in ("thinking_budget", "answer_budget", "waits_allowed")
+    )
+    return Chain(
+        problem=str(row["problem"]),
+        variant=str(row["variant"]),
+        sample=int(row["sample"]),
+        seed=int(row["seed"]),
+        budget=Budget(thinking_budget, answer_budget, waits),
+        prompt_ids=np.asarray(prompt_ids, dtype=np.int64),
+        ids=ids,
+        forced=np.asarray(row["forced"], dtype=bool),
+        thinking=_thinking(row),
+        answer=_answer(row),
+        finish=row["finish"],
+        thinking_finish=row["thinking_finish"],
+        waits=int(row["waits"]),
+        logprob=unknown,
+        entropy=unknown,
+        layer_map=layer_map,
+    )
+
+
+def thinking_ids(row: Stored) -> Int[np.ndarray, " T"]:
+    """Token ids of a stored row's thinking [T], delimiters excluded."""
+    thinking = _thinking(row)
+    return row["ids"][thinking.start : thinking.stop]
+
+
+def answer_ids(row: Stored) -> Int[np.ndarray, " T"] | None:
+    """Token ids of a stored row's answer [T]; None where the chain was cut before one began."""
+    answer = _answer(row)
+    return None if answer is None else row["ids"][answer.start : answer.stop]
+
+
+def _thinking(row: Stored) -> Span:
+    return Span(int(row["thinking_start"]), int(row["thinking_stop"]))
+
+
+def _answer(row: Stored) -> Span | None:
+    """The answer's span; pandas reads the NULL of a missing one as None or as nan."""
+    start, stop = row["answer_start"], row["answer_stop"]
+    return None if start is None or math.isnan(start) else Span(int(start), int(stop))
+
+
 def likelihood_row(
     benchmark: str,
     problem: Problem,
@@ -134,7 +232,20 @@ def likelihood_row(
     logprobs: np.ndarray,
     verdict: Verdict,
 ) -> ChainRow:
-    """The row of a problem scored by likelihood: nothing generated, the choices' values kept."""
+    """Make the row of a problem that is scored by likelihood; no tokens are generated.
+
+    Args:
+        benchmark: name of the benchmark.
+        problem: the problem with its choices.
+        position: position of the problem in the benchmark, from 0.
+        variant: name of the variant.
+        prompt_tokens: number of prompt tokens.
+        logprobs: log-probability of each choice, in nats: [choices].
+        verdict: the verdict.
+
+    Returns:
+        The row; its diagnosis holds `choice_logprobs` and `margin` (gold minus best other choice).
+    """
     gold = problem.choices.index(problem.answer)
     best_other = max(v for i, v in enumerate(logprobs) if i != gold)
     margin = float(logprobs[gold] - best_other)

@@ -1,10 +1,10 @@
-"""A checksum of every row of a study, so that damage inside a row does not pass for a result.
+"""A checksum of every row of a study, so that damage inside a row is not taken for a result.
 
-SQLite finds damage to its pages' structure, but not a byte that changes within a value. The table
-`checks` holds a hash of each row of the tables in `GUARDED`, written in the same transaction. A row
-whose hash differs is damaged, one without a hash was never written, and a hash without a row tells
-of a row that is lost. Rows of files older than version 3 are hashed when these are brought up to
-date, if what they say of themselves holds (`holds_together`).
+SQLite detects damage to the structure of its pages, but not a changed byte within a value. The
+table `checks` holds a hash of each row of the tables in `GUARDED`, written in the same transaction.
+A row with a different hash is damaged, a row without a hash was never written, and a hash without a
+row means that a row is lost. Files older than version 3 get hashes when they are upgraded, for the
+rows that pass `holds_together`.
 """
 
 from __future__ import annotations
@@ -37,27 +37,42 @@ GUARDED: dict[str, tuple[str, ...]] = {
 }
 _JSON = {"removed": list, "choices": list, "metadata": dict, "measures": dict, "diagnosis": dict}
 Row = Mapping[str, Any]
-Known = Mapping[str, Collection[Any]]  # "problems": (benchmark, problem), "variants": names
+# "problems": pairs (benchmark, problem); "variants": names
+Known = Mapping[str, Collection[Any]]
 
 
 def key_of(table: str, row: Row) -> str:
-    """The key of a row as `checks` has it: its values, as JSON."""
+    """The key of a row as stored in `checks`.
+
+    Args:
+        table: name of the table.
+        row: the row.
+
+    Returns:
+        The values of the key's columns, as JSON.
+    """
     return json.dumps([row[name] for name in GUARDED[table]], default=repr)
 
 
 def hash_of(row: Row) -> str:
-    """16 hex digits of SHA-256 of a row as SQLite gives it back, names of columns included."""
+    """16 hex digits of SHA-256 over a row as SQLite returns it, column names included."""
     text = repr(sorted(row.items()))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def any_text(data: bytes) -> str:
-    """A `text_factory` that reads damaged text too, to something that it was not before."""
+    """A `text_factory` that also decodes damaged text, to a value that no original has."""
     return data.decode("utf-8", "surrogateescape")
 
 
 def seal(db: sqlite3.Connection, table: str, rows: Iterable[Row]) -> None:
-    """Write the hashes of rows just written, read back as SQLite keeps them."""
+    """Write the hashes of rows that were just written, read back as SQLite stores them.
+
+    Args:
+        db: the connection, inside a transaction.
+        table: name of the table; nothing happens for tables that are not guarded.
+        rows: the rows, or at least their keys.
+    """
     if table not in GUARDED:
         return
     names = GUARDED[table]
@@ -69,7 +84,7 @@ def seal(db: sqlite3.Connection, table: str, rows: Iterable[Row]) -> None:
 
 
 def seal_all(db: sqlite3.Connection) -> None:
-    """Write the hash of every row that holds together (of an older file)."""
+    """Write the hash of every row that holds together (for an older file)."""
     known = known_of(
         _rows(db, "SELECT benchmark, problem FROM problems"),
         _rows(db, "SELECT variant FROM variants"),
@@ -81,7 +96,15 @@ def seal_all(db: sqlite3.Connection) -> None:
 
 
 def known_of(problems: Iterable[Row], variants: Iterable[Row]) -> Known:
-    """What chains may be of."""
+    """The problems and variants that chains may refer to.
+
+    Args:
+        problems: rows of `problems`.
+        variants: rows of `variants`.
+
+    Returns:
+        Pairs (benchmark, problem), and names of variants.
+    """
     return {
         "problems": {(row["benchmark"], row["problem"]) for row in problems},
         "variants": {row["variant"] for row in variants},
@@ -89,9 +112,16 @@ def known_of(problems: Iterable[Row], variants: Iterable[Row]) -> Known:
 
 
 def holds_together(table: str, row: Row, known: Known) -> bool:
-    """Whether what a row says of itself is so: JSON, and of a chain its ids, hash and key.
+    """Check a row without its hash: JSON columns, and a chain's ids, hash and key.
 
-    known: what chains may be of; a kind left out or empty is not asked for.
+    Args:
+        table: name of the table.
+        row: the row.
+        known: problems and variants that chains may refer to; a missing or empty entry is not
+            checked.
+
+    Returns:
+        Whether the row is consistent.
     """
     try:
         for name, kind in _JSON.items():
@@ -114,11 +144,11 @@ def holds_together(table: str, row: Row, known: Known) -> bool:
 
 
 def damaged_rows(db: sqlite3.Connection) -> dict[str, list[str]]:
-    """Keys of the rows that are damaged, unknown or lost, by table; empty where all is well."""
+    """Keys of the rows that are damaged, unknown or lost, by table; empty where there are none."""
     before, db.text_factory = db.text_factory, any_text
     bad: dict[str, list[str]] = {}
     try:
-        db.execute("BEGIN")  # one state of a file that another process may be writing
+        db.execute("BEGIN")  # a consistent view: another process may be writing the file
         found = db.execute("SELECT name, key, hash FROM checks")
         wanted = {(name, key): value for name, key, value in found}
         for table in GUARDED:
@@ -136,7 +166,15 @@ def damaged_rows(db: sqlite3.Connection) -> dict[str, list[str]]:
 
 
 def said(bad: Mapping[str, list[str]], most: int = 3) -> str:
-    """How many rows of which tables, and some of them by name."""
+    """Summarise damaged rows: how many of which tables, with some keys.
+
+    Args:
+        bad: keys of damaged rows by table.
+        most: most keys to name per table.
+
+    Returns:
+        The summary.
+    """
     parts = []
     for table, keys in bad.items():
         few = ", ".join(ascii(key)[1:-1] for key in keys[:most])

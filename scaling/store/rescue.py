@@ -1,14 +1,13 @@
-"""What can still be read of a damaged store, copied into a new folder.
+"""Copy the readable rows of a damaged store into a new folder.
 
-SQLite keeps rows in pages. A page that is damaged takes the rows on it and, where it is an inner
-page, the way to the rows below it; the rest is still there. Every table is read from both ends up
-to the damage, and the chains once more problem by problem, so that damage in two places does not
-hide what lies between. Whatever is found goes into a new store under the same checks as ever (keys
-unique, columns as they must be), so the study that is run there goes on as after any other stop
-and decodes again what was lost. What analyses had computed (`derived`) is copied too; what of it
-was lost is computed again when it is asked for. Where the damage is in what defines the study (its
-settings, its variants, its problems), the rows are copied to be read, and the copy refuses to go
-on: it could not know that new rows would fit the old ones.
+SQLite keeps rows in pages. A damaged page loses the rows on it and, where it is an inner page, the
+path to the rows below. Every table is read from both ends up to the damage, and the chains once
+more problem by problem, so that rows between two damaged places are found. The rows go into a new
+store with all of its checks, so the study can continue there and decode again what was lost. Tables
+in `derived` are copied too; lost ones are computed again when needed.
+
+Where settings, variants or problems are damaged, the copy can only be read: it could not be known
+whether new rows fit the old ones.
 """
 
 from __future__ import annotations
@@ -31,16 +30,20 @@ if TYPE_CHECKING:
 TABLES = ("config", "variants", "scores", "problems", "cells", "chains", "diversity", "sessions")
 DEFINING = {"config", "meta", "problems", "variants"}
 Row = dict[str, Any]
-# UnicodeDecodeError: damage to the schema that SQLite repeats in the message of its error
+# UnicodeDecodeError: SQLite repeats damaged text of the schema in its error message.
 UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class Rescued:
-    """Where the copy is, how many rows of each table it has, and which tables were damaged.
+    """The result of a rescue.
 
-    dropped: keys of the rows that could be read and are not as they were written, by table, and of
-    those that are known to be lost. A study that goes on in the copy makes them anew.
+    Attributes:
+        folder: folder of the copy.
+        rows: number of rows copied, by table.
+        damaged: names of the damaged tables.
+        dropped: keys, by table, of readable rows that differ from what was written, and of rows
+            known to be lost. A study that continues in the copy makes them again.
     """
 
     folder: Path
@@ -50,11 +53,11 @@ class Rescued:
 
     @property
     def resumable(self) -> bool:
-        """Whether the study can go on in the copy; otherwise it can only be read."""
+        """Whether the study can continue in the copy; otherwise it can only be read."""
         return not DEFINING & set(self.damaged)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a table."""
+        """One row per table."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -71,10 +74,18 @@ class Rescued:
 
 
 def rescue(folder: str | Path, out: str | Path) -> Rescued:
-    """Copy every readable row of the study in `folder` into a new study folder `out`.
+    """Copy every readable row of a study into a new study folder.
 
-    The damaged file is only read. UserError where `folder` holds no study or `out` holds one;
-    StoreError where nothing at all can be read.
+    Args:
+        folder: folder of the damaged study; it is only read.
+        out: the new folder.
+
+    Returns:
+        What was copied and what was lost.
+
+    Raises:
+        UserError: `folder` holds no study, or `out` already holds one.
+        StoreError: nothing can be read.
     """
     path, target = Path(folder) / FILE, Path(out)
     if not path.is_file():
@@ -113,7 +124,7 @@ def rescue(folder: str | Path, out: str | Path) -> Rescued:
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    """Without the checks of `Store`, which would refuse it; the write-ahead log is read too."""
+    """Open the file without the checks of `Store`, which would refuse it; the WAL is read too."""
     try:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
         db.text_factory = checksums.any_text
@@ -133,9 +144,9 @@ def _not_locked(path: Path, error: Exception) -> None:
 
 
 def _not_of_another_version(path: Path, meta: _Table, marks: _Table) -> None:
-    """Refuse a file of a later PruneScope: what its rows mean is not known here.
+    """Refuse a file of a later PruneScope, because the meaning of its rows is unknown here.
 
-    A version that is damaged itself says nothing. It is left out: the copy has its own.
+    A damaged version entry is ignored. The entry is left out: the copy has its own.
     """
     row = next((row for row in meta.rows if row["key"] == "schema_version"), None)
     meta.leave_out([("schema_version",)])
@@ -146,15 +157,15 @@ def _not_of_another_version(path: Path, meta: _Table, marks: _Table) -> None:
     written = {(mark["name"], mark["key"]): mark["hash"] for mark in marks.rows}.get(names)
     if written in (None, checksums.hash_of(row)):
         raise UserError(
-            f"{path} says that it was written with version {version} of the store; this PruneScope "
+            f"{path} was written with version {version} of the store; this PruneScope "
             f"rescues files up to version {SCHEMA_VERSION}. Use the PruneScope that wrote it."
         )
 
 
 def _drop(tables: Mapping[str, _Table], marks: _Table) -> dict[str, list[str]]:
-    """Leave out rows that are not as they were written; the keys of those and of lost ones.
+    """Leave out rows that differ from what was written; return their keys and those of lost rows.
 
-    Without hashes (a file of version 1 or 2, or their table is damaged) a row must hold together.
+    Without hashes (a file of version 1 or 2, or a damaged table `checks`) a row must hold together.
     """
     wanted = {(row["name"], row["key"]): row["hash"] for row in marks.rows}
     complete = bool(wanted) and not marks.damaged
@@ -191,13 +202,13 @@ def _sound(row: Row) -> bool:
 
 
 def _order(place: Any) -> tuple[tuple[str, Any], ...]:
-    """What places are sorted by: damage may have made values of other types of them."""
+    """The sort key of a place: damage may have changed the types of its values."""
     values = place if isinstance(place, tuple) else (place,)
     return tuple((type(v).__name__, 0 if v is None else v) for v in values)
 
 
 class _Table:
-    """The rows of one table that can be read, by key, in the order in which they were written."""
+    """The readable rows of one table, by key, in the order in which they were written."""
 
     def __init__(self, db: sqlite3.Connection, name: str) -> None:
         self.name = name
@@ -211,7 +222,7 @@ class _Table:
         self.damaged = not columns
         self.columns = [row[1] for row in columns]
         self.key = [row[1] for row in sorted(columns, key=lambda row: row[5]) if row[5]]
-        self.by_key = name in ("chains", "checks")  # WITHOUT ROWID: rows lie in order of keys
+        self.by_key = name in ("chains", "checks")  # WITHOUT ROWID: rows are sorted by key
         for direction in ("ASC", "DESC") if columns else ():
             self.read(db, direction)
             if not self.damaged:
@@ -225,7 +236,7 @@ class _Table:
     def read(
         self, db: sqlite3.Connection, direction: str, where: str = "", given: tuple[Any, ...] = ()
     ) -> None:
-        """Rows from one end, up to the first that cannot be read."""
+        """Read rows from one end, up to the first that cannot be read."""
         order = ", ".join(f"{c} {direction}" for c in (self.key if self.by_key else ["rowid"]))
         place = "0" if self.by_key else "rowid"
         sql = f"SELECT {place}, * FROM {self.name} {where} ORDER BY {order}"
@@ -244,17 +255,17 @@ class _Table:
             self.damaged = True
 
     def leave_out(self, keys: Iterable[tuple[Any, ...]]) -> None:
-        """Take rows out, by key."""
+        """Remove rows by key."""
         for key in keys:
             self._found.pop(key, None)
 
     def items(self) -> list[tuple[tuple[Any, ...], Row]]:
-        """Rows by key."""
+        """Pairs (key, row)."""
         return [(key, row) for key, (_, row) in self._found.items()]
 
 
 def _between(db: sqlite3.Connection, problems: _Table, chains: _Table) -> None:
-    """Chains of each problem known, from both ends: what lies between two damaged places."""
+    """Read the chains of each known problem from both ends: rows between two damaged places."""
     if not chains.damaged:
         return
     for row in problems.rows:
@@ -264,7 +275,7 @@ def _between(db: sqlite3.Connection, problems: _Table, chains: _Table) -> None:
 
 
 def _put(store: Store, name: str, table: _Table) -> int:
-    """Rows into the new store one by one: one that breaks a rule of the table is left out."""
+    """Write rows into the new store; a row that violates a constraint is left out."""
     rows = table.rows
     try:
         store.put(name, rows)

@@ -1,29 +1,16 @@
-"""The tables of a study's SQLite file, their version, and how an older file is brought up to date.
+"""The tables of a study's SQLite file, their version, and migrations from older files.
 
-| table | one row is |
-|---|---|
-| meta | a fact about the file: schema version, program version, identity of model and problems |
-| config | one setting of the study, as JSON |
-| variants | a variant: dense, a plan (method, blocks removed) or a single block skipped |
-| scores | the score of one block by one criterion, with its interval |
-| problems | a problem as it was asked |
-| cells | a unit of the study: purpose x benchmark x variant x budget x sample range |
-| chains | a chain: keys, verdict, answer, how it ended, token counts, diagnosis, ids |
-| diversity | what differs between the samples of one problem |
-| sessions | a stretch of running: by what, seconds, tokens (here alone two runs differ) |
-| checks | a hash of a row of the tables above but `sessions` (`scaling.store.checksums`) |
-| derived | what an analysis computed (`analyses.plumbing.derived`); made when first needed |
+docs/store.md describes every table and column. `chains.diagnosis` is a JSON object, which
+`Store.rows()` expands into columns. `chains.ids` is zlib over little-endian int32, `chains.forced`
+zlib over bytes of 0 and 1. The table `derived` is created when first needed.
 
-`chains.diagnosis` is a JSON object; `rows()` makes columns of it. `chains.ids` is zlib over
-little-endian int32, `chains.forced` over bytes of 0 and 1. docs/store.md has every column.
-
-| version | what changed |
+| version | change |
 |---|---|
 | 1 | the first |
-| 2 | `sessions.engine` and `sessions.program`: by what and which version rows were made |
-| 3 | `checks`: a hash of every row, so that damage inside one is found |
+| 2 | `sessions.engine` and `sessions.program`: engine and program version of a session |
+| 3 | `checks`: a hash of every row, so that damage inside one is detected |
 
-A later step that changes rows of a guarded table ends with `checksums.seal_all`.
+A later migration that changes rows of a guarded table must end with `checksums.seal_all`.
 """
 
 from __future__ import annotations
@@ -146,7 +133,7 @@ Migration = Callable[[sqlite3.Connection], None]
 
 
 def _who_made_it(connection: sqlite3.Connection) -> None:
-    """1 to 2: the engine and the program of a session; unknown ("") for those that were."""
+    """1 to 2: the engine and program of a session; unknown ("") for earlier sessions."""
     for column in ("engine", "program"):
         connection.execute(f"ALTER TABLE sessions ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
 
@@ -162,7 +149,7 @@ MIGRATIONS: dict[int, Migration] = {1: _who_made_it, 2: _checked}
 
 
 def create(connection: sqlite3.Connection) -> None:
-    """All tables, in a new file (inside the caller's transaction)."""
+    """Create all tables in a new file, inside the caller's transaction."""
     for statement in TABLES.split(";"):
         if statement.strip():
             connection.execute(statement)

@@ -1,12 +1,12 @@
-"""The store: everything a study has found, in one SQLite file that is committed as it grows.
+"""The store: all results of a study in one SQLite file, committed as it grows.
 
 A batch of finished chains is one transaction (write-ahead log), so a process killed at any moment
-leaves every committed chain and no half of one. Keys make a row unique: writing it twice is an
-error, not a second row. A lock file keeps a second process out. Read it with `rows()`, or with
-pandas or any SQLite tool; scaling/store/schema.py and docs/store.md say what the tables hold.
+leaves every committed chain and no partial one. Writing a key twice is an error, not a second row.
+A lock file excludes a second process. Read the file with `rows()`, pandas or any SQLite tool;
+docs/store.md describes the tables.
 
-A file of an older version is brought up to date when it is opened for writing. Opened for reading
-only, it stays as it is and a copy in memory is brought up to date.
+A file of an older version is upgraded when it is opened for writing. Opened for reading only, it
+stays unchanged and a copy in memory is upgraded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,21 +31,26 @@ if TYPE_CHECKING:
 
 FILE = "study.sqlite"
 LOCK = "study.lock"
-PATIENCE = 30.0  # seconds for which another program may hold the file
-CHECKED = 3  # the version of the schema from which rows have checks
+PATIENCE = 30.0  # seconds to wait for another program that holds the file
+CHECKED = 3  # first schema version in which rows have checksums
 DAMAGE = ("no such", "decode", "malformed", "duplicate column", "already exists", "corrupt")
 
 
 class StoreError(PruneScopeError, OSError):
-    """The store cannot be written or read: a full disk, a damaged file."""
+    """The store cannot be written or read, e.g. because of a full disk or a damaged file."""
 
 
 class DamagedStoreError(StoreError, UserError):
-    """The file is there and cannot be trusted; says what of it, and how to rescue the rest."""
+    """The file exists but is damaged; the message says where, and how to rescue the rest."""
 
 
 class Store:
-    """A study folder, open. Use it as a context manager; `read_only` takes no lock."""
+    """An open study folder, to be used as a context manager.
+
+    Args:
+        folder: folder of the study; it is created if missing (unless `read_only`).
+        read_only: open an existing study without taking the lock.
+    """
 
     def __init__(self, folder: str | Path, *, read_only: bool = False) -> None:
         self.folder = Path(folder)
@@ -98,7 +102,7 @@ class Store:
     def _ready(self, db: sqlite3.Connection, read_only: bool) -> None:
         if not read_only:
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=NORMAL")  # in WAL a crash loses no commit of ours
+            db.execute("PRAGMA synchronous=NORMAL")  # in WAL, a crashed process loses no commit
         tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
         if "meta" not in tables:
             if read_only or tables:
@@ -140,7 +144,7 @@ class Store:
 
     @staticmethod
     def _meta_differs(db: sqlite3.Connection) -> bool:
-        """Whether the version is another than the one whose hash was written beside it."""
+        """Whether the stored version differs from the one whose hash was written with it."""
         there = db.execute("SELECT 1 FROM sqlite_master WHERE name='checks'").fetchone()
         return there is not None and "meta" in checksums.damaged_rows(db)
 
@@ -148,7 +152,7 @@ class Store:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """SQLite's errors, said in a way that helps."""
+        """Turn SQLite's errors into errors that say what to do."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -160,7 +164,7 @@ class Store:
             if "full" in text or "disk I/O" in text:
                 raise StoreError(
                     f"No room left to write {self.path} ({text}). Everything committed before is "
-                    f"safe: free some space and run the same command again; it goes on from there."
+                    f"safe: free some space and run the same command again to continue."
                 ) from error
             if "readonly" in text or "unable to open" in text:
                 raise UserError(
@@ -178,7 +182,7 @@ class Store:
         return DamagedStoreError(
             f"The file is damaged: {self.path} ({error}). Copy what can be read into a new folder "
             f"with `prunescope rescue {self.folder} NEW`; the same command with --out NEW then "
-            f"goes on from there."
+            f"continues from there."
         )
 
     @contextmanager
@@ -196,9 +200,17 @@ class Store:
     # ------------------------------------------------------------------ identity of the study
 
     def claim(self, config: Mapping[str, Any], identity: Mapping[str, str]) -> bool:
-        """Make the folder this study's, or check that it is. True if the study is new.
+        """Claim the folder for a study, or check that it already belongs to it.
 
-        config: every setting that decides a row; identity: model and problems by fingerprint.
+        Args:
+            config: every setting that decides a row, by name.
+            identity: fingerprints of the model and of the problems.
+
+        Returns:
+            True if the study is new.
+
+        Raises:
+            UserError: the folder holds a study with other settings, model or problems.
         """
         wanted = {k: _json(v) for k, v in config.items()}
         with self._explained():
@@ -220,8 +232,8 @@ class Store:
             )
             raise UserError(
                 f"The folder {str(self.folder)!r} holds a study of another configuration: {said}. "
-                f"Choose another folder (--out), run with the settings it was begun with, or "
-                f"delete it if you no longer need it."
+                f"Choose another folder (--out), run with the settings of that study, or delete "
+                f"the folder if you no longer need it."
             )
         return False
 
@@ -232,14 +244,25 @@ class Store:
             return {k: json.loads(v) for k, v in found}
 
     def meta(self) -> dict[str, str]:
-        """Facts about the file: versions, fingerprints."""
+        """Facts about the file: versions and fingerprints."""
         with self._explained():
             return dict(self._db.execute("SELECT key, value FROM meta"))
 
     # ------------------------------------------------------------------ writing
 
     def put(self, table: str, rows: Iterable[Mapping[str, Any]], *, replace: bool = True) -> None:
-        """Rows of a small table, in one transaction."""
+        """Write rows of one table in one transaction.
+
+        Args:
+            table: name of the table.
+            rows: rows with the same columns.
+            replace: whether to replace rows with the same key; False makes them an error.
+
+        Raises:
+            sqlite3.IntegrityError: a row violates a constraint, or its key exists and `replace` is
+                False.
+            StoreError: the file cannot be written.
+        """
         rows = [dict(row) for row in rows]
         if not rows:
             return
@@ -254,26 +277,32 @@ class Store:
             checksums.seal(db, table, rows)
 
     def add_chains(self, rows: Iterable[ChainRow]) -> None:
-        """A batch of finished chains, all or none of it. A key that is there is an error."""
+        """Write a batch of finished chains, all or none; an existing key is an error."""
         self.put("chains", [row.values for row in rows], replace=False)
 
     # ------------------------------------------------------------------ reading
 
     def done(self) -> set[Key]:
-        """Keys of all chains committed."""
+        """Keys of all committed chains."""
         sql = "SELECT benchmark, problem, variant, budget, sample FROM chains"
         with self._explained():
             return {Key(*row) for row in self._db.execute(sql)}
 
     def frame(self, table: str) -> pd.DataFrame:
-        """A whole table as it is."""
+        """A whole table, unchanged."""
         return self._frame(f"SELECT * FROM {table}")
 
     def rows(self, purpose: str | None = None, *, ids: bool = False) -> pd.DataFrame:
-        """One row a chain, with the variant's columns and the diagnosis as columns.
+        """The chains, one row each, with their variant's columns and their diagnosis as columns.
 
-        purpose: only the chains of cells with this purpose ("accuracy", "waits", "parallel",
-        "blocks"). ids: token ids (and where the engine wrote them) as arrays too.
+        Args:
+            purpose: only the chains of cells with this purpose ("accuracy", "sequential", "waits",
+                "parallel", "blocks"); None returns all.
+            ids: whether to include token ids (int32) and the mask of tokens that the engine wrote
+                (bool), as arrays [S].
+
+        Returns:
+            The rows, sorted by key.
         """
         import pandas as pd
 
@@ -306,7 +335,7 @@ class Store:
         return pd.concat([frame, found], axis=1)
 
     def several_samples(self) -> list[tuple[str, str, str, str, int]]:
-        """(benchmark, problem, variant, budget, samples) where there is more than one sample."""
+        """Tuples (benchmark, problem, variant, budget, samples) with more than one sample."""
         sql = (
             "SELECT benchmark, problem, variant, budget, COUNT(*) FROM chains "
             "GROUP BY 1, 2, 3, 4 HAVING COUNT(*) > 1 ORDER BY 1, 2, 3, 4"
@@ -315,7 +344,17 @@ class Store:
             return [tuple(row) for row in self._db.execute(sql)]
 
     def samples_of(self, benchmark: str, problem: str, variant: str, budget: str) -> pd.DataFrame:
-        """The samples of one problem, in order, with their packed ids."""
+        """The samples of one problem, in order, with their packed ids.
+
+        Args:
+            benchmark: name of the benchmark.
+            problem: id of the problem.
+            variant: name of the variant.
+            budget: label of the budget.
+
+        Returns:
+            Rows of the table `chains`.
+        """
         sql = (
             "SELECT * FROM chains WHERE benchmark=? AND problem=? AND variant=? AND budget=? "
             "ORDER BY sample"
@@ -338,24 +377,27 @@ class Store:
             self._lock = None
 
     def close(self) -> None:
-        """Close the file and let go of the folder."""
+        """Close the file and release the lock."""
         self._db.close()
         self._release()
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
 def held(path: Path, text: str) -> str:
-    """What to do where another program keeps the file to itself."""
+    """The error text for a file that another program has locked.
+
+    Args:
+        path: the file.
+        text: SQLite's message.
+
+    Returns:
+        What happened and what to do.
+    """
     return (
         f"Another program holds {path} ({text}): close it and run the same command again; nothing "
         "is lost."
@@ -371,7 +413,7 @@ def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
 
 
 def _locked(path: Path) -> Any:
-    """The lock on a study folder; it goes with the process, however that ends."""
+    """Take the lock on a study folder; the system releases it when the process ends."""
     import filelock
 
     lock = filelock.FileLock(path)
@@ -379,8 +421,8 @@ def _locked(path: Path) -> Any:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(
-            f"Another process is at work on the study in {str(path.parent)!r}. Wait for it, or "
-            f"choose another folder (--out); its rows are being kept."
+            f"Another process is at work on the study in {str(path.parent)!r}. Wait for it to "
+            f"finish, or choose another folder (--out)."
         ) from None
     except OSError as error:
         if os.access(path.parent, os.W_OK):

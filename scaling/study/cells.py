@@ -1,11 +1,11 @@
-"""Cells: what a study asks, cut into units, and what of it is still to be decoded.
+"""Cells: the units of a study, and the chains of them that are still to be decoded.
 
 A cell is a purpose x benchmark x variant x budget x sample range over the first n problems.
 Purposes share chains: the dense chain of a problem at its largest budget serves accuracy,
 sequential scaling, parallel scaling and the single blocks. `requests_left` merges all cells of a
-benchmark into one request a (problem, sample, variant), with the budgets that are missing, ordered
-so that all variants of one sample stand together: the dense row is in the same batch as the
-pruned ones, with the same noise.
+benchmark into one request per (problem, sample, variant) with the missing budgets. All variants of
+one sample are adjacent, so the dense row is in the same batch as the pruned ones, with the same
+noise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cell:
-    """One unit of a study; `budget` is None where nothing is generated."""
+    """One unit of a study.
+
+    Attributes:
+        purpose: "accuracy", "sequential", "waits", "parallel" or "blocks".
+        benchmark: name of the benchmark.
+        variant: name of the variant.
+        budget: the budget; None where nothing is generated.
+        n_problems: the cell covers the first n problems.
+        samples: samples per problem.
+    """
 
     purpose: str
     benchmark: str
@@ -36,7 +45,7 @@ class Cell:
     samples: int
 
     def as_row(self) -> dict[str, Any]:
-        """The row of the table `cells`."""
+        """The cell as a row of the table `cells`."""
         label = self.budget.label if self.budget else LIKELIHOOD
         return {**asdict(self), "budget": label}
 
@@ -44,7 +53,16 @@ class Cell:
 def cut(
     config: StudyConfig, benchmark: Benchmark, kinds: Mapping[str, tuple[str, str]]
 ) -> list[Cell]:
-    """All cells of one benchmark. kinds: variant -> (kind, method), in the study's order."""
+    """Cut one benchmark of a study into cells.
+
+    Args:
+        config: the study.
+        benchmark: the benchmark.
+        kinds: for each variant, its (kind, method), in the study's order.
+
+    Returns:
+        All cells of the benchmark.
+    """
     load = config.workload(benchmark.name)
     n = len(benchmark)
     cells: list[Cell] = []
@@ -55,7 +73,7 @@ def cut(
 
     whole = [v for v, (kind, _) in kinds.items() if kind in ("dense", "plan")]
     blocks = [v for v, (kind, _) in kinds.items() if kind in ("dense", "block")]
-    # Several samples and "wait"s cost most: of dense and of the first method only.
+    # Several samples and "wait"s cost most, so only dense and the first method get them.
     first = next((m for kind, m in kinds.values() if kind == "plan"), None)
     chosen = [v for v in whole if kinds[v][0] == "dense" or kinds[v][1] == first]
     if benchmark.scoring == LIKELIHOOD:
@@ -65,7 +83,7 @@ def cut(
             add("blocks", variant, None, load.block_problems, 1)
         return cells
     budgets = [Budget(thinking, load.answer) for thinking in sorted(load.budgets)]
-    if not benchmark.thinking:  # nothing to budget but the answer
+    if not benchmark.thinking:  # only the answer has a budget
         budgets = budgets[-1:]
     top = budgets[-1]
     for variant in whole:
@@ -87,7 +105,15 @@ def cut(
 
 
 def wanted(benchmark: Benchmark, cells: Sequence[Cell]) -> dict[Key, Budget | None]:
-    """Every chain the cells ask for, by key, in the order in which they are decoded."""
+    """List every chain that the cells ask for.
+
+    Args:
+        benchmark: the benchmark.
+        cells: its cells.
+
+    Returns:
+        Budgets by key, in the order of decoding; None where nothing is generated.
+    """
     keys: dict[tuple[int, int, int, str], tuple[Key, Budget | None]] = {}
     rank = {variant: i for i, variant in enumerate(dict.fromkeys(c.variant for c in cells))}
     for cell in cells:
@@ -106,7 +132,18 @@ def requests_left(
     missing: Mapping[Key, Budget | None],
     variants: Mapping[str, Any],
 ) -> list[Request]:
-    """Requests for the missing chains of a generated benchmark."""
+    """Make requests for the missing chains of a generated benchmark.
+
+    Args:
+        config: the study.
+        engine: makes the prompts.
+        benchmark: the benchmark.
+        missing: budgets by key of the missing chains.
+        variants: the study's variants by name.
+
+    Returns:
+        One request per (problem, sample, variant), with all of its missing budgets.
+    """
     from interp.decoding.request import Request
 
     by_id = {p.id: p for p in benchmark.problems}
@@ -132,5 +169,13 @@ def requests_left(
 
 
 def subtract(asked: Mapping[Key, Budget | None], done: Collection[Key]) -> dict[Key, Budget | None]:
-    """What is asked and not done."""
+    """The chains that are asked for and not done.
+
+    Args:
+        asked: budgets by key.
+        done: keys of committed chains.
+
+    Returns:
+        The rest of `asked`, in its order.
+    """
     return {key: budget for key, budget in asked.items() if key not in done}

@@ -1,8 +1,8 @@
 """The diagnosis of one chain as columns: loops and reflection, and on the testbed every step.
 
-On the testbed's kinds a program checks each line of the chain. Its columns begin with `step_`:
-kind and place of the first wrong step, lines, starts, slips of each kind, slips of arithmetic that
-the chain itself noticed and mended, branches searched twice.
+On the testbed's kinds a program checks each line of the chain. Its columns begin with `step_`: kind
+and place of the first wrong step, lines, starts, slips of each kind, arithmetic slips that the
+chain noticed and corrected, branches searched twice.
 """
 
 from __future__ import annotations
@@ -17,13 +17,25 @@ from scaling.problem import Problem
 
 
 class Diagnoser:
-    """Diagnoses many chains of one model (each token's text is looked up once)."""
+    """Diagnoses many chains of one model; each token's text is looked up once.
+
+    Args:
+        model: decodes token ids to text.
+    """
 
     def __init__(self, model: TextModel) -> None:
         self._pieces = Pieces(model)
 
     def columns(self, problem: Problem, chain: Chain) -> dict[str, Any]:
-        """The diagnosis of one chain."""
+        """Diagnose one chain.
+
+        Args:
+            problem: the problem; the testbed's problems also get `step_` columns.
+            chain: the chain.
+
+        Returns:
+            Values by column.
+        """
         if "numbers" not in problem.metadata or "kind" not in problem.metadata:
             return dict(diagnose(chain, self._pieces))
         found = dict(diagnose(chain, self._pieces, TESTBED))

@@ -1,7 +1,8 @@
-"""What a study is: model, benchmarks, methods, budgets, samples. Frozen, checked, comparable.
+"""The settings of a study: model, benchmarks, methods, budgets, samples. Frozen and checked.
 
-`settings()` is everything that decides a row and nothing else; two studies with equal settings on
-equal weights and problems have equal rows. The folder keeps it and refuses another.
+`settings()` holds everything that decides a row and nothing else: two studies with equal settings
+on equal weights and problems have equal rows. The study's folder stores the settings and refuses
+others.
 """
 
 from __future__ import annotations
@@ -23,10 +24,25 @@ if TYPE_CHECKING:
 class StudyConfig:
     """The settings of a study. None (or empty) means the default of scaling/study/defaults.py.
 
-    model: "testbed", a Hub name or a folder. data: benchmark name -> file. limit: problems a
-    benchmark, for all or by name. methods: criteria; remove: how many blocks each removes.
-    budgets: thinking tokens. samples: for parallel scaling. waits: "wait" extensions tried.
-    blocks: whether every single block is skipped in turn (or on which benchmarks).
+    Attributes:
+        model: "testbed", a Hub name or a folder.
+        benchmarks: names of benchmarks.
+        data: file by benchmark name, for benchmarks that read one.
+        limit: most problems per benchmark: one number for all, or by name.
+        methods: criteria that choose the blocks to remove.
+        remove: numbers of blocks that each method removes.
+        budgets: thinking tokens.
+        answer: answer tokens.
+        samples: samples per problem for parallel scaling.
+        waits: numbers of "wait" extensions to try.
+        blocks: whether to skip every single block in turn, or the benchmarks on which to do so.
+        temperature: sampling temperature; 0 is greedy.
+        top_k: sample from the k likeliest tokens only; 0 takes all.
+        top_p: sample from the likeliest tokens with this total probability; 1 takes all.
+        seed: seed of problems, calibration and sampling.
+        quick: whether to use the small default sizes.
+        trust_remote_code: whether the checkpoint's own code may run.
+        out: folder of the study; it does not decide any row.
     """
 
     model: str = "testbed"
@@ -83,7 +99,7 @@ class StudyConfig:
 
     @property
     def benchmark_names(self) -> tuple[str, ...]:
-        """The benchmarks asked for, or the model's usual ones."""
+        """The given benchmarks, or the default ones of the model."""
         if self.benchmarks:
             return self.benchmarks
         if self.model == "testbed":
@@ -92,18 +108,18 @@ class StudyConfig:
 
     @property
     def remove_counts(self) -> tuple[int, ...]:
-        """How many blocks each method removes."""
+        """The numbers of blocks that each method removes."""
         return self.remove or (defaults.QUICK_REMOVE if self.quick else defaults.REMOVE)
 
     @property
     def wait_counts(self) -> tuple[int, ...]:
-        """The numbers of "wait" extensions tried."""
+        """The numbers of "wait" extensions to try."""
         if self.waits is not None:
             return self.waits
         return defaults.QUICK_WAITS if self.quick else defaults.WAITS
 
     def workload(self, benchmark: str) -> Workload:
-        """What is asked of a benchmark, with this configuration's own numbers over the defaults."""
+        """The workload of a benchmark: this configuration's own numbers over the defaults."""
         if self.quick:
             usual = defaults.QUICK.get(benchmark, defaults.QUICK_GENERIC)
         else:
@@ -131,13 +147,13 @@ class StudyConfig:
         return replace(usual, **given)
 
     def sampling(self) -> Sampling:
-        """How tokens are drawn."""
+        """The sampling settings of the decoder."""
         from interp.decoding.sampling import Sampling
 
         return Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides a row, as JSON-able values; `out` does not."""
+        """Everything that decides a row, as values for JSON; `out` is left out."""
         return {
             "model": self.model,
             "methods": list(self.methods),

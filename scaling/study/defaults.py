@@ -1,8 +1,8 @@
-"""How much a study asks of each benchmark unless told otherwise: the one place for it.
+"""Default sizes of a study per benchmark; this is the only place for them.
 
-The bundled reasoner's study is made to end within 10 minutes on 2 CPU cores (about 4,500 tokens a
-second in all), `quick` within 2. A model of one's own gets `GENERIC`: the sizes of the published
-study, to be narrowed with --limit, --budgets and --samples.
+The bundled reasoner's study is sized to end within 10 minutes on 2 CPU cores (about 4,500 tokens
+per second in all), `quick` within 2. The user's own model gets `GENERIC`: the sizes of the
+published study, to be reduced with --limit, --budgets and --samples.
 """
 
 from __future__ import annotations
@@ -14,19 +14,26 @@ GENERIC_BENCHMARKS = ("mmlu", "gsm8k", "math500", "aime24")
 METHODS = ("shortgpt", "reverse-order", "random", "perplexity", "skip-kl")
 REMOVE = (1, 2, 3)
 WAITS = (1, 2)
-CALIBRATION_PROBLEMS = 8  # of each generated benchmark
+CALIBRATION_PROBLEMS = 8  # per generated benchmark
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is asked of one benchmark.
+    """The work on one benchmark. A 0 leaves a part out.
 
-    problems: accuracy against blocks removed, one sample, at every budget (budgets nest, so the
-        smaller ones cost only their answers). answer: answer tokens. parallel_*: several samples
-        at the largest budget, of dense and of the first method's plans. wait_problems: "wait"
-        extensions of the same variants. block_*: every single block skipped in turn. Problems are
-        always the first n of one list, so the parts share chains where they can. A 0 leaves a
-        part out.
+    Problems are always the first n of one list, so the parts share chains where they can.
+
+    Attributes:
+        problems: problems for accuracy against blocks removed: one sample, at every budget (budgets
+            nest, so the smaller ones cost only their answers).
+        budgets: thinking tokens.
+        answer: answer tokens.
+        parallel_problems: problems with several samples at the largest budget, for dense and the
+            first method's plans.
+        parallel_samples: samples per problem of these.
+        wait_problems: problems with "wait" extensions, for the same variants.
+        block_problems: problems on which every single block is skipped in turn.
+        block_samples: samples per problem of these.
     """
 
     problems: int
@@ -66,13 +73,13 @@ QUICK = {
         wait_problems=8,
     ),
 }
-QUICK["countdown-5"] = replace(QUICK["countdown-4"], wait_problems=0)  # if asked for
+QUICK["countdown-5"] = replace(QUICK["countdown-4"], wait_problems=0)  # not a quick default
 QUICK_BENCHMARKS = ("recall", "arithmetic", "countdown-3", "countdown-4")
 QUICK_REMOVE = (1, 2)
 QUICK_WAITS = (1,)
 
 GENERIC = Workload(
-    problems=10**9,  # all there are
+    problems=10**9,  # all problems of the benchmark
     budgets=(512, 1024, 2048, 4096, 8192),
     answer=1024,
     parallel_problems=30,

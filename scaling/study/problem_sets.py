@@ -1,7 +1,7 @@
-"""The problems of a study: each benchmark's own, and some left over to calibrate on.
+"""The problems of a study: each benchmark's own, and spare ones to calibrate on.
 
-Criteria are calibrated on problems that are not measured, where a benchmark has any to spare:
-what is made by program always has, a file has what `limit` leaves.
+Criteria are calibrated on problems that are not measured, where a benchmark has spare ones:
+generated benchmarks always do; a file has those that `limit` leaves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from scaling.study.defaults import CALIBRATION_PROBLEMS
 
 
 def gather(config: StudyConfig) -> tuple[list[Benchmark], dict[str, tuple[Problem, ...]]]:
-    """The benchmarks in the study's order, and the spare problems of each generated one."""
+    """Load the benchmarks of a study.
+
+    Args:
+        config: the study.
+
+    Returns:
+        The benchmarks in the study's order, and the spare problems of each by name.
+
+    Raises:
+        UserError: a benchmark cannot be loaded, or two benchmarks share a problem id.
+    """
     found, spare = [], {}
     for name in config.benchmark_names:
         bench, rest = _one(config, name)
@@ -33,11 +43,11 @@ def _one(config: StudyConfig, name: str) -> tuple[Benchmark, tuple[Problem, ...]
         measured = {p.id for p in bench.problems}
         return bench, tuple(p for p in whole.problems if p.id not in measured)
     if entry.scoring == "generate":
-        try:  # made problems nest: the first n of n + 8 are the n
+        try:  # generated problems nest: the first n of n + 8 are the n
             more = load_benchmark(name, data, limit + CALIBRATION_PROBLEMS, config.seed)
             return more.first(limit), more.problems[limit:]
         except UserError:
-            pass  # fewer exist: none to spare, or the next line says what is wrong
+            pass  # fewer exist: there are no spare ones, or the next line raises the error
     return load_benchmark(name, data, limit, config.seed), ()
 
 

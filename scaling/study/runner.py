@@ -1,14 +1,17 @@
-"""The study: one call that prunes, lets the model think, grades, diagnoses and keeps everything.
+"""The study: one call that prunes, decodes, grades, diagnoses and stores everything.
 
 1. Dense chains on spare problems calibrate the criteria; Block Influence is always scored.
-2. Variants are decided: dense, each method at each number of blocks, every single block skipped.
-3. Benchmark by benchmark, all cells (accuracy, sequential, waits, parallel, blocks) are merged
-   into requests and decoded in one go: the dense row beside the pruned ones, with the same noise,
-   all budgets of a chain in one decode.
-4. Every chain is graded and diagnosed as it comes and committed in batches.
 
-Killed at any moment and run again, only what is missing is decoded, and the rows end up the same:
-nothing in a row depends on the batch, the clock or the order.
+2. The variants are decided: dense, each method at each number of blocks, every single block.
+
+3. Benchmark by benchmark, all cells (accuracy, sequential, waits, parallel, blocks) are merged into
+requests and decoded together: the dense row beside the pruned ones, with the same noise, all
+budgets of a chain in one decode.
+
+4. Every chain is graded and diagnosed as it comes, and committed in batches.
+
+A study that was killed decodes only what is missing when it is run again, and ends with the same
+rows: nothing in a row depends on batch, clock or order.
 """
 
 from __future__ import annotations
@@ -44,14 +47,22 @@ if TYPE_CHECKING:
 __all__ = ["StudyResult", "run_study"]
 
 RECIPE = "1"  # raised when the meaning of a row changes; an older folder is then refused
-BATCH_CHAINS = 64
-BATCH_SECONDS = 2.0
-LIKELIHOOD_PROBLEMS = 64  # a batch
+BATCH_CHAINS = 64  # chains per commit
+BATCH_SECONDS = 2.0  # seconds between commits
+LIKELIHOOD_PROBLEMS = 64  # problems per batch
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Where a finished study is, and what this run added to it."""
+    """A finished study, and what this run added to it.
+
+    Attributes:
+        folder: folder of the study.
+        chains: number of chains in the store.
+        chains_added: number of chains that this run added.
+        tokens: tokens that this run decoded.
+        seconds: duration of this run.
+    """
 
     folder: Path
     chains: int
@@ -63,10 +74,21 @@ class StudyResult:
 def run_study(
     config: StudyConfig, on_event: OnEvent | None = None, *, engine: Engine | None = None
 ) -> StudyResult:
-    """Run a study, or go on with the one in `config.out`.
+    """Run a study, or continue the one in `config.out`.
 
-    on_event: told of stages, progress and the time left (scaling.study.study_progress.Event).
-    engine: another backend than the local one, or a model already loaded (LocalEngine(model)).
+    Args:
+        config: the study.
+        on_event: called with stages, progress and the time left
+            (`scaling.study.study_progress.Event`).
+        engine: an engine to use instead of loading the model locally, e.g. `LocalEngine(model)` for
+            a model that is already loaded.
+
+    Returns:
+        Where the study is and what was added.
+
+    Raises:
+        UserError: impossible settings, or a folder with another study.
+        StoreError: the store cannot be written.
     """
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
@@ -99,7 +121,7 @@ def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
 
 @contextmanager
 def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]:
-    """Notes how long this stretch of running took and by what, however it ends."""
+    """Record the duration and the engine of this run, however it ends."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         yield
@@ -113,12 +135,12 @@ def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]
             "engine": str(getattr(engine, "about", type(engine).__name__)),
             "program": program(),
         }
-        with suppress(StoreError):  # a full disk is being reported already
+        with suppress(StoreError):  # the error that ended the run is already raised
             store.put("sessions", [row])
 
 
 class _Study:
-    """One run of a study: the stages, over what they share."""
+    """One run of a study: its stages and their shared state."""
 
     def __init__(
         self,
@@ -134,7 +156,7 @@ class _Study:
         self.diagnoser = Diagnoser(engine)
 
     def run(self) -> StudyResult:
-        """All stages."""
+        """Run all stages."""
         variants = self.variants()
         plan = self.plan(variants)
         done = self.store.done()
@@ -174,7 +196,7 @@ class _Study:
         return result
 
     def variants(self) -> dict[str, VariantLike]:
-        """The study's variants: as decided before, or decided now."""
+        """The study's variants, decided earlier or now."""
         variants = read_variants(self.store)
         if variants:
             return variants
@@ -202,7 +224,7 @@ class _Study:
     def plan(
         self, variants: Mapping[str, VariantLike]
     ) -> list[tuple[Benchmark, dict[Key, Budget | None]]]:
-        """Each benchmark with every chain that its cells ask for; the cells go to the store."""
+        """Each benchmark with every chain that its cells ask for; the cells are stored."""
         frame = self.store.frame("variants").set_index("variant")
         kinds = {
             name: (str(frame.loc[name, "kind"]), str(frame.loc[name, "method"]))
@@ -230,7 +252,7 @@ class _Study:
         left: Mapping[Key, Budget | None],
         variants: Mapping[str, VariantLike],
     ) -> None:
-        """Score the choices of every problem under every variant that lacks it."""
+        """Score the choices of every problem under every variant whose row is missing."""
         by_id = {p.id: (i, p) for i, p in enumerate(bench.problems)}
         lacking: dict[tuple[str, ...], list[str]] = {}
         for problem in dict.fromkeys(key.problem for key in left):

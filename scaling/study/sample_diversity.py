@@ -1,7 +1,7 @@
-"""What the samples of one problem have in common: diversity, and the alarm for equal samples.
+"""Diversity between the samples of one problem, and an alarm for duplicate samples.
 
-Derived from the chains in the store, so it can be made again at any time; it is written once all
-samples of a problem are there.
+Both derive from the chains in the store and can be computed again at any time. They are written
+once all samples of a problem exist.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ from scaling.study.study_progress import Progress
 if TYPE_CHECKING:
     import pandas as pd
 
-LONG_ENOUGH = 32  # tokens; two short chains may well be equal by chance
+LONG_ENOUGH = 32  # tokens; two shorter chains may be equal by chance
 GROUP = ["benchmark", "problem", "variant", "budget"]
 
 
 def measure_diversity(store: Store) -> None:
-    """Rows of `diversity` for every problem, variant and budget with several samples.
+    """Write the rows of `diversity` for every problem, variant and budget with several samples.
 
-    Measures such as the Vendi score grow with the number of samples, so variants compare at equal
-    numbers only. Every group is measured at each number that occurs in its benchmark and budget
-    and that it has: on all its samples, and on its first few where others have no more.
+    Measures such as the Vendi score grow with the number of samples, so variants compare only at
+    equal numbers. Every group is measured at each number of samples that occurs in its benchmark
+    and budget, up to its own: on all of its samples, and on its first few where others have no
+    more.
+
+    Args:
+        store: the open store.
     """
     groups = store.several_samples()
     sizes: dict[tuple[str, str], set[int]] = {}
@@ -70,10 +74,17 @@ def _diversity(samples: pd.DataFrame, ids: list[np.ndarray]) -> dict[str, Any]:
 
 
 def duplicate_samples(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a benchmark and variant: how many samples repeat an earlier one token by token.
+    """Count the samples that repeat an earlier one token by token.
 
-    Long chains only; at temperature > 0 the share should be near zero, and a high one means
-    samples share their noise (or the model knows one answer only; look at mean_entropy).
+    Only chains of at least 32 tokens count. At temperature > 0 the share should be near zero. A
+    high share means that samples share their noise, or that the model knows only one answer (see
+    mean_entropy).
+
+    Args:
+        rows: rows of `Store.rows()`.
+
+    Returns:
+        One row per benchmark, variant and budget: samples, duplicates and their share.
     """
     import pandas as pd
 
@@ -104,7 +115,13 @@ def duplicate_samples(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def note_duplicates(store: Store, config: StudyConfig, progress: Progress) -> None:
-    """Raise the alarm if samples are equal where they should not be."""
+    """Send a note if samples are equal where they should not be.
+
+    Args:
+        store: the open store.
+        config: the study; at temperature 0 equal samples are expected.
+        progress: receives the note.
+    """
     if config.temperature == 0:
         return
     table = duplicate_samples(store.rows("parallel"))

@@ -1,8 +1,8 @@
-"""How far a study is, and how long it will still take.
+"""The progress of a study, and an estimate of the time left.
 
-The chains that are still to come are expected to be as long as those of the same variant on the
-same benchmark so far; before the first of them, as those of the benchmark; before that, half the
-budget. Time left is expected tokens over the rate measured in this run.
+Chains still to come are expected to be as long as those of the same variant on the same benchmark
+so far; before the first of them, as those of the benchmark; before that, half the budget. The time
+left is the expected tokens over the rate measured in this run.
 """
 
 from __future__ import annotations
@@ -15,11 +15,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    """One piece of news of a running study.
+    """One progress report of a running study.
 
-    kind: "stage" (a new stage begins), "progress", "note" (something worth knowing), "done".
-    tokens / tokens_expected: decoded in this run, and in all of it as far as can be told.
-    seconds_left: None as long as nothing has been measured.
+    Attributes:
+        kind: "stage" (a new stage begins), "progress", "note" (information for the user) or "done".
+        stage: name of the current stage.
+        message: text for the user.
+        chains: chains finished in this run.
+        chains_total: chains that this run will finish.
+        tokens: tokens decoded in this run.
+        tokens_expected: estimate of all tokens of this run.
+        rate: tokens per second while decoding.
+        seconds: seconds since the run began.
+        seconds_left: estimate of the seconds left; None until something has been measured.
     """
 
     kind: str
@@ -39,7 +47,12 @@ Group = tuple[str, str]  # benchmark, variant
 
 
 class Progress:
-    """Counts what was asked and what has come; makes the events."""
+    """Counts requests and results, and sends events.
+
+    Args:
+        on_event: receives the events; None sends none.
+        clock: the clock, in seconds.
+    """
 
     def __init__(self, on_event: OnEvent | None, clock: Callable[[], float] = time.monotonic):
         self._on_event = on_event
@@ -57,24 +70,38 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the run began."""
+        """Seconds since the run began."""
         return self._clock() - self._began
 
     def expect(self, group: Group, requests: int, cap: int, chains: int) -> None:
-        """`requests` decodes of at most `cap` tokens will come, ending in `chains` chains."""
+        """Add requests that will be decoded.
+
+        Args:
+            group: (benchmark, variant).
+            requests: number of requests.
+            cap: most tokens per request.
+            chains: chains that they will end in.
+        """
         self._asked[group] += requests
         self._cap[group] = max(self._cap[group], cap)
         self.chains_total += chains
 
     def came(self, group: Group, tokens: int, chains: int, *, request_over: bool) -> None:
-        """Chains have come; `tokens` were decoded for them that were not counted before."""
+        """Count results.
+
+        Args:
+            group: (benchmark, variant).
+            tokens: tokens decoded for these chains and not counted before.
+            chains: number of chains.
+            request_over: whether the last chain of a request has come.
+        """
         self._spent[group] += tokens
         self._came[group] += int(request_over)
         self.tokens += tokens
         self.chains += chains
 
     def expected_tokens(self) -> int:
-        """Tokens of this run in all, as far as can be told now."""
+        """Estimate of all tokens of this run."""
         by_benchmark: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         for group, n in self._came.items():
             by_benchmark[group[0]][0] += self._spent[group]
@@ -83,31 +110,36 @@ class Progress:
         for group, asked in self._asked.items():
             left = asked - self._came[group]
             spent, n = self._spent[group], self._came[group]
-            if n < 3:  # few chains say little of their group
+            if n < 3:  # too few chains to estimate their group
                 spent, n = by_benchmark[group[0]]
             each = spent / n if n else self._cap[group] / 2
             total += self._spent[group] + left * min(each, self._cap[group])
         return int(total)
 
     def rate(self) -> float:
-        """Tokens a second while decoding, in this run."""
+        """Tokens per second while decoding, in this run."""
         return self.tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
 
     def begin(self, stage: str, message: str = "") -> None:
-        """A stage begins."""
+        """Begin a stage.
+
+        Args:
+            stage: name of the stage.
+            message: text for the user.
+        """
         self.stage = stage
         self._send("stage", message)
 
     def tell(self) -> None:
-        """Where things stand."""
+        """Send the current progress."""
         self._send("progress", "")
 
     def note(self, message: str) -> None:
-        """Something worth knowing."""
+        """Send a message for the user."""
         self._send("note", message)
 
     def end(self, message: str = "") -> None:
-        """All is done."""
+        """Report that the study is done."""
         self._send("done", message)
 
     def _send(self, kind: str, message: str) -> None:
@@ -132,5 +164,5 @@ class Progress:
 
 
 def spread(values: Iterable[int]) -> tuple[int, ...]:
-    """Distinct values, ascending."""
+    """The distinct values, ascending."""
     return tuple(sorted(set(values)))

@@ -1,8 +1,8 @@
 """The variants of a study: dense, each method's plans, and every single block skipped.
 
-They are decided once, from scores on calibration chains, and kept in the store with their plans,
-so a study that goes on never decides anew. The calibration chains are the model's own, on problems
-that are not measured where the benchmark has any to spare.
+They are decided once, from scores on calibration chains, and stored with their plans, so a study
+that is resumed never decides again. The calibration chains are the model's own, on problems that
+are not measured where the benchmark has spare ones.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from scaling.study.config import StudyConfig
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
 
-INFLUENCE = "shortgpt"  # Block Influence: scored in every study, whatever methods remove by it
-LONGEST_CALIBRATION = 1024  # thinking tokens a chain
+INFLUENCE = "shortgpt"  # Block Influence: scored in every study, whatever its methods are
+LONGEST_CALIBRATION = 1024  # thinking tokens per chain
 
 
 def block_variant(block: int) -> VariantLike:
@@ -35,7 +35,15 @@ def block_variant(block: int) -> VariantLike:
 
 
 def check_methods(config: StudyConfig, engine: Engine) -> None:
-    """Unknown criteria and impossible numbers of blocks, before anything is computed."""
+    """Refuse unknown criteria and impossible numbers of blocks before any decoding.
+
+    Args:
+        config: the study.
+        engine: gives the number of blocks.
+
+    Raises:
+        UserError: a criterion that is unknown or unsuitable for a study, or too many blocks.
+    """
     from interp.errors import did_you_mean
     from pruning.criteria import criteria
 
@@ -66,7 +74,7 @@ def check_methods(config: StudyConfig, engine: Engine) -> None:
 def scored(config: StudyConfig) -> tuple[str, ...]:
     """The criteria that a study scores: its methods, and Block Influence.
 
-    None where no block is removed or skipped: there is nothing to compare the scores with.
+    Empty where no block is removed or skipped: there is nothing to compare the scores with.
     """
     skips = any(config.workload(name).block_problems for name in config.benchmark_names)
     if not config.methods and not skips:
@@ -80,7 +88,17 @@ def calibration_chains(
     benchmarks: Sequence[Benchmark],
     spare: dict[str, tuple[Problem, ...]],
 ) -> list[Chain]:
-    """Dense chains on a few problems of each generated benchmark (of all, if none is)."""
+    """Decode dense chains on a few problems of each generated benchmark (of all, if none is).
+
+    Args:
+        config: the study.
+        engine: decodes.
+        benchmarks: the study's benchmarks.
+        spare: problems that are not measured, by benchmark; without them the measured ones serve.
+
+    Returns:
+        The chains, sorted by problem.
+    """
     from interp.decoding.request import Request
     from interp.interventions.interventions import dense
 
@@ -106,7 +124,14 @@ def calibration_chains(
 
 
 def decide(config: StudyConfig, engine: Engine, store: Store, chains: Sequence[Chain]) -> None:
-    """Score the blocks, make the plans, and commit both."""
+    """Score the blocks, make the plans, and commit both.
+
+    Args:
+        config: the study.
+        engine: scores the blocks.
+        store: the open store.
+        chains: calibration chains.
+    """
     from pruning.plan import LayerPlan
 
     scores, variants = [], [_row("dense", "dense", "", (), "")]
@@ -122,11 +147,11 @@ def decide(config: StudyConfig, engine: Engine, store: Store, chains: Sequence[C
     blocks = [(block_variant(block).name, block) for block in engine.layer_map]
     variants += [_row(name, "block", "single", (block,), "") for name, block in blocks]
     store.put("scores", scores)
-    store.put("variants", variants)  # last: its rows say that the stage is over
+    store.put("variants", variants)  # last: the rows mark the stage as complete
 
 
 def read_variants(store: Store) -> dict[str, VariantLike]:
-    """The study's variants by name, as they were decided; empty if they were not yet."""
+    """The study's decided variants by name; empty if they are not decided yet."""
     from interp.interventions.interventions import dense
     from pruning.plan import LayerPlan
 

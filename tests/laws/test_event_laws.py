@@ -17,6 +17,7 @@ from interp.chains.periods import LOOP_CHECK, certain_period
 from interp.decoding.generate import decode
 from interp.decoding.model_runner import ModelRunner
 from interp.decoding.request import cross, fork
+from interp.decoding.row_events import LOOP_EVERY
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from interp.interventions.hooks import apply
@@ -111,6 +112,21 @@ def cyclic(seed: int) -> ReasoningModel:
         hf.model.embed_tokens.weight *= 30
         hf.lm_head.weight[words] = hf.model.embed_tokens.weight[before]
     return ReasoningModel.load(hf, tokenizer())
+
+
+def test_what_else_is_watched_does_not_move_the_end_of_a_loop() -> None:
+    """A row is looked at for loops every 64 tokens, whatever its variant and stop strings watch."""
+    model = cyclic(0)
+    watching = Variant("watching", (Skip(0, window=AfterLoop(), part="mlp"),))
+    ends = []
+    for variant, stop in ((dense, ()), (watching, ()), (dense, "w1 w2 never"), (dense, "a")):
+        requests = cross(model, PROMPTS, variants=[variant], budgets=Budget(400, 200))
+        chains = list(decode(model, requests, sampling=GREEDY, stop_on_loop=True, stop=stop))
+        looped = [c for c in chains if c.thinking_finish == "looped"]
+        assert looped, "these greedy chains loop; else nothing was tested"
+        ends.append({c.problem: c.thinking.stop for c in looped})
+        assert all(n % LOOP_EVERY == 0 for n in ends[-1].values())
+    assert ends[0] == ends[2], "stop strings change nothing of the thinking"
 
 
 @pytest.mark.parametrize("stride", [1, 8])

@@ -66,7 +66,7 @@ def test_in_and_out_again(log: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (("samples_gsm8k.jsonl", "nowhere.jsonl"), "no file"),
         (("gsm8k", "gsm9k"), "Did you mean 'gsm8k'"),
         (("testbed", "tesbed"), "'tesbed'"),
-        (("dense", "pruned"), "say which blocks"),
+        (("dense", "pruned"), "name the blocks"),
     ],
 )
 def test_mistakes_of_an_import(

@@ -96,11 +96,11 @@ def test_a_line_separator_inside_a_text_does_not_cut_the_line(tmp_path: Path) ->
 
 def test_own_file_needs_a_grader_that_exists(tmp_path: Path) -> None:
     path = write(tmp_path, [GOOD])
-    with pytest.raises(UserError, match="needs a grader's name"):
+    with pytest.raises(UserError, match="needs the name of a grader"):
         load_benchmark("jsonl", data=path)
     with pytest.raises(UserError, match="Did you mean 'numeric'"):
         load_benchmark("jsonl:numerc", data=path)
-    with pytest.raises(UserError, match="give it, --data"):
+    with pytest.raises(UserError, match="give one with --data"):
         load_benchmark("jsonl:numeric")
     with pytest.raises(UserError, match="No file"):
         load_benchmark("jsonl:numeric", data=tmp_path / "gone.jsonl")
@@ -156,7 +156,7 @@ def test_gpqa_options_are_shuffled_and_stay(tmp_path: Path) -> None:
 def test_an_empty_benchmark_is_refused() -> None:
     with pytest.raises(UserError, match="no problems"):
         Benchmark("x", "1", ())
-    with pytest.raises(UserError, match="none of its choices"):
+    with pytest.raises(UserError, match="not one of its choices"):
         Problem("a", "q", "C", ("A", "B"))
     with pytest.raises(UserError, match="no choices"):
         Benchmark("x", "1", (Problem("a", "q", "1"),), scoring="likelihood")

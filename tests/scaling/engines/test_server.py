@@ -458,7 +458,7 @@ def test_nonsense_is_not_borne_for_long(
     assert isinstance(server.answer, FakeModel)
     server.answer.extra_tokens = 5
     before = len(server.posts())
-    with pytest.raises(EndpointError, match="11 tokens where 6 were asked") as caught:
+    with pytest.raises(EndpointError, match="11 tokens where 6 were requested") as caught:
         list(engine.decode(request, sampling=GREEDY))
     assert caught.value.kind == "nonsense" and len(server.posts()) - before == 3
 

@@ -419,7 +419,7 @@ def test_a_key_is_missing_or_would_travel_in_clear(monkeypatch: pytest.MonkeyPat
         Judge("https://judge.example/v1", "m")
     Judge("https://judge.example/v1", "m", key_env="").close()
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
-    with pytest.raises(UserError, match="in clear") as caught:
+    with pytest.raises(UserError, match="unencrypted") as caught:
         Judge("http://judge.example/v1", "m")
     assert SECRET not in str(caught.value)
 

@@ -194,7 +194,7 @@ def test_what_does_not_fit_the_folder_is_refused(study: Path, tmp_path: Path) ->
     other = write(tmp_path / "t.jsonl", [line(7, "</think> \\boxed{3}", 1.0)])
     with pytest.raises(UserError, match="other problems"):
         import_samples([other], tmp_path / "in", model, "gsm8k", variant="cut", removed=[1])
-    with pytest.raises(UserError, match="say which blocks"):
+    with pytest.raises(UserError, match="name the blocks"):
         import_samples([file], tmp_path / "in", model, "gsm8k", variant="cut")
     with pytest.raises(UserError, match="another configuration"):
         import_samples([file], study, model, "gsm8k")
