@@ -59,7 +59,7 @@ class Score:
     """
 
     model: str = "testbed"
-    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    """The bundled reasoner ("testbed"), a Hub name, a checkpoint folder, or a GGUF file."""
     method: str = "shortgpt"
     """The criterion."""
     options: Settings = ()
@@ -247,7 +247,7 @@ class Prune:
     out: Path
     """The new checkpoint's folder."""
     model: str = "testbed"
-    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    """The bundled reasoner ("testbed"), a Hub name, a checkpoint folder, or a GGUF file."""
     remove: Number = None
     """How many blocks the method removes."""
     blocks: Numbers = ()

@@ -76,7 +76,7 @@ class Study:
     """
 
     model: str = "testbed"
-    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    """The bundled reasoner ("testbed"), a Hub name, a checkpoint folder, or a GGUF file."""
     benchmarks: Names = ()
     """Benchmarks by name; the model's usual ones if none are named."""
     methods: tuple[str, ...] = METHODS
@@ -189,7 +189,7 @@ class ScaleCommand:
     """
 
     model: str = "testbed"
-    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    """The bundled reasoner ("testbed"), a Hub name, a checkpoint folder, or a GGUF file."""
     benchmarks: Names = ()
     """Benchmarks by name; the model's usual ones if none are named."""
     budgets: Numbers = ()
@@ -275,7 +275,7 @@ class EffectsCommand:
     """
 
     model: str = "testbed"
-    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    """The bundled reasoner ("testbed"), a Hub name, a checkpoint folder, or a GGUF file."""
     benchmarks: Names = ()
     """Benchmarks by name; the model's usual ones if none are named."""
     budgets: Numbers = ()

@@ -380,6 +380,22 @@ def test_splits_tell_the_tokenizers_apart() -> None:
     assert found["llama-bpe"][0] == "123" and found["smollm"] == tuple(digits)
 
 
+@pytest.mark.parametrize("adds", [True, False])
+def test_the_start_of_sequence_is_added_where_the_file_says(adds: bool, tmp_path: Path) -> None:
+    fields = {"tokenizer.ggml.add_bos_token": adds}
+    got = load_tokenizer(write_gguf(tmp_path / "m.gguf", dense("qwen3"), fields=fields), False)
+    plain = got.encode("a", add_special_tokens=False)
+    assert got.encode("a") == ([1, *plain] if adds else plain)
+
+
+def test_a_file_without_a_chat_template_has_none(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "m.gguf", dense("qwen3"), without=("tokenizer.chat_template",))
+    got = load_tokenizer(path, False)
+    assert got.chat_template is None
+    with pytest.raises(ValueError, match="chat_template is not set"):
+        got.apply_chat_template([{"role": "user", "content": "a"}])
+
+
 def test_every_end_of_turn_stops_a_chain(tmp_path: Path) -> None:
     fields = {"tokenizer.ggml.eot_token_id": 4, "tokenizer.ggml.eos_token_id": 1}
     path = write_gguf(tmp_path / "m.gguf", dense("qwen3"), fields=fields)
@@ -428,6 +444,32 @@ def test_a_pruned_file_is_an_ordinary_checkpoint(qwen3: Path, tmp_path: Path) ->
     own = AutoTokenizer.from_pretrained(folder)
     for text in TEXT:
         assert own.encode(text, add_special_tokens=False) == model.encode(text)
+
+
+def test_a_study_says_the_file(qwen3: Path, tmp_path: Path) -> None:
+    from scaling.engines.local import LocalEngine
+    from scaling.store.study_store import Store
+    from scaling.study.config import StudyConfig
+    from scaling.study.runner import run_study
+
+    engine = LocalEngine(ReasoningModel.load(qwen3, delimiters=MARKS))
+    notes: list[str] = []
+    config = StudyConfig(
+        model=str(qwen3),
+        benchmarks=("arithmetic",),
+        limit=1,
+        methods=("random",),
+        remove=(1,),
+        budgets=(2,),
+        answer=4,
+        samples=1,
+        out=tmp_path / "study",
+    )
+    run_study(config, lambda event: notes.append(event.message), engine=engine)
+    said = described(engine.provenance)
+    with Store(tmp_path / "study", read_only=True) as store:
+        assert store.meta()["model file"] == said
+    assert f"weights dequantised from {said}" in notes
 
 
 def test_estimates_need_no_weights(qwen3: Path) -> None:
