@@ -50,7 +50,7 @@ class Recover:
     out: Path
     """Folder of the run: log, states, and at the end the checkpoint, OUT/model."""
     model: str = "testbed"
-    """What is trained (or pruned first): "testbed", a Hub name, a checkpoint folder, or a GGUF file."""
+    """What is trained (or pruned first): "testbed", a Hub name, a checkpoint folder or a GGUF file."""
     method: str = "lora"
     """lora, full, self, distill or rl."""
     plan: Word = None
