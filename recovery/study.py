@@ -457,19 +457,13 @@ def pruned_folder(study: RecoveryStudy, name: str) -> Path:
     """
     from filelock import FileLock
 
-    from interp.model.reasoning_model import ReasoningModel
-    from pruning.folder import NotStreamable, prune_folder
-    from pruning.surgery import save
+    from pruning.prune_checkpoint import prune_checkpoint
 
     folder = study.out / "pruned" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{name}.lock")):
         if not folder.exists():
-            plan = plans_of(study.out)[name]
-            try:
-                prune_folder(study.model, plan, folder)
-            except NotStreamable:
-                save(ReasoningModel.load(study.model), plan, folder)
+            prune_checkpoint(study.model, plans_of(study.out)[name], folder)
     return folder
 
 

@@ -36,6 +36,7 @@ from scaling.store.study_store import Store, StoreError
 from scaling.study.cells import Cell, cut, requests_left, subtract, wanted
 from scaling.study.chain_diagnosis import Diagnoser
 from scaling.study.config import StudyConfig
+from scaling.study.preflight import check_names
 from scaling.study.problem_sets import gather
 from scaling.study.sample_diversity import measure_diversity, note_duplicates
 from scaling.study.study_progress import OnEvent, Progress
@@ -90,12 +91,13 @@ def run_study(
         UserError: impossible settings, or a folder with another study.
         StoreError: the store cannot be written.
     """
+    check_names(config)
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
-    problems, spare = gather(config)
     engine = engine or _local_engine(config)
     if origin := getattr(engine, "provenance", None):
         progress.note(f"weights dequantised from {described(origin)}")
+    problems, spare = gather(config)
     check_methods(config, engine)
     with Store(config.out) as store:
         store.claim(config.settings(), _identity(engine, problems))
