@@ -89,6 +89,7 @@ def as_stored(model: ReasoningModel, source: str | Path) -> ReasoningModel:
         delimiters=model.delimiters,
         layer_map=model.layer_map,
         n_dense=model.n_dense,
+        provenance=model.provenance,
     )
 
 

@@ -90,6 +90,7 @@ class RawCapture(Reducer):
             "format": FORMAT,
             "model": model.name,
             "fingerprint": model.fingerprint(),
+            "provenance": model.provenance,
             "layer_map": list(model.layer_map),
             "blocks": blocks,
             "streams": list(self.streams),

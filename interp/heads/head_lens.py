@@ -93,6 +93,7 @@ class HeadLens:
             delimiters=model.delimiters,
             layer_map=model.layer_map,
             n_dense=model.n_dense,
+            provenance=model.provenance,
         )
         self._bridge: Any = bridged(hf, model)
         self._check()

@@ -20,8 +20,10 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.json_reader import read_json_object, short
 from interp.model.delimiters import Delimiters
+from interp.model.gguf_file import is_gguf, locate_gguf, read_gguf
 
 PRUNING_FILE = "pruning.json"
+DELIMITERS_FILE = "delimiters.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BUNDLED = "testbed"
@@ -29,17 +31,18 @@ MOST_BLOCKS = 10_000  # far above any real model; a larger number means a damage
 
 
 def locate(source: str, weights: bool = True) -> str:
-    """The folder or Hub name that `source` stands for.
+    """The folder, GGUF file or Hub name that `source` stands for.
 
     Args:
-        source: "testbed", a folder, or a Hub name.
+        source: "testbed", a folder, a Hub name, FILE.gguf, FOLDER:FILE.gguf or
+            HUB_NAME:FILE.gguf. A GGUF file on the Hub is downloaded.
         weights: whether a folder must hold weights; if False, a config.json is enough.
 
     Returns:
-        The path of a folder, or the Hub name unchanged.
+        The path of a folder or of a GGUF file, or the Hub name unchanged.
 
     Raises:
-        UserError: `source` is a path without a checkpoint folder.
+        UserError: `source` is a path without a checkpoint, or the GGUF file is not found.
     """
     if source == BUNDLED:
         folder = Path(str(resources.files("testbed"))) / "reasoner"
@@ -50,8 +53,15 @@ def locate(source: str, weights: bool = True) -> str:
             )
         return str(folder)
     path = Path(source).expanduser()
+    if is_gguf(source) and not path.is_dir():
+        return str(locate_gguf(source))
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if files := sorted(path.glob("*.gguf")):
+                raise UserError(
+                    f"{path} holds no config.json, but GGUF files: name one of them, such as "
+                    f"{path / files[0].name}."
+                )
             raise UserError(f"{path} holds no config.json: expected a checkpoint folder.")
         if weights and not any(path.glob("*.safetensors")):
             raise UserError(
@@ -67,8 +77,11 @@ def locate(source: str, weights: bool = True) -> str:
 def side_file(place: str, filename: str, download: bool = True) -> dict[str, Any] | None:
     """Read a JSON file beside the weights, in a folder or on the Hub.
 
+    A GGUF file holds its own configuration, and its folder may hold other models, so only
+    delimiters.json is read beside it.
+
     Args:
-        place: the folder or Hub name.
+        place: the folder, GGUF file or Hub name.
         filename: name of the file.
         download: whether to contact the Hub; if False, only its local cache is read.
 
@@ -78,7 +91,11 @@ def side_file(place: str, filename: str, download: bool = True) -> dict[str, Any
     Raises:
         UserError: the file is not a JSON object.
     """
-    if Path(place).is_dir():
+    if is_gguf(place) and not Path(place).is_dir():
+        if filename != DELIMITERS_FILE:
+            return None
+        path: Path | None = Path(place).parent / filename
+    elif Path(place).is_dir():
         path = Path(place) / filename
     else:
         from transformers.utils.hub import cached_file
@@ -107,7 +124,7 @@ def folder_delimiters(place: str) -> Delimiters | None:
     Raises:
         UserError: the file does not hold delimiters.
     """
-    content = side_file(place, "delimiters.json")
+    content = side_file(place, DELIMITERS_FILE)
     try:
         return None if content is None else Delimiters.from_dict(content)
     except UserError as error:
@@ -137,6 +154,18 @@ def folder_blocks(place: str) -> tuple[tuple[int, ...] | None, int | None]:
             f"{PRUNING_FILE} of {place}: {error} Prune the dense model again."
         ) from None
     return found, n_blocks
+
+
+def provenance_of(place: str) -> dict[str, Any]:
+    """Which GGUF file a model's weights come from; empty where they come from none.
+
+    Args:
+        place: a folder, GGUF file or Hub name. A pruned checkpoint says it in its pruning.json.
+    """
+    if is_gguf(place) and not Path(place).is_dir():
+        return read_gguf(place).provenance()
+    found = (side_file(place, PRUNING_FILE) or {}).get("provenance")
+    return dict(found) if isinstance(found, dict) else {}
 
 
 def checked_layer_map(layer_map: Any, n_blocks: int) -> tuple[int, ...]:

@@ -9,6 +9,8 @@ guarantees are kept in one place:
   the model. transformers draws missing weights at random and drops unknown ones.
 - Every fault in files that others wrote is a `UserError`. transformers, safetensors, tokenizers
   and huggingface_hub raise about twenty kinds of exceptions for them.
+
+GGUF files are read here too; `interp.model.gguf_weights` checks and loads their tensors.
 """
 
 from __future__ import annotations
@@ -32,6 +34,12 @@ from interp.model.checkpoint_files import (
     side_file,
     weight_files,
 )
+from interp.model.gguf_config import gguf_config
+from interp.model.gguf_file import is_gguf, read_gguf
+from interp.model.gguf_tokenizer import gguf_tokenizer
+from interp.model.gguf_weights import gguf_arguments, unquantised
+from interp.model.memory_needed import check_room
+from interp.model.tokenizer_ids import with_own_ids
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +52,7 @@ SHOWN = 3  # weights named in an error
 OWN_CODE = (
     "A model's own code runs only with trust_remote_code=True (--trust-remote-code): read it first."
 )
-EXPECTED = "Expected 'testbed', a checkpoint folder with safetensors, or a Hub name."
+EXPECTED = "Expected 'testbed', a checkpoint folder with safetensors, a GGUF file, or a Hub name."
 
 
 @contextmanager
@@ -70,10 +78,10 @@ def refusing(what: str | Callable[[], str], expected: str = EXPECTED) -> Iterato
 
 
 def load_config(place: str | Path, trust_remote_code: bool, download: bool = True) -> Any:
-    """Read the Hugging Face configuration of a folder or Hub name.
+    """Read the Hugging Face configuration of a folder, GGUF file or Hub name.
 
     Args:
-        place: the folder or Hub name.
+        place: the folder, GGUF file or Hub name.
         trust_remote_code: whether the model's own code may run.
         download: whether to contact the Hub; if False, only its local cache is read.
 
@@ -85,6 +93,8 @@ def load_config(place: str | Path, trust_remote_code: bool, download: bool = Tru
     """
     from transformers import AutoConfig
 
+    if is_gguf(place):
+        return gguf_config(read_gguf(place))
     content = side_file(str(place), "config.json", download)
     if content is not None:
         check_depth(content, f"config.json of {place}")
@@ -133,10 +143,12 @@ def check_depth(content: Mapping[str, Any], where: str) -> None:
 
 
 def load_tokenizer(place: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """Read the tokenizer of a folder or Hub name, without reading weights.
+    """Read the tokenizer of a folder, GGUF file or Hub name, without reading weights.
+
+    It gives the same ids as its tokenizer.json, if there is one.
 
     Args:
-        place: the folder or Hub name.
+        place: the folder, GGUF file or Hub name.
         trust_remote_code: whether the model's own code may run.
 
     Returns:
@@ -148,7 +160,10 @@ def load_tokenizer(place: str | Path, trust_remote_code: bool) -> PreTrainedToke
     from transformers import AutoTokenizer
 
     with refusing(f"Cannot read the tokenizer of {str(place)!r}", "Expected a tokenizer's files."):
-        return AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust_remote_code)
+        if is_gguf(place):
+            return gguf_tokenizer(read_gguf(place))
+        found = AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust_remote_code)
+        return with_own_ids(found, str(place))
 
 
 def without_storage(config: Any, trust_remote_code: bool, **options: Any) -> PreTrainedModel:
@@ -179,13 +194,15 @@ def load_weights(
     trust_remote_code: bool,
     **options: Any,
 ) -> PreTrainedModel:
-    """Load the causal language model of a folder or Hub name, with every weight from its files.
+    """Load the causal language model of a folder, GGUF file or Hub name.
+
+    Every weight comes from the files.
 
     Args:
-        place: the folder or Hub name.
+        place: the folder, GGUF file or Hub name.
         source: what the caller asked for, for the error.
         config: the configuration, if it was read already.
-        dtype: of the weights in memory; "auto" keeps that of the files.
+        dtype: of the weights in memory; "auto" keeps that of the files, and is float32 for GGUF.
         trust_remote_code: whether the model's own code may run.
         options: further arguments of transformers' `from_pretrained`.
 
@@ -198,16 +215,21 @@ def load_weights(
     from transformers import AutoModelForCausalLM
 
     refuse_adapter(place, source)
-    folder = Path(place)
-    if folder.is_dir():
+    config = load_config(place, trust_remote_code) if config is None else config
+    folder, name = Path(place), str(place)
+    if is_gguf(place):
+        bare = without_storage(config, trust_remote_code)
+        name, more = gguf_arguments(read_gguf(place), bare)
+        options |= more
+    elif folder.is_dir():
         if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
             weight_files(folder)
         side_file(str(place), "generation_config.json")  # transformers ignores a damaged one
     with _unreported():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(place),
-            config=load_config(place, trust_remote_code) if config is None else config,
-            dtype=dtype,
+            name,
+            config=config,
+            dtype=torch.float32 if is_gguf(place) and dtype == "auto" else dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
@@ -216,7 +238,7 @@ def load_weights(
         )
     hf, report = loaded
     check_report(report, type(hf).__name__, source)
-    return hf
+    return unquantised(hf, config) if is_gguf(place) else hf
 
 
 def refuse_adapter(place: str | Path, source: str) -> None:
@@ -344,6 +366,8 @@ def load_pretrained(
             options["attn_implementation"] = "eager"  # SDPA has no soft cap
         if isinstance(tokenizer, (str, Path)) or tokenizer is None:
             tokenizer = load_tokenizer(tokenizer or place, trust_remote_code)
+        if device_map is None:
+            check_room(without_storage(config, trust_remote_code), place, source, dtype, where)
         hf = load_weights(
             place,
             source,

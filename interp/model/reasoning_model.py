@@ -8,13 +8,13 @@ built it.
 `layer_map[i]` is the dense index of block i: `range(L)` for a dense model, read from
 `pruning.json` for a checkpoint with blocks removed.
 
-Caveats: weights are read from safetensors only; a model's own code runs only with
+Caveats: weights are read from safetensors and GGUF only; a model's own code runs only with
 `trust_remote_code=True`. State-space, linear-attention and encoder-decoder models are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -31,6 +31,7 @@ from interp.model.checkpoint_files import (
     folder_blocks,
     folder_delimiters,
     locate,
+    provenance_of,
 )
 from interp.model.delimiters import DelimiterIds, Delimiters
 from interp.model.loading import load_pretrained, refusing
@@ -75,6 +76,7 @@ class ReasoningModel:
         delimiters: Delimiters | None = None,
         layer_map: Sequence[int] | None = None,
         n_dense: int | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.hf = hf
         self.tokenizer = tokenizer
@@ -84,6 +86,8 @@ class ReasoningModel:
         self.delimiter_ids: DelimiterIds = self.delimiters.resolve(tokenizer)
         self.layer_map: tuple[int, ...] = checked_layer_map(layer_map, self.n_blocks)
         self.n_dense = checked_n_dense(n_dense, self.layer_map)  # blocks of the dense model
+        #: The GGUF file that the weights come from (name, sha256, quantisation); else empty.
+        self.provenance: dict[str, Any] = dict(provenance or {})
         hf.eval()
 
     # ---------------------------------------------------------------- loading
@@ -104,11 +108,12 @@ class ReasoningModel:
         """Load a model by name or folder, or wrap a live one.
 
         Args:
-            source: "testbed" (the bundled reasoner), a folder, a Hub name, or a live model.
+            source: "testbed" (the bundled reasoner), a folder, a Hub name, a GGUF file
+                (FILE.gguf, FOLDER:FILE.gguf, HUB_NAME:FILE.gguf), or a live model.
             tokenizer: required for a live model; otherwise a tokenizer, or a folder or Hub name to
                 read it from (default: `source`).
-            dtype: of the weights; default: float32 on the CPU, the checkpoint's own on CUDA or with
-                a `device_map`.
+            dtype: of the weights; default: float32 on the CPU and for GGUF, the checkpoint's own on
+                CUDA or with a `device_map`.
             device: where to put the model; default: CUDA if there is a GPU, else the CPU.
             device_map: as in transformers, to spread a model over several devices.
             delimiters: of the thinking; None reads them from the checkpoint or the tokenizer.
@@ -175,6 +180,7 @@ class ReasoningModel:
                 delimiters=delimiters or folder_delimiters(place),
                 layer_map=layer_map,
                 n_dense=n_dense,
+                provenance=provenance_of(place),
             )
             _ = model.stop_ids  # raises if the ids in generation_config.json are no numbers
         return model

@@ -62,7 +62,7 @@ def load(model: str, trust_remote_code: bool = False) -> ReasoningModel:
     """Loads the model that --model names.
 
     Args:
-        model: "testbed", a Hub name or a folder.
+        model: "testbed", a Hub name, a folder or a GGUF file.
         trust_remote_code: whether it may run its own code.
     """
     from interp.model.reasoning_model import ReasoningModel

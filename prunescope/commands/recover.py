@@ -51,7 +51,7 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
     out: Path
     """Folder of the run: log, states, and at the end the checkpoint, OUT/model."""
     model: str = "testbed"
-    """What is trained (or pruned first): "testbed", a Hub name, or a checkpoint folder."""
+    """What is trained (or pruned first): "testbed", a Hub name, a folder or a GGUF file."""
     method: str = "lora"
     """lora, full, self, distill or rl."""
     blocks: Numbers = ()

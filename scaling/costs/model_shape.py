@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.model.checkpoint_files import locate
+from interp.model.gguf_file import is_gguf
 from interp.model.loading import config_of, load_config, refusing, without_storage
 from scaling.costs.flops import ModelCost
 
@@ -84,6 +85,6 @@ def read_config(source: str, trust_remote_code: bool = False) -> Any:
     path = Path(source).expanduser()
     file = path / "config.json" if path.is_dir() else path
     with refusing(f"No model configuration in {source!r}", EXPECTED):
-        if file.is_file() and not (path.is_dir() and trust_remote_code):
+        if file.is_file() and not is_gguf(file) and not (path.is_dir() and trust_remote_code):
             return config_of(file)
         return load_config(locate(source, weights=False), trust_remote_code)

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.chains.chain import Budget, Chain
+from interp.model.gguf_file import described
 from scaling.engines.engine import Engine
 from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
@@ -94,6 +95,8 @@ def run_study(
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
     engine = engine or _local_engine(config)
+    if origin := getattr(engine, "provenance", None):
+        progress.note(f"weights dequantised from {described(origin)}")
     problems, spare = gather(config)
     check_methods(config, engine)
     with Store(config.out) as store:
@@ -112,6 +115,9 @@ def _local_engine(config: StudyConfig) -> Engine:
 
 def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
     found = {f"problems {b.name}": b.fingerprint for b in problems}
+    origin = getattr(engine, "provenance", None)  # of a model from a GGUF file
+    if origin:
+        found["model file"] = described(origin)
     return {"recipe": RECIPE, "model fingerprint": engine.fingerprint(), **found}
 
 
