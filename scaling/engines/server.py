@@ -16,6 +16,7 @@ entropies. See docs/serving.md.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from jaxtyping import Float
 from interp.chains.chain import Chain
 from interp.decoding.request import Request, check
 from interp.decoding.sampling import Sampling
+from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import NonFiniteError, UserError
 from scaling.engines.budget_walk import PIECE, Walk
 from scaling.engines.dialects import Ask, Kind, Said, recognise
@@ -95,6 +97,11 @@ class ServerEngine:
                 f"concurrency={concurrency}: {self.kind} serve answers one request after another "
                 f"and has one seed for all, so requests go one at a time; leave the option out."
             )
+        reader = copy.copy(
+            self.model
+        )  # threads must not share a tokenizer with the one that grades
+        reader.tokenizer = copy.deepcopy(self.model.tokenizer)
+        self._marks = ThinkingMarks(reader)
         self.concurrency = concurrency or (SIDE_BY_SIDE if self._dialect.parallel else 1)
         self.piece = piece
         window = listed.get(self.served)
@@ -160,6 +167,7 @@ class ServerEngine:
             return Walk(
                 request,
                 self.model.delimiter_ids,
+                self._marks,
                 self.model.stop_ids,
                 self.max_positions,
                 self.layer_map,
