@@ -19,6 +19,7 @@ import numpy as np
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget, prepared
 from interp.chains.chain import Budget, Chain, Span
+from scaling.store.chain_row import answer_spans
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,8 +95,7 @@ def stored_chains(bench: Workbench, rows: pd.DataFrame) -> list[Chain]:
             ids = bench.model.prompt_ids(question, thinking=bench.benchmark.thinking)
             prompts[name] = np.asarray(ids, dtype=np.int64)
         ids = np.asarray(row["ids"], dtype=np.int64)
-        start, stop = row["answer_start"], row["answer_stop"]
-        answer = None if start is None or np.isnan(start) else Span(int(start), int(stop))
+        answer, reopened = answer_spans(row)
         found.append(
             Chain(
                 problem=name,
@@ -112,6 +112,8 @@ def stored_chains(bench: Workbench, rows: pd.DataFrame) -> list[Chain]:
                 forced=np.asarray(row["forced"], dtype=bool),
                 thinking=Span(int(row["thinking_start"]), int(row["thinking_stop"])),
                 answer=answer,
+                reopened=reopened,
+                plain=bench.model.delimiter_ids.plain,
                 finish=row["finish"],
                 thinking_finish=row["thinking_finish"],
                 waits=int(row["waits"]),

@@ -29,8 +29,12 @@ def on_cluster(config: StudyConfig, address: str, workers: int | None = None) ->
     for name in config.methods:
         check_criterion(name)
     gather(config)
-    reader = weightless(config.model, trust_remote_code=config.trust_remote_code)
-    make = partial(load_local, config.model, config.trust_remote_code)
+    reader = weightless(
+        config.model,
+        delimiters=config.thinking_format,
+        trust_remote_code=config.trust_remote_code,
+    )
+    make = partial(load_local, config.model, config.trust_remote_code, config.thinking_format)
     with StudyBar() as bar, ClusterEngine(make, reader, address, workers=workers) as engine:
         run_study(config, bar, engine=engine)
 
@@ -47,9 +51,9 @@ def estimate(config: StudyConfig, machine: str | None = None) -> Lines:
         return estimate_on(config, named(machine)).report()
     check_weights(config.model)
     from scaling.costs.trial import estimate_here
-    from scaling.engines.local import LocalEngine
+    from scaling.engines.ray_worker import load_local
 
-    engine = LocalEngine(load(config.model, config.trust_remote_code))
+    engine = load_local(config.model, config.trust_remote_code, config.thinking_format)
     with StudyBar() as bar:
         return estimate_here(config, engine, on_event=bar).report()
 

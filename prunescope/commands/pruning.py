@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from interp.errors import UserError
 from prunescope.commands.machine_options import check_machine, scoring_estimate
 from prunescope.commands.shared import (
+    OWN_FORMAT,
     File,
     Files,
     Flag,
@@ -17,6 +18,7 @@ from prunescope.commands.shared import (
     Number,
     Numbers,
     Settings,
+    Thinking,
     Word,
     calibrate,
     check_criterion,
@@ -93,6 +95,7 @@ class Score:
     is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
+    thinking: Thinking = OWN_FORMAT
 
     def run(self) -> Lines:
         from interp.errors import did_you_mean
@@ -114,7 +117,7 @@ class Score:
         if self.estimate:
             yield from self._estimate(texts).report()
             return
-        model = load(self.model, self.trust_remote_code)
+        model = load(self.model, self.trust_remote_code, self.thinking)
         if self.compare is None:
             yield from self._scored(model, texts)
         else:
@@ -292,6 +295,7 @@ class Prune:
     is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
+    thinking: Thinking = OWN_FORMAT
 
     def run(self) -> Lines:
         from pruning.checkpoint import free_target
@@ -315,7 +319,7 @@ class Prune:
                 pass  # it has to be loaded
         else:
             texts = named_texts(self.texts, self.field, self.paragraphs)
-        model = load(self.model, self.trust_remote_code)
+        model = load(self.model, self.trust_remote_code, self.thinking)
         if plan is None and (self.blocks or self.remove is not None):
             plan = self._plan(model, texts)
         if self.repair is not None:

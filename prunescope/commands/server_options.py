@@ -30,7 +30,11 @@ def on_server(config: StudyConfig, url: str, served: str | None) -> None:
         if kind not in known:
             raise UserError(did_you_mean(kind, known, "benchmark"))
     engine = ServerEngine(
-        url, config.model, served=served, trust_remote_code=config.trust_remote_code
+        url,
+        config.model,
+        served=served,
+        delimiters=config.thinking_format,
+        trust_remote_code=config.trust_remote_code,
     )
     scored = [name for name, kind in names.items() if known[kind].scoring == "likelihood"]
     if scored and not engine.exact:

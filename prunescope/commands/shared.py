@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from interp.chains.chain import Chain
+    from interp.model.delimiters import FormatChoice
     from scaling.study.config import StudyConfig
 
 
@@ -38,11 +40,48 @@ Files = Annotated[tuple[str, ...], unset("NAME=FILE [NAME=FILE ...]")]
 Settings = Annotated[tuple[str, ...], unset("NAME=VALUE [NAME=VALUE ...]")]
 
 
-def load(model: str, trust_remote_code: bool) -> Any:
+@dataclass(frozen=True)
+class ThinkingOptions:
+    """How the model marks its thinking; found by itself unless said here."""
+
+    think_start: Word = None
+    """Text that opens the thinking, with --think-end, such as "<think>" (default: found from the
+    chat template and the vocabulary; docs/thinking_formats.md)."""
+    think_end: Word = None
+    """Text that closes the thinking."""
+    no_thinking: Flag = False
+    """Plain chain of thought: the whole completion thinks, and its answer is what it announces
+    (what a model without delimiters does anyway)."""
+    final_answer: Word = None
+    """What is written when a thinking budget is spent (default "\\n\\nFinal Answer:")."""
+    wait_word: Word = None
+    """What is written in the place of an early end of thinking (default "Wait")."""
+
+    def choice(self) -> FormatChoice | None:
+        """The choice that was made; None where the model's own format is taken."""
+        from interp.model.delimiters import FormatChoice
+
+        final = self.final_answer
+        found = FormatChoice(
+            self.think_start, self.think_end, self.no_thinking,
+            None if final is None else final.replace("\\n", "\n"), self.wait_word,
+        )  # fmt: skip
+        return None if found == FormatChoice() else found
+
+
+Thinking = Annotated[ThinkingOptions, tyro.conf.arg(name="")]
+OWN_FORMAT = ThinkingOptions()
+
+
+def load(model: str, trust_remote_code: bool, thinking: ThinkingOptions | None = None) -> Any:
     """The model."""
     from interp.model.reasoning_model import ReasoningModel
 
-    return ReasoningModel.load(model, trust_remote_code=trust_remote_code)
+    return ReasoningModel.load(
+        model,
+        delimiters=None if thinking is None else thinking.choice(),
+        trust_remote_code=trust_remote_code,
+    )
 
 
 def study(config: StudyConfig) -> None:
@@ -52,6 +91,7 @@ def study(config: StudyConfig) -> None:
     model is not found out from a benchmark it was never meant for.
     """
     from interp.errors import did_you_mean
+    from interp.model.reasoning_model import ReasoningModel
     from scaling.benchmarks import benchmarks
     from scaling.engines.local import LocalEngine
     from scaling.study.runner import run_study
@@ -61,7 +101,12 @@ def study(config: StudyConfig) -> None:
             raise UserError(did_you_mean(name, benchmarks(), "benchmark"))
     for name in config.methods:
         check_criterion(name)
-    engine = LocalEngine(load(config.model, config.trust_remote_code))
+    model = ReasoningModel.load(
+        config.model,
+        delimiters=config.thinking_format,
+        trust_remote_code=config.trust_remote_code,
+    )
+    engine = LocalEngine(model)
     with StudyBar() as bar:
         run_study(config, bar, engine=engine)
 
@@ -234,7 +279,7 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
                 f"The study in {str(folder)!r} asked {row['problem']!r} in another way than this "
                 "version of PruneScope would. Give texts, or run the study again."
             )
-        found.append(_chain(row, prompt))
+        found.append(_chain(row, prompt, model.delimiter_ids.plain))
     if not found:
         raise UserError(f"The study in {str(folder)!r} has no generated chain of the dense model.")
     return found
@@ -253,14 +298,15 @@ def dense_rows(folder: Path, most: int = 32) -> pd.DataFrame:
     return rows.groupby("benchmark").head(most)
 
 
-def _chain(row: dict[str, Any], prompt: list[int]) -> Chain:
+def _chain(row: dict[str, Any], prompt: list[int], plain: bool) -> Chain:
     """A row of a study's store as the chain it was; log-probabilities are not kept there."""
     import numpy as np
 
     from interp.chains.chain import Budget, Chain, Span
+    from scaling.store.chain_row import answer_spans
 
     unknown = np.full(len(row["ids"]), np.nan)
-    has_answer = row["answer_start"] == row["answer_start"]  # nan where there was none
+    answer, reopened = answer_spans(row)
     return Chain(
         problem=str(row["problem"]),
         variant="dense",
@@ -271,7 +317,9 @@ def _chain(row: dict[str, Any], prompt: list[int]) -> Chain:
         ids=np.asarray(row["ids"], dtype=np.int64),
         forced=row["forced"],
         thinking=Span(int(row["thinking_start"]), int(row["thinking_stop"])),
-        answer=Span(int(row["answer_start"]), int(row["answer_stop"])) if has_answer else None,
+        answer=answer,
+        reopened=reopened,
+        plain=plain,
         finish=row["finish"],
         thinking_finish=row["thinking_finish"],
         waits=int(row["waits"]),

@@ -13,6 +13,7 @@ from prunescope.commands.judge_command import check_judge, judged_study, written
 from prunescope.commands.machine_options import check_machine, estimate, on_cluster
 from prunescope.commands.server_options import on_server
 from prunescope.commands.shared import (
+    OWN_FORMAT,
     File,
     Files,
     Flag,
@@ -20,6 +21,7 @@ from prunescope.commands.shared import (
     Names,
     Number,
     Numbers,
+    Thinking,
     Word,
     default_folder,
     pairs_of,
@@ -125,6 +127,7 @@ class Study:
     is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
+    thinking: Thinking = OWN_FORMAT
 
     def configs(self) -> list[StudyConfig]:
         """One study a seed."""
@@ -149,6 +152,7 @@ class Study:
                 seed=seed,
                 quick=self.quick,
                 trust_remote_code=self.trust_remote_code,
+                thinking_format=self.thinking.choice(),
                 out=base if len(self.seeds) == 1 else base / f"seed-{seed}",
             )
             for seed in self.seeds
@@ -226,6 +230,7 @@ class ScaleCommand:
     is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
+    thinking: Thinking = OWN_FORMAT
 
     def run(self) -> Lines:
         from analyses import parallel_scaling, sequential_scaling
@@ -246,6 +251,7 @@ class ScaleCommand:
             seed=self.seed,
             quick=self.quick,
             trust_remote_code=self.trust_remote_code,
+            thinking_format=self.thinking.choice(),
             out=self.out or default_folder(self.model, self.quick, "scale"),
         )
         check_machine(self.estimate, self.machine)
@@ -301,6 +307,7 @@ class EffectsCommand:
     is enough for --model); without it, from a short trial here."""
     trust_remote_code: Flag = False
     """Let a model of the Hub run its own code on this machine."""
+    thinking: Thinking = OWN_FORMAT
 
     def run(self) -> Lines:
         from analyses import block_effects
@@ -320,6 +327,7 @@ class EffectsCommand:
             seed=self.seed,
             quick=self.quick,
             trust_remote_code=self.trust_remote_code,
+            thinking_format=self.thinking.choice(),
             out=self.out or default_folder(self.model, self.quick, "effects"),
         )
         check_machine(self.estimate, self.machine)

@@ -39,7 +39,7 @@ from scaling.engines.threads import spread
 
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
-    from interp.model.delimiters import Delimiters
+    from interp.model.delimiters import Delimiters, FormatChoice
     from pruning.scores import Scores
 
 __all__ = ["ServerEngine"]
@@ -61,7 +61,7 @@ class ServerEngine:
         retry: how long to wait for a server that is down or busy.
         piece: most tokens per request to the server.
         key_env: environment variable with the server's key, where it needs one.
-        delimiters: thinking delimiters; None detects them.
+        delimiters: the thinking format; None finds the model's own.
         trust_remote_code: whether the checkpoint's own code may run (tokenizer and configuration).
     """
 
@@ -76,7 +76,7 @@ class ServerEngine:
         retry: Retry = PATIENCE,
         piece: int = PIECE,
         key_env: str | None = "VLLM_API_KEY",
-        delimiters: Delimiters | None = None,
+        delimiters: Delimiters | FormatChoice | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         for name, value in (("concurrency", concurrency), ("piece", piece)):

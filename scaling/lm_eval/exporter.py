@@ -144,6 +144,8 @@ class _Writing:
         answer = self._part(ids, row["answer_start"], row["answer_stop"]) if answered else ""
         if row["thinking_finish"] == "none":
             return answer
+        if self.model.delimiters.is_plain:  # with the sentence that asked for the answer
+            return self._part(ids, 0, row["answer_stop"] if answered else row["thinking_stop"])
         end = self.model.delimiters.think_end if answered else ""
         return f"{thinking}{end}{answer}"
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Chain, Span
 from scaling.grading import Verdict
 from scaling.problem import Problem
 
@@ -96,6 +96,22 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, np.ndarray)):
         return [plain(v) for v in value]
     return value
+
+
+def answer_spans(row: Mapping[str, Any]) -> tuple[Span | None, Span | None]:
+    """The answer's span of a stored chain, and that of the thinking that it opened again.
+
+    Args:
+        row: a row of `Store.rows(ids=True)`.
+
+    Returns:
+        `Chain.answer` and `Chain.reopened`, each None where there is none.
+    """
+    start, stop = row["answer_start"], row["answer_stop"]
+    if start is None or start != start:  # NULL is nan in a data frame
+        return None, None
+    answer, end = Span(int(start), int(stop)), len(row["ids"]) - (row["finish"] == "stop")
+    return answer, Span(int(stop), end) if row.get("reopened") == 1 else None
 
 
 def chain_row(
