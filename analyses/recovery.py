@@ -224,11 +224,6 @@ def _moved(data: RecoveryData, unit: MeasuredModel) -> dict[int, float]:
 # ------------------------------------------------------------------------- figure
 
 
-def methods_of(data: RecoveryData) -> list[str]:
-    """The methods in the study's order, with "untrained"."""
-    return list(dict.fromkeys(u.label for u in data.units if u.plan))
-
-
 def plot_accuracy(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
     """Plot one benchmark: one mark per plan and method, the bar their mean; dense dashed.
 

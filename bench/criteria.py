@@ -34,7 +34,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.teacher_forced import losses
-from pruning.criteria import criteria, score
+from pruning.criteria import FORWARD, criteria, score
 
 OUTPUTS = ("blockpruner", "evopress", "finercut", "perplexity", "skip-kl", "sleb", "swap-kl")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -155,7 +155,7 @@ def main(arguments: list[str]) -> None:
             memory[name] = [peak_elsewhere(arguments, name, n) for n in options.memory_samples]
         extra = "".join(f"{v:>12.1f}" for v in memory.get(name, [])) or " " * 24
         print(f"{line}{extra}  {criteria()[name].cost}", flush=True)
-    single = {n: cost[n] for n in names if criteria()[n].cost.text == "1 forward"}
+    single = {n: cost[n] for n in names if criteria()[n].cost == FORWARD}
     figures = {
         "bench": "criteria",
         "model": model.name,

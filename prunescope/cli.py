@@ -6,6 +6,7 @@ mistake, 130 stopped by Ctrl-C. What was finished before any of them is kept.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,15 @@ COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "export-lm-eval": commands.ExportLmEval,
     "doctor": commands.Doctor,
     "testbed": {"train": commands.Train, "evaluate": commands.Evaluate},
+}
+CRITERIA, REPAIRS = "pruning.criteria", "pruning.repairs"
+BENCHMARKS, ANALYSES = "scaling.benchmarks", "analyses.plumbing.catalogue"
+REGISTRIES: Mapping[str, tuple[str, ...]] = {
+    "study": (CRITERIA, BENCHMARKS, "scaling.grading"),
+    "score": (CRITERIA, BENCHMARKS),
+    "prune": (CRITERIA, REPAIRS, BENCHMARKS),
+    "scale": (BENCHMARKS, "scaling.grading"),
+    "report": (ANALYSES,),
 }
 ABOUT = {
     "prunescope": "Remove blocks of a reasoning model, let it think, and see what broke, where, "
@@ -79,7 +89,21 @@ def parse(prog: str, known: Mapping[str, Any], arguments: list[str]) -> Any:
         raise UserError(did_you_mean(name, known, "command"))
     if isinstance(known[name], Mapping):
         return parse(f"{prog} {name}", known[name], rest)
-    return tyro.cli(known[name], prog=f"{prog} {name}", args=rest)
+    try:
+        return tyro.cli(known[name], prog=f"{prog} {name}", args=rest)
+    except SystemExit:
+        if {"-h", "--help"} & set(rest):
+            print("\n".join(names_known(name)))
+        raise
+
+
+def names_known(command: str) -> list[str]:
+    """What the options of a command may name: a line per registry, own and other packages'."""
+    found = []
+    for module in REGISTRIES.get(command, ()):
+        registry = importlib.import_module(module).REGISTRY
+        found.append(f"{registry.plural}: {', '.join(registry.entries())}")
+    return found
 
 
 def overview(prog: str, known: Mapping[str, Any]) -> str:

@@ -1,13 +1,19 @@
-"""The analyses in the order of the report. To add one, write its file and name it here.
+"""The analyses: one file each in `analyses/`, which registers itself and is found by itself.
 
-Each is a module with TITLE, CAPTION (or `caption(found)`), `table(study)` and `figure(found,
-study)`, and optionally `text(found)`: paragraphs for the report.
+    register_analysis("endings", order=20, title=TITLE, caption=CAPTION, table=table, figure=figure)
+
+at the end of `analyses/endings.py` puts it into the report, at its place in the order, and makes
+`python -m analyses.endings --study DIR` work.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from interp.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,96 +21,88 @@ if TYPE_CHECKING:
 
     from analyses.plumbing.frames import StudyData
 
-NAMES = (
-    "accuracy_vs_removed",
-    "endings",
-    "extraction",
-    "sequential_scaling",
-    "equal_cost",
-    "parallel_scaling",
-    "block_effects",
-    "bi_vs_effects",
-    "step_errors",
-    "loop_anatomy",
-    "reflection",
-    "diversity",
-)
-#: Computed with the model in a few minutes, then stored in the study
-#: (`analyses.plumbing.derived`).
-COMPUTED = ("ablations", "time_maps", "mechanism", "sets")
-
-#: Made from the tables that `prunescope judge` wrote into the study's folder, if it was run.
-JUDGED = ("judge", "judged_behaviours")
+    Table = Callable[[StudyData], pd.DataFrame]
+    Draw = Callable[[pd.DataFrame, StudyData], Figure | None]
 
 
-@runtime_checkable
-class Analysis(Protocol):
-    """The parts of an analysis that the report and the shared command use.
+@dataclass(frozen=True)
+class Analysis:
+    """One question asked of a study.
 
-    Attributes:
-        TITLE: heading.
-        CAPTION: caption of the figure.
+    Args:
+        name: of its module, its figure and its table.
+        order: place in the report, low first.
+        title: heading of its section.
+        caption: of its figure, or a function of the table that says it.
+        table: the numbers; without rows where the study has nothing to say.
+        figure: a figure of the table, or None.
+        text: paragraphs for the report, from the table.
+        in_store: whether the study holds already what the table is made of. Without it the report
+            always has the analysis; with it, once it is there.
+        decodes: whether `table` generates with the study's model where nothing is kept yet.
     """
 
-    TITLE: str
-    CAPTION: str
+    name: str
+    order: int
+    title: str
+    caption: str | Callable[[pd.DataFrame], str]
+    table: Table
+    figure: Draw
+    text: Callable[[pd.DataFrame], list[str]] | None = None
+    in_store: Callable[[StudyData], bool] | None = None
+    decodes: bool = False
 
-    def table(self, study: StudyData) -> pd.DataFrame:
-        """The table of a study; empty where the study has nothing for it."""
-        ...
+    def caption_of(self, found: pd.DataFrame) -> str:
+        """The caption of its figure of this table."""
+        return self.caption if isinstance(self.caption, str) else self.caption(found)
 
-    def figure(self, found: pd.DataFrame, study: StudyData) -> Figure | None:
-        """Draw the figure.
+    def text_of(self, found: pd.DataFrame) -> list[str]:
+        """Paragraphs that stand before its figure."""
+        return [] if self.text is None else self.text(found)
 
-        Args:
-            found: the result of `table`.
-            study: the study.
+    def reported(self, study: StudyData) -> bool:
+        """Whether the study's report has it without computing anything anew."""
+        return self.in_store is None or self.in_store(study)
 
-        Returns:
-            The figure; None where there is nothing to draw.
-        """
-        ...
+
+REGISTRY = Registry[Analysis](
+    "analysis", "analyses", entry_points="prunescope.analyses", plural="analyses"
+)
+
+
+def register_analysis(
+    name: str,
+    *,
+    order: int,
+    title: str,
+    caption: str | Callable[[pd.DataFrame], str],
+    table: Table,
+    figure: Draw,
+    text: Callable[[pd.DataFrame], list[str]] | None = None,
+    in_store: Callable[[StudyData], bool] | None = None,
+    decodes: bool = False,
+) -> Analysis:
+    """Register the analysis of a module (the fields of `Analysis`).
+
+    Raises:
+        UserError: another module has the name.
+    """
+    made = Analysis(name, order, title, caption, table, figure, text, in_store, decodes)
+    REGISTRY.add(name, made, table)
+    return made
+
+
+def analyses() -> Mapping[str, Analysis]:
+    """Every analysis by name, in the order of the report."""
+    found = sorted(REGISTRY.entries().values(), key=lambda a: (a.order, a.name))
+    return MappingProxyType({a.name: a for a in found})
 
 
 def load(name: str) -> Analysis:
-    """The analysis called `name`; UserError with the nearest name if there is none."""
-    from interp.errors import UserError, did_you_mean
-
-    known = (*NAMES, *COMPUTED, *JUDGED)
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "analysis"))
-    return cast("Analysis", importlib.import_module(f"analyses.{name}"))
+    """The analysis of that name; UserError with the nearest name if there is none."""
+    return REGISTRY.get(name)
 
 
-def in_store(study: StudyData) -> tuple[str, ...]:
-    """Those of `COMPUTED` and `JUDGED` that this study already holds."""
-    every = (*COMPUTED, *JUDGED)
-    return tuple(n for n in every if importlib.import_module(f"analyses.{n}").in_store(study))
-
-
-def caption_of(analysis: Analysis, found: pd.DataFrame) -> str:
-    """The caption of an analysis's figure.
-
-    Args:
-        analysis: the analysis.
-        found: its table.
-
-    Returns:
-        The caption.
-    """
-    own = getattr(analysis, "caption", None)
-    return own(found) if own is not None else analysis.CAPTION
-
-
-def text_of(analysis: Analysis, found: pd.DataFrame) -> list[str]:
-    """The paragraphs before an analysis's figure.
-
-    Args:
-        analysis: the analysis.
-        found: its table.
-
-    Returns:
-        The paragraphs; none for an analysis without text.
-    """
-    own = getattr(analysis, "text", None)
-    return own(found) if own is not None else []
+def reported(study: StudyData) -> tuple[Analysis, ...]:
+    """What the report of a study shows, in order."""
+    return tuple(a for a in analyses().values() if a.reported(study))

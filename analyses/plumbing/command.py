@@ -55,7 +55,12 @@ def main(file: str, arguments: list[str] | None = None) -> None:
     """
     name = Path(file).stem
     analysis = catalogue.load(name)
-    parser = argparse.ArgumentParser(prog=f"python -m analyses.{name}", description=analysis.TITLE)
+    computes = "Generates with the study's model, and keeps the table in the study."
+    parser = argparse.ArgumentParser(
+        prog=f"python -m analyses.{name}",
+        description=analysis.title,
+        epilog=computes if analysis.decodes else None,
+    )
     parser.add_argument("--study", type=Path, required=True, help="folder of a study")
     parser.add_argument("--out", type=Path, help="where to write (default: the study's folder)")
     given = parser.parse_args(arguments)

@@ -14,17 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget, prepared
-from interp.chains.chain import Budget, Chain, Span
-from scaling.store.chain_row import answer_spans
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analyses.plumbing.workbench import Workbench
+    from interp.chains.chain import Chain
     from interp.interventions.interventions import VariantLike
 
 
@@ -84,45 +81,19 @@ def stored_chains(bench: Workbench, rows: pd.DataFrame) -> list[Chain]:
     Returns:
         The chains; log-probabilities and entropies are not stored and are nan.
     """
-    prompts: dict[str, np.ndarray] = {}
-    by_id = {p.id: p for p in bench.benchmark.problems}
-    found = []
-    records: list[dict[str, Any]] = rows.to_dict(orient="records")  # type: ignore[assignment]
-    for row in records:
-        name = row["problem"]
-        if name not in prompts:
-            question = bench.benchmark.prompt(by_id[name])
-            ids = bench.model.prompt_ids(question, thinking=bench.benchmark.thinking)
-            prompts[name] = np.asarray(ids, dtype=np.int64)
-        ids = np.asarray(row["ids"], dtype=np.int64)
-        answer, reopened = answer_spans(row)
-        found.append(
-            Chain(
-                problem=name,
-                variant=row["variant"],
-                sample=int(row["sample"]),
-                seed=int(row["seed"]),
-                budget=Budget(
-                    max(int(row["thinking_budget"]), 1),
-                    max(int(row["answer_budget"]), 1),
-                    int(row["waits_allowed"]),
-                ),
-                prompt_ids=prompts[name],
-                ids=ids,
-                forced=np.asarray(row["forced"], dtype=bool),
-                thinking=Span(int(row["thinking_start"]), int(row["thinking_stop"])),
-                answer=answer,
-                reopened=reopened,
-                plain=bench.model.delimiter_ids.plain,
-                finish=row["finish"],
-                thinking_finish=row["thinking_finish"],
-                waits=int(row["waits"]),
-                logprob=np.full(len(ids), np.nan, dtype=np.float32),
-                entropy=np.full(len(ids), np.nan, dtype=np.float32),
-                layer_map=bench.model.layer_map,
-            )
-        )
-    return found
+    from scaling.store.chain_row import stored_chain
+
+    model, benchmark = bench.model, bench.benchmark
+    wanted = set(rows["problem"])
+    prompts = {
+        p.id: model.prompt_ids(benchmark.prompt(p), thinking=benchmark.thinking)
+        for p in benchmark.problems
+        if p.id in wanted
+    }
+    return [
+        stored_chain(row, prompts[row["problem"]], model.layer_map, plain=model.delimiter_ids.plain)
+        for row in rows.to_dict(orient="records")
+    ]
 
 
 def variants_of(rows: pd.DataFrame) -> dict[str, VariantLike | None]:

@@ -7,7 +7,8 @@ Memory does not grow with the number of tokens: per-text reducers hold a few sca
 block, moments hold D (or D x D) numbers per block.
 
 Shapes: `x`, `y` [B, T, D], what enters and leaves a block; results [L] or [L, N] with N texts.
-Rows of one text may come in any order, and a long row in chunks (`CapturedBatch.first`, `CapturedBatch.last`).
+Rows of one text may come in any order, and a long row in chunks (`first` and `last` of
+`CapturedBatch`).
 
 Everything is computed in float32: in half precision, the square of a norm over 256 overflows.
 Caveat: sinks are tokens whose norm is over 100 times the median of their row, so a row must hold
@@ -30,7 +31,7 @@ from interp.activations.capture import (
     zeros_beside,
 )
 from interp.errors import NonFiniteError
-from interp.kernels.library import two_streams
+from interp.kernels.stream_numbers import cosine, sinks, two_streams
 from interp.model.reasoning_model import ReasoningModel
 from interp.statistics.jackknife import jackknife_ratio
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["BlockInfluence", "Moments", "PerText", "PerTextResult", "ResidualNorms"]
-
-SINK_RATIO = 100.0
 
 
 class PerText(Reducer):
@@ -204,8 +203,8 @@ class BlockInfluence(PerText):
         self._numbers.append(two_streams(x, y).to(device))
         if index == len(self.table) - 1:
             mask = batch.mask.to(device, non_blocking=True)
-            norm_x, norm_y, _, dot = torch.stack(self._numbers).unbind(-1)  # [L, B, T] each
-            influence = 1.0 - _cosine(dot, norm_x, norm_y)
+            norm_x, norm_y, _, dot = torch.stack(self._numbers).unbind(-1)
+            influence = 1.0 - cosine(dot, norm_x, norm_y)
             self._clear()
             self._pieces.append((influence, norm_x, norm_y, mask))
             if batch.last:
@@ -216,9 +215,9 @@ class BlockInfluence(PerText):
         pieces, self._pieces = self._pieces, []
         parts = zip(*pieces, strict=True)
         influence, norm_x, norm_y, mask = (p[0] if len(p) == 1 else torch.cat(p, -1) for p in parts)
-        sinks = _sinks(norm_x, mask) | _sinks(norm_y, mask)
-        every = mask.expand_as(sinks)
-        self.add([(influence, every), (influence, mask & ~sinks)], batch, slice(None))
+        sink = sinks(norm_x, mask) | sinks(norm_y, mask)
+        every = mask.expand_as(sink)
+        self.add([(influence, every), (influence, mask & ~sink)], batch, slice(None))
 
 
 class ResidualNorms(PerText):
@@ -232,7 +231,7 @@ class ResidualNorms(PerText):
     ) -> None:
         """Add the three norms of one block."""
         mask = batch.mask.to(y.device, non_blocking=True)
-        measured = [(_norm(part), mask) for part in (x, y, y.float() - x.float())]
+        measured = [(norm, mask) for norm in two_streams(x, y)[..., :3].unbind(-1)]
         self.add(measured, batch, slice(index, index + 1))
 
 
@@ -306,22 +305,3 @@ class Moments(Reducer):
     def _average(self, sums: list[Tensor]) -> Tensor:
         each = [(s / n).cpu() for s, n in zip(sums, self.count, strict=True)]
         return torch.stack(each).float()
-
-
-def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
-
-
-def _sinks(norm: Float[Tensor, "L B T"], mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "L B T"]:
-    """Which norms are over 100 times the median of their row's counted tokens."""
-    median = norm.masked_fill(~mask, torch.nan).nanmedian(-1, keepdim=True).values
-    return norm > SINK_RATIO * median
-
-
-def _cosine(dot: Tensor, norm_x: Tensor, norm_y: Tensor) -> Tensor:
-    """Cosine in float32; 1 for two zero vectors, 0 if only one is zero.
-
-    nan and inf are kept, because a number in their place would pass for a score.
-    """
-    size = norm_x * norm_y
-    return torch.where(size == 0, (norm_x == norm_y).float(), dot / size)

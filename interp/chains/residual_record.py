@@ -22,7 +22,6 @@ from jaxtyping import Bool, Float
 if TYPE_CHECKING:
     import pandas as pd
 
-SINK_RATIO = 100.0
 NUMBERS = ("pre", "post", "delta", "dot")
 
 
@@ -61,9 +60,11 @@ class StreamRecord:
     @property
     def cosine(self) -> Float[np.ndarray, "S L"]:
         """Cosine of entering and leaving stream [S, L]: 1 if both are zero, 0 if only one is."""
-        size = self.pre * self.post
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(size == 0, (self.pre == self.post).astype(np.float32), self.dot / size)
+        import torch
+
+        from interp.kernels.stream_numbers import cosine
+
+        return cosine(*map(torch.from_numpy, (self.dot, self.pre, self.post))).numpy()
 
     @property
     def influence(self) -> Float[np.ndarray, "S L"]:
@@ -73,9 +74,7 @@ class StreamRecord:
     @property
     def sinks(self) -> Bool[np.ndarray, "S L"]:
         """Tokens whose norm at a block is over 100 times the chain's median there [S, L]."""
-        with np.errstate(invalid="ignore"):
-            entering = self.pre > SINK_RATIO * _median(self.pre)
-            return entering | (self.post > SINK_RATIO * _median(self.post))
+        return _sinks(self.pre) | _sinks(self.post)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per token and block."""
@@ -92,7 +91,13 @@ class StreamRecord:
         )
 
 
-def _median(norms: np.ndarray) -> np.ndarray:
-    """The lower median over tokens [L], as in torch; nan where no token was recorded."""
-    known = np.sort(norms[np.isfinite(norms).all(axis=1)], axis=0)
-    return known[(len(known) - 1) // 2] if len(known) else np.full(norms.shape[1], np.nan)
+def _sinks(norms: Float[np.ndarray, "S L"]) -> Bool[np.ndarray, "S L"]:
+    """Tokens that were not recorded (nan) are no sinks, and count for no median."""
+    import torch
+
+    from interp.kernels.stream_numbers import sinks
+
+    known = np.isfinite(norms).all(axis=1)
+    if not known.any():
+        return np.zeros(norms.shape, dtype=bool)
+    return sinks(torch.from_numpy(norms.T), torch.from_numpy(known)).numpy().T

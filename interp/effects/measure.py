@@ -45,10 +45,6 @@ BY = ("ablation", "part")
 Verify = Callable[[str, Chain], bool | None]
 Extra = Callable[[str, Chain], Mapping[str, float | None]]
 Answer = Callable[[Chain], Hashable | None]
-PLAIN = (
-    "correct", "no_answer", "looped", "loop_entries_per_1k", "persistence", "loop_share",
-    "repetition", "restated", "thinking_tokens", "tokens", "mean_logprob",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

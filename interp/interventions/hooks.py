@@ -23,6 +23,7 @@ from torch import nn
 from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Patch, Skip, VariantLike
 from interp.interventions.windows import Site
+from interp.model.forwards import replaced_forwards
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -170,8 +171,8 @@ class RowHooks:
                 wants = part == "block"  # the block's hook reads the block's input
                 handle = module.register_forward_hook(make(ops), with_kwargs=wants)
                 self._undo.append(handle.remove)
-            for index in self._bypassed:
-                self._undo.append(_bypass(self.model.anatomy.blocks[index]))
+            if self._bypassed:
+                self._held.enter_context(bypass(self.model, self._bypassed))
         except BaseException:
             self.__exit__()
             raise
@@ -295,24 +296,6 @@ def _returns_tensor(block: nn.Module) -> bool:
     return found is torch.Tensor or found == "torch.Tensor"
 
 
-def _bypass(block: nn.Module) -> Callable[[], None]:
-    """Make a block return its input; return the function that undoes it."""
-    before = block.__dict__.get("forward")
-
-    def forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return hidden_states
-
-    block.forward = forward  # type: ignore[method-assign]
-
-    def undo() -> None:
-        if before is None:
-            block.__dict__.pop("forward", None)
-        else:
-            block.forward = before
-
-    return undo
-
-
 @contextmanager
 def apply(
     model: ReasoningModel,
@@ -366,19 +349,8 @@ def bypass(model: ReasoningModel, blocks: Sequence[int]) -> Iterator[None]:
     def through(*args: Any, **kwargs: Any) -> Any:
         return args[0] if args else kwargs["hidden_states"]
 
-    with holding(model), ExitStack() as undo:
-        for index in blocks:
-            block = model.blocks[index]
-            undo.callback(_restore, block, block.__dict__.get("forward"))
-            block.__dict__["forward"] = through
+    with replaced_forwards(model, dict.fromkeys(blocks, through)):
         yield
-
-
-def _restore(block: torch.nn.Module, forward: Any) -> None:
-    if forward is None:
-        block.__dict__.pop("forward", None)
-    else:  # accelerate had set a forward of its own
-        block.__dict__["forward"] = forward
 
 
 def present(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:

@@ -4,7 +4,7 @@ A block (or its attention or MLP) adds a delta to the residual stream. An interv
 delta, never the stream itself; zeroing a block's output would erase the stream. Blocks are named by
 their DENSE index. The delta becomes:
 
-- `Skip`: nothing, as if the part were removed. `ZeroDelta`: zero, but the part is always computed.
+- `Skip`: nothing, as if the part were removed.
 - `MeanDelta`: a constant vector. `ResampleDelta`: drawn from a pool anew at each position.
 - `Scale`: itself times a gain. `Patch`: the delta of another row, or of a stored stream.
 - `AblateHeads`: itself without some attention heads (their output zero, or a mean).
@@ -16,6 +16,7 @@ cache. `interp.interventions.hooks` carries interventions out row by row.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
@@ -128,6 +129,15 @@ class Skip(Intervention):
 @dataclass(frozen=True)
 class ZeroDelta(Intervention):
     """Run the part, and add zero in place of its delta."""
+
+    def __post_init__(self) -> None:
+        warnings.warn(
+            "ZeroDelta is deprecated and will be removed in the next release: use Skip, which "
+            "has the same numbers.",
+            DeprecationWarning,
+            stacklevel=3,  # the caller of the generated __init__
+        )
+        super().__post_init__()
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """Zeros [B, T, D]."""

@@ -29,7 +29,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
 
 from interp.errors import UserError
 
@@ -174,28 +173,6 @@ def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:
         True for float32 on the CPU with a width that is a multiple of 16.
     """
     return device.type == "cpu" and dtype == torch.float32 and width % 16 == 0
-
-
-def two_streams(
-    x: Float[torch.Tensor, "*B D"], y: Float[torch.Tensor, "*B D"]
-) -> Float[torch.Tensor, "*B 4"]:
-    """Norms and inner product of two streams, each read once if the kernels can be used.
-
-    Args:
-        x: the stream entering a block [..., D].
-        y: the stream leaving it [..., D].
-
-    Returns:
-        |x|, |y|, |y - x| and <x, y>, float32 [..., 4].
-    """
-    run = kernels() if suits(x.shape[-1], x.dtype, x.device) and x.numel() else None
-    if run is None or y.dtype != x.dtype or not (x.is_contiguous() and y.is_contiguous()):
-        x, y = x.float(), y.float()
-        norms = [torch.linalg.vector_norm(z, dim=-1) for z in (x, y, y - x)]
-        return torch.stack([*norms, (x * y).sum(-1)], dim=-1)
-    out = torch.empty((*x.shape[:-1], 4))
-    run.stream(x, y, out.data_ptr(), 4)
-    return out
 
 
 def wanted() -> str:

@@ -189,6 +189,10 @@ class ReasoningModel:
             UserError: a file of `place` is damaged or contradicts the model.
         """
         with refusing(f"Cannot use {name!r}", "Expected a causal model with its own tokenizer."):
+            words: Any = tokenizer
+            if len(words.get_vocab()) <= len(words.get_added_vocab()):
+                # where no file is there, transformers makes an empty one from config.json
+                raise UserError("its tokenizer has no words: tokenizer.json is missing.")
             layer_map, n_dense = folder_blocks(place)
             declared = folder_delimiters(place)
             if declared is not None and isinstance(delimiters, FormatChoice):

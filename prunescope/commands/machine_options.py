@@ -13,8 +13,8 @@ from prunescope.commands.shared import Lines, Texts, check_criterion, load
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
-    from scaling.costs.scoring_costs import CalibrationSize
-    from scaling.costs.study_costs import Estimate
+    from scaling.costs.estimate import Estimate
+    from scaling.costs.scoring_costs import CalibrationSize, PlannedRepair
     from scaling.study.config import StudyConfig
 
 
@@ -86,6 +86,7 @@ def scoring_estimate(
     machine: str | None,
     removals: int | None,
     options: Mapping[str, Any],
+    repair: PlannedRepair | None = None,
 ) -> Estimate:
     """The cost of scoring blocks, as `score` and `prune` do. config: model, benchmarks, data."""
     from scaling.costs.machines import machine as named
@@ -112,7 +113,9 @@ def scoring_estimate(
         found = own_calibration(config, shape.n_blocks, share, prompts_only=part == "prompt")
     else:
         found = _calibration_of(config, texts, part)
-    return estimate_scoring(shape, criteria, found, device, removals=removals, options=options)
+    return estimate_scoring(
+        shape, criteria, found, device, removals=removals, options=options, repair=repair
+    )
 
 
 def _calibration_of(config: StudyConfig, texts: Any, part: str | None) -> CalibrationSize:

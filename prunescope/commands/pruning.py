@@ -32,7 +32,7 @@ from prunescope.commands.shared import (
 )
 
 if TYPE_CHECKING:
-    from scaling.costs.study_costs import Estimate
+    from scaling.costs.estimate import Estimate
 
 
 def settable(method: str) -> tuple[str, ...]:
@@ -125,19 +125,13 @@ class Score:
 
     def _estimate(self, texts: Any) -> Estimate:
         """What scoring would cost; a comparison without names is of all that score at once."""
-        from pruning.criteria import criteria
+        from pruning.criteria import at_once
         from pruning.criteria.influence_definitions import DEFINITIONS
         from scaling.study.config import StudyConfig
 
         names = self.compare if self.compare is not None else (self.method,)
         if not names:  # as `pruning.compare` chooses them
-            names = tuple(
-                c.name
-                for c in criteria().values()
-                if c.kind in ("one-shot", "contiguous")
-                and c.removes == "blocks"
-                and not (c.draws or c.cost.backwards or c.cost.generations)
-            )
+            names = at_once()
         if self.compare is not None and "shortgpt" in names:  # in each of its definitions
             names += ("shortgpt",) * (len(DEFINITIONS) - 1)
         config = StudyConfig(
@@ -304,7 +298,7 @@ class Prune:
         plan, texts = self._check(), None
         check_machine(self.estimate, self.machine)
         if self.estimate:
-            yield from self._estimated()
+            yield from self._estimated(plan)
             return
         free_target(self.out)
         if self.remove is None and self.repair is None:
@@ -327,25 +321,49 @@ class Prune:
         elif plan is not None:
             yield from self._said(plan.removed, plan, self._written(model, plan))
 
-    def _estimated(self) -> Lines:
-        """The scoring that chooses blocks; the rest is copying, or a repair."""
+    def _estimated(self, plan: Any) -> Lines:
+        """The scoring that chooses blocks, and the repair; the rest is copying."""
         from scaling.costs.model_shape import ModelShape
+        from scaling.study.config import StudyConfig
 
-        if self.repair is not None:
-            yield "A repair is not counted: it comes on top of what follows."
         if self.remove is None:
             yield "Nothing is scored: the weights that stay are copied, file by file."
-            return
-        asked = Score(
-            model=self.model, method=self.method, options=self.options, benchmarks=self.benchmarks,
-            data=self.data, part=self.part, seed=self.seed, machine=self.machine,
+            if self.repair is None:
+                return
+        config = StudyConfig(
+            model=self.model,
+            benchmarks=self.benchmarks,
+            data=pairs_of(self.data),
+            methods=(),
+            seed=self.seed,
             trust_remote_code=self.trust_remote_code,
-        )  # fmt: skip
-        texts = named_texts(self.texts, self.field, self.paragraphs)
-        found = replace(asked, remove=self.remove)._estimate(texts)
+        )
         shape = ModelShape.of(self.model, self.trust_remote_code)
-        left = shape.weights * (1 - self.remove / shape.n_blocks)
+        gone = self._gone(shape.n_blocks, plan)
+        removed = len(gone) or self.remove or 1
+        repair = None
+        if self.repair is not None:
+            from pruning.repairs import repairs
+            from scaling.costs.scoring_costs import PlannedRepair
+
+            cuts = sum(l - 1 not in gone for l in gone) or removed
+            chosen = bool(gone) or self.remove is not None
+            reads = not chosen or repairs()[self.repair].needs_texts
+            repair = PlannedRepair(self.repair, removed, cuts, reads, self._repair_settings())
+        texts = named_texts(self.texts, self.field, self.paragraphs)
+        criteria = () if self.remove is None else (self.method,)
+        found = scoring_estimate(
+            criteria, config, texts, self.part, self.machine, self.remove, self._settings(), repair
+        )
+        left = shape.weights * (1 - removed / shape.n_blocks)
         yield from replace(found, disk=left * 2).report()  # as most are stored
+
+    def _gone(self, n_blocks: int, plan: Any) -> set[int]:
+        """The blocks that are named, by --blocks or by a plan."""
+        gone = set(self.blocks if plan is None else plan.removed)
+        if not all(0 <= l < n_blocks for l in gone):
+            raise UserError(f"Blocks {sorted(gone)}: expected indices 0 to {n_blocks - 1}.")
+        return gone
 
     def _check(self) -> Any:
         """Everything that is wrong without looking at a model; the plan, if one is named."""

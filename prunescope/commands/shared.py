@@ -90,15 +90,13 @@ def study(config: StudyConfig) -> None:
     Names first, then the model, then the problems: a misspelt name costs no wait, and a misspelt
     model is not found out from a benchmark it was never meant for.
     """
-    from interp.errors import did_you_mean
     from interp.model.reasoning_model import ReasoningModel
-    from scaling.benchmarks import benchmarks
+    from scaling.benchmarks import REGISTRY
     from scaling.engines.local import LocalEngine
     from scaling.study.runner import run_study
 
     for name in config.benchmark_names:
-        if name.partition(":")[0] not in benchmarks():
-            raise UserError(did_you_mean(name, benchmarks(), "benchmark"))
+        REGISTRY.get(name.partition(":")[0])
     for name in config.methods:
         check_criterion(name)
     model = ReasoningModel.load(
@@ -120,7 +118,7 @@ def report(folder: Path, out: Path | None = None, trust_remote_code: bool = Fals
     from analyses.plumbing import catalogue
     from analyses.report.page import write_report
 
-    with tqdm(total=len(catalogue.NAMES), leave=False, disable=not sys.stderr.isatty(),
+    with tqdm(total=len(catalogue.analyses()), leave=False, disable=not sys.stderr.isatty(),
               bar_format="{desc:<40} {n}/{total}") as bar:  # fmt: skip
 
         def step(title: str) -> None:
@@ -155,11 +153,9 @@ def settings_of(given: tuple[str, ...], known: tuple[str, ...], what: str) -> di
 
 def check_criterion(name: str) -> None:
     """An unknown criterion, before a model is loaded."""
-    from interp.errors import did_you_mean
-    from pruning.criteria import criteria
+    from pruning.criteria import REGISTRY
 
-    if name not in criteria():
-        raise UserError(did_you_mean(name, criteria(), "criterion"))
+    REGISTRY.get(name)
 
 
 def own_chains(model: Any, benchmarks: tuple[str, ...], data: dict[str, str], seed: int) -> Any:
@@ -177,11 +173,9 @@ def own_chains(model: Any, benchmarks: tuple[str, ...], data: dict[str, str], se
 
 def check_repair(name: str) -> None:
     """An unknown repair, before a model is loaded."""
-    from interp.errors import did_you_mean
-    from pruning.repairs import repairs
+    from pruning.repairs import REGISTRY
 
-    if name not in repairs():
-        raise UserError(did_you_mean(name, repairs(), "repair"))
+    REGISTRY.get(name)
 
 
 Texts = list[str] | Path | None
@@ -255,6 +249,7 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
     the study measured on: judge what is calibrated on them by others.
     """
     from scaling.benchmarks import benchmarks
+    from scaling.store.chain_row import stored_chain
     from scaling.store.study_store import Store
 
     with Store(folder, read_only=True) as store:
@@ -279,7 +274,7 @@ def study_chains(folder: Path, model: Any, most: int = 32) -> list[Chain]:
                 f"The study in {str(folder)!r} asked {row['problem']!r} in another way than this "
                 "version of PruneScope would. Give texts, or run the study again."
             )
-        found.append(_chain(row, prompt, model.delimiter_ids.plain))
+        found.append(stored_chain(row, prompt, model.layer_map, plain=model.delimiter_ids.plain))
     if not found:
         raise UserError(f"The study in {str(folder)!r} has no generated chain of the dense model.")
     return found
@@ -296,36 +291,6 @@ def dense_rows(folder: Path, most: int = 32) -> pd.DataFrame:
     rows = rows.sort_values(["benchmark", "position", "thinking_budget"])
     rows = rows.drop_duplicates(["benchmark", "problem"], keep="last")
     return rows.groupby("benchmark").head(most)
-
-
-def _chain(row: dict[str, Any], prompt: list[int], plain: bool) -> Chain:
-    """A row of a study's store as the chain it was; log-probabilities are not kept there."""
-    import numpy as np
-
-    from interp.chains.chain import Budget, Chain, Span
-    from scaling.store.chain_row import answer_spans
-
-    unknown = np.full(len(row["ids"]), np.nan)
-    answer, reopened = answer_spans(row)
-    return Chain(
-        problem=str(row["problem"]),
-        variant="dense",
-        sample=int(row["sample"]),
-        seed=int(row["seed"]),
-        budget=Budget(int(row["thinking_budget"]), int(row["answer_budget"])),
-        prompt_ids=np.asarray(prompt, dtype=np.int64),
-        ids=np.asarray(row["ids"], dtype=np.int64),
-        forced=row["forced"],
-        thinking=Span(int(row["thinking_start"]), int(row["thinking_stop"])),
-        answer=answer,
-        reopened=reopened,
-        plain=plain,
-        finish=row["finish"],
-        thinking_finish=row["thinking_finish"],
-        waits=int(row["waits"]),
-        logprob=unknown,
-        entropy=unknown,
-    )
 
 
 def default_folder(model: str, quick: bool, what: str = "") -> Path:

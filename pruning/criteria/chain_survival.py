@@ -27,15 +27,20 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
+from pruning.cost import runs_of_all, sets_cost
+from pruning.criteria import BlockScores, Cost, ScoringJob, criterion
 from pruning.criteria.prefix import judge_sets
-from pruning.scores import Scores
 
 WINDOW = 512
 HERE = "this project, docs/criterion_contest.md"
 
 
-@criterion("chain-survival", paper=HERE, cost="L/2 forwards")
+def _cost(job: ScoringJob) -> Cost:
+    """Every block alone, judged as a set."""
+    return sets_cost(runs_of_all(job.n_blocks, 1), job.n_blocks, job.n_blocks)
+
+
+@criterion("chain-survival", paper=HERE, cost=_cost, calibrates=False)
 def chain_survival(
     model: ReasoningModel,
     texts: Any,
@@ -43,35 +48,11 @@ def chain_survival(
     window: int = WINDOW,
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
-    """Score each block by the share of the model's chains lost without it.
-
-    Args:
-        model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
-        window: the largest number of tokens in one piece of a chain.
-        part: which tokens of the texts count. Default: the generated ones if every text has some.
-        batch_tokens: the largest number of tokens per forward pass.
-
-    Returns:
-        The scores, with a 95 % jackknife interval over chains.
-
-    Raises:
-        UserError: `window` is below 1, or no token is scored.
-    """
+) -> BlockScores:
+    """The share of the model's chains lost without each block, with a jackknife over chains."""
     survival = Survival.of(model, texts, part, window, batch_tokens)
     lost = survival.lost([(i,) for i in range(model.n_blocks)])
-    low, high = jackknife_ratio(lost, np.broadcast_to(survival.sizes, lost.shape))
-    return Scores(
-        criterion="chain-survival",
-        values=lost.sum(1) / survival.sizes.sum(),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=survival.calibration.n_tokens,
-        n_texts=len(survival.calibration.sequences),
-        calibration=survival.calibration.hash,
-    )
+    return survival.scores(lost)
 
 
 @dataclass(frozen=True)
@@ -157,6 +138,15 @@ class Survival:
         gone = -np.expm1(-np.maximum(tables.divergence("apart"), 0.0))  # [C, pieces]
         first = np.array([own.min() for own in self.pieces])
         return np.add.reduceat(gone, first, axis=1)
+
+    def scores(self, lost: Float[np.ndarray, "L N"], **more: Any) -> BlockScores:
+        """Scores of single removals that lose `lost` pieces of each chain, by jackknife."""
+        return BlockScores(
+            lost.sum(1) / self.sizes.sum(),
+            jackknife_ratio(lost, np.broadcast_to(self.sizes, lost.shape)),
+            calibration=self.calibration,
+            **more,
+        )
 
     def share(self, sets: Sequence[tuple[int, ...]]) -> Float[np.ndarray, " C"]:
         """The share of all pieces lost under each set [C]."""

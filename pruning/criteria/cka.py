@@ -11,8 +11,6 @@ cancellation.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -22,60 +20,30 @@ from interp.activations.capture import CapturedBatch, Reducer, same_numbers, zer
 from interp.errors import NonFiniteError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from interp.replay.teacher_forced import replay
 from interp.statistics.jackknife import jackknife
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
-from pruning.scores import Scores
+from pruning.calibration import Calibration
+from pruning.criteria import FORWARD, BlockScores, criterion
+from pruning.criteria.shared_runs import reduced
 
 LEAST = 4
 
 
-@criterion("cka", paper="arXiv 1905.00414, 2010.15327", cost="1 forward")
+@criterion("cka", paper="arXiv 1905.00414, 2010.15327", cost=FORWARD)
 def cka(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
-    """Score each block by 1 - CKA of its input and output.
-
-    Args:
-        model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
-        part: which tokens of the texts count. Default: all.
-        batch_tokens: the largest number of tokens per forward pass.
-
-    Returns:
-        The scores, with a 95 % jackknife interval over texts.
-
-    Raises:
-        UserError: a text has fewer than 4 tokens that count.
-        NonFiniteError: the residual stream holds inf or nan.
-    """
-    calibration = Calibration.of(model, texts, part)
-    counted = calibration.counted()
-    for index, mask in enumerate(counted):
+) -> BlockScores:
+    """1 - CKA of what enters and what leaves each block."""
+    for index, mask in enumerate(calibration.counted()):
         if mask.sum() < LEAST:
             raise UserError(
                 f"Calibration text {index} has {int(mask.sum())} tokens that count: unbiased CKA "
                 f"needs at least {LEAST}. Drop it."
             )
-    reducer = Hsic()
-    replay(model, calibration.sequences, [reducer], counted=counted, batch_tokens=batch_tokens)
-    tables = reducer.tables()  # [3, L, N]
-    low, high = jackknife(_one_minus_cka, *tables)
-    return Scores(
-        criterion="cka",
-        values=_one_minus_cka(*tables.sum(-1)),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=calibration.n_tokens,
-        n_texts=len(counted),
-        calibration=calibration.hash,
-    )
+    tables = reduced(model, calibration, Hsic(), batch_tokens).tables()  # [3, L, N]
+    return BlockScores(_one_minus_cka(*tables.sum(-1)), jackknife(_one_minus_cka, *tables))
 
 
 def _one_minus_cka(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray) -> np.ndarray:

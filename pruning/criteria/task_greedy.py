@@ -19,7 +19,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +34,9 @@ from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import sweep
 from interp.statistics import paired_difference
 from pruning.calibration import Calibration
-from pruning.criteria import criterion
+from pruning.cost import sweep_cost
+from pruning.criteria import BlockScores, Cost, ScoringJob, criterion
 from pruning.criteria.steps import removals
-from pruning.scores import Scores
 
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
@@ -48,12 +48,17 @@ HOW = (
 )
 
 
-@criterion(
-    "task-greedy",
-    paper="arXiv 2602.01997",
-    cost="L generations a removal",
-    kind="greedy",
-)
+def _cost(job: ScoringJob, *, samples: int, protect_first: int) -> Cost:
+    """The dense model's chains; for every removal a chain per block left, and a sweep of them."""
+    free = job.n_blocks - protect_first
+    steps = job.steps(min(free, job.n_blocks - 1))
+    total = Cost(generations=samples)
+    for gone in range(steps):
+        total += sweep_cost(job, job.n_blocks - gone) + Cost(generations=samples * (free - gone))
+    return replace(total, steps=steps)
+
+
+@criterion("task-greedy", paper="arXiv 2602.01997", cost=_cost, kind="greedy", calibrates=False)
 def task_greedy(
     model: ReasoningModel,
     texts: Any,
@@ -68,33 +73,8 @@ def task_greedy(
     slots: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
-) -> Scores:
-    """Find the greedy order of removal by accuracy.
-
-    Args:
-        model: the model to score.
-        texts: prompts: questions, lists of messages, token ids, chains (their prompts are used), or
-            a
-            Calibration with prompts.
-        accept: which answers are right: a function (number of the prompt, text of the answer) ->
-            bool,
-            or a list with, per prompt, its gold answer or a function of the answer's text.
-        remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
-        samples: chains per prompt.
-        budget: tokens per chain. Default: that of `generate`.
-        sampling: how chains are sampled. Default: that of `generate`.
-        thinking: whether prompts ask the model to think.
-        protect_first: first blocks that are never removed; they score inf.
-        slots: sequences that decode at the same time. Default: that of `generate`.
-        batch_tokens: the largest number of tokens per forward pass of the sweep.
-        seed: the seed of the chains.
-
-    Returns:
-        The scores of the first step (accuracy lost, 95 % interval), and the order of removal.
-
-    Raises:
-        UserError: an argument is unusable, or the dense model answers no prompt acceptably.
-    """
+) -> BlockScores:
+    """Greedy order by accuracy for up to `remove` removals (default: a quarter of the blocks)."""
     if protect_first < 0:
         raise UserError(
             f"task-greedy: protect_first={protect_first}: expected a number of at least 0."
@@ -130,18 +110,12 @@ def task_greedy(
         removed += (tried[-1].best,)
         picks.append(removed)
     values, low, high, ties = tried[0].scores(model, before[0])
-    return Scores(
-        criterion="task-greedy",
-        values=values,
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=own.n_tokens,
-        n_texts=len(prompts),
-        calibration=own.hash,
-        seed=seed,
+    return BlockScores(
+        values,
+        (low, high),
         picks=tuple(picks),
         tie_break=tuple(ties.tolist()),
+        calibration=own,
     )
 
 

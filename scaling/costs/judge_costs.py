@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaling.costs.study_costs import duration, quantity
+from scaling.costs.estimate import duration, quantity
 from scaling.costs.study_work import CHARS_A_TOKEN
 from scaling.judging.llm_judge import Planned
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from scaling.costs.estimate import WORKSPACE, Estimate, Line
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
-from scaling.costs.study_costs import WORKSPACE, Estimate, Line
 from testbed.training import Optimizers, Recipe, batches, build_model, documents, weighted_loss
 
 SAVE_EVERY = 50  # of `testbed.training.train`
@@ -48,8 +48,9 @@ def estimate_reasoner(
         seconds, looking, how = steps * flops / peak, looks * look / peak, machine.about
     width = recipe.width
     kept = recipe.micro_batch_tokens * recipe.blocks * (14 * width + 3 * recipe.feed_forward) * 4
-    trained = Line("training", 0, 0, steps * words, steps * words, steps * flops, seconds, seconds)
-    looked = Line("looks", 0, 0, 0, 0, looks * look, looking, looking)
+    training, looking_on = (steps * words, steps * flops, seconds), (0.0, looks * look, looking)
+    trained = Line.between("training", 0, 0, training, training)
+    looked = Line.between("looks", 0, 0, looking_on, looking_on)
     return Estimate(
         what=f"training a reasoner of {shape.weights / 1e6:.2f} M parameters, {steps} steps",
         lines=(trained, looked),

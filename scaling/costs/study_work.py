@@ -24,18 +24,6 @@ SHARE = 0.5  # of the tokens allowed: what is assumed where nothing was measured
 CHARS_A_TOKEN = 4.0  # of English text under the tokenizers of today's models
 TEMPLATE_TOKENS = 40  # a chat template
 
-# Problems of the public sets and the mean characters of a question; of MMLU and GPQA the length
-# is assumed, AIME25's is AIME24's.
-PUBLIC = {
-    "aime24": (30, 368),
-    "aime25": (30, 368),
-    "gpqa_diamond": (198, 600),
-    "gsm8k": (1319, 240),
-    "math500": (500, 196),
-    "mmlu": (14042, 450),
-    "mmlu-generate": (14042, 450),
-}
-
 
 @dataclass(frozen=True)
 class Part:
@@ -68,6 +56,11 @@ class Part:
     def answers(self) -> int:
         """Answer tokens of a request at most: one answer a budget."""
         return sum(b.answer for b in self.budgets)
+
+    @property
+    def longest(self) -> float:
+        """Tokens of a row at most: prompt, thinking and one answer."""
+        return self.prompt + self.cap + max((b.answer for b in self.budgets), default=0)
 
     def thinking(self, share: float) -> float:
         """Thinking tokens of a request whose chains take `share` of what is left, at each "wait"
@@ -132,6 +125,14 @@ def _order(budget: Budget) -> tuple[int, int]:
     return budget.waits, budget.thinking
 
 
+def typical_size(name: str) -> tuple[int, int] | None:
+    """(problems, mean characters of a question) of a public benchmark, where it states them."""
+    from scaling.benchmarks import benchmarks
+
+    entry = benchmarks().get(name.partition(":")[0])
+    return None if entry is None else entry.typical
+
+
 def sized_benchmarks(config: StudyConfig) -> list[Benchmark]:
     """The study's benchmarks, those of the Hub as stand-ins of the right size.
 
@@ -144,10 +145,11 @@ def sized_benchmarks(config: StudyConfig) -> list[Benchmark]:
     for name in config.benchmark_names:
         limit = config.workload(name).problems
         entry = benchmarks().get(name.partition(":")[0])
-        if name in config.data or entry is None or entry.make is not None or name not in PUBLIC:
+        size = typical_size(name)
+        if name in config.data or entry is None or size is None:
             found.append(load_benchmark(name, config.data.get(name), limit, config.seed))
             continue
-        n, chars = PUBLIC[name]
+        n, chars = size
         choices = ("A", "B", "C", "D") if entry.scoring == LIKELIHOOD else ()
         problems = tuple(
             Problem(str(i), f"{i} ".ljust(chars, "x"), "A", choices) for i in range(min(n, limit))

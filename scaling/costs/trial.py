@@ -32,15 +32,15 @@ import numpy as np
 
 from interp.chains.chain import Budget
 from scaling.costs.decode_speed import Pace, makespan, spread_lengths
+from scaling.costs.estimate import Estimate, Line, Spent
 from scaling.costs.model_shape import ModelShape
+from scaling.costs.scoring_costs import cost_of_criteria, flops_of, own_calibration
 from scaling.costs.study_costs import (
     ROW_BYTES,
-    WORKSPACE,
-    Estimate,
-    Line,
-    calibration_tokens,
-    scoring_work,
-    unpriced,
+    decoding,
+    likelihood_flops,
+    memory_of,
+    most_removed,
 )
 from scaling.costs.study_work import Part, parts_of
 from scaling.engines.engine import Engine
@@ -48,7 +48,6 @@ from scaling.problem import Benchmark
 from scaling.store.chain_row import LIKELIHOOD
 from scaling.store.study_store import FILE, Store
 from scaling.study.config import StudyConfig
-from scaling.study.defaults import CALIBRATION_PROBLEMS
 from scaling.study.problem_sets import gather
 from scaling.study.study_progress import Event
 from scaling.study.variants import INFLUENCE, scored
@@ -292,14 +291,13 @@ def estimate_here(
     lines = [_scoring(config, shape, trial, parts)] if scored(config) else []
     lines += [_stage(b, [p for p in parts if p.benchmark == b.name], shape, trial) for b in benches]
     number = int(getattr(engine.model.dtype, "itemsize", 4))
-    longest = max(p.prompt + p.cap + max((b.answer for b in p.budgets), default=0) for p in parts)
+    longest = max(p.longest for p in parts)
     requests = max(sum(p.requests for p in parts if p.benchmark == b.name) for b in benches)
     rows = min(trial.pace.rows, requests)
-    memory = (shape.weights + rows * shape.kv * longest) * number + rows * shape.vocab * 4
     return Estimate(
         what=f"the study of {config.model} ({shape.weights / 1e9:.3g} G parameters)",
         lines=tuple(lines),
-        memory=memory + WORKSPACE,
+        memory=memory_of(shape, rows, longest, number),
         disk=sum(trial.row_bytes.get(p.benchmark, ROW_BYTES) * p.chains for p in parts),
         assumptions=(
             f"measured here by a trial of {trial.chains:,} chains in {trial.seconds:.0f} s, "
@@ -309,7 +307,6 @@ def estimate_here(
             "chains of removals as long as those of random ones in the trial (at most: all that "
             "the budgets allow)",
             "loading the model and the report are not counted",
-            *unpriced(scoring_work(config, shape.n_blocks)),
         ),
     )
 
@@ -317,38 +314,30 @@ def estimate_here(
 def _stage(bench: Benchmark, parts: Sequence[Part], shape: ModelShape, trial: Trial) -> Line:
     requests, chains = sum(p.requests for p in parts), sum(p.chains for p in parts)
     if bench.scoring == LIKELIHOOD:
-        flops = float(sum(p.requests * shape.cost.chain(max(1, round(p.prompt)), 1) for p in parts))
         seconds = trial.likelihood.get(bench.name, 0.0) * requests
-        return Line(bench.name, requests, chains, 0, 0, flops, seconds, seconds)
-    found = []
+        spent = (0.0, likelihood_flops(shape, parts), seconds)
+        return Line.between(bench.name, requests, chains, spent, spent)
+    found: list[Spent] = []
     for full in (False, True):
-        tokens, flops, lengths, extra = 0.0, 0.0, [], 0.0
-        for p in parts:
-            share = 1.0 if full else trial.share(p)
-            each = share * (p.cap + p.answers)
-            tokens += p.requests * each
-            flops += p.requests * float(
-                shape.cost.chain(max(1, round(p.prompt)), max(1, round(each)))
-            )
-            # A request's answers are decoded side by side once its slot's thinking is over.
-            alone = share * (p.cap + p.answers / max(1, len(p.budgets)))
-            lengths.append(spread_lengths(alone, p.cap + p.answers, p.requests))
-            extra += p.requests * (each - alone)
-        every = np.concatenate(lengths)
-        seconds = trial.pace.seconds(every) + trial.pace.each * extra
+        shares = {p: 1.0 if full else trial.share(p) for p in parts}
+        tokens, flops = decoding(shape, parts, lambda p, s=shares: s[p] * (p.cap + p.answers))
+        # A request's answers are decoded side by side once its slot's thinking is over.
+        alone = {p: shares[p] * (p.cap + p.answers / max(1, len(p.budgets))) for p in parts}
+        lengths = [spread_lengths(alone[p], p.cap + p.answers, p.requests) for p in parts]
+        extra = tokens - sum(p.requests * alone[p] for p in parts)
+        seconds = trial.pace.seconds(np.concatenate(lengths)) + trial.pace.each * extra
         found.append((tokens, flops, seconds))
-    (tokens, flops, seconds), (most, _, most_seconds) = found
-    return Line(bench.name, requests, chains, tokens, most, flops, seconds, most_seconds)
+    return Line.between(bench.name, requests, chains, *found)
 
 
 def _scoring(config: StudyConfig, shape: ModelShape, trial: Trial, parts: Sequence[Part]) -> Line:
     """The calibration stage as it was in the trial, and the passes of criteria not tried."""
-    tokens = calibration_tokens(config, parts, trial.shares[()])
-    texts = CALIBRATION_PROBLEMS * max(1, len({p.benchmark for p in parts if p.budgets}))
+    calibration = own_calibration(config, shape.n_blocks, trial.shares[()], parts=parts)
+    tokens, texts = calibration.tokens, calibration.texts
     chain = float(shape.cost.chain(1, max(1, round(tokens / texts))))
-    work = scoring_work(config, shape.n_blocks, tokens, texts)
-    decoding = trial.stages.get("calibration", 0.0)
-    seconds = decoding * (1 + work.chains) + max(0.0, work.passes - 1) * trial.one_pass
-    flops = texts * chain + work.flops(shape, tokens, texts, chain)
-    every = tokens * (1 + work.chains)
-    return Line("calibration", 0, 0, every, every, flops, seconds, seconds)
+    cost = cost_of_criteria(scored(config), shape.n_blocks, most_removed(config), tokens, texts)
+    seconds = trial.stages.get("calibration", 0.0) * (1 + cost.generations)
+    seconds += max(0.0, cost.passes - 1) * trial.one_pass
+    flops = texts * chain + flops_of(cost, shape, tokens, texts, chain)
+    spent = (tokens * (1 + cost.generations), flops, seconds)
+    return Line.between("calibration", 0, 0, spent, spent)

@@ -12,18 +12,16 @@ thinking counts as no answer.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from interp.chains.chain import Chain, answer_texts
-from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.errors import NonFiniteError
+from interp.registry import Registry
 from scaling.problem import Benchmark, Problem
 
 __all__ = ["Grader", "Outcome", "Verdict", "get_grader", "grade", "grade_likelihood"]
@@ -105,41 +103,28 @@ class Grader:
 
 
 G = TypeVar("G", bound=Grader)
-_graders: dict[str, Grader] = {}
+REGISTRY = Registry[Grader]("grader", __name__, entry_points="prunescope.graders")
 
 
 def grader(name: str) -> Callable[[type[G]], type[G]]:
     """Register a `Grader` class under `name` (a class decorator)."""
 
-    def add(cls: type[G]) -> type[G]:
-        if name in _graders:
-            raise ValueError(f"two graders are called {name!r}")
-        _graders[name] = cls()
-        _graders[name].name = name
-        return cls
+    def build(cls: type[G]) -> Grader:
+        made = cls()
+        made.name = name
+        return made
 
-    return add
-
-
-@cache
-def _discover() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{__name__}.{module.name}")
+    return REGISTRY.register(name, build)
 
 
 def graders() -> Mapping[str, Grader]:
-    """All registered graders by name."""
-    _discover()
-    return dict(sorted(_graders.items()))
+    """Every grader by name."""
+    return REGISTRY.entries()
 
 
 def get_grader(name: str) -> Grader:
-    """The grader called `name`; UserError with the nearest name if there is none."""
-    known = graders()
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "grader"))
-    return known[name]
+    """The grader `name`; UserError with the nearest name if there is none."""
+    return REGISTRY.get(name)
 
 
 @runtime_checkable

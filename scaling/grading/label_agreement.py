@@ -25,7 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from interp.errors import UserError
+from interp.statistics import cohen_kappa
 from scaling.grading import Verdict, get_grader, grade_text
 from scaling.grading._extract import last_announced, last_boxed, same_text
 from scaling.problem import Benchmark, Problem
@@ -144,7 +147,7 @@ def agreement(file: str | Path) -> LabelAgreement:
         UserError: the file cannot be read, or a record lacks a field.
     """
     n = strict = lenient = labelled = 0
-    both: Counter[tuple[bool, bool]] = Counter()
+    both = np.zeros((2, 2), dtype=np.int64)
     outcomes: Counter[str] = Counter()
     differ: list[Disagreement] = []
     for item in (item for record in read_file(file) for item in _solutions(record)):
@@ -156,7 +159,7 @@ def agreement(file: str | Path) -> LabelAgreement:
         n, labelled = n + 1, labelled + item.label
         strict += right == item.label
         lenient += (verdict.lenient_outcome == "correct") == item.label
-        both[right, item.label] += 1
+        both[int(right), int(item.label)] += 1
         outcomes[verdict.strict_outcome] += 1
         if right != item.label or (verdict.lenient_outcome == "correct") != item.label:
             differ.append(_disagreement(item, problem, verdict))
@@ -166,7 +169,7 @@ def agreement(file: str | Path) -> LabelAgreement:
         strict=strict,
         lenient=lenient,
         labelled_correct=labelled,
-        kappa=_kappa(both),
+        kappa=float(cohen_kappa(both)),
         outcomes={name: outcomes[name] for name in ("correct", "wrong", "no answer")},
         disagreements=tuple(differ),
     )
@@ -230,16 +233,6 @@ def _why(item: Labelled, verdict: Verdict, announced: str | None, extracted: str
     if item.label:
         return "read the same, the label calls it equal"
     return "read the same, the label calls it unequal"
-
-
-def _kappa(both: Counter[tuple[bool, bool]]) -> float:
-    """Cohen's kappa of two binary raters; nan where chance agreement is already complete."""
-    n = sum(both.values())
-    mine = sum(v for (a, _), v in both.items() if a) / n
-    theirs = sum(v for (_, b), v in both.items() if b) / n
-    chance = mine * theirs + (1 - mine) * (1 - theirs)
-    agreed = (both[True, True] + both[False, False]) / n
-    return (agreed - chance) / (1 - chance) if chance < 1 else float("nan")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from interp.errors import UserError, did_you_mean
 from scaling.judging.judge_agreement import JudgeAgreement, agreement
 from scaling.judging.llm_judge import Item, Judge
 from scaling.judging.prompts import KINDS
+from scaling.store.chain_row import thinking_ids
 from scaling.store.study_store import Store
 
 if TYPE_CHECKING:
@@ -186,17 +187,13 @@ def questions_of(
     texts: list[str] = []
     if behaviours:
         read = text_of or _reader(model, trust_remote_code)
-        texts = [read(ids) for ids in map(_thinking, rows.head(behaviours).to_dict("records"))]
+        few = rows.head(behaviours).to_dict("records")
+        texts = [read(thinking_ids(row).tolist()) for row in few]
     asked = rows[rows["outcome"] != "no answer"]
     facts = [gold[b, p] for b, p in zip(asked["benchmark"], asked["problem"], strict=True)]
     answers = asked["extracted"].astype(str)
     items = [Item(q, g, a) for (q, g), a in zip(facts, answers, strict=True)]
     return JudgesWork(rows, asked, facts, items, texts)
-
-
-def _thinking(row: dict[Any, Any]) -> list[int]:
-    own = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
-    return [int(i) for i in own]
 
 
 def _read(folder: str | Path) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple[str, str]], str]:

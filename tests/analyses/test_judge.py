@@ -126,16 +126,17 @@ def test_a_report_has_the_section_and_without_a_judge_a_line(
     judged: StudyData, study: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert judged.folder is not None
-    assert catalogue.in_store(study) == ()
+    judge = catalogue.load("judge")
+    assert judge not in catalogue.reported(study)
     assert dict(report.settings(study))["judge"].startswith("none has read this study yet")
     assert "judge" not in dict(report.settings(judged))
-    assert "judge" in catalogue.in_store(judged)
+    assert judge in catalogue.reported(judged)
     monkeypatch.setattr(report, "findings", lambda *_: [])
     found, files = make("judge", judged, tmp_path)
-    section = report._section("judge", found, files)
+    section = report._section(judge, found, files)
     assert section is not None
     page = report.render(judged, {}, [section], [])
-    assert judge.TITLE.replace("'", "&#39;") in page
+    assert judge.title.replace("'", "&#39;") in page
     assert "&lt;b&gt;m&lt;/b&gt;" in page  # the name of a judge is data, as all from outside
     assert "<b>m</b>" not in page
     assert {f.suffix for f in files} == {".csv", ".png", ".svg"}

@@ -15,7 +15,7 @@ from interp.model.delimiters import Delimiters
 from interp.model.reasoning_model import ReasoningModel
 from scaling.grading import grade
 from scaling.problem import Benchmark, Problem
-from scaling.store.chain_row import answer_spans, chain_row
+from scaling.store.chain_row import chain_row, stored_chain
 from tests.interp.model.test_thinking_formats import byte_level
 from tests.models import tiny, tiny_hf, tokenizer
 from tests.scripted import scripted
@@ -50,10 +50,12 @@ def test_what_follows_is_thinking_beyond_the_budget(closes: bool) -> None:
     # and the store gives it back
     row = chain_row("b", PROBLEM, 0, chain, verdict, diagnose(chain, model)).values
     assert (row["thinking_tokens"], row["answer_tokens"]) == (9, 1)
-    stored = {**row, "ids": chain.ids, "reopened": 1}
-    assert answer_spans(stored) == (chain.answer, chain.reopened)
-    assert answer_spans({**stored, "reopened": float("nan")})[1] is None
-    assert answer_spans({**stored, "answer_start": float("nan")}) == (None, None)
+    stored = {**row, "ids": chain.ids, "forced": chain.forced, "reopened": 1}
+    again = stored_chain(stored, chain.prompt_ids)
+    assert (again.answer, again.reopened) == (chain.answer, chain.reopened)
+    assert stored_chain({**stored, "reopened": float("nan")}, chain.prompt_ids).reopened is None
+    unanswered = stored_chain({**stored, "answer_start": float("nan")}, chain.prompt_ids)
+    assert unanswered.answer is None and unanswered.reopened is None
 
 
 def test_an_answer_that_only_thinks_again_is_no_answer() -> None:

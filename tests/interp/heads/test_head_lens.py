@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from transformers import Qwen3ForCausalLM
 
 from interp.activations.capture import capture
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Budget, Chain
 from interp.errors import NonFiniteError, UserError
 from interp.heads import (
     SCORES,
@@ -42,6 +42,7 @@ from interp.interventions.interventions import AblateHeads, Skip, Variant, dense
 from interp.interventions.windows import Window
 from interp.model.reasoning_model import ReasoningModel
 from interp.statistics.jackknife import jackknife_ratio
+from tests.chains import Ids, make_chain
 from tests.drawing import max_examples
 from tests.models import ARCHS, config, tiny, tiny_hf, tokenizer
 from tests.reference import slow_logits, slow_logprobs
@@ -50,16 +51,9 @@ from tests.slow_streams import hooks_of, same_weights, snapshot
 PROMPT = 5
 
 
-def chain_of(ids: Sequence[int], n_prompt: int = PROMPT) -> Chain:
+def chain_of(ids: Ids, n_prompt: int = PROMPT) -> Chain:
     """A chain of which the first `n_prompt` ids are the prompt."""
-    whole = np.asarray(ids, dtype=np.int64)
-    n = len(whole) - n_prompt
-    return Chain(
-        problem="p", variant="dense", sample=0, seed=0, budget=Budget(),
-        prompt_ids=whole[:n_prompt], ids=whole[n_prompt:], forced=np.zeros(n, dtype=bool),
-        thinking=Span(0, n), answer=None, finish="cut", thinking_finish="forced", waits=0,
-        logprob=np.zeros(n), entropy=np.zeros(n),
-    )  # fmt: skip
+    return make_chain(ids[n_prompt:], ids[:n_prompt])
 
 
 def random_chain(model: ReasoningModel, length: int, seed: int = 0) -> Chain:

@@ -1,0 +1,172 @@
+"""An estimate: what stages cost, as expected and at most, and the arithmetic that they share.
+
+Tokens, FLOPs and seconds of a stage come from one of two sources: forward passes over known tokens
+(`Line.computed`), or the decoding of chains whose length is not known (`Line.decoded`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import UserError
+from scaling.costs.decode_speed import pace_of, spread_lengths
+from scaling.costs.machines import Machine
+from scaling.costs.model_shape import ModelShape
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WORKSPACE = 1.5e9  # bytes beside weights and cache: activations, the runtime
+Spent = tuple[float, float, float]  # tokens, FLOPs, seconds
+
+
+@dataclass(frozen=True)
+class Line:
+    """The cost of one stage: a benchmark, or scoring the blocks; `most`: no chain ends early."""
+
+    stage: str
+    requests: int
+    chains: int
+    tokens: float
+    most_tokens: float
+    flops: float
+    seconds: float
+    most_seconds: float
+
+    @classmethod
+    def between(cls, stage: str, requests: int, chains: int, expected: Spent, most: Spent) -> Line:
+        """A stage from what it is expected to spend and what it spends at most."""
+        tokens, flops, seconds = expected
+        return cls(stage, requests, chains, tokens, most[0], flops, seconds, most[2])
+
+    @classmethod
+    def computed(
+        cls, stage: str, flops: float, machine: Machine, *, tokens: float = 0.0, requests: int = 0
+    ) -> Line:
+        """Passes that take these FLOPs at the machine's speed."""
+        spent = (tokens, flops, flops / (machine.flops * machine.efficiency))
+        return cls.between(stage, requests, 0, spent, spent)
+
+    @classmethod
+    def decoded(
+        cls,
+        stage: str,
+        n: int,
+        mean: float,
+        most: float,
+        prompt: float,
+        shape: ModelShape,
+        machine: Machine,
+        *,
+        at_once: int | None = None,
+    ) -> Line:
+        """N chains of `mean` tokens, at most `most`, after `prompt` tokens.
+
+        Args:
+            at_once: chains side by side at most (default: as many as fit).
+        """
+        first, most = max(1, round(prompt)), max(mean, most)
+        found: list[Spent] = []
+        for each in (mean, most):
+            flops = n * float(shape.cost.chain(first, max(1, round(each))))
+            pace = pace_of(shape, machine, first + each / 2, first + most)
+            if at_once is not None:
+                pace = replace(pace, rows=min(pace.rows, at_once))
+            found.append((n * each, flops, pace.seconds(spread_lengths(each, most, n))))
+        return cls.between(stage, n, n, *found)
+
+    @classmethod
+    def together(cls, stage: str, lines: Sequence[Line]) -> Line:
+        """Several stages as one."""
+        names = [f.name for f in fields(cls) if f.name != "stage"]
+        return cls(stage, **{name: sum(getattr(line, name) for line in lines) for name in names})
+
+    def times(self, n: int, stage: str = "") -> Line:
+        """The stage so many times over."""
+        counts = {k: v * n for k, v in self.__dict__.items() if k != "stage"}
+        return Line(stage=stage or self.stage, **counts)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study will cost. memory, disk: bytes. assumptions: all that is not counted exactly."""
+
+    what: str
+    lines: tuple[Line, ...]
+    memory: float
+    disk: float
+    assumptions: tuple[str, ...]
+
+    def total(self, name: str) -> float:
+        """The sum of a column of `lines`."""
+        return float(sum(getattr(line, name) for line in self.lines))
+
+    @property
+    def tokens(self) -> float:
+        """Tokens decoded, as expected."""
+        return self.total("tokens")
+
+    @property
+    def seconds(self) -> float:
+        """Seconds, as expected."""
+        return self.total("seconds")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a stage."""
+        import pandas as pd
+
+        return pd.DataFrame([line.__dict__ for line in self.lines])
+
+    def report(self) -> Iterator[str]:
+        """The estimate as lines of text."""
+        yield f"Estimate of {self.what}; nothing was run."
+        head = ("stage", "requests", "chains", "tokens", "at most", "FLOPs", "time", "at most")
+        rows: list[tuple[str, ...]] = [head]
+        for line in (*self.lines, Line.together("all", self.lines)):
+            rows.append(
+                (
+                    line.stage,
+                    f"{line.requests:,}",
+                    f"{line.chains:,}",
+                    quantity(line.tokens),
+                    quantity(line.most_tokens),
+                    f"{line.flops:.1e}",
+                    duration(line.seconds),
+                    duration(line.most_seconds),
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        for row in rows:
+            cells = [
+                row[0].ljust(widths[0]),
+                *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)),
+            ]
+            yield "  " + "  ".join(cells)
+        yield f"  memory {self.memory / 1e9:,.1f} GB, disk {self.disk / 1e9:,.2f} GB"
+        yield "Assumed:"
+        for assumption in self.assumptions:
+            yield f"  - {assumption}"
+
+
+def checked_share(share: Any) -> float:
+    """`share` of the tokens that a chain may take; UserError unless it is in (0, 1]."""
+    if not 0 < share <= 1:
+        raise UserError(f"share={share}: expected a number in (0, 1].")
+    return share
+
+
+def quantity(number: float) -> str:
+    """1.2 M, 35 k, 810."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3.4 min, 5.1 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
