@@ -337,7 +337,5 @@ register_analysis(
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(on_chains)
-    main(__file__)
+    main(__file__, first=on_chains)

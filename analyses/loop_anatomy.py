@@ -306,7 +306,5 @@ register_analysis(
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(escapes)
-    main(__file__)
+    main(__file__, first=escapes)

@@ -206,7 +206,5 @@ register_analysis("reflection", order=110, title=TITLE, caption=CAPTION, table=t
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(read_again)
-    main(__file__)
+    main(__file__, first=read_again)

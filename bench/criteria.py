@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from bench.block_influence import bare, make_texts, resident, timed
-from bench.common import SHAPES, load
+from bench.common import load, model_arguments
 from interp.chains.chain import Budget
 from interp.decoding.generate import generate
 from interp.errors import UserError
@@ -103,10 +103,7 @@ def peak_elsewhere(arguments: list[str], name: str, samples: int) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="testbed")
-    parser.add_argument("--device")
-    parser.add_argument("--random-weights", help=f"a config.json, or one of {list(SHAPES)}")
+    parser = model_arguments(__doc__)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int, default=2048)

@@ -14,7 +14,8 @@ from typing import Any
 
 import tyro
 
-from interp.errors import PruneScopeError, UserError, did_you_mean
+from interp.errors import UserError, did_you_mean
+from interp.plumbing.command_line import execute
 from prunescope import commands
 
 COMMANDS: Mapping[str, type | Mapping[str, type]] = {
@@ -59,19 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     _quiet()
-    try:
-        command = parse("prunescope", COMMANDS, list(arguments))
-        if command is None:
-            return 0
-        for line in command.run():
-            print(line, flush=True)
-    except UserError as error:
-        return _said(f"prunescope: {error}", 2)
-    except (PruneScopeError, OSError) as error:
-        return _said(f"prunescope: {error}", 1)
-    except KeyboardInterrupt:
-        return _said(GO_ON, 130)
-    return 0
+    return execute(lambda: parse("prunescope", COMMANDS, list(arguments)), "prunescope", GO_ON)
 
 
 def parse(prog: str, known: Mapping[str, Any], arguments: list[str]) -> Any:
@@ -117,11 +106,6 @@ def overview(prog: str, known: Mapping[str, Any]) -> str:
     if prog == "prunescope":
         lines.append("Begin with: prunescope study --quick")
     return "\n".join(lines)
-
-
-def _said(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
-    return code
 
 
 def _quiet() -> None:

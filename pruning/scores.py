@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class BlockScores:
+class ScoredBlocks:
     """What a criterion returns: its numbers, before they are stamped with whose they are.
 
     Args:

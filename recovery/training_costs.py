@@ -171,9 +171,7 @@ def _lora(config: RecoveryConfig, shape: ModelShape) -> int:
 
 
 def _trained_shape(shape: ModelShape) -> TrainedShape:
-    """What `recovery.training_memory` asks of a model, from its cost; only its heads' width is a
-    guess.
-    """
+    """What `recovery.training_memory` asks of a model; only its heads' width is a guess."""
     width = shape.cost.head // shape.vocab
     first = shape.cost.blocks[0]
     keys = max(1, shape.kv // (2 * shape.n_blocks))  # numbers of one token's keys
@@ -258,9 +256,7 @@ class _Plan:
         return Line.together("looks", [replace(line, requests=0), made])
 
     def memory(self) -> float:
-        """Bytes on the device: `recovery.training_memory`; without bfloat16 the rest is float32
-        too.
-        """
+        """Bytes on the device (`recovery.training_memory`); all float32 without bfloat16."""
         config = self.config
         known = float((self.train.prompts + self.train.answers).max())
         longest = max(known, self.train.longest)
@@ -283,9 +279,7 @@ class _Plan:
 
 
 def _passed(shape: ModelShape, lengths: Lengths, micro: int, n: int) -> tuple[float, float]:
-    """Tokens and forward FLOPs of n rows drawn from these examples, in micro-batches padded to
-    their longest.
-    """
+    """Tokens and forward FLOPs of n rows of these examples, in padded micro-batches."""
     if not len(lengths) or n < 1:
         return 0.0, 0.0
     rng = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from interp.registry import Registry
+from interp.plumbing.registry import Registry
 
 
 def forget(registry: Registry[Any], name: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from interp.registry import Registry
+from interp.plumbing.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,18 +1,14 @@
 """Stored chains as `Chain` objects again, for measures from a teacher-forced pass.
 
-A few analyses replay finished chains: the chance of leaving a loop, the probability of opening a
-reflection, Block Influence along chains. They use the stored token ids (nothing is decoded) and
-store their results in the study (`analyses.plumbing.derived`). The report shows a result where it
-is stored; the analysis's own command computes it before its table is made (`first`).
+A few analyses read finished chains once more: the chance of leaving a loop, the probability of
+opening a reflection, Block Influence along chains. They take the stored token ids (nothing is
+decoded), and what they find is kept in the study (`analyses.plumbing.derived`). The report shows it
+where it is kept; the analysis's own command computes it first (`analyses.plumbing.command`).
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget, prepared
@@ -23,33 +19,6 @@ if TYPE_CHECKING:
     from analyses.plumbing.workbench import Workbench
     from interp.chains.chain import Chain
     from interp.interventions.interventions import VariantLike
-
-
-def first(compute: Callable[[StudyData], Any], arguments: list[str] | None = None) -> None:
-    """Compute a stored result for the study named on the command line.
-
-    Mistakes on the command line, or a folder without a study, are left for the command itself. An
-    error of the computation (the model is gone) is printed, and the command continues.
-
-    Args:
-        compute: computes and stores the result.
-        arguments: arguments; None takes those of the process.
-    """
-    from interp.errors import UserError
-
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("--study", type=Path)
-    try:
-        given, _ = parser.parse_known_args(arguments)
-        study = None if given.study is None else StudyData.read(given.study)
-    except (UserError, argparse.ArgumentError):
-        return
-    if study is None:
-        return
-    try:
-        compute(study)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
 
 
 def chain_rows(study: StudyData, purpose: str = "accuracy") -> pd.DataFrame:

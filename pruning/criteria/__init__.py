@@ -30,15 +30,15 @@ import numpy as np
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
-from interp.registry import Registry
+from interp.plumbing.registry import Registry
 from pruning.calibration import Calibration
 from pruning.cost import FORWARD, Cost, ScoringJob, Stated, checked_cost, cost_of
-from pruning.scores import BlockScores, Scores
+from pruning.scores import ScoredBlocks, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FORWARD", "BlockScores", "Cost", "Criterion", "ScoringJob", "criteria"]
+__all__ = ["FORWARD", "Cost", "Criterion", "ScoredBlocks", "ScoringJob", "criteria"]
 __all__ += ["criteria_table", "criterion", "score"]
 
 Kind = Literal["one-shot", "contiguous", "greedy", "search"]
@@ -115,7 +115,7 @@ def criterion(
     """Register the function below as the criterion `name`.
 
     The function takes the model, the calibration (none without `needs_texts`) and keyword options,
-    and returns one number per block, a `BlockScores`, or whole `Scores` (of sublayers).
+    and returns one number per block, a `ScoredBlocks`, or whole `Scores` (of sublayers).
 
     Args:
         name: of the criterion.
@@ -178,8 +178,8 @@ def _stamped(
     if isinstance(found, Scores):
         mine = found
     else:
-        if not isinstance(found, BlockScores):
-            found = BlockScores(found)
+        if not isinstance(found, ScoredBlocks):
+            found = ScoredBlocks(found)
         values = np.asarray(found.values, dtype=np.float64)
         low, high = found.interval or (np.full(values.shape, np.nan),) * 2
         calibration = found.calibration or calibration

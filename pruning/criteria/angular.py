@@ -22,7 +22,7 @@ from interp.errors import NonFiniteError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration
-from pruning.criteria import FORWARD, BlockScores, criterion
+from pruning.criteria import FORWARD, ScoredBlocks, criterion
 from pruning.criteria.shared_runs import reduced
 
 
@@ -32,7 +32,7 @@ def angular(
     calibration: Calibration,
     *,
     batch_tokens: int = BATCH_TOKENS,
-) -> BlockScores:
+) -> ScoredBlocks:
     """d(l, 1) of each block, and for every n the best run of n blocks."""
     from scipy.stats import t
 
@@ -47,7 +47,7 @@ def angular(
     for run in range(1, depth):
         start = int(np.argmin(np.diagonal(mean, run)))
         picks.append(tuple(model.layer_map[start : start + run]))
-    return BlockScores(values.copy(), (values - half, values + half), n, picks=tuple(picks))
+    return ScoredBlocks(values.copy(), (values - half, values + half), n, picks=tuple(picks))
 
 
 class LastTokenAngles(Reducer):

@@ -23,7 +23,7 @@ from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
-from pruning.criteria import FORWARD, BlockScores, criterion
+from pruning.criteria import FORWARD, ScoredBlocks, criterion
 from pruning.criteria.influence_definitions import Definition, defined_influence
 from pruning.criteria.shared_runs import reduced
 
@@ -41,14 +41,14 @@ def block_influence(
     last_block: str = "before norm",
     padded_batch: int = 8,
     batch_tokens: int = BATCH_TOKENS,
-) -> BlockScores:
+) -> ScoredBlocks:
     """Block Influence with a 95 % jackknife interval over texts.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; a criterion is called with texts, and the registry makes
+            the calibration of them.
         sinks: whether attention-sink tokens count.
-        part: which tokens of the texts count. Default: all.
         max_tokens: cut every text to this many first tokens. Default: keep all.
         positions: "all" positions, or only the "last" one of each text.
         padding: "none" counts, or padding on the "right" or "left" counts like text.
@@ -81,7 +81,7 @@ def block_influence(
         )
     if last_block == "unscored":
         values[-1], low[-1], high[-1] = np.inf, np.nan, np.nan
-    return BlockScores(
+    return ScoredBlocks(
         values,
         (low, high),
         found.n_tokens(quantity),

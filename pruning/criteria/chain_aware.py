@@ -33,7 +33,7 @@ from interp.replay.batching import BATCH_TOKENS
 from interp.replay.teacher_forced import losses
 from pruning.calibration import Calibration, Part
 from pruning.cost import runs_of_extended, sets_cost
-from pruning.criteria import BlockScores, Cost, ScoringJob, criterion
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.chain_survival import HERE, WINDOW, Survival
 from pruning.criteria.steps import removals
 
@@ -74,7 +74,7 @@ def chain_aware(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
-) -> BlockScores:
+) -> ScoredBlocks:
     """The best set found for each number of removals up to `remove` (default: a quarter).
 
     Args:

@@ -28,7 +28,7 @@ from interp.replay.batching import BATCH_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration, Part
 from pruning.cost import runs_of_all, sets_cost
-from pruning.criteria import BlockScores, Cost, ScoringJob, criterion
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.prefix import judge_sets
 
 WINDOW = 512
@@ -48,7 +48,7 @@ def chain_survival(
     window: int = WINDOW,
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> BlockScores:
+) -> ScoredBlocks:
     """The share of the model's chains lost without each block, with a jackknife over chains."""
     survival = Survival.of(model, texts, part, window, batch_tokens)
     lost = survival.lost([(i,) for i in range(model.n_blocks)])
@@ -139,9 +139,9 @@ class Survival:
         first = np.array([own.min() for own in self.pieces])
         return np.add.reduceat(gone, first, axis=1)
 
-    def scores(self, lost: Float[np.ndarray, "L N"], **more: Any) -> BlockScores:
+    def scores(self, lost: Float[np.ndarray, "L N"], **more: Any) -> ScoredBlocks:
         """Scores of single removals that lose `lost` pieces of each chain, by jackknife."""
-        return BlockScores(
+        return ScoredBlocks(
             lost.sum(1) / self.sizes.sum(),
             jackknife_ratio(lost, np.broadcast_to(self.sizes, lost.shape)),
             calibration=self.calibration,

@@ -22,7 +22,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.statistics.jackknife import jackknife
 from pruning.calibration import Calibration
-from pruning.criteria import FORWARD, BlockScores, criterion
+from pruning.criteria import FORWARD, ScoredBlocks, criterion
 from pruning.criteria.shared_runs import reduced
 
 LEAST = 4
@@ -34,7 +34,7 @@ def cka(
     calibration: Calibration,
     *,
     batch_tokens: int = BATCH_TOKENS,
-) -> BlockScores:
+) -> ScoredBlocks:
     """1 - CKA of what enters and what leaves each block."""
     for index, mask in enumerate(calibration.counted()):
         if mask.sum() < LEAST:
@@ -43,7 +43,7 @@ def cka(
                 f"needs at least {LEAST}. Drop it."
             )
     tables = reduced(model, calibration, Hsic(), batch_tokens).tables()  # [3, L, N]
-    return BlockScores(_one_minus_cka(*tables.sum(-1)), jackknife(_one_minus_cka, *tables))
+    return ScoredBlocks(_one_minus_cka(*tables.sum(-1)), jackknife(_one_minus_cka, *tables))
 
 
 def _one_minus_cka(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ from pruning.cost import (
     sets_cost,
     sweep_cost,
 )
-from pruning.criteria import BlockScores, Cost, ScoringJob, criterion
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.prefix import judge_sets
 from pruning.criteria.shared_runs import scores_of, skipped
 from pruning.criteria.steps import removals
@@ -118,7 +118,7 @@ def evopress(
     mutations: int = 3,
     seed: int = 0,
     batch_tokens: int = BATCH_TOKENS,
-) -> BlockScores:
+) -> ScoredBlocks:
     """The best set found for each number of removals up to `remove` (default: a quarter)."""
     depth = model.n_blocks
     most = removals("evopress", remove, depth, depth - 1)

@@ -47,9 +47,9 @@ def llm_drop(
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; a criterion is called with texts, and the registry makes
+            the calibration of them.
         sublayer: "attention", "mlp" or "both".
-        part: which tokens of the texts count. Default: all.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:

@@ -9,7 +9,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.block_sweep import Sweep, sweep
 from interp.replay.teacher_forced import replay
 from pruning.calibration import Calibration
-from pruning.scores import BlockScores
+from pruning.scores import ScoredBlocks
 
 R = TypeVar("R", bound=Reducer)
 
@@ -33,13 +33,13 @@ def skipped(model: ReasoningModel, calibration: Calibration, batch_tokens: int) 
     )
 
 
-def scores_of(found: Sweep, metric: Literal["excess", "kl"], **more: Any) -> BlockScores:
+def scores_of(found: Sweep, metric: Literal["excess", "kl"], **more: Any) -> ScoredBlocks:
     """Rise of the loss, or KL divergence from the base, per token without each block, in nats.
 
     Args:
         found: a sweep of every block.
         metric: "excess" (of the loss over the base's) or "kl".
-        more: other fields of `BlockScores`.
+        more: other fields of `ScoredBlocks`.
     """
     values = found.mean_kl() if metric == "kl" else found.mean_excess()
-    return BlockScores(values, found.interval(metric), int(found.counts.sum()), **more)
+    return ScoredBlocks(values, found.interval(metric), int(found.counts.sum()), **more)

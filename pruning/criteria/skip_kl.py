@@ -12,7 +12,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration
 from pruning.cost import sweep_cost
-from pruning.criteria import BlockScores, criterion
+from pruning.criteria import ScoredBlocks, criterion
 from pruning.criteria.shared_runs import scores_of, skipped
 
 
@@ -22,6 +22,6 @@ def skip_kl(
     calibration: Calibration,
     *,
     batch_tokens: int = BATCH_TOKENS,
-) -> BlockScores:
+) -> ScoredBlocks:
     """KL a token from the dense model to the model without each block."""
     return scores_of(skipped(model, calibration, batch_tokens), "kl")

@@ -21,7 +21,7 @@ from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import Sweep, Sweeper
 from pruning.calibration import Calibration
 from pruning.cost import sweep_cost
-from pruning.criteria import BlockScores, Cost, ScoringJob, criterion
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.shared_runs import scores_of
 from pruning.criteria.steps import removals
 
@@ -41,7 +41,7 @@ def sleb(
     remove: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     keep_bytes: int = 0,
-) -> BlockScores:
+) -> ScoredBlocks:
     """Greedy order for up to `remove` removals (default: a quarter of the blocks, at least 3)."""
     steps = removals("sleb", remove, model.n_blocks, model.n_blocks - 1)
     sweeper = Sweeper(model, calibration.sequences, calibration.counted(), batch_tokens, keep_bytes)

@@ -26,7 +26,7 @@ from interp.replay.block_sweep import check_readout
 from interp.replay.teacher_forced import Targets
 from interp.statistics.jackknife import jackknife
 from pruning.calibration import Calibration
-from pruning.criteria import BlockScores, Cost, ScoringJob, criterion
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.prefix import SwappableBlocks, Tables
 
 # (blocks that run in slots l and l + 1, counted from l; the first slot in which anything changes)
@@ -48,7 +48,7 @@ def swap_kl(
     *,
     protocol: str = "interchange",
     batch_tokens: int = BATCH_TOKENS,
-) -> BlockScores:
+) -> ScoredBlocks:
     """KL a token of the nearer neighbour's swap; protocol: "interchange" or "replacement"."""
     if protocol not in ARRANGEMENTS:
         raise UserError(did_you_mean(protocol, ARRANGEMENTS, "protocol"))
@@ -84,7 +84,7 @@ def swap_kl(
     below, above = kl[[0, *range(pairs)]], kl[[*range(pairs), pairs - 1]]
     counts = np.broadcast_to(tables.counts, (depth, n_texts))
     ways_of = [table[:, w] for w in range(len(ways)) for table in (below, above)]
-    return BlockScores(
+    return ScoredBlocks(
         _nearer(*(table.sum(-1) for table in (counts, *ways_of))),
         jackknife(_nearer, counts, *ways_of),
         n_tokens=int(tables.counts.sum()),

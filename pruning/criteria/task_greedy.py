@@ -35,7 +35,7 @@ from interp.replay.block_sweep import sweep
 from interp.statistics import paired_difference
 from pruning.calibration import Calibration
 from pruning.cost import sweep_cost
-from pruning.criteria import BlockScores, Cost, ScoringJob, criterion
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.steps import removals
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def task_greedy(
     slots: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
-) -> BlockScores:
+) -> ScoredBlocks:
     """Greedy order by accuracy for up to `remove` removals (default: a quarter of the blocks)."""
     if protect_first < 0:
         raise UserError(
@@ -110,7 +110,7 @@ def task_greedy(
         removed += (tried[-1].best,)
         picks.append(removed)
     values, low, high, ties = tried[0].scores(model, before[0])
-    return BlockScores(
+    return ScoredBlocks(
         values,
         (low, high),
         picks=tuple(picks),

@@ -24,7 +24,7 @@ from interp.replay.batching import BATCH_TOKENS, batches
 from interp.replay.chunked_forward import forward
 from interp.replay.teacher_forced import Targets, log_probability, position_chunks, readout
 from pruning.calibration import Calibration
-from pruning.criteria import BlockScores, Cost, criterion
+from pruning.criteria import Cost, ScoredBlocks, criterion
 
 
 @criterion(
@@ -39,7 +39,7 @@ def taylor(
     protect_first: int = 4,
     protect_last: int = 2,
     batch_tokens: int = BATCH_TOKENS,
-) -> BlockScores:
+) -> ScoredBlocks:
     """Sum of |W dL/dW| of each block's matrices; protected blocks score inf."""
     if protect_first < 0 or protect_last < 0:
         raise UserError("taylor+: protect_first and protect_last cannot be below 0.")
@@ -77,7 +77,7 @@ def taylor(
     depth = model.n_blocks
     for index in (*range(min(protect_first, depth)), *range(max(0, depth - protect_last), depth)):
         values[index] = np.inf
-    return BlockScores(values, n_tokens=n_scored)
+    return ScoredBlocks(values, n_tokens=n_scored)
 
 
 @contextmanager

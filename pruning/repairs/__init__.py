@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
-from interp.registry import Registry
+from interp.plumbing.registry import Registry
 from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
 from pruning.repairs.machinery.live import Map, live

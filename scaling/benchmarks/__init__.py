@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError
-from interp.registry import Registry
+from interp.plumbing.registry import Registry
 from scaling.problem import Benchmark, Problem, Scoring
 from scaling.records import Hub, Record, read_file, read_hub
 

@@ -55,8 +55,16 @@ def rows_at_once(shape: ModelShape, machine: Machine, longest: float) -> int:
 
 
 def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float) -> Pace:
-    """The pace of a machine at its peaks times its efficiency, rows having `context` tokens; of a
-    machine that was measured, what was measured.
+    """The pace of a machine.
+
+    Args:
+        shape: the model.
+        machine: its peaks and efficiency; of a measured machine, what was measured.
+        context: mean tokens in a row's cache.
+        longest: most tokens in a row's cache.
+
+    Returns:
+        The pace.
     """
     if machine.decoding is not None:
         return Pace(*machine.decoding, rows_at_once(shape, machine, longest))

@@ -62,10 +62,20 @@ class Line:
         *,
         at_once: int | None = None,
     ) -> Line:
-        """N chains of `mean` tokens, at most `most`, after `prompt` tokens.
+        """Decoding of n chains.
 
         Args:
-            at_once: chains side by side at most (default: as many as fit).
+            stage: name of the line.
+            n: number of chains.
+            mean: mean tokens per chain.
+            most: most tokens per chain.
+            prompt: tokens of a prompt.
+            shape: the model.
+            machine: where it runs.
+            at_once: most chains side by side; by default as many as fit.
+
+        Returns:
+            The line, from the mean to the most tokens.
         """
         first, most = max(1, round(prompt)), max(mean, most)
         found: list[Spent] = []

@@ -130,8 +130,15 @@ class ModelCost:
         new: int | Shaped[np.ndarray, "*shape"],
         removed: int | Collection[int] = (),
     ) -> Int[np.ndarray, "*any"]:
-        """FLOPs of chains of `new` tokens (thinking, answer and what was written between them)
-        after `prompt` tokens, elementwise; 0 where nothing is generated.
+        """FLOPs of chains, elementwise; 0 where nothing is generated.
+
+        Args:
+            prompt: tokens of the prompt.
+            new: tokens after it: thinking, answer and what was written between them.
+            removed: how many blocks, or which, are not computed.
+
+        Returns:
+            FLOPs, in the broadcast shape of `prompt` and `new`.
         """
         first, made = np.asarray(prompt, np.int64), np.asarray(new, np.int64)
         if np.any(first < 1) or np.any(made < 0):

@@ -18,8 +18,10 @@ EXPECTED = "Expected a config.json, a folder that holds one, a Hub name, or 'tes
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a configuration says of a model. weights: all parameters; kv: numbers a token leaves in
-    the key/value cache of all blocks; vocab: width of the logits.
+    """What a configuration says of a model.
+
+    `weights` counts all parameters, `kv` the numbers per token in the key/value cache of all
+    blocks, `vocab` the width of the logits.
     """
 
     name: str
@@ -35,9 +37,15 @@ class ModelShape:
 
     @classmethod
     def of(cls, source: str | Path | Any, trust_remote_code: bool = False) -> ModelShape:
-        """The shape of a model: a config.json, a folder with one, a Hub name, "testbed", or a
-        Hugging Face configuration. No weight is read; parameters are counted on a model without
-        storage.
+        """The shape of a model. No weight is read.
+
+        Args:
+            source: a config.json, a folder with one, a Hub name, "testbed", or a Hugging Face
+                configuration.
+            trust_remote_code: whether the model's own code may run.
+
+        Returns:
+            The shape; parameters are counted on a model without storage.
         """
         named = isinstance(source, (str, Path))
         config = read_config(str(source), trust_remote_code) if named else source

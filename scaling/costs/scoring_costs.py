@@ -139,6 +139,8 @@ def cost_of_criteria(
     """What these criteria cost together, per text of the calibration.
 
     Args:
+        criteria: names of the criteria.
+        n_blocks: number of blocks of the model.
         removals: how many are followed (None: as many as each criterion does by itself).
         tokens: of the calibration.
         texts: of the calibration.

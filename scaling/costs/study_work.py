@@ -63,9 +63,7 @@ class Part:
         return self.prompt + self.cap + max((b.answer for b in self.budgets), default=0)
 
     def thinking(self, share: float) -> float:
-        """Thinking tokens of a request whose chains take `share` of what is left, at each "wait"
-        again.
-        """
+        """Thinking tokens of a request; at each "wait" chains take `share` of what is left."""
         if not self.thinks:
             return 0.0
         return max(

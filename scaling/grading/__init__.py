@@ -21,10 +21,10 @@ import numpy as np
 
 from interp.chains.chain import Chain, answer_texts
 from interp.errors import NonFiniteError
-from interp.registry import Registry
+from interp.plumbing.registry import Registry
 from scaling.problem import Benchmark, Problem
 
-__all__ = ["Grader", "Outcome", "Verdict", "get_grader", "grade", "grade_likelihood"]
+__all__ = ["Grader", "Outcome", "Verdict", "acceptance", "get_grader", "grade", "grade_likelihood"]
 __all__ += ["grade_text", "grader", "graders"]
 
 Outcome = Literal["correct", "wrong", "no answer"]
@@ -267,3 +267,19 @@ def grade_likelihood(
     strict: Outcome = "correct" if chosen == problem.answer else "wrong"
     lenient: Outcome = "correct" if by_token == problem.answer else "wrong"
     return Verdict(strict, chosen, strict, lenient)
+
+
+def acceptance(asked: Sequence[tuple[Benchmark, Problem]]) -> Callable[[int, str], bool]:
+    """The graders' judgement of answers to these problems, for a criterion that grades (`accept`).
+
+    Args:
+        asked: problems with the benchmark that grades each.
+
+    Returns:
+        A function of a problem's place in `asked` and an answer: whether the answer is correct.
+    """
+
+    def accept(index: int, answer: str) -> bool:
+        return grade_text(*asked[index], answer).outcome == "correct"
+
+    return accept

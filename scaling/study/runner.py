@@ -36,6 +36,7 @@ from scaling.store.thinking_format import format_fact
 from scaling.study.cells import Cell, cut, requests_left, subtract, wanted
 from scaling.study.chain_diagnosis import Diagnoser
 from scaling.study.config import StudyConfig
+from scaling.study.preflight import check_names
 from scaling.study.problem_sets import gather
 from scaling.study.sample_diversity import measure_diversity, note_duplicates
 from scaling.study.study_progress import OnEvent, Progress
@@ -90,10 +91,11 @@ def run_study(
         UserError: impossible settings, or a folder with another study.
         StoreError: the store cannot be written.
     """
+    check_names(config)
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
-    problems, spare = gather(config)
     engine = engine or _local_engine(config)
+    problems, spare = gather(config)
     check_methods(config, engine)
     words = getattr(engine.model, "delimiters", None)  # an engine of one's own may know none
     if words is not None:

@@ -17,7 +17,6 @@ from analyses.plumbing.command import make
 from analyses.plumbing.frames import StudyData
 from analyses.report import page as report
 from interp.errors import UserError
-from prunescope.commands.judge_command import written
 from scaling.judging import Judgement
 from scaling.judging.judge_agreement import agreement
 from scaling.judging.judge_study import AGREEMENT, VERDICTS, JudgedStudy
@@ -68,7 +67,7 @@ def judged(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyData:
         counts = (rows[kind] + 1).astype(object)
         counts[300:] = None  # on as many as were asked for
         verdicts[f"judged_{kind}"] = counts
-    assert list(written(JudgedStudy(verdicts, found), out))
+    assert JudgedStudy(verdicts, found).write(out).is_file()
     return study
 
 

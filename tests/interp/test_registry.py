@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from interp.errors import UserError
-from interp.registry import Registry
+from interp.plumbing.registry import Registry
 
 NUMBERS = itertools.count()
 Make = Callable[..., Registry[int]]
@@ -29,7 +29,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         folder = tmp_path / package
         folder.mkdir()
         (folder / "__init__.py").write_text(
-            "from interp.registry import Registry\n"
+            "from interp.plumbing.registry import Registry\n"
             f"REGISTRY = Registry('colour', __name__, entry_points={group!r})\n"
             "def colour(name, value):\n"
             "    return REGISTRY.register(name, lambda function: value)\n"
