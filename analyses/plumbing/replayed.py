@@ -60,7 +60,7 @@ def stored_chains(bench: Workbench, rows: pd.DataFrame) -> list[Chain]:
         if p.id in wanted
     }
     return [
-        stored_chain(row, prompts[row["problem"]], model.layer_map)
+        stored_chain(row, prompts[row["problem"]], model.layer_map, plain=model.delimiter_ids.plain)
         for row in rows.to_dict(orient="records")
     ]
 

@@ -84,7 +84,8 @@ class Chain:
         forced: True where the engine, not the model, wrote the token [S].
         thinking: span of the thinking in `ids`, delimiters excluded.
         answer: span of the answer in `ids`, delimiters excluded; None when the chain ended before
-            an answer began.
+            an answer began. In the plain format, a completion that ended by itself has an empty
+            answer at the end of its thinking: what it announces is inside (`answer_texts`).
         finish: why the chain ended: "stop" (end-of-sequence token), "cut" (answer budget spent),
             "looped" (stopped early because it certainly loops) or "positions" (no position of the
             model was left).
@@ -97,6 +98,9 @@ class Chain:
         layer_map: dense index of each block of the model that generated the chain.
         stream: what each block did to the residual stream in the pass that chose each token, if it
             was recorded.
+        plain: whether the thinking format has no delimiters, so the whole completion thinks.
+        reopened: what follows where the answer opened the thinking again; None if it did not. The
+            answer stops before it. It counts as thinking, beyond the budget.
     """
 
     problem: str
@@ -116,6 +120,8 @@ class Chain:
     entropy: Float[np.ndarray, " S"]
     layer_map: tuple[int, ...] = field(default=(), repr=False)
     stream: StreamRecord | None = field(default=None, repr=False, compare=False)
+    plain: bool = False
+    reopened: Span | None = None
 
     @property
     def thinking_ids(self) -> Int[np.ndarray, " T"]:
@@ -129,8 +135,8 @@ class Chain:
 
     @property
     def n_thinking(self) -> int:
-        """Number of thinking tokens."""
-        return len(self.thinking)
+        """Number of thinking tokens, with those after an answer that opened it again."""
+        return len(self.thinking) + (len(self.reopened) if self.reopened else 0)
 
     @property
     def n_answer(self) -> int:
@@ -164,6 +170,29 @@ class TextDecoder(Protocol):
             The text.
         """
         ...
+
+
+def answer_texts(chain: Chain, model: TextDecoder) -> tuple[str, ...]:
+    """The texts that hold a chain's answer: the first that announces one is graded.
+
+    This is the only place that decides what of a chain may be graded. With delimiters it is the
+    answer's span; unfinished thinking, and thinking that the answer opened again, are never read.
+    In the plain format it is the answer that a budget forced, where there is one, and then the
+    whole completion.
+
+    Args:
+        chain: a finished chain.
+        model: decodes token ids.
+
+    Returns:
+        The texts; none for a chain with delimiters that was cut before an answer began.
+    """
+    own = () if chain.answer is None else (model.text(chain.answer_ids.tolist()),)
+    if not chain.plain or chain.thinking_finish == "none":
+        return own
+    end = chain.answer.stop if chain.answer else chain.thinking.stop
+    whole = model.text(chain.ids[:end].tolist())
+    return (*own, whole) if chain.n_answer else (whole,)
 
 
 class Chains(Sequence[Chain]):
@@ -221,6 +250,7 @@ class Chains(Sequence[Chain]):
                 "tokens": c.n_tokens,
                 "finish": c.finish,
                 "thinking_finish": c.thinking_finish,
+                "reopened": c.reopened is not None,
                 "waits": c.waits,
                 "mean_logprob": c.mean_logprob,
                 "thinking": self.model.text(c.thinking_ids.tolist()),

@@ -310,7 +310,7 @@ def _row(
     if verify is not None:
         right = verify(chain.problem, chain)
         row |= {"correct": float(right is True), "no_answer": float(right is None)}
-    size, entries = chain.n_thinking or chain.n_answer, seen["loop_entries"]
+    size, entries = len(chain.thinking) or chain.n_answer, seen["loop_entries"]
     outside = size - seen["loop_tokens"] + entries
     row |= {
         "looped": float(seen["looped"]),

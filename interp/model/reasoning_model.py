@@ -1,4 +1,4 @@
-"""A reasoning model: a causal language model with its tokenizer, blocks and thinking delimiters.
+"""A reasoning model: a causal language model with its tokenizer, blocks and thinking format.
 
 `ReasoningModel.load` takes the bundled reasoner ("testbed"), a Hub name, a checkpoint folder or a
 live Hugging Face model. It locates the decoder blocks, their attention and MLP sublayers, the
@@ -14,6 +14,7 @@ Caveats: weights are read from safetensors and GGUF only; a model's own code run
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -24,6 +25,7 @@ from torch import nn
 from interp.chains.chain import Budget, Chains
 from interp.errors import UserError
 from interp.model.architecture import Anatomy, dissect
+from interp.model.chat import messages_of
 from interp.model.checkpoint_files import (
     Fingerprint,
     checked_layer_map,
@@ -33,31 +35,53 @@ from interp.model.checkpoint_files import (
     locate,
     provenance_of,
 )
-from interp.model.delimiters import DelimiterIds, Delimiters
+from interp.model.delimiters import (
+    DelimiterIds,
+    Delimiters,
+    FormatChoice,
+    Origin,
+    find_format,
+    open_mark,
+)
 from interp.model.loading import load_pretrained, refusing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-Question = str | Sequence[dict[str, str]]
+Question = str | Sequence[Mapping[str, Any]]
+
+log = logging.getLogger(__name__)
+# how the log says where a thinking format comes from
+ORIGINS: dict[Origin, str] = {
+    "caller": "as asked for",
+    "file": "from delimiters.json",
+    "tokenizer": "from the tokenizer's configuration",
+    "template": "found in the chat template",
+    "vocabulary": "found in the vocabulary",
+    "name": "by the model's name",
+    "none": "no other format was found; --think-start and --think-end name one",
+}
 
 
 class ReasoningModel:
-    """A causal language model that thinks between delimiters. Build it with `ReasoningModel.load`.
+    """A causal language model and how it thinks. Build it with `ReasoningModel.load`.
+
+    A model that marks no thinking has the plain format: its whole completion thinks.
 
     Args:
         hf: the Hugging Face model; put into evaluation mode.
         tokenizer: its tokenizer.
         name: what to call the model.
-        delimiters: of its thinking; None takes what the tokenizer declares or has.
+        delimiters: its thinking format; None takes what the tokenizer declares or shows.
         layer_map: dense index of each block, rising; None for a dense model.
         n_dense: number of blocks of the dense model; None infers it from `layer_map`.
 
     Attributes:
         decoder: the function that `generate` calls.
         anatomy: the blocks, sublayers, final norm and head.
-        delimiter_ids: the delimiters as token ids.
+        delimiter_ids: the thinking format as token ids.
+        format_origin: where the thinking format was found.
 
     Raises:
         UserError: the architecture, the delimiters or the layer map cannot be used.
@@ -73,7 +97,7 @@ class ReasoningModel:
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str,
-        delimiters: Delimiters | None = None,
+        delimiters: Delimiters | FormatChoice | None = None,
         layer_map: Sequence[int] | None = None,
         n_dense: int | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -82,7 +106,9 @@ class ReasoningModel:
         self.tokenizer = tokenizer
         self.name = name
         self.anatomy: Anatomy = dissect(hf)
-        self.delimiters = delimiters or Delimiters.find(tokenizer)
+        found: tuple[Delimiters, Origin] = _chosen_format(delimiters, tokenizer)
+        self.delimiters: Delimiters = found[0]
+        self.format_origin: Origin = found[1]
         self.delimiter_ids: DelimiterIds = self.delimiters.resolve(tokenizer)
         self.layer_map: tuple[int, ...] = checked_layer_map(layer_map, self.n_blocks)
         self.n_dense = checked_n_dense(n_dense, self.layer_map)  # blocks of the dense model
@@ -101,7 +127,7 @@ class ReasoningModel:
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         device_map: Any = None,
-        delimiters: Delimiters | None = None,
+        delimiters: Delimiters | FormatChoice | None = None,
         trust_remote_code: bool = False,
         name: str | None = None,
     ) -> ReasoningModel:
@@ -116,7 +142,8 @@ class ReasoningModel:
                 CUDA or with a `device_map`.
             device: where to put the model; default: CUDA if there is a GPU, else the CPU.
             device_map: as in transformers, to spread a model over several devices.
-            delimiters: of the thinking; None reads them from the checkpoint or the tokenizer.
+            delimiters: the thinking format; None takes what the checkpoint or the tokenizer
+                declares or shows, the plain format if they show none.
             trust_remote_code: whether the model's own code may run.
             name: what to call the model; default: `source`, or the name in a live model's config.
 
@@ -135,12 +162,7 @@ class ReasoningModel:
             if device is not None:
                 raise UserError("A live model stays where it is: move it yourself, or omit device.")
             label = name or str(getattr(hf.config, "name_or_path", "")) or type(hf).__name__
-            return cls(
-                hf,
-                tokenizer,
-                name=label,
-                delimiters=delimiters,
-            )
+            return cls(hf, tokenizer, name=label, delimiters=delimiters)._said()
         place = locate(str(source))
         hf, tok = load_pretrained(
             place, tokenizer, dtype, device, device_map, trust_remote_code, str(source)
@@ -154,7 +176,7 @@ class ReasoningModel:
         tokenizer: PreTrainedTokenizerBase,
         place: str,
         name: str,
-        delimiters: Delimiters | None = None,
+        delimiters: Delimiters | FormatChoice | None = None,
     ) -> ReasoningModel:
         """Build a model from Hugging Face parts that were read from a folder or Hub name.
 
@@ -163,7 +185,7 @@ class ReasoningModel:
             tokenizer: its tokenizer.
             place: the folder or Hub name; pruning.json and delimiters.json are read from it.
             name: what to call the model.
-            delimiters: used instead of those that `place` or the tokenizer declares.
+            delimiters: the thinking format, in the place of what `place` or the tokenizer says.
 
         Returns:
             The model.
@@ -172,18 +194,33 @@ class ReasoningModel:
             UserError: a file of `place` is damaged or contradicts the model.
         """
         with refusing(f"Cannot use {name!r}", "Expected a causal model with its own tokenizer."):
+            words: Any = tokenizer
+            if len(words.get_vocab()) <= len(words.get_added_vocab()):
+                # where no file is there, transformers makes an empty one from config.json
+                raise UserError("its tokenizer has no words: tokenizer.json is missing.")
             layer_map, n_dense = folder_blocks(place)
+            declared = folder_delimiters(place)
+            if declared is not None and isinstance(delimiters, FormatChoice):
+                delimiters = delimiters.of(declared, tokenizer)
             model = cls(
                 hf,
                 tokenizer,
                 name=name,
-                delimiters=delimiters or folder_delimiters(place),
+                delimiters=delimiters or declared,
                 layer_map=layer_map,
                 n_dense=n_dense,
                 provenance=provenance_of(place),
             )
+            if declared is not None and delimiters is None:
+                model.format_origin = "file"
             _ = model.stop_ids  # raises if the ids in generation_config.json are no numbers
-        return model
+        return model._said()
+
+    def _said(self) -> ReasoningModel:
+        """Logs which thinking format the model has, and returns the model."""
+        words, origin = self.delimiters.described, ORIGINS[self.format_origin]
+        log.info("%s: thinking format %s, %s.", self.name, words, origin)
+        return self
 
     # ---------------------------------------------------------------- anatomy
 
@@ -278,47 +315,63 @@ class ReasoningModel:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     def prompt_ids(self, question: Question, *, thinking: bool = True) -> list[int]:
-        """Token ids of the chat prompt for a question.
+        """Encodes the prompt of a question, up to where the model continues.
+
+        A model without a chat template reads the contents of the messages, a line each, after its
+        beginning-of-sequence token if its tokenizer adds one.
 
         Args:
-            question: the text of a user message, or a list of messages with "role" and "content".
-            thinking: True ends the prompt with the start of thinking. False ends it with an empty
-                thinking that is already closed (as `enable_thinking=False` does in Qwen3's
-                template), so the answer comes next.
+            question: the user's text, or messages with "role" and "content" (`interp.model.chat`).
+            thinking: True ends the prompt with the start of thinking; False with an empty thinking
+                that is closed already, so the answer comes next. In the plain format neither is
+                added: the template is asked not to think, and what it opens is closed.
 
         Returns:
-            Token ids of the prompt, delimiters included.
+            Token ids.
 
         Raises:
-            UserError: the question is empty, or the chat template cannot render it.
+            UserError: the question is empty or not made of text, or the template refuses it.
         """
-        if isinstance(question, str) and not question.strip():
-            raise UserError("An empty question: expected some text to answer.")
-        turns = [{"role": "user", "content": question}] if isinstance(question, str) else question
-        d = self.delimiters
-        if getattr(self.tokenizer, "chat_template", None):
-            with refusing(
-                f"The chat template of {self.name!r} cannot render the question",
-                "Expected a template that takes messages with `role` and `content`.",
-            ):
-                text = str(
-                    self.tokenizer.apply_chat_template(
-                        [dict(t) for t in turns],
-                        tokenize=False,
-                        add_generation_prompt=True,
-                        enable_thinking=thinking,
-                    )
-                )
-        else:
-            text = "\n".join(t["content"] for t in turns) + "\n"
+        text = self._prompt_text(messages_of(question), thinking)
+        d, ids = self.delimiters, self.delimiter_ids
+        if ids.plain:
+            end = open_mark(text)
+            return self._encode_prompt(f"{text.rstrip()}\n\n{end}\n\n" if end else text)
         end = text.rstrip()
-        ids = self.encode(text)
-        start, stop = self.delimiter_ids.think_start, self.delimiter_ids.think_end
+        prompt = self._encode_prompt(text)
+        opened, closed = end.endswith(d.think_start.strip()), end.endswith(d.think_end.strip())
         if thinking:
-            return ids if end.endswith(d.think_start) else ids + list(start)
-        if end.endswith(d.think_end):
+            return prompt if opened else [*prompt, *ids.think_start]
+        if closed:
+            return prompt
+        return [*prompt, *(() if opened else ids.think_start), *ids.think_end]
+
+    def _prompt_text(self, turns: list[dict[str, Any]], thinking: bool) -> str:
+        """Renders messages by the chat template, or a line each without one."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            return "\n".join(t["content"] for t in turns) + "\n"
+        thinks = thinking and not self.delimiters.is_plain
+        with refusing(
+            f"The chat template of {self.name!r} cannot render the question",
+            "Expected a template that takes messages with `role` and `content`.",
+        ):
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    enable_thinking=thinks,  # Qwen3, SmolLM3, GLM, Gemma, Nemotron
+                    thinking=thinks,  # DeepSeek V3.1, Granite
+                )
+            )
+
+    def _encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt; a template has written its special tokens itself."""
+        ids, bos = self.encode(text), self.tokenizer.bos_token_id
+        if bos is None or getattr(self.tokenizer, "chat_template", None) or ids[:1] == [bos]:
             return ids
-        return ids + list(stop) if end.endswith(d.think_start) else ids + list(start) + list(stop)
+        adds = list(self.tokenizer.encode("a"))[:1] == [bos]
+        return [int(cast("Any", bos)), *ids] if adds else ids
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -383,3 +436,13 @@ class ReasoningModel:
                 "The decoder is not imported: import prunescope or interp.decoding.generate first."
             )
         return decoder(self, prompts, variants, budget, **options)
+
+
+def _chosen_format(
+    given: Delimiters | FormatChoice | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Delimiters, Origin]:
+    """Returns the thinking format of a model, and where it comes from."""
+    if isinstance(given, Delimiters):
+        return given, "caller"
+    own, origin = find_format(tokenizer)
+    return (own, origin) if given is None else (given.of(own, tokenizer), "caller")

@@ -83,11 +83,16 @@ class ExportLmEval(FolderOptions, CodeOptions):
         from scaling.engines.served_model import weightless
         from scaling.lm_eval.exporter import export_samples
         from scaling.store.study_store import Store
+        from scaling.store.thinking_format import stored_format
 
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {str(self.out)!r} is a file; expected a folder for the logs.")
         with Store(self.study, read_only=True) as store:
-            named = str(store.config()["model"])
-        model = weightless(self.model or named, trust_remote_code=self.trust_remote_code)
+            named, meta = str(store.config()["model"]), store.meta()
+        model = weightless(
+            self.model or named,
+            delimiters=stored_format(meta),
+            trust_remote_code=self.trust_remote_code,
+        )
         files = export_samples(self.study, self.out, model)
         yield f"{len(files)} logs, such as {files[0]}"

@@ -32,7 +32,7 @@ def estimate(config: StudyConfig, machine: str | None = None) -> Lines:
     from scaling.costs.trial import estimate_here
     from scaling.engines.local import LocalEngine
 
-    engine = LocalEngine(load(config.model, config.trust_remote_code))
+    engine = LocalEngine(load(config.model, config.trust_remote_code, config.thinking_format))
     with StudyBar() as bar:
         return estimate_here(config, engine, on_event=bar).report()
 

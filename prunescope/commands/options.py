@@ -27,6 +27,7 @@ from interp.plumbing.command_line import (
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
+    from interp.model.delimiters import FormatChoice
     from interp.model.reasoning_model import ReasoningModel
     from pruning.plan import LayerPlan
     from scaling.study.calibration_source import CalibrationSource
@@ -58,16 +59,54 @@ def files_of(given: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def load(model: str, trust_remote_code: bool = False) -> ReasoningModel:
+def load(
+    model: str, trust_remote_code: bool = False, thinking_format: FormatChoice | None = None
+) -> ReasoningModel:
     """Loads the model that --model names.
 
     Args:
         model: "testbed", a Hub name, a folder or a GGUF file.
         trust_remote_code: whether it may run its own code.
+        thinking_format: the thinking format; by default the model's own.
     """
     from interp.model.reasoning_model import ReasoningModel
 
-    return ReasoningModel.load(model, trust_remote_code=trust_remote_code)
+    return ReasoningModel.load(
+        model, delimiters=thinking_format, trust_remote_code=trust_remote_code
+    )
+
+
+@command
+class ThinkingOptions:
+    """How the model marks its thinking."""
+
+    ORDER: ClassVar[int] = 70
+    think_start: Word = None
+    """Text that opens the thinking, with --think-end, such as "<think>" (default: found from the
+    chat template and the vocabulary; docs/thinking_formats.md)."""
+    think_end: Word = None
+    """Text that closes the thinking."""
+    no_thinking: Flag = False
+    """Plain chain of thought: the whole completion thinks, and its answer is what it announces
+    (what a model without delimiters does anyway)."""
+    final_answer: Word = None
+    """What is written when a thinking budget is spent (default "\\n\\nFinal Answer:")."""
+    wait_word: Word = None
+    """What is written in the place of an early end of thinking (default "Wait")."""
+
+    def thinking_format(self) -> FormatChoice | None:
+        """The choice that was made; None where the model's own format is taken."""
+        from interp.model.delimiters import FormatChoice
+
+        final = self.final_answer
+        found = FormatChoice(
+            self.think_start,
+            self.think_end,
+            self.no_thinking,
+            None if final is None else final.replace("\\n", "\n"),
+            self.wait_word,
+        )
+        return None if found == FormatChoice() else found
 
 
 @command
@@ -76,7 +115,8 @@ class LoadedModelOptions(ModelOptions, CodeOptions):
 
     def loaded(self) -> ReasoningModel:
         """The model."""
-        return load(self.model, self.trust_remote_code)
+        chosen = self.thinking_format() if isinstance(self, ThinkingOptions) else None
+        return load(self.model, self.trust_remote_code, chosen)
 
 
 @command
@@ -236,7 +276,7 @@ class PlaceOptions(ClusterOptions):
 
 
 @command
-class StudyOptions(ModelOptions, BenchmarkOptions, EstimateOptions, CodeOptions):
+class StudyOptions(ModelOptions, BenchmarkOptions, EstimateOptions, ThinkingOptions, CodeOptions):
     """A study of one model: its problems and budgets, its folder, its cost."""
 
     ORDER: ClassVar[int] = 22
@@ -265,6 +305,7 @@ class StudyOptions(ModelOptions, BenchmarkOptions, EstimateOptions, CodeOptions)
             budgets=self.budgets,
             quick=self.quick,
             trust_remote_code=self.trust_remote_code,
+            thinking_format=self.thinking_format(),
             **given,
         )
 

@@ -16,6 +16,7 @@ from prunescope.commands.options import (
     EstimateOptions,
     LoadedModelOptions,
     PlanOptions,
+    ThinkingOptions,
 )
 from prunescope.commands.shared import table
 
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
 
 
 @command
-class ScoringOptions(LoadedModelOptions, CriterionOptions, CalibrationOptions, EstimateOptions):
+class ScoringOptions(
+    LoadedModelOptions, ThinkingOptions, CriterionOptions, CalibrationOptions, EstimateOptions
+):
     """A model, a criterion, what it is calibrated on, and what that costs."""
 
     def scoring_cost(
@@ -212,6 +215,7 @@ class Prune(PlanOptions, ScoringOptions):
             repair_options=repair_options,
             source=self.source(reading=False),
             trust_remote_code=self.trust_remote_code,
+            thinking_format=self.thinking_format(),
         )
 
     def _estimated(self, config: PruneConfig) -> Lines:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from interp.chains.chain import Budget, Chain
+from interp.chains.chain import Budget, Chain, answer_texts
 from interp.decoding.generate import generate
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant, dense
@@ -205,9 +205,10 @@ class _Step:
 
 def _answer(model: ReasoningModel, chain: Chain) -> str | None:
     """The answer's text; None if the chain has no answer."""
-    if chain.answer is None:
+    texts = answer_texts(chain, model)
+    if not texts:
         return None
-    text = model.text(chain.answer_ids.tolist()).strip()
+    text = texts[0].strip()
     return text if chain.finish == "stop" else re.sub(r"[\w.,/]+$", "", text).strip()
 
 

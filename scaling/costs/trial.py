@@ -262,7 +262,8 @@ def _alone(config: StudyConfig, engine: Engine) -> float:
     bench = generated[-1]
     load = config.workload(bench.name)
     ids = tuple(engine.prompt_ids(bench.prompt(bench.problems[0]), thinking=bench.thinking))
-    request = Request("trial/alone", ids, budgets=(Budget(max(load.budgets), load.answer),))
+    budget = Budget(max(load.budgets), load.answer)
+    request = Request("trial/alone", ids, budgets=(budget,), answering=not bench.thinking)
     began = time.monotonic()
     chains = list(engine.decode([request], sampling=config.sampling(), stop_on_loop=True))
     return (time.monotonic() - began) / max(1, sum(c.n_tokens for c in chains))

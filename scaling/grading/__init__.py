@@ -19,7 +19,7 @@ from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Chain, answer_texts
 from interp.errors import NonFiniteError
 from interp.plumbing.registry import Registry
 from scaling.problem import Benchmark, Problem
@@ -131,7 +131,7 @@ def get_grader(name: str) -> Grader:
 class TextModel(Protocol):
     """The part of a model that grading needs: token ids to text."""
 
-    def text(self, ids: list[int], skip_special: bool = True) -> str:
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Decode token ids to text.
 
         Args:
@@ -145,21 +145,23 @@ class TextModel(Protocol):
 
 
 def grade(benchmark: Benchmark, problem: Problem, chain: Chain, model: TextModel) -> Verdict:
-    """Judge the answer span of a chain.
+    """Judge a chain by the first of its `answer_texts` that announces an answer.
 
     Args:
         benchmark: names the grader.
         problem: the problem with its gold answer.
-        chain: the chain; without an answer span its outcome is "no answer".
+        chain: the chain; one without such a text has the outcome "no answer".
         model: decodes the token ids.
 
     Returns:
         The verdict.
     """
-    if chain.answer is None:
-        return NO_ANSWER
-    text = model.text(chain.answer_ids.tolist())
-    return grade_text(benchmark, problem, text, cut=chain.finish != "stop")
+    verdict = NO_ANSWER
+    for text in answer_texts(chain, model):
+        verdict = grade_text(benchmark, problem, text, cut=chain.finish != "stop")
+        if verdict.outcome != "no answer":
+            break
+    return verdict
 
 
 def grade_text(

@@ -140,6 +140,9 @@ class _Writing:
         answer = "" if ids is None else self.model.text(ids.tolist())
         if row["thinking_finish"] == "none":
             return answer
+        if self.model.delimiters.is_plain:  # with the sentence that asked for the answer
+            end = row["thinking_stop"] if ids is None else row["answer_stop"]
+            return self.model.text(row["ids"][: int(end)].tolist())
         end = "" if ids is None else self.model.delimiters.think_end
         return f"{self.model.text(thinking_ids(row).tolist())}{end}{answer}"
 

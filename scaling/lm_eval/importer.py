@@ -321,9 +321,11 @@ class _Reading:
     ) -> Chain:
         """A response as a chain: thinking up to its end delimiter, then the answer."""
         words, ends = self.model.delimiters, self.model.delimiter_ids
-        opened = document.prompt.rstrip().endswith(words.think_start)
-        before, closed, after = text.partition(words.think_end)
-        thinks = bool(closed) or opened or words.think_start in text
+        before, closed, after, thinks = text, "", text, False
+        if not words.is_plain:
+            opened = document.prompt.rstrip().endswith(words.think_start)
+            before, closed, after = text.partition(words.think_end)
+            thinks = bool(closed) or opened or words.think_start in text
         thought = before.replace(words.think_start, "", 1) if thinks else ""
         thinking = self.model.encode(thought)
         middle = list(ends.think_end) if closed else []

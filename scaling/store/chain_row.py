@@ -164,7 +164,11 @@ def chain_row(
 
 
 def stored_chain(
-    row: Stored, prompt_ids: Sequence[int] | np.ndarray, layer_map: tuple[int, ...] = ()
+    row: Stored,
+    prompt_ids: Sequence[int] | np.ndarray,
+    layer_map: tuple[int, ...] = (),
+    *,
+    plain: bool = False,
 ) -> Chain:
     """The generated chain that a stored row came from.
 
@@ -172,6 +176,7 @@ def stored_chain(
         row: A row of `Store.rows(ids=True)` whose answer was generated.
         prompt_ids: Token ids of the prompt [P]; the store keeps only their number.
         layer_map: Dense index of each block of the model that generated the chain.
+        plain: Whether that model's thinking format has no delimiters.
 
     Returns:
         The chain. Log-probabilities and entropies are not stored per token: they are nan.
@@ -192,6 +197,8 @@ def stored_chain(
         forced=np.asarray(row["forced"], dtype=bool),
         thinking=_thinking(row),
         answer=_answer(row),
+        plain=plain,
+        reopened=_reopened(row),
         finish=row["finish"],
         thinking_finish=row["thinking_finish"],
         waits=int(row["waits"]),
@@ -221,6 +228,14 @@ def _answer(row: Stored) -> Span | None:
     """The answer's span; pandas reads the NULL of a missing one as None or as nan."""
     start, stop = row["answer_start"], row["answer_stop"]
     return None if start is None or math.isnan(start) else Span(int(start), int(stop))
+
+
+def _reopened(row: Stored) -> Span | None:
+    """The span after an answer that opened the thinking again; older stores do not say so."""
+    answer = _answer(row)
+    if answer is None or row.get("reopened") != 1:
+        return None
+    return Span(answer.stop, len(row["ids"]) - (row["finish"] == "stop"))
 
 
 def likelihood_row(

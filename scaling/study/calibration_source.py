@@ -232,7 +232,7 @@ def study_chains(folder: str | Path, model: ReasoningModel, most: int = MOST_CHA
                 f"The study in {str(folder)!r} asked {row['problem']!r} in another way than this "
                 "version of PruneScope would. Give texts, or run the study again."
             )
-        found.append(stored_chain(row, prompt, model.layer_map))
+        found.append(stored_chain(row, prompt, model.layer_map, plain=model.delimiter_ids.plain))
     if not found:
         raise UserError(f"The study in {str(folder)!r} has no generated chain of the dense model.")
     return found

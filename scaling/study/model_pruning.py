@@ -13,6 +13,7 @@ from scaling.study.model_scoring import check_removal, choose_plan
 from scaling.study.preflight import check_name
 
 if TYPE_CHECKING:
+    from interp.model.delimiters import FormatChoice
     from interp.model.reasoning_model import ReasoningModel
     from pruning.plan import LayerPlan
 
@@ -33,6 +34,8 @@ class PruneConfig:
         repair_options: the repair's own options.
         source: what criterion and repair are calibrated on.
         trust_remote_code: whether a model of the Hub may run its own code.
+        thinking_format: the thinking format of chains that are generated to calibrate on; None
+            takes the model's own.
     """
 
     model: str = "testbed"
@@ -45,6 +48,7 @@ class PruneConfig:
     repair_options: Mapping[str, Any] = field(default_factory=dict, hash=False)
     source: CalibrationSource = field(default_factory=CalibrationSource)
     trust_remote_code: bool = False
+    thinking_format: FormatChoice | None = None
 
     def __post_init__(self) -> None:
         from pruning.repairs import repairs
@@ -114,7 +118,9 @@ def prune_model(config: PruneConfig, out: str | Path) -> PrunedCheckpoint:
         folder = prune_checkpoint(config.model, plan or config.blocks, out, trust_remote_code=trust)
         removed = plan.removed if plan else tuple(sorted(config.blocks))
         return PrunedCheckpoint(folder, removed, plan.source if plan else "")
-    model = ReasoningModel.load(config.model, trust_remote_code=trust)
+    model = ReasoningModel.load(
+        config.model, delimiters=config.thinking_format, trust_remote_code=trust
+    )
     if config.blocks:
         plan = LayerPlan.without(model, *config.blocks)
     elif config.remove is not None:

@@ -46,8 +46,12 @@ def run_on_cluster(
 
     check_names(config)
     gather(config)
-    reader = weightless(config.model, trust_remote_code=config.trust_remote_code)
-    make = partial(load_local, config.model, config.trust_remote_code)
+    reader = weightless(
+        config.model,
+        delimiters=config.thinking_format,
+        trust_remote_code=config.trust_remote_code,
+    )
+    make = partial(load_local, config.model, config.trust_remote_code, config.thinking_format)
     with ClusterEngine(make, reader, address, workers=workers) as engine:
         return run_study(config, on_event, engine=engine)
 
@@ -87,7 +91,11 @@ def run_on_server(
         )
     check_names(config)
     engine = ServerEngine(
-        url, config.model, served=served, trust_remote_code=config.trust_remote_code
+        url,
+        config.model,
+        served=served,
+        delimiters=config.thinking_format,
+        trust_remote_code=config.trust_remote_code,
     )
     known = benchmarks()
     scored = [

@@ -116,6 +116,7 @@ def calibration_chains(
                     variant=dense,
                     seed=config.seed,
                     budgets=(Budget(thinking, load.answer),),
+                    answering=not bench.thinking,
                 )
             )
     chains = engine.decode(requests, sampling=config.sampling(), stop_on_loop=True)
