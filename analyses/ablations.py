@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN
@@ -440,6 +441,18 @@ def _named(
     )  # fmt: skip
     named.set_in_layout(False)
 
+
+register_analysis(
+    "ablations",
+    order=210,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+    decodes=True,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

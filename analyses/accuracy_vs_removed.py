@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
@@ -119,15 +120,19 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    with style.style():
-        whole, axes = style.panels(len(names))
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, ax)
-    return whole
+    names = panels.benchmarks_in(found, study)
+    return panels.figure_of_panels(names, lambda name, ax: plot(found, name, ax))
 
+
+register_analysis(
+    "accuracy_vs_removed",
+    order=10,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.block_effects import effects
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.outcome_columns import BY_COLUMN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -272,7 +272,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         The figure; None where no blocks were skipped.
     """
     dots = points(study)
-    names = [b for b in study.benchmarks if len(dots) and b in set(dots["benchmark"])]
+    names = panels.benchmarks_in(dots, study)
     if not names:
         return None
     shares = shares_of(found)
@@ -326,15 +326,16 @@ def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def said_of(column: str) -> str:
-    """The outcome's name in a sentence."""
-    known = BY_COLUMN.get(column)
-    return known.said if known else column
-
+register_analysis(
+    "bi_vs_effects",
+    order=80,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(on_chains)
-    main(__file__)
+    main(__file__, first=on_chains)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN, present, with_derived
 
@@ -180,6 +181,15 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             plot(found, outcome, benchmark, ax)
     return whole
 
+
+register_analysis(
+    "block_effects",
+    order=70,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -13,16 +13,16 @@ Progress is kept in --out; a stopped run continues there.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from analyses.criterion_contest import KINDS, TOGETHER, Contest, Set, calibration
 from interp.errors import UserError
+from interp.plumbing.command_line import Lines, command, run_command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,36 +112,36 @@ def agreement(found: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line.
+@command
+class ContestMeasures:
+    """Does the measure know? What chain-aware thinks of every set of a finished contest."""
 
-    Args:
-        arguments: arguments; None takes those of the process.
-    """
-    from pruning.criteria.chain_aware import PATIENCE
+    out: Path
+    """Folder of a finished contest."""
 
-    parser = argparse.ArgumentParser(
-        prog="python -m analyses.contest_measures", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--out", type=Path, required=True, help="the folder of a finished contest")
-    given = parser.parse_args(arguments)
-    try:
-        file = given.out / "settings.json"
+    def run(self) -> Lines:
+        """Measures every set and writes measures.csv; yields the tables."""
+        from pruning.criteria.chain_aware import PATIENCE
+
+        file = self.out / "settings.json"
         if not file.is_file():
             raise UserError(
-                f"No contest in {str(given.out)!r}: run python -m analyses.criterion_contest first."
+                f"No contest in {str(self.out)!r}: run python -m analyses.criterion_contest first."
             )
-        contest = Contest(given.out, json.loads(file.read_text(encoding="utf-8")))
+        contest = Contest(self.out, json.loads(file.read_text(encoding="utf-8")))
         sets = sorted({tuple(plan) for plans in contest.plans.values() for plan in plans.values()})
         found = table(contest, measured(contest, sets, PATIENCE))
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-    found.to_csv(given.out / "measures.csv", index=False)
-    agree = agreement(found)
-    agree.to_csv(given.out / "measures_agreement.csv", index=False)
-    sys.stdout.write(found.round(3).to_string(index=False) + "\n\n")
-    sys.stdout.write(agree.round(3).to_string(index=False) + "\n")
+        found.to_csv(self.out / "measures.csv", index=False)
+        agree = agreement(found)
+        agree.to_csv(self.out / "measures_agreement.csv", index=False)
+        yield from found.round(3).to_string(index=False).splitlines()
+        yield ""
+        yield from agree.round(3).to_string(index=False).splitlines()
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """The command line; exits."""
+    sys.exit(run_command(ContestMeasures, "python -m analyses.contest_measures", arguments))
 
 
 if __name__ == "__main__":

@@ -14,14 +14,13 @@ Plans and outcomes are kept in --out; a stopped run continues there.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -30,6 +29,7 @@ from interp.chains.chain import Budget
 from interp.decoding.generate import generate as generate_chains
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant, dense
+from interp.plumbing.command_line import Lines, command, run_command
 from interp.statistics import holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -366,43 +366,48 @@ def _say(text: str) -> None:
     sys.stderr.write(text + "\n")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line.
+@command
+class CriterionContest:
+    """Which criterion keeps most of long chains?
 
-    Args:
-        arguments: arguments; None takes those of the process.
+    Every one is calibrated alike and measured on problems that none has seen.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m analyses.criterion_contest", description=(__doc__ or "").partition("\n")[0]
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder; a stopped contest goes on")
-    parser.add_argument("--methods", nargs="+", default=[*METHODS, *OURS])
-    parser.add_argument("--ours", default="chain-aware", help="the method that is compared")
-    parser.add_argument("--remove", nargs="+", type=int, default=[2, 3, 4, 5, 6])
-    parser.add_argument("--problems", type=int, default=200, help="test problems of each kind")
-    parser.add_argument(
-        "--calibration", type=int, default=32, help="training problems of each kind"
-    )
-    given = parser.parse_args(arguments)
-    try:
+
+    out: Path
+    """Folder of the contest; a stopped one goes on."""
+    methods: tuple[str, ...] = (*METHODS, *OURS)
+    """Criteria that take part."""
+    ours: str = "chain-aware"
+    """The method that the others are compared with."""
+    remove: tuple[int, ...] = (2, 3, 4, 5, 6)
+    """How many blocks each removes."""
+    problems: int = 200
+    """Test problems of each kind."""
+    calibration: int = 32
+    """Training problems of each kind."""
+
+    def run(self) -> Lines:
+        """Holds the contest; yields the differences and the files written."""
         from interp.model.reasoning_model import ReasoningModel
 
+        methods, remove = list(self.methods), list(self.remove)
         model = ReasoningModel.load("testbed")
-        settings = {"problems": given.problems, "calibration": given.calibration}
-        contest = Contest(given.out, settings | {"model": model.fingerprint()})
-        contest.decide(model, given.methods, given.remove)
-        contest.run(model, contest.sets(given.methods, given.remove))
-        found = table(contest, given.methods, given.remove)
-        gaps = differences(contest, given.methods, given.remove, given.ours)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-    folder = given.out
-    found.to_csv(folder / "criterion_contest.csv", index=False)
-    gaps.to_csv(folder / "differences.csv", index=False)
-    names = style.save(figure(found, gaps, given.ours), folder, "criterion_contest")
-    sys.stdout.write(gaps.round(4).to_string(index=False) + "\n")
-    sys.stdout.write("".join(f"{folder / name}\n" for name in names))
+        settings = {"problems": self.problems, "calibration": self.calibration}
+        contest = Contest(self.out, settings | {"model": model.fingerprint()})
+        contest.decide(model, methods, remove)
+        contest.run(model, contest.sets(methods, remove))
+        found = table(contest, methods, remove)
+        gaps = differences(contest, methods, remove, self.ours)
+        found.to_csv(self.out / "criterion_contest.csv", index=False)
+        gaps.to_csv(self.out / "differences.csv", index=False)
+        names = style.save(figure(found, gaps, self.ours), self.out, "criterion_contest")
+        yield from gaps.round(4).to_string(index=False).splitlines()
+        yield from (str(self.out / name) for name in names)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """The command line; exits."""
+    sys.exit(run_command(CriterionContest, "python -m analyses.criterion_contest", arguments))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def beside(study: StudyData) -> pd.DataFrame:
     from interp.diagnosis import diversity_beside
     from interp.errors import UserError
     from interp.statistics import mean_interval
+    from scaling.store.chain_row import thinking_ids
 
     rows = chain_rows(study, "parallel")
     parts = []
@@ -85,9 +87,8 @@ def beside(study: StudyData) -> pd.DataFrame:
         ordered = mine.sort_values(["variant", "problem", "sample"])
         for row in cast("list[dict[str, Any]]", ordered.to_dict("records")):
             variant, problem = str(row["variant"]), str(row["problem"])
-            thinking = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
             said = None if row["outcome"] == "no answer" else row["extracted"]
-            samples.setdefault(variant, {}).setdefault(problem, []).append(thinking)
+            samples.setdefault(variant, {}).setdefault(problem, []).append(thinking_ids(row))
             correct.setdefault(variant, {}).setdefault(problem, []).append(row["correct"] == 1)
             answers.setdefault(variant, {}).setdefault(problem, []).append(said)
         if style.DENSE not in samples:
@@ -162,18 +163,17 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     if not len(found) or "correct" not in set(found["outcome"]):
         return None
     measures = [m for m in SHOWN if m in set(found["outcome"])]
-    names = [b for b in study.benchmarks if b in set(found["benchmark"])]
-    if not names or not measures:
-        return None
-    with style.style():
-        whole, axes = style.panels(
-            len(names) * len(measures), columns=len(measures), width=3.5, height=3.0
-        )
-        pairs = [(b, m) for b in names for m in measures]
-        for (benchmark, measure), ax in zip(pairs, axes, strict=True):
-            plot(found, benchmark, measure, study, ax)
-    return whole
+    pairs = [(b, m) for b in panels.benchmarks_in(found, study) for m in measures]
+    return panels.figure_of_panels(
+        pairs,
+        lambda pair, ax: plot(found, *pair, study, ax),
+        columns=len(measures),
+        width=3.5,
+        height=3.0,
+    )
 
+
+register_analysis("diversity", order=120, title=TITLE, caption=CAPTION, table=table, figure=figure)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

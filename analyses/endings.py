@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
@@ -92,9 +93,7 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
                 edgecolor="white", lw=0.0,
             )  # fmt: skip
             left = left + width
-    ax.set_yticks(range(len(shown)), [style.pretty(n) for n in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    style.variant_axis(ax, shown)
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.5, 1.0], ["0", ".50", "1"])
     ax.set_xlabel("share of the chains")
@@ -124,17 +123,25 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    with style.style():
-        tall = 1.1 + 0.19 * len(study.variants)
-        whole, axes = style.panels(len(names), columns=2, width=5.2, height=tall)
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, study, ax)
-        legend(whole)
-    return whole
+    return panels.figure_of_panels(
+        panels.benchmarks_in(found, study),
+        lambda name, ax: plot(found, name, study, ax),
+        finish=legend,
+        columns=2,
+        width=5.2,
+        height=1.1 + 0.19 * len(study.variants),
+    )
 
+
+register_analysis(
+    "endings",
+    order=20,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

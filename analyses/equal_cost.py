@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses import sequential_scaling
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -146,16 +147,25 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     told: Any = found[found["difference"].notna()] if len(found) else found
     if not len(told):
         return None
-    names = [b for b in study.benchmarks if b in set(told["benchmark"])]
     axes_ = [axis for axis in COSTS if axis in set(told["axis"])]
-    with style.style():
-        size = {"columns": len(axes_), "width": 10.8 / max(2, len(axes_)), "height": 3.1}
-        whole, axes = style.panels(len(names) * len(axes_), **size)  # pyright: ignore[reportArgumentType]
-        pairs = [(name, axis) for name in names for axis in axes_]
-        for (name, axis), ax in zip(pairs, axes, strict=True):
-            plot(found, name, axis, study, ax)
-    return whole
+    return panels.figure_of_panels(
+        [(name, axis) for name in panels.benchmarks_in(told, study) for axis in axes_],
+        lambda pair, ax: plot(found, *pair, study, ax),
+        columns=len(axes_),
+        width=10.8 / max(2, len(axes_)),
+        height=3.1,
+    )
 
+
+register_analysis(
+    "equal_cost",
+    order=50,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

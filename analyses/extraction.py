@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from analyses.endings import generated
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ CAPTION = (
     "answer only; open: lenient, the last thing that could be one. Bars: 95 % intervals over "
     "problems. The strict reading counts everywhere else."
 )
-READINGS = (("strict", -0.15, True), ("lenient", 0.15, False))
 
 
 def table(study: StudyData) -> pd.DataFrame:
@@ -73,26 +73,7 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
     """
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == benchmark]
-    look_of = style.looks(study.variants)
-    shown = [name for name, _, _ in study.variants if name in set(part["variant"])]
-    for place, name in enumerate(shown):
-        row, look = part[part["variant"] == name].iloc[0], look_of[name]
-        for reading, shift, filled in READINGS:
-            at = place + shift
-            ends = [row[f"{reading}_low"], row[f"{reading}_high"]]
-            ax.plot(ends, [at, at], color=look.colour, lw=1.2)
-            ax.plot(
-                [row[reading]],
-                [at],
-                ls="none",
-                marker=look.marker,
-                mec=look.colour,
-                mfc=look.colour if filled else "white",
-                zorder=4,
-            )
-    ax.set_yticks(range(len(shown)), [style.pretty(n) for n in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    panels.paired_marks(ax, part, study, ("strict", "lenient"), 0.15)
     ax.set_xlim(-0.02, 1.02)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".50", ".75", "1"])
     ax.grid(axis="x")
@@ -111,16 +92,24 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    with style.style():
-        tall = 1.1 + 0.22 * len(study.variants)
-        whole, axes = style.panels(len(names), columns=2, width=5.2, height=tall)
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, study, ax)
-    return whole
+    return panels.figure_of_panels(
+        panels.benchmarks_in(found, study),
+        lambda name, ax: plot(found, name, study, ax),
+        columns=2,
+        width=5.2,
+        height=1.1 + 0.22 * len(study.variants),
+    )
 
+
+register_analysis(
+    "extraction",
+    order=30,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

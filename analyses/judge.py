@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 
@@ -186,6 +187,17 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:  # noqa: ARG
         plot_crossed(found, axes[1])
     return whole
 
+
+register_analysis(
+    "judge",
+    order=310,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.judge import left_by_judge
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -159,26 +160,7 @@ def plot(
     """
     ax = style.new_axes(ax)
     part = found[(found["benchmark"] == benchmark) & (found["kind"] == kind)]
-    look_of = style.looks(study.variants)
-    shown = [name for name, _, _ in study.variants if name in set(part["variant"])]
-    for place, name in enumerate(shown):
-        row = part[part["variant"] == name].iloc[0]
-        look = look_of[name]
-        for who, shift, filled in (("judged", -0.14, True), ("lexicon", 0.14, False)):
-            at = place + shift
-            ax.plot([row[f"{who}_low"], row[f"{who}_high"]], [at, at], color=look.colour, lw=1.2)
-            ax.plot(
-                [row[who]],
-                [at],
-                ls="none",
-                marker=look.marker,
-                mec=look.colour,
-                mfc=look.colour if filled else "white",
-                zorder=4,
-            )
-    ax.set_yticks(range(len(shown)), [style.pretty(n) for n in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    panels.paired_marks(ax, part, study, ("judged", "lexicon"), 0.14)
     ax.set_xlim(left=0)
     ax.grid(axis="x")
     ax.set_xlabel(f"{kind}, episodes a chain")
@@ -202,15 +184,24 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         return None
     seen = found[(found["judged"] > 0) | (found["lexicon"] > 0)]
     pairs = list(dict.fromkeys(zip(seen["benchmark"], seen["kind"], strict=True)))
-    if not pairs:
-        return None
-    rows = found["variant"].nunique()
-    with style.style():
-        whole, axes = style.panels(len(pairs), columns=2, width=4.8, height=1.2 + 0.26 * rows)
-        for (benchmark, kind), ax in zip(pairs, axes, strict=True):
-            plot(found, benchmark, kind, study, ax)
-    return whole
+    return panels.figure_of_panels(
+        pairs,
+        lambda pair, ax: plot(found, *pair, study, ax),
+        columns=2,
+        width=4.8,
+        height=1.2 + 0.26 * found["variant"].nunique(),
+    )
 
+
+register_analysis(
+    "judged_behaviours",
+    order=320,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    in_store=in_store,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

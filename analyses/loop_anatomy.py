@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.outcome_columns import with_derived
@@ -294,9 +295,16 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     return whole
 
 
+register_analysis(
+    "loop_anatomy",
+    order=100,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+)
+
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(escapes)
-    main(__file__)
+    main(__file__, first=escapes)

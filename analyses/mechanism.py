@@ -23,6 +23,7 @@ import numpy as np
 
 from analyses.plumbing import mechanism_panels as panels
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.copying_heads import DRAWS, HEADS, ROWS_OF_A_LOOP, copying, loop_rows, tidy
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
@@ -308,6 +309,18 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
                 panels.plot_lines(found, part, ax)
     return whole
 
+
+register_analysis(
+    "mechanism",
+    order=230,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+    decodes=True,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

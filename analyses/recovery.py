@@ -14,14 +14,14 @@ equal tokens, not equal seconds; seconds are in the table.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from analyses.plumbing import style, tables
+from analyses.plumbing.command import AnalysisOptions
 from analyses.plumbing.recovery_data import (
     BEFORE,
     DENSE,
@@ -30,7 +30,7 @@ from analyses.plumbing.recovery_data import (
     effect_changes,
     outcomes_of,
 )
-from interp.errors import UserError
+from interp.plumbing.command_line import Lines, command, run_command
 from interp.statistics import holm
 
 if TYPE_CHECKING:
@@ -224,11 +224,6 @@ def _moved(data: RecoveryData, unit: MeasuredModel) -> dict[int, float]:
 # ------------------------------------------------------------------------- figure
 
 
-def methods_of(data: RecoveryData) -> list[str]:
-    """The methods in the study's order, with "untrained"."""
-    return list(dict.fromkeys(u.label for u in data.units if u.plan))
-
-
 def plot_accuracy(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
     """Plot one benchmark: one mark per plan and method, the bar their mean; dense dashed.
 
@@ -401,23 +396,18 @@ def write(folder: str | Path, out: str | Path | None = None) -> list[Path]:
     return [*written, *(target / "figures" / name for name in names)]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line, and exit.
+@command
+class RecoveryCommand(AnalysisOptions):
+    """What training mended, by plan and method."""
 
-    Args:
-        arguments: arguments; None takes those of the process.
-    """
-    parser = argparse.ArgumentParser(prog="python -m analyses.recovery", description=TITLE)
-    parser.add_argument("--study", type=Path, required=True, help="folder of a recovery study")
-    parser.add_argument("--out", type=Path, help="where to write (default: the study's folder)")
-    given = parser.parse_args(arguments)
-    try:
-        written = write(given.study, given.out)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-    sys.stdout.write("".join(f"{path}\n" for path in written))
-    sys.exit(0)
+    def run(self) -> Lines:
+        """Writes tables and figure; yields the files."""
+        yield from map(str, write(self.study, self.out))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """The command line; exits."""
+    sys.exit(run_command(RecoveryCommand, "python -m analyses.recovery", arguments))
 
 
 if __name__ == "__main__":

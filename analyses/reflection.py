@@ -19,6 +19,7 @@ import numpy as np
 
 from analyses.loop_anatomy import rows_of
 from analyses.plumbing import style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 
@@ -44,7 +45,6 @@ COLUMNS = {
     "opener_mass": "probability of opening one",
     "gain": "gain beyond thinking on",
 }
-READ = ("opener_mass", "gain")  # from a replay of stored chains
 CHAINS = 40  # most chains per variant that are replayed
 PER_CHAIN = 3  # reflections per chain that are tried
 
@@ -202,9 +202,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     return whole
 
 
+register_analysis("reflection", order=110, title=TITLE, caption=CAPTION, table=table, figure=figure)
+
 if __name__ == "__main__":
     from analyses.plumbing.command import main
-    from analyses.plumbing.replayed import first
 
-    first(read_again)
-    main(__file__)
+    main(__file__, first=read_again)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 from interp.statistics import holm
@@ -424,16 +425,26 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         return None
     counts = found.groupby("benchmark")["thinking_budget"].nunique()
     names = [b for b in study.benchmarks if counts.get(b, 0) > 1]
-    if not names:
-        return None
     axes_ = ["tokens", *(["flops"] if "flops" in found else [])]
-    with style.style():
-        whole, axes = style.panels(len(names) * len(axes_), columns=2, width=5.2, height=3.5)
-        pairs = [(name, x) for name in names for x in axes_]
-        for (name, x), ax in zip(pairs, axes, strict=True):
-            plot(found, name, study, ax, x)
-    return whole
+    pairs = [(name, x) for name in names for x in axes_]
+    return panels.figure_of_panels(
+        pairs,
+        lambda pair, ax: plot(found, pair[0], study, ax, pair[1]),
+        columns=2,
+        width=5.2,
+        height=3.5,
+    )
 
+
+register_analysis(
+    "sequential_scaling",
+    order=40,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    text=text,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

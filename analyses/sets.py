@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Float
 
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import ALPHA, blocks_text, interval, p_value, signed
@@ -411,6 +412,18 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
             (plot_pairs if kind == "pair" else plot_variants)(found, ax)
     return whole
 
+
+register_analysis(
+    "sets",
+    order=240,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+    decodes=True,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

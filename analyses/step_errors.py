@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from analyses.loop_anatomy import rows_of
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
@@ -93,11 +94,9 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
                     color="white" if kind in DARK else style.INK,
                 )
             left += width
-    ax.set_yticks(range(len(shown)), [style.pretty(n) for n in shown])
-    ax.set_ylim(len(shown) - 0.4, -0.6)
+    style.variant_axis(ax, shown)
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".50", ".75", "1"])
-    ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_xlabel("share of chains")
     ax.set_title(f"{benchmark}  (n = {int(part['chains'].max())} chains)")
@@ -116,15 +115,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     """
     from matplotlib.patches import Patch
 
-    names = [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]
-    if not names:
-        return None
-    kinds = [k for k in COLOURS if (found.loc[found["outcome"] == k, "value"] > 0).any()]
-    tall = 1.0 + 0.24 * len(study.variants)
-    with style.style():
-        whole, axes = style.panels(len(names), columns=2, width=5.4, height=tall)
-        for name, ax in zip(names, axes, strict=True):
-            plot(found, name, study, ax)
+    def legend(whole: Figure) -> None:
+        kinds = [k for k in COLOURS if (found.loc[found["outcome"] == k, "value"] > 0).any()]
         whole.legend(
             [Patch(color=COLOURS[k]) for k in kinds],
             kinds,
@@ -134,8 +126,18 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
             handlelength=1.1,
             columnspacing=1.3,
         )
-    return whole
 
+    return panels.figure_of_panels(
+        panels.benchmarks_in(found, study),
+        lambda name, ax: plot(found, name, study, ax),
+        finish=legend,
+        columns=2,
+        width=5.4,
+        height=1.0 + 0.24 * len(study.variants),
+    )
+
+
+register_analysis("step_errors", order=90, title=TITLE, caption=CAPTION, table=table, figure=figure)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

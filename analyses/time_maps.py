@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from analyses.plumbing import style
+from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
@@ -307,6 +308,18 @@ def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) 
     ax.set_title(name, fontsize=8.8)
     ax.set_title(note, loc="right", fontsize=7.6, fontweight="normal", color=style.QUIET)
 
+
+register_analysis(
+    "time_maps",
+    order=220,
+    title=TITLE,
+    caption=caption,
+    table=table,
+    figure=figure,
+    text=text,
+    in_store=in_store,
+    decodes=True,
+)
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.common import SHAPES, load
+from bench.common import load, model_arguments
 from interp.activations.reducers import BlockInfluence
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import batches
@@ -149,10 +149,7 @@ def growth_elsewhere(arguments: list[str]) -> list[float]:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="testbed")
-    parser.add_argument("--device")
-    parser.add_argument("--random-weights", help=f"a config.json, or one of {list(SHAPES)}")
+    parser = model_arguments(__doc__)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int, default=2048)

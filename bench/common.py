@@ -49,12 +49,18 @@ MARCHES = {
 REASONER = Path(__file__).parents[1] / "testbed" / "reasoner"
 
 
-def arguments(doc: str | None) -> argparse.ArgumentParser:
-    """The options that all benchmarks have."""
+def model_arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The options of every benchmark that takes a model (see `load`)."""
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--model", default="testbed")
     parser.add_argument("--device")
     parser.add_argument("--random-weights", help=f"a config.json, or one of {list(SHAPES)}")
+    return parser
+
+
+def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The options of every benchmark that is timed on a model."""
+    parser = model_arguments(doc)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument(
         "--march",

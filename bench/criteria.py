@@ -27,14 +27,14 @@ import numpy as np
 import torch
 
 from bench.block_influence import bare, make_texts, resident, timed
-from bench.common import SHAPES, load
+from bench.common import load, model_arguments
 from interp.chains.chain import Budget
 from interp.decoding.generate import generate
 from interp.errors import UserError
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.teacher_forced import losses
-from pruning.criteria import criteria, score
+from pruning.criteria import FORWARD, criteria, score
 
 OUTPUTS = ("blockpruner", "evopress", "finercut", "perplexity", "skip-kl", "sleb", "swap-kl")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -103,10 +103,7 @@ def peak_elsewhere(arguments: list[str], name: str, samples: int) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default="testbed")
-    parser.add_argument("--device")
-    parser.add_argument("--random-weights", help=f"a config.json, or one of {list(SHAPES)}")
+    parser = model_arguments(__doc__)
     parser.add_argument("--samples", type=int, default=12)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--batch-tokens", type=int, default=2048)
@@ -155,7 +152,7 @@ def main(arguments: list[str]) -> None:
             memory[name] = [peak_elsewhere(arguments, name, n) for n in options.memory_samples]
         extra = "".join(f"{v:>12.1f}" for v in memory.get(name, [])) or " " * 24
         print(f"{line}{extra}  {criteria()[name].cost}", flush=True)
-    single = {n: cost[n] for n in names if criteria()[n].cost.text == "1 forward"}
+    single = {n: cost[n] for n in names if criteria()[n].cost == FORWARD}
     figures = {
         "bench": "criteria",
         "model": model.name,

@@ -1,0 +1,1 @@
+"""Looking inside: models, interventions, decoding, recording, diagnosis, effects."""

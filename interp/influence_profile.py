@@ -19,16 +19,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer
+from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
 from interp.chains.masks import Masks, check_masks
 from interp.chains.residual_record import StreamRecord
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
+from interp.kernels.stream_numbers import two_streams
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.replay.teacher_forced import replay_chains
@@ -130,13 +130,9 @@ class _Numbers(Reducer):
         ]
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
-        x, y = x.float(), y.float()
-        norm = torch.linalg.vector_norm
-        four = (norm(x, dim=-1), norm(y, dim=-1), norm(y - x, dim=-1), (x * y).sum(-1))  # [B, T]
-        # [B, T, 4] and [B, T]
-        numbers, mask = torch.stack(four, -1).cpu().numpy(), batch.mask.cpu().numpy()
+        numbers, mask = two_streams(x, y).cpu().numpy(), batch.mask.cpu().numpy()
         for row, text in enumerate(batch.texts.tolist()):
             self.pieces[text][index].append(numbers[row][mask[row]])
 

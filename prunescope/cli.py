@@ -6,6 +6,7 @@ mistake, 130 stopped by Ctrl-C. What was finished before any of them is kept.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from typing import Any
 
 import tyro
 
-from interp.errors import PruneScopeError, UserError, did_you_mean
+from interp.errors import UserError, did_you_mean
+from interp.plumbing.command_line import execute
 from prunescope import commands
 
 COMMANDS: Mapping[str, type | Mapping[str, type]] = {
@@ -33,6 +35,15 @@ COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "doctor": commands.Doctor,
     "testbed": {"train": commands.Train, "evaluate": commands.Evaluate},
 }
+CRITERIA, REPAIRS = "pruning.criteria", "pruning.repairs"
+BENCHMARKS, ANALYSES = "scaling.benchmarks", "analyses.plumbing.catalogue"
+REGISTRIES: Mapping[str, tuple[str, ...]] = {
+    "study": (CRITERIA, BENCHMARKS, "scaling.grading"),
+    "score": (CRITERIA, BENCHMARKS),
+    "prune": (CRITERIA, REPAIRS, BENCHMARKS),
+    "scale": (BENCHMARKS, "scaling.grading"),
+    "report": (ANALYSES,),
+}
 ABOUT = {
     "prunescope": "Remove blocks of a reasoning model, let it think, and see what broke, where, "
     "and why.",
@@ -49,19 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     _quiet()
-    try:
-        command = parse("prunescope", COMMANDS, list(arguments))
-        if command is None:
-            return 0
-        for line in command.run():
-            print(line, flush=True)
-    except UserError as error:
-        return _said(f"prunescope: {error}", 2)
-    except (PruneScopeError, OSError) as error:
-        return _said(f"prunescope: {error}", 1)
-    except KeyboardInterrupt:
-        return _said(GO_ON, 130)
-    return 0
+    return execute(lambda: parse("prunescope", COMMANDS, list(arguments)), "prunescope", GO_ON)
 
 
 def parse(prog: str, known: Mapping[str, Any], arguments: list[str]) -> Any:
@@ -79,7 +78,21 @@ def parse(prog: str, known: Mapping[str, Any], arguments: list[str]) -> Any:
         raise UserError(did_you_mean(name, known, "command"))
     if isinstance(known[name], Mapping):
         return parse(f"{prog} {name}", known[name], rest)
-    return tyro.cli(known[name], prog=f"{prog} {name}", args=rest)
+    try:
+        return tyro.cli(known[name], prog=f"{prog} {name}", args=rest)
+    except SystemExit:
+        if {"-h", "--help"} & set(rest):
+            print("\n".join(names_known(name)))
+        raise
+
+
+def names_known(command: str) -> list[str]:
+    """What the options of a command may name: a line per registry, own and other packages'."""
+    found = []
+    for module in REGISTRIES.get(command, ()):
+        registry = importlib.import_module(module).REGISTRY
+        found.append(f"{registry.plural}: {', '.join(registry.entries())}")
+    return found
 
 
 def overview(prog: str, known: Mapping[str, Any]) -> str:
@@ -93,11 +106,6 @@ def overview(prog: str, known: Mapping[str, Any]) -> str:
     if prog == "prunescope":
         lines.append("Begin with: prunescope study --quick")
     return "\n".join(lines)
-
-
-def _said(text: str, code: int) -> int:
-    print(text, file=sys.stderr)
-    return code
 
 
 def _quiet() -> None:

@@ -166,7 +166,12 @@ def _built(
 
 
 def read_texts(
-    file: str | Path, field: str | None = None, *, paragraphs: bool = False
+    file: str | Path,
+    field: str | None = None,
+    *,
+    paragraphs: bool = False,
+    fields: Sequence[str] = FIELDS,
+    blank: bool = False,
 ) -> list[str]:
     """Read the texts of a file: one text per line, or one JSON object per line (.jsonl, .ndjson).
 
@@ -175,6 +180,8 @@ def read_texts(
         field: the field of each JSON object that holds the text. Default: the first of "text",
             "question", "problem", "prompt", "content" that holds a string.
         paragraphs: in a plain file, blank lines separate the texts, and line breaks are kept.
+        fields: fields to look for, in this order, where `field` is not given.
+        blank: keep records whose text is blank.
 
     Returns:
         The texts; blank ones are left out.
@@ -186,17 +193,15 @@ def read_texts(
     content = read_utf8(path)
     lines = content.replace("\r\n", "\n").split("\n")  # a text may hold other line breaks
     if path.suffix in (".jsonl", ".ndjson"):
-        found = [
-            _text_of(_record(line, f"{path}, line {number}"), field, f"{path}, line {number}")
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ]
+        numbered = ((f"{path}, line {n}", x) for n, x in enumerate(lines, start=1) if x.strip())
+        found = [_text_of(_record(x, where), field, where, fields) for where, x in numbered]
     elif paragraphs:
         blank_lines_bare = "\n".join(line if line.strip() else "" for line in lines)
         found = [part.strip("\n") for part in blank_lines_bare.split("\n\n")]
     else:
         found = lines
-    found = [text for text in found if text.strip()]
+    records = path.suffix in (".jsonl", ".ndjson")
+    found = [text for text in found if text.strip() or (blank and records)]
     if not found:
         raise UserError(
             f"{str(path)!r} is empty: expected one text per line, or one JSON object per line "
@@ -263,11 +268,13 @@ def _record(line: str, where: str) -> Mapping[str, Any]:
     return record
 
 
-def _text_of(record: Mapping[str, Any], field: str | None, where: str) -> str:
-    """The text of a record, in the given field or the first of the usual ones."""
-    for name in [field] if field else FIELDS:
+def _text_of(
+    record: Mapping[str, Any], field: str | None, where: str, fields: Sequence[str] = FIELDS
+) -> str:
+    """The text of a record, in the field named or the first of the usual ones."""
+    for name in [field] if field else fields:
         if isinstance(record.get(name), str):
             return whole_text(record[name], where)
     has = [name for name, value in record.items() if isinstance(value, str)]
-    wanted = did_you_mean(field or FIELDS[0], has, "field")
-    raise UserError(f"{where}: no text. {wanted} Name the field that holds it.")
+    wanted = did_you_mean(field or fields[0], has, "field")
+    raise UserError(f"{where}: no text. {wanted} Name the field that holds it (--field).")

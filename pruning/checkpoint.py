@@ -24,6 +24,7 @@ from torch import Tensor
 
 from interp.errors import PruneScopeError, UserError
 from interp.model.checkpoint_files import INDEX, PRUNING_FILE, WEIGHTS
+from interp.model.gguf_file import described
 from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
 
@@ -193,8 +194,9 @@ def plan_record(model: ReasoningModel, plan: LayerPlan, fingerprint: str) -> dic
             from its files.
 
     Returns:
-        Plain JSON values.
+        Plain JSON values; `provenance` where the weights come from a GGUF file.
     """
+    origin = {"provenance": model.provenance} if model.provenance else {}
     return {
         "format": FORMAT,
         "layer_map": list(plan.layer_map),
@@ -205,6 +207,7 @@ def plan_record(model: ReasoningModel, plan: LayerPlan, fingerprint: str) -> dic
         "source": model.name,
         "fingerprint": fingerprint,
         "plan": json.loads(plan.to_json()),
+        **origin,
     }
 
 
@@ -229,6 +232,8 @@ def plan_card(model: ReasoningModel, plan: LayerPlan, done: str = "") -> str:
     ]
     if plan.source:
         said.append(f"The plan is a published one: {plan.source}.")
+    if model.provenance:
+        said.append(f"Dequantised from {described(model.provenance)}.")
     if plan.calibration:
         said.append(f"Calibration sha256: `{plan.calibration}`.")
     if plan.scores is not None:

@@ -324,19 +324,11 @@ def compare_criteria(
     Raises:
         UserError: an unknown criterion, or criteria of blocks and of sublayers together.
     """
-    from pruning.criteria import criteria, score
+    from pruning.criteria import at_once, criteria, score
     from pruning.criteria.influence_definitions import DEFINITIONS
 
     known = criteria()
-    chosen = [names] if isinstance(names, str) else list(names)
-    if not chosen:
-        chosen = [
-            c.name
-            for c in known.values()
-            if c.kind in ("one-shot", "contiguous")
-            and c.removes == "blocks"
-            and not (c.draws or c.cost.backwards or c.cost.generations)
-        ]
+    chosen = [names] if isinstance(names, str) else list(names or at_once())
     for name in chosen:
         if name not in known:
             raise UserError(did_you_mean(name, known, "criterion"))

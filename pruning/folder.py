@@ -35,7 +35,9 @@ from interp.model.checkpoint_files import (
     checked_n_dense,
     folder_blocks,
     locate,
+    provenance_of,
 )
+from interp.model.gguf_file import is_gguf
 from interp.model.loading import load_config, refuse_adapter, refusing, without_storage
 from interp.model.reasoning_model import ReasoningModel
 from pruning.checkpoint import (
@@ -137,8 +139,10 @@ def stored_dtype(source: str | Path) -> torch.dtype | None:
         source: a folder with safetensors, a Hub name, or "testbed".
 
     Returns:
-        The dtype; None if no weight is stored as a floating-point number.
+        The dtype; None if no weight is stored as a floating-point number, and for a GGUF file.
     """
+    if is_gguf(source):
+        return None
     size: Counter[torch.dtype] = Counter()
     for weight in stored_weights(_on_disk(str(source))).values():
         if weight.dtype in FLOATS:
@@ -151,6 +155,11 @@ def _on_disk(source: str) -> Path:
     place = locate(source)
     if Path(place).is_dir():
         return Path(place)
+    if is_gguf(place):
+        raise NotStreamable(
+            f"{source} is a GGUF file: its weights have to be loaded and dequantised to be pruned "
+            "(pruning.surgery.save)."
+        )
     from huggingface_hub import snapshot_download
 
     try:
@@ -170,13 +179,19 @@ class Outline(ReasoningModel):
     """
 
     def __init__(
-        self, hf: PreTrainedModel, name: str, layer_map: Sequence[int] | None, n_dense: int | None
+        self,
+        hf: PreTrainedModel,
+        name: str,
+        layer_map: Sequence[int] | None,
+        n_dense: int | None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.hf = hf
         self.name = name
         self.anatomy = dissect(hf)
         self.layer_map = checked_layer_map(layer_map, self.n_blocks)
         self.n_dense = checked_n_dense(n_dense, self.layer_map)
+        self.provenance = dict(provenance or {})
 
 
 def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline:
@@ -203,7 +218,7 @@ def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline
                 "quantise the result."
             )
         hf = without_storage(config, trust_remote_code)
-        return Outline(hf, name, *folder_blocks(str(folder)))
+        return Outline(hf, name, *folder_blocks(str(folder)), provenance_of(str(folder)))
 
 
 # ---------------------------------------------------------------------------- the weights

@@ -289,6 +289,24 @@ class LayerPlan:
         except UserError as error:
             raise UserError(f"{file}: {error}") from None
 
+    @classmethod
+    def named(cls, plan: str) -> LayerPlan:
+        """The plan in a file, or the published one of that name.
+
+        Args:
+            plan: a JSON file (a plan, or a checkpoint's pruning.json), or a name such as
+                "llama-2-7b/shortgpt-9".
+
+        Raises:
+            UserError: there is no such file or published plan, or the file holds no plan.
+        """
+        file = Path(plan)
+        if file.is_file():
+            return cls.read(file)
+        if file.suffix == ".json":
+            raise UserError(f"Plan {plan!r}: there is no such file.")
+        return cls.published(plan)
+
 
 def _is_field(name: str, value: Any) -> bool:
     """Whether a value read from JSON has the type of the plan's field `name`."""

@@ -20,6 +20,30 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+    from pruning.calibration import Calibration
+
+
+@dataclass(frozen=True)
+class ScoredBlocks:
+    """What a criterion returns: its numbers, before they are stamped with whose they are.
+
+    Args:
+        values: [L], one per block of the model; low means "remove me first".
+        interval: low and high of a 95 % interval, [L] each.
+        n_tokens: scored tokens (default: all that count in the calibration).
+        picks, tie_break: see the module.
+        label: name that the scores carry, where options change what is measured.
+        calibration: what was scored on, where it is not what the criterion was given.
+    """
+
+    values: Any
+    interval: tuple[Any, Any] | None = None
+    n_tokens: int | None = None
+    picks: tuple[tuple[int, ...], ...] | None = None
+    tie_break: tuple[float, ...] | None = None
+    label: str = ""
+    calibration: Calibration | None = None
+
 
 @dataclass(frozen=True)
 class Scores:

@@ -288,6 +288,7 @@ class SublayerPlan:
             delimiters=model.delimiters,
             layer_map=model.layer_map,
             n_dense=model.n_dense,
+            provenance=model.provenance,
         )
         places = [Sublayer(self.base.index(l), part) for l, part in self.removed]
         for index, part in places:

@@ -26,6 +26,7 @@ from interp.errors import UserError
 from interp.model.checkpoint_files import PRUNING_FILE
 from interp.model.holding import holding, unguarded
 from interp.model.reasoning_model import ReasoningModel
+from interp.model.tokenizer_ids import check_saved
 from pruning.checkpoint import (
     SHARD_BYTES,
     free_target,
@@ -71,6 +72,7 @@ def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> Rea
         delimiters=model.delimiters,
         layer_map=plan.layer_map,
         n_dense=model.n_dense,
+        provenance=model.provenance,
     )
 
 
@@ -113,7 +115,7 @@ def write_checkpoint(
         out_dir: the new folder; it must not exist, or be empty.
         record: the content of pruning.json (plain JSON values). `layer_map` and `n_blocks` are
             added
-            from the model.
+            from the model, and `provenance` where its weights come from a GGUF file.
         card: the model card, Markdown.
         shard_bytes: the approximate size of one file of weights, in bytes.
 
@@ -129,14 +131,16 @@ def write_checkpoint(
     own = {"layer_map": list(model.layer_map), "n_blocks": model.n_dense}
     if wrong := [k for k, v in own.items() if k in record and record[k] != v]:
         raise ValueError(f"write_checkpoint: record[{wrong[0]!r}] is not that of the model.")
+    origin = {"provenance": model.provenance} if model.provenance else {}
     hf = without_blocks(model, list(range(model.n_blocks)), share=True)  # its own configuration
     verify(hf, model.name)
     n_bytes = sum(weight.nbytes for weight in hf.parameters())
     with whole_or_nothing(target, n_bytes) as folder:
         write_weights(hf, block_path(model), folder, shard_bytes)
         model.tokenizer.save_pretrained(folder)
+        check_saved(model.tokenizer, folder)
         write_json(folder / "delimiters.json", model.delimiters.to_dict())
-        write_json(folder / PRUNING_FILE, {**record, **own})
+        write_json(folder / PRUNING_FILE, {**record, **own, **origin})
         (folder / "README.md").write_text(card, encoding="utf-8")
     return target
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from interp.chains.chain import Budget
 from interp.decoding.sampling import Sampling
+from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import TrainingSet
@@ -346,10 +348,11 @@ def _reinforcer(
 def verifier(student: ReasoningModel, sets: Sequence[TrainingSet | None]) -> Any:
     """Make a reward for TRL: 1 for an answer that the example's grader calls correct, otherwise 0.
 
-    The answer is what follows the last end of thinking; unfinished thinking has no answer.
+    The answer is what follows the end of thinking, up to where it opens the thinking again;
+    unfinished thinking has no answer. Without delimiters the whole completion is read.
 
     Args:
-        student: the model that writes the answers; its delimiters are used.
+        student: the model that writes the answers; its thinking format is used.
         sets: the sets whose examples are judged.
 
     Returns:
@@ -358,19 +361,20 @@ def verifier(student: ReasoningModel, sets: Sequence[TrainingSet | None]) -> Any
     from scaling.grading import grade_text
 
     examples = {e.id: e for s in sets if s is not None for e in s.examples}
-    ends, close = set(student.stop_ids), student.delimiter_ids.think_end
+    ends, marks = set(student.stop_ids), ThinkingMarks(student)
 
     def reward(name: str, ids: list[int]) -> float:
         example = examples[name]
         assert example.problem is not None
         ended = bool(ids) and ids[-1] in ends
         said = ids[:-1] if ended else ids
-        if example.thinks:
-            n = len(close)
-            closed = [i + n for i in range(len(said) - n + 1) if tuple(said[i : i + n]) == close]
-            if not closed:
+        if example.thinks and not marks.plain:
+            tokens = np.asarray(said, np.int64)
+            ends_at = (np.flatnonzero(marks.may_end(tokens)) + 1).tolist()
+            closed = next((n for n in ends_at if marks.before_end(tokens[:n]) is not None), None)
+            if closed is None:
                 return 0.0
-            said = said[closed[-1] :]
+            said = said[closed:][: marks.opened_in(tokens[closed:])]
         verdict = grade_text(example.judge, example.problem, student.text(said), cut=not ended)
         return float(verdict.outcome == "correct")
 

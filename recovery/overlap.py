@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,36 @@ class Overlap:
     benchmark: str
     problem: str
     why: str
+
+
+def measured_benchmarks(
+    model: str, data: str, names: Sequence[str] = (), files: Mapping[str, str] | None = None
+) -> list[Benchmark]:
+    """The benchmarks that a trained model will be measured on, for `recover(against=...)`.
+
+    Args:
+        model: what is trained, by name.
+        data: the training data, by name.
+        names: the benchmarks. If neither these nor files are given: the testbed's own where the
+            model or the data is the testbed's, otherwise none.
+        files: file by benchmark name, for what is not read from the Hub.
+
+    Returns:
+        The benchmarks with their problems.
+
+    Raises:
+        UserError: an unknown benchmark, or one that cannot be read.
+    """
+    from scaling.benchmarks import load_benchmark
+    from scaling.study.config import StudyConfig
+    from scaling.study.problem_sets import gather
+
+    files = files or {}
+    if not names and not files:
+        if not data.startswith("testbed") and model != "testbed":
+            return []
+        return gather(StudyConfig(model="testbed"))[0]
+    return [load_benchmark(name, files.get(name)) for name in dict.fromkeys((*names, *files))]
 
 
 def words(text: str) -> list[str]:

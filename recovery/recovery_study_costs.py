@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from interp.errors import UserError
 from recovery.lengths import Lengths
 from recovery.training_costs import estimate_recovery
+from scaling.costs.estimate import Estimate, Line
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape, read_config
-from scaling.costs.study_costs import Estimate, Line
 from scaling.costs.study_work import SHARE
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def estimate_recovery_study(
     dense = ModelShape.of(study.model)
     sizes = [n for counts in study.wanted.values() for n in counts]
     units = 1 + len(sizes) * (1 + len(study.methods))
-    lines = [_measured(line, units) for line in measuring.lines]
+    lines = [line.times(units, f"measuring {line.stage}") for line in measuring.lines]
     largest = measuring.memory
     disk = units * measuring.disk
     for method in study.methods:
@@ -64,7 +63,7 @@ def estimate_recovery_study(
             )
             parts += found.lines
             largest, disk = max(largest, found.memory), disk + found.disk
-        lines.append(_together(method, parts))
+        lines.append(Line.together(method, parts))
     return Estimate(
         what=f"the recovery study of {study.model}: {len(sizes)} plans, "
         f"{len(study.methods)} methods, {units} models measured",
@@ -81,15 +80,3 @@ def estimate_recovery_study(
             *measuring.assumptions[:1],
         ),
     )
-
-
-def _measured(line: Line, times: int) -> Line:
-    """A stage of measuring a model, so many times."""
-    counts = {k: v * times for k, v in line.__dict__.items() if k != "stage"}
-    return Line(stage=f"measuring {line.stage}", **counts)
-
-
-def _together(stage: str, lines: Sequence[Line]) -> Line:
-    """Stages as one."""
-    names = [name for name in Line.__annotations__ if name != "stage"]
-    return Line(stage, **{name: sum(getattr(line, name) for line in lines) for name in names})

@@ -230,22 +230,11 @@ class _RecoveryRun:
         return str(folder)
 
     def _prune(self, folder: Path) -> None:
-        """Write the model without the plan's blocks, from its files where possible."""
-        from pruning.folder import NotStreamable, prune_folder
-        from pruning.surgery import save
+        """Write the model without the plan's blocks."""
+        from pruning.prune_checkpoint import prune_checkpoint
 
-        plan, trust = self.plan or (), self.trust_remote_code
-        if isinstance(self.model, ReasoningModel):
-            model = self.model
-        else:
-            try:
-                prune_folder(self.model, plan, folder, trust_remote_code=trust)
-                return
-            except NotStreamable:
-                model = ReasoningModel.load(self.model, trust_remote_code=trust)
-        save(
-            model, plan if isinstance(plan, LayerPlan) else LayerPlan.without(model, *plan), folder
-        )
+        trust = self.trust_remote_code
+        prune_checkpoint(self.model, self.plan or (), folder, trust_remote_code=trust)
 
     def _teacher(self, student: ReasoningModel, device: torch.device) -> ReasoningModel | None:
         """The dense model if the method needs it; with a plan, the model that is pruned."""

@@ -108,6 +108,7 @@ def merged(base: ReasoningModel, adapter: Path) -> ReasoningModel:
         delimiters=base.delimiters,
         layer_map=base.layer_map,
         n_dense=base.n_dense,
+        provenance=base.provenance,
     )
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError, did_you_mean
+from interp.model.chat import content_text
+from interp.model.delimiters import FORMATS
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet, gold
 from scaling.records import Hub, Record, read_file, read_hub
@@ -174,8 +176,10 @@ def _turns(record: Record) -> list[dict[str, str]]:
             raise record.wrong(
                 "messages", did_you_mean(str(turn.get("role", turn.get("from"))), ROLES, "role")
             )
-        if content is not None and not isinstance(content, str):
-            raise record.wrong("messages", f"expected text as content, got {content!r:.60}.")
+        try:
+            content = content_text(content, "a turn")
+        except UserError as error:
+            raise record.wrong("messages", str(error)) from None
         thought = turn.get("reasoning_content") or ""
         found.append({"role": role, "content": content or "", "reasoning_content": str(thought)})
     return found
@@ -190,13 +194,15 @@ def _as_turns(value: Any, role: str) -> list[Any]:
 def _parted(said: Mapping[str, str], model: ReasoningModel) -> tuple[str | None, str]:
     """(thinking, answer) of an assistant's turn."""
     text, thought = said.get("content", ""), said.get("reasoning_content", "")
-    start, end = model.delimiters.think_start, model.delimiters.think_end
     if thought.strip():
         return thought, text
-    before, closed, after = text.partition(end)
-    if not closed:
-        return None, text
-    return before.replace(start, "", 1).strip(), after.strip()
+    words = model.delimiters
+    marks = [(words.think_start, words.think_end)] if not words.is_plain else []
+    for start, end in (*marks, *(f.marks for f in FORMATS)):  # or as another model wrote it
+        before, closed, after = text.partition(end)
+        if closed:
+            return before.replace(start, "", 1).strip(), after.strip()
+    return None, text
 
 
 def _judged(identity: str, question: str, solution: str, grader: str) -> dict[str, Any]:

@@ -457,13 +457,13 @@ def pruned_folder(study: RecoveryStudy, name: str) -> Path:
     """
     from filelock import FileLock
 
-    from pruning.folder import prune_folder
+    from pruning.prune_checkpoint import prune_checkpoint
 
     folder = study.out / "pruned" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f".{name}.lock")):
         if not folder.exists():
-            prune_folder(study.model, plans_of(study.out)[name], folder)
+            prune_checkpoint(study.model, plans_of(study.out)[name], folder)
     return folder
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
+from interp.model.chat import messages_of
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet
 
@@ -99,10 +100,17 @@ def _completion(
     end: Any = model.tokenizer.eos_token_id
     if end is None:
         raise UserError(f"{model.name} has no end-of-sequence token: set tokenizer.eos_token.")
+    if example.thinks and model.delimiters.is_plain:
+        return (*model.encode(_plain(example)), int(end))
     thinking: list[int] = []
     if example.thinks:
         thinking = model.encode(example.reasoning or "") + list(model.delimiter_ids.think_end)
     return (*thinking, *model.encode(example.answer), int(end))
+
+
+def _plain(example: Example) -> str:
+    """The completion of a model without delimiters: the reasoning leads up to the answer."""
+    return "\n\n".join(part for part in (example.reasoning, example.answer) if part)
 
 
 def _templated(
@@ -112,12 +120,9 @@ def _templated(
     if not getattr(model.tokenizer, "chat_template", None):
         return None
     d = model.delimiters
-    turns = (
-        [{"role": "user", "content": example.question}]
-        if isinstance(example.question, str)
-        else [dict(t) for t in example.question]
-    )
+    turns = messages_of(example.question)
     said = f"{d.think_start} {example.reasoning} {d.think_end} {example.answer}"
+    said = _plain(example) if d.is_plain else said
     text = str(
         model.tokenizer.apply_chat_template(
             [*turns, {"role": "assistant", "content": said}], tokenize=False

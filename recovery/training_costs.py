@@ -31,10 +31,9 @@ from recovery.answers import AT_A_TIME
 from recovery.lengths import Lengths
 from recovery.recovery_config import RecoveryConfig
 from recovery.training_memory import TrainedShape, memory
-from scaling.costs.decode_speed import pace_of, spread_lengths
+from scaling.costs.estimate import WORKSPACE, Estimate, Line, checked_share
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
-from scaling.costs.study_costs import WORKSPACE, Estimate, Line
 from scaling.costs.study_work import SHARE
 
 
@@ -53,8 +52,7 @@ def estimate_recovery(
     teacher: of the dense model (default: as the one trained). share: of the tokens that a written
     answer may take, what it takes.
     """
-    if not 0 < share <= 1:
-        raise UserError(f"share={share}: expected a number in (0, 1].")
+    checked_share(share)
     dense = teacher or shape
     written = share * (config.thinking + config.answer)
     lines: list[Line] = []
@@ -154,18 +152,9 @@ def _decoded(
     stage: str, n: int, mean: float, config: RecoveryConfig, shape: ModelShape, machine: Machine,
     prompt: float, at_once: int | None = None,
 ) -> Line:  # fmt: skip
-    """n answers of `mean` tokens, all side by side or `at_once` at a time."""
-    most, first = float(config.thinking + config.answer), max(1, round(prompt))
-    found = []
-    for each in (mean, most):
-        flops = n * float(shape.cost.chain(first, max(1, round(each))))
-        pace = pace_of(shape, machine, first + each / 2, first + most)
-        if at_once is not None:
-            pace = replace(pace, rows=min(pace.rows, at_once))
-        seconds = pace.seconds(spread_lengths(each, most, n))
-        found.append((n * each, flops, seconds))
-    (tokens, flops, seconds), (top, _, longest) = found
-    return Line(stage, n, n, tokens, top, flops, seconds, longest)
+    """N answers of `mean` tokens, all side by side or `at_once` at a time."""
+    most = float(config.thinking + config.answer)
+    return Line.decoded(stage, n, mean, most, prompt, shape, machine, at_once=at_once)
 
 
 def _moved(config: RecoveryConfig, shape: ModelShape) -> float:
@@ -182,9 +171,7 @@ def _lora(config: RecoveryConfig, shape: ModelShape) -> int:
 
 
 def _trained_shape(shape: ModelShape) -> TrainedShape:
-    """What `recovery.training_memory` asks of a model, from its cost; only its heads' width is a
-    guess.
-    """
+    """What `recovery.training_memory` asks of a model; only its heads' width is a guess."""
     width = shape.cost.head // shape.vocab
     first = shape.cost.blocks[0]
     keys = max(1, shape.kv // (2 * shape.n_blocks))  # numbers of one token's keys
@@ -240,9 +227,9 @@ class _Plan:
         flops = times * forward
         if self.config.method == "distill":
             flops += _passed(self.dense, self.train, self.config.micro, n)[1]
-        flops, tokens = flops * self.rates, tokens * self.rates
-        seconds = flops / (self.machine.flops * self.machine.efficiency)
-        return Line("training", n * self.rates, 0, tokens, tokens, flops, seconds, seconds)
+        return Line.computed("training", flops, self.machine, tokens=tokens, requests=n).times(
+            self.rates
+        )
 
     def writing(self) -> Line:
         """What the model in training writes, a step's answers side by side."""
@@ -259,23 +246,17 @@ class _Plan:
         tokens, flops = _passed(self.shape, self.held, self.config.micro, n)
         if self.config.method == "distill":
             flops += _passed(self.dense, self.held, self.config.micro, n)[1]
-        seconds = flops / (self.machine.flops * self.machine.efficiency)
         count = times * self.rates
-        line = Line("looks", n * count, 0, tokens * count, tokens * count, flops * count,
-                    seconds * count, seconds * count)  # fmt: skip
+        line = Line.computed("looks", flops, self.machine, tokens=tokens, requests=n).times(count)
         if not self.config.generates:
             return line
         mean = float(self.held.answers.mean())
         made = _decoded("looks", n * count, mean, self.config, self.shape, self.machine,
                         float(self.held.prompts.mean()), self.config.micro)  # fmt: skip
-        return Line("looks", n * count, n * count, line.tokens + made.tokens,
-                    line.tokens + made.most_tokens, line.flops + made.flops,
-                    line.seconds + made.seconds, line.most_seconds + made.most_seconds)  # fmt: skip
+        return Line.together("looks", [replace(line, requests=0), made])
 
     def memory(self) -> float:
-        """Bytes on the device: `recovery.training_memory`; without bfloat16 the rest is float32
-        too.
-        """
+        """Bytes on the device (`recovery.training_memory`); all float32 without bfloat16."""
         config = self.config
         known = float((self.train.prompts + self.train.answers).max())
         longest = max(known, self.train.longest)
@@ -298,8 +279,7 @@ class _Plan:
 
 
 def _passed(shape: ModelShape, lengths: Lengths, micro: int, n: int) -> tuple[float, float]:
-    """Tokens and forward FLOPs of n rows drawn from these examples, in micro-batches padded to
-    their longest."""
+    """Tokens and forward FLOPs of n rows of these examples, in padded micro-batches."""
     if not len(lengths) or n < 1:
         return 0.0, 0.0
     rng = np.random.default_rng(0)

@@ -84,7 +84,6 @@ class CountdownReader:
         self.written: dict[tuple[int, str, int], Slip] = {}
         self.lines = self.starts = self.checks = self.waits = self.repeated = 0
         self.reached = False
-        self.yes_at: int | None = None
 
     # -- words
 

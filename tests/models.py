@@ -16,6 +16,12 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from interp.model.reasoning_model import ReasoningModel
 
+
+def untyped(module: Any) -> Any:
+    """A Hugging Face module whose children a checker takes for `Tensor | Module`."""
+    return module
+
+
 ARCHS = (
     "qwen2",
     "qwen3",

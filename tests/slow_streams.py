@@ -4,11 +4,6 @@ reference.
 One text at a time, unpadded, everything kept, float64 numpy.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -18,6 +13,7 @@ import numpy as np
 import torch
 
 from interp.model.reasoning_model import ReasoningModel
+from tests.chains import Ids
 
 
 def streams(model: ReasoningModel, ids: Iterable[int]) -> np.ndarray:
@@ -33,7 +29,7 @@ def streams(model: ReasoningModel, ids: Iterable[int]) -> np.ndarray:
     return np.stack([h[0].float().numpy().astype(np.float64) for h in kept])
 
 
-def logprobs(hf: Any, ids: Sequence[int]) -> np.ndarray:
+def logprobs(hf: Any, ids: Ids) -> np.ndarray:
     """log p of every token at every position of one text, [T, V], in float64."""
     with torch.no_grad():
         logits = hf(torch.tensor([list(ids)]), use_cache=False).logits[0].double()

@@ -1,13 +1,19 @@
-"""The analyses in the order of the report. To add one, write its file and name it here.
+"""The analyses: one file each in `analyses/`, which registers its analysis when it is imported.
 
-Each is a module with TITLE, CAPTION (or `caption(found)`), `table(study)` and `figure(found,
-study)`, and optionally `text(found)`: paragraphs for the report.
+    register_analysis("endings", order=20, title=TITLE, caption=CAPTION, table=table, figure=figure)
+
+at the end of `analyses/endings.py` puts it into the report, at the place given by `order`, and
+makes `python -m analyses.endings --study DIR` work.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from interp.plumbing.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,96 +21,141 @@ if TYPE_CHECKING:
 
     from analyses.plumbing.frames import StudyData
 
-NAMES = (
-    "accuracy_vs_removed",
-    "endings",
-    "extraction",
-    "sequential_scaling",
-    "equal_cost",
-    "parallel_scaling",
-    "block_effects",
-    "bi_vs_effects",
-    "step_errors",
-    "loop_anatomy",
-    "reflection",
-    "diversity",
-)
-#: Computed with the model in a few minutes, then stored in the study
-#: (`analyses.plumbing.derived`).
-COMPUTED = ("ablations", "time_maps", "mechanism", "sets")
-
-#: Made from the tables that `prunescope judge` wrote into the study's folder, if it was run.
-JUDGED = ("judge", "judged_behaviours")
+    Table = Callable[[StudyData], pd.DataFrame]
+    Draw = Callable[[pd.DataFrame, StudyData], Figure | None]
 
 
-@runtime_checkable
-class Analysis(Protocol):
-    """The parts of an analysis that the report and the shared command use.
+@dataclass(frozen=True)
+class Analysis:
+    """One question asked of a study.
 
     Attributes:
-        TITLE: heading.
-        CAPTION: caption of the figure.
+        name: name of its module, its figure and its table.
+        order: place in the report, low first.
+        title: heading of its section.
+        caption: caption of its figure, or a function from the table to the caption.
+        table: computes the table; it has no rows if the study holds no data for it.
+        figure: draws a figure of the table, or returns None.
+        text: paragraphs for the report, from the table. Default: none.
+        in_store: whether the study already holds the data of the table. Without it, the report
+            always has the analysis; with it, only once the data are there.
+        decodes: whether `table` generates with the study's model if no result is stored yet.
     """
 
-    TITLE: str
-    CAPTION: str
+    name: str
+    order: int
+    title: str
+    caption: str | Callable[[pd.DataFrame], str]
+    table: Table
+    figure: Draw
+    text: Callable[[pd.DataFrame], list[str]] | None = None
+    in_store: Callable[[StudyData], bool] | None = None
+    decodes: bool = False
 
-    def table(self, study: StudyData) -> pd.DataFrame:
-        """The table of a study; empty where the study has nothing for it."""
-        ...
-
-    def figure(self, found: pd.DataFrame, study: StudyData) -> Figure | None:
-        """Draw the figure.
+    def caption_of(self, found: pd.DataFrame) -> str:
+        """The caption of the figure.
 
         Args:
-            found: the result of `table`.
+            found: the table.
+
+        Returns:
+            The caption.
+        """
+        return self.caption if isinstance(self.caption, str) else self.caption(found)
+
+    def text_of(self, found: pd.DataFrame) -> list[str]:
+        """The paragraphs before the figure.
+
+        Args:
+            found: the table.
+
+        Returns:
+            The paragraphs; none if the analysis has no text.
+        """
+        return [] if self.text is None else self.text(found)
+
+    def reported(self, study: StudyData) -> bool:
+        """Whether the study's report has the analysis without computing anything.
+
+        Args:
             study: the study.
 
         Returns:
-            The figure; None where there is nothing to draw.
+            True without `in_store`, or if the data are there.
         """
-        ...
+        return self.in_store is None or self.in_store(study)
+
+
+REGISTRY = Registry[Analysis](
+    "analysis", "analyses", entry_points="prunescope.analyses", plural="analyses"
+)
+
+
+def register_analysis(
+    name: str,
+    *,
+    order: int,
+    title: str,
+    caption: str | Callable[[pd.DataFrame], str],
+    table: Table,
+    figure: Draw,
+    text: Callable[[pd.DataFrame], list[str]] | None = None,
+    in_store: Callable[[StudyData], bool] | None = None,
+    decodes: bool = False,
+) -> Analysis:
+    """Register the analysis of a module.
+
+    Args:
+        name: name of the module, the figure and the table.
+        order: place in the report, low first.
+        title: heading of its section.
+        caption: caption of its figure, or a function from the table to the caption.
+        table: computes the table from the study.
+        figure: draws a figure of the table, or returns None.
+        text: paragraphs for the report, from the table. Default: none.
+        in_store: whether the study already holds the data of the table. Default: the report always
+            has the analysis.
+        decodes: whether `table` generates with the study's model if no result is stored yet.
+
+    Returns:
+        The analysis.
+
+    Raises:
+        UserError: another module has the name.
+    """
+    made = Analysis(name, order, title, caption, table, figure, text, in_store, decodes)
+    REGISTRY.add(name, made, table)
+    return made
+
+
+def analyses() -> Mapping[str, Analysis]:
+    """Every analysis by name, in the order of the report."""
+    found = sorted(REGISTRY.entries().values(), key=lambda a: (a.order, a.name))
+    return MappingProxyType({a.name: a for a in found})
 
 
 def load(name: str) -> Analysis:
-    """The analysis called `name`; UserError with the nearest name if there is none."""
-    from interp.errors import UserError, did_you_mean
-
-    known = (*NAMES, *COMPUTED, *JUDGED)
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "analysis"))
-    return cast("Analysis", importlib.import_module(f"analyses.{name}"))
-
-
-def in_store(study: StudyData) -> tuple[str, ...]:
-    """Those of `COMPUTED` and `JUDGED` that this study already holds."""
-    every = (*COMPUTED, *JUDGED)
-    return tuple(n for n in every if importlib.import_module(f"analyses.{n}").in_store(study))
-
-
-def caption_of(analysis: Analysis, found: pd.DataFrame) -> str:
-    """The caption of an analysis's figure.
+    """The analysis of that name.
 
     Args:
-        analysis: the analysis.
-        found: its table.
+        name: name of the analysis.
 
     Returns:
-        The caption.
+        The analysis.
+
+    Raises:
+        UserError: there is none; the message gives the nearest name.
     """
-    own = getattr(analysis, "caption", None)
-    return own(found) if own is not None else analysis.CAPTION
+    return REGISTRY.get(name)
 
 
-def text_of(analysis: Analysis, found: pd.DataFrame) -> list[str]:
-    """The paragraphs before an analysis's figure.
+def reported(study: StudyData) -> tuple[Analysis, ...]:
+    """The analyses that the report of a study shows.
 
     Args:
-        analysis: the analysis.
-        found: its table.
+        study: the study.
 
     Returns:
-        The paragraphs; none for an analysis without text.
+        The analyses, in order.
     """
-    own = getattr(analysis, "text", None)
-    return own(found) if own is not None else []
+    return tuple(a for a in analyses().values() if a.reported(study))

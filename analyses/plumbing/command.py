@@ -6,13 +6,15 @@ paths.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from analyses.plumbing import catalogue, style
 from interp.errors import UserError
+from interp.plumbing.command_line import File, Lines, command, execute, parse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,28 +48,64 @@ def make(name: str, study: StudyData, folder: Path) -> tuple[pd.DataFrame, list[
     return found, written
 
 
-def main(file: str, arguments: list[str] | None = None) -> None:
-    """Run an analysis on the study named on the command line, and exit.
+@command
+class AnalysisOptions:
+    """What every analysis takes."""
 
-    Args:
-        file: the analysis's file.
-        arguments: arguments; None takes those of the process.
+    study: Path
+    """Folder of the study."""
+    out: File = None
+    """Where to write (default: the study's folder)."""
+
+
+@dataclass(frozen=True)
+class AnalysisCommand:
+    """One analysis on one study.
+
+    Attributes:
+        name: of the analysis.
+        options: which study, and where to write.
+        first: computes what the analysis keeps in the study, before its table is made. Where it
+            cannot (the model is gone), that is said and the table is made of what there is.
     """
-    name = Path(file).stem
-    analysis = catalogue.load(name)
-    parser = argparse.ArgumentParser(prog=f"python -m analyses.{name}", description=analysis.TITLE)
-    parser.add_argument("--study", type=Path, required=True, help="folder of a study")
-    parser.add_argument("--out", type=Path, help="where to write (default: the study's folder)")
-    given = parser.parse_args(arguments)
-    try:
+
+    name: str
+    options: AnalysisOptions
+    first: Callable[[StudyData], Any] | None = None
+
+    def run(self) -> Lines:
+        """Makes the table and the figure; yields the files written."""
         from analyses.plumbing.frames import StudyData
 
-        study = StudyData.read(given.study)
-        _, written = make(name, study, given.out or given.study)
+        study = StudyData.read(self.options.study)
+        if self.first is not None:
+            try:
+                self.first(study)
+            except UserError as error:
+                sys.stderr.write(f"{error}\n")
+        _, written = make(self.name, study, self.options.out or self.options.study)
         if not written:
-            raise UserError(f"This study has no rows that {name} could be made of.")
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-    sys.stdout.write("".join(f"{path}\n" for path in written))
-    sys.exit(0)
+            raise UserError(f"This study has no rows that {self.name} could be made of.")
+        yield from map(str, written)
+
+
+def main(
+    file: str,
+    arguments: list[str] | None = None,
+    *,
+    first: Callable[[StudyData], Any] | None = None,
+) -> NoReturn:
+    """Runs the analysis in `file` on the study that the command line names; exits.
+
+    Args:
+        file: the analysis's own file.
+        arguments: the words of the command line; by default those of this process.
+        first: see `AnalysisCommand`.
+    """
+    name = Path(file).stem
+    prog, title = f"python -m analyses.{name}", catalogue.load(name).title
+
+    def parsed() -> AnalysisCommand:
+        return AnalysisCommand(name, parse(AnalysisOptions, prog, arguments, title), first)
+
+    sys.exit(execute(parsed, f"analyses.{name}"))

@@ -147,6 +147,7 @@ def with_loops(rows: pd.DataFrame, data: StudyData) -> pd.DataFrame:
         return rows
     from interp.diagnosis import NUMBER, Pieces, read
     from interp.diagnosis.episodes import find_episodes
+    from scaling.store.chain_row import thinking_ids
     from scaling.store.study_store import Store
 
     with Store(data.folder, read_only=True) as store:
@@ -158,7 +159,7 @@ def with_loops(rows: pd.DataFrame, data: StudyData) -> pd.DataFrame:
     for index, row in zip(rows.index, kept.to_dict("records"), strict=True):
         if row["scoring"] != "generate":
             continue
-        ids = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
+        ids = thinking_ids(row)
         mask = read(pieces, ids).mask(NUMBER) if len(ids) else None
         found = find_episodes(ids, mask, ended=row["thinking_finish"] == "end")
         rows.loc[index, "entered"] = float(bool(found))

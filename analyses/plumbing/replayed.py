@@ -1,57 +1,24 @@
 """Stored chains as `Chain` objects again, for measures from a teacher-forced pass.
 
-A few analyses replay finished chains: the chance of leaving a loop, the probability of opening a
-reflection, Block Influence along chains. They use the stored token ids (nothing is decoded) and
-store their results in the study (`analyses.plumbing.derived`). The report shows a result where it
-is stored; the analysis's own command computes it before its table is made (`first`).
+A few analyses read finished chains once more: the chance of leaving a loop, the probability of
+opening a reflection, Block Influence along chains. They take the stored token ids (nothing is
+decoded), and what they find is kept in the study (`analyses.plumbing.derived`). The report shows it
+where it is kept; the analysis's own command computes it first (`analyses.plumbing.command`).
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget, prepared
-from interp.chains.chain import Budget, Chain, Span
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from analyses.plumbing.workbench import Workbench
+    from interp.chains.chain import Chain
     from interp.interventions.interventions import VariantLike
-
-
-def first(compute: Callable[[StudyData], Any], arguments: list[str] | None = None) -> None:
-    """Compute a stored result for the study named on the command line.
-
-    Mistakes on the command line, or a folder without a study, are left for the command itself. An
-    error of the computation (the model is gone) is printed, and the command continues.
-
-    Args:
-        compute: computes and stores the result.
-        arguments: arguments; None takes those of the process.
-    """
-    from interp.errors import UserError
-
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    parser.add_argument("--study", type=Path)
-    try:
-        given, _ = parser.parse_known_args(arguments)
-        study = None if given.study is None else StudyData.read(given.study)
-    except (UserError, argparse.ArgumentError):
-        return
-    if study is None:
-        return
-    try:
-        compute(study)
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
 
 
 def chain_rows(study: StudyData, purpose: str = "accuracy") -> pd.DataFrame:
@@ -83,44 +50,19 @@ def stored_chains(bench: Workbench, rows: pd.DataFrame) -> list[Chain]:
     Returns:
         The chains; log-probabilities and entropies are not stored and are nan.
     """
-    prompts: dict[str, np.ndarray] = {}
-    by_id = {p.id: p for p in bench.benchmark.problems}
-    found = []
-    records: list[dict[str, Any]] = rows.to_dict(orient="records")  # type: ignore[assignment]
-    for row in records:
-        name = row["problem"]
-        if name not in prompts:
-            question = bench.benchmark.prompt(by_id[name])
-            ids = bench.model.prompt_ids(question, thinking=bench.benchmark.thinking)
-            prompts[name] = np.asarray(ids, dtype=np.int64)
-        ids = np.asarray(row["ids"], dtype=np.int64)
-        start, stop = row["answer_start"], row["answer_stop"]
-        answer = None if start is None or np.isnan(start) else Span(int(start), int(stop))
-        found.append(
-            Chain(
-                problem=name,
-                variant=row["variant"],
-                sample=int(row["sample"]),
-                seed=int(row["seed"]),
-                budget=Budget(
-                    max(int(row["thinking_budget"]), 1),
-                    max(int(row["answer_budget"]), 1),
-                    int(row["waits_allowed"]),
-                ),
-                prompt_ids=prompts[name],
-                ids=ids,
-                forced=np.asarray(row["forced"], dtype=bool),
-                thinking=Span(int(row["thinking_start"]), int(row["thinking_stop"])),
-                answer=answer,
-                finish=row["finish"],
-                thinking_finish=row["thinking_finish"],
-                waits=int(row["waits"]),
-                logprob=np.full(len(ids), np.nan, dtype=np.float32),
-                entropy=np.full(len(ids), np.nan, dtype=np.float32),
-                layer_map=bench.model.layer_map,
-            )
-        )
-    return found
+    from scaling.store.chain_row import stored_chain
+
+    model, benchmark = bench.model, bench.benchmark
+    wanted = set(rows["problem"])
+    prompts = {
+        p.id: model.prompt_ids(benchmark.prompt(p), thinking=benchmark.thinking)
+        for p in benchmark.problems
+        if p.id in wanted
+    }
+    return [
+        stored_chain(row, prompts[row["problem"]], model.layer_map, plain=model.delimiter_ids.plain)
+        for row in rows.to_dict(orient="records")
+    ]
 
 
 def variants_of(rows: pd.DataFrame) -> dict[str, VariantLike | None]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 DENSE = "dense"
 INK = "#1a1a1a"
 QUIET = "#6b6b6b"
-RULE = "#d9d9d9"
 #: These methods keep their hue in every study; the others take the remaining hues in order.
 _OWN_HUE = {"shortgpt": "#0072B2", "reverse-order": "#D55E00", "random": "#7A7A7A"}
 _OTHER_HUES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#5B4FA2")
@@ -277,6 +276,19 @@ def block_axis(ax: Axes, blocks: Sequence[int]) -> None:
     ax.set_xlabel("block (dense index)")
 
 
+def variant_axis(ax: Axes, names: Sequence[str], *, labels: bool = True) -> None:
+    """A vertical axis of variants: one row each, the first at the top.
+
+    Args:
+        ax: The axes.
+        names: The variants, as the study names them.
+        labels: Whether to write the names (not beside a panel that has them).
+    """
+    ax.set_yticks(range(len(names)), [pretty(n) if labels else "" for n in names])
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+
+
 def save(figure: Figure, folder: Any, name: str) -> list[str]:
     """Write a figure as PNG and SVG; the SVG's bytes depend on the figure only.
 
@@ -338,9 +350,7 @@ def variant_dots(
             markersize=6,
             zorder=4,
         )
-    ax.set_yticks(range(len(shown)), [pretty(n) for n in shown] if names else [""] * len(shown))
-    ax.set_ylim(len(shown) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    variant_axis(ax, shown, labels=names)
     ax.grid(axis="x")
     ax.set_xlabel(label)
     return ax

@@ -30,6 +30,7 @@ from interp.diagnosis.token_text import NUMBER
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from scaling.problem import Benchmark, Problem
+from scaling.store.thinking_format import stored_format
 
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
@@ -73,7 +74,9 @@ class Workbench:
         Raises:
             UserError: the model differs from the study's.
         """
-        model = ReasoningModel.load(str(study.config["model"]))
+        model = ReasoningModel.load(
+            str(study.config["model"]), delimiters=stored_format(study.meta)
+        )
         expected = study.meta.get(FINGERPRINT)
         if expected is not None and model.fingerprint() != expected:
             raise UserError(

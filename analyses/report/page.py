@@ -176,12 +176,12 @@ def write_report(
     if not any(len(frame) for frame in study.purposes.values()):
         raise UserError(f"The study in {str(folder)!r} has no chains yet; run it, then report.")
     found, sections = {}, []
-    for name in (*catalogue.NAMES, *catalogue.in_store(study)):  # stored results are shown too
+    for analysis in catalogue.reported(study):  # what was computed is shown
         if on_step is not None:
-            on_step(catalogue.load(name).TITLE)
-        table, written = make(name, study, target)
-        found[name] = table
-        section = _section(name, table, written)
+            on_step(analysis.title)
+        table, written = make(analysis.name, study, target)
+        found[analysis.name] = table
+        section = _section(analysis, table, written)
         if section is not None:
             sections.append(section)
     pairs, note = _pairs(study, text, trust_remote_code)
@@ -323,21 +323,22 @@ def _pairs(
     return chain_pairs(study, text), ""
 
 
-def _section(name: str, table: pd.DataFrame, written: Sequence[Path]) -> Section | None:
+def _section(
+    analysis: catalogue.Analysis, table: pd.DataFrame, written: Sequence[Path]
+) -> Section | None:
     if not len(table):
         return None
-    analysis = catalogue.load(name)
     figures = []
     for path in written:
         if path.suffix == ".svg":
             width, height = _size(path)
-            caption = catalogue.caption_of(analysis, table)
+            caption = analysis.caption_of(table)
             figures.append(
-                Image(_embedded(path), f"{analysis.TITLE}. {caption}", caption, width, height)
+                Image(_embedded(path), f"{analysis.title}. {caption}", caption, width, height)
             )
     sheet = as_sheet(table, "Table")
-    text = tuple(catalogue.text_of(analysis, table))
-    return Section(name, analysis.TITLE, text, tuple(figures), (sheet,))
+    text = tuple(analysis.text_of(table))
+    return Section(analysis.name, analysis.title, text, tuple(figures), (sheet,))
 
 
 def _embedded(path: Path) -> str:

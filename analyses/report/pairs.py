@@ -188,10 +188,10 @@ def shown_chain(
     Returns:
         The chain.
     """
-    ids = row["ids"]
-    thinking = text(ids[int(row["thinking_start"]) : int(row["thinking_stop"])])
-    start, stop = row["answer_start"], row["answer_stop"]
-    answer = text(ids[int(start) : int(stop)]) if np.isfinite(start) else ""
+    from scaling.store.chain_row import answer_ids, thinking_ids
+
+    thinking, said = text(thinking_ids(row).tolist()), answer_ids(row)
+    answer = "" if said is None else text(said.tolist())
     at, kind = row.get("step_first_wrong"), row.get("step_kind")
     position = int(at) if at is not None and np.isfinite(at) else None
     label = str(kind) if isinstance(kind, str) and kind else ""

@@ -1,22 +1,17 @@
-"""Watching the residual stream: a context manager that hands it, block by block, to reducers.
+"""Capture of the residual stream: a context manager that passes it, block by block, to reducers.
 
-`capture(model, reducer, ...)` hooks every block and hands each reducer what enters the block
-(`x`, resid_pre) and what leaves it (`y`, resid_post: before the final norm, the last block
-included). What is handed on is the stream as it goes on, behind whatever hooks change it, in
-whichever order they were opened.
+`capture(model, reducer, ...)` hooks every block and gives each reducer the stream entering the
+block (`x`, resid_pre) and leaving it (`y`, resid_post: before the final norm, even for the last
+block). Reducers see the stream as other hooks leave it, in whichever order hooks were opened.
 
     with capture(model, influence := BlockInfluence(), n_texts=2) as recording:
-        recording.batch = Batch(mask, texts)
+        recording.batch = CapturedBatch(mask, texts)
         model.hf(ids)
     influence.result().values()
 
-A reducer keeps sums, never activations, so memory does not grow with the number of tokens. Nothing
-in a hook waits for the device (no `.item()`, no `.cpu()`), and no activation is changed. Reducers
-are in `interp.activations.reducers`; `interp.activations.store` writes the streams themselves to
-disk.
-
-Shapes: `x`, `y` [B, T, D]; mask [B, T], True where a token counts; texts [B], the text that each
-row belongs to.
+Reducers (`interp.activations.reducers`) keep sums, so memory does not grow with the number of
+tokens; `interp.activations.store` writes the streams to disk. No hook waits for the device
+(`.item()`, `.cpu()`) or changes an activation. Shapes: `x`, `y` [B, T, D].
 """
 
 from __future__ import annotations
@@ -37,11 +32,14 @@ from interp.model.reasoning_model import ReasoningModel
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Which tokens of the rows in flight count, and which text each row belongs to.
+class CapturedBatch:
+    """Which tokens of the current rows count, and the text that each row belongs to.
 
-    first: position in its row of the first column, when rows come in pieces. last: False where
-    more of the same rows is to follow.
+    Attributes:
+        mask: True where a token counts [B, T].
+        texts: number of the text of each row [B].
+        first: position in its row of the first column, when rows come in chunks.
+        last: False if more chunks of the same rows follow.
     """
 
     mask: Bool[Tensor, "B T"]
@@ -51,40 +49,67 @@ class Batch:
 
 
 class Recording:
-    """The open capture: set `batch` before each forward pass.
+    """The open capture. Set `batch` before each forward pass.
 
-    Without a batch every token counts, and row r belongs to text r.
+    Attributes:
+        batch: which tokens count; None counts every token, and row r belongs to text r.
     """
 
-    batch: Batch | None = None
+    batch: CapturedBatch | None = None
 
 
 class Reducer(ABC):
     """Folds (x, y) of every block into sums.
 
-    chunked: whether it can take a row in pieces; one that cannot is given whole rows by `replay`,
-    however long they are.
+    Attributes:
+        chunked: whether the reducer accepts a row in chunks. `replay` gives whole rows, however
+            long, to a reducer that does not.
     """
 
     chunked: ClassVar[bool] = False
 
     @abstractmethod
     def begin(self, model: ReasoningModel, n_texts: int) -> None:
-        """Allocate the sums; called once, when the capture opens."""
+        """Allocate the sums; called once, when the capture opens.
+
+        Args:
+            model: the hooked model.
+            n_texts: number of texts N.
+        """
 
     @abstractmethod
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
-        """Fold in block `index` (its position in this model) for the rows in flight."""
+        """Fold in one block for the current rows.
+
+        Args:
+            index: position of the block in this model.
+            x: the stream entering the block [B, T, D].
+            y: the stream leaving it [B, T, D].
+            batch: which tokens count, and whose they are.
+        """
 
     def end(self, complete: bool) -> None:  # noqa: B027  (most reducers have nothing to close)
-        """The capture is closed: complete, or by an exception. The hooks are gone."""
+        """Close the reducer; called after the hooks are removed.
+
+        Args:
+            complete: False if the capture was ended by an exception.
+        """
 
 
 @contextmanager
 def capture(model: ReasoningModel, *reducers: Reducer, n_texts: int) -> Iterator[Recording]:
-    """Hook every block for the reducers; the hooks are gone on leaving, however it is left."""
+    """Hook every block for some reducers; the hooks are removed on leaving, even after an error.
+
+    Args:
+        model: the model to watch.
+        reducers: what receives the stream of every block.
+        n_texts: number of texts N.
+
+    Yields:
+        The recording, whose `batch` is set before each pass.
+    """
     recording = Recording()
     for reducer in reducers:
         reducer.begin(model, n_texts)
@@ -114,10 +139,10 @@ def capture(model: ReasoningModel, *reducers: Reducer, n_texts: int) -> Iterator
 
 @contextmanager
 def _behind(block: nn.Module, hook: Any) -> Iterator[None]:
-    """`hook` on what the block gives, run behind every other hook on it, older or newer.
+    """Run `hook` on the block's output after every other hook on it, older or newer.
 
-    Hooks run in the order they were put there, and those of an intervention may come later than
-    the capture: so each pass puts the hook there anew.
+    Hooks run in the order of registration, and an intervention's may be registered after the
+    capture. So each pass registers this hook again.
     """
     last: RemovableHandle | None = None
 
@@ -136,14 +161,23 @@ def _behind(block: nn.Module, hook: Any) -> Iterator[None]:
             last.remove()
 
 
-def _whole(x: Tensor) -> Batch:
+def _whole(x: Tensor) -> CapturedBatch:
     rows, steps = x.shape[:2]
     mask = torch.ones(rows, steps, dtype=torch.bool, device=x.device)
-    return Batch(mask, torch.arange(rows, device=x.device))
+    return CapturedBatch(mask, torch.arange(rows, device=x.device))
 
 
 def zeros_beside(block: nn.Module, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Zeros beside the block's weights."""
+    """Zeros on the device of a block's weights.
+
+    Args:
+        block: a module.
+        shape: of the tensor.
+        dtype: of the tensor; float32 on MPS, which has no float64.
+
+    Returns:
+        The tensor.
+    """
     device = next((p.device for p in block.parameters()), torch.device("cpu"))
     if device.type == "mps":  # it has no float64
         dtype = torch.float32
@@ -151,5 +185,13 @@ def zeros_beside(block: nn.Module, *shape: int, dtype: torch.dtype = torch.float
 
 
 def same_numbers(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are views of the same numbers (both are alive, so no reuse)."""
+    """Whether two living tensors are views of the same memory with the same layout.
+
+    Args:
+        a: a tensor.
+        b: another.
+
+    Returns:
+        True if pointer, shape and strides agree.
+    """
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()

@@ -4,16 +4,12 @@
     raw = load_raw("streams")
     raw.stream(text=0, block=7)                        # [T, D]
 
-`RawCapture` is a reducer: it writes while the passes run and holds no more than one shard. A text
-may come in pieces, each a tensor of its own; the index says where each begins. Shards take their
-names once they are whole and `index.json` is written last, so a capture that was stopped is told
-from one that is complete. Numbers keep the model's dtype unless told otherwise.
-
-Shapes: a piece is [T of the piece, D]; tokens that do not count (`Batch.mask`) are left out, and
-`positions` says which were kept.
-
-Caveat: unlike the other reducers it waits for the device in every block, for what it writes must
-first be on the host. Disk: tokens x blocks x streams x D x the dtype's bytes.
+`RawCapture` is a reducer that writes during the passes and holds at most one shard. A text may come
+in pieces, each a tensor [T of the piece, D]; `positions` gives the tokens that were kept, because
+tokens that do not count (`CapturedBatch.mask`) are left out. A file gets its name when it is
+complete, and `index.json` is written last, so an interrupted capture can be recognised. Caveat:
+unlike other reducers it waits for the device in every block, because what it writes must first be
+on the host. Disk: tokens x blocks x streams x D x bytes per number.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer
+from interp.activations.capture import CapturedBatch, Reducer
 from interp.errors import NonFiniteError, PruneScopeError, UserError
 from interp.interventions.hooks import present
 from interp.model.reasoning_model import ReasoningModel
@@ -46,10 +42,18 @@ Key = tuple[int, int, str]  # text, block (dense index), stream
 
 
 class RawCapture(Reducer):
-    """Writes streams of `blocks` (dense indices; default: all) into an empty or new `directory`.
+    """Writes streams of some blocks into an empty or new directory.
 
-    shard_bytes: size of a file, and of what is held until it is written (one piece, if that is
-    larger). dtype: of the numbers on disk (default: as the model has them).
+    Args:
+        directory: where to write.
+        blocks: dense indices; default: all.
+        streams: which of "resid_pre", "resid_post" and "delta" to write.
+        shard_bytes: largest size of a file, in bytes (one piece, if that is larger). As much is
+            held in memory until it is written.
+        dtype: of the numbers on disk; default: the model's.
+
+    Raises:
+        UserError: an argument has a value that is not allowed.
     """
 
     chunked: ClassVar[bool] = True
@@ -74,19 +78,19 @@ class RawCapture(Reducer):
         self.shard_bytes = shard_bytes
 
     def begin(self, model: ReasoningModel, n_texts: int) -> None:
+        """Check the blocks and create the directory."""
         blocks = list(model.layer_map) if self.blocks is None else list(self.blocks)
         self.dense = dict(zip(present(model, blocks), blocks, strict=True))  # position -> dense
         if self.directory.exists() and (
             not self.directory.is_dir() or any(self.directory.iterdir())
         ):
-            raise UserError(
-                f"{self.directory} is there already and is not an empty folder: name a new one."
-            )
+            raise UserError(f"{self.directory} exists and is not an empty folder: name a new one.")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.head = {
             "format": FORMAT,
             "model": model.name,
             "fingerprint": model.fingerprint(),
+            "provenance": model.provenance,
             "layer_map": list(model.layer_map),
             "blocks": blocks,
             "streams": list(self.streams),
@@ -96,13 +100,14 @@ class RawCapture(Reducer):
         }
         self.pieces: list[dict[str, Any]] = []
         self.held: dict[str, Tensor] = {}
-        self.next: dict[Key, int] = {}  # the first position that has not come yet
+        self.next: dict[Key, int] = {}  # the first position that has not arrived yet
         self.lengths = [0] * n_texts
         self.size = self.shards = self.written = 0  # written: how many pieces are in a shard
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
+        """Keep the counted tokens of a chosen block, and write a shard when it is full."""
         if index not in self.dense:
             return
         mask = batch.mask.cpu()
@@ -119,7 +124,10 @@ class RawCapture(Reducer):
         text, block, stream = key
         runs = _runs(positions.tolist())
         if not 0 <= text < len(self.lengths):
-            raise UserError(f"A row is of text {text}; the capture is of {len(self.lengths)}.")
+            raise UserError(
+                f"A row belongs to text {text}; the capture is of {len(self.lengths)} texts "
+                f"(0..{len(self.lengths) - 1}). Correct `CapturedBatch.texts` or `n_texts`."
+            )
         if runs[0][0] < self.next.get(key, 0):
             raise UserError(
                 f"Text {text} came back at position {runs[0][0]}: a raw capture keeps each token "
@@ -142,6 +150,7 @@ class RawCapture(Reducer):
         )
 
     def end(self, complete: bool) -> None:
+        """Write the last shard and the index, if the capture is complete."""
         if complete:
             self._write()
             whole = self.head | {"lengths": self.lengths, "shards": self.shards}
@@ -163,7 +172,7 @@ class RawCapture(Reducer):
         self.shards += 1
 
     def _put(self, name: str, write: Callable[[Path], Any]) -> None:
-        """A file that takes its name once it is whole."""
+        """Write a file that gets its name when it is complete."""
         partial = self.directory / f".{name}.partial"
         try:
             write(partial)
@@ -189,18 +198,24 @@ def _runs(positions: list[int]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class RawStreams:
-    """A capture on disk; tensors are read when asked for."""
+    """A capture on disk; tensors are read on request.
+
+    Attributes:
+        directory: where it is.
+        index: the content of index.json.
+    """
 
     directory: Path
     index: dict[str, Any]
 
     @property
     def layer_map(self) -> tuple[int, ...]:
+        """Dense index of each block of the captured model."""
         return tuple(self.index["layer_map"])
 
     @cached_property
     def texts(self) -> tuple[int, ...]:
-        """The numbers of the texts of which something was kept."""
+        """Numbers of the texts of which something was kept."""
         return tuple(sorted({piece["text"] for piece in self.index["pieces"]}))
 
     @property
@@ -209,7 +224,19 @@ class RawStreams:
         return tuple(self.index["lengths"])
 
     def stream(self, text: int, block: int, stream: Stream | None = None) -> Float[Tensor, "T D"]:
-        """The kept tokens of one text at one block (dense index), in order."""
+        """The kept tokens of one text at one block, in order.
+
+        Args:
+            text: number of the text.
+            block: dense index.
+            stream: name of the stream; default: the first that was captured.
+
+        Returns:
+            [T, D] in the dtype on disk.
+
+        Raises:
+            UserError: the capture does not hold it, or a file is damaged.
+        """
         from safetensors import SafetensorError, safe_open
 
         read = []
@@ -223,7 +250,19 @@ class RawStreams:
         return torch.cat(read)
 
     def positions(self, text: int, block: int, stream: Stream | None = None) -> Int[Tensor, " T"]:
-        """Where in the text each row of `stream` was."""
+        """The position in the text of each row of `stream`.
+
+        Args:
+            text: number of the text.
+            block: dense index.
+            stream: name of the stream; default: the first that was captured.
+
+        Returns:
+            int64 [T].
+
+        Raises:
+            UserError: the capture does not hold it.
+        """
         found = [run for p in self._pieces(text, block, stream) for run in p["positions"]]
         return torch.cat([torch.arange(a, b) for a, b in found])
 
@@ -246,7 +285,7 @@ class RawStreams:
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a piece: text, block (dense index), stream, first position, tokens, shard."""
+        """One row per piece: text, block (dense index), stream, first position, tokens, shard."""
         import pandas as pd
 
         rows = [
@@ -261,18 +300,31 @@ class RawStreams:
 
 
 def load_raw(directory: str | Path) -> RawStreams:
-    """A finished capture."""
+    """Open a finished capture.
+
+    Args:
+        directory: where `RawCapture` wrote it.
+
+    Returns:
+        The capture; no tensor is read yet.
+
+    Raises:
+        UserError: the capture is missing, incomplete or damaged.
+    """
     folder = Path(directory).expanduser()
     path = folder / INDEX
     if not path.is_file():
         state = "was stopped before it ended" if folder.is_dir() else "is not there"
-        raise UserError(f"The capture {folder} {state}: no {INDEX}. Run it again.")
+        raise UserError(f"The capture {folder} {state}: it has no {INDEX}. Run it again.")
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"{path} is no valid JSON ({error}): run the capture again.") from error
+        raise UserError(f"{path} is not valid JSON ({error}): run the capture again.") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise UserError(f"{path} is not of format {FORMAT}: it was written by another version.")
+        raise UserError(
+            f"{path} is not of format {FORMAT}: it was written by another version. "
+            "Run the capture again."
+        )
     lacking = {p["shard"] for p in index["pieces"]} - {f.name for f in folder.iterdir()}
     if lacking:
         raise UserError(f"{folder} lacks {', '.join(sorted(lacking))}: run the capture again.")

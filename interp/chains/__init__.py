@@ -1,1 +1,1 @@
-"""Chains: what was generated, its record, periods, masks and noise."""
+"""Chains: generated answers, their residual records, periods, masks and sampling noise."""

@@ -1,7 +1,8 @@
-"""A chain: one generated answer, kept as token ids, with its spans and how it came to an end.
+"""A chain: one generated answer as token ids, with its spans and the reason why it ended.
 
-Shapes: S generated tokens (the model's own and the ones written into the chain by the engine:
-a forced end of thinking, an answer prefix, a "wait"). All per-token arrays have length S.
+Shapes: S generated tokens. They include the tokens that the engine writes into the chain: a forced
+end of thinking, an answer prefix, a "Wait". All per-token arrays have length S; P is the number of
+prompt tokens.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ ThinkingFinish = Literal["end", "forced", "looped", "none"]
 
 @dataclass(frozen=True)
 class Budget:
-    """How much a chain may spend.
+    """How many tokens a chain may spend.
 
-    thinking: thinking tokens allowed, the model's own and "wait"s together (0 is an error;
-        ask for `thinking=False` prompts instead).
-    answer: tokens allowed after the end of thinking.
-    waits: how many times an end of thinking is replaced by "wait", as long as thinking tokens
-        remain (s1, arXiv 2501.19393).
+    Attributes:
+        thinking: thinking tokens allowed, at least 1. The model's own tokens and the "Wait" tokens
+            count together. For no thinking at all, use prompts with `thinking=False`.
+        answer: tokens allowed after the end of thinking, at least 1.
+        waits: how many times an early end of thinking is replaced by "Wait", as long as thinking
+            tokens remain (s1, arXiv 2501.19393). 0 means never.
     """
 
     thinking: int = 1024
@@ -47,13 +49,18 @@ class Budget:
 
     @property
     def label(self) -> str:
-        """Short name for tables: the thinking tokens, and the waits where there are any."""
+        """Short name for tables: the thinking tokens, and the "Wait" extensions if any."""
         return f"{self.thinking}" + (f"+{self.waits}wait" if self.waits else "")
 
 
 @dataclass(frozen=True)
 class Span:
-    """Half-open range [start, stop) of generated positions."""
+    """Half-open range [start, stop) of generated positions.
+
+    Attributes:
+        start: index of the first generated token in the span.
+        stop: index after the last one.
+    """
 
     start: int
     stop: int
@@ -66,14 +73,34 @@ class Span:
 class Chain:
     """One generated answer.
 
-    ids: everything after the prompt. forced: True where the engine, not the model, wrote the
-    token. thinking / answer: spans in `ids`, delimiters excluded; `answer` is None when the chain
-    was cut before one began. finish: "stop" (end-of-sequence), "cut" (answer budget spent),
-    "looped" (ended early as certainly looping), "positions" (the model's positions ran out).
-    thinking_finish: "end" (the model closed it), "forced" (budget), "looped", "none" (a prompt
-    without thinking). logprob / entropy: of every token under the model's own distribution at
-    temperature 1, in nats; nan where the engine wrote the token without asking. stream: what each
-    block did to the residual stream in the pass that chose each token, where it was recorded.
+    Attributes:
+        problem: name of the problem.
+        variant: name of the variant that generated the chain.
+        sample: number of the sample, from 0.
+        seed: seed of the sampling noise.
+        budget: the tokens allowed.
+        prompt_ids: token ids of the prompt [P].
+        ids: token ids of everything after the prompt [S].
+        forced: True where the engine, not the model, wrote the token [S].
+        thinking: span of the thinking in `ids`, delimiters excluded.
+        answer: span of the answer in `ids`, delimiters excluded; None when the chain ended before
+            an answer began. In the plain format, a completion that ended by itself has an empty
+            answer at the end of its thinking: what it announces is inside (`answer_texts`).
+        finish: why the chain ended: "stop" (end-of-sequence token), "cut" (answer budget spent),
+            "looped" (stopped early because it certainly loops) or "positions" (no position of the
+            model was left).
+        thinking_finish: why thinking ended: "end" (the model closed it), "forced" (budget spent),
+            "looped", or "none" (a prompt without thinking).
+        waits: how many "Wait" extensions were used.
+        logprob: log-probability of every token under the model's own distribution at temperature 1,
+            in nats [S]; nan where the engine wrote the token without running the model.
+        entropy: entropy of that distribution, in nats [S]; nan likewise.
+        layer_map: dense index of each block of the model that generated the chain.
+        stream: what each block did to the residual stream in the pass that chose each token, if it
+            was recorded.
+        plain: whether the thinking format has no delimiters, so the whole completion thinks.
+        reopened: what follows where the answer opened the thinking again; None if it did not. The
+            answer stops before it. It counts as thinking, beyond the budget.
     """
 
     problem: str
@@ -93,43 +120,88 @@ class Chain:
     entropy: Float[np.ndarray, " S"]
     layer_map: tuple[int, ...] = field(default=(), repr=False)
     stream: StreamRecord | None = field(default=None, repr=False, compare=False)
+    plain: bool = False
+    reopened: Span | None = None
 
     @property
     def thinking_ids(self) -> Int[np.ndarray, " T"]:
+        """Token ids of the thinking span."""
         return self.ids[self.thinking.start : self.thinking.stop]
 
     @property
     def answer_ids(self) -> Int[np.ndarray, " T"]:
+        """Token ids of the answer span; empty when there is no answer."""
         return self.ids[self.answer.start : self.answer.stop] if self.answer else self.ids[:0]
 
     @property
     def n_thinking(self) -> int:
-        return len(self.thinking)
+        """Number of thinking tokens, with those after an answer that opened it again."""
+        return len(self.thinking) + (len(self.reopened) if self.reopened else 0)
 
     @property
     def n_answer(self) -> int:
+        """Number of answer tokens, 0 when there is no answer."""
         return len(self.answer) if self.answer else 0
 
     @property
     def n_tokens(self) -> int:
+        """Number of generated tokens S, forced ones included."""
         return int(self.ids.shape[0])
 
     @property
     def mean_logprob(self) -> float:
-        """Mean log-probability a token over the model's own tokens (nan if there is none)."""
+        """Mean log-probability per token over the model's own tokens, in nats (nan if none)."""
         own = self.logprob[~self.forced]
         return float(np.mean(own)) if own.size else float("nan")
 
 
 @runtime_checkable
 class TextDecoder(Protocol):
-    """What turns token ids into text: a model, a tokenizer's wrapper."""
+    """Anything that turns token ids into text: a model, or a wrapper around a tokenizer."""
 
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str: ...
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Decode token ids.
+
+        Args:
+            ids: token ids.
+            skip_special: whether to leave out special tokens.
+
+        Returns:
+            The text.
+        """
+        ...
+
+
+def answer_texts(chain: Chain, model: TextDecoder) -> tuple[str, ...]:
+    """The texts that hold a chain's answer: the first that announces one is graded.
+
+    This is the only place that decides what of a chain may be graded. With delimiters it is the
+    answer's span; unfinished thinking, and thinking that the answer opened again, are never read.
+    In the plain format it is the answer that a budget forced, where there is one, and then the
+    whole completion.
+
+    Args:
+        chain: a finished chain.
+        model: decodes token ids.
+
+    Returns:
+        The texts; none for a chain with delimiters that was cut before an answer began.
+    """
+    own = () if chain.answer is None else (model.text(chain.answer_ids.tolist()),)
+    if not chain.plain or chain.thinking_finish == "none":
+        return own
+    end = chain.answer.stop if chain.answer else chain.thinking.stop
+    whole = model.text(chain.ids[:end].tolist())
+    return (*own, whole) if chain.n_answer else (whole,)
 
 
 class Chains(Sequence[Chain]):
-    """The chains of one call, with the model that can turn them into text."""
+    """The chains of one call, with the model that can turn them into text.
+
+    Args:
+        chains: the chains, in order.
+        model: decodes their token ids.
+    """
 
     def __init__(self, chains: Sequence[Chain], model: TextDecoder) -> None:
         self._chains = tuple(chains)
@@ -152,11 +224,18 @@ class Chains(Sequence[Chain]):
         return f"Chains(n={len(self)}, variants={names})"
 
     def text(self, index: int) -> str:
-        """The whole generated text of chain `index`, delimiters included."""
+        """The whole generated text of one chain, delimiters included.
+
+        Args:
+            index: position of the chain.
+
+        Returns:
+            The text, special tokens included.
+        """
         return self.model.text(self._chains[index].ids.tolist(), skip_special=False)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a chain: keys, lengths, how it ended, thinking and answer as text."""
+        """One row per chain: keys, lengths, how it ended, thinking and answer as text."""
         import pandas as pd
 
         rows = [
@@ -171,6 +250,7 @@ class Chains(Sequence[Chain]):
                 "tokens": c.n_tokens,
                 "finish": c.finish,
                 "thinking_finish": c.thinking_finish,
+                "reopened": c.reopened is not None,
                 "waits": c.waits,
                 "mean_logprob": c.mean_logprob,
                 "thinking": self.model.text(c.thinking_ids.tolist()),

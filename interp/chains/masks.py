@@ -1,4 +1,7 @@
-"""Masks: which tokens of each chain belong to an event."""
+"""Masks: which tokens of each chain belong to an event.
+
+`Masks` maps an event's name to one boolean mask [S] per chain.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,24 @@ Masks = dict[str, list[Bool[np.ndarray, " _"]]]
 
 
 def check_masks(chains: Sequence[Chain], masks: Masks, who: str) -> None:
-    """Refuses masks that do not fit the chains: one a chain, one truth value a token."""
+    """Refuse masks that do not fit the chains.
+
+    Args:
+        chains: N chains.
+        masks: for each event, N boolean masks with one entry per generated token [S].
+        who: name of the calling function, with which the error begins.
+
+    Raises:
+        UserError: there is no event, a mask is missing, or a mask does not have the length of its
+            chain.
+    """
     if not masks:
         raise UserError(f"{who}: no event was given, such as mark(chains, model).")
     for name, several in masks.items():
         if len(several) != len(chains):
             raise UserError(
-                f"{who}: event {name!r} has {len(several)} masks for {len(chains)} chains."
+                f"{who}: event {name!r} has {len(several)} masks for {len(chains)} chains: "
+                "expected one mask per chain."
             )
         for i, (mask, chain) in enumerate(zip(several, chains, strict=True)):
             if mask.shape != (chain.n_tokens,):

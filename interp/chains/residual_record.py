@@ -1,14 +1,14 @@
-"""What every block did to the residual stream, token by token of one chain.
+"""What every block did to the residual stream, for each token of one chain.
 
-Four numbers a token and block are kept: the norms of what entered the block (`pre`), of what left
-it (`post`) and of what it added (`delta`), and the inner product of the first two (`dot`). Block
-Influence (ShortGPT, arXiv 2403.03853) is 1 - dot / (pre post). Kept token by token they can be
-averaged over any part of the chain afterwards: by step, at events that only the finished chain
-shows, with sinks or without (`interp.influence_profile`).
+Four numbers per token and block: the norms of what enters the block (`pre`), of what leaves it
+(`post`) and of what it adds (`delta`), and the inner product of the first two (`dot`). Block
+Influence (ShortGPT, arXiv 2403.03853) is 1 - dot / (pre post). Because the numbers are per token,
+they can be averaged later over any part of the chain: by step, at events that only the finished
+chain shows, with or without sinks (`interp.influence_profile`).
 
-Shapes: S generated tokens, L blocks. Row s belongs to the pass that CHOSE token s (it reads token
-s - 1, or the end of the prompt), as `Chain.logprob` does. Rows of tokens that were given (the
-prefix of a fork) are nan when recorded while decoding. All in float32, whatever the model's dtype.
+Shapes: S generated tokens, L blocks; float32 whatever the model's dtype. As in `Chain.logprob`, row
+s belongs to the pass that CHOSE token s, which reads token s - 1 or the end of the prompt. Tokens
+that were given (the prefix of a fork) have nan rows if the record was made while decoding.
 """
 
 from __future__ import annotations
@@ -22,13 +22,20 @@ from jaxtyping import Bool, Float
 if TYPE_CHECKING:
     import pandas as pd
 
-SINK_RATIO = 100.0
 NUMBERS = ("pre", "post", "delta", "dot")
 
 
 @dataclass(frozen=True)
 class StreamRecord:
-    """One chain's record. layer_map: position in this model -> dense index."""
+    """The residual record of one chain.
+
+    Attributes:
+        pre: norm of the stream entering each block [S, L].
+        post: norm of the stream leaving it [S, L].
+        delta: norm of what the block adds [S, L].
+        dot: inner product of the entering and the leaving stream [S, L].
+        layer_map: dense index of each block, in the model's order.
+    """
 
     pre: Float[np.ndarray, "S L"]
     post: Float[np.ndarray, "S L"]
@@ -38,31 +45,39 @@ class StreamRecord:
 
     @classmethod
     def of(cls, numbers: Float[np.ndarray, "S L 4"], layer_map: tuple[int, ...]) -> StreamRecord:
-        """From the four numbers side by side, copied."""
+        """Build a record from the four numbers of each token and block.
+
+        Args:
+            numbers: pre, post, delta and dot along the last axis [S, L, 4]; copied.
+            layer_map: dense index of each block.
+
+        Returns:
+            The record.
+        """
         pre, post, delta, dot = np.moveaxis(numbers, -1, 0).copy()
         return cls(pre, post, delta, dot, layer_map)
 
     @property
     def cosine(self) -> Float[np.ndarray, "S L"]:
-        """Of what enters and what leaves; two zero vectors are equal, a zero and another not."""
-        size = self.pre * self.post
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(size == 0, (self.pre == self.post).astype(np.float32), self.dot / size)
+        """Cosine of entering and leaving stream [S, L]: 1 if both are zero, 0 if only one is."""
+        import torch
+
+        from interp.kernels.stream_numbers import cosine
+
+        return cosine(*map(torch.from_numpy, (self.dot, self.pre, self.post))).numpy()
 
     @property
     def influence(self) -> Float[np.ndarray, "S L"]:
-        """Block Influence of every token and block."""
+        """Block Influence of every token and block [S, L]."""
         return 1.0 - self.cosine
 
     @property
     def sinks(self) -> Bool[np.ndarray, "S L"]:
-        """Tokens whose norm at a block is over 100 times the chain's median there."""
-        with np.errstate(invalid="ignore"):
-            entering = self.pre > SINK_RATIO * _median(self.pre)
-            return entering | (self.post > SINK_RATIO * _median(self.post))
+        """Tokens whose norm at a block is over 100 times the chain's median there [S, L]."""
+        return _sinks(self.pre) | _sinks(self.post)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a token and block."""
+        """One row per token and block."""
         import pandas as pd
 
         steps, depth = self.pre.shape
@@ -76,7 +91,13 @@ class StreamRecord:
         )
 
 
-def _median(norms: np.ndarray) -> np.ndarray:
-    """The lower median over tokens, as torch's: [L]; nan where no token was recorded."""
-    known = np.sort(norms[np.isfinite(norms).all(axis=1)], axis=0)
-    return known[(len(known) - 1) // 2] if len(known) else np.full(norms.shape[1], np.nan)
+def _sinks(norms: Float[np.ndarray, "S L"]) -> Bool[np.ndarray, "S L"]:
+    """Tokens that were not recorded (nan) are no sinks, and count for no median."""
+    import torch
+
+    from interp.kernels.stream_numbers import sinks
+
+    known = np.isfinite(norms).all(axis=1)
+    if not known.any():
+        return np.zeros(norms.shape, dtype=bool)
+    return sinks(torch.from_numpy(norms.T), torch.from_numpy(known)).numpy().T

@@ -193,7 +193,7 @@ def fork_point(chain: Chain, step: int) -> int:
     """
     written = np.flatnonzero(chain.forced)
     first = int(written[0]) if len(written) else chain.n_tokens
-    return max(0, min(step + 1, chain.n_thinking, chain.budget.thinking - 1, first))
+    return max(0, min(step + 1, len(chain.thinking), chain.budget.thinking - 1, first))
 
 
 def _key(chain: Chain) -> tuple[str, int, int]:

@@ -167,7 +167,9 @@ def along(chains: Sequence[Chain], fractions: Sequence[float] = (0.25, 0.5, 0.75
     if not fractions or not all(0 <= f < 1 for f in fractions):
         raise UserError(f"along(fractions={fractions}): expected one or more from 0 to under 1.")
     return {
-        f"from {f:.0%}": [int(f * c.n_thinking) if c.n_thinking >= 4 else None for c in chains]
+        f"from {f:.0%}": [
+            int(f * len(c.thinking)) if len(c.thinking) >= 4 else None for c in chains
+        ]
         for f in fractions
     }
 

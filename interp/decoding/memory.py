@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from typing import TYPE_CHECKING
 
 import torch
+
+from interp.model.available_memory import available_bytes
 
 if TYPE_CHECKING:
     from interp.decoding.request import Request
@@ -56,9 +57,9 @@ def slots_that_fit(model: ReasoningModel, columns: int, asked: int | None) -> in
     # bytes per row: keys and values of every block
     row = 2 * model.n_blocks * heads * width * columns * model.dtype.itemsize
     usual = CPU_SLOTS
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = available_bytes(model.device)
     if model.device.type == "cuda":
-        usual, free = CUDA_SLOTS, torch.cuda.mem_get_info(model.device)[0]
+        usual = CUDA_SLOTS
     fit = max(1, int((free * 0.9 if asked else free // 2) // row))
     want = asked or usual
     if fit < want:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from interp.chains.chain import Budget, Chain
 from interp.chains.noise import noise_key
 from interp.errors import UserError
@@ -30,6 +32,9 @@ class Request:
         budgets: the budgets, each at most once; each gives one chain.
         prefix: token ids with which the chain begins, as if the model had chosen them (see
             `fork`). Steps and budgets count them. Empty by default.
+        answering: whether the model answers at once, so only the answer tokens of the budgets
+            count. A prompt that closes the thinking says so itself; the plain format has no mark
+            for it.
     """
 
     problem: str
@@ -39,6 +44,7 @@ class Request:
     seed: int = 0
     budgets: tuple[Budget, ...] = (Budget(),)
     prefix: tuple[int, ...] = ()
+    answering: bool = False
 
     def __post_init__(self) -> None:
         """Refuses invalid values with a UserError."""
@@ -83,7 +89,7 @@ def check(model: ReasoningModel, requests: Sequence[Request]) -> None:
     Raises:
         UserError: a prompt is too long or from another tokenizer, a prefix leaves nothing to
             decode, a request occurs twice, two variants share a name, or a budget has waits and
-            the delimiters have none.
+            the thinking format has no word for them.
     """
     seen: dict[tuple[str, str, int, int], Request] = {}
     names: dict[str, VariantLike] = {}
@@ -116,8 +122,9 @@ def check(model: ReasoningModel, requests: Sequence[Request]) -> None:
             )
         if any(b.waits for b in r.budgets) and not model.delimiter_ids.wait:
             raise UserError(
-                'A budget has waits, but the thinking delimiters have no "wait": '
-                "pass delimiters=Delimiters(..., wait=...)."
+                'A budget has waits, but the thinking format has no word for "wait" that the '
+                "tokenizer can spell: pass delimiters=Delimiters(..., wait=...), --wait-word WORD, "
+                "or budgets without waits."
             )
 
 
@@ -162,10 +169,10 @@ def fork(
     Raises:
         UserError: `at` is outside the chain's thinking.
     """
-    if not 0 <= at <= chain.n_thinking:
+    if not 0 <= at <= chain.thinking.stop:
         raise UserError(
             f"Cannot fork chain {chain.problem!r} at token {at}: expected a position in "
-            f"its thinking, 0 to {chain.n_thinking}."
+            f"its thinking, 0 to {chain.thinking.stop}."
         )
     chosen = chain.budget if budgets is None else budgets
     allowed = (chosen,) if isinstance(chosen, Budget) else tuple(chosen)
@@ -226,17 +233,28 @@ def cross(
         raise UserError(
             f"problem_ids repeat {', '.join(map(repr, twice))}: expected a unique name per prompt."
         )
+    # with delimiters, the prompt itself says that its thinking is closed
+    answering = not thinking and model.delimiter_ids.plain
     requests = []
     for name, prompt in zip(names, prompts, strict=True):
         ids = _ids(model, prompt, thinking)
         for variant in chosen:
             for sample in range(samples):
-                requests.append(Request(name, ids, variant, sample, seed, allowed))
+                requests.append(
+                    Request(name, ids, variant, sample, seed, allowed, answering=answering)
+                )
     return requests
 
 
 def _ids(model: ReasoningModel, prompt: Any, thinking: bool) -> tuple[int, ...]:
     """Returns the token ids of a prompt; ids that the caller gave stay as they are."""
-    if not isinstance(prompt, str) and len(prompt) and not isinstance(prompt[0], dict):
+    if _is_ids(prompt):
         return tuple(int(i) for i in cast("Sequence[int]", prompt))
     return tuple(model.prompt_ids(prompt, thinking=thinking))
+
+
+def _is_ids(prompt: Any) -> bool:
+    """Whether a prompt is a list of token ids."""
+    if isinstance(prompt, (str, bytes)) or not isinstance(prompt, (Sequence, np.ndarray)):
+        return False
+    return len(prompt) > 0 and all(isinstance(i, (int, np.integer)) for i in prompt)

@@ -15,8 +15,14 @@ import numpy as np
 from interp.chains.chain import Budget, Chain, Finish, ThinkingFinish
 from interp.chains.periods import LOOP_CHECK, certain_period, loop_from
 from interp.decoding.batch import Batch
-from interp.decoding.sequence import SequenceState, finish_answer, finish_without_answer
+from interp.decoding.sequence import (
+    SequenceState,
+    finish_answer,
+    finish_plain,
+    finish_without_answer,
+)
 from interp.decoding.stop_strings import StopStrings
+from interp.decoding.thinking_marks import ThinkingMarks
 from interp.interventions.windows import NEVER
 
 # no event; the row continues with its answer; its slot begins another task; its slot is free
@@ -32,20 +38,23 @@ class RowEvents:
         stop: the strings that end an answer.
         stop_on_loop: whether a row that certainly loops ends there.
         layer_map: index in this model -> dense index, recorded in every chain.
-        end_length: tokens of the delimiter that ends thinking.
+        marks: finds the end of thinking.
     """
 
-    def __init__(self, batch: Batch, stop: StopStrings, stop_on_loop: bool) -> None:
+    def __init__(
+        self, batch: Batch, stop: StopStrings, marks: ThinkingMarks, stop_on_loop: bool
+    ) -> None:
         """Keeps the batch and the rules that end a row.
 
         Args:
             batch: the rows.
             stop: the strings that end an answer.
+            marks: finds the end of thinking.
             stop_on_loop: whether a row that certainly loops ends there.
         """
         self.batch, self.stop, self.stop_on_loop = batch, stop, stop_on_loop
+        self.marks = marks
         self.layer_map = batch.model.layer_map
-        self.end_length = len(batch.model.delimiter_ids.think_end)
 
     def happened(
         self, slot: int, count: int, ended: bool, stopped: bool, chains: list[Chain]
@@ -55,7 +64,7 @@ class RowEvents:
         Args:
             slot: slot of the row.
             count: generated tokens of the row, this one included.
-            ended: whether this token completes the end of thinking.
+            ended: whether this token may complete the end of thinking.
             stopped: whether this token is an end-of-sequence token.
             chains: list to which finished chains are appended.
 
@@ -70,14 +79,17 @@ class RowEvents:
                 self._watch(slot, sequence.task.start, count)
                 return "nothing"
             record = self.batch.table.record(slot)
-            chains += finish_answer(sequence, record, count, how, self.layer_map, kept)
-        elif ended:
-            n = count - self.end_length
-            here = sequence.thinking_ended(n)
-            if here and count < sequence.max_tokens:
+            chains += finish_answer(sequence, record, count, how, self.layer_map, self.marks, kept)
+        elif ended and (n := self._thinking_before(sequence, slot, count)) is not None:
+            here = sequence.thinking_ended(n, count)
+            if sequence.ids.plain:  # the answer is inside
+                record = self.batch.table.record(slot)
+                chains += finish_plain(sequence, record, count, n, here, self.layer_map)
+            elif here and count < sequence.max_tokens:
                 self._go_on(slot, n, here, count)
                 return "answer"
-            self._without_answer(slot, count, n, here, "positions", "end", chains)
+            else:
+                self._without_answer(slot, count, n, here, "positions", "end", chains)
         elif stopped:  # the model ended the sequence inside its thinking
             n = count - 1
             inside = sequence.thinking_stopped(n)
@@ -91,6 +103,12 @@ class RowEvents:
             self._watch(slot, 0, count)
             return "nothing"
         return "next" if self._next(slot, chains) else "done"
+
+    def _thinking_before(self, sequence: SequenceState, slot: int, count: int) -> int | None:
+        """Returns the tokens before an end of thinking that the last token completes, or None."""
+        start = sequence.task.start
+        found = self.marks.before_end(self.batch.table.tokens[slot, start:count])
+        return None if found is None else start + found
 
     def _answer_finish(
         self, sequence: SequenceState, slot: int, count: int, stopped: bool
@@ -110,7 +128,7 @@ class RowEvents:
     def _go_on(self, slot: int, n: int, budgets: tuple[Budget, ...], count: int) -> None:
         """Continues a row with its answer after the model ended its thinking at token n."""
         sequence, table = self.batch.sequences[slot], self.batch.table
-        sequence.answer_here(n, budgets)
+        sequence.answer_here(n, count, budgets)
         table.own[slot], table.limit[slot] = count, sequence.limit
         table.thinks[slot], table.answer_from[slot] = False, sequence.answer_from
 

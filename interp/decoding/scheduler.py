@@ -33,6 +33,7 @@ from interp.decoding.request import Request
 from interp.decoding.row_events import LOOP_EVERY, RowEvents
 from interp.decoding.sequence import SequenceState
 from interp.decoding.stop_strings import StopStrings
+from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import NonFiniteError
 from interp.interventions.hooks import reject_row_patches
 from interp.interventions.interventions import VariantLike
@@ -65,7 +66,7 @@ class Scheduler:
         model: the model.
         options: how to decode.
         stop_ids: end-of-sequence token ids.
-        end_ids: token ids of the delimiter that ends thinking.
+        marks: finds the end of thinking.
         waiting: requests without a slot; requests with one prefill are neighbors.
         wanting: number of waiting requests per prefill key.
         prefills: computed prefills by prefill key.
@@ -96,7 +97,6 @@ class Scheduler:
             variants.setdefault(r.variant.name, r.variant)
         reject_row_patches(list(variants.values()))
         self.stop_ids = np.asarray(model.stop_ids)
-        self.end_ids = model.delimiter_ids.think_end
 
         by_prompt: dict[Any, list[Request]] = {}  # one prefill, one run of requests
         for r in requests:
@@ -109,7 +109,8 @@ class Scheduler:
         slots = min(slots_that_fit(model, longest, options.slots), len(requests) * 4)
         self.batch = Batch(model, list(variants.values()), options, slots=slots, longest=longest)
         self.stop = StopStrings(model, options.stop)
-        self.events = RowEvents(self.batch, self.stop, options.stop_on_loop)
+        self.marks = ThinkingMarks(model, self.stop)
+        self.events = RowEvents(self.batch, self.stop, self.marks, options.stop_on_loop)
         self.made = self.finished = 0
         self.total = sum(len(r.budgets) for r in requests)
 
@@ -228,7 +229,7 @@ class Scheduler:
         n, passes = tokens.shape
         index, forced = batch.table.write(output)  # [n, k] each
         thinks = batch.table.thinks[:n, None]
-        ended = self._ends(index, tokens) & thinks & ~forced
+        ended = self.marks.may_end(tokens) & thinks & ~forced
         stopped = np.isin(tokens, self.stop_ids) & ~forced
         event = ended | stopped | (index + 1 >= batch.table.limit[:n, None]) | ~output.finite
         if self.stop:
@@ -266,17 +267,6 @@ class Scheduler:
         batch.settle(kept, done)
         batch.remove(done)
         return chains, broken
-
-    def _ends(self, index: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """Returns whether each token completes the end of thinking, [n, k]."""
-        ends = tokens == self.end_ids[-1]
-        if len(self.end_ids) > 1 and ends.any():
-            table, slots = self.batch.table, np.arange(len(tokens))[:, None]
-            own = table.own[: len(tokens), None]
-            for j, part in enumerate(reversed(self.end_ids[:-1]), start=1):
-                at = index - j
-                ends &= (at >= own) & (table.tokens[slots, np.maximum(at, 0)] == part)
-        return ends
 
 
 def _non_finite(sequence: SequenceState, step: int) -> NonFiniteError:

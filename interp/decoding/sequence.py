@@ -14,7 +14,7 @@ Positions count generated tokens from 0. `cut` tokens are kept when a task begin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy as np
 from interp.chains.chain import Budget, Chain, Finish, Span, ThinkingFinish
 from interp.chains.residual_record import StreamRecord
 from interp.decoding.request import Request
+from interp.decoding.thinking_marks import ThinkingMarks
 from interp.interventions.timeline import answer_from
 from interp.interventions.windows import NEVER
 from interp.model.delimiters import DelimiterIds
@@ -63,7 +64,7 @@ class SequenceState:
 
     Attributes:
         request: the request that is decoded.
-        ids: token ids of the thinking delimiters.
+        ids: token ids of the thinking format.
         max_tokens: generated tokens that fit into the model's positions.
         task: the current task.
         tasks: tasks of this row that have not begun.
@@ -87,13 +88,13 @@ class SequenceState:
 
         Args:
             request: the request.
-            ids: token ids of the thinking delimiters.
+            ids: token ids of the thinking format.
             max_positions: positions of the model, in tokens.
 
         Returns:
             The state before the first generated token.
         """
-        if ids.closed_in(request.prompt_ids):
+        if request.answering or ids.closed_in(request.prompt_ids):
             task = Task(0, (), "answer", request.budgets, thinking_finish="none")
         else:
             task = Task(len(request.prefix), (), "thinking", request.budgets)
@@ -139,17 +140,18 @@ class SequenceState:
 
     # ---------------------------------------------------------------- events of thinking
 
-    def thinking_ended(self, n: int) -> tuple[Budget, ...]:
+    def thinking_ended(self, n: int, closed: int) -> tuple[Budget, ...]:
         """Handles that the model ended its thinking; other branches become tasks.
 
         Args:
-            n: tokens of thinking before the delimiter.
+            n: tokens of thinking before its end.
+            closed: tokens with its end: the delimiter, or in the plain format the token or string
+                that ends the sequence.
 
         Returns:
             The budgets that answer here. Smaller budgets ended before; budgets with "wait"s left
             continue to think.
         """
-        closed = n + len(self.ids.think_end)
         level = self.task.waits
         inside = [b for b in self.task.budgets if closed <= b.thinking]
         self._fork([b for b in self.task.budgets if closed > b.thinking])
@@ -231,15 +233,15 @@ class SequenceState:
         """Returns the task that ends thinking after `cut` tokens and answers."""
         return Task(cut, self.ids.closing, "answer", budgets, self.task.waits, cut, how)
 
-    def answer_here(self, n: int, budgets: tuple[Budget, ...]) -> None:
+    def answer_here(self, n: int, closed: int, budgets: tuple[Budget, ...]) -> None:
         """Continues with the answer after the model ended its thinking.
 
         Args:
             n: tokens of thinking before the delimiter.
+            closed: tokens with the delimiter.
             budgets: the budgets that answer here.
         """
-        cut = n + len(self.ids.think_end)
-        self.enter(Task(cut, (), "answer", budgets, self.task.waits, n, "end"))
+        self.enter(Task(closed, (), "answer", budgets, self.task.waits, n, "end"))
 
     @property
     def fits(self) -> bool:
@@ -272,11 +274,13 @@ def finish_answer(
     n: int,
     how: Finish,
     layer_map: tuple[int, ...],
+    marks: ThinkingMarks,
     kept: int | None = None,
 ) -> list[Chain]:
     """Makes the chains of all budgets of a finished answer.
 
-    A budget that allows fewer answer tokens cuts the answer.
+    A budget that allows fewer answer tokens cuts the answer. An answer that opens the thinking
+    again ends there: what follows is thinking beyond the budget (`Chain.reopened`).
 
     Args:
         sequence: the sequence, in its answer.
@@ -284,6 +288,7 @@ def finish_answer(
         n: generated tokens.
         how: how the answer ended.
         layer_map: index in this model -> dense index.
+        marks: finds where the answer opens the thinking again.
         kept: position before the stop string that ended the answer; None if no stop string
             did. A stop token is always the last token.
 
@@ -297,9 +302,39 @@ def finish_answer(
         if n - task.start > budget.answer or (n - task.start == budget.answer and how != "stop"):
             total, finish = task.start + budget.answer, "cut"
         stop = (total - 1 if kept is None else kept) if finish == "stop" else total
-        span = Span(task.start, stop)
-        chains.append(_chain(sequence, record, budget, total, span, finish, layer_map))
+        opened = marks.opened_in(record.tokens[task.start : stop])
+        end = stop if opened is None else task.start + opened
+        chain = _chain(sequence, record, budget, total, Span(task.start, end), finish, layer_map)
+        chains.append(chain if opened is None else replace(chain, reopened=Span(end, stop)))
     return chains
+
+
+def finish_plain(
+    sequence: SequenceState,
+    record: SlotRecord,
+    n: int,
+    thinking_stop: int,
+    budgets: Sequence[Budget],
+    layer_map: tuple[int, ...],
+) -> list[Chain]:
+    """Makes the chains of budgets whose completion ended by itself in the plain format.
+
+    The answer is announced inside, so the answer's span is empty and stands at its end.
+
+    Args:
+        sequence: the sequence.
+        record: what its slot has generated.
+        n: generated tokens, with the token or stop string that ended the completion.
+        thinking_stop: tokens before that.
+        budgets: the budgets that end here.
+        layer_map: index in this model -> dense index.
+
+    Returns:
+        One chain per budget.
+    """
+    task = Task(0, (), "thinking", tuple(budgets), sequence.task.waits, thinking_stop, "end")
+    answer = Span(thinking_stop, thinking_stop)
+    return [_chain(sequence, record, b, n, answer, "stop", layer_map, task) for b in budgets]
 
 
 def finish_without_answer(
@@ -360,6 +395,7 @@ def _chain(
         finish=finish,
         thinking_finish=task.thinking_finish,
         waits=task.waits,
+        plain=sequence.ids.plain,
         logprob=record.logprob[:n].copy(),
         entropy=record.entropy[:n].copy(),
         layer_map=layer_map,

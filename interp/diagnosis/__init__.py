@@ -37,7 +37,8 @@ def diagnose(
 ) -> dict[str, str | int | float | None]:
     """Diagnose one chain: its loop, reflections and repetition, as one flat row.
 
-    The loop is searched at the end of the thinking, then at the end of the answer. Reflections,
+    The loop is searched at the end of the thinking, then at the end of the answer, then at the end
+    of thinking that the answer opened again. Reflections,
     episodes, repetition and restatement are those of the thinking (of the answer, for a chain
     without thinking).
 
@@ -48,7 +49,8 @@ def diagnose(
         lexicon: The words that reflect; default `NATURAL`.
 
     Returns:
-        The row. `loop` (kind), `loop_in` ("thinking" or "answer"), `loop_period`, `loop_onset`
+        The row. `reopened` says whether the answer opened the thinking again (1 or 0).
+        `loop` (kind), `loop_in` ("thinking", "answer" or "reopened"), `loop_period`, `loop_onset`
         (tokens from the first generated token) and `loop_repeats` are None without a loop; `looped`
         and `loop_wasted` are 0. `repetition` is the share of repeated 4-grams in windows of 128
         tokens; nan for a shorter chain. `loop_entries`, `loop_escapes` and `loop_tokens` count the
@@ -58,7 +60,7 @@ def diagnose(
         forced tokens; per-1k fields are nan where no token remains.
     """
     pieces = model if isinstance(model, Pieces) else Pieces(model)
-    spans = [("thinking", chain.thinking), ("answer", chain.answer)]
+    spans = [("thinking", chain.thinking), ("answer", chain.answer), ("reopened", chain.reopened)]
     readings = {
         name: (span, read(pieces, chain.ids[span.start : span.stop]))
         for name, span in spans
@@ -71,6 +73,7 @@ def diagnose(
             loop_in, onset = name, span.start + loop.onset
             break
     row: dict[str, str | int | float | None] = {
+        "reopened": int(chain.reopened is not None),
         "loop": loop.kind if loop else None,
         "looped": int(loop is not None),
         "loop_in": loop_in,

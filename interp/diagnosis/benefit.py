@@ -248,7 +248,7 @@ def reflection_benefit(
             requests.append(
                 Request(
                     f"{i}/{place}", prompt, variants[i] or dense, chain.sample, chain.seed,
-                    (Budget(1, answer),),
+                    (Budget(1, answer),), answering=True,
                 )
             )  # fmt: skip
     verdicts: dict[str, float] = {}

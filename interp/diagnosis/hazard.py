@@ -148,7 +148,7 @@ def loop_dynamics(
     kept: list[list[float]] = [[] for _ in names]
     for chain in chains:
         row = names[chain.problem]
-        size = chain.n_thinking or chain.n_answer
+        size = len(chain.thinking) or chain.n_answer
         outside[:, row] += _overlap(ends, 0, size)
         for one in episodes_of(chain, pieces):
             began[np.searchsorted(ends, one.start, side="right") - 1, row] += 1

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer
+from interp.activations.capture import CapturedBatch, Reducer
 from interp.diagnosis.token_text import WORD
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
@@ -226,7 +226,7 @@ class _TextMeans(Reducer):
         self.counts = torch.zeros(n_texts, dtype=torch.float64)
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         if index != self.index:
             return

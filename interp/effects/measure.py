@@ -45,10 +45,6 @@ BY = ("ablation", "part")
 Verify = Callable[[str, Chain], bool | None]
 Extra = Callable[[str, Chain], Mapping[str, float | None]]
 Answer = Callable[[Chain], Hashable | None]
-PLAIN = (
-    "correct", "no_answer", "looped", "loop_entries_per_1k", "persistence", "loop_share",
-    "repetition", "restated", "thinking_tokens", "tokens", "mean_logprob",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -314,7 +310,7 @@ def _row(
     if verify is not None:
         right = verify(chain.problem, chain)
         row |= {"correct": float(right is True), "no_answer": float(right is None)}
-    size, entries = chain.n_thinking or chain.n_answer, seen["loop_entries"]
+    size, entries = len(chain.thinking) or chain.n_answer, seen["loop_entries"]
     outside = size - seen["loop_tokens"] + entries
     row |= {
         "looped": float(seen["looped"]),

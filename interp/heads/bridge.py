@@ -1,4 +1,4 @@
-"""A copy of the model under transformer-lens' bridge; the caller's model is not touched."""
+"""A copy of the model inside transformer-lens' bridge; the caller's model is not changed."""
 
 from __future__ import annotations
 
@@ -19,18 +19,30 @@ from interp.model.reasoning_model import ReasoningModel
 
 
 def copied(model: ReasoningModel, dtype: torch.dtype | None) -> Any:
-    """A copy of the model, without hooks or patched forwards."""
+    """Copy the Hugging Face model, without hooks or patched forwards.
+
+    Args:
+        model: the model.
+        dtype: of the copy's weights; None keeps the model's.
+
+    Returns:
+        The copied Hugging Face model.
+
+    Raises:
+        UserError: the model is on several devices, or hooks are open on it.
+    """
     devices = {p.device for p in model.hf.parameters()}
     if len(devices) != 1 or "meta" in {d.type for d in devices}:
         places = ", ".join(sorted(map(str, devices)))
         raise UserError(
-            f"{model.name} lies on {places}: a HeadLens needs a model on one device; load it with "
+            f"{model.name} is on {places}: a HeadLens needs a model on one device; load it with "
             "device=... instead of device_map=..."
         )
     with holding(model):
         hf = _bare(model)
     hf.requires_grad_(False)
-    for weight in hf.parameters() if dtype else ():  # buffers stay: rotary frequencies are float32
+    # buffers keep their dtype, because rotary frequencies are float32
+    for weight in hf.parameters() if dtype else ():
         weight.data = weight.data.to(dtype)
     return hf
 
@@ -58,12 +70,23 @@ def _bare(model: ReasoningModel) -> Any:
 
 
 def bridged(hf: Any, model: ReasoningModel) -> Any:
-    """transformer-lens' bridge around `hf`, which it changes."""
+    """Wrap a Hugging Face model in transformer-lens' bridge, which changes the model.
+
+    Args:
+        hf: the copy.
+        model: gives the name.
+
+    Returns:
+        The bridge.
+
+    Raises:
+        UserError: transformer-lens is not installed, or cannot wrap the model.
+    """
     kind = type(hf).__name__
     log = logging.getLogger("transformers")
     level = log.level
     try:
-        with warnings.catch_warnings():  # its import silences transformers for everybody
+        with warnings.catch_warnings():  # its import silences transformers in the whole process
             from transformer_lens.model_bridge.sources import build_bridge_from_module
     except ImportError as error:
         raise UserError(
@@ -79,7 +102,15 @@ def bridged(hf: Any, model: ReasoningModel) -> Any:
 
 @contextmanager
 def blaming(kind: str, what: str) -> Iterator[None]:
-    """Whatever goes wrong inside, but for want of memory, is transformer-lens' failing."""
+    """Turn any exception inside, but for a lack of memory, into an error about transformer-lens.
+
+    Args:
+        kind: class of the model.
+        what: what failed.
+
+    Raises:
+        UserError: something inside failed.
+    """
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError):
@@ -89,7 +120,15 @@ def blaming(kind: str, what: str) -> Iterator[None]:
 
 
 def without_point(hook: Any, index: int) -> Callable[..., Any]:
-    """`hook(index, tensor)` as transformer-lens calls it, with the hook point beside the tensor."""
+    """A hook as transformer-lens calls it, with the hook point beside the tensor.
+
+    Args:
+        hook: called with (index, tensor).
+        index: position of the block.
+
+    Returns:
+        The hook.
+    """
 
     def call(tensor: Tensor, **_: Any) -> Any:
         return hook(index, tensor)
@@ -98,6 +137,15 @@ def without_point(hook: Any, index: int) -> Callable[..., Any]:
 
 
 def unfaithful(kind: str, why: str) -> str:
+    """The text of the error for a model that transformer-lens does not render faithfully.
+
+    Args:
+        kind: class of the model.
+        why: what is wrong.
+
+    Returns:
+        The text.
+    """
     return (
         f"transformer-lens does not render {kind} faithfully ({why}), so attention heads of this "
         "model cannot be read. The architectures that are verified are listed in interp.heads."

@@ -1,4 +1,7 @@
-"""`HeadLens`: passes through the bridge, patterns and scores at events, and ablations."""
+"""`HeadLens`: passes through the bridge, patterns and scores at events, and ablations.
+
+Shapes: B rows, Q queries, K keys, H heads, d head width, E events, N chains, R ablated heads.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +28,13 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, batches
 from interp.replay.teacher_forced import readout
 
-PIECE = 256  # queries of one pass
-ATTENTION_FLOATS = 2**26  # of one block's pattern held at a time (256 MiB)
-CACHE_FLOATS = 2**28  # of keys and values held for the rows of one batch (1 GiB in float32)
-PATTERN_FLOATS = 2**28  # that `patterns` may return (1 GiB)
-LOGIT_FLOATS = 2**24  # of the rows of one batch held at a time (64 MiB)
-PROBE = 48  # tokens of the check at the start
-TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # of the largest logit
+PIECE = 256  # most queries per pass
+ATTENTION_FLOATS = 2**26  # most numbers of one block's pattern held at a time (256 MiB)
+CACHE_FLOATS = 2**28  # most numbers of keys and values in one batch (1 GiB in float32)
+PATTERN_FLOATS = 2**28  # most numbers that `patterns` may return (1 GiB)
+LOGIT_FLOATS = 2**24  # most logits of one batch held at a time (64 MiB)
+PROBE = 48  # tokens of the check when the lens opens
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}  # relative to the largest logit
 HALF_TOLERANCE = 5e-2
 
 
@@ -42,7 +45,7 @@ class _Marked:
     number: int  # of the chain in the caller's list
     ids: Int[Tensor, "1 K"]
     positions: Int[Tensor, " E"]
-    chosen: Int[Tensor, " E"]  # the token that the chain has there
+    chosen: Int[Tensor, " E"]  # the token that was chosen at each of these positions
     n_prompt: int
 
     @property
@@ -59,10 +62,24 @@ class _Marked:
 
 
 class HeadLens:
-    """Attention heads of a copy of `model`; close it (or use `with`) to free the copy.
+    """Attention heads of a copy of a model; close it (or use `with`) to free the copy.
 
-    dtype: of the copy; by default the model's own (float32 for exact numbers of a half-precision
-    model, at twice the memory).
+        with HeadLens(model) as lens:
+            lens.patterns(chain, blocks=[3], start=100, stop=140)
+            scores = lens.scores(chains, events, periods=periods)     # HeadScores
+            effects = lens.ablate(chains, events, heads=[(3, 0)])     # HeadEffects
+
+    Args:
+        model: the model.
+        dtype: of the copy; default: the model's. float32 gives exact numbers for a half-precision
+            model, at twice the memory.
+
+    Attributes:
+        n_heads: number of heads H per block.
+
+    Raises:
+        UserError: the model is on several devices, has open hooks, or is not rendered faithfully.
+        NonFiniteError: a logit is inf or nan.
     """
 
     def __init__(self, model: ReasoningModel, *, dtype: torch.dtype | None = None) -> None:
@@ -76,6 +93,7 @@ class HeadLens:
             delimiters=model.delimiters,
             layer_map=model.layer_map,
             n_dense=model.n_dense,
+            provenance=model.provenance,
         )
         self._bridge: Any = bridged(hf, model)
         self._check()
@@ -102,7 +120,7 @@ class HeadLens:
         hook: Callable[..., Any] | None = None,
         indices: Iterable[int] = (),
     ) -> Float[Tensor, "B T D"]:
-        """The stream after the final norm; `hook(index, tensor)` is called at `name` of blocks."""
+        """The stream after the final norm. `hook(index, tensor)` is called at `name` of blocks."""
         if self._copy is None:
             raise UserError("This HeadLens is closed: open another, HeadLens(model).")
         hooks = [(f"blocks.{i}.attn.{name}", without_point(hook, i)) for i in indices]
@@ -111,7 +129,7 @@ class HeadLens:
             return base(input_ids=ids, use_cache=True, **handing(base, cache))[0]
 
     def _pieces(self, start: int, stop: int, rows: int = 1) -> Iterator[tuple[int, int]]:
-        """[start, stop) in pieces whose attention can be held."""
+        """[start, stop) in pieces whose attention patterns fit in memory."""
         size = ATTENTION_FLOATS // max(1, rows * self.n_heads * stop)
         size = max(1, min(PIECE, size))
         for a in range(start, stop, size):
@@ -121,13 +139,13 @@ class HeadLens:
         """The cache of positions [0, stop)."""
         from transformers import DynamicCache
 
-        cache = DynamicCache()  # of whole blocks, sliding ones too: their masks know the window
+        cache = DynamicCache()  # keeps all columns, also for sliding windows: the masks cut them
         for a, b in self._pieces(0, stop):
             self._pass(ids[:, a:b], cache)
         return cache
 
     def _check(self) -> None:
-        """The copy gives the model's logits, cached too, and its patterns mix its values."""
+        """Check that the copy's logits are the model's, cached too, and that its patterns fit."""
         model, kind = self.model, type(self.model.hf).__name__
         assert self._copy is not None
         draw = torch.Generator().manual_seed(0)
@@ -156,7 +174,7 @@ class HeadLens:
             pattern, v, z = (found.get(i, ids) for found in seen.values())
             if v.ndim != 4 or pattern.shape != (1, self.n_heads, size, size):
                 raise UserError(unfaithful(kind, "it does not show the pattern of each head"))
-            v = v.repeat_interleave(self.n_heads // v.shape[2], dim=2)
+            v = v.repeat_interleave(self.n_heads // v.shape[2], dim=2)  # [1, K, H, d]
             if not same(torch.einsum("bhqk,bkhd->bqhd", pattern.to(v), v), z):
                 raise UserError(unfaithful(kind, "its patterns are not what mixes its values"))
 
@@ -169,7 +187,21 @@ class HeadLens:
         start: int = 0,
         stop: int | None = None,
     ) -> Patterns:
-        """The patterns of rows [start, stop) of a chain, in `blocks` (dense; default: all)."""
+        """The attention patterns of some rows of a chain.
+
+        Args:
+            chain: the chain.
+            blocks: dense indices; default: all.
+            start: first row.
+            stop: row after the last one; default: the end of the chain.
+
+        Returns:
+            The patterns.
+
+        Raises:
+            UserError: the rows are not in the chain, or the patterns would take more than 1 GiB.
+            NonFiniteError: a weight is inf or nan.
+        """
         stop = chain.n_tokens if stop is None else stop
         if not 0 <= start < stop <= chain.n_tokens:
             raise UserError(
@@ -204,10 +236,21 @@ class HeadLens:
         blocks: Sequence[int] | None = None,
         periods: Sequence[int | None] | None = None,
     ) -> HeadScores:
-        """`SCORES` of every head of `blocks` (dense; default: all) over the events.
+        """All `SCORES` of every head over some events; `score_patterns` defines them.
 
-        events: for each chain a boolean a generated token. periods: the period of each chain's
-        loop, in tokens (`Loop.period` of an exact loop), for the "period" score.
+        Args:
+            chains: the chains.
+            events: for each chain one boolean per generated token [S].
+            blocks: dense indices; default: all.
+            periods: the period of each chain's loop in tokens (`Loop.period` of an exact loop), or
+                None; the "period" score needs it.
+
+        Returns:
+            Sums and counts for each chain, and the score of uniform attention.
+
+        Raises:
+            UserError: masks or periods do not fit the chains, or there is no event.
+            NonFiniteError: a score is inf or nan.
         """
         if periods is not None and len(periods) != len(chains):
             raise UserError(f"{len(periods)} periods for {len(chains)} chains: expected one each.")
@@ -254,12 +297,29 @@ class HeadLens:
         tokens: Collection[int] | None = None,
         means: Float[Tensor, "L H d"] | None = None,
     ) -> HeadEffects:
-        """Ablate each of `heads` ((dense block, head); default: all) alone, teacher-forced.
+        """The effect on the next token when each of some heads alone is ablated (teacher-forced).
 
-        method: its output becomes zero, or its mean over all positions of the same chains
-        (`means`: of others, from `HeadLens.means`). where: at the events' positions, or at every
-        position, the prompt's too. Measured at the events: the log-probability of the chain's own
-        token (or that the next token is one of `tokens`), and the KL from the untouched row.
+        Ablated rows run in one batch with an untouched row. At the events, the result has the
+        change of the log-probability of the chain's own token (or of `tokens`), and the KL from the
+        untouched row.
+
+        Args:
+            chains: the chains.
+            events: for each chain one boolean per generated token [S].
+            heads: (dense block, head) pairs; default: all.
+            method: "zero" sets the head's output to zero, "mean" to its mean.
+            where: "events" ablates at the events' positions only, "everywhere" at every position,
+                prompt included.
+            tokens: measure the log-probability that the next token is one of these ids.
+            means: mean outputs for "mean", from `HeadLens.means`; default: over all positions of
+                the same chains.
+
+        Returns:
+            Effects in nats, summed over the events of each chain.
+
+        Raises:
+            UserError: an argument has a value that is not allowed, or there is no event.
+            NonFiniteError: a log-probability is inf or nan.
         """
         if method not in ("zero", "mean") or where not in ("events", "everywhere"):
             raise UserError(
@@ -361,9 +421,15 @@ class HeadLens:
         return max(2, min(limits))
 
     def means(self, chains: Sequence[Chain]) -> Float[Tensor, "L H d"]:
-        """The mean output z of every head over all positions read, prompts' and chains'.
+        """The mean output z of every head over all positions read, in prompts and chains.
 
-        L counts the blocks that this model has, in order. (The last token of a chain is not read.)
+        The last token of a chain is not read.
+
+        Args:
+            chains: the chains.
+
+        Returns:
+            float32 [L, H, d], one entry per block of this model, in order.
         """
         sums: dict[int, Tensor] = {}
         count = 0
@@ -378,7 +444,7 @@ class HeadLens:
                 self._pass(m.ids[:, a:b], cache, "hook_z", add, range(self.model.n_blocks))
         return torch.stack([sums[i] / count for i in sorted(sums)]).float()
 
-    # ---------------------------------------------------------------- what was asked for
+    # ---------------------------------------------------------------- checked arguments
 
     def _indices(self, blocks: Sequence[int] | None) -> list[int]:
         """Dense indices as positions in this model, in order."""
@@ -393,7 +459,9 @@ class HeadLens:
     ) -> list[_Marked]:
         """The chains that have an event, each up to its last one."""
         if len(chains) != len(events):
-            raise UserError(f"{len(chains)} chains but {len(events)} masks of events: one each.")
+            raise UserError(
+                f"{len(chains)} chains but {len(events)} event masks: expected one each."
+            )
         found = []
         for n, (chain, event) in enumerate(zip(chains, events, strict=True)):
             if event.shape != (chain.n_tokens,) or event.dtype != bool:
@@ -403,7 +471,7 @@ class HeadLens:
                 )
             n_prompt, rows = len(chain.prompt_ids), np.flatnonzero(event)
             if not n_prompt:
-                raise UserError(f"Chain {n} has no prompt: its first token has nothing before it.")
+                raise UserError(f"Chain {n} has no prompt: expected at least one token.")
             if not len(rows):
                 continue
             whole = np.concatenate([chain.prompt_ids, chain.ids])

@@ -20,10 +20,16 @@ EFFECTS = ("logprob", "kl")
 
 @dataclass(frozen=True)
 class Patterns:
-    """Attention of rows [start, stop) of one chain to every earlier position.
+    """Attention of some rows of one chain to every earlier position.
 
-    weights[l, h, i, k]: of block `blocks[l]`, head h, from position n_prompt - 1 + start + i to
-    position k; zero where k lies ahead or outside a sliding window. ids: the K ids attended to.
+    Attributes:
+        weights: [L, H, Q, K]; entry [l, h, i, k] is of block `blocks[l]`, head h, from position
+            n_prompt - 1 + start + i to position k. Zero where k lies ahead of the query or outside
+            a sliding window.
+        blocks: dense indices.
+        start: first row of the chain.
+        n_prompt: number of prompt tokens.
+        ids: token ids attended to [K].
     """
 
     weights: Float[np.ndarray, "L H Q K"]
@@ -38,15 +44,32 @@ class Patterns:
         return self.n_prompt - 1 + self.start
 
     def of(self, block: int) -> Float[np.ndarray, "H Q K"]:
-        """The patterns of one block."""
+        """The patterns of one block.
+
+        Args:
+            block: dense index.
+
+        Returns:
+            [H, Q, K].
+
+        Raises:
+            UserError: the block is not among them.
+        """
         if block not in self.blocks:
             raise UserError(
-                f"Block {block} was not asked for: these are patterns of {self.blocks}."
+                f"Block {block} is not here: these are patterns of blocks {self.blocks}."
             )
         return self.weights[self.blocks.index(block)]
 
     def to_frame(self, least: float = 0.05) -> pd.DataFrame:
-        """One row for each weight of `least` or more; query and key are positions."""
+        """One row per attention weight that is large enough; query and key are positions.
+
+        Args:
+            least: the smallest weight to list.
+
+        Returns:
+            The table.
+        """
         import pandas as pd
 
         l, head, i, key = np.nonzero(self.weights >= least)
@@ -64,7 +87,19 @@ class Patterns:
         )
 
     def plot(self, block: int, head: int, ax: Axes | None = None) -> Axes:
-        """One head's pattern, queries down and keys across."""
+        """One head's pattern, queries down and keys across.
+
+        Args:
+            block: dense index.
+            head: number of the head.
+            ax: where to draw; default: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            UserError: the block or the head is not among them.
+        """
         import matplotlib.pyplot as plt
 
         pattern = self.of(block)
@@ -83,10 +118,16 @@ class Patterns:
 
 @dataclass(frozen=True)
 class HeadTable:
-    """Sums over events, by quantity, head and chain; nan where a head was not looked at.
+    """Sums over events, by quantity, head and chain.
 
-    counts: events of each chain for which the quantity is defined. Means are over events,
-    intervals over the chains that have one.
+    Means are over events, intervals over the chains that have one.
+
+    Attributes:
+        sums: by quantity [L, H, N]; nan for a head that was not measured.
+        counts: by quantity, the number of events of each chain for which it is defined [N].
+        blocks: dense indices.
+        what: name of the quantity's column.
+        shown: the quantity that `plot` shows by default.
     """
 
     sums: dict[str, Float[np.ndarray, "L H N"]]
@@ -97,7 +138,17 @@ class HeadTable:
     shown: ClassVar[str] = ""
 
     def mean(self, name: str) -> Float[np.ndarray, "L H"]:
-        """The mean over all events (nan where none counts)."""
+        """The mean of a quantity over all events.
+
+        Args:
+            name: the quantity.
+
+        Returns:
+            [L, H]; nan where no event counts.
+
+        Raises:
+            UserError: the quantity is unknown.
+        """
         sums, counts = self._of(name)
         with np.errstate(invalid="ignore"):
             return sums.sum(-1) / counts.sum()
@@ -105,7 +156,18 @@ class HeadTable:
     def interval(
         self, name: str, confidence: float = 0.95
     ) -> tuple[Float[np.ndarray, "L H"], Float[np.ndarray, "L H"]]:
-        """Jackknife interval of the mean, chains being the independent draws."""
+        """Jackknife interval of the mean; the chains are the independent units.
+
+        Args:
+            name: the quantity.
+            confidence: coverage of the interval.
+
+        Returns:
+            Lower and upper bounds, each [L, H].
+
+        Raises:
+            UserError: the quantity is unknown.
+        """
         sums, counts = self._of(name)
         kept = counts > 0
         flat = sums[..., kept].reshape(-1, int(kept.sum()))
@@ -118,7 +180,7 @@ class HeadTable:
         return self.sums[name], self.counts[name]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a block, head and quantity: mean, interval, events and chains counted."""
+        """One row per block, head and quantity: mean, interval, events and chains counted."""
         import pandas as pd
 
         frames = []
@@ -143,7 +205,15 @@ class HeadTable:
         return {}
 
     def plot(self, name: str | None = None, ax: Axes | None = None) -> Axes:
-        """Heat map of one quantity, block by head; blue and red where there are both signs."""
+        """Heat map of one quantity, block by head; blue and red where there are both signs.
+
+        Args:
+            name: the quantity; default: `shown`.
+            ax: where to draw; default: a new figure.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         name = name or self.shown
@@ -165,7 +235,11 @@ class HeadTable:
 
 @dataclass(frozen=True)
 class HeadScores(HeadTable):
-    """Scores of heads at events. chance: what uniform attention would get at the same events."""
+    """Scores of heads at events.
+
+    Attributes:
+        chance: by score, what uniform attention would get at the same events.
+    """
 
     chance: dict[str, float]
 
@@ -180,8 +254,12 @@ class HeadScores(HeadTable):
 class HeadEffects(HeadTable):
     """What ablating one head does to the next token, over events, in nats.
 
-    "logprob": rise of the log-probability of the chain's own token (or of `tokens`); "kl":
-    KL(untouched || ablated) of the whole distribution.
+    Quantities: "logprob", the rise of the log-probability of the chain's own token (or of
+    `tokens`), and "kl", KL(untouched || ablated) of the whole distribution.
+
+    Attributes:
+        method: what replaced the head's output.
+        where: at which positions it was ablated.
     """
 
     method: Literal["zero", "mean"]

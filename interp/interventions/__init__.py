@@ -1,1 +1,1 @@
-"""What is done to a block's delta, when, and the hooks that do it."""
+"""What is done to a block's delta, at which steps, and the hooks that do it."""

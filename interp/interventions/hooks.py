@@ -1,12 +1,12 @@
-"""Row-wise interventions: row r of one batch is changed as its own variant asks.
+"""Row-wise interventions: row r of a batch is changed by the interventions of its own variant.
 
 Plain forward hooks on Hugging Face blocks (and on what attention and the MLP add). A hook leaves
-rows that are not meant bit for bit as they were (`torch.where`), never writes into a residual,
-and exists only while the context is open. Weights are read once for all variants of a batch.
+other rows unchanged to the bit (`torch.where`), never writes into a residual in place, and exists
+only while the context is open. Weights are read once for all variants of a batch.
 
-Where every row skips a block for good, its computation can be saved (`bypass=True`); then it
-writes no keys and values, which is right only when no row will ever need them: the decoder, which
-owns the cache, asks for it, and `apply` does not.
+If every row skips a block at all steps, the block need not be computed (`bypass=True`). A bypassed
+block writes no keys and values, which is right only if no row will ever need them. The decoder owns
+the cache, so it uses `bypass`; `apply` does not.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import nn
 from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Patch, Skip, VariantLike
 from interp.interventions.windows import Site
+from interp.model.forwards import replaced_forwards
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -33,23 +34,35 @@ Place = tuple[int, str]  # (index of the block in this model, part)
 
 @dataclass
 class _Op:
-    """One intervention (or all plain skips) at a place, for the rows marked in `rows`."""
+    """One intervention (or all plain skips) at one place, for the rows marked in `rows`."""
 
     intervention: Intervention
     variants: list[int]
-    source: Intervention  # as the variant gave it
+    source: Intervention  # as in the variant, before it was moved to the block's device
     rows: torch.Tensor | None = None  # bool [B, 1, 1]; None: every row
-    mask: torch.Tensor | None = None  # rows and window together; None: everywhere
+    mask: torch.Tensor | None = None  # rows and window, bool [B, T, 1]; None: everywhere
 
 
 class RowHooks:
-    """The hooks for a fixed list of variants; `assign` says which row is which.
+    """The hooks for a fixed list of variants; `assign` sets the variant of each row.
 
-    Call order: `assign(rows)` when the batch changes, `at(steps)` before a pass whose steps matter,
-    and `with hooks:` around the passes.
+    Call order: `assign(rows)` when the batch changes, `at(steps)` before a pass in which steps
+    matter, and `with hooks:` around the passes.
 
-    static: at most so many rows, whose marks are written in place and where nothing is bypassed,
-    so that a captured pass (`interp.decoding.cuda_graphs`) stays right when rows come and go.
+    Args:
+        model: the model to hook.
+        variants: all variants that a row may have.
+        bypass: whether a block that every row skips at all steps is left out of the computation.
+        static: maximal number of rows; None means that the hooks fit each batch. With a number, the
+            row masks are written in place and nothing is bypassed, so that a captured CUDA graph
+            (`interp.decoding.cuda_graphs`) stays valid when rows come and go.
+
+    Attributes:
+        windowed: whether an intervention in use has a window, so that masks change from pass to
+            pass.
+
+    Raises:
+        UserError: a variant touches a block that was removed from the model.
     """
 
     def __init__(
@@ -73,7 +86,11 @@ class RowHooks:
         self.windowed = False
 
     def assign(self, rows: Sequence[int] | None) -> None:
-        """rows[r] is the number of row r's variant; None gives every row the first variant."""
+        """Set the variant of every row.
+
+        Args:
+            rows: for each row, the number of its variant; None gives every row the first variant.
+        """
         if self.static is not None and rows is not None:
             self._assign_in_place(rows, self.static)
             return
@@ -101,7 +118,7 @@ class RowHooks:
 
     def _assign_in_place(self, rows: Sequence[int], size: int) -> None:
         device = self.model.device
-        self._ops, self.windowed = self._all, True  # masks are cut to the batch in every pass
+        self._ops, self.windowed = self._all, True  # `enter` cuts masks to the batch in every pass
         for op in (op for ops in self._all.values() for op in ops):
             if op.rows is None:
                 op.rows = torch.zeros((size, 1, 1), dtype=torch.bool, device=device)
@@ -109,14 +126,23 @@ class RowHooks:
             op.rows.copy_(torch.tensor(flags)[:, None, None])
 
     def at(self, steps: torch.Tensor | None, keys: torch.Tensor | None = None) -> None:
-        """Sets the step of every position of the next pass: int [B, T] or [1, T]."""
+        """Set the step of every position of the next pass.
+
+        Args:
+            steps: int [B, T] or [1, T]; -1 for the prompt. None if the pass has no steps.
+            keys: int64 [B], the key of each row's randomness; default: the row number.
+        """
         if keys is None:
             size = 1 if steps is None else steps.shape[0]
             keys = torch.arange(size, dtype=torch.int64, device=self.model.device)
         self.enter(Site(steps, keys))
 
     def enter(self, site: Site) -> None:
-        """Sets what the interventions may look at in the next pass."""
+        """Set what the interventions may read in the next pass.
+
+        Args:
+            site: steps, keys and the positions of events.
+        """
         self._site = site
         if not self.windowed:
             return
@@ -142,11 +168,11 @@ class RowHooks:
                     continue
                 module = self.model.anatomy.adds(index, part)
                 make = self._on_block if part == "block" else self._on_sublayer
-                wants = part == "block"  # the block's hook looks at what came in
+                wants = part == "block"  # the block's hook reads the block's input
                 handle = module.register_forward_hook(make(ops), with_kwargs=wants)
                 self._undo.append(handle.remove)
-            for index in self._bypassed:
-                self._undo.append(_bypass(self.model.anatomy.blocks[index]))
+            if self._bypassed:
+                self._held.enter_context(bypass(self.model, self._bypassed))
         except BaseException:
             self.__exit__()
             raise
@@ -186,7 +212,7 @@ class RowHooks:
         n_heads = self.model.anatomy.n_heads
 
         def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            z = args[0].unflatten(-1, (n_heads, -1))
+            z = args[0].unflatten(-1, (n_heads, -1))  # [B, T, H * d] -> [B, T, H, d]
             for op in ops:
                 mask = None if op.mask is None else op.mask[..., None]
                 z = _select(mask, op.intervention.new_delta(z, self._site), z)
@@ -204,7 +230,7 @@ def _select(mask: torch.Tensor | None, new: torch.Tensor, old: torch.Tensor) -> 
 
 
 def _places(model: ReasoningModel, variants: Sequence[VariantLike]) -> dict[Place, list[_Op]]:
-    """Every intervention of every variant, by place, in the order each variant gives."""
+    """Every intervention of every variant, by place, in the order that each variant gives."""
     places: dict[Place, list[_Op]] = {}
     for v, variant in enumerate(variants):
         for step in variant.interventions():
@@ -225,7 +251,7 @@ def _places(model: ReasoningModel, variants: Sequence[VariantLike]) -> dict[Plac
 
 
 def _weight(model: ReasoningModel, index: int) -> torch.Tensor:
-    """What a block's numbers are like: where it lies and its dtype."""
+    """A tensor with the device and dtype of a block."""
     found = next(model.anatomy.blocks[index].parameters(), None)
     if found is None or found.device.type == "meta":  # offloaded
         return torch.zeros((), dtype=model.dtype, device=model.device)
@@ -248,7 +274,14 @@ def _never_runs(ops: list[_Op]) -> bool:
 
 
 def reject_row_patches(variants: Sequence[VariantLike]) -> None:
-    """While decoding, rows come and go: a patch from a row number means nothing."""
+    """Refuse patches from a row number, which have no meaning while decoding: rows come and go.
+
+    Args:
+        variants: the variants to be decoded.
+
+    Raises:
+        UserError: a variant has `Patch(row=...)`.
+    """
     for variant in variants:
         for step in variant.interventions():
             if isinstance(step, Patch) and step.row is not None:
@@ -263,24 +296,6 @@ def _returns_tensor(block: nn.Module) -> bool:
     return found is torch.Tensor or found == "torch.Tensor"
 
 
-def _bypass(block: nn.Module) -> Callable[[], None]:
-    """Makes a block hand its input on; returns how to undo that."""
-    before = block.__dict__.get("forward")
-
-    def forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return hidden_states
-
-    block.forward = forward  # type: ignore[method-assign]
-
-    def undo() -> None:
-        if before is None:
-            block.__dict__.pop("forward", None)
-        else:
-            block.forward = before
-
-    return undo
-
-
 @contextmanager
 def apply(
     model: ReasoningModel,
@@ -290,14 +305,25 @@ def apply(
     keys: torch.Tensor | None = None,
     at: Site | None = None,
 ) -> Iterator[RowHooks]:
-    """While open, row r of every batch through `model.hf` is `rows[r]` (one variant: all rows).
+    """While open, row r of every batch through `model.hf` is computed as `rows[r]`.
 
-    steps: int [B, T] or [1, T], the step of every position (-1 for the prompt), needed by windows;
-    set it anew with `.at(steps)` when the pass changes. keys: int [B], what randomness is keyed
-    by. at: both, and what windows at events look at, in their place
-    (`interp.interventions.timeline.site`). The hooks are removed on the way out, whatever happened.
+    The hooks are removed on leaving, also after an exception.
+
+    Args:
+        model: the model to hook.
+        rows: one variant per row, or one variant for all rows.
+        steps: int [B, T] or [1, T], the step of every position (-1 for the prompt). Windows need
+            it; call `.at(steps)` again when the pass changes.
+        keys: int64 [B], the key of each row's randomness; default: the row number.
+        at: used instead of `steps` and `keys`; it also holds what windows at events read
+            (`interp.interventions.timeline.site`).
+
+    Yields:
+        The open hooks.
+
+    Raises:
+        UserError: a variant touches a block that was removed from the model.
     """
-
     hooks = RowHooks(model, [rows] if isinstance(rows, VariantLike) else list(rows))
     hooks.assign(None if isinstance(rows, VariantLike) else list(range(len(rows))))
     if at is None:
@@ -310,31 +336,36 @@ def apply(
 
 @contextmanager
 def bypass(model: ReasoningModel, blocks: Sequence[int]) -> Iterator[None]:
-    """Blocks (positions in this model) hand their input on, uncomputed, until the end.
+    """While open, blocks return their input without being computed.
 
-    A bypassed block writes no keys and values: with a cache, only right for the whole of a row.
+    A bypassed block writes no keys and values. With a cache, it must stay bypassed for the whole
+    row.
+
+    Args:
+        model: the model.
+        blocks: positions in this model.
     """
 
     def through(*args: Any, **kwargs: Any) -> Any:
         return args[0] if args else kwargs["hidden_states"]
 
-    with holding(model), ExitStack() as undo:
-        for index in blocks:
-            block = model.blocks[index]
-            undo.callback(_restore, block, block.__dict__.get("forward"))
-            block.__dict__["forward"] = through
+    with replaced_forwards(model, dict.fromkeys(blocks, through)):
         yield
 
 
-def _restore(block: torch.nn.Module, forward: Any) -> None:
-    if forward is None:
-        block.__dict__.pop("forward", None)
-    else:  # accelerate had put its own there
-        block.__dict__["forward"] = forward
-
-
 def present(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:
-    """Dense indices as positions in this model; an error where one was removed."""
+    """Turn dense indices into positions in this model.
+
+    Args:
+        model: the model.
+        blocks: dense indices.
+
+    Returns:
+        Their positions, in the same order.
+
+    Raises:
+        UserError: a block was removed from this model, or the dense model never had it.
+    """
     positions = [model.index_of(block) for block in blocks]
     if lacking := [b for b, i in zip(blocks, positions, strict=True) if i is None]:
         raise UserError(f"Block {lacking} was removed from {model.name}; it has {model.layer_map}.")
@@ -345,11 +376,16 @@ def present(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:
 def running(
     model: ReasoningModel, variant: VariantLike | None, rows: int, at: Site | None = None
 ) -> Iterator[None]:
-    """The model as `variant` for passes of `rows` rows.
+    """While open, the model runs as `variant`, for passes of a fixed number of rows.
 
-    Blocks skipped throughout are bypassed: whatever else is done to their deltas, what is skipped
-    adds nothing. The rest is done by hooks. at: the steps of the pass and what else interventions
-    may look at (needed by windows).
+    Blocks that are skipped at all steps are bypassed, whatever else is done to their deltas,
+    because a skipped block adds nothing. Hooks do the rest.
+
+    Args:
+        model: the model.
+        variant: the variant; None for the model as it is.
+        rows: number of rows of the passes.
+        at: the steps of the pass and what else interventions may read; windows need it.
     """
     steps = variant.interventions() if variant is not None else ()
     gone = {s.block for s in steps if _skips_for_good(s)}
@@ -366,4 +402,12 @@ def _skips_for_good(step: Intervention) -> bool:
 
 
 def only_bypassed(variant: VariantLike) -> bool:
+    """Whether a variant does nothing but skip whole blocks at all steps.
+
+    Args:
+        variant: the variant.
+
+    Returns:
+        True if bypassing those blocks is enough, without hooks.
+    """
     return all(_skips_for_good(step) for step in variant.interventions())

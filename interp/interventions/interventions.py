@@ -1,29 +1,22 @@
-"""What is done to a block's delta, and where in time.
+"""What is done to a block's delta, and at which steps.
 
-A block (or its attention or MLP sublayer) adds a delta to the residual stream. An intervention
-changes that delta, never the stream it is added to: "zeroing a block's output" would wipe the
-stream. Blocks are named by their DENSE index.
+A block (or its attention or MLP) adds a delta to the residual stream. An intervention changes that
+delta, never the stream itself; zeroing a block's output would erase the stream. Blocks are named by
+their DENSE index. The delta becomes:
 
-| intervention | the delta becomes |
-|---|---|
-| `Skip` | nothing, as if the part were not there (what removing a block does) |
-| `ZeroDelta` | zero; the same numbers as `Skip`, and never saved as computation |
-| `MeanDelta` | a constant vector |
-| `ResampleDelta` | one drawn from a pool of deltas, anew at each position |
-| `Scale` | itself times a gain |
-| `Patch` | the delta of another row of the batch, or of a stored stream |
-| `AblateHeads` | itself without some attention heads (their output zero, or a mean) |
+- `Skip`: nothing, as if the part were removed.
+- `MeanDelta`: a constant vector. `ResampleDelta`: drawn from a pool anew at each position.
+- `Scale`: itself times a gain. `Patch`: the delta of another row, or of a stored stream.
+- `AblateHeads`: itself without some attention heads (their output zero, or a mean).
 
-A window limits each to some steps, or to an event of the chain: see `interp.interventions.windows`.
-A part skipped for a while still writes its keys and values, so what comes after the window attends
-to a complete cache.
-
-The row-wise hooks that carry interventions out are in `interp.interventions.hooks`; `apply` opens
-them.
+A window limits an intervention to some steps or events (`interp.interventions.windows`). A part
+skipped inside a window still writes its keys and values, so later tokens attend to a complete
+cache. `interp.interventions.hooks` carries interventions out row by row.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
@@ -59,27 +52,51 @@ PARTS = ("block", "attention", "mlp")
 
 @dataclass(frozen=True, eq=False)
 class Intervention:
-    """Base: which block (dense index), which part of it, and when (None: always)."""
+    """Base class: which block, which part of it, and when.
+
+    Attributes:
+        block: dense index of the block.
+        part: "block", "attention" or "mlp"; "heads" for interventions on head outputs only.
+        window: the steps at which it is in force; None for all.
+        on_heads: whether it changes the outputs of attention heads.
+
+    Raises:
+        UserError: a field has a value that is not allowed.
+    """
 
     block: int
     part: PlaceName = field(default="block", kw_only=True)
     window: When | None = field(default=None, kw_only=True)
-    on_heads: ClassVar[bool] = False  # whether it is done to the heads' outputs
+    on_heads: ClassVar[bool] = False  # whether it changes the heads' outputs
 
     def __post_init__(self) -> None:
         if self.part not in (*PARTS, "heads") or (self.part == "heads") != self.on_heads:
             raise UserError(f"part={self.part!r}: expected one of {', '.join(PARTS)}.")
         if self.block < 0:
-            raise UserError(f"Block {self.block}: blocks count from 0.")
+            raise UserError(f"Block {self.block}: expected a dense index of 0 or more.")
         if self.window is not None and not isinstance(self.window, When):
             raise UserError(f"window={self.window!r}: expected a window, such as Window(40).")
 
     def touches(self, step: int) -> bool:
-        """Whether it may be in force at `step` or before."""
+        """Whether the intervention may be in force at a step or before it.
+
+        Args:
+            step: the step; -1 for the prompt.
+
+        Returns:
+            False only if it is certain that nothing was changed up to this step.
+        """
         return self.window is None or self.window.earliest <= step
 
     def beside(self, like: torch.Tensor) -> Intervention:
-        """The same with its tensors where the block is and in its dtype: moved once, not a pass."""
+        """The same intervention with its tensors moved once, so that no pass has to move them.
+
+        Args:
+            like: a tensor with the block's device and dtype.
+
+        Returns:
+            The intervention; itself if it holds no tensors.
+        """
         moved = {}
         for f in fields(self):
             if isinstance(value := getattr(self, f.name), torch.Tensor):
@@ -88,73 +105,119 @@ class Intervention:
         return replace(self, **moved) if moved else self
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
-        """The delta that takes the place of `delta` [B, T, D] (unwindowed; same shape)."""
+        """The delta that replaces `delta`, with no regard to the window.
+
+        Args:
+            delta: what the part adds, [B, T, D] ([B, T, H, d] for heads).
+            at: the steps, keys and events of the pass.
+
+        Returns:
+            The new delta, of the same shape.
+        """
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Skip(Intervention):
-    """The part is skipped."""
+    """Skip the part, as if it were removed; a whole block may be left out of the computation."""
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
+        """Zeros [B, T, D]."""
         return torch.zeros_like(delta)
 
 
 @dataclass(frozen=True)
 class ZeroDelta(Intervention):
-    """The part runs and adds zero."""
+    """Run the part, and add zero in place of its delta."""
+
+    def __post_init__(self) -> None:
+        warnings.warn(
+            "ZeroDelta is deprecated and will be removed in the next release: use Skip, which "
+            "has the same numbers.",
+            DeprecationWarning,
+            stacklevel=3,  # the caller of the generated __init__
+        )
+        super().__post_init__()
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
+        """Zeros [B, T, D]."""
         return torch.zeros_like(delta)
 
 
 @dataclass(frozen=True, eq=False)
 class MeanDelta(Intervention):
-    """The part adds `mean` [D], whatever it read."""
+    """Add a constant vector, whatever the part read.
+
+    Attributes:
+        mean: the vector [D].
+    """
 
     mean: torch.Tensor | None = None
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
+        """The mean at every position [B, T, D]."""
         mean = _needed(self.mean, "MeanDelta(mean=...)", delta, ndim=1)
         return mean.to(delta).expand_as(delta)
 
 
 @dataclass(frozen=True, eq=False)
 class ResampleDelta(Intervention):
-    """The part adds a delta drawn from `pool` [n, D], keyed by (seed, row, step)."""
+    """Add a delta drawn from a pool, anew at each position.
+
+    The draw is keyed by (seed, row key, block, step).
+
+    Attributes:
+        pool: deltas to draw from [n, D].
+        seed: of the draws.
+    """
 
     pool: torch.Tensor | None = None
     seed: int = 0
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
+        """A delta from the pool for every position [B, T, D]."""
         from interp.chains.noise import mix
 
         pool = _needed(self.pool, "ResampleDelta(pool=...)", delta, ndim=2).to(delta)
         steps = _steps(at, delta, "ResampleDelta")
         keys = at.keys.to(delta.device)[:, None] + (self.block + 1) * 7919 + self.seed * 104729
         draw = (mix(mix(keys) + steps) >> 1) & (2**62 - 1)
-        return pool[draw % pool.shape[0]]
+        return pool[draw % pool.shape[0]]  # [n, D] at [B, T] -> [B, T, D]
 
 
 @dataclass(frozen=True)
 class Scale(Intervention):
-    """The part's delta times `gain`."""
+    """Multiply the part's delta by a constant.
+
+    Attributes:
+        gain: the factor; 1 changes nothing.
+    """
 
     gain: float = 1.0
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
+        """The delta times the gain [B, T, D]."""
         return delta * self.gain
 
 
 @dataclass(frozen=True, eq=False)
 class Patch(Intervention):
-    """The delta of row `row` of the same batch, or of a stored stream that starts at step `first`.
+    """Add the delta of another row of the batch, or of a stored stream.
 
-    stream: [S, D] for every row, or [N, S, D] with keys [N]: a row takes the stream whose key is
-    its own (`interp.chains.noise.noise_key` of its seed, problem and sample; `Patch.chains` makes
-    both), and keeps its own delta if there is none, or its entry is nan (a shorter stream). Steps
-    outside [first, first + S) keep their own delta. A row can be named only where rows stand still
-    (`apply`), not while decoding, where a record of it can be given as a stream.
+    Steps outside the stream keep their own delta. A row can be named only where rows keep their
+    places (`apply`), not while decoding; there, record that row and pass the record as a stream.
+
+    Attributes:
+        stream: [S, D] for every row, or [N, S, D] with `keys`: a row takes the stream whose key is
+            its own. It keeps its own delta if no stream has its key, or where the entry is nan
+            (padding after a shorter stream).
+        row: row of the same batch to copy from, instead of `stream`.
+        first: step of the stream's first entry.
+        keys: int64 [N], `interp.chains.noise.noise_key` of each stream's seed, problem and sample;
+            `Patch.chains` makes both.
+
+    Raises:
+        UserError: both or neither of `stream` and `row` are given, or `keys` does not fit `stream`.
     """
 
     stream: torch.Tensor | None = None
@@ -169,10 +232,10 @@ class Patch(Intervention):
         if self.stream is not None and self.stream.ndim == 3:
             if self.keys is None or self.keys.shape != self.stream.shape[:1]:
                 raise UserError(
-                    f"Patch(stream={list(self.stream.shape)}) needs keys=[N], one a stream."
+                    f"Patch(stream={list(self.stream.shape)}) needs keys=[N], one per stream."
                 )
         elif self.keys is not None:
-            raise UserError("Patch(keys=...) goes with stream=[N, S, D].")
+            raise UserError("Patch(keys=...) goes with stream=[N, S, D] only: leave keys out.")
 
     @classmethod
     def chains(
@@ -184,23 +247,39 @@ class Patch(Intervention):
         part: Part = "block",
         window: When | None = None,
     ) -> Patch:
-        """Each chain's own deltas for the rows of the same problem, sample and seed.
+        """A patch of each chain's own deltas, for the rows of the same problem, sample and seed.
 
-        deltas[i] [S, D]: entry s for step s, the pass that reads token s of chain i.
+        Args:
+            block: dense index of the block.
+            chains: the chains that the deltas were recorded on.
+            deltas: for each chain [S, D]; entry s is of step s, the pass that reads token s.
+            part: the part of the block that the deltas belong to.
+            window: the steps at which the patch is in force; None for all.
+
+        Returns:
+            The patch.
+
+        Raises:
+            UserError: the lists differ in length, or two chains have the same problem, sample and
+                seed.
         """
         from interp.chains.noise import noise_key
 
         if not chains or len(chains) != len(deltas):
             raise UserError(
-                f"Patch.chains: {len(chains)} chains and {len(deltas)} streams: one each."
+                f"Patch.chains: {len(chains)} chains and {len(deltas)} streams: expected one each, "
+                "and at least one."
             )
         keys = [noise_key(c.seed, c.problem, c.sample) for c in chains]
         if len(set(keys)) < len(keys):
-            raise UserError("Patch.chains: two chains of one problem and sample; give one each.")
+            raise UserError(
+                "Patch.chains: two chains have the same problem, sample and seed; give one of them."
+            )
         padded = torch.nn.utils.rnn.pad_sequence(list(deltas), True, float("nan"))
         return cls(block, part=part, window=window, stream=padded, keys=torch.tensor(keys))
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
+        """The delta of the other row or of the stream, or else the row's own [B, T, D]."""
         if self.row is not None:
             if not 0 <= self.row < delta.shape[0]:
                 raise UserError(f"Patch(row={self.row}): the batch has {delta.shape[0]} rows.")
@@ -211,8 +290,9 @@ class Patch(Intervention):
         inside = (where >= 0) & (where < stream.shape[-2])
         where = where.clamp(0, stream.shape[-2] - 1)
         if self.keys is None:
-            taken = stream[where]
+            taken = stream[where]  # [B, T, D]
         else:
+            # which stream belongs to which row: bool [B, N]
             same = at.keys.to(delta.device)[:, None] == self.keys.to(delta.device)[None, :]
             taken = stream[same.int().argmax(1)[:, None], where]
             inside = inside & same.any(1)[:, None] & ~taken.isnan().any(-1)
@@ -221,10 +301,17 @@ class Patch(Intervention):
 
 @dataclass(frozen=True, eq=False)
 class AblateHeads(Intervention):
-    """Some of a block's attention heads put out zero, or their `means` [H, d].
+    """Set the outputs of some attention heads to zero or to a mean.
 
-    Done to z, the heads' outputs before the output projection: what attention adds is z W_O, so
-    this is attention without those heads' terms.
+    This changes z, the heads' outputs before the output projection. Attention adds z W_O, so the
+    terms of these heads are removed from it.
+
+    Attributes:
+        heads: numbers of the heads, from 0, none twice.
+        means: mean output of every head [H, d]; None for zero.
+
+    Raises:
+        UserError: no head is named, or one is named twice.
     """
 
     heads: tuple[int, ...] = ()
@@ -238,7 +325,7 @@ class AblateHeads(Intervention):
             raise UserError(f"AblateHeads(heads={self.heads}): expected heads, from 0, none twice.")
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
-        """z [B, T, H, d] without the heads."""
+        """The heads' outputs z [B, T, H, d], with the ablated heads replaced."""
         n, width = delta.shape[-2:]
         if max(self.heads) >= n:
             raise UserError(f"Head {max(self.heads)}: block {self.block} has heads 0..{n - 1}.")
@@ -254,7 +341,7 @@ class AblateHeads(Intervention):
 
 def _needed(given: torch.Tensor | None, what: str, delta: torch.Tensor, ndim: int) -> torch.Tensor:
     if given is None:
-        raise UserError(f"{what} is missing.")
+        raise UserError(f"{what} is missing: expected a tensor.")
     if given.ndim != ndim or given.shape[-1] != delta.shape[-1]:
         want = f"[{'n, ' * (ndim - 1)}{delta.shape[-1]}]"
         raise UserError(f"{what} has shape {list(given.shape)}: expected {want}.")
@@ -267,22 +354,32 @@ def _steps(at: Site, delta: torch.Tensor, what: str) -> torch.Tensor:
 
 @runtime_checkable
 class VariantLike(Protocol):
-    """Anything with a name and interventions: a `Variant`, a pruning plan."""
+    """Anything with a name and interventions, such as a `Variant` or a pruning plan."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name of the variant, for tables."""
+        ...
 
-    def interventions(self) -> tuple[Intervention, ...]: ...
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The interventions, in order."""
+        ...
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A named set of interventions, carried out in order."""
+    """A named sequence of interventions.
+
+    Attributes:
+        name: for tables.
+        steps: the interventions, applied in this order.
+    """
 
     name: str
     steps: tuple[Intervention, ...] = ()
 
     def interventions(self) -> tuple[Intervention, ...]:
+        """The interventions, in order."""
         return tuple(self.steps)
 
 
@@ -290,5 +387,13 @@ dense = Variant("dense")
 
 
 def touches(variant: VariantLike, step: int = PREFILL_STEP) -> bool:
-    """Whether the variant may change what is read up to `step` (default: the prompt)."""
+    """Whether a variant may change anything that is read up to a step.
+
+    Args:
+        variant: the variant.
+        step: the step; default: the prompt.
+
+    Returns:
+        False only if everything up to this step is as in the dense model.
+    """
     return any(one.touches(step) for one in variant.interventions())

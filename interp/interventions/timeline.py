@@ -1,6 +1,6 @@
 """What was known of a chain at each step: where its events lie, and the site of a pass.
 
-Shapes: B rows, T positions of one pass, S generated tokens.
+Shapes: B rows, T positions of one pass, S generated tokens, R positions that windows look back.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ if TYPE_CHECKING:
     from interp.chains.chain import Chain
 
 
-NO_TOKEN = -1  # stands for a prompt token in a trail: it is no event
+NO_TOKEN = -1  # stands for a prompt token in a trail, which cannot be an event
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Where the events of one sequence lie: prompt tokens, generated ids, first steps."""
+    """Where the events of one sequence lie.
+
+    Attributes:
+        prompt: number of prompt tokens.
+        ids: generated token ids [S].
+        answer_from: the step that chooses the first answer token; `NEVER` if there is none.
+        loop_from: the first step after a loop was detected; `NEVER` if there is none.
+    """
 
     prompt: int
     ids: Int[np.ndarray, " S"]
@@ -36,14 +43,29 @@ class Timeline:
 
     @classmethod
     def given(cls, prompt: int, ids: tuple[int, ...]) -> Timeline:
-        """Of tokens that thinking begins with."""
+        """The timeline of a sequence whose thinking begins with given tokens.
+
+        Args:
+            prompt: number of prompt tokens.
+            ids: the given token ids.
+
+        Returns:
+            The timeline; loops within the given tokens count.
+        """
         array = np.asarray(ids, dtype=np.int64)
         found = loop_start(array)
         return cls(prompt, array, NEVER, NEVER if found is None else loop_from(found))
 
     @classmethod
     def of(cls, chain: Chain) -> Timeline:
-        """What the decoder knew of this chain, step by step."""
+        """What the decoder knew of a chain, step by step.
+
+        Args:
+            chain: a finished chain.
+
+        Returns:
+            The timeline.
+        """
         answer = NEVER if chain.answer is None else chain.answer.start
         found = loop_start(chain.ids[: chain.thinking.stop])
         if found is None and chain.answer is not None:
@@ -58,7 +80,14 @@ class Timeline:
 
 
 def answer_from(first: int) -> int:
-    """The first step of an answer whose first token is generated token `first`."""
+    """The step that chooses the first token of an answer.
+
+    Args:
+        first: index of the answer's first generated token.
+
+    Returns:
+        The step, at least 0.
+    """
     return max(first - 1, 0)
 
 
@@ -70,9 +99,17 @@ def site(
     keys: Int[Tensor, " B"],
     reach: int = 0,
 ) -> Site:
-    """The site of positions [start, stop) of right-padded rows, one timeline a row.
+    """The site of positions [start, stop) of right-padded rows.
 
-    Positions count from the first prompt token; a padded position takes the steps it would have.
+    Args:
+        timelines: one per row.
+        start: first position, counted from the first prompt token.
+        stop: position after the last one.
+        keys: int64 [B], the key of each row's randomness.
+        reach: how many tokens before `start` the windows look back.
+
+    Returns:
+        The site. A padded position has the step that a real token there would have.
     """
     device = keys.device
     width = reach + stop - start
@@ -94,9 +131,15 @@ def site(
 
 
 def steps_inside(chain: Chain, when: When | None) -> np.ndarray:
-    """The steps of the passes that made `chain` at which `when` is in force: int, rising.
+    """The steps of the passes that made a chain at which a window is in force.
 
-    Every prompt position is step -1. None is always in force. The last token is never read.
+    Args:
+        chain: a finished chain.
+        when: the window; None is in force always.
+
+    Returns:
+        Steps in rising order, int. Every prompt position gives step -1. The last token is never
+        read, so it gives no step.
     """
     line = Timeline.of(chain)
     n = line.prompt + chain.n_tokens - 1

@@ -1,22 +1,16 @@
 """When an intervention is in force: windows in steps, and windows at events of the chain.
 
-Step s is the pass that READS generated token s; the prompt is step -1. So a window that opens at
-step t leaves tokens 0..t as they were: t is the first token whose reading is changed, t+1 the
+Step s is the pass that READS generated token s; the prompt is step -1. A window that opens at
+step t leaves tokens 0..t as they were: t is the first token whose reading is changed, and t+1 the
 first that can differ.
 
-| window | in force |
-|---|---|
-| `Window(start, stop)` | at steps [start, stop) |
-| `AtTokens(ids, after=n)` | when one of these tokens is read, and for n steps more |
-| `Thinking()`, `Answer()` | before / from the pass that chooses the first answer token |
-| `AfterLoop()` | once the chain certainly loops |
+`Window(start, stop)` holds at steps [start, stop); `AtTokens(ids, after=n)` when one of these
+tokens is read, and for n more steps; `Thinking()` before, and `Answer()` from, the pass that
+chooses the first answer token; `AfterLoop()` once the chain certainly loops. They combine:
+`Answer() & Window(0, 200)`, `AtTokens(...) | AfterLoop()`, `~Thinking()`.
 
-They combine: `Answer() & Window(0, 200)`, `AtTokens(...) | AfterLoop()`, `~Thinking()`.
-
-An event may look back, never ahead: what is in force at a step depends on the tokens up to it, so
-decoding and replaying agree (`Timeline` gives the replay what the decoder knew). Events concern
-generated tokens: none is in force while the prompt is read, but for a negation.
-
+An event may look back but never ahead, so decoding and replay agree (`Timeline` gives the replay
+what the decoder knew). Events concern generated tokens: only a negation holds in the prompt.
 Shapes: B rows, T positions of one pass.
 """
 
@@ -44,12 +38,16 @@ NEVER = 2**62  # a step that no chain reaches
 
 @dataclass(frozen=True)
 class Site:
-    """What an intervention may look at in one pass.
+    """What an intervention may read in one pass.
 
-    steps [B, T]: None where rows have none (a plain forward pass). keys [B]: what is random in a
-    row is keyed by. trail [B, R + T]: the generated tokens read, R of them before the first
-    position (-1 for a prompt token). answer_from, loop_from [B]: the first step of the answer,
-    and the first after a loop (`NEVER` where there is none yet).
+    Attributes:
+        steps: step of every position [B, T]; None where rows have none (a plain forward pass).
+        keys: key of each row's randomness [B].
+        trail: the generated tokens read, R of them before the first position [B, R + T]; -1 for a
+            prompt token.
+        answer_from: the first step of each row's answer [B]; `NEVER` if there is none yet.
+        loop_from: the first step after each row's loop was detected [B]; `NEVER` if there is none
+            yet.
     """
 
     steps: Int[Tensor, "B T"] | None
@@ -59,6 +57,18 @@ class Site:
     loop_from: Int[Tensor, " B"] | None = None
 
     def needed(self, name: str, who: str) -> Tensor:
+        """A field that must be there.
+
+        Args:
+            name: name of the field.
+            who: what depends on it, for the error.
+
+        Returns:
+            The field.
+
+        Raises:
+            UserError: the field is None, because the pass is not part of a known chain.
+        """
         found = getattr(self, name)
         if found is None:
             raise UserError(
@@ -69,18 +79,30 @@ class Site:
 
 
 class When:
-    """Base of all windows."""
+    """Base class of all windows.
 
-    reach: int = 0  # tokens before the one read that it looks at
+    Attributes:
+        reach: how many tokens before the one read the window looks back.
+        watches_loops: whether it depends on loops, which the decoder must then detect.
+    """
+
+    reach: int = 0  # how many tokens before the one read it looks back
     watches_loops: bool = False
 
     @property
     def earliest(self) -> int:
-        """No step before this one is ever inside."""
+        """A step before which the window is never in force."""
         return 0
 
     def active(self, at: Site) -> Bool[Tensor, "B T"]:
-        """Which positions lie inside."""
+        """Which positions of a pass lie inside the window.
+
+        Args:
+            at: the site of the pass.
+
+        Returns:
+            bool, [B, T] or a shape that broadcasts to it.
+        """
         raise NotImplementedError
 
     def __and__(self, other: When) -> When:
@@ -95,7 +117,15 @@ class When:
 
 @dataclass(frozen=True)
 class Window(When):
-    """Steps [start, stop); stop None is open. The prompt is step -1."""
+    """Steps [start, stop).
+
+    Attributes:
+        start: first step inside; -1 is the prompt.
+        stop: first step after the window; None for no end.
+
+    Raises:
+        UserError: the window starts before step -1 or ends before it begins.
+    """
 
     start: int = 0
     stop: int | None = None
@@ -110,17 +140,21 @@ class Window(When):
 
     @classmethod
     def decode_only(cls) -> Window:
+        """All generated steps, without the prompt."""
         return cls(0, None)
 
     @classmethod
     def prefill_only(cls) -> Window:
+        """The prompt only."""
         return cls(PREFILL_STEP, 0)
 
     @property
     def earliest(self) -> int:
+        """The start of the window."""
         return self.start
 
     def active(self, at: Site) -> Bool[Tensor, "B T"]:
+        """The positions whose step is in [start, stop)."""
         steps = at.needed("steps", "A window in steps")
         inside = steps >= self.start
         return inside if self.stop is None else inside & (steps < self.stop)
@@ -128,7 +162,15 @@ class Window(When):
 
 @dataclass(frozen=True)
 class AtTokens(When):
-    """The steps that read one of `ids`, and `after` steps behind each."""
+    """The steps that read one of some tokens, and a number of steps after each.
+
+    Attributes:
+        ids: token ids.
+        after: how many further steps are inside.
+
+    Raises:
+        UserError: there is no token id, or a number is negative.
+    """
 
     ids: tuple[int, ...]
     after: int = 0
@@ -142,9 +184,21 @@ class AtTokens(When):
 
     @classmethod
     def of(cls, model: ReasoningModel, words: Collection[str], after: int = 0) -> AtTokens:
-        """The first token of each of `words`, written in the ways that a text may spell it.
+        """A window at words, each by the first token of its spellings.
 
-        That is at the start of a text and after a space, as it stands and capitalised.
+        The spellings are the word as given and capitalised, at the start of a text and after a
+        space.
+
+        Args:
+            model: encodes the words.
+            words: the words.
+            after: how many further steps are inside.
+
+        Returns:
+            The window.
+
+        Raises:
+            UserError: `words` is a single string, or the tokenizer knows none of the words.
         """
         if isinstance(words, str):
             raise UserError(f"AtTokens.of(words={words!r}): expected a list of words.")
@@ -155,38 +209,52 @@ class AtTokens(When):
             first = [model.encode(form)[:1] for form in forms]
             found |= {ids[0] for ids in first if ids and ids[0] != unknown}
         if not found:
-            raise UserError(f"The tokenizer has none of the words {list(words)}.")
+            raise UserError(
+                f"The tokenizer has none of the words {list(words)}: expected one that it encodes."
+            )
         return cls(tuple(found), after)
 
     @property
     def reach(self) -> int:
+        """The window looks back `after` tokens."""
         return self.after
 
     def active(self, at: Site) -> Bool[Tensor, "B T"]:
+        """The generated positions that read one of the ids, or follow one closely enough."""
         steps = at.needed("steps", "AtTokens")
         trail = at.needed("trail", "AtTokens")
         hits = torch.isin(trail, ids_on(self.ids, trail.device))
         length = steps.shape[1]
         if self.after:
+            # prefix sums [B, R + T + 1]: a hit in the last `after` + 1 tokens raises the sum
             sums = torch.nn.functional.pad(hits.long().cumsum(1), (1, 0))
             last = torch.arange(trail.shape[1] - length, trail.shape[1], device=trail.device) + 1
             hits = sums[:, last] > sums[:, (last - 1 - self.after).clamp(min=0)]
         else:
-            hits = hits[:, -length:]
+            hits = hits[:, -length:]  # [B, R + T] -> [B, T]
         return hits & (steps >= 0)
 
 
 @cache
 def ids_on(ids: tuple[int, ...], device: torch.device) -> Tensor:
-    """Made once: a copy to the device in every pass would hold it up."""
+    """Token ids as a tensor on a device; cached, because a copy per pass would stall the device.
+
+    Args:
+        ids: token ids.
+        device: where to put them.
+
+    Returns:
+        int64 [len(ids)].
+    """
     return torch.tensor(ids, device=device)
 
 
 @dataclass(frozen=True)
 class Thinking(When):
-    """The generated steps before the answer (the end of thinking is read in it)."""
+    """The generated steps before the answer; the last of them reads the end of thinking."""
 
     def active(self, at: Site) -> Bool[Tensor, "B T"]:
+        """The generated positions before the answer."""
         steps = at.needed("steps", "Thinking()")
         answer = at.needed("answer_from", "Thinking()")[:, None]
         return (steps >= 0) & (steps < answer)
@@ -197,17 +265,19 @@ class Answer(When):
     """The steps that choose the answer's tokens."""
 
     def active(self, at: Site) -> Bool[Tensor, "B T"]:
+        """The positions from the one that chooses the first answer token."""
         steps = at.needed("steps", "Answer()")
         return steps >= at.needed("answer_from", "Answer()")[:, None]
 
 
 @dataclass(frozen=True)
 class AfterLoop(When):
-    """From when the chain certainly loops (see `loop_start`), to its end."""
+    """From the step at which the chain certainly loops (see `loop_start`) to its end."""
 
     watches_loops = True
 
     def active(self, at: Site) -> Bool[Tensor, "B T"]:
+        """The positions after the loop was detected."""
         steps = at.needed("steps", "AfterLoop()")
         return steps >= at.needed("loop_from", "AfterLoop()")[:, None]
 
@@ -240,24 +310,26 @@ class _Combined(When):
         return inside[0] & inside[1] if self.how == "and" else inside[0] | inside[1]
 
 
-# ------------------------------------------------------------------------------- timelines
-
-
 @dataclass(frozen=True, eq=False)
 class ChainWindows(When):
-    """Steps [start, stop) of the chains that have a span, by noise key. Build it with `of`.
+    """Steps [start, stop) that differ from chain to chain. Build it with `of`.
 
-    A `Window` is the same for all rows of a batch. Here each chain has a span of its own,
-    found by what its row is keyed by (`interp.chains.noise.noise_key` of seed, problem and
-    sample), so one variant serves all chains and they still decode side by side. A chain
-    without a span is never inside.
+    A `Window` is the same for all rows of a batch. Here each chain has its own span, found by the
+    row's key (`interp.chains.noise.noise_key` of seed, problem and sample). So one variant serves
+    all chains, and they still decode in one batch. A chain without a span is never inside.
+
+    Attributes:
+        spans: noise key -> (start, stop).
+
+    Raises:
+        UserError: there is no span, or one is empty or starts before step -1.
     """
 
     spans: Mapping[int, tuple[int, int]]
 
     def __post_init__(self) -> None:
         if not self.spans:
-            raise UserError("Spans of no chain: expected a span for at least one.")
+            raise UserError("ChainWindows of no chain: expected a span for at least one.")
         for start, stop in self.spans.values():
             if not PREFILL_STEP <= start < stop:
                 raise UserError(f"A span [{start}, {stop}): expected -1 <= start < stop.")
@@ -272,9 +344,25 @@ class ChainWindows(When):
         starts: Sequence[int | None],
         stops: Sequence[int | None] | None = None,
     ) -> ChainWindows:
-        """[starts[i], stops[i]) of chain i. A start of None: no span; a stop of None: no end."""
+        """A window with one span per chain.
+
+        Args:
+            chains: the chains.
+            starts: first step inside for each chain; None for a chain without a span.
+            stops: first step after the span for each chain; None for no end.
+
+        Returns:
+            The window.
+
+        Raises:
+            UserError: the lists differ in length, or two chains have the same problem, sample and
+                seed.
+        """
         if len(starts) != len(chains) or (stops is not None and len(stops) != len(chains)):
-            raise UserError(f"Spans.of: {len(starts)} starts for {len(chains)} chains: one each.")
+            raise UserError(
+                f"ChainWindows.of: {len(starts)} starts for {len(chains)} chains: expected one "
+                "each, and as many stops."
+            )
         ends = [None] * len(chains) if stops is None else list(stops)
         spans: dict[int, tuple[int, int]] = {}
         for chain, start, stop in zip(chains, starts, ends, strict=True):
@@ -283,17 +371,20 @@ class ChainWindows(When):
             key = noise_key(chain.seed, chain.problem, chain.sample)
             if key in spans:
                 raise UserError(
-                    f"Spans.of: two chains of problem {chain.problem!r}, sample {chain.sample}, "
-                    f"seed {chain.seed}: their rows could not be told apart."
+                    f"ChainWindows.of: two chains of problem {chain.problem!r}, sample "
+                    f"{chain.sample}, seed {chain.seed}: expected one, because rows are told "
+                    "apart by these."
                 )
             spans[key] = (int(start), NEVER if stop is None else int(stop))
         return cls(spans)
 
     @property
     def earliest(self) -> int:
+        """The earliest start of any span."""
         return min(start for start, _ in self.spans.values())
 
     def active(self, at: Site) -> Bool[Tensor, "B T"]:
+        """The positions inside the span of their row's chain."""
         steps = at.needed("steps", "A window of each chain's own")
         keys, starts, stops = self._on(steps.device)
         where = torch.searchsorted(keys, at.keys.to(keys.device)).clamp(max=len(keys) - 1)
@@ -302,6 +393,6 @@ class ChainWindows(When):
 
     def _on(self, device: torch.device) -> Tensor:
         tables: dict[torch.device, Tensor] = self.__dict__["_table"]
-        if device not in tables:  # copied once: a copy in every pass would hold it up
+        if device not in tables:  # copied once: a copy in every pass would stall the device
             tables[device] = next(iter(tables.values())).to(device)
         return tables[device]

@@ -1,18 +1,22 @@
 /* Decoding kernels for the CPU, float32: one new token per row.
  *
- * attend() is the heart: it reads each row's keys and values once, over that row's own length, so
- * nothing is spent on masks, padding or repeated heads, and a row cannot depend on its neighbours.
- * run_block() is a whole Llama-like block around it in one parallel region: a pass has few rows, so
- * what a general matrix product spends on packing its operands and on starting threads is as much
- * as the product itself. Weights are packed once instead (see project()).
+ * attend() is the main kernel. It reads each row's keys and values once, over that row's own length,
+ * so no time goes to masks, padding or repeated heads, and a row cannot depend on other rows.
+ * run_block() runs a whole Llama-like block around it in one parallel region. A pass has few rows,
+ * so a general matrix product would spend as much time on packing its operands and starting threads
+ * as on the product itself. Here weights are packed once (see project()).
  *
- * One source for every processor: vectors of LANES floats, and a register block of TILE rows by
- * PANEL = 2 LANES columns that fills the registers without spilling (two sums per row, the two
- * vectors of weights, and the value that is multiplied). AVX-512 and NEON have 32 vector registers,
- * AVX2 and SSE 16. A vector wider than the registers is split by the compiler and spilled, which
- * made this file seven times slower than a plain matrix product; hence no fixed width here.
+ * One source serves every processor: vectors of LANES floats, and a register block of TILE rows by
+ * PANEL = 2 LANES columns that fills the registers without spilling (two sums per row, two vectors
+ * of weights, and the value that is multiplied). AVX-512 and NEON have 32 vector registers, AVX2 and
+ * SSE have 16. The compiler splits and spills a vector wider than the registers, which made this
+ * code seven times slower than a plain matrix product; so the width is not fixed here.
  *
- * Compiled by interp/kernels/library.py with the flags given there (no -ffast-math: a nan must stay a nan).
+ * Compiled by interp/kernels/library.py with the flags given there (no -ffast-math: a nan must stay
+ * a nan).
+ *
+ * Words: n rows; d head width or stream width; kv key/value heads; a column of the cache holds one
+ * token's key or value; cap_columns is the number of columns allocated per row and head.
  */
 #include <math.h>
 #include <stdint.h>
@@ -33,13 +37,13 @@
 #endif
 #define PANEL (2 * LANES) /* columns of a packed panel of weights */
 #define PANELS(columns) (((columns) + PANEL - 1) / PANEL)
-#define AHEAD 16 /* columns fetched ahead: the machine's own prefetch stops at every page */
-#define WEIGHTS_AHEAD 512 /* floats of a panel fetched ahead */
+#define AHEAD 16 /* columns prefetched: the hardware's own prefetch stops at every page */
+#define WEIGHTS_AHEAD 512 /* floats of a panel prefetched */
 #define INLINE static inline __attribute__((always_inline))
 
 typedef int64_t i64;
 
-/* In the compiler's own vector types; rows of the cache are aligned to 4 bytes only. */
+/* The compiler's own vector types. Rows of the cache are aligned to 4 bytes only. */
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float vecu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
@@ -53,11 +57,11 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 #define SHUFFLE(A, B, ...) __builtin_shuffle(A, B, (ints){__VA_ARGS__})
 #endif
 
-/* columns of a packed panel: how interp/kernels/library.py must pack the weights for this build */
+/* Columns of a packed panel; interp/kernels/library.py must pack the weights with this width. */
 i64 panel_width(void) { return PANEL; }
 
-/* exp within a few units in the last place, for arguments up to 80; below -87 they count as -87,
- * and nan stays nan */
+/* exp within a few units in the last place, for arguments up to 80. Arguments below -87 count as
+ * -87; nan stays nan. */
 INLINE vec vexp(vec x) {
     x = SELECT(x < -87.0f, SPLAT(-87.0f), x);
     vec y = x * 1.44269504088896341f;
@@ -75,14 +79,15 @@ INLINE vec vexp(vec x) {
     return p * (vec)((k + 127) << 23);
 }
 
+/* The sum of all lanes. */
 INLINE float lanes_sum(vec x) {
     float sum = 0.0f;
     for (int i = 0; i < LANES; i++) sum += x[i];
     return sum;
 }
 
-/* lane i of the result is the sum of the lanes of a[i]: halves are folded onto each other, first
- * neighbours, then pairs of them, and so on */
+/* Lane i of the result is the sum of the lanes of a[i]. Neighbouring lanes are added first, then
+ * pairs of them, and so on. */
 INLINE vec transpose_sum(vec *a) {
 #define FOLD(I, E, O) a[I] = SHUFFLE(a[2 * (I)], a[2 * (I) + 1], E) + SHUFFLE(a[2 * (I)], a[2 * (I) + 1], O)
 #define LIST(...) __VA_ARGS__
@@ -113,7 +118,8 @@ INLINE vec transpose_sum(vec *a) {
 #undef LIST
 }
 
-/* s[g] = scale q[g] K^T for two (or one) queries that share keys; d a multiple of 16 */
+/* s[g] = scale q[g] K^T for two queries (pair = 1) or one query that share keys. q: [2 or 1, d],
+ * K: [count, d], s: [2 or 1, room]; d is a multiple of 16. */
 INLINE void scores(const float *q, const float *K, i64 count, i64 d, int pair, float scale,
                    float *s, i64 room) {
     i64 t = 0;
@@ -142,7 +148,7 @@ INLINE void scores(const float *q, const float *K, i64 count, i64 d, int pair, f
         }
 }
 
-/* softmax of s[0..count) in place; s has room for a whole number of vectors */
+/* Softmax of s[0..count) in place, after the soft cap if cap > 0. s is padded to whole vectors. */
 INLINE void softmax(float *s, i64 count, float cap) {
     i64 whole = (count + LANES - 1) / LANES * LANES;
     if (cap > 0.0f)
@@ -164,12 +170,13 @@ INLINE void softmax(float *s, i64 count, float cap) {
 }
 
 #if LANES == 16 || defined(__aarch64__)
-#define BLEND 8 /* vectors of an output that stay in registers, for each of two queries */
+#define BLEND 8 /* vectors of an output kept in registers, for each of two queries */
 #else
 #define BLEND 4
 #endif
 
-/* out[g] = s[g] V for two (or one) rows of weights */
+/* out[g] = s[g] V for two rows (pair = 1) or one row of attention weights. s: [2 or 1, room],
+ * V: [count, d], out: [2 or 1, d]. */
 INLINE void blend(const float *s, i64 room, const float *V, i64 count, i64 d, int pair,
                   float *out) {
     for (i64 base = 0; base < d; base += BLEND * LANES) {
@@ -193,7 +200,8 @@ INLINE void blend(const float *s, i64 room, const float *V, i64 count, i64 d, in
     }
 }
 
-/* out[g] = softmax(scale q[g] K^T) V over columns [lo, hi), for `group` queries of width d */
+/* out[g] = softmax(scale q[g] K^T) V over columns [lo, hi), for `group` queries of width d that
+ * share one key/value head. s: scratch for two rows of scores. */
 INLINE void attend_one(const float *q, const float *K, const float *V, i64 lo, i64 hi, i64 d,
                        i64 group, float scale, float cap, float *s, float *out) {
     i64 count = hi - lo, room = (count + LANES - 1) / LANES * LANES;
@@ -215,7 +223,7 @@ INLINE void attend_one(const float *q, const float *K, const float *V, i64 lo, i
     }
 }
 
-/* b = weight * a / rms(a); d a multiple of 16; a and b may be the same */
+/* RMSNorm: b = weight * a / rms(a). d is a multiple of 16; a and b may be the same array. */
 INLINE void rms_one(const float *a, const float *weight, float eps, i64 d, float *b) {
     vec sum = {0};
     for (i64 i = 0; i < d; i += LANES) sum += LOAD(a + i) * LOAD(a + i);
@@ -223,6 +231,7 @@ INLINE void rms_one(const float *a, const float *weight, float eps, i64 d, float
     for (i64 i = 0; i < d; i += LANES) STORE(b + i, LOAD(weight + i) * (LOAD(a + i) * r));
 }
 
+/* One head in place: RMSNorm (if `weight`), then rotary embedding (if `cos`). */
 INLINE void norm_rope(float *restrict x, i64 d, const float *weight, float eps,
                       const float *restrict cos, const float *restrict sin) {
     if (weight) rms_one(x, weight, eps, d, x);
@@ -236,10 +245,11 @@ INLINE void norm_rope(float *restrict x, i64 d, const float *weight, float eps,
     }
 }
 
-/* qkv: [n, stride] with queries first, then (if writes) keys and values; K, V: [slots, kv, cap, d].
- * Row r attends columns (columns[r] - window, columns[r]] (window 0: all). writes: normalises and
- * rotates queries and keys, and puts the new key and value into column columns[r]. d is a multiple
- * of 16. out: [n, heads * d]. Shared by the threads of the parallel region that it is called in. */
+/* Attention of n rows. qkv: [n, stride], queries first, then (if `writes`) keys and values. K, V:
+ * [slots, kv, cap_columns, d]. Row r attends columns (columns[r] - window, columns[r]]; window 0
+ * means all. If `writes`, queries and keys are normed and rotated first, and the new key and value
+ * are written to column columns[r]. d is a multiple of 16. out: [n, heads * d]. The threads of the
+ * calling parallel region share the work. */
 INLINE void attend_d(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
                      const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
                      const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window, float scale,
@@ -267,6 +277,7 @@ INLINE void attend_d(float *qkv, i64 stride, const float *q_norm, const float *k
     }
 }
 
+/* attend_d() with the head width as a compile-time constant where it is a common one. */
 INLINE void attend_rows(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
                         const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
                         const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window,
@@ -285,7 +296,8 @@ INLINE void attend_rows(float *qkv, i64 stride, const float *q_norm, const float
              d, window, scale, softcap, writes, out);
 }
 
-/* q [n, heads, d], already rotated, over keys and values that are there: out [n, heads, d] */
+/* Attention of queries q [n, heads, d], already rotated, over the keys and values in the cache.
+ * out: [n, heads, d]. */
 void attend(float *q, float *K, float *V, i64 cap_columns, const i64 *columns, i64 n, i64 heads,
             i64 kv, i64 d, i64 window, float scale, float softcap, float *out, int threads) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -295,17 +307,17 @@ void attend(float *q, float *K, float *V, i64 cap_columns, const i64 *columns, i
 
 typedef enum { PLAIN, ADD, SILU } Ending;
 
-/* `rows` rows of x [., k] times one panel [k, PANEL]; then what `ending` says, into out from column
- * `col` on: PLAIN with a bias (or none), ADD to `base` and a bias, SILU: the first half of the panel
- * are gates for the second */
+/* `rows` rows of x [rows, k] times one panel [k, PANEL], written to out [rows, width] from column
+ * `col` on. PLAIN adds a bias (if any); ADD adds a bias (if any) and `base`; SILU uses the first
+ * half of the panel as gates for the second half. */
 INLINE void tile(const float *x, i64 k, const float *panel, int rows, Ending ending,
                  const float *bias, const float *base, float *out, i64 width, i64 col) {
     vec a[TILE], b[TILE];
-    const float *base3[TILE / 3 + 1]; /* rows 0, 3, 6, ...: the two after each are k and 2 k on */
+    const float *base3[TILE / 3 + 1]; /* rows 0, 3, 6, ...; the next two lie k and 2 k floats later */
     for (int r = 0; r < rows; r++) a[r] = b[r] = (vec){0};
     for (int g = 0; g * 3 < rows; g++) {
         base3[g] = x + g * 3 * k;
-        __asm__("" : "+r"(base3[g])); /* else every row's offset lives on the stack */
+        __asm__("" : "+r"(base3[g])); /* otherwise every row's offset is kept on the stack */
     }
     for (i64 i = 0; i < k; i++) {
         for (int j = 0; j < PANEL; j += 16)
@@ -321,7 +333,7 @@ INLINE void tile(const float *x, i64 k, const float *panel, int rows, Ending end
     for (int r = 0; r < rows; r++) {
         float *o = out + r * width + col;
         if (ending == SILU) {
-            vec e = SELECT(a[r] < -80.0f, SPLAT(80.0f), -a[r]); /* beyond, silu is 0 to float32 */
+            vec e = SELECT(a[r] < -80.0f, SPLAT(80.0f), -a[r]); /* below -80, silu is 0 in float32 */
             STORE(o, a[r] / (1.0f + vexp(e)) * b[r]);
             continue;
         }
@@ -338,7 +350,7 @@ INLINE void tile(const float *x, i64 k, const float *panel, int rows, Ending end
     }
 }
 
-/* A function per number of rows, not inlined: its inner loop needs every register there is. */
+/* One function per number of rows, not inlined: its inner loop needs all registers. */
 #define TILE_OF(R)                                                                             \
     static __attribute__((noinline)) void tile_##R(                                            \
         const float *x, i64 k, const float *panel, Ending ending, const float *bias,           \
@@ -353,10 +365,10 @@ TILE_OF(4)
 TILE_OF(2)
 TILE_OF(1)
 
-#define CHUNK (48 / TILE * TILE) /* rows to which one thread applies a panel while it is in cache */
+#define CHUNK (48 / TILE * TILE) /* rows to which a thread applies a panel while the panel is in cache */
 
-/* out [n, width] = x [n, k] times a matrix in panels [panels, k, PANEL], and the ending. Shared by
- * the threads of the parallel region that it is called in. */
+/* out [n, width] = x [n, k] times a matrix in panels [count, k, PANEL], then the ending. The threads
+ * of the calling parallel region share the work. */
 INLINE void project(const float *x, i64 n, i64 k, const float *panels, i64 count, Ending ending,
                     const float *bias, const float *base, float *out, i64 width) {
     i64 chunks = (n + CHUNK - 1) / CHUNK, step = ending == SILU ? LANES : PANEL;
@@ -381,12 +393,13 @@ INLINE void project(const float *x, i64 n, i64 k, const float *panels, i64 count
     }
 }
 
-/* out = weight * x / rms(x), row by row; shared by the threads of the region */
+/* out = weight * x / rms(x) for each row; the threads of the calling region share the work. */
 INLINE void rms_norm(const float *x, const float *weight, float eps, i64 n, i64 d, float *out) {
 #pragma omp for schedule(static)
     for (i64 r = 0; r < n; r++) rms_one(x + r * d, weight, eps, d, out + r * d);
 }
 
+/* |a|, |b|, |b - a| and <a, b> of one row, to o[0..4). */
 INLINE void stream_one(const float *a, const float *b, i64 d, float *o) {
     vec xx = {0}, yy = {0}, dd = {0}, xy = {0};
     for (i64 i = 0; i < d; i += LANES) {
@@ -402,30 +415,31 @@ INLINE void stream_one(const float *a, const float *b, i64 d, float *o) {
     o[3] = lanes_sum(xy);
 }
 
-/* out[r] = |x|, |y|, |y - x|, <x, y> of row r; rows of `out` are `stride` floats apart;
- * d a multiple of 16 */
+/* out[r] = |x|, |y|, |y - x|, <x, y> of row r. Rows of `out` are `stride` floats apart; d is a
+ * multiple of 16. */
 void stream_numbers(const float *x, const float *y, i64 n, i64 d, float *out, i64 stride,
                     int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (i64 r = 0; r < n; r++) stream_one(x + r * d, y + r * d, d, out + r * stride);
 }
 
-/* What never changes of a block; interp/kernels/library.py has the same fields in the same order. Matrices
- * are panels of PANEL columns; `up` has LANES of the gate and LANES of the other in each. */
+/* The sizes, constants and weights of a block; interp/kernels/library.py has the same fields in the
+ * same order. Matrices are panels of PANEL columns; each panel of `up` holds LANES columns of the
+ * gate projection and LANES columns of the up projection. */
 typedef struct {
     i64 d, heads, kv, width, inner, window;
     float scale, eps, eps_mlp, eps_qk;
     const float *norm, *norm_mlp, *q_norm, *k_norm, *qkv, *qkv_bias, *o, *o_bias, *up, *down;
 } Block;
 
-/* Room for what a block computes on the way, shared by all: [n, ...] each. */
+/* Buffers for a block's intermediate results, shared by all blocks: [n, ...] each. */
 typedef struct {
     float *normed, *qkv, *attended, *middle, *inner;
 } Room;
 
-/* y [n, d] = the block's output for x [n, d], one token a row; its key and value are written into
- * columns[r] of K, V [slots, kv, cap, width]. cos, sin [n, width]. numbers: if not null, the four
- * numbers of stream_numbers() for x and y. */
+/* y [n, d] = the block's output for x [n, d], one token per row. The row's key and value are written
+ * to column columns[r] of K, V [slots, kv, cap_columns, width]. cos, sin: [n, width]. numbers: if not
+ * null, receives the four numbers of stream_numbers() for x and y. */
 void run_block(const Block *m, const Room *room, const float *x, float *y, i64 n, const float *cos,
                const float *sin, float *K, float *V, i64 cap_columns, const i64 *columns,
                float *numbers, i64 stride, int threads) {

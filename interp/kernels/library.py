@@ -1,14 +1,13 @@
-"""The CPU kernels in `kernels.c`: compiled once with the machine's own C compiler, and checked.
+"""The CPU kernels in `kernels.c`: compiled once by the machine's own C compiler, and checked.
 
-Why: while decoding, most of the time is spent reading keys and values, and the rest on small
-element-wise steps; a fused kernel reads each row's used columns once and nothing else. Where there
-is no compiler, or the check against torch fails, `kernels()` is None and the decoder does the same
-work through torch.
+Decoding spends most of its time on reading keys and values, and the rest on small element-wise
+steps. A fused kernel reads each row's used columns once and nothing else. If there is no compiler,
+or the check against torch fails, `kernels()` is None and the decoder does the same work in torch.
 
-One source, one build per target: `builds()` names those that this processor can run. Which of
-them (or torch) is fastest for a model is measured by `interp.decoding.block_backend`. The compiled
-file lies in the user's cache folder under a name made of the source, the compiler, the target and
-the processor, so it is built once per machine (in about two seconds).
+There is one source and one build per target; `builds()` names those that this processor can run.
+`interp.decoding.block_backend` measures which of them (or torch) is fastest for a model. The
+compiled file is in the user's cache folder, under a name made from the source, the compiler, the
+target and the processor, so it is built once per machine (in about two seconds).
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
 
 from interp.errors import UserError
 
@@ -38,7 +36,7 @@ log = logging.getLogger(__name__)
 
 NATIVE, AVX2 = "native", "x86-64-v3"
 _SAFE = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC"]
-# Of the native build, tried in order: the widest vectors and threads first.
+# Flags of the native build, tried in order: the widest vectors and threads first.
 _NATIVE_FLAGS = (
     ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
     ["-march=native", "-fopenmp"],
@@ -46,8 +44,8 @@ _NATIVE_FLAGS = (
     ["-fopenmp"],
     [],
 )
-# Waiting threads give their core back after some microseconds: where something else runs beside
-# us, a thread that spins for its partner takes the core that the partner needs.
+# Waiting threads release their core after some microseconds. If other processes run on the machine,
+# a thread that spins while it waits for another takes the core that the other needs.
 _SPINS = "2000"
 _P, _I, _F, _C = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES = {
@@ -55,7 +53,7 @@ _SIGNATURES = {
     "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _I, _C],
     "stream_numbers": [_P, _P, _I, _I, _P, _I, _C],
 }
-SMALL = 2**16  # numbers in a stream that one thread is through with before another has begun
+SMALL = 2**16  # numbers in a stream that one thread finishes before a second has started
 
 
 class BlockStruct(ctypes.Structure):
@@ -76,11 +74,11 @@ class WorkspaceStruct(ctypes.Structure):
 
 
 def panels(weight: torch.Tensor, width: int) -> torch.Tensor:
-    """Packs a matrix as kernels.c reads it.
+    """Pack a matrix as kernels.c reads it.
 
     Args:
         weight: [k, out].
-        width: columns of a panel, `Kernels.panel` of the build that will read it.
+        width: columns per panel: `Kernels.panel` of the build that will read it.
 
     Returns:
         [ceil(out / width), k, width], contiguous; the last panel is filled with zeros.
@@ -91,10 +89,14 @@ def panels(weight: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class Kernels:
-    """Typed access to the compiled functions (see kernels.c for what they do).
+    """Typed access to the compiled functions (kernels.c describes them).
+
+    Args:
+        path: the compiled library.
+        build: the target it was compiled for, one of `builds()`.
 
     Attributes:
-        build: the target they were compiled for, one of `builds()`.
+        build: the target it was compiled for.
         panel: columns of a packed panel of weights (see `panels`).
     """
 
@@ -119,9 +121,21 @@ class Kernels:
         window: int,
         softcap: float,
     ) -> torch.Tensor:
-        """query [n, H, d] contiguous; key, value [n, kv, used, d], views of the cache -> [n, H, d].
+        """Attention of one query per row over the used columns of the cache.
 
-        Row r attends columns (columns[r] - window, columns[r]]; window 0 attends all.
+        Row r attends columns (columns[r] - window, columns[r]].
+
+        Args:
+            query: float32 [n, H, d], contiguous.
+            key: float32 [n, kv heads, used, d], a view of the cache.
+            value: float32 [n, kv heads, used, d], a view of the cache.
+            columns: int64 [n], the last column of each row.
+            scale: factor of the scores.
+            window: columns that a query sees; 0 for all.
+            softcap: limit of the scores; 0 for none.
+
+        Returns:
+            float32 [n, H, d].
         """
         n, heads, width = query.shape
         out = torch.empty_like(query)
@@ -133,10 +147,13 @@ class Kernels:
         return out
 
     def stream(self, x: torch.Tensor, y: torch.Tensor, place: int, stride: int) -> None:
-        """Four numbers a row (see `interp.chains.residual_record`) of x, y [.., D], contiguous, to
-        `place`.
+        """Write the four numbers of each row of two streams (see `interp.chains.residual_record`).
 
-        place: the address of row 0's; rows are `stride` floats apart.
+        Args:
+            x: the stream entering a block, float32 [..., D], contiguous.
+            y: the stream leaving it, likewise.
+            place: address of the output of row 0.
+            stride: distance between the outputs of two rows, in floats.
         """
         d = x.shape[-1]
         n = x.numel() // d
@@ -145,26 +162,25 @@ class Kernels:
 
 
 def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether heads of this width can go through the kernels (if there are any)."""
+    """Whether heads of a width can go through the kernels (if there are any).
+
+    Args:
+        width: head width d.
+        dtype: of queries, keys and values.
+        device: where they are.
+
+    Returns:
+        True for float32 on the CPU with a width that is a multiple of 16.
+    """
     return device.type == "cpu" and dtype == torch.float32 and width % 16 == 0
 
 
-def two_streams(
-    x: Float[torch.Tensor, "*B D"], y: Float[torch.Tensor, "*B D"]
-) -> Float[torch.Tensor, "*B 4"]:
-    """|x|, |y|, |y - x| and <x, y> in float32, each stream read once where the kernels can."""
-    run = kernels() if suits(x.shape[-1], x.dtype, x.device) and x.numel() else None
-    if run is None or y.dtype != x.dtype or not (x.is_contiguous() and y.is_contiguous()):
-        x, y = x.float(), y.float()
-        norms = [torch.linalg.vector_norm(z, dim=-1) for z in (x, y, y - x)]
-        return torch.stack([*norms, (x * y).sum(-1)], dim=-1)
-    out = torch.empty((*x.shape[:-1], 4))
-    run.stream(x, y, out.data_ptr(), 4)
-    return out
-
-
 def wanted() -> str:
-    """What PRUNESCOPE_KERNELS says: "0" (never), "1" (always) or "auto" (where they are faster)."""
+    """The value of PRUNESCOPE_KERNELS: "0" (never), "1" (always) or "auto" (where they are faster).
+
+    Raises:
+        UserError: the variable has another value.
+    """
     said = os.environ.get("PRUNESCOPE_KERNELS", "auto")
     if said not in ("0", "1", "auto"):
         raise UserError(
@@ -178,8 +194,8 @@ def wanted() -> str:
 def builds() -> tuple[str, ...]:
     """Targets that kernels.c can be compiled for and run on this processor, the likeliest first.
 
-    `PRUNESCOPE_MARCH` (such as x86-64-v3) names the only one: for trying another processor's.
-    On a processor with AVX-512 the AVX2 build is a candidate too: some run it faster.
+    `PRUNESCOPE_MARCH` (such as x86-64-v3) replaces them by one target, to try another processor's.
+    On a processor with AVX-512 the AVX2 build is a candidate too, because some run it faster.
     """
     if asked := os.environ.get("PRUNESCOPE_MARCH"):
         return (asked,)
@@ -191,10 +207,10 @@ def kernels(build: str | None = None) -> Kernels | None:
     """The compiled kernels, built on first use.
 
     Args:
-        build: one of `builds()`; by default the first.
+        build: one of `builds()`; default: the first.
 
     Returns:
-        None where there is no compiler, the build fails or disagrees with torch, or
+        The kernels; None if there is no compiler, the build fails or disagrees with torch, or
         PRUNESCOPE_KERNELS is 0.
     """
     if wanted() == "0":
@@ -226,7 +242,12 @@ def _passive_waiting() -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where what was built or measured on this machine is kept; a temporary one if it must be."""
+    """The folder for what was built or measured on this machine.
+
+    Returns:
+        `$XDG_CACHE_HOME/prunescope` or `~/.cache/prunescope`; a temporary folder if that cannot be
+        written.
+    """
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = Path(base) / "prunescope"
     try:
@@ -260,7 +281,7 @@ def _build(build: str) -> Path | None:
         command = [compiler, *_SAFE, *flags, "-o", made, str(code), "-lm"]
         result = subprocess.run(command, capture_output=True, timeout=120, check=False)
         if result.returncode == 0:
-            Path(made).replace(target)  # whole or not at all, whoever else builds it
+            Path(made).replace(target)  # atomic, in case another process builds it too
             return target
         Path(made).unlink()
     return None
@@ -268,7 +289,7 @@ def _build(build: str) -> Path | None:
 
 @cache
 def processor() -> str:
-    """What tells this processor from others: its model and the instructions it has."""
+    """A string that identifies this processor: its model and the instructions it has."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -278,7 +299,7 @@ def processor() -> str:
 
 
 def _right(found: Kernels) -> bool:
-    """One small case against torch: lengths, a window, grouped heads."""
+    """Whether one small case agrees with torch: row lengths, a window, grouped heads."""
     g = torch.Generator().manual_seed(0)
     query = torch.randn(3, 4, 32, generator=g)
     key, value = torch.randn(2, 3, 2, 40, 32, generator=g)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.activations.capture import Batch, Reducer
+from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
 from interp.errors import UserError, did_you_mean
 from interp.interventions.interventions import VariantLike
@@ -35,13 +35,20 @@ PARTS = ("block", "attention", "mlp")
 
 @dataclass(frozen=True)
 class Contributions:
-    """What each block adds to the logit of each target, the final norm's scale held fixed.
+    """What each block adds to the logit of each target, with the final norm's scale held fixed.
 
-    parts: by target [L, 3, K]: the block, its attention, its MLP. embedding, constant (biases of
-    norm and head) and logit: by target [K]; embedding + blocks + constant == logit, the model's
-    own before any soft cap (less the mean logit over the vocabulary where `centred`). Of a set of
-    tokens: their mean logit. nan where a position has no target. Attention and MLP add up to the
-    block, unless the variant changes what the block as a whole adds.
+    For every target and position, embedding + sum over blocks + constant == logit. Attention and
+    MLP add up to the block, unless the variant changes what the block as a whole adds. Values are
+    nan where a position has no target. For a set of tokens they concern the mean logit.
+
+    Attributes:
+        places: the positions read, and the events.
+        blocks: dense index of each block.
+        centred: whether the mean logit over the vocabulary was subtracted.
+        parts: by target, what the block, its attention and its MLP add [L, 3, K].
+        embedding: by target, what the embedding adds [K].
+        constant: by target, the biases of norm and head [K].
+        logit: by target, the model's own logit before any soft cap [K].
     """
 
     places: Places
@@ -53,7 +60,18 @@ class Contributions:
     logit: dict[str, Float[np.ndarray, " K"]]
 
     def part(self, target: str = CHOSEN, part: str = "block") -> Float[np.ndarray, "L K"]:
-        """One of "block", "attention", "mlp", by block and position."""
+        """What one part of every block adds to a target's logit.
+
+        Args:
+            target: name of a target.
+            part: "block", "attention" or "mlp".
+
+        Returns:
+            [L, K], block by position.
+
+        Raises:
+            UserError: the target or the part is unknown.
+        """
         if target not in self.parts:
             raise UserError(did_you_mean(target, self.parts, "target"))
         if part not in PARTS:
@@ -61,9 +79,9 @@ class Contributions:
         return self.parts[target][:, PARTS.index(part)]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a position, target and block: block (dense), total, attention, mlp, logit.
+        """One row per position, target and block: block (dense), total, attention, mlp, logit.
 
-        The embedding is block -1, with neither attention nor MLP.
+        The embedding is block -1; it has neither attention nor MLP.
         """
         import pandas as pd
 
@@ -90,14 +108,24 @@ class Contributions:
     def by_event(self, events: Events | None = None, unit: str = "problem") -> pd.DataFrame:
         """Means over the positions of each event, with 95 % jackknife intervals over units.
 
-        events: None for those of the call. One row an event, target, part and block; the parts
-        "embedding" (block -1) and "logit" (the whole, no block) close each.
+        Args:
+            events: for each event one mask [S] per chain, or step numbers; default: the events of
+                the call.
+            unit: the independent units of the intervals, "problem" or "chain".
+
+        Returns:
+            One row per event, target, part and block. For each event and target, the parts
+            "embedding" (block -1) and "logit" (the whole; no block) come last.
+
+        Raises:
+            UserError: the unit is unknown, or an event has positions that were not read.
         """
         import pandas as pd
 
         tables = []
         for event, inside in self.places.inside(events).items():
             for target, parts in self.parts.items():
+                # [L, 3, K] -> [3, L, K] -> [3 * L, K], the parts one after another
                 rows = [*parts.transpose(1, 0, 2).reshape(-1, len(self.places))]
                 rows += [self.embedding[target], self.logit[target]]
                 head = {
@@ -115,8 +143,9 @@ class Contributions:
 class _Written(Reducer):
     """What every part writes along the directions of the targets, at the positions of a pass.
 
-    along: of each target [k, D], or [1, D] for a set; kept are scalars, [n, k] a part. exempt: the
-    blocks whose whole delta a variant changes, so that their parts need not add up to it.
+    along: for each target [k, D], or [1, D] for a set; only scalars are kept, [n, k] per part.
+    exempt: the blocks whose whole delta a variant changes, so that their parts need not add up to
+    it.
     """
 
     def __init__(
@@ -137,7 +166,7 @@ class _Written(Reducer):
 
     @contextmanager
     def watching(self, model: ReasoningModel) -> Iterator[None]:
-        """Hooks on the parts, put there as the pass begins: so they run behind a variant's."""
+        """Hooks on the parts, registered when the pass begins, to run after a variant's hooks."""
 
         def watch(index: int, part: str) -> Callable[..., None]:
             def hook(_: nn.Module, _args: Any, out: Any) -> None:
@@ -159,7 +188,7 @@ class _Written(Reducer):
             yield
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         entering, leaving = self.piece.pick(x).float(), self.piece.pick(y).float()
         if index == 0:
@@ -191,7 +220,7 @@ class _Written(Reducer):
         return self.left
 
     def gap(self) -> float:
-        """The largest gap between what a block adds and what its parts wrote, in its stream."""
+        """The largest relative gap between what a block adds and what its parts wrote."""
         return max(float(gap) for gap in self.gaps)
 
 
@@ -207,12 +236,26 @@ def contributions(
     batch_tokens: int = BATCH_TOKENS,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> Contributions:
-    """Each block's direct contribution to the logits of targets at the steps of chains.
+    """Each block's direct contribution to the logits of targets, at the steps of chains.
 
-    targets: tokens beside the one chosen. events: only their positions are read (None: every
-    step). centred: less the mean logit over the vocabulary. variant, batch_tokens, chunk_tokens: as
-    for `lens`. A final norm or a block that does not add up as the module says is an error, found
-    on the data.
+    Args:
+        model: the model.
+        chains: chains, or plain sequences of token ids.
+        targets: name -> tokens to follow besides the chosen one.
+        events: for each event one mask [S] per chain, or step numbers; only their positions are
+            read. None reads every step.
+        centred: whether to subtract the mean logit over the vocabulary.
+        variant: the variant to run; None for the model as it is.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns read at a time; None for whole rows.
+
+    Returns:
+        The contributions.
+
+    Raises:
+        UserError: an argument does not fit, or the final norm or the head is not linear.
+        PruneScopeError: the parts of a block do not add up, or logits are made in an unknown way.
+        NonFiniteError: a stream is inf or nan.
     """
     texts = read_texts(chains)
     places = find_places(texts, events)

@@ -1,4 +1,4 @@
-"""The way from a stream to a logit as a linear map: final norm at a fixed scale, and head."""
+"""The map from a stream to a logit as a linear one: final norm at a fixed scale, and head."""
 
 from __future__ import annotations
 
@@ -16,13 +16,30 @@ from interp.replay.teacher_forced import readout
 
 
 def normed_by(model: ReasoningModel, stream: Float[Tensor, "k D"]) -> Float[Tensor, "k D"]:
+    """Apply the final norm on the device of its weights.
+
+    Args:
+        model: the model.
+        stream: [k, D].
+
+    Returns:
+        [k, D].
+    """
     weight = next(model.final_norm.parameters(), stream)
     return model.final_norm(stream if weight.is_meta else stream.to(weight.device))
 
 
 @dataclass(frozen=True)
 class FrozenNorm:
-    """norm(v) = scale * gain * (v - centred * mean(v)) + bias, `scale` fixed at a position."""
+    """A norm at a fixed scale: norm(v) = scale * gain * (v - centred * mean(v)) + bias.
+
+    The scale is that of one position.
+
+    Attributes:
+        gain: [D].
+        bias: [D].
+        centred: whether the norm subtracts the mean (LayerNorm) or not (RMSNorm).
+    """
 
     gain: Float[Tensor, " D"]
     bias: Float[Tensor, " D"]
@@ -30,28 +47,56 @@ class FrozenNorm:
 
     @classmethod
     def of(cls, model: ReasoningModel) -> FrozenNorm:
-        """Read off the module: two opposite vectors of mean 0 and a constant one."""
+        """Measure a model's final norm with two opposite vectors of mean 0 and a constant one.
+
+        Neither the class of the module nor the names of its parameters matter.
+
+        Args:
+            model: the model.
+
+        Returns:
+            The norm.
+        """
         sign = torch.ones(model.d_model)
         sign[1::2] = -1
         sign = sign - sign.mean()
         sign = sign / sign.square().mean().sqrt()
-        size = 64.0  # squares stay within float16, and the norm's epsilon is nothing beside them
+        size = 64.0  # squares stay within float16, and the norm's epsilon is negligible
         probes = torch.stack([size * sign, -size * sign, torch.full_like(sign, size)])
         plus, minus, flat = normed_by(model, probes.to(model.dtype)).float()
         bias = (plus + minus) / 2
         gain = (plus - minus) / 2 / sign.to(plus.device)
-        centred = bool((flat - bias).norm() < 0.1 * gain.norm())  # nothing is left of a constant
+        centred = bool((flat - bias).norm() < 0.1 * gain.norm())  # the constant vector vanished
         return cls(gain, flat if centred else bias, centred)
 
     def along(self, direction: Float[Tensor, "k D"]) -> Float[Tensor, "k D"]:
-        """q with <norm(v) - bias, direction> = scale <v, q>."""
+        """The vectors q with <norm(v) - bias, direction> = scale <v, q>.
+
+        Args:
+            direction: [k, D].
+
+        Returns:
+            q [k, D].
+        """
         q = self.gain * direction
         return q - q.mean(-1, keepdim=True) if self.centred else q
 
     def scale(
         self, model: ReasoningModel, x: Float[Tensor, "k D"], normed: Float[Tensor, "k D"]
     ) -> Float[Tensor, " k"]:
-        """The scale that takes x to the module's own output, checked to do so."""
+        """The scale at each position, checked against the module's own output.
+
+        Args:
+            model: the model, for the error.
+            x: the stream before the norm [k, D].
+            normed: the stream after it [k, D].
+
+        Returns:
+            [k].
+
+        Raises:
+            UserError: no scale takes `x` to `normed`, so the norm is not linear at a fixed scale.
+        """
         x = x.to(self.gain)
         plain = self.gain * (x - x.mean(-1, keepdim=True) if self.centred else x)
         tiny = torch.finfo(torch.float32).tiny
@@ -68,7 +113,15 @@ class FrozenNorm:
 
 @dataclass(frozen=True)
 class Unembedding:
-    """logit_t = scale * (<normed, weight[t]> + bias[t]), before any soft cap."""
+    """logit_t = scale * (<normed, weight[t]> + bias[t]), before any soft cap.
+
+    Attributes:
+        weight: [V, D].
+        bias: [V].
+        scale: a factor of all logits.
+        mean_weight: mean of `weight` over the vocabulary [D], float32.
+        mean_bias: mean of `bias` over the vocabulary, float32.
+    """
 
     weight: Float[Tensor, "V D"]
     bias: Float[Tensor, " V"]
@@ -78,6 +131,17 @@ class Unembedding:
 
     @classmethod
     def of(cls, model: ReasoningModel) -> Unembedding:
+        """Read the head of a model.
+
+        Args:
+            model: the model.
+
+        Returns:
+            The unembedding.
+
+        Raises:
+            UserError: the head's weight is quantised, offloaded or of an unexpected shape.
+        """
         weight: Any = getattr(model.head, "weight", None)
         bias: Any = getattr(model.head, "bias", None)
         shape = (model.vocab_size, model.d_model)
@@ -96,7 +160,15 @@ class Unembedding:
     def direction(
         self, ids: Int[Tensor, "k M"], centred: bool
     ) -> tuple[Float[Tensor, "k D"], Float[Tensor, " k"]]:
-        """Of the mean logit of `ids` (-1: any), less that of the vocabulary where `centred`."""
+        """The linear map to the mean logit of some tokens.
+
+        Args:
+            ids: token ids, one set per row [k, M]; -1 gives an arbitrary token.
+            centred: whether to subtract the mean logit over the vocabulary.
+
+        Returns:
+            Vectors [k, D] and biases [k], float32.
+        """
         ids = ids.to(self.weight.device).clamp(min=0)
         vector = self.weight[ids].float().mean(1)
         bias = self.bias[ids].float().mean(1)
@@ -105,7 +177,15 @@ class Unembedding:
         return vector * self.scale, bias * self.scale
 
     def check(self, model: ReasoningModel, normed: Float[Tensor, "k D"]) -> None:
-        """That it gives what `readout` gives, on a few positions and tokens."""
+        """Check on a few positions and tokens that the map agrees with `readout`.
+
+        Args:
+            model: the model.
+            normed: normed streams [k, D].
+
+        Raises:
+            PruneScopeError: they differ.
+        """
         some, theirs = normed[:8], readout(model, normed[:8])[:, :64]
         ids = torch.arange(theirs.shape[1])[:, None]
         vectors, bias = self.direction(ids, centred=False)

@@ -1,4 +1,4 @@
-"""The logit lens: what every block's stream says, read as if the model ended there."""
+"""The logit lens: every block's stream read as if the model ended there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer
+from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError, did_you_mean
 from interp.interventions.interventions import VariantLike
@@ -29,16 +29,22 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-EMBEDDING = -1  # its row among the blocks
+EMBEDDING = -1  # stands for the embedding in a list of blocks
 
 
 @dataclass(frozen=True)
 class Lens:
-    """What every block's stream says at every position, read as if the model ended there.
+    """What every block's stream predicts at every position, read as if the model ended there.
 
-    Rows: `blocks` (dense indices; -1: the embedding). entropy and kl (KL(model || row)) in nats;
-    for each target logprob (of a set: of its total probability) and rank (how many tokens have a
-    higher logit; of a set: the rank of its best). nan where a position has no target.
+    Values are nan where a position has no target.
+
+    Attributes:
+        places: the positions read, and the events.
+        blocks: dense index of each of the R = L + 1 rows; -1 for the embedding.
+        entropy: of each row's distribution, in nats [R, K].
+        kl: KL(model || row), in nats [R, K].
+        logprob: by target, its log-probability in nats (of a set: of its total probability) [R, K].
+        rank: by target, how many tokens have a higher logit (of a set: than its best) [R, K].
     """
 
     places: Places
@@ -50,11 +56,22 @@ class Lens:
 
     @property
     def quantities(self) -> tuple[str, ...]:
+        """What `values` takes: "entropy", "kl", "chosen_logprob", "chosen_probability", ..."""
         kinds = ("logprob", "probability", "rank")
         return ("entropy", "kl", *(f"{t}_{kind}" for t in self.logprob for kind in kinds))
 
     def values(self, quantity: str) -> Float[np.ndarray, "R K"]:
-        """One of `quantities`: "entropy", "kl", "chosen_logprob", "chosen_probability", ..."""
+        """One quantity at every row and position.
+
+        Args:
+            quantity: one of `quantities`.
+
+        Returns:
+            [R, K].
+
+        Raises:
+            UserError: the quantity is unknown.
+        """
         if quantity not in self.quantities:
             raise UserError(did_you_mean(quantity, self.quantities, "quantity"))
         if quantity in ("entropy", "kl"):
@@ -65,7 +82,7 @@ class Lens:
         return np.exp(self.logprob[target]) if kind == "probability" else self.logprob[target]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a position and block: chain, step, block, and every quantity."""
+        """One row per position and block: chain, step, block, and every quantity."""
         import pandas as pd
 
         r, k = self.entropy.shape
@@ -80,7 +97,16 @@ class Lens:
     def by_event(self, events: Events | None = None, unit: str = "problem") -> pd.DataFrame:
         """Means over the positions of each event, with 95 % jackknife intervals over units.
 
-        events: None for those of the call. One row an event, quantity and block.
+        Args:
+            events: for each event one mask [S] per chain, or step numbers; default: the events of
+                the call.
+            unit: the independent units of the intervals, "problem" or "chain".
+
+        Returns:
+            One row per event, quantity and block.
+
+        Raises:
+            UserError: the unit is unknown, or an event has positions that were not read.
         """
         import pandas as pd
 
@@ -93,13 +119,25 @@ class Lens:
         return pd.concat(tables, ignore_index=True)
 
     def plot(self, quantity: str = "entropy", chain: int = 0, ax: Axes | None = None) -> Axes:
-        """Heat map of one chain: blocks upwards, the steps that were read to the right."""
+        """Heat map of one chain: blocks upwards, the steps that were read to the right.
+
+        Args:
+            quantity: one of `quantities`.
+            chain: number of the chain.
+            ax: where to draw; default: a new figure.
+
+        Returns:
+            The axes.
+
+        Raises:
+            UserError: the chain has no position here, or the quantity is unknown.
+        """
         import matplotlib.pyplot as plt
 
         own = self.places.chain == chain
         if not own.any():
             raise UserError(
-                f"Chain {chain} has no position here: there are chains "
+                f"Chain {chain} has no position here: expected one of the chains "
                 f"{sorted(set(self.places.chain.tolist()))}."
             )
         if ax is None:
@@ -122,7 +160,7 @@ class Lens:
 
 
 class _Streams(Reducer):
-    """The stream entering block 0, then leaving every block, at the positions of a pass."""
+    """The stream entering block 0 and the one leaving every block, at the positions of a pass."""
 
     def __init__(self, pick: Callable[[Tensor], Tensor]) -> None:
         self.pick = pick
@@ -131,7 +169,7 @@ class _Streams(Reducer):
         self.kept: list[Tensor] = []
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         if index == 0:
             self.kept = [self.pick(x)]
@@ -149,11 +187,26 @@ def lens(
     batch_tokens: int = BATCH_TOKENS,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> Lens:
-    """The logit lens at the steps of chains (or the positions of plain sequences).
+    """The logit lens at the steps of chains, or at the positions of plain sequences.
 
-    targets: the tokens to follow beside the one chosen. events: only their positions are read
-    (None: every step). variant: what the model is replayed as, windows where they lay in the
-    chain. batch_tokens, chunk_tokens: read at a time, as for `replay`.
+    Args:
+        model: the model.
+        chains: chains, or plain sequences of token ids.
+        targets: name -> tokens to follow besides the chosen one.
+        events: for each event one mask [S] per chain, or step numbers; only their positions are
+            read. None reads every step.
+        variant: the variant to run, with windows where they lay in the chain; None for the model as
+            it is.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns read at a time; None for whole rows.
+
+    Returns:
+        The lens.
+
+    Raises:
+        UserError: an argument does not fit.
+        PruneScopeError: the model changes the stream in an unknown way before its final norm.
+        NonFiniteError: a logit is inf or nan.
     """
     texts = read_texts(chains)
     places = find_places(texts, events)
@@ -172,7 +225,7 @@ def lens(
     if not np.isfinite(table[:2]).all():
         rows = sorted(set(np.argwhere(~np.isfinite(table[:2]))[:, 1].tolist()))
         named = [(EMBEDDING, *model.layer_map)[r] for r in rows]
-        raise NonFiniteError(f"A logit read behind block {named} is inf or nan: check the weights.")
+        raise NonFiniteError(f"A logit read after block {named} is inf or nan: check the weights.")
     return Lens(
         places=places,
         blocks=(EMBEDDING, *model.layer_map),
@@ -188,9 +241,9 @@ def _measured(
     rows: list[Float[Tensor, "k D"]],
     targets: list[Int[Tensor, "_ _"]],
 ) -> Float[Tensor, "Q R k"]:
-    """Entropy, KL, and logprob and rank of each target, for normed streams; the last is final."""
+    """Entropy, KL, and each target's logprob and rank, for normed streams; the final one last."""
     final = readout(model, rows[-1])
-    base = final.log_softmax(-1)
+    base = final.log_softmax(-1)  # [k, V]
     sure = base.exp()
     measured = []
     for r, normed in enumerate(rows):
@@ -202,8 +255,8 @@ def _measured(
             ids = ids.to(logits.device).expand(len(logits), -1)
             lacks = ids[:, 0] == NO_TOKEN
             ids = ids.clamp(min=0)
-            best = logits.gather(-1, ids).amax(-1, keepdim=True)
+            best = logits.gather(-1, ids).amax(-1, keepdim=True)  # [k, V] at [k, M] -> [k, 1]
             columns.append(logp.gather(-1, ids).logsumexp(-1).masked_fill(lacks, torch.nan))
             columns.append((logits > best).sum(-1).float().masked_fill(lacks, torch.nan))
-        measured.append(torch.stack(columns))
+        measured.append(torch.stack(columns))  # [Q, k]
     return torch.stack(measured, dim=1)

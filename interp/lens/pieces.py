@@ -1,4 +1,4 @@
-"""Chains on their way through the model: batch by batch, chunk by chunk, every block watched."""
+"""Passes over chains, batch by batch and chunk by chunk, with every block watched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer, capture
+from interp.activations.capture import CapturedBatch, Reducer, capture
 from interp.errors import NonFiniteError, PruneScopeError
 from interp.interventions.interventions import VariantLike
 from interp.lens.read_positions import Places, Text
@@ -20,7 +20,15 @@ from interp.replay.chunked_forward import ChunkedReader, ChunkedReading
 
 @dataclass(frozen=True)
 class LensPiece:
-    """Some columns of a batch, and where in them the k positions lie that are `index` of all K."""
+    """Some columns of a batch, and the positions to read in them.
+
+    Attributes:
+        reading: the batch being read.
+        columns: the columns of this chunk.
+        rows: row of each position [k].
+        positions: column of each position, counted from the first of `columns` [k].
+        index: number of each position among all K [k].
+    """
 
     reading: ChunkedReading
     columns: slice
@@ -29,13 +37,32 @@ class LensPiece:
     index: Int[np.ndarray, " k"]
 
     def pick(self, stream: Float[Tensor, "B T D"]) -> Float[Tensor, "k D"]:
+        """The stream at the positions.
+
+        Args:
+            stream: [B, T, D].
+
+        Returns:
+            [k, D].
+        """
         return stream[self.rows.to(stream.device), self.positions.to(stream.device)]
 
     def run(self, model: ReasoningModel, reducer: Reducer) -> Float[Tensor, "k D"]:
-        """The positions' streams after the final norm, every block watched on the way."""
+        """Read the columns with a reducer on every block.
+
+        Args:
+            model: the model.
+            reducer: what receives the streams.
+
+        Returns:
+            The positions' streams after the final norm [k, D].
+
+        Raises:
+            NonFiniteError: one of them is inf or nan.
+        """
         batch = self.reading.batch
         with capture(model, reducer, n_texts=len(batch.texts)) as recording:
-            recording.batch = Batch(batch.mask[:, self.columns], batch.texts)
+            recording.batch = CapturedBatch(batch.mask[:, self.columns], batch.texts)
             normed = self.pick(self.reading(self.columns))
         if not normed.isfinite().all():
             raise NonFiniteError(f"The stream of {model.name} is inf or nan: check its weights.")
@@ -50,7 +77,19 @@ def pieces(
     batch_tokens: int,
     chunk_tokens: int | None,
 ) -> Iterator[LensPiece]:
-    """The chains that are read, each cut behind its last position, in batches and chunks."""
+    """Read the chains that have positions, each up to its last one, in batches and chunks.
+
+    Args:
+        model: the model.
+        texts: the chains.
+        places: the positions to read.
+        variant: the variant to run; None for the model as it is.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns read at a time; None for whole rows.
+
+    Yields:
+        The chunks that hold a position; `run` each of them, in order.
+    """
     read, begin, count = np.unique(places.chain, return_index=True, return_counts=True)
     spans = list(zip(begin.tolist(), count.tolist(), strict=True))
     own = [texts[n] for n in read.tolist()]
@@ -69,7 +108,7 @@ def pieces(
         for columns in reading.pieces:
             here = (columns.start <= positions) & (positions < columns.stop)
             if not here.any():
-                reading(columns)  # what comes later attends to it
+                reading(columns)  # later chunks attend to it
                 continue
             row = torch.from_numpy(rows[here])
             position = torch.from_numpy(positions[here] - columns.start)
@@ -79,7 +118,17 @@ def pieces(
 def check_same(
     one: Float[Tensor, "k D"], other: Float[Tensor, "k D"], dtype: torch.dtype, error: Exception
 ) -> None:
-    """Two ways to the same vectors, one computed in `dtype`: an error where they differ."""
+    """Check that two ways to the same vectors agree.
+
+    Args:
+        one: [k, D].
+        other: [k, D].
+        dtype: in which one of them was computed.
+        error: raised if they differ by more than the dtype's precision.
+
+    Raises:
+        Exception: `error`.
+    """
     other = other.float()
     gap = (one.to(other) - other).norm(dim=-1)
     if not (gap <= slack(dtype) * other.norm(dim=-1)).all():
@@ -87,11 +136,27 @@ def check_same(
 
 
 def slack(dtype: torch.dtype) -> float:
-    """How far two ways to the same vector may differ, relative to its norm."""
+    """How far two ways to the same vector may differ, relative to its norm.
+
+    Args:
+        dtype: in which one of them was computed.
+
+    Returns:
+        A fraction.
+    """
     return max(1e-5, 4 * torch.finfo(dtype).eps)
 
 
 def strange_model(model: ReasoningModel, what: str) -> PruneScopeError:
+    """The error for a model whose way of computing PruneScope does not support.
+
+    Args:
+        model: the model.
+        what: what it does, as a verb phrase.
+
+    Returns:
+        The error.
+    """
     return PruneScopeError(
         f"{type(model.hf).__name__} {what}, which PruneScope does not know; the numbers would be "
         "wrong. Please report the architecture."

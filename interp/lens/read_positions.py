@@ -1,4 +1,4 @@
-"""Which positions of chains a lens reads, and the events that picked them."""
+"""Which positions of chains a lens reads, and the events that select them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ NO_TOKEN = -1  # nothing was chosen here
 
 @dataclass(frozen=True)
 class Places:
-    """The positions a result speaks of, and the events that picked them.
+    """The positions that a result holds, and the events that selected them.
 
-    chain, step: of each position. lengths: steps of each chain. problems: of each chain (a plain
-    sequence is a problem of its own). events: which positions lie in each.
+    Attributes:
+        chain: number of the chain of each position [K].
+        step: step of each position [K].
+        lengths: number of steps of each chain [N].
+        problems: problem of each chain; a plain sequence is a problem of its own.
+        events: event -> True for the positions that lie in it [K].
     """
 
     chain: Int[np.ndarray, " K"]
@@ -39,11 +43,22 @@ class Places:
 
     @property
     def at(self) -> Int[np.ndarray, " K"]:
-        """Their numbers among all steps of all chains."""
+        """Number of each position among all steps of all chains [K]."""
         return starts_of(self.lengths)[self.chain] + self.step
 
     def inside(self, events: Events | None) -> dict[str, Bool[np.ndarray, " K"]]:
-        """Which positions lie in each event (None: the events of the call)."""
+        """Which positions lie in each event.
+
+        Args:
+            events: for each event one mask [S] per chain, or step numbers; None for the events of
+                the call.
+
+        Returns:
+            event -> bool [K].
+
+        Raises:
+            UserError: a mask does not fit its chain, or an event has positions that were not read.
+        """
         if events is None:
             return self.events
         found = {}
@@ -60,9 +75,20 @@ class Places:
     def means(
         self, values: Float[np.ndarray, "R K"], inside: Bool[np.ndarray, " K"], unit: str
     ) -> dict[str, Any]:
-        """Mean of each row over the positions inside, with its jackknife interval over units.
+        """Mean of each row over some positions, with its jackknife interval over units.
 
         Positions where a value is nan (no target there) do not count.
+
+        Args:
+            values: [R, K].
+            inside: the positions that count [K].
+            unit: the independent units, "problem" or "chain".
+
+        Returns:
+            "mean", "low" and "high", each [R], and the numbers of positions and units.
+
+        Raises:
+            UserError: the unit is unknown.
         """
         if unit not in UNITS:
             raise UserError(did_you_mean(unit, UNITS, "unit"))
@@ -84,7 +110,15 @@ class Places:
 
 @dataclass(frozen=True)
 class Text:
-    """One sequence to be read: its ids, the position of its step 0, what each step chose."""
+    """One sequence to read.
+
+    Attributes:
+        ids: token ids [T].
+        first: the position of step 0.
+        chosen: the token that each step chose [S]; -1 if none is known.
+        problem: name of its problem.
+        chain: the chain, or None for a plain sequence.
+    """
 
     ids: Int[np.ndarray, " T"]
     first: int
@@ -94,6 +128,17 @@ class Text:
 
 
 def read_texts(chains: Sequence[Chain | Ids]) -> list[Text]:
+    """Turn chains or plain sequences into texts.
+
+    Args:
+        chains: chains, or sequences of token ids; not both.
+
+    Returns:
+        One text each.
+
+    Raises:
+        UserError: there is none, kinds are mixed, or one cannot be read.
+    """
     if not len(chains):
         raise UserError("No chain given: expected at least one chain or sequence of token ids.")
     if len({isinstance(one, Chain) for one in chains}) > 1:
@@ -102,7 +147,9 @@ def read_texts(chains: Sequence[Chain | Ids]) -> list[Text]:
     for n, one in enumerate(chains):
         if isinstance(one, Chain):
             if not len(one.prompt_ids):
-                raise UserError(f"Chain {n} has no prompt: nothing chose its first token.")
+                raise UserError(
+                    f"Chain {n} has no prompt: expected a pass that chose its first token."
+                )
             ids = np.concatenate([one.prompt_ids, one.ids])
             found.append(Text(ids, len(one.prompt_ids) - 1, one.ids, one.problem, one))
             continue
@@ -115,16 +162,24 @@ def read_texts(chains: Sequence[Chain | Ids]) -> list[Text]:
 
 
 def starts_of(lengths: Int[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    """Number of the first step of each chain, among all steps of all chains.
+
+    Args:
+        lengths: steps per chain [N].
+
+    Returns:
+        [N].
+    """
     return np.cumsum(lengths) - lengths
 
 
 def _marked(
     name: str, marks: Sequence[np.ndarray], lengths: Int[np.ndarray, " N"]
 ) -> Bool[np.ndarray, " A"]:
-    """All steps of all chains in a row, True in the event."""
+    """All steps of all chains in one array, True inside the event."""
     if len(marks) != len(lengths):
         raise UserError(
-            f"Event {name!r} has {len(marks)} masks for {len(lengths)} chains: one a chain."
+            f"Event {name!r} has {len(marks)} masks for {len(lengths)} chains: expected one each."
         )
     found = []
     for n, (mark, length) in enumerate(zip(marks, lengths.tolist(), strict=True)):
@@ -152,6 +207,18 @@ def _marked(
 
 
 def find_places(texts: Sequence[Text], events: Events | None) -> Places:
+    """Collect the positions that any event selects.
+
+    Args:
+        texts: the chains.
+        events: for each event one mask [S] per chain, or step numbers; None selects every step.
+
+    Returns:
+        The positions.
+
+    Raises:
+        UserError: a mask does not fit its chain, or no position is selected.
+    """
     lengths = np.array([len(t.chosen) for t in texts], dtype=np.int64)
     if events is None:
         marked = {ALL: np.ones(lengths.sum(), dtype=bool)}

@@ -1,4 +1,4 @@
-"""Which tokens a lens follows at each position: ids, sets, or an id a step."""
+"""Which tokens a lens follows at each position: an id, a set of ids, or one id per step."""
 
 from __future__ import annotations
 
@@ -21,11 +21,24 @@ CHOSEN = "chosen"
 
 @dataclass(frozen=True)
 class TargetIds:
-    """ids [1, M] (a set, the same everywhere) or [K, 1] (an id a position, or -1)."""
+    """The token ids of one target.
+
+    Attributes:
+        ids: [1, M], a set that is the same everywhere; or [K, 1], one id per position (-1: none).
+    """
 
     ids: Int[np.ndarray, "K M"]
 
     def at(self, index: Int[np.ndarray, " k"], device: torch.device) -> Int[Tensor, "_ M"]:
+        """The ids at some positions.
+
+        Args:
+            index: numbers of the positions [k].
+            device: where to put them.
+
+        Returns:
+            int64 [1, M] or [k, 1].
+        """
         ids = self.ids if len(self.ids) == 1 else self.ids[index]
         return torch.from_numpy(ids).to(device)
 
@@ -36,6 +49,20 @@ def find_targets(
     texts: Sequence[Text],
     places: Places,
 ) -> dict[str, TargetIds]:
+    """The chosen token and the caller's targets as ids.
+
+    Args:
+        model: gives the vocabulary.
+        targets: name -> token id, set of ids, or for each chain one id per step.
+        texts: the chains.
+        places: the positions to read.
+
+    Returns:
+        name -> ids; "chosen" comes first.
+
+    Raises:
+        UserError: a target is empty, does not fit the chains, or holds an unknown id.
+    """
     chosen = np.concatenate([t.chosen for t in texts])[places.at]
     found = {CHOSEN: TargetIds(_checked_ids(model, CHOSEN, chosen, NO_TOKEN)[:, None])}
     for name, target in (targets or {}).items():
@@ -47,7 +74,7 @@ def find_targets(
             shapes = [(int(n),) for n in places.lengths]
             if [row.shape for row in rows] != shapes:
                 raise UserError(
-                    f"Target {name!r}: expected an id a step for each chain, shapes "
+                    f"Target {name!r}: expected one id per step for each chain, shapes "
                     f"{_few(shapes)}; got {_few([row.shape for row in rows])}."
                 )
             ids = _checked_ids(model, name, np.concatenate(rows)[places.at], NO_TOKEN)[:, None]

@@ -1,1 +1,1 @@
-"""A reasoning model: architecture, loading, delimiters, attention, cache."""
+"""The model under study, and what decoding needs from it."""

@@ -1,10 +1,10 @@
-"""Where a Hugging Face causal LM keeps its blocks, sublayers, final norm and head.
+"""Where a Hugging Face causal language model keeps its blocks, sublayers, final norm and head.
 
-Found by shape, not by model name: the blocks are the `ModuleList` with one entry for each hidden
-layer, each with an attention and an MLP below it. `adds_attention[l]` is the module whose output
-IS what attention adds to the residual stream: the attention itself, or the norm behind it
-where a block has one there (Gemma 2 and 3, OLMo 2, GLM 4), for scaling the input of such a norm
-would change nothing. Likewise `adds_mlp[l]`.
+They are found by shape, not by model name: the blocks are the `ModuleList` with one entry per
+hidden layer, each with an attention and an MLP module. `adds_attention[l]` is the module whose
+output IS what attention adds to the residual stream: the attention module itself, or the norm that
+follows it where a block has one there (Gemma 2 and 3, OLMo 2, GLM 4). Scaling the input of such a
+norm would change nothing. `adds_mlp[l]` is the same for the MLP.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ATTENTION = ("self_attn", "attention", "attn", "self_attention")
 OUTPUT_PROJECTION = ("o_proj", "out_proj", "dense", "c_proj")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
 NORM = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm")
-# (a child only such blocks have, the norm behind attention, the norm behind the MLP)
+# (a child that only these blocks have, the norm after attention, the norm after the MLP)
 NORM_BEHIND = (
     ("post_feedforward_layernorm", "post_attention_layernorm", "post_feedforward_layernorm"),
     ("post_mlp_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
@@ -32,6 +32,20 @@ NORM_BEHIND = (
 
 @dataclass(frozen=True)
 class Anatomy:
+    """The parts of a causal language model that the package works on.
+
+    Attributes:
+        config: the text model's configuration.
+        base: the transformer under the head.
+        blocks: the decoder blocks, in order.
+        attention: the attention module of each block.
+        mlp: the MLP module of each block.
+        adds_attention: the module of each block whose output is added to the stream as attention.
+        adds_mlp: the module of each block whose output is added to the stream as the MLP.
+        final_norm: the norm before the head.
+        head: the unembedding.
+    """
+
     config: Any
     base: nn.Module  # the transformer under the head
     blocks: tuple[nn.Module, ...]
@@ -44,11 +58,21 @@ class Anatomy:
 
     @property
     def n_heads(self) -> int:
-        """Attention heads of a block (queries)."""
+        """Number of attention heads per block (query heads)."""
         return int(self.config.num_attention_heads)
 
     def output_projection(self, index: int) -> nn.Linear:
-        """What mixes the heads of block `index` into the residual stream: z [.., H * d] -> D."""
+        """The linear layer that maps the heads of a block to the residual stream.
+
+        Args:
+            index: position of the block in this model.
+
+        Returns:
+            The layer: [..., H * d] -> [..., D].
+
+        Raises:
+            UserError: the attention module has no such linear layer.
+        """
         attention = self.attention[index]
         for name in OUTPUT_PROJECTION:
             found = getattr(attention, name, None)
@@ -60,13 +84,33 @@ class Anatomy:
         )
 
     def adds(self, index: int, part: str) -> nn.Module:
-        """The module whose output is what `part` of block `index` adds (block: the block)."""
+        """The module whose output is what a part of a block adds to the stream.
+
+        Args:
+            index: position of the block in this model.
+            part: "block", "attention" or "mlp".
+
+        Returns:
+            The module; for "block" it is the block itself, whose output is the whole stream.
+        """
         if part == "block":
             return self.blocks[index]
         return {"attention": self.adds_attention, "mlp": self.adds_mlp}[part][index]
 
 
 def dissect(hf: PreTrainedModel) -> Anatomy:
+    """Find the blocks, sublayers, final norm and head of a model.
+
+    Args:
+        hf: a Hugging Face causal language model.
+
+    Returns:
+        The parts.
+
+    Raises:
+        UserError: the model is an encoder-decoder, or it lacks a head, blocks with standard
+            attention or a final norm.
+    """
     kind = type(hf).__name__
     config = hf.config.get_text_config()
     if getattr(hf.config, "is_encoder_decoder", False):

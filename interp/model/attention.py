@@ -1,13 +1,13 @@
-"""Masks for one decoding pass, and the attention that reads the per-row cache.
+"""Masks for one decoding pass, and the attention functions that read the per-row cache.
 
 A model takes either one mask tensor or a dictionary by layer type (`full_attention`,
-`sliding_attention`); which one is found by asking the model once (`MaskForm.of`). Masks are made
-once a pass for all blocks, as additive floats, so no block converts them again.
+`sliding_attention`); `MaskForm.of` finds out by running the model once. Masks are built once per
+pass for all blocks, as additive floats, so no block converts them again.
 
-`row_attention` is registered with transformers and is in force only inside `attending(model)`. For
-one query a row it packs the heads that share keys and values into the query dimension, so grouped
-keys are never repeated, and takes care of soft caps, which SDPA lacks. For longer queries (prefill)
-it hands over to SDPA. `length_attention` does the same through the compiled kernel, where it can.
+`row_attention` is registered with transformers and used only inside `attending(model)`. For one
+query per row, it packs the heads that share keys and values into the query dimension, so grouped
+keys are never repeated; it also applies soft caps, which SDPA lacks. Longer queries (prefill) go to
+SDPA. `length_attention` does the same through the compiled kernel where it can.
 """
 
 from __future__ import annotations
@@ -32,19 +32,35 @@ if TYPE_CHECKING:
 
 BY_MASK, BY_LENGTH = "prunescope", "prunescope by length"
 Masks = torch.Tensor | dict[str, torch.Tensor]
-# the layout of the cache being decoded with, for kernels that go by lengths and not by masks
+# the layout of the cache in use, for kernels that go by lengths instead of masks
 _layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
 
 
 @dataclass(frozen=True)
 class MaskForm:
-    """How a model wants its masks. by_type: a dictionary; window: columns a sliding block sees."""
+    """Which form of attention masks a model takes.
+
+    Attributes:
+        by_type: whether it takes a dictionary by layer type instead of one tensor.
+        window: columns that a sliding-window block sees; None if no block has a window.
+    """
 
     by_type: bool
     window: int | None
 
     @classmethod
     def of(cls, model: ReasoningModel) -> MaskForm:
+        """Find out which masks a model takes.
+
+        Args:
+            model: the model; one pass over a single token is run.
+
+        Returns:
+            The form.
+
+        Raises:
+            UserError: a block has attention of another type than full or sliding-window.
+        """
         config = model.anatomy.config
         types = set(getattr(config, "layer_types", None) or ())
         if unknown := sorted(types - {"full_attention", "sliding_attention"}):
@@ -61,8 +77,16 @@ class MaskForm:
         return cls(by_type, window)
 
     def build(self, allowed: torch.Tensor, gap: torch.Tensor, dtype: torch.dtype) -> Masks:
-        """allowed: bool [B, 1, Q, K], the causal mask. gap: int [B, 1, Q, K] or broadcastable,
-        how many positions back each column lies. Returns additive masks."""
+        """Additive masks in the form that the model takes.
+
+        Args:
+            allowed: the causal mask, bool [B, 1, Q, K].
+            gap: how many positions back each column lies, int [B, 1, Q, K] or broadcastable.
+            dtype: of the masks.
+
+        Returns:
+            One mask [B, 1, Q, K], or one per layer type.
+        """
         full = additive(allowed, dtype) if self.by_type or self.window is None else None
         if self.window is None:
             assert full is not None
@@ -74,20 +98,42 @@ class MaskForm:
 
 
 def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """0 where allowed and the lowest number elsewhere (-inf makes nan of a row with nothing)."""
+    """An additive mask: 0 where allowed, the dtype's lowest number elsewhere.
+
+    -inf would give nan in a row that may attend nothing.
+
+    Args:
+        allowed: bool, any shape.
+        dtype: of the mask.
+
+    Returns:
+        The mask, of the same shape.
+    """
     mask = torch.zeros(allowed.shape, dtype=dtype, device=allowed.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def causal_masks(form: MaskForm, rows: int, length: int, like: torch.Tensor) -> Masks:
-    """Masks of a prefill pass of right-padded rows: causal is enough, as pads come after."""
+    """Masks of a prefill pass over right-padded rows.
+
+    Causal masks are enough, because the padding comes after the real tokens.
+
+    Args:
+        form: the form that the model takes.
+        rows: number of rows B.
+        length: number of columns T.
+        like: a tensor with the masks' device and dtype.
+
+    Returns:
+        One mask [B, 1, T, T], or one per layer type.
+    """
     at = torch.arange(length, device=like.device)
     gap = (at[:, None] - at[None, :])[None, None]
     return form.build((gap >= 0).expand(rows, 1, length, length), gap, like.dtype)
 
 
 def _takes_dictionary(model: ReasoningModel) -> bool:
-    """Whether the model keys its masks by layer type: asked by one pass over a single token."""
+    """Whether the model takes masks by layer type; found by one pass over a single token."""
     ids = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
     mask = torch.zeros((1, 1, 1, 1), dtype=model.dtype, device=model.device)
     both = {"full_attention": mask, "sliding_attention": mask}
@@ -109,11 +155,23 @@ def row_attention(
     softcap: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query [B, H, Q, d], key and value [B, kv heads, K, d] -> [B, Q, H, d]."""
+    """Attention with grouped heads and an optional soft cap, as transformers calls it.
+
+    Args:
+        query: [B, H, Q, d].
+        key: [B, kv heads, K, d].
+        value: [B, kv heads, K, d].
+        attention_mask: additive [B, 1, Q, K], or None.
+        scaling: factor of the scores; default: d^-0.5.
+        softcap: limit of the scores, cap * tanh(scores / cap); None for no limit.
+
+    Returns:
+        The output [B, Q, H, d], and None in place of attention weights.
+    """
     batch, heads, length, width = query.shape
     shared = heads // key.shape[1]
     scale = width**-0.5 if scaling is None else scaling
-    if length == 1:  # the heads of one group become its queries
+    if length == 1:  # the heads of one group become the queries: [B, kv heads, H / kv heads, d]
         grouped = query.view(batch, key.shape[1], shared, width)
         out = _attend(grouped, key, value, attention_mask, scale, softcap)
         return out.reshape(batch, 1, heads, value.shape[-1]), None
@@ -121,7 +179,7 @@ def row_attention(
         key = key.repeat_interleave(shared, dim=1)
         value = value.repeat_interleave(shared, dim=1)
     out = _attend(query, key, value, attention_mask, scale, softcap)
-    return out.transpose(1, 2).contiguous(), None
+    return out.transpose(1, 2).contiguous(), None  # [B, H, Q, d] -> [B, Q, H, d]
 
 
 def length_attention(
@@ -135,13 +193,30 @@ def length_attention(
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The same for one query a row, by the compiled kernel: the layout's lengths, no mask."""
+    """`row_attention` by the compiled kernel, for one query per row.
+
+    The kernel uses each row's length from the cache layout instead of a mask. Prefill passes, and
+    passes without a layout or kernels, go to `row_attention`.
+
+    Args:
+        module: the attention module.
+        query: [B, H, Q, d].
+        key: [B, kv heads, K, d], a view of the cache.
+        value: [B, kv heads, K, d], a view of the cache.
+        attention_mask: used by `row_attention` only.
+        scaling: factor of the scores; default: d^-0.5.
+        softcap: limit of the scores; None for no limit.
+        sliding_window: columns that a query sees; None or 0 for all.
+
+    Returns:
+        The output [B, Q, H, d], and None in place of attention weights.
+    """
     layout, run = _layout.get(), kernels()
     batch, heads, length, width = query.shape
     if length != 1 or layout is None or run is None:
         return row_attention(module, query, key, value, attention_mask, scaling, softcap)
     scale = width**-0.5 if scaling is None else scaling
-    flat = query.reshape(batch, heads, width)
+    flat = query.reshape(batch, heads, width)  # [B, H, d]
     window = sliding_window or 0
     out = run.attention(flat, key, value, layout.columns, scale, window, softcap or 0.0)
     return out.view(batch, 1, heads, width), None
@@ -164,7 +239,14 @@ def _attend(
 
 
 def kernel_ready(model: ReasoningModel) -> bool:
-    """Whether one-token passes of this model attend through the compiled kernel, without masks."""
+    """Whether one-token passes of this model can use the compiled kernel, which needs no masks.
+
+    Args:
+        model: the model to be decoded with.
+
+    Returns:
+        True if its architecture, head width, dtype and device suit the kernel and it was built.
+    """
     return (
         getattr(model.hf, "_supports_attention_backend", False)
         and all(suits(_width(a), model.dtype, w.device) for a, w in _first_weights(model))
@@ -181,7 +263,17 @@ def _first_weights(model: ReasoningModel) -> list[tuple[nn.Module, torch.Tensor]
 
 
 def no_masks(form: MaskForm, dtype: torch.dtype) -> Masks:
-    """Stand-ins that keep a model from making masks of its own, where none is looked at."""
+    """Placeholder masks for passes in which no block reads them.
+
+    They keep the model from building masks of its own.
+
+    Args:
+        form: the form that the model takes.
+        dtype: of the masks.
+
+    Returns:
+        One mask [1, 1, 1, 1], or one per layer type.
+    """
     none = torch.zeros((1, 1, 1, 1), dtype=dtype)
     return {"full_attention": none, "sliding_attention": none} if form.by_type else none
 
@@ -190,8 +282,11 @@ def no_masks(form: MaskForm, dtype: torch.dtype) -> Masks:
 def attending(model: ReasoningModel, layout: Layout | None = None) -> Iterator[None]:
     """While open, the model's blocks attend through `row_attention`.
 
-    layout: of the cache, if one-token passes are to go through the compiled kernel. Models that
-    do not take attention functions from transformers keep their own.
+    Models that do not take attention functions from transformers keep their own.
+
+    Args:
+        model: the model.
+        layout: the cache's layout, if one-token passes are to use the compiled kernel.
     """
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 

@@ -1,6 +1,6 @@
-"""Where a model comes from: the bundled reasoner, a folder or the Hub, and the files beside it.
+"""Locates a model (bundled, in a folder or on the Hub) and reads the files beside its weights.
 
-What is in these files is checked here before it is used; `interp.model.loading` makes models of
+The contents of these files are checked here before use; `interp.model.loading` builds models from
 them.
 """
 
@@ -20,23 +20,29 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.json_reader import read_json_object, short
 from interp.model.delimiters import Delimiters
+from interp.model.gguf_file import is_gguf, locate_gguf, read_gguf
 
 PRUNING_FILE = "pruning.json"
+DELIMITERS_FILE = "delimiters.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BUNDLED = "testbed"
-MOST_BLOCKS = 10_000  # far above any model's; a larger number in a file is damage
+MOST_BLOCKS = 10_000  # far above any real model; a larger number means a damaged file
 
 
 def locate(source: str, weights: bool = True) -> str:
-    """The folder or Hub name that `source` stands for.
+    """The folder, GGUF file or Hub name that `source` stands for.
 
     Args:
-        source: "testbed", a folder, or a Hub name.
-        weights: whether a folder must hold weights; without, its configuration is enough.
+        source: "testbed", a folder, a Hub name, FILE.gguf, FOLDER:FILE.gguf or
+            HUB_NAME:FILE.gguf. A GGUF file on the Hub is downloaded.
+        weights: whether a folder must hold weights; if False, a config.json is enough.
+
+    Returns:
+        The path of a folder or of a GGUF file, or the Hub name unchanged.
 
     Raises:
-        UserError: `source` is a path and no checkpoint folder is there.
+        UserError: `source` is a path without a checkpoint, or the GGUF file is not found.
     """
     if source == BUNDLED:
         folder = Path(str(resources.files("testbed"))) / "reasoner"
@@ -47,8 +53,15 @@ def locate(source: str, weights: bool = True) -> str:
             )
         return str(folder)
     path = Path(source).expanduser()
+    if is_gguf(source) and not path.is_dir():
+        return str(locate_gguf(source))
     if path.is_dir():
         if not (path / "config.json").is_file():
+            if files := sorted(path.glob("*.gguf")):
+                raise UserError(
+                    f"{path} holds no config.json, but GGUF files: name one of them, such as "
+                    f"{path / files[0].name}."
+                )
             raise UserError(f"{path} holds no config.json: expected a checkpoint folder.")
         if weights and not any(path.glob("*.safetensors")):
             raise UserError(
@@ -62,17 +75,27 @@ def locate(source: str, weights: bool = True) -> str:
 
 
 def side_file(place: str, filename: str, download: bool = True) -> dict[str, Any] | None:
-    """A JSON file beside the weights, in a folder or on the Hub; None where there is none.
+    """Read a JSON file beside the weights, in a folder or on the Hub.
+
+    A GGUF file holds its own configuration, and its folder may hold other models, so only
+    delimiters.json is read beside it.
 
     Args:
-        place: the folder or Hub name.
-        filename: of the file.
-        download: whether the Hub may be asked; otherwise only its cache is read.
+        place: the folder, GGUF file or Hub name.
+        filename: name of the file.
+        download: whether to contact the Hub; if False, only its local cache is read.
+
+    Returns:
+        The JSON object, or None if there is no such file.
 
     Raises:
         UserError: the file is not a JSON object.
     """
-    if Path(place).is_dir():
+    if is_gguf(place) and not Path(place).is_dir():
+        if filename != DELIMITERS_FILE:
+            return None
+        path: Path | None = Path(place).parent / filename
+    elif Path(place).is_dir():
         path = Path(place) / filename
     else:
         from transformers.utils.hub import cached_file
@@ -90,12 +113,18 @@ def side_file(place: str, filename: str, download: bool = True) -> dict[str, Any
 
 
 def folder_delimiters(place: str) -> Delimiters | None:
-    """The delimiters that a folder or Hub name declares in a file of their own, if it does.
+    """Read the delimiters from delimiters.json.
+
+    Args:
+        place: the folder or Hub name.
+
+    Returns:
+        The delimiters, or None if there is no such file.
 
     Raises:
         UserError: the file does not hold delimiters.
     """
-    content = side_file(place, "delimiters.json")
+    content = side_file(place, DELIMITERS_FILE)
     try:
         return None if content is None else Delimiters.from_dict(content)
     except UserError as error:
@@ -103,16 +132,16 @@ def folder_delimiters(place: str) -> Delimiters | None:
 
 
 def folder_blocks(place: str) -> tuple[tuple[int, ...] | None, int | None]:
-    """What pruning.json says of the blocks: the layer map, and how many the dense model has.
+    """Read the layer map and the number of dense blocks from pruning.json.
 
     Args:
         place: a folder or Hub name.
 
     Returns:
-        `layer_map` and `n_dense`, each None where the file or the field is not there.
+        `layer_map` and `n_dense`; each is None if the file or the field is missing.
 
     Raises:
-        UserError: a field is not what `prune` writes.
+        UserError: a field does not have the form that `prune` writes.
     """
     content = side_file(place, PRUNING_FILE) or {}
     layer_map, n_blocks = content.get("layer_map"), content.get("n_blocks")
@@ -127,27 +156,55 @@ def folder_blocks(place: str) -> tuple[tuple[int, ...] | None, int | None]:
     return found, n_blocks
 
 
+def provenance_of(place: str) -> dict[str, Any]:
+    """Which GGUF file a model's weights come from; empty where they come from none.
+
+    Args:
+        place: a folder, GGUF file or Hub name. A pruned checkpoint says it in its pruning.json.
+    """
+    if is_gguf(place) and not Path(place).is_dir():
+        return read_gguf(place).provenance()
+    found = (side_file(place, PRUNING_FILE) or {}).get("provenance")
+    return dict(found) if isinstance(found, dict) else {}
+
+
 def checked_layer_map(layer_map: Any, n_blocks: int) -> tuple[int, ...]:
-    """The dense index of every block; `range(n_blocks)` where `layer_map` is None.
+    """Check a layer map against the number of blocks.
+
+    Args:
+        layer_map: dense index of each block, or None for a dense model.
+        n_blocks: number of blocks in the model.
+
+    Returns:
+        The dense index of each block; `range(n_blocks)` if `layer_map` is None.
 
     Raises:
-        UserError: not one rising index per block.
+        UserError: it is not one strictly rising index per block.
     """
     if layer_map is None:
         return tuple(range(n_blocks))
     found = _block_numbers(layer_map)
     if len(found) != n_blocks:
-        raise UserError(f"layer_map has {len(found)} entries for {n_blocks} blocks.")
+        raise UserError(
+            f"layer_map has {len(found)} entries for {n_blocks} blocks: expected one per block."
+        )
     if any(b <= a for a, b in pairwise(found)):
         raise UserError(f"layer_map {short(found)} must rise strictly from 0 or more.")
     return found
 
 
 def checked_n_dense(n_dense: Any, layer_map: Sequence[int]) -> int:
-    """How many blocks the dense model has; at least those that `layer_map` names.
+    """Check the number of blocks of the dense model.
+
+    Args:
+        n_dense: the number, or None if it is not known.
+        layer_map: dense index of each block of the model.
+
+    Returns:
+        The number, at least large enough for every index in `layer_map`.
 
     Raises:
-        UserError: not a number of blocks.
+        UserError: `n_dense` is not a number of blocks.
     """
     if n_dense is not None:
         _check_count(n_dense)
@@ -177,16 +234,19 @@ def _check_count(n_blocks: Any) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, by its index where it has one.
+    """The safetensors files of a checkpoint folder, from its index if it has one.
 
     Args:
         folder: a checkpoint folder.
 
+    Returns:
+        The paths of the files, in order of their names.
+
     Raises:
-        UserError: the index is damaged or names a file outside the folder, or a file is not there
-            or is not a regular file (reading a pipe would wait for ever).
+        UserError: the index is damaged or names a file outside the folder; or a file is missing or
+            is not a regular file (reading a pipe would never return).
     """
-    if (folder / WEIGHTS).exists():  # it goes before an index, as in transformers
+    if (folder / WEIGHTS).exists():  # it takes precedence over an index, as in transformers
         names = [WEIGHTS]
     elif (folder / INDEX).is_file():
         home = read_json_object(folder / INDEX).get("weight_map")
@@ -210,12 +270,17 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether `name` is that of a safetensors file and leads out of no folder."""
+    """Whether `name` is that of a safetensors file without any path separator."""
     return name.endswith(".safetensors") and not set(name) & set("/\\\0") and name.isprintable()
 
 
 class Fingerprint:
-    """What makes two models the same: configuration, layer map, a few numbers of every weight."""
+    """A hash that identifies a model: configuration, layer map, and some numbers of every weight.
+
+    Args:
+        config: the Hugging Face configuration; fields that change without the model are left out.
+        layer_map: dense index of each block.
+    """
 
     def __init__(self, config: Any, layer_map: Sequence[int]) -> None:
         fields = config.to_dict()
@@ -225,10 +290,16 @@ class Fingerprint:
         self._digest.update(repr(tuple(layer_map)).encode())
 
     def add(self, key: str, shape: tuple[int, ...], few: Tensor) -> None:
-        """A weight, in the order of the names; `few` of its numbers as float32 on the CPU."""
+        """Add a weight. Call it in the order of the weights' names.
+
+        Args:
+            key: name of the weight.
+            shape: its shape.
+            few: some of its numbers, float32 on the CPU.
+        """
         self._digest.update(key.encode() + repr(shape).encode())
         self._digest.update(few.numpy().tobytes())
 
     def hex(self) -> str:
-        """16 hex digits."""
+        """The hash as 16 hexadecimal digits."""
         return self._digest.hexdigest()[:16]

@@ -1,18 +1,17 @@
 """One thread at a time in a model whose hooks are open.
 
-Hooks, patched forwards and the attention function belong to the model, not to the thread that put
-them there: another thread's pass would run through them, and close them in the wrong order. So
-everything that changes how a model runs opens `holding(model)` first. The hold is the thread's and
-re-entrant; another thread that wants one waits. While a model is held, a plain `model.hf(ids)` of
-another thread waits too, by a pre-hook on the root that is there only meanwhile; a pass that was
-under way before is let through to its end first.
+Hooks, patched forwards and the attention function belong to the model, not to the thread that set
+them: another thread's pass would run through them, or close them in the wrong order. So everything
+that changes how a model runs first opens `holding(model)`. The lock belongs to the thread and is
+re-entrant; other threads wait. While a model is held, a plain `model.hf(ids)` in another thread
+waits too, in a pre-hook on the root module that exists only during the hold. A pass that has
+already begun is allowed to finish first.
 
-The lock is a fact of the process and is kept beside the model, not in it: models are copied,
-pickled and collected as ever.
+The lock is kept beside the model, not in it, so models can still be copied, pickled and collected.
 
-Caveats: a block or a `forward` that another thread calls directly, past the root, is not seen. A
-thread that keeps hooks open (`apply`, `capture`) and waits for a worker that needs the model would
-wait for ever; a long wait is warned of.
+Caveats: a block or a `forward` that another thread calls directly, past the root, is not detected.
+A thread that keeps hooks open (`apply`, `capture`) while it waits for a worker that needs the model
+would wait forever; a long wait gives a warning.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ if TYPE_CHECKING:
 
     from interp.model.reasoning_model import ReasoningModel
 
-POLL = 0.5  # seconds between two looks at a holder that may have died
-STEP = 0.001  # seconds between two looks at a pass under way
-PATIENCE = 30.0  # seconds of waiting before it is warned of
+POLL = 0.5  # seconds between two checks whether the holding thread still lives
+STEP = 0.001  # seconds between two checks whether a running pass has ended
+PATIENCE = 30.0  # seconds of waiting before a warning
 
 _changed = threading.Condition()  # guards everything below
 _locks: weakref.WeakKeyDictionary[nn.Module, _Lock] = weakref.WeakKeyDictionary()
@@ -50,9 +49,12 @@ _waiting: dict[threading.Thread, _Lock] = {}
 def holding(model: ReasoningModel) -> Iterator[None]:
     """While open, no other thread runs the model or opens hooks on it.
 
+    Args:
+        model: the model to hold.
+
     Raises:
-        PruneScopeError: The wait could have no end: two threads wait for each other's models, or
-            the thread that holds this one has ended.
+        PruneScopeError: the wait could never end: two threads wait for each other's models, or the
+            thread that holds this one has ended.
     """
     lock, hold = _lock_of(model), _Hold(threading.current_thread())
     try:
@@ -63,7 +65,14 @@ def holding(model: ReasoningModel) -> Iterator[None]:
 
 
 def unguarded(model: ReasoningModel) -> dict[int, Any]:
-    """A memo for `copy.deepcopy` of a held model: its copy is without the guards."""
+    """A memo with which `copy.deepcopy` copies a held model without its guards.
+
+    Args:
+        model: the model to copy.
+
+    Returns:
+        The `memo` argument of `copy.deepcopy`.
+    """
     memo: dict[int, Any] = {}
     for module in (model.anatomy.base, model.hf):
         hooks = module._forward_pre_hooks
@@ -73,7 +82,7 @@ def unguarded(model: ReasoningModel) -> dict[int, Any]:
 
 
 class _Hold:
-    """One `holding` that is open. The lock refers to it weakly, so none outlives its frame."""
+    """One open `holding`. The lock refers to it weakly, so that none outlives its frame."""
 
     def __init__(self, thread: threading.Thread) -> None:
         self.thread = thread
@@ -82,23 +91,24 @@ class _Hold:
 class _Lock:
     """Which thread holds a model, known by the modules through which a pass enters it.
 
-    Threads come in turns: whoever claims the model waits for passes under way and lets no other
-    begin; passes that have come to the door meanwhile run before the next hold.
+    Threads take turns. A thread that claims the model waits for the passes that have begun, and no
+    new pass begins meanwhile. Passes that arrived during that time run before the next hold.
     """
 
     def __init__(self, *roots: nn.Module) -> None:
         self.roots = weakref.WeakSet[nn.Module](roots)
         self.holds = weakref.WeakSet[_Hold]()
         self.claims = weakref.WeakSet[_Hold]()
-        self.door: set[threading.Thread] = set()  # threads that wait with a plain pass
+        self.door: set[threading.Thread] = set()  # threads that wait to run a plain pass
         self.guards: list[RemovableHandle] = []
 
     @property
     def owner(self) -> threading.Thread | None:
+        """The thread that holds the model, or None."""
         return next((hold.thread for hold in self.holds), None)
 
     def take(self, hold: _Hold) -> None:
-        """Wait for the model; with `hold` it is the thread's."""
+        """Wait for the model; from then on the thread holds it."""
         me = hold.thread
         with _changed:
             if self.owner is not me:
@@ -111,7 +121,7 @@ class _Lock:
             self.holds.add(hold)
 
     def drop(self, hold: _Hold) -> None:
-        """Give it back, from whichever thread closes it, or give up waiting."""
+        """Release the model, from whichever thread closes it, or stop waiting for it."""
         with _changed:
             self.holds.discard(hold)
             if self.owner is None:
@@ -121,7 +131,7 @@ class _Lock:
                 _changed.notify_all()
 
     def pass_by(self) -> None:
-        """Wait until a plain pass of this thread meets no hooks but its own."""
+        """Wait until a plain pass of this thread would meet no hooks but its own."""
         me = threading.current_thread()
         with _changed:
             owner = self.owner
@@ -136,7 +146,7 @@ class _Lock:
                 self.door.discard(me)
 
     def blockers(self, me: threading.Thread) -> set[threading.Thread]:
-        """Threads that `me` waits for: who holds the model, claims it, or is in a pass."""
+        """Threads that `me` waits for: those that hold the model, claim it, or run a pass."""
         if (owner := self.owner) is not None:
             return {owner} - {me}
         if me in self.door:
@@ -170,7 +180,7 @@ class _Lock:
             if thread is me:
                 raise PruneScopeError(
                     f"The threads {me.name!r} and {', '.join(repr(t.name) for t in seen)} would "
-                    "wait for each other's models for ever: open hooks on several models in the "
+                    "wait for each other's models forever: open hooks on several models in the "
                     "same order in every thread."
                 )
             if thread not in seen:
@@ -187,12 +197,17 @@ class _Lock:
 
 
 class Guard:
-    """The pre-hook on the roots of a held model. On a copy of the model it does nothing."""
+    """The pre-hook on the root modules of a held model. On a copy of the model it does nothing.
+
+    Args:
+        lock: the lock of the model; referred to weakly.
+    """
 
     def __init__(self, lock: _Lock) -> None:
         self._lock = weakref.ref(lock)
 
     def __call__(self, module: nn.Module, _: Any) -> None:
+        """Wait for the model before a pass enters it."""
         lock = self._lock()
         if lock is not None and module in lock.roots:
             lock.pass_by()
@@ -209,7 +224,7 @@ def _no_guard() -> Guard:
 
 
 def _lock_of(model: ReasoningModel) -> _Lock:
-    base = model.anatomy.base  # what two wrappers of one model share
+    base = model.anatomy.base  # two wrappers of one model share it
     with _changed:
         lock = _locks.get(base)
         if lock is None:
@@ -219,7 +234,7 @@ def _lock_of(model: ReasoningModel) -> _Lock:
 
 
 def _in_passes(roots: weakref.WeakSet[nn.Module]) -> set[threading.Thread]:
-    """Threads in the middle of a pass through one of `roots`, told by their call stacks."""
+    """Threads that are inside a pass through one of `roots`, found from their call stacks."""
     if threading.active_count() < 2:
         return set()
     inside = [ident for ident, top in sys._current_frames().items() if _entered(top, roots)]
@@ -227,7 +242,7 @@ def _in_passes(roots: weakref.WeakSet[nn.Module]) -> set[threading.Thread]:
 
 
 def _entered(top: FrameType, roots: weakref.WeakSet[nn.Module]) -> list[nn.Module]:
-    """Those of `roots` that a call stack is inside of, once for each call."""
+    """Those of `roots` that a call stack is inside, once per call."""
     found: list[nn.Module] = []
     frame: FrameType | None = top
     while frame is not None:

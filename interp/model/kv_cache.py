@@ -1,14 +1,14 @@
-"""The key/value cache under the decoder: one length a row, preallocated, written in place.
+"""The decoder's key/value cache: one length per row, preallocated, written in place.
 
-A transformers `Cache`, so any model with standard attention can be decoded through its own
-modules. Rows are slots 0..n-1; the new key and value of row r go to column `columns[r]`, whatever
-its neighbours' lengths are, and attention sees columns [0, used) of all rows with a mask for the
-shorter ones. Nothing is concatenated, repeated for grouped heads, or copied in a step.
+It is a transformers `Cache`, so any model with standard attention can be decoded through its own
+modules. Rows are slots 0..n-1. The new key and value of row r go to column `columns[r]`, whatever
+the lengths of the other rows; attention sees columns [0, used) of all rows, with a mask for the
+shorter ones. A step concatenates nothing, copies nothing and repeats nothing for grouped heads.
 
-Shapes: keys and values [slots, kv heads, capacity, head width] a block. Capacity grows in large
-strides (the one copy there is), so memory follows the longest chain and not the longest allowed.
+Shapes: keys and values [slots, kv heads, capacity, d] per block. Capacity grows in large strides
+(the only copy there is), so memory follows the longest chain generated, not the longest allowed.
 
-Sliding windows need no rolling buffer: they are a matter of the mask.
+Sliding windows need no rolling buffer, because the mask takes care of them.
 """
 
 from __future__ import annotations
@@ -23,20 +23,36 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 def handing(model: nn.Module, cache: Cache | None) -> dict[str, Any]:
-    """`cache` as the keyword argument that this model's forward takes it by."""
+    """`cache` as the keyword argument by which this model's forward takes it.
+
+    Args:
+        model: a Hugging Face module.
+        cache: the cache, or None.
+
+    Returns:
+        A dictionary with one entry.
+    """
     return {_cache_name(type(model)): cache}
 
 
-@functools.cache  # asked in every pass
+@functools.cache  # called in every pass
 def _cache_name(kind: type[nn.Module]) -> str:
-    """transformers 5.24 calls it `cache` and warns of the older name, `past_key_values`."""
+    """The argument's name; transformers 5.24 calls it `cache` and warns about `past_key_values`."""
     return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 class Layout:
-    """What all layers of a `RowCache` share: which rows and columns the next pass uses.
+    """The rows and columns that the next pass uses, shared by all layers of a `RowCache`.
 
-    n: rows in the batch. columns: int64 [n], where each row writes. used: columns attended.
+    Args:
+        slots: number of rows that the cache can hold.
+        capacity: number of columns allocated.
+        blank: whether unwritten columns are filled with zeros.
+
+    Attributes:
+        n: rows in the batch.
+        columns: int64 [n], the column that each row writes.
+        used: number of columns that attention sees.
     """
 
     def __init__(self, slots: int, capacity: int, blank: bool = True) -> None:
@@ -48,19 +64,28 @@ class Layout:
         self._every = torch.arange(slots)
 
     def aim(self, columns: torch.Tensor, used: int) -> None:
-        """Sets where the next pass writes and how far it looks back."""
+        """Set where the next pass writes and how many columns it sees.
+
+        Args:
+            columns: int64 [n], the column that each row writes.
+            used: number of columns that attention sees.
+        """
         if self._every.device != columns.device:
             self._every = self._every.to(columns.device)
         self.n, self.columns, self.used = columns.shape[0], columns, used
 
     @property
     def rows(self) -> torch.Tensor:
-        """int64 [n], the slots of the batch: a view of what stays where it is."""
+        """The slots of the batch, int64 [n]: a view, never a copy."""
         return self._every[: self.n]
 
 
 class RowLayer(CacheLayerMixin):
-    """One block's keys and values."""
+    """Keys and values of one block.
+
+    Args:
+        layout: shared by all blocks.
+    """
 
     is_sliding = False
 
@@ -69,6 +94,7 @@ class RowLayer(CacheLayerMixin):
         self.layout = layout
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Allocate keys and values like the first states."""
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys = self._room(key_states, self.layout.capacity)
         self.values = self._room(value_states, self.layout.capacity)
@@ -76,11 +102,16 @@ class RowLayer(CacheLayerMixin):
 
     def _room(self, like: torch.Tensor, capacity: int) -> torch.Tensor:
         shape = (self.layout.slots, like.shape[1], capacity, like.shape[3])
-        # what a mask hides must still be finite (0 x nan is nan); what is never read need not be
+        # masked columns must still be finite (0 x nan is nan); columns never read need not be
         make = torch.zeros if self.layout.blank else torch.empty
         return make(shape, dtype=like.dtype, device=like.device)
 
     def grow(self, capacity: int) -> None:
+        """Allocate more columns and copy the old ones.
+
+        Args:
+            capacity: new number of columns.
+        """
         if not self.is_initialized:
             return
         for name in ("keys", "values"):
@@ -92,18 +123,25 @@ class RowLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes one new column a row; returns the used columns of the rows in the batch."""
+        """Write one new column per row; return the used columns of the rows in the batch."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         at = self.layout
         rows, columns = at.rows.to(self.device), at.columns.to(self.device)
+        # one column per row: [n, kv heads, d]
         self.keys[rows, :, columns] = key_states[:, :, 0]
         self.values[rows, :, columns] = value_states[:, :, 0]
         return self.keys[: at.n, :, : at.used], self.values[: at.n, :, : at.used]
 
     def put(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Writes columns [0, P) of `slots`; keys and values are [len(slots), kv heads, P, d]."""
+        """Write columns [0, P) of some slots.
+
+        Args:
+            slots: int64 [R].
+            keys: [R, kv heads, P, d].
+            values: [R, kv heads, P, d].
+        """
         if not self.is_initialized:
             self.lazy_initialization(keys, values)
         assert self.keys is not None and self.values is not None
@@ -112,26 +150,41 @@ class RowLayer(CacheLayerMixin):
         self.values[slots, :, : values.shape[2]] = values
 
     def copy(self, source: int, target: int, length: int) -> None:
+        """Copy columns from one slot to another.
+
+        Args:
+            source: slot to copy from.
+            target: slot to copy to.
+            length: number of columns, from the first.
+        """
         if self.is_initialized:
             assert self.keys is not None and self.values is not None
             self.keys[target, :, :length] = self.keys[source, :, :length]
             self.values[target, :, :length] = self.values[source, :, :length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """The columns that the mask covers, and their offset."""
         return self.layout.used, 0
 
     def get_seq_length(self) -> int:
+        """Length of the longest row before this pass, in tokens."""
         return max(self.layout.used - 1, 0)
 
     def get_max_length(self) -> int:
+        """-1: no limit."""
         return -1
 
 
 class RowCache(Cache):
-    """Keys and values of `slots` rows, each with a length of its own.
+    """Keys and values of rows that each have their own length.
 
-    blank=False leaves unwritten columns undefined, for attention that goes by lengths: memory is
-    then taken up only where it is written, and a large capacity costs nothing.
+    Args:
+        n_blocks: number of blocks L.
+        slots: number of rows.
+        capacity: number of columns allocated at first.
+        blank: False leaves unwritten columns undefined, for attention that goes by lengths. The
+            operating system then provides memory only where it is written, so that a large capacity
+            costs nothing.
     """
 
     def __init__(self, n_blocks: int, slots: int, capacity: int, blank: bool = True) -> None:
@@ -140,7 +193,11 @@ class RowCache(Cache):
         super().__init__(layers=list(self.rows))
 
     def reserve(self, columns: int) -> None:
-        """Makes room for `columns` columns; grows by half at least, so that copies stay rare."""
+        """Make room for more columns. Grows by at least half, so that copies stay rare.
+
+        Args:
+            columns: number of columns needed.
+        """
         if columns <= self.layout.capacity:
             return
         capacity = max(columns, self.layout.capacity * 3 // 2)
@@ -149,7 +206,11 @@ class RowCache(Cache):
             layer.grow(capacity)
 
     def shrink(self, slots: int) -> None:
-        """Keeps the first `slots` slots; the memory of the others is given back."""
+        """Keep the first slots and free the memory of the others.
+
+        Args:
+            slots: number of slots to keep.
+        """
         self.layout.slots = slots
         for layer in self.rows:
             if layer.is_initialized:
@@ -158,12 +219,24 @@ class RowCache(Cache):
                 layer.values = layer.values[:slots].clone()
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copies the first `length` columns of slot `source` to slot `target`."""
+        """Copy columns from one slot to another, in every block.
+
+        Args:
+            source: slot to copy from.
+            target: slot to copy to.
+            length: number of columns, from the first.
+        """
         for layer in self.rows:
             layer.copy(source, target, length)
 
     def put(self, slots: torch.Tensor, prefix: Prefix, picks: torch.Tensor) -> None:
-        """Writes rows `picks` of a computed prefix into `slots`."""
+        """Write rows of a computed prefix into slots.
+
+        Args:
+            slots: int64 [R], where to write.
+            prefix: keys and values of a prefill pass.
+            picks: int64 [R], the rows of the prefix.
+        """
         for layer, keys, values in zip(self.rows, prefix.keys, prefix.values, strict=True):
             if keys is not None and values is not None:
                 there = picks.to(keys.device)
@@ -193,9 +266,12 @@ class _Collector(CacheLayerMixin):
 
 
 class Prefix(Cache):
-    """Keys and values of a prefill pass, just as the blocks gave them: [R, kv heads, P, d] each.
+    """Keys and values of a prefill pass, as the blocks gave them: [R, kv heads, P, d] each.
 
     A block that was bypassed for every row leaves None.
+
+    Args:
+        n_blocks: number of blocks L.
     """
 
     def __init__(self, n_blocks: int) -> None:
@@ -204,15 +280,17 @@ class Prefix(Cache):
 
     @property
     def keys(self) -> list[torch.Tensor | None]:
+        """Keys of each block, [R, kv heads, P, d] or None."""
         return [layer.keys for layer in self.rows]
 
     @property
     def values(self) -> list[torch.Tensor | None]:
+        """Values of each block, [R, kv heads, P, d] or None."""
         return [layer.values for layer in self.rows]
 
 
 class _Cursor:
-    """Where in its rows a pass writes: the same for all blocks, whether they run or not."""
+    """The column at which a pass writes: the same for all blocks, whether they run or not."""
 
     def __init__(self, columns: int) -> None:
         self.columns = columns
@@ -220,7 +298,7 @@ class _Cursor:
 
 
 class _ChunkLayer(CacheLayerMixin):
-    """One block's keys and values, [B, kv heads, columns, d], made when the block first runs."""
+    """Keys and values of one block [B, kv heads, columns, d], allocated when it first runs."""
 
     is_sliding = False
 
@@ -238,7 +316,7 @@ class _ChunkLayer(CacheLayerMixin):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Writes a piece behind those before it; returns all that is written."""
+        """Append a chunk of columns; return all columns written so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
@@ -258,10 +336,14 @@ class _ChunkLayer(CacheLayerMixin):
 
 
 class ChunkCache(Cache):
-    """Keys and values of rows that are read in pieces.
+    """Keys and values of rows that are read in chunks of columns.
 
-    The length is the reader's and not the first block's, which may be bypassed; blocks with a
-    sliding window keep all columns, for the window is a matter of the mask.
+    The reader sets the length, not the first block, which may be bypassed. Blocks with a sliding
+    window keep all columns, because the mask takes care of the window.
+
+    Args:
+        n_blocks: number of blocks L.
+        columns: number of columns of a whole row.
     """
 
     def __init__(self, n_blocks: int, columns: int) -> None:

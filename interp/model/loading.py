@@ -1,14 +1,16 @@
-"""Every way a model is read from a folder or the Hub: configuration, tokenizer, weights.
+"""Every way to read a model from a folder or the Hub: configuration, tokenizer, weights.
 
 No other module of the product calls `from_pretrained` or `from_config` of transformers, so three
-promises are kept in one place:
+guarantees are kept in one place:
 
-- A model's own code runs only with `trust_remote_code=True`. Left out, transformers would ask on
-  the terminal, and a "y" in a pipe would be taken as the user's.
-- Every weight of the model comes from the checkpoint and every weight of the checkpoint goes into
-  the model. transformers draws what is missing at random and drops what it does not know.
-- Whatever goes wrong with files that others wrote is a `UserError`. transformers, safetensors,
-  tokenizers and huggingface_hub raise some twenty kinds of exceptions for them.
+- A model's own code runs only with `trust_remote_code=True`. If the argument is left out,
+  transformers asks on the terminal, and a "y" in a pipe would count as the user's consent.
+- Every weight of the model comes from the checkpoint, and every weight of the checkpoint goes into
+  the model. transformers draws missing weights at random and drops unknown ones.
+- Every fault in files that others wrote is a `UserError`. transformers, safetensors, tokenizers
+  and huggingface_hub raise about twenty kinds of exceptions for them.
+
+GGUF files are read here too; `interp.model.gguf_weights` checks and loads their tensors.
 """
 
 from __future__ import annotations
@@ -32,28 +34,37 @@ from interp.model.checkpoint_files import (
     side_file,
     weight_files,
 )
+from interp.model.gguf_config import gguf_config
+from interp.model.gguf_file import is_gguf, read_gguf
+from interp.model.gguf_tokenizer import gguf_tokenizer
+from interp.model.gguf_weights import gguf_arguments, unquantised
+from interp.model.memory_needed import check_room
+from interp.model.tokenizer_ids import with_own_ids
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-# Buffers that older checkpoints store and that every model computes: safe to leave unread.
+# Buffers that older checkpoints store and every model computes itself: safe to ignore.
 COMPUTED = re.compile(r"(^|\.)(rotary_emb\.inv_freq|position_ids|masked_bias)$")
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 SHOWN = 3  # weights named in an error
 OWN_CODE = (
     "A model's own code runs only with trust_remote_code=True (--trust-remote-code): read it first."
 )
-EXPECTED = "Expected 'testbed', a checkpoint folder with safetensors, or a Hub name."
+EXPECTED = "Expected 'testbed', a checkpoint folder with safetensors, a GGUF file, or a Hub name."
 
 
 @contextmanager
 def refusing(what: str | Callable[[], str], expected: str = EXPECTED) -> Iterator[None]:
-    """Turn whatever goes wrong inside into a `UserError`; a lack of memory stays what it is.
+    """Turn any exception inside into a `UserError`; out-of-memory errors stay what they are.
 
     Args:
-        what: how the error begins, before the reason; a function of it is called on an error.
-        expected: how it ends.
+        what: the beginning of the error, before the reason; a function is called when it is needed.
+        expected: the end of the error: what was expected.
+
+    Raises:
+        UserError: something inside failed.
     """
     try:
         yield
@@ -61,24 +72,29 @@ def refusing(what: str | Callable[[], str], expected: str = EXPECTED) -> Iterato
         raise
     except Exception as error:  # the libraries have no common base, and some raise Exception
         said = what if isinstance(what, str) else what()
-        if "trust_remote_code" in str(error):  # as transformers says that it needs the model's code
+        if "trust_remote_code" in str(error):  # transformers says that it needs the model's code
             expected = OWN_CODE
         raise UserError(f"{said}: {reason_of(error)} {expected}") from error
 
 
 def load_config(place: str | Path, trust_remote_code: bool, download: bool = True) -> Any:
-    """The Hugging Face configuration of a folder or Hub name.
+    """Read the Hugging Face configuration of a folder, GGUF file or Hub name.
 
     Args:
-        place: the folder or Hub name.
+        place: the folder, GGUF file or Hub name.
         trust_remote_code: whether the model's own code may run.
-        download: whether the Hub may be asked; otherwise only its cache is read.
+        download: whether to contact the Hub; if False, only its local cache is read.
+
+    Returns:
+        The configuration.
 
     Raises:
         UserError: config.json is not JSON, or names more blocks than any model has.
     """
     from transformers import AutoConfig
 
+    if is_gguf(place):
+        return gguf_config(read_gguf(place))
     content = side_file(str(place), "config.json", download)
     if content is not None:
         check_depth(content, f"config.json of {place}")
@@ -88,7 +104,13 @@ def load_config(place: str | Path, trust_remote_code: bool, download: bool = Tru
 
 
 def config_of(file: str | Path) -> Any:
-    """The configuration that a config.json alone describes; no code of a model is looked for.
+    """Build the configuration described by a config.json alone, without any model's own code.
+
+    Args:
+        file: path of a config.json.
+
+    Returns:
+        The configuration.
 
     Raises:
         UserError: the file is not JSON, or names more blocks than any model has.
@@ -101,7 +123,15 @@ def config_of(file: str | Path) -> Any:
 
 
 def check_depth(content: Mapping[str, Any], where: str) -> None:
-    """Refuse a configuration of more than `MOST_BLOCKS` blocks before anything is built from it."""
+    """Refuse a configuration of more than `MOST_BLOCKS` blocks before a model is built from it.
+
+    Args:
+        content: the JSON object, with nested configurations.
+        where: what to call it in the error.
+
+    Raises:
+        UserError: a number of layers is too large.
+    """
     for name, value in content.items():
         if name in DEPTHS and isinstance(value, int) and value > MOST_BLOCKS:
             raise UserError(
@@ -113,7 +143,16 @@ def check_depth(content: Mapping[str, Any], where: str) -> None:
 
 
 def load_tokenizer(place: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub name; no weight is read.
+    """Read the tokenizer of a folder, GGUF file or Hub name, without reading weights.
+
+    It gives the same ids as its tokenizer.json, if there is one.
+
+    Args:
+        place: the folder, GGUF file or Hub name.
+        trust_remote_code: whether the model's own code may run.
+
+    Returns:
+        The tokenizer.
 
     Raises:
         UserError: there is none, it is damaged, or it needs code that may not run.
@@ -121,11 +160,23 @@ def load_tokenizer(place: str | Path, trust_remote_code: bool) -> PreTrainedToke
     from transformers import AutoTokenizer
 
     with refusing(f"Cannot read the tokenizer of {str(place)!r}", "Expected a tokenizer's files."):
-        return AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust_remote_code)
+        if is_gguf(place):
+            return gguf_tokenizer(read_gguf(place))
+        found = AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust_remote_code)
+        return with_own_ids(found, str(place))
 
 
 def without_storage(config: Any, trust_remote_code: bool, **options: Any) -> PreTrainedModel:
-    """The model of a configuration on torch's "meta" device: shapes, and no numbers."""
+    """Build a model on torch's "meta" device: shapes without numbers.
+
+    Args:
+        config: its Hugging Face configuration.
+        trust_remote_code: whether the model's own code may run.
+        options: further arguments of transformers' `from_config`.
+
+    Returns:
+        The model.
+    """
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -143,15 +194,20 @@ def load_weights(
     trust_remote_code: bool,
     **options: Any,
 ) -> PreTrainedModel:
-    """The causal language model of a folder or Hub name, with every weight from its files.
+    """Load the causal language model of a folder, GGUF file or Hub name.
+
+    Every weight comes from the files.
 
     Args:
-        place: the folder or Hub name.
+        place: the folder, GGUF file or Hub name.
         source: what the caller asked for, for the error.
-        config: the configuration, where it is read already.
-        dtype: of the weights in memory; "auto" keeps that of the files.
+        config: the configuration, if it was read already.
+        dtype: of the weights in memory; "auto" keeps that of the files, and is float32 for GGUF.
         trust_remote_code: whether the model's own code may run.
         options: further arguments of transformers' `from_pretrained`.
+
+    Returns:
+        The model.
 
     Raises:
         UserError: a weight is missing, unknown to the model, or of another shape.
@@ -159,16 +215,21 @@ def load_weights(
     from transformers import AutoModelForCausalLM
 
     refuse_adapter(place, source)
-    folder = Path(place)
-    if folder.is_dir():
+    config = load_config(place, trust_remote_code) if config is None else config
+    folder, name = Path(place), str(place)
+    if is_gguf(place):
+        bare = without_storage(config, trust_remote_code)
+        name, more = gguf_arguments(read_gguf(place), bare)
+        options |= more
+    elif folder.is_dir():
         if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
             weight_files(folder)
-        side_file(str(place), "generation_config.json")  # transformers passes over a damaged one
+        side_file(str(place), "generation_config.json")  # transformers ignores a damaged one
     with _unreported():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(place),
-            config=load_config(place, trust_remote_code) if config is None else config,
-            dtype=dtype,
+            name,
+            config=config,
+            dtype=torch.float32 if is_gguf(place) and dtype == "auto" else dtype,
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
@@ -177,11 +238,15 @@ def load_weights(
         )
     hf, report = loaded
     check_report(report, type(hf).__name__, source)
-    return hf
+    return unquantised(hf, config) if is_gguf(place) else hf
 
 
 def refuse_adapter(place: str | Path, source: str) -> None:
     """Refuse a folder or Hub name with a PEFT adapter: transformers would load its base model.
+
+    Args:
+        place: the folder or Hub name.
+        source: what the caller asked for, for the error.
 
     Raises:
         UserError: there is an adapter_config.json.
@@ -191,13 +256,13 @@ def refuse_adapter(place: str | Path, source: str) -> None:
         base = short(adapter.get("base_model_name_or_path"))
         raise UserError(
             f"{source} holds an adapter_config.json, so transformers would load the model {base} "
-            "in the place of its weights. Merge the adapter (merge_and_unload), or remove the file."
+            "instead of its weights. Merge the adapter (merge_and_unload), or remove the file."
         )
 
 
 @contextmanager
 def _unreported() -> Iterator[None]:
-    """transformers' own table of such weights left out of the log: the error says it."""
+    """Keep transformers' own table of faulty weights out of the log; the error names them."""
 
     def other(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in str(record.msg)
@@ -219,7 +284,8 @@ def check_report(report: Mapping[str, Any], kind: str, source: str) -> None:
         source: what was loaded.
 
     Raises:
-        UserError: names up to three weights of each fault, and says how many there are.
+        UserError: a weight is missing, unknown, of another shape or unreadable; the error counts
+            them and names up to three of each.
     """
     unexpected = [key for key in report["unexpected_keys"] if not COMPUTED.search(key)]
     shapes = [
@@ -242,7 +308,7 @@ def check_report(report: Mapping[str, Any], kind: str, source: str) -> None:
 
 
 def _counted(keys: Sequence[str] | set[str], said: str) -> str:
-    """ "11 missing (a, b, c, ...)"; nothing where there are none."""
+    """The faulty weights as "11 missing (a, b, c, ...)"; "" where there are none."""
     if not keys:
         return ""
     names = sorted(keys, key=_in_order)
@@ -269,10 +335,22 @@ def load_pretrained(
     trust_remote_code: bool,
     source: str,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Weights and tokenizer of a model, as `ReasoningModel.load` describes the arguments.
+    """Load the weights and the tokenizer of a model.
+
+    Args:
+        place: the folder or Hub name.
+        tokenizer: a tokenizer, a folder or Hub name to read it from, or None for `place`.
+        dtype: of the weights; None: float32 on the CPU, otherwise the checkpoint's own.
+        device: where to put the model; None: CUDA if there is a GPU, else the CPU.
+        device_map: as in transformers, to spread the model over several devices.
+        trust_remote_code: whether the model's own code may run.
+        source: what the caller asked for, for the error.
+
+    Returns:
+        The model and its tokenizer.
 
     Raises:
-        UserError: the model cannot be loaded whole and unchanged; says why.
+        UserError: the model cannot be loaded whole and unchanged.
     """
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if dtype is None:
@@ -288,6 +366,8 @@ def load_pretrained(
             options["attn_implementation"] = "eager"  # SDPA has no soft cap
         if isinstance(tokenizer, (str, Path)) or tokenizer is None:
             tokenizer = load_tokenizer(tokenizer or place, trust_remote_code)
+        if device_map is None:
+            check_room(without_storage(config, trust_remote_code), place, source, dtype, where)
         hf = load_weights(
             place,
             source,
@@ -304,20 +384,28 @@ def load_pretrained(
 def load_bare(
     place: str | Path, trust_remote_code: bool
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model without storage, with its tokenizer and generation configuration."""
+    """Build a model without storage (on the "meta" device), with its generation configuration.
+
+    Args:
+        place: the folder or Hub name.
+        trust_remote_code: whether the model's own code may run.
+
+    Returns:
+        The model and its tokenizer.
+    """
     from transformers import GenerationConfig
 
     config = load_config(place, trust_remote_code)
     tokenizer = load_tokenizer(place, trust_remote_code)
     hf = without_storage(config, trust_remote_code)
     if side_file(str(place), "generation_config.json") is not None:
-        # without one, the end of sequence is that of the configuration
+        # without this file, the end-of-sequence token is that of the configuration
         hf.generation_config = GenerationConfig.from_pretrained(str(place))
     return hf, tokenizer
 
 
 def _hint(source: str) -> str:
-    """A name that was perhaps meant; nothing where `source` may be a Hub name or is a folder."""
+    """The name that was probably meant; "" where `source` may be a Hub name or is a folder."""
     if "/" in source or source == BUNDLED or Path(source).exists():
         return ""
     here = [path.parent.name for path in Path.cwd().glob("*/config.json")]

@@ -1,20 +1,21 @@
-"""A reasoning model: a causal language model with its tokenizer, blocks and thinking delimiters.
+"""A reasoning model: a causal language model with its tokenizer, blocks and thinking format.
 
 `ReasoningModel.load` takes the bundled reasoner ("testbed"), a Hub name, a checkpoint folder or a
-live Hugging Face model, and finds in it what the rest of the package works on: the list of
-decoder blocks, their attention and MLP sublayers, the final norm and the head. Nothing is
-wrapped or replaced: `model.hf` is the model as Hugging Face built it.
+live Hugging Face model. It locates the decoder blocks, their attention and MLP sublayers, the
+final norm and the head. Nothing is wrapped or replaced: `model.hf` is the model as Hugging Face
+built it.
 
 `layer_map[i]` is the dense index of block i: `range(L)` for a dense model, read from
 `pruning.json` for a checkpoint with blocks removed.
 
-Caveats: weights are read from safetensors only; a model's own code runs only with
+Caveats: weights are read from safetensors and GGUF only; a model's own code runs only with
 `trust_remote_code=True`. State-space, linear-attention and encoder-decoder models are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -24,6 +25,7 @@ from torch import nn
 from interp.chains.chain import Budget, Chains
 from interp.errors import UserError
 from interp.model.architecture import Anatomy, dissect
+from interp.model.chat import messages_of
 from interp.model.checkpoint_files import (
     Fingerprint,
     checked_layer_map,
@@ -31,22 +33,62 @@ from interp.model.checkpoint_files import (
     folder_blocks,
     folder_delimiters,
     locate,
+    provenance_of,
 )
-from interp.model.delimiters import DelimiterIds, Delimiters
+from interp.model.delimiters import (
+    DelimiterIds,
+    Delimiters,
+    FormatChoice,
+    Origin,
+    find_format,
+    open_mark,
+)
 from interp.model.loading import load_pretrained, refusing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-Question = str | Sequence[dict[str, str]]
+Question = str | Sequence[Mapping[str, Any]]
+
+log = logging.getLogger(__name__)
+# how the log says where a thinking format comes from
+ORIGINS: dict[Origin, str] = {
+    "caller": "as asked for",
+    "file": "from delimiters.json",
+    "tokenizer": "from the tokenizer's configuration",
+    "template": "found in the chat template",
+    "vocabulary": "found in the vocabulary",
+    "name": "by the model's name",
+    "none": "no other format was found; --think-start and --think-end name one",
+}
 
 
 class ReasoningModel:
-    """A causal LM that thinks between delimiters. Build it with `ReasoningModel.load`."""
+    """A causal language model and how it thinks. Build it with `ReasoningModel.load`.
 
-    #: What `generate` calls. The decoder stands above the model and may not be imported here,
-    #: so it puts itself in its place when it is imported (`interp.decoding.generate`).
+    A model that marks no thinking has the plain format: its whole completion thinks.
+
+    Args:
+        hf: the Hugging Face model; put into evaluation mode.
+        tokenizer: its tokenizer.
+        name: what to call the model.
+        delimiters: its thinking format; None takes what the tokenizer declares or shows.
+        layer_map: dense index of each block, rising; None for a dense model.
+        n_dense: number of blocks of the dense model; None infers it from `layer_map`.
+
+    Attributes:
+        decoder: the function that `generate` calls.
+        anatomy: the blocks, sublayers, final norm and head.
+        delimiter_ids: the thinking format as token ids.
+        format_origin: where the thinking format was found.
+
+    Raises:
+        UserError: the architecture, the delimiters or the layer map cannot be used.
+    """
+
+    #: The function that `generate` calls. The decoder is in a higher layer and may not be imported
+    #: here, so `interp.decoding.generate` sets this attribute when it is imported.
     decoder: ClassVar[Callable[..., Chains] | None] = None
 
     def __init__(
@@ -55,18 +97,23 @@ class ReasoningModel:
         tokenizer: PreTrainedTokenizerBase,
         *,
         name: str,
-        delimiters: Delimiters | None = None,
+        delimiters: Delimiters | FormatChoice | None = None,
         layer_map: Sequence[int] | None = None,
         n_dense: int | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.hf = hf
         self.tokenizer = tokenizer
         self.name = name
         self.anatomy: Anatomy = dissect(hf)
-        self.delimiters = delimiters or Delimiters.find(tokenizer)
+        found: tuple[Delimiters, Origin] = _chosen_format(delimiters, tokenizer)
+        self.delimiters: Delimiters = found[0]
+        self.format_origin: Origin = found[1]
         self.delimiter_ids: DelimiterIds = self.delimiters.resolve(tokenizer)
         self.layer_map: tuple[int, ...] = checked_layer_map(layer_map, self.n_blocks)
         self.n_dense = checked_n_dense(n_dense, self.layer_map)  # blocks of the dense model
+        #: The GGUF file that the weights come from (name, sha256, quantisation); else empty.
+        self.provenance: dict[str, Any] = dict(provenance or {})
         hf.eval()
 
     # ---------------------------------------------------------------- loading
@@ -80,15 +127,31 @@ class ReasoningModel:
         dtype: torch.dtype | str | None = None,
         device: str | torch.device | None = None,
         device_map: Any = None,
-        delimiters: Delimiters | None = None,
+        delimiters: Delimiters | FormatChoice | None = None,
         trust_remote_code: bool = False,
         name: str | None = None,
     ) -> ReasoningModel:
-        """Load a model by name, folder or from memory.
+        """Load a model by name or folder, or wrap a live one.
 
-        source: "testbed" (the bundled reasoner), a folder, a Hub name, or a live model (then
-        `tokenizer` is needed). dtype: float32 on the CPU and the checkpoint's own on CUDA unless
-        said otherwise. device_map: as in transformers, to spread a model over several devices.
+        Args:
+            source: "testbed" (the bundled reasoner), a folder, a Hub name, a GGUF file
+                (FILE.gguf, FOLDER:FILE.gguf, HUB_NAME:FILE.gguf), or a live model.
+            tokenizer: required for a live model; otherwise a tokenizer, or a folder or Hub name to
+                read it from (default: `source`).
+            dtype: of the weights; default: float32 on the CPU and for GGUF, the checkpoint's own on
+                CUDA or with a `device_map`.
+            device: where to put the model; default: CUDA if there is a GPU, else the CPU.
+            device_map: as in transformers, to spread a model over several devices.
+            delimiters: the thinking format; None takes what the checkpoint or the tokenizer
+                declares or shows, the plain format if they show none.
+            trust_remote_code: whether the model's own code may run.
+            name: what to call the model; default: `source`, or the name in a live model's config.
+
+        Returns:
+            The model, in evaluation mode.
+
+        Raises:
+            UserError: the model cannot be loaded completely, or its architecture is not supported.
         """
         if isinstance(source, nn.Module):
             if tokenizer is None or isinstance(tokenizer, (str, Path)):
@@ -99,12 +162,7 @@ class ReasoningModel:
             if device is not None:
                 raise UserError("A live model stays where it is: move it yourself, or omit device.")
             label = name or str(getattr(hf.config, "name_or_path", "")) or type(hf).__name__
-            return cls(
-                hf,
-                tokenizer,
-                name=label,
-                delimiters=delimiters,
-            )
+            return cls(hf, tokenizer, name=label, delimiters=delimiters)._said()
         place = locate(str(source))
         hf, tok = load_pretrained(
             place, tokenizer, dtype, device, device_map, trust_remote_code, str(source)
@@ -118,32 +176,51 @@ class ReasoningModel:
         tokenizer: PreTrainedTokenizerBase,
         place: str,
         name: str,
-        delimiters: Delimiters | None = None,
+        delimiters: Delimiters | FormatChoice | None = None,
     ) -> ReasoningModel:
-        """The model of a folder or Hub name whose Hugging Face parts are read already.
+        """Build a model from Hugging Face parts that were read from a folder or Hub name.
 
         Args:
             hf: the causal language model.
             tokenizer: its tokenizer.
             place: the folder or Hub name; pruning.json and delimiters.json are read from it.
             name: what to call the model.
-            delimiters: in the place of those that `place` or the tokenizer declares.
+            delimiters: the thinking format, in the place of what `place` or the tokenizer says.
+
+        Returns:
+            The model.
 
         Raises:
             UserError: a file of `place` is damaged or contradicts the model.
         """
         with refusing(f"Cannot use {name!r}", "Expected a causal model with its own tokenizer."):
+            words: Any = tokenizer
+            if len(words.get_vocab()) <= len(words.get_added_vocab()):
+                # where no file is there, transformers makes an empty one from config.json
+                raise UserError("its tokenizer has no words: tokenizer.json is missing.")
             layer_map, n_dense = folder_blocks(place)
+            declared = folder_delimiters(place)
+            if declared is not None and isinstance(delimiters, FormatChoice):
+                delimiters = delimiters.of(declared, tokenizer)
             model = cls(
                 hf,
                 tokenizer,
                 name=name,
-                delimiters=delimiters or folder_delimiters(place),
+                delimiters=delimiters or declared,
                 layer_map=layer_map,
                 n_dense=n_dense,
+                provenance=provenance_of(place),
             )
-            _ = model.stop_ids  # those of a damaged generation_config.json are no numbers
-        return model
+            if declared is not None and delimiters is None:
+                model.format_origin = "file"
+            _ = model.stop_ids  # raises if the ids in generation_config.json are no numbers
+        return model._said()
+
+    def _said(self) -> ReasoningModel:
+        """Logs which thinking format the model has, and returns the model."""
+        words, origin = self.delimiters.described, ORIGINS[self.format_origin]
+        log.info("%s: thinking format %s, %s.", self.name, words, origin)
+        return self
 
     # ---------------------------------------------------------------- anatomy
 
@@ -154,42 +231,55 @@ class ReasoningModel:
 
     @property
     def final_norm(self) -> nn.Module:
+        """The norm before the head."""
         return self.anatomy.final_norm
 
     @property
     def head(self) -> nn.Module:
+        """The unembedding, which maps the normed stream to logits."""
         return self.anatomy.head
 
     @property
     def n_blocks(self) -> int:
+        """Number of blocks in this model; a pruned model has fewer than `n_dense`."""
         return len(self.anatomy.blocks)
 
     @property
     def d_model(self) -> int:
+        """Width D of the residual stream."""
         return int(self.anatomy.config.hidden_size)
 
     @property
     def vocab_size(self) -> int:
-        """Width of the logits (it may be larger than the tokenizer's vocabulary)."""
+        """Width V of the logits; it may be larger than the tokenizer's vocabulary."""
         return int(self.anatomy.config.vocab_size)
 
     @property
     def max_positions(self) -> int:
+        """Longest sequence in tokens, prompt included; 2^31 - 1 where the config names no limit."""
         return int(getattr(self.anatomy.config, "max_position_embeddings", 0) or 2**31 - 1)
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in."""
+        """Device of the input embedding, to which token ids must be moved."""
         return cast("torch.Tensor", self.hf.get_input_embeddings().weight).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Dtype of the input embedding."""
         return cast("torch.Tensor", self.hf.get_input_embeddings().weight).dtype
 
     def index_of(self, block: int) -> int | None:
-        """Position of dense block `block` in this model, or None where it was removed.
+        """Position of a dense block in this model.
 
-        An index that the dense model never had is a UserError.
+        Args:
+            block: dense index.
+
+        Returns:
+            Its position, or None if the block was removed.
+
+        Raises:
+            UserError: the dense model never had such a block.
         """
         if block in self.layer_map:
             return self.layer_map.index(block)
@@ -202,49 +292,90 @@ class ReasoningModel:
     # ---------------------------------------------------------------- text
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, with no special token added."""
+        """Encode text without adding special tokens.
+
+        Args:
+            text: any text.
+
+        Returns:
+            Token ids.
+        """
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Decode token ids.
+
+        Args:
+            ids: token ids.
+            skip_special: whether to leave out special tokens.
+
+        Returns:
+            The text.
+        """
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
     def prompt_ids(self, question: Question, *, thinking: bool = True) -> list[int]:
-        """The chat prompt of a question (a string, or messages with "role" and "content").
+        """Encodes the prompt of a question, up to where the model continues.
 
-        thinking=True ends with the start of thinking; False with an empty thinking already closed
-        (what `enable_thinking=False` does in Qwen3's template), so the answer comes next.
+        A model without a chat template reads the contents of the messages, a line each, after its
+        beginning-of-sequence token if its tokenizer adds one.
+
+        Args:
+            question: the user's text, or messages with "role" and "content" (`interp.model.chat`).
+            thinking: True ends the prompt with the start of thinking; False with an empty thinking
+                that is closed already, so the answer comes next. In the plain format neither is
+                added: the template is asked not to think, and what it opens is closed.
+
+        Returns:
+            Token ids.
+
+        Raises:
+            UserError: the question is empty or not made of text, or the template refuses it.
         """
-        if isinstance(question, str) and not question.strip():
-            raise UserError("An empty question: expected some text to answer.")
-        turns = [{"role": "user", "content": question}] if isinstance(question, str) else question
-        d = self.delimiters
-        if getattr(self.tokenizer, "chat_template", None):
-            with refusing(
-                f"The chat template of {self.name!r} cannot render the question",
-                "Expected a template that takes messages with `role` and `content`.",
-            ):
-                text = str(
-                    self.tokenizer.apply_chat_template(
-                        [dict(t) for t in turns],
-                        tokenize=False,
-                        add_generation_prompt=True,
-                        enable_thinking=thinking,
-                    )
-                )
-        else:
-            text = "\n".join(t["content"] for t in turns) + "\n"
+        text = self._prompt_text(messages_of(question), thinking)
+        d, ids = self.delimiters, self.delimiter_ids
+        if ids.plain:
+            end = open_mark(text)
+            return self._encode_prompt(f"{text.rstrip()}\n\n{end}\n\n" if end else text)
         end = text.rstrip()
-        ids = self.encode(text)
-        start, stop = self.delimiter_ids.think_start, self.delimiter_ids.think_end
+        prompt = self._encode_prompt(text)
+        opened, closed = end.endswith(d.think_start.strip()), end.endswith(d.think_end.strip())
         if thinking:
-            return ids if end.endswith(d.think_start) else ids + list(start)
-        if end.endswith(d.think_end):
+            return prompt if opened else [*prompt, *ids.think_start]
+        if closed:
+            return prompt
+        return [*prompt, *(() if opened else ids.think_start), *ids.think_end]
+
+    def _prompt_text(self, turns: list[dict[str, Any]], thinking: bool) -> str:
+        """Renders messages by the chat template, or a line each without one."""
+        if not getattr(self.tokenizer, "chat_template", None):
+            return "\n".join(t["content"] for t in turns) + "\n"
+        thinks = thinking and not self.delimiters.is_plain
+        with refusing(
+            f"The chat template of {self.name!r} cannot render the question",
+            "Expected a template that takes messages with `role` and `content`.",
+        ):
+            return str(
+                self.tokenizer.apply_chat_template(
+                    turns,
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    enable_thinking=thinks,  # Qwen3, SmolLM3, GLM, Gemma, Nemotron
+                    thinking=thinks,  # DeepSeek V3.1, Granite
+                )
+            )
+
+    def _encode_prompt(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt; a template has written its special tokens itself."""
+        ids, bos = self.encode(text), self.tokenizer.bos_token_id
+        if bos is None or getattr(self.tokenizer, "chat_template", None) or ids[:1] == [bos]:
             return ids
-        return ids + list(stop) if end.endswith(d.think_start) else ids + list(start) + list(stop)
+        adds = list(self.tokenizer.encode("a"))[:1] == [bos]
+        return [int(cast("Any", bos)), *ids] if adds else ids
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Tokens that end a sequence: the generation config's and the tokenizer's."""
+        """Token ids that end a sequence, from the generation config and the tokenizer."""
         config = getattr(self.hf, "generation_config", None)
         ids: set[int] = set()
         found: Any
@@ -256,7 +387,11 @@ class ReasoningModel:
     # ---------------------------------------------------------------- identity
 
     def fingerprint(self) -> str:
-        """16 hex digits: the configuration, the layer map and a few numbers of every weight."""
+        """A hash of the configuration, the layer map and up to eight numbers of every weight.
+
+        Returns:
+            16 hexadecimal digits.
+        """
         found = Fingerprint(self.hf.config, self.layer_map)
         for key, weight in sorted(self.hf.state_dict().items()):
             flat = weight.detach().reshape(-1)
@@ -301,3 +436,13 @@ class ReasoningModel:
                 "The decoder is not imported: import prunescope or interp.decoding.generate first."
             )
         return decoder(self, prompts, variants, budget, **options)
+
+
+def _chosen_format(
+    given: Delimiters | FormatChoice | None, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Delimiters, Origin]:
+    """Returns the thinking format of a model, and where it comes from."""
+    if isinstance(given, Delimiters):
+        return given, "caller"
+    own, origin = find_format(tokenizer)
+    return (own, origin) if given is None else (given.of(own, tokenizer), "caller")

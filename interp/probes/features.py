@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer, capture
+from interp.activations.capture import CapturedBatch, Reducer, capture
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError, did_you_mean
 from interp.interventions.hooks import bypass, present
@@ -36,13 +36,28 @@ def gather(
     chunk_tokens: int | None = CHUNK_TOKENS,
     max_bytes: int = MAX_BYTES,
 ) -> Float[np.ndarray, "K L D"]:
-    """The stream of each block at chosen rows of chains, in float32, in the order of `picks`.
+    """The stream of each block at chosen rows of chains, in the order of `picks`.
 
-    picks: for each chain the rows wanted (0 .. S - 1; none is fine). blocks: dense indices, in
-    the order wanted; default: all that the model has. variant: what reads the chains, its windows
-    where they lay at decoding (default: the model as it is, whatever variant wrote them).
-    batch_tokens, chunk_tokens: as for `replay`. Chains are read up to their last pick and blocks
-    up to the last one asked for. What would take more than `max_bytes` is refused.
+    Chains are read up to their last pick, and blocks up to the last one requested.
+
+    Args:
+        model: the model.
+        chains: the chains.
+        picks: for each chain the rows wanted (0 .. S - 1; may be empty).
+        blocks: dense indices, in the order wanted; default: all.
+        stream: "resid_pre", "resid_post" or "delta".
+        variant: the variant to run, with windows where they lay when the chain was decoded; None
+            for the model as it is, whatever variant wrote the chains.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns read at a time; None for whole rows.
+        max_bytes: most bytes that the result may take.
+
+    Returns:
+        float32 [K, L, D].
+
+    Raises:
+        UserError: a row or a block does not exist, or the result would be too large.
+        NonFiniteError: a stream is inf or nan at a picked row.
     """
     if stream not in STREAMS:
         raise UserError("gather: " + did_you_mean(str(stream), STREAMS, "stream"))
@@ -76,7 +91,7 @@ def gather(
             for columns in reading.pieces:
                 here = np.flatnonzero((columns.start <= at) & (at < columns.stop))
                 if not len(here):
-                    reading(columns)  # what comes later attends to it
+                    reading(columns)  # later chunks attend to it
                     continue
                 picked = _Picked(stream, places, own[here], at[here] - columns.start)
                 with capture(model, picked, n_texts=len(texts)):
@@ -101,7 +116,7 @@ class _Picked(Reducer):
         self.kept: dict[int, Tensor] = {}
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         if index not in self.places:
             return
@@ -126,7 +141,9 @@ class _Picked(Reducer):
 
 def _checked_rows(chains: Sequence[Chain], picks: Sequence[Ids]) -> list[np.ndarray]:
     if len(chains) != len(picks):
-        raise UserError(f"gather: {len(chains)} chains but picks for {len(picks)}: one each.")
+        raise UserError(
+            f"gather: {len(chains)} chains but picks for {len(picks)}: expected one each."
+        )
     rows = []
     for number, (chain, wanted) in enumerate(zip(chains, picks, strict=True)):
         found = np.asarray(wanted)
@@ -138,8 +155,8 @@ def _checked_rows(chains: Sequence[Chain], picks: Sequence[Ids]) -> list[np.ndar
         found = found.astype(np.int64)
         if found.size and not 0 <= found.min() <= found.max() < chain.n_tokens:
             raise UserError(
-                f"gather: chain {number} has rows 0..{chain.n_tokens - 1}, one a generated token; "
-                f"picked were {found.min()}..{found.max()}."
+                f"gather: chain {number} has rows 0..{chain.n_tokens - 1}, one per generated "
+                f"token; picked were {found.min()}..{found.max()}."
             )
         rows.append(found)
     return rows

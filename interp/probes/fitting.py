@@ -9,13 +9,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-INNER_FOLDS = 3  # by which C is chosen, inside each training part
+INNER_FOLDS = 3  # folds inside each training part, with which C is chosen
 MAX_ITERATIONS = 1000
 
 
 @dataclass(frozen=True)
 class FitDesign:
-    """How probes are fitted and held out: the test fold and the problem of each example [K]."""
+    """How probes are fitted and held out.
+
+    Attributes:
+        fold: the test fold of each example [K].
+        group: the problem of each example [K].
+        strengths: candidates for C, the inverse strength of the penalty.
+        components: principal components of the features to keep; None for all.
+    """
 
     fold: Int[np.ndarray, " K"]
     group: Int[np.ndarray, " K"]
@@ -25,9 +32,16 @@ class FitDesign:
     def scores(
         self, features: Float[np.ndarray, "K D"], asked: Bool[np.ndarray, "Q K"]
     ) -> tuple[Float[np.ndarray, "Q K"], int]:
-        """Held-out log-odds for each row of labels, and how many fits did not converge.
+        """Held-out log-odds for each set of labels.
 
-        Scaling and rotation know no labels, so all rows of labels share them.
+        Scaling and rotation do not use labels, so all sets share them.
+
+        Args:
+            features: [K, D].
+            asked: Q sets of labels [Q, K].
+
+        Returns:
+            Log-odds [Q, K], and how many fits did not converge.
         """
         from sklearn import config_context
         from threadpoolctl import threadpool_limits
@@ -47,7 +61,7 @@ class FitDesign:
         return out, late
 
     def _prepared(self, train: np.ndarray, held: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Standardised by the training rows, rotated where that saves work, mean square norm 1."""
+        """Standardise by the training rows, rotate if it saves work, and set mean square norm 1."""
         from sklearn.decomposition import PCA, KernelPCA
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -64,7 +78,7 @@ class FitDesign:
         return x, pipeline.transform(held.astype(np.float64)) / np.sqrt(d)
 
     def _inner(self, train: Int[np.ndarray, " k"]) -> list[np.ndarray]:
-        """Inner test rows, as places in the training part; none where C need not be chosen."""
+        """Inner test rows, as places in the training part; none if C need not be chosen."""
         from sklearn.model_selection import GroupKFold
 
         group = self.group[train]
@@ -74,7 +88,7 @@ class FitDesign:
         return [test for _, test in GroupKFold(parts).split(train, groups=group)]
 
     def _strength(self, x: np.ndarray, y: np.ndarray, inner: list[np.ndarray]) -> float:
-        """The C with the best inner AUC, the smallest of equals."""
+        """The C with the best inner AUC; the smallest of equals."""
         if not inner:
             return self.strengths[0]
         ordered = sorted(self.strengths)
@@ -94,10 +108,20 @@ class FitDesign:
 def fitted(
     x: np.ndarray, y: np.ndarray, held: np.ndarray, strength: float
 ) -> tuple[np.ndarray, bool]:
-    """Log-odds of held-out rows over those of the training part; whether the fit was cut short.
+    """Fit one logistic regression and score held-out rows.
 
-    An unfinished fit is one with a little more penalty, and its order of rows is as good; a
-    training part of one class (a shuffle may leave one) tells nothing.
+    An unfinished fit is equivalent to one with a slightly stronger penalty, and orders rows as
+    well. A training part with one class only (a shuffle may leave one) gives log-odds of 0.
+
+    Args:
+        x: training features [k, F].
+        y: training labels [k].
+        held: held-out features [h, F].
+        strength: C.
+
+    Returns:
+        Log-odds of the held-out rows relative to the training part [h], and whether the fit was
+        stopped by the iteration limit.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -115,9 +139,18 @@ def fitted(
 def auc_of(
     scores: np.ndarray, labels: np.ndarray, fold: np.ndarray, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """AUC over the pairs within folds, for each row of example weights [W, K] (default: one of 1).
+    """AUC over the pairs within folds, for each row of example weights.
 
-    The weight of negatives below each positive comes from one cumulative sum; a tie is half.
+    One cumulative sum gives the weight of the negatives below each positive; a tie counts half.
+
+    Args:
+        scores: [K].
+        labels: bool [K].
+        fold: the fold of each example [K].
+        weights: [W, K]; default: a single row of 1.
+
+    Returns:
+        [W]; nan where no fold has a pair.
     """
     weights = np.ones((1, len(scores))) if weights is None else weights
     won, pairs = np.zeros(len(weights)), np.zeros(len(weights))
@@ -125,6 +158,7 @@ def auc_of(
         here = np.flatnonzero(fold == number)
         here = here[np.argsort(scores[here], kind="stable")]
         s, y, w = scores[here], labels[here], weights[:, here]
+        # below[w, i]: weight of the negatives among the i lowest scores, [W, n + 1]
         below = np.cumsum(np.pad(w * ~y, ((0, 0), (1, 0))), axis=1)
         first, last = (np.searchsorted(s, s[y], side) for side in ("left", "right"))
         won += (w[:, y] * (below[:, first] + below[:, last])).sum(1) / 2
@@ -135,7 +169,17 @@ def auc_of(
 def against(
     auc: np.ndarray, null: np.ndarray, level: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean of each block's null AUCs [L, M], their upper bound for one more draw, and p."""
+    """Compare AUCs with those of shuffled labels.
+
+    Args:
+        auc: AUC of each block [L].
+        null: AUCs of M shuffles for each block [L, M].
+        level: of the upper bound.
+
+    Returns:
+        Mean of the null AUCs, the bound that one more shuffle exceeds with probability 1 - level,
+        and the one-sided p-value, each [L].
+    """
     from scipy.stats import t
 
     m = null.shape[1]

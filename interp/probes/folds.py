@@ -14,9 +14,19 @@ from interp.errors import UserError
 def strata_of(
     fold: np.ndarray, group: np.ndarray, bins: np.ndarray | None
 ) -> Int[np.ndarray, " K"]:
-    """Within what labels are shuffled: bin and fold, or the bin alone where a fold is one problem.
+    """The strata in which labels are shuffled: bin and fold.
 
-    Examples matched inside their fold stay so, and the control knows as little of position.
+    If a fold holds a single problem, the stratum is the bin alone. Examples that were matched
+    inside a fold stay matched, so the control gets no more information about position than the
+    probe.
+
+    Args:
+        fold: the fold of each example [K].
+        group: the problem of each example [K].
+        bins: the bin of each example [K], or None.
+
+    Returns:
+        Stratum numbers [K].
     """
     parts = np.zeros_like(group) if bins is None else np.asarray(bins, dtype=np.int64)
     if min(len(np.unique(group[fold == number])) for number in np.unique(fold)) > 1:
@@ -27,9 +37,19 @@ def strata_of(
 def shuffled(
     labels: np.ndarray, group: np.ndarray, strata: np.ndarray, rng: np.random.Generator
 ) -> Bool[np.ndarray, " K"]:
-    """In a stratum each problem takes another's labels, in their order, cut or stretched to fit.
+    """Labels in which each problem takes those of another problem of its stratum, in their order.
 
-    The two orders of the problems are the same in all strata, so a problem's labels stay together.
+    They are cut or stretched to fit. The two orders of the problems are the same in all strata, so
+    a problem's labels stay together.
+
+    Args:
+        labels: bool [K].
+        group: the problem of each example [K].
+        strata: the stratum of each example [K].
+        rng: source of randomness.
+
+    Returns:
+        bool [K].
     """
     here, there = (rng.permutation(group.max() + 1) for _ in range(2))
     out = np.empty_like(labels)
@@ -44,11 +64,32 @@ def shuffled(
 
 
 def numbered(names: Sequence[Any] | np.ndarray) -> Int[np.ndarray, " K"]:
+    """Names as numbers from 0, in sorted order.
+
+    Args:
+        names: [K].
+
+    Returns:
+        int [K].
+    """
     return np.unique(np.array(list(names)), return_inverse=True)[1]
 
 
 def parts_of(labels: np.ndarray, group: np.ndarray, folds: int, seed: int) -> Int[np.ndarray, " K"]:
-    """The part of each example: whole problems, both labels spread as evenly as they go."""
+    """Cut whole problems into folds, with both labels spread as evenly as possible.
+
+    Args:
+        labels: bool [K].
+        group: the problem of each example [K].
+        folds: number of folds.
+        seed: of the cut.
+
+    Returns:
+        The fold of each example [K].
+
+    Raises:
+        UserError: there are fewer problems than folds, or fewer than 2 folds.
+    """
     from sklearn.model_selection import StratifiedGroupKFold
 
     n_groups = len(np.unique(group))
@@ -69,7 +110,21 @@ def parts_of(labels: np.ndarray, group: np.ndarray, folds: int, seed: int) -> In
 def checked_folds(
     labels: np.ndarray, group: np.ndarray, folds: int | np.ndarray, seed: int
 ) -> Int[np.ndarray, " K"]:
-    """The fold of each example, such that probes can be fitted and tested."""
+    """The fold of each example, checked so that probes can be fitted and tested.
+
+    Args:
+        labels: bool [K].
+        group: the problem of each example [K].
+        folds: number of folds, or the fold of each example [K].
+        seed: of the cut, if a number is given.
+
+    Returns:
+        The fold of each example [K].
+
+    Raises:
+        UserError: a label occurs in fewer than 2 problems, a problem lies in several folds, or a
+            training or test part lacks a label.
+    """
     for name in (True, False):
         if len(np.unique(group[labels == name])) < 2:
             raise UserError(
@@ -79,7 +134,9 @@ def checked_folds(
             )
     fold = folds if isinstance(folds, np.ndarray) else parts_of(labels, group, folds, seed)
     if len(np.unique(np.stack([group, fold]), axis=1).T) > len(np.unique(group)):
-        raise UserError("probe: a problem lies in several folds; hold each out as a whole.")
+        raise UserError(
+            "probe: a problem lies in several folds; expected one fold for all its examples."
+        )
     numbers = np.unique(fold)
     trained = all(len(np.unique(labels[fold != n])) == 2 for n in numbers)
     if not trained or not any(len(np.unique(labels[fold == n])) == 2 for n in numbers):

@@ -1,4 +1,4 @@
-"""Probes for several horizons: how many tokens ahead does a block know?"""
+"""Probes for several horizons: how many tokens ahead does a block predict an event?"""
 
 from __future__ import annotations
 
@@ -27,14 +27,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Horizons:
-    """Probes and their examples for each number of tokens ahead."""
+    """Probes and their examples for each number of tokens ahead.
+
+    Attributes:
+        ahead: the horizons, in tokens.
+        probes: the probes of each horizon.
+        examples: the examples of each horizon.
+    """
 
     ahead: tuple[int, ...]
     probes: tuple[Probes, ...]
     examples: tuple[Examples, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a horizon and block."""
+        """One row per horizon and block."""
         import pandas as pd
 
         tables = []
@@ -45,7 +51,14 @@ class Horizons:
         return pd.concat(tables, ignore_index=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """AUC by block with intervals, a colour a horizon; filled where Holm's p is small."""
+        """AUC by block with intervals, one colour per horizon; filled where Holm's p is small.
+
+        Args:
+            ax: where to draw; default: a new figure.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
@@ -77,8 +90,34 @@ def probe_ahead(
 ) -> Horizons:
     """`foretell`, `gather` and `probe` for several horizons; the chains are read once.
 
-    within: rows that may be used; default: those whose token the model chose itself. The position
-    and the last token read are baselines. options: those of `probe` that are left.
+    The step and the last token read are baselines.
+
+    Args:
+        model: the model.
+        chains: the chains.
+        masks: for each chain [S], True where a token belongs to the event.
+        ahead: horizons, in tokens.
+        blocks: dense indices; default: all.
+        stream: "resid_pre", "resid_post" or "delta".
+        variant: the variant to run; None for the model as it is.
+        within: for each chain [S], True for rows that may be used; default: those whose token the
+            model chose itself.
+        per_event: at most this many positives before each event; None for all.
+        negatives_from: chains that give negatives: "all", those with the "event", or those that
+            "never" have it.
+        bin_tokens: width of the step bins in which negatives are matched, in tokens.
+        folds: number of folds, cut by problem.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns read at a time; None for whole rows.
+        max_bytes: most bytes that the features may take.
+        seed: of draws, folds and shuffles.
+        options: further arguments of `probe`.
+
+    Returns:
+        The probes of each horizon.
+
+    Raises:
+        UserError: an argument does not fit, or there are too few examples or problems.
     """
     named = sorted(model.layer_map if blocks is None else blocks)
     check_masks("mask", masks, [c.forced for c in chains])

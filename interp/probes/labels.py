@@ -18,16 +18,22 @@ from interp.probes.folds import numbered, parts_of
 if TYPE_CHECKING:
     import pandas as pd
 
-TOKENS_KEPT = 256  # columns of the last-token baseline
+TOKENS_KEPT = 256  # most columns of the last-token baseline
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of chains with labels, sorted by chain and row: the order in which `gather` returns.
+    """Rows of chains with labels, sorted by chain and row, which is the order of `gather`.
 
-    problems: of each example's chain. bins: the step bin, within which examples differ little in
-    position. folds: the part that each problem is held out with. unmatched: positives left out
-    because no negative was left for them.
+    Attributes:
+        asked: the question, for tables.
+        chains: number of the chain of each example [K].
+        rows: row of each example [K].
+        labels: the answers [K].
+        problems: problem of each example's chain [K].
+        bins: step bin of each example, within which positions differ little [K].
+        folds: the fold in which each problem is held out [K].
+        unmatched: positives left out because no negative was left for them.
     """
 
     asked: str
@@ -43,12 +49,26 @@ class Examples:
         return len(self.labels)
 
     def picks(self, n_chains: int) -> list[Int[np.ndarray, " k"]]:
-        """The rows of each of `n_chains` chains, for `gather`."""
+        """The rows of each chain, for `gather`.
+
+        Args:
+            n_chains: number of chains.
+
+        Returns:
+            Rows [k] of each chain.
+        """
         ends = np.searchsorted(self.chains, np.arange(n_chains + 1))
         return [self.rows[a:b] for a, b in pairwise(ends)]
 
     def last_tokens(self, chains: Sequence[Chain]) -> Float[np.ndarray, "K F"]:
-        """One-hot of the last token read, for the commonest ones: a text baseline."""
+        """One-hot of the last token read, for the most common tokens: a text baseline.
+
+        Args:
+            chains: the chains of the examples.
+
+        Returns:
+            float64 [K, F].
+        """
         read = [
             int(chains[c].ids[s - 1] if s else chains[c].prompt_ids[-1])
             for c, s in zip(self.chains.tolist(), self.rows.tolist(), strict=True)
@@ -59,11 +79,11 @@ class Examples:
 
     @property
     def position_auc(self) -> float:
-        """AUC of the row number alone, 1/2 where it tells nothing."""
+        """AUC of the row number alone; 1/2 if it tells nothing."""
         return float(auc_of(self.rows.astype(float), self.labels, np.zeros(len(self)))[0])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an example."""
+        """One row per example."""
         import pandas as pd
 
         names = ("chains", "rows", "labels", "problems", "bins", "folds")
@@ -84,18 +104,35 @@ def foretell(
     folds: int = 5,
     seed: int = 0,
 ) -> Examples:
-    """Examples of "the event begins within the next `ahead` tokens" (1: with the one chosen now).
+    """Examples of "the event begins within the next `ahead` tokens".
 
-    masks: for each chain a boolean a generated token, True where it belongs to the event
-    (`interp.diagnosis.events.mark` makes some); the event begins where False turns to True.
-    problems: of each chain. within: as masks, True for rows that may be used. Never used are rows
-    that have just read a token of the event, and those whose next `ahead` tokens are not all there.
-    Up to `per_event` positives are drawn before each beginning (None: all), and each gets
-    `negatives` rows of other chains from its bin of `bin_tokens` steps, the nearest in step first.
-    negatives_from: all chains, those where the event happens somewhere, or those where it never
-    does. folds: parts into which the problems are cut, for the probe; matches are made inside a
-    part, for a match across parts would turn the position that a probe learns against it where it
-    is tested.
+    An event begins where its mask turns from False to True. Rows that have just read a token of the
+    event, and rows whose next `ahead` tokens are not all generated, are never used. Each positive
+    gets negatives from other chains in the same step bin, the nearest step first. Matches are made
+    inside a
+    fold: matches across folds would make the position that a probe learns work against it in the
+    test.
+
+    Args:
+        masks: for each chain [S], True where a token belongs to the event
+            (`interp.diagnosis.events.mark` makes some).
+        ahead: horizon in tokens; 1 means the token chosen now.
+        problems: the problem of each chain.
+        within: for each chain [S], True for rows that may be used; default: all.
+        per_event: at most this many positives are drawn before each beginning; None for all.
+        negatives: negatives per positive.
+        negatives_from: chains that give negatives: "all", those with the "event", or those that
+            "never" have it.
+        bin_tokens: width of the step bins, in tokens.
+        folds: number of folds, cut by problem.
+        seed: of draws and folds.
+
+    Returns:
+        The examples.
+
+    Raises:
+        UserError: an argument has a value that is not allowed, masks do not fit, or no positive has
+            a negative.
     """
     for name, value in (("ahead", ahead), ("negatives", negatives), ("bin_tokens", bin_tokens)):
         if value < 1:
@@ -108,7 +145,9 @@ def foretell(
     check_masks("mask", masks, masks)
     check_masks("mask of `within`", masks if within is None else within, masks)
     if len(problems) != len(masks):
-        raise UserError(f"foretell: {len(problems)} problems for {len(masks)} chains: one each.")
+        raise UserError(
+            f"foretell: {len(problems)} problems for {len(masks)} chains: expected one each."
+        )
     rng = np.random.default_rng(seed)
     positives: list[tuple[int, int]] = []
     others: list[tuple[int, int]] = []
@@ -154,8 +193,20 @@ def foretell(
 
 
 def check_masks(what: str, masks: Sequence[np.ndarray], like: Sequence[np.ndarray]) -> None:
+    """Refuse masks that are not boolean or do not have the chains' lengths.
+
+    Args:
+        what: what the masks are, for the error.
+        masks: one per chain.
+        like: arrays with the expected lengths, one per chain.
+
+    Raises:
+        UserError: a mask is missing or does not fit.
+    """
     if len(masks) != len(like):
-        raise UserError(f"foretell: {len(masks)} times a {what}, for {len(like)} chains: one each.")
+        raise UserError(
+            f"foretell: a {what} for {len(masks)} chains of {len(like)}: expected one each."
+        )
     for number, (mask, other) in enumerate(zip(masks, like, strict=True)):
         if mask.ndim != 1 or mask.dtype != np.bool_ or mask.shape != other.shape:
             raise UserError(
@@ -169,7 +220,7 @@ def _coming(
 ) -> tuple[Bool[np.ndarray, " S"], Int[np.ndarray, " S"]]:
     """Which rows may be used, and the beginning that lies within `ahead` tokens (-1: none)."""
     rows = np.arange(len(mask))
-    read = np.zeros_like(mask)  # the last token read is one of the event
+    read = np.zeros_like(mask)  # whether the last token read belongs to the event
     read[1:] = mask[:-1]
     begins = np.flatnonzero(mask & ~read)
     following = np.append(begins, len(mask) + ahead)[np.searchsorted(begins, rows)]
@@ -218,17 +269,35 @@ def outcome(
     folds: int = 5,
     seed: int = 0,
 ) -> Examples:
-    """One example a chain, labelled as a whole (a wrong answer, say), at one point of its way.
+    """One example per chain, labelled as a whole (a wrong answer, say), at one point of the chain.
 
-    The point is a `fraction` of the part's tokens (1: all read, the next is chosen), or
-    `before_end` tokens before all are read. Chains whose part is empty or shorter than that are
-    left out. bins: quantiles of the row, for shuffling. Long chains are more often wrong, and
-    nothing is matched here: read the AUC beside the position baseline (bins of steps are coarse,
-    so the shuffled labels hold only some of what the position tells).
+    Chains whose part is empty or too short are left out. The bins are quantiles of the row, for
+    shuffling. Long chains are more often wrong, and nothing is matched here: compare the AUC with
+    the position baseline. Bins of steps are coarse, so shuffled labels keep only some of the
+    information in the position.
+
+    Args:
+        chains: the chains.
+        labels: one truth value per chain.
+        fraction: the point, as a fraction of the part's tokens; 1 means that all are read and the
+            next is chosen. Give either this or `before_end`.
+        before_end: the point, in tokens before the part is completely read.
+        part: "thinking" or "chain".
+        n_bins: number of bins.
+        folds: number of folds, cut by problem.
+        seed: of the folds.
+
+    Returns:
+        The examples.
+
+    Raises:
+        UserError: an argument has a value that is not allowed, or no chain reaches the point.
     """
     truth = checked_labels(np.asarray(labels))
     if len(truth) != len(chains):
-        raise UserError(f"outcome: {len(truth)} labels for {len(chains)} chains: one each.")
+        raise UserError(
+            f"outcome: {len(truth)} labels for {len(chains)} chains: expected one each."
+        )
     if (fraction is None) == (before_end is None):
         raise UserError("outcome: give either fraction or before_end, and not both.")
     if fraction is not None and not 0 <= fraction <= 1:
@@ -250,7 +319,9 @@ def outcome(
         if stop > first and row >= first:
             found.append((number, row))
     if not found:
-        raise UserError(f"outcome: no chain has a {part} that long; expected a point it reaches.")
+        raise UserError(
+            f"outcome: no chain has a {part} that long; expected a point that one reaches."
+        )
     where, rows = np.array(found, dtype=np.int64).T
     problems = np.array([chains[c].problem for c in where.tolist()])
     edges = np.quantile(rows, np.arange(1, n_bins) / n_bins)
@@ -267,9 +338,20 @@ def outcome(
 
 
 def checked_labels(labels: np.ndarray) -> Bool[np.ndarray, " K"]:
+    """Check labels.
+
+    Args:
+        labels: booleans, or 0 and 1 [K].
+
+    Returns:
+        bool [K].
+
+    Raises:
+        UserError: they are something else.
+    """
     if labels.ndim != 1 or labels.dtype.kind not in "biuf" or not np.isin(labels, (0, 1)).all():
         raise UserError(
             f"labels are {labels.dtype} of shape {labels.shape}: expected one truth value (or 0 "
-            "and 1) an example."
+            "and 1) per example."
         )
     return labels.astype(bool)

@@ -1,4 +1,4 @@
-"""A probe on each block, with its controls: see the package."""
+"""A probe on each block, with its controls: `interp.probes` describes the method."""
 
 from __future__ import annotations
 
@@ -24,13 +24,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Probes:
-    """What a probe on each block tells, beside its controls.
+    """What a probe on each block finds, together with its controls.
 
-    blocks: dense indices. auc, with its interval [low, high] at `level`. control_mean, and
-    control_high, which one more shuffle exceeds with probability 1 - level. p: of the AUC under
-    that control, one-sided; p_holm: corrected over the blocks. balanced_accuracy: of held-out
-    predictions, cut at even odds. baselines: AUC of other features of the same examples. scores:
-    held-out log-odds. null: AUCs of the M shuffles. unconverged: fits ended by the iteration limit.
+    Attributes:
+        blocks: dense indices.
+        auc: AUC of held-out predictions, over pairs within folds [L].
+        low: lower bound of its interval at `level` [L].
+        high: upper bound [L].
+        balanced_accuracy: of held-out predictions, with the threshold at even odds [L].
+        control_mean: mean AUC with shuffled labels [L].
+        control_high: the AUC that one more shuffle exceeds with probability 1 - level [L].
+        p: one-sided p-value of the AUC against the shuffles [L].
+        p_holm: `p` corrected over the blocks (Holm) [L].
+        baselines: AUC of other features of the same examples, by name.
+        n: number of examples K.
+        n_groups: number of problems.
+        n_positive: number of positive examples.
+        level: coverage of the intervals.
+        seed: of folds, shuffles and resampling.
+        unconverged: number of fits that the iteration limit ended.
+        scores: held-out log-odds [L, K].
+        null: AUCs of the M shuffles [L, M].
     """
 
     blocks: tuple[int, ...]
@@ -54,11 +68,11 @@ class Probes:
 
     @property
     def selectivity(self) -> Float[np.ndarray, " L"]:
-        """AUC less the mean of the shuffled-label control."""
+        """AUC minus the mean of the shuffled-label control [L]."""
         return self.auc - self.control_mean
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a block; the baselines repeat in every row."""
+        """One row per block; the baselines repeat in every row."""
         import pandas as pd
 
         names = ["auc", "low", "high", "control_mean", "control_high", "p", "p_holm"]
@@ -71,7 +85,14 @@ class Probes:
         return pd.DataFrame(columns)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """AUC by block with intervals, filled where Holm's p is small; control band, baselines."""
+        """AUC by block with intervals, filled where Holm's p is small; control band, baselines.
+
+        Args:
+            ax: where to draw; default: a new figure.
+
+        Returns:
+            The axes.
+        """
         import matplotlib.pyplot as plt
 
         axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
@@ -87,6 +108,15 @@ class Probes:
 
 
 def draw(found: Probes, axes: Axes, colour: str, label: str, shift: float = 0.0) -> None:
+    """Draw the AUCs of one set of probes.
+
+    Args:
+        found: the probes.
+        axes: where to draw.
+        colour: of lines and markers.
+        label: for the legend.
+        shift: how far to move the markers to the right, in blocks.
+    """
     x, sure = np.array(found.blocks) + shift, found.p_holm < 1 - found.level
     axes.axhline(0.5, color="0.6", linewidth=0.8)
     axes.vlines(x, found.low, found.high, colors=colour, linewidth=1.4)
@@ -118,15 +148,32 @@ def probe(
     level: float = 0.95,
     seed: int = 0,
 ) -> Probes:
-    """A probe on each block's features [K, L, D] for labels [K] (booleans, or 0 and 1).
+    """Fit a probe on each block's features, with its controls.
 
-    groups [K]: the problem of each example. blocks: dense indices of the L axis (default 0, 1,
-    ...; they must rise). rows [K]: the step of each example, for the position baseline. bins [K]:
-    labels are shuffled within them. baselines: name -> features [K, F] of something else. folds:
-    how many, or the fold of each example. C: the inverse strength of the penalty for features of
-    mean square norm 1, so it means the same at every D; of several, each training part takes its
-    own best, by cross-validation by problem inside it. components: how many principal components
-    of the features to keep (None: all).
+    Args:
+        features: [K, L, D].
+        labels: booleans, or 0 and 1 [K].
+        groups: the problem of each example [K].
+        blocks: dense indices of the L axis, rising; default: 0, 1, ...
+        rows: the step of each example [K], for the position baseline; None for no such baseline.
+        bins: the bin of each example [K], within which labels are shuffled; None for one bin.
+        baselines: name -> other features of the examples [K, F].
+        folds: number of folds, or the fold of each example [K].
+        C: inverse strength of the penalty, for features of mean square norm 1, so that it means the
+            same at every D. Of several, each training part takes its own best, by cross-validation
+            by problem inside it.
+        components: principal components of the features to keep; None for all.
+        permutations: number of shuffles M, at least 10.
+        draws: number of bootstrap draws of problems for the intervals, at least 100.
+        level: coverage of the intervals.
+        seed: of folds, shuffles and resampling.
+
+    Returns:
+        The probes.
+
+    Raises:
+        UserError: an argument does not fit, or there are too few problems for the folds.
+        NonFiniteError: features are inf or nan.
     """
     check_level(level)
     strengths = tuple(float(c) for c in np.atleast_1d(C))
@@ -143,7 +190,9 @@ def probe(
     each |= {"folds": folds if isinstance(folds, np.ndarray) else None}
     for name, values in each.items():
         if values is not None and len(values) != len(truth):
-            raise UserError(f"probe: {len(values)} {name} for {len(truth)} labels: one each.")
+            raise UserError(
+                f"probe: {len(values)} {name} for {len(truth)} labels: expected one each."
+            )
     others = {"position": steps_as_features(rows)} if rows is not None else {}
     others |= {name: np.asarray(x, dtype=float) for name, x in (baselines or {}).items()}
     for name, x in others.items():
@@ -173,7 +222,7 @@ def probe(
         shuffles = zip(found[1:], asked[1:], strict=True)
         null.append([auc_of(s, y, trial.fold)[0] for s, y in shuffles])
     auc, low, high = np.array([(one.value, one.low, one.high) for one in told]).T
-    control = np.nan_to_num(np.array(null), nan=0.5)  # a shuffle that left no pair in any fold
+    control = np.nan_to_num(np.array(null), nan=0.5)  # nan: a shuffle left no pair in any fold
     mean, top, p = against(auc, control, level)
     out = np.stack(scores)
     return Probes(
@@ -201,7 +250,14 @@ def probe(
 
 
 def steps_as_features(rows: np.ndarray) -> Float[np.ndarray, "K 3"]:
-    """The step as features: straight, bent and flattened."""
+    """The step as features for the position baseline: the step, its square, and log(1 + step).
+
+    Args:
+        rows: the step of each example [K].
+
+    Returns:
+        float64 [K, 3].
+    """
     step = np.asarray(rows, dtype=float)
     return np.stack([step, step**2, np.log1p(step)], axis=1)
 
@@ -212,7 +268,9 @@ def _checked_features(
     if features.ndim != 3 or 0 in features.shape:
         raise UserError(f"probe: features have shape {features.shape}; expected [K, L, D].")
     if len(features) != n:
-        raise UserError(f"probe: {len(features)} rows of features for {n} labels: one each.")
+        raise UserError(
+            f"probe: {len(features)} rows of features for {n} labels: expected one each."
+        )
     named = tuple(range(features.shape[1])) if blocks is None else tuple(map(int, blocks))
     if len(named) != features.shape[1] or any(b <= a for a, b in pairwise(named)):
         raise UserError(
@@ -221,5 +279,7 @@ def _checked_features(
         )
     finite = [bool(np.isfinite(features[:, i]).all()) for i in range(len(named))]
     if bad := [block for block, fine in zip(named, finite, strict=True) if not fine]:
-        raise NonFiniteError(f"probe: features of block {bad} hold inf or nan.")
+        raise NonFiniteError(
+            f"probe: features of block {bad} hold inf or nan: check the weights, or use float32."
+        )
     return named

@@ -1,10 +1,10 @@
 """Token sequences of any length, sorted and padded into batches for teacher-forced passes.
 
-Sequences are sorted by length (longest first), cut into batches and padded on the RIGHT: a causal
-model's real tokens never look right, so no padding mask is needed, attention stays on its fast
-path and padding cannot change a number.
+Sequences are sorted by length (longest first), cut into batches and padded on the RIGHT. In a
+causal model, real tokens never see what is to their right, so no padding mask is needed, attention
+stays on its fast path and padding cannot change a number.
 
-Shapes: B rows of T columns; `texts` [B] is the number of the sequence that each row is.
+Shapes: B rows of T columns; `texts` [B] holds the number of each row's sequence.
 """
 
 from __future__ import annotations
@@ -22,19 +22,32 @@ from interp.model.reasoning_model import ReasoningModel
 
 Ids = Sequence[int] | np.ndarray
 BATCH_TOKENS = 4096
-MAX_WASTE = 0.2  # of a row may be padding once a batch is a quarter full
+MAX_WASTE = 0.2  # largest share of padding in a row, once a batch is a quarter full
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Right-padded rows: ids [B, T], mask [B, T] (True where real), texts [B]."""
+    """Right-padded rows.
+
+    Attributes:
+        ids: token ids [B, T], int64; 0 in the padding.
+        mask: True for real tokens [B, T].
+        texts: number of the sequence of each row [B].
+    """
 
     ids: Int[Tensor, "B T"]
     mask: Bool[Tensor, "B T"]
     texts: Int[Tensor, " B"]
 
     def pad(self, values: Sequence[np.ndarray] | None) -> Bool[Tensor, "B T"]:
-        """A boolean per token of each text, padded like the ids (None: every real token)."""
+        """Pad booleans like the ids.
+
+        Args:
+            values: for each text one boolean per token; None counts every real token.
+
+        Returns:
+            bool [B, T]; False in the padding.
+        """
         if values is None:
             return self.mask
         out = torch.zeros(self.mask.shape, dtype=torch.bool)
@@ -51,10 +64,23 @@ def batches(
     chunk_tokens: int | None = None,
     only: Sequence[int] | None = None,
 ) -> Iterator[TokenBatch]:
-    """Sequences sorted by length (longest first) and cut into batches of `batch_tokens`.
+    """Sort sequences by length (longest first) and cut them into batches.
 
-    chunk_tokens: rows go through that many columns at a time, so only so many count towards
-    `batch_tokens`. only: the numbers of the sequences to take (default: all).
+    Args:
+        model: gives the device, the vocabulary and the longest sequence allowed.
+        sequences: token ids of each sequence.
+        batch_tokens: at most this many tokens per pass, padding included (one row, if it is
+            longer).
+        chunk_tokens: rows are read this many columns at a time, so only these columns count
+            towards `batch_tokens`; None for whole rows.
+        only: numbers of the sequences to take; default: all.
+
+    Yields:
+        The batches; `texts` holds the number of each row's sequence.
+
+    Raises:
+        UserError: a sequence is empty, too long, or holds an id outside the vocabulary; or a size
+            is below 1.
     """
     if batch_tokens < 1:
         raise UserError(f"batch_tokens={batch_tokens}: expected at least 1.")

@@ -1,27 +1,17 @@
 """The prefix-shared sweep: "skip block l", for every l, over the same texts.
 
-Skipping block l changes nothing below l, so x_l is computed once and each row of the sweep runs
-from x_l on: block l is replaced by nothing and blocks l+1.. are computed, L(L-1)/2 evaluations
-beside the L of the plain pass, instead of L(L-1) beside it. With part="attention" or "mlp" only
-that sublayer adds nothing: each row runs from x_l through block l without it, L(L+1)/2.
+Skipping block l changes nothing below it, so its input x_l is computed once and each row of the
+sweep starts there: L(L-1)/2 block evaluations besides the L of the plain pass, instead of L(L-1).
+With part="attention" or "mlp", block l runs without that sublayer: L(L+1)/2 evaluations.
 
-`Sweeper` is for a greedy search, where what is best to skip is removed and all is swept again:
+`Sweeper` is for greedy search: `sweep`, `remove` the best block, and `sweep` again. With m blocks
+left, k of them above the last removal, the next sweep costs m(m-1)/2 + k evaluations. This needs
+the base's streams of all texts, kept up to `keep_bytes`; other batches run the base again in every
+sweep (m instead of k). The function `sweep` keeps nothing.
 
-    sweeper = Sweeper(model, sequences)
-    found = sweeper.sweep()
-    sweeper.remove(found.blocks[int(found.mean_loss().argmin())])
-    found = sweeper.sweep()
-
-Nothing of the base below the last change is computed twice: with m blocks left, of which k lie
-above the block removed, the next sweep costs m(m-1)/2 + k evaluations. That takes the base's
-streams of all texts, kept in memory up to `keep_bytes`; batches beyond that run the base anew in
-every sweep (m evaluations in the place of k). `sweep` is one sweep, which keeps nothing.
-
-For each skipped block and text two sums over scored tokens, both in nats: the loss (negative
-log-likelihood of the token) and the divergence KL(base || without l) of the whole distribution.
-
-Shapes: N texts, L swept blocks. Memory beside what is kept: L + 1 streams of one batch, so
-O(L B T D); no logits of more than one chunk of positions are held. Texts go through whole.
+For each skipped block and text, two sums over scored tokens in nats: the negative log-likelihood,
+and KL(base || without l). Shapes: N texts, L swept blocks. Memory beside the kept streams: L + 1
+streams of one batch, O(L B T D), and the logits of one chunk of positions. Texts are read whole.
 """
 
 from __future__ import annotations
@@ -53,10 +43,18 @@ KEEP_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Sweep:
-    """Sums over scored tokens, by skipped block and text. blocks, removed: dense indices.
+    """Sums over scored tokens, by skipped block and text.
 
-    part: what of each block was skipped. removed_parts: sublayers that the base lacks, (block,
-    part); a block that lacks both is in `removed`.
+    Attributes:
+        loss: negative log-likelihood without each block, in nats [L, N].
+        kl: KL(base || without the block), in nats [L, N].
+        base_loss: negative log-likelihood of the base, in nats [N].
+        counts: number of scored tokens [N].
+        blocks: dense indices of the skipped blocks.
+        removed: dense indices of the blocks that the base lacks.
+        part: the part of each block that was skipped.
+        removed_parts: (dense index, part) of the sublayers that the base lacks; a block that lacks
+            both is in `removed`.
     """
 
     loss: Float[np.ndarray, "L N"]
@@ -69,24 +67,31 @@ class Sweep:
     removed_parts: tuple[tuple[int, Part], ...] = ()
 
     def mean_loss(self) -> Float[np.ndarray, " L"]:
-        """Loss a token without each block."""
+        """Loss per token without each block, in nats [L]."""
         return self.loss.sum(1) / self.counts.sum()
 
     def mean_kl(self) -> Float[np.ndarray, " L"]:
-        """KL a token from the base to the model without each block."""
+        """KL per token from the base to the model without each block, in nats [L]."""
         return self.kl.sum(1) / self.counts.sum()
 
     def mean_excess(self) -> Float[np.ndarray, " L"]:
-        """Rise of the loss a token without each block."""
+        """Rise of the loss per token when each block is skipped, in nats [L]."""
         return self.mean_loss() - self.base_loss.sum() / self.counts.sum()
 
     def interval(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
-        """95 % jackknife interval over texts of "loss", "kl" or "excess" (loss over the base's)."""
+        """95 % jackknife interval of a mean per token; the texts are the independent units.
+
+        Args:
+            metric: "loss", "kl" or "excess" (loss minus the base's loss).
+
+        Returns:
+            Lower and upper bounds, each [L].
+        """
         sums = {"loss": self.loss, "kl": self.kl, "excess": self.loss - self.base_loss}[metric]
         return jackknife_ratio(sums, np.broadcast_to(self.counts, sums.shape))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a skipped block."""
+        """One row per skipped block: loss, excess loss and KL per token, with the KL's interval."""
         import pandas as pd
 
         low, high = self.interval("kl")
@@ -113,21 +118,43 @@ def sweep(
     batch_tokens: int = BATCH_TOKENS,
     part: Part = "block",
 ) -> Sweep:
-    """Skip each of `blocks` (dense indices; default: all present), or its `part`, in turn.
+    """Skip each block, or one part of it, in turn.
 
-    removed: dense indices that are gone from the base too. scored: for each sequence a boolean a
-    token, False where it is read but not scored.
+    Args:
+        model: the model.
+        sequences: token ids of each text.
+        blocks: dense indices to skip; default: all that are present.
+        removed: dense indices of blocks that the base lacks too.
+        scored: for each sequence one boolean per token, False where the token is read but not
+            scored; default: all but the first token of each text are scored.
+        batch_tokens: tokens per pass.
+        part: "block", "attention" or "mlp".
+
+    Returns:
+        Losses and divergences.
+
+    Raises:
+        UserError: a block is missing or named twice, or no token can be scored.
+        NonFiniteError: a loss is inf or nan.
     """
     sweeper = Sweeper(model, sequences, scored, batch_tokens, keep_bytes=0, removed=removed)
     return sweeper.sweep(blocks, part)
 
 
 class Sweeper:
-    """Sweeps over the same texts from a base that loses block after block.
+    """Sweeps over the same texts, from a base that loses one block after another.
 
-    scored: for each sequence a boolean a token, False where it is read but not scored. keep_bytes:
-    of the base's streams kept from one sweep to the next, on the model's device. removed: dense
-    indices that are gone from the base from the start.
+    Args:
+        model: the model.
+        sequences: token ids of each text.
+        scored: for each sequence one boolean per token, False where the token is read but not
+            scored; default: all but the first token of each text are scored.
+        batch_tokens: tokens per pass.
+        keep_bytes: most bytes of the base's streams to keep between sweeps, on the model's device.
+        removed: dense indices that the base lacks from the start.
+
+    Raises:
+        UserError: a block is missing or named twice, no block is left, or no token can be scored.
     """
 
     def __init__(
@@ -157,10 +184,20 @@ class Sweeper:
         self._kept: dict[int, SharedPrefix] = {}
 
     def remove(self, block: int, part: Part = "block") -> None:
-        """From now on the base lacks this block (dense index), or this part of it."""
+        """Remove a block, or one part of it, from the base.
+
+        Args:
+            block: dense index.
+            part: "block", "attention" or "mlp".
+
+        Raises:
+            UserError: it is removed already, or no block would be left.
+        """
         (index,) = _positions(self.model, [block])
         if (index, part) in self._base:
-            raise UserError(f"{_named(part)} {block} is removed already.")
+            raise UserError(
+                f"{_named(part)} {block} is removed already: expected one that the base still has."
+            )
         before = self._base
         self._base = before.without(index, part)
         try:
@@ -173,14 +210,28 @@ class Sweeper:
 
     def _check_base(self) -> None:
         if len(self._base.gone) == self.model.n_blocks:
-            raise UserError("A sweep of a model without blocks: `removed` names them all.")
+            raise UserError(
+                "A sweep of a model without blocks: `removed` names them all. Leave at least one."
+            )
 
     @torch.no_grad()
     def sweep(self, blocks: Sequence[int] | None = None, part: Part = "block") -> Sweep:
-        """Skip each of `blocks` (dense indices; default: all present), or its `part`, in turn."""
+        """Skip each block, or one part of it, in turn.
+
+        Args:
+            blocks: dense indices to skip; default: all that are present.
+            part: "block", "attention" or "mlp".
+
+        Returns:
+            Losses and divergences against the present base.
+
+        Raises:
+            UserError: a block is missing, named twice, or removed already.
+            NonFiniteError: a loss is inf or nan.
+        """
         swept = self._swept(blocks, part)
         model, device = self.model, self.model.device
-        loss = torch.zeros(len(swept) + 1, self.n_texts, device=device)  # the last is the base
+        loss = torch.zeros(len(swept) + 1, self.n_texts, device=device)  # the last row is the base
         kl = torch.zeros(len(swept), self.n_texts, device=device)
         counts = torch.zeros(self.n_texts, device=device)
         for number, (_, targets) in enumerate(self._batches):
@@ -192,7 +243,7 @@ class Sweeper:
                 for row, normed in enumerate(finals):
                     last = row == len(swept)
                     logp = base if last else readout(model, normed[rows]).log_softmax(-1)
-                    chosen = logp.gather(-1, ids.to(logp.device)[:, None])[:, 0]
+                    chosen = logp.gather(-1, ids.to(logp.device)[:, None])[:, 0]  # [K, V] -> [K]
                     loss[row].index_add_(0, texts, -chosen.to(device))
                     if not last:
                         gap = (base.exp() * (base - logp)).sum(-1)
@@ -225,7 +276,7 @@ class Sweeper:
         return swept
 
     def _finals(self, number: int, swept: list[int], part: Part) -> list[Float[Tensor, "K D"]]:
-        """The normed stream at a batch's scored positions: each row of the sweep, then the base."""
+        """The normed stream at a batch's scored positions, without each block and then with all."""
         ids, targets = self._batches[number]
         trunk = self._kept.get(number)
         if trunk is None:
@@ -244,7 +295,7 @@ class Sweeper:
                 stream = trunk.run(self._base, index, stream)
             finals.append(self.model.final_norm(targets.pick(stream)))
             if number not in self._kept:
-                trunk.entering[skipped] = trunk.entering[-1]  # the rows above do not need it
+                trunk.entering[skipped] = trunk.entering[-1]  # later rows do not need this stream
         return [*finals, self.model.final_norm(targets.pick(trunk.entering[-1]))]
 
 
@@ -256,12 +307,21 @@ def _positions(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:
     """Dense indices as positions in this model, checked."""
     found = sorted(blocks)
     if len(set(found)) != len(found):
-        raise UserError(f"Blocks {found}: one is named twice.")
+        raise UserError(f"Blocks {found}: one is named twice, expected each once.")
     return present(model, found)
 
 
 def check_readout(model: ReasoningModel, ids: Ids) -> None:
-    """Refuse a model whose head does more than `readout` knows of (one short pass)."""
+    """Refuse a model whose logits are not those of `readout` (one short pass).
+
+    Args:
+        model: the model.
+        ids: token ids; the first 8 are read.
+
+    Raises:
+        PruneScopeError: the model's logits differ from those of `readout`.
+        NonFiniteError: a logit is inf or nan.
+    """
     row = torch.as_tensor(np.asarray(ids, dtype=np.int64), device=model.device)[None, :8]
     with torch.no_grad():
         theirs = model.hf(input_ids=row, use_cache=False).logits.float()

@@ -1,25 +1,18 @@
-"""Reading a batch of known tokens as a variant, whole or a chunk of columns at a time.
+"""Reading a batch of known tokens under a variant, whole or one chunk of columns at a time.
 
-A batch wider than `chunk_tokens` goes through in pieces: each attends to the keys and values of
-the pieces before it, so what is held of the residual stream is O(chunk) and not O(length). The
-numbers are those of one whole pass (a law in the tests); narrower batches do take one whole pass,
-without a cache and on attention's fast path.
+A batch wider than `chunk_tokens` is read in chunks, each of which attends to the keys and values of
+the chunks before it, so the residual stream held is O(chunk), not O(length). The numbers equal
+those of one whole pass (tested). Narrower batches take one pass without a cache.
 
-    reader = Reader(model, sequences, prompts=prompts)
+    reader = ChunkedReader(model, sequences, prompts=prompts)
     for batch in reader.batches():
         reading = reader.read(batch, variant)
         for columns in reading.pieces:
-            normed = reading(columns)              # [B, T of the piece, D], after the final norm
+            normed = reading(columns)              # [B, T of the chunk, D], after the final norm
 
-What a variant does may depend on the step (windows, random deltas): a position's step follows from
-the length of its prompt, and `running` is the one place where a variant is put in force for a pass.
-Blocks that it skips throughout are not computed at all (`bypass`): for teacher-forced work that
-beats masking rows of one batch, which pays for every block in every row.
-
-Memory of a chunked pass: keys and values O(rows x length) a block, one mask O(chunk x length).
-Caveats: blocks of full and of sliding-window attention only. Rotary embeddings that depend on how
-long a pass is (dynamic NTK, LongRoPE beyond its first length) see the pieces, as they do when the
-tokens are decoded one by one, and not the whole row.
+Memory: keys and values O(rows x length) per block, one mask O(chunk x length). Caveats: full and
+sliding-window attention only. Rotary embeddings that depend on the length of a pass (dynamic NTK,
+LongRoPE beyond its first length) see the chunk's length, as in decoding, not the whole row's.
 """
 
 from __future__ import annotations
@@ -47,27 +40,39 @@ from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
 CHUNK_TOKENS = 2048
 
 
-# ------------------------------------------------------------------------------- variants
-
-
-# ------------------------------------------------------------------------------- the cache
-
-
-# ------------------------------------------------------------------------------- passes
-
-
 def forward(model: ReasoningModel, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-    """The residual stream after the final norm; no cache, no head."""
+    """One pass without cache or head.
+
+    Args:
+        model: the model.
+        ids: token ids [B, T].
+
+    Returns:
+        The residual stream after the final norm [B, T, D].
+    """
     return model.anatomy.base(input_ids=ids, use_cache=False)[0]
 
 
 class ChunkedReader:
-    """How sequences are read: in which pieces, and what is known of their steps.
+    """Reads sequences in chunks, with the step of each position.
 
-    prompts: length of each sequence's prompt, so that position j behind a prompt of P tokens is
-    step j - P, and the prompt is step -1. What is random is keyed by the sequence's number (for
-    chains: as when they were decoded). Build it before hooks that count passes: where a batch will
-    be chunked, it asks the model for its form of masks, which takes a pass over one token.
+    Build it before hooks that count passes: if a batch will be chunked, it runs the model over one
+    token to learn the form of its masks.
+
+    Args:
+        model: the model.
+        sequences: token ids of each sequence.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns per chunk; None for whole rows.
+        prompts: number of prompt tokens P of each sequence; position j is then step j - P, and the
+            prompt is step -1. Windows need it.
+
+    Attributes:
+        chains: the chains that are read, if the reader was built with `of_chains`.
+        keys: the key of each sequence's randomness: its number, or the chain's noise key.
+
+    Raises:
+        UserError: the lists differ in length, or the attention of a block cannot be chunked.
     """
 
     def __init__(
@@ -80,7 +85,9 @@ class ChunkedReader:
         prompts: Sequence[int] | None = None,
     ) -> None:
         if prompts is not None and len(prompts) != len(sequences):
-            raise UserError(f"{len(prompts)} prompts for {len(sequences)} sequences: one each.")
+            raise UserError(
+                f"{len(prompts)} prompts for {len(sequences)} sequences: expected one each."
+            )
         self.model, self.sequences = model, sequences
         self.batch_tokens, self.chunk_tokens = batch_tokens, chunk_tokens
         self.prompts = prompts
@@ -101,14 +108,25 @@ class ChunkedReader:
         *,
         last_rows: Sequence[int] | None = None,
     ) -> ChunkedReader:
-        """Of what is read while each chain is made: all but its last generated token.
+        """A reader of what was read while each chain was made: all but its last generated token.
 
-        last_rows: the last row wanted of each chain; what comes after it is not read.
+        Args:
+            model: the model.
+            chains: the chains.
+            batch_tokens: tokens per pass.
+            chunk_tokens: columns per chunk; None for whole rows.
+            last_rows: the last row needed of each chain; nothing after it is read.
+
+        Returns:
+            The reader.
+
+        Raises:
+            UserError: a chain has no prompt or no generated token.
         """
         for i, chain in enumerate(chains):
             if not len(chain.prompt_ids) or not chain.n_tokens:
                 what = "prompt" if not len(chain.prompt_ids) else "generated token"
-                raise UserError(f"Chain {i} has no {what}: there is no pass of it to replay.")
+                raise UserError(f"Chain {i} has no {what}: expected at least one pass to replay.")
         sequences = [np.concatenate([c.prompt_ids, c.ids[:-1]]).astype(np.int64) for c in chains]
         if last_rows is not None:
             ends = [len(c.prompt_ids) + int(r) for c, r in zip(chains, last_rows, strict=True)]
@@ -119,7 +137,14 @@ class ChunkedReader:
         return reader
 
     def batches(self, only: Sequence[int] | None = None) -> Iterator[TokenBatch]:
-        """The sequences (or those named) in batches of `batch_tokens` a pass."""
+        """The sequences in batches of `batch_tokens` per pass.
+
+        Args:
+            only: numbers of the sequences to read; default: all.
+
+        Yields:
+            The batches.
+        """
         return batches(
             self.model,
             self.sequences,
@@ -129,7 +154,19 @@ class ChunkedReader:
         )
 
     def read(self, batch: TokenBatch, variant: VariantLike | None = None) -> ChunkedReading:
-        """The batch, to be read as `variant` (None: as it is)."""
+        """Prepare to read a batch under a variant.
+
+        Args:
+            batch: one of `batches`.
+            variant: the variant; None for the model as it is.
+
+        Returns:
+            The reading, to be called with each of its `pieces`.
+
+        Raises:
+            UserError: the variant patches from a row number, which has no meaning in sorted
+                batches.
+        """
         for step in variant.interventions() if variant is not None else ():
             if isinstance(step, Patch) and step.row is not None:
                 raise UserError(
@@ -139,7 +176,16 @@ class ChunkedReader:
         return ChunkedReading(self, batch, variant)
 
     def site(self, batch: TokenBatch, columns: slice, variant: VariantLike) -> Site:
-        """What interventions may look at in the pass over `columns`."""
+        """What interventions may read in the pass over some columns.
+
+        Args:
+            batch: the batch.
+            columns: the columns of the chunk.
+            variant: the variant; its windows set how far to look back.
+
+        Returns:
+            The site.
+        """
         texts = batch.texts.tolist()
         keys = self.keys[texts].to(self.model.device)
         if self.chains is None and self.prompts is None:
@@ -148,7 +194,7 @@ class ChunkedReader:
         reach = max((w.reach for w in windows), default=0)
         lines = [self._timeline(text) for text in texts]
         found = site(lines, columns.start, columns.stop, keys=keys, reach=reach)
-        if self.chains is None:  # where the answer begins, the length of a prompt does not say
+        if self.chains is None:  # a prompt's length does not tell where the answer begins
             found = replace(found, answer_from=None, loop_from=None)
         return found
 
@@ -171,7 +217,16 @@ class ChunkedReader:
 
 
 class ChunkedReading:
-    """One batch on its way through the model. Call it with each of `pieces`, in order."""
+    """One batch being read. Call it with each of `pieces`, in order.
+
+    Args:
+        reader: holds the sequences and their steps.
+        batch: the batch.
+        variant: the variant; None for the model as it is.
+
+    Attributes:
+        pieces: slices of columns, one per chunk.
+    """
 
     def __init__(
         self, reader: ChunkedReader, batch: TokenBatch, variant: VariantLike | None
@@ -186,7 +241,7 @@ class ChunkedReading:
 
     @torch.no_grad()
     def __call__(self, columns: slice) -> Float[Tensor, "B T D"]:
-        """The stream after the final norm at `columns`."""
+        """The stream after the final norm at `columns` [B, T of the chunk, D]."""
         model, ids = self.reader.model, self.batch.ids[:, columns]
         at = None
         if self.variant is not None and not only_bypassed(self.variant):
@@ -201,7 +256,8 @@ class ChunkedReading:
         if cache.cursor.first != columns.start or form is None:
             raise ValueError(f"Columns {columns} out of order: next is {cache.cursor.first}.")
         at = torch.arange(columns.stop, device=ids.device)
-        gap = (at[columns, None] - at[None, :])[None, None]  # pads come after: one mask for all
+        # [1, 1, Q, K]: padding comes after the real tokens, so one mask fits all rows
+        gap = (at[columns, None] - at[None, :])[None, None]
         with attending(model):
             out = model.anatomy.base(
                 input_ids=ids,

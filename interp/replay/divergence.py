@@ -1,21 +1,17 @@
 """How far two variants of a model are apart, token by token along the same chains.
 
-Both read the same tokens (teacher-forced), and at every generated token their distributions are
-compared: KL(base || variant), the reverse, the total variation, the two log-probabilities of the
-token that is there, the two entropies, and whether they would greedily agree. One minus the total
-variation is the chance that samples coupled as closely as possible agree on that token.
+Both read the same tokens (teacher-forced), and their distributions are compared at every generated
+token: KL both ways, total variation, the log-probability of the token, entropy, and greedy
+agreement. One minus the total variation is the highest probability with which two coupled samples
+can agree on that token.
 
-`damage_and_drift` sets two such averages side by side: along the dense model's chains (the local
-damage: what the variant does to a token when everything before is right), and along the variant's
-own chains (what it does where it has taken itself). `first_divergence` and `divergence_table` are
-of the tokens alone: where a variant's chain leaves the dense one of the same noise.
+`damage_and_drift` compares averages along the dense model's chains (local damage: everything before
+is right) and along the variant's own chains. `first_divergence` and `divergence_table` use tokens
+only: where a variant's chain leaves the dense chain with the same noise.
 
-Averages are over the tokens that a model chose: those that the engine wrote are compared too, and
-count only where a mask says so. The problem is the unit of their intervals (jackknife), for chains
-of one problem are not independent.
-
-Shapes: N chains of S tokens, V vocabulary. Row s belongs to the pass that CHOSE token s. Logits are
-held a chunk of positions at a time; what is kept is 8 numbers a token.
+Tokens that the engine wrote are compared too, but count in averages only if a mask includes them.
+Intervals are jackknifed over problems, because chains of one problem are not independent. Shapes: N
+chains of S tokens. Row s is of the pass that CHOSE token s. Eight numbers per token are kept.
 """
 
 from __future__ import annotations
@@ -51,10 +47,17 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Divergence:
-    """One array [S] a chain of every quantity.
+    """Per-token differences between two variants along chains.
 
-    problems, samples, seeds: whose chain each is. chosen: where the model chose the token itself.
-    layer_map: position in the model -> dense index.
+    Attributes:
+        base: name of the variant compared with.
+        variant: name of the variant.
+        problems: problem of each chain.
+        samples: sample number of each chain.
+        seeds: seed of each chain.
+        chosen: for each chain [S], True where the model chose the token itself.
+        quantities: name (one of `QUANTITIES`) -> for each chain [S], in nats where it has a unit.
+        layer_map: dense index of each block of the model.
     """
 
     base: str
@@ -69,7 +72,19 @@ class Divergence:
     def sums(
         self, quantity: str = "kl", masks: Sequence[Bool[np.ndarray, " _"]] | None = None
     ) -> tuple[dict[str, float], dict[str, int]]:
-        """Sum and number of tokens of every problem (of `masks`, one a chain)."""
+        """Sum and number of tokens of every problem.
+
+        Args:
+            quantity: one of `QUANTITIES`.
+            masks: for each chain [S], True where a token counts; default: the tokens that the model
+                chose.
+
+        Returns:
+            problem -> sum, and problem -> number of tokens.
+
+        Raises:
+            UserError: the quantity is unknown.
+        """
         if quantity not in self.quantities:
             raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
         sums = dict.fromkeys(self.problems, 0.0)
@@ -85,7 +100,16 @@ class Divergence:
     def mean(
         self, quantity: str = "kl", masks: Sequence[Bool[np.ndarray, " _"]] | None = None
     ) -> tuple[float, float, float, int]:
-        """Mean over tokens (of `masks`, one a chain), 95 % jackknife over problems, and tokens."""
+        """Mean over tokens, with its 95 % jackknife interval over problems.
+
+        Args:
+            quantity: one of `QUANTITIES`.
+            masks: for each chain [S], True where a token counts; default: the tokens that the model
+                chose.
+
+        Returns:
+            Mean, lower bound, upper bound, number of tokens; nan and 0 if no token counts.
+        """
         each = self.sums(quantity, masks)
         sums, counts = (np.array([list(table.values())], dtype=np.float64) for table in each)
         has = counts[0] > 0
@@ -95,7 +119,18 @@ class Divergence:
         return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())
 
     def by_event(self, events: Masks, quantity: str = "kl") -> pd.DataFrame:
-        """One row an event (`interp.diagnosis.events.mark`): mean, interval, tokens."""
+        """One row per event: mean, interval, number of tokens.
+
+        Args:
+            events: for each event one mask [S] per chain (`interp.diagnosis.events.mark`).
+            quantity: one of `QUANTITIES`.
+
+        Returns:
+            The table.
+
+        Raises:
+            UserError: masks do not fit the chains.
+        """
         import pandas as pd
 
         self._check(events)
@@ -106,7 +141,18 @@ class Divergence:
         return pd.DataFrame(rows)
 
     def by_step(self, edges: Sequence[int], quantity: str = "kl") -> pd.DataFrame:
-        """One row a bin of tokens [edges[i], edges[i + 1]), the last one open."""
+        """One row per bin of token positions: mean, interval, number of tokens.
+
+        Args:
+            edges: rising steps; bin i is [edges[i], edges[i + 1]), and the last one has no end.
+            quantity: one of `QUANTITIES`.
+
+        Returns:
+            The table.
+
+        Raises:
+            UserError: the edges do not rise.
+        """
         import pandas as pd
 
         if not len(edges) or any(b <= a for a, b in pairwise(edges)):
@@ -125,7 +171,7 @@ class Divergence:
         return pd.DataFrame(rows)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a chain and token."""
+        """One row per chain and token."""
         import pandas as pd
 
         sizes = [len(values) for values in self.quantities["kl"]]
@@ -147,8 +193,8 @@ class Divergence:
             sizes = [len(m) for m in masks]
             if sizes != [len(v) for v in self.quantities["kl"]]:
                 raise UserError(
-                    f"Event {name!r} has masks of {sizes[:4]}... tokens: expected one a chain, of "
-                    "its length."
+                    f"Event {name!r} has masks of {sizes[:4]}... tokens: expected one per chain, "
+                    "with one entry per token."
                 )
 
 
@@ -162,9 +208,25 @@ def divergence(
     batch_tokens: int = BATCH_TOKENS,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> Divergence:
-    """Compares `variant` with `base` at every generated token of `chains` (nats)."""
+    """Compare a variant with a base at every generated token of chains.
+
+    Args:
+        model: the model.
+        chains: the chains that both read.
+        variant: the variant.
+        base: the variant to compare with; default: the dense model.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns read at a time; None for whole rows.
+
+    Returns:
+        The quantities for every token.
+
+    Raises:
+        UserError: there is no chain.
+        NonFiniteError: a quantity is inf or nan.
+    """
     if not chains:
-        raise UserError("divergence: no chain was given.")
+        raise UserError("divergence: no chain was given: expected at least one.")
     reader = ChunkedReader.of_chains(model, chains, batch_tokens, chunk_tokens)
     found = np.full((len(QUANTITIES), len(chains)), None, dtype=object)
     for i, chain in enumerate(chains):
@@ -204,12 +266,12 @@ def _compare(
     model: ReasoningModel, one: Float[Tensor, "K D"], other: Float[Tensor, "K D"], ids: Tensor
 ) -> Float[Tensor, "8 K"]:
     p, q = (readout(model, s).log_softmax(-1) for s in (one, other))
-    q = q.to(p.device)
+    q = q.to(p.device)  # p, q: log-probabilities [K, V]
     ids = ids.to(p.device)[:, None]
     gap = p - q
     return torch.stack(
         [
-            (p.exp() * gap).sum(-1).clamp_min(0),  # float noise goes below; nan stays nan
+            (p.exp() * gap).sum(-1).clamp_min(0),  # float noise may be below 0; nan stays nan
             -(q.exp() * gap).sum(-1).clamp_max(0),
             (p.exp() - q.exp()).abs().sum(-1) / 2,
             p.gather(-1, ids)[:, 0],
@@ -222,15 +284,26 @@ def _compare(
 
 
 def first_divergence(a: Chain, b: Chain) -> int | None:
-    """The first generated index at which the tokens differ; None where one goes on from the other.
+    """The first generated index at which two chains differ.
 
-    Two chains of different lengths that agree as far as both go have not diverged: one was cut.
-    An end of sequence is a token, so a chain that stops where the other goes on has diverged.
+    Chains of different lengths that agree up to the shorter one's end have not diverged: one was
+    cut. An end of sequence is a token, so a chain that stops where the other continues has
+    diverged.
+
+    Args:
+        a: a chain.
+        b: another chain with the same prompt.
+
+    Returns:
+        The index, or None if they do not differ.
+
+    Raises:
+        UserError: the prompts differ.
     """
     if not np.array_equal(a.prompt_ids, b.prompt_ids):
         raise UserError(
             f"first_divergence: the chains of problems {a.problem!r} and {b.problem!r} have "
-            "different prompts."
+            "different prompts: expected two chains of one prompt."
         )
     n = min(a.n_tokens, b.n_tokens)
     differs = np.flatnonzero(a.ids[:n] != b.ids[:n])
@@ -238,10 +311,19 @@ def first_divergence(a: Chain, b: Chain) -> int | None:
 
 
 def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFrame:
-    """Every chain beside the base's of the same problem, sample, seed and budget.
+    """Every chain compared with the base's chain of the same problem, sample, seed and budget.
 
-    divergence: first index at which they differ (nan: they never do); tokens, tokens_base. Chains
-    that have none of the base's to stand beside are left out.
+    Args:
+        chains: chains of several variants.
+        base: name of the variant to compare with.
+
+    Returns:
+        One row per chain of another variant. `divergence` is the first index at which the chains
+        differ (nan: never); `tokens` and `tokens_base` are their lengths. Chains without a partner
+        are left out.
+
+    Raises:
+        UserError: the base has two chains for one place, or no chain has a partner.
     """
     import pandas as pd
 
@@ -253,7 +335,7 @@ def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFra
         if c.variant == base and known.setdefault(key(c), c) is not c:
             raise UserError(
                 f"divergence_table: {base!r} has two chains of problem {c.problem!r}, sample "
-                f"{c.sample}, seed {c.seed}, budget {c.budget.label}."
+                f"{c.sample}, seed {c.seed}, budget {c.budget.label}: expected one."
             )
     rows = []
     for c in chains:
@@ -265,7 +347,10 @@ def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFra
         row |= {"budget": c.budget.label, "divergence": float("nan") if at is None else at}
         rows.append({**row, "tokens": c.n_tokens, "tokens_base": other.n_tokens})
     if not rows:
-        raise UserError(f"divergence_table: no chain has one of {base!r} to stand beside.")
+        raise UserError(
+            f"divergence_table: no chain has a chain of {base!r} to compare with: expected the "
+            "same problem, sample, seed and budget."
+        )
     return pd.DataFrame(rows)
 
 
@@ -277,11 +362,23 @@ def damage_and_drift(
     *,
     events: tuple[Masks, Masks] | None = None,
 ) -> pd.DataFrame:
-    """KL(dense || variant) along the dense chains (damage) and along the variant's (drift).
+    """KL(dense || variant) along the dense chains (damage) and along the variant's chains (drift).
 
-    events: masks of the two lists of chains, for three rows an event. along: "dense", the
-    variant's name, and "difference": the second less the first, jackknifed over the problems that
-    both lists have (each left out of both), and over nothing else.
+    Args:
+        model: the model.
+        dense_chains: chains of the dense model.
+        variant_chains: chains of the variant.
+        variant: the variant.
+        events: masks of the two lists of chains; default: one event "all", the tokens that the
+            model chose.
+
+    Returns:
+        Three rows per event. Column `along` is "dense", the variant's name, or "difference": the
+        second minus the first, over the problems that both lists have, with a jackknife that leaves
+        each problem out of both.
+
+    Raises:
+        UserError: masks do not fit the chains.
     """
     import pandas as pd
 
@@ -305,7 +402,7 @@ def damage_and_drift(
 def _difference(
     both: Sequence[Divergence], masks: Sequence[Sequence[Bool[np.ndarray, " _"]]]
 ) -> dict[str, float]:
-    """Mean KL of the second less that of the first, over the problems that both have."""
+    """Mean KL of the second minus that of the first, over the problems that both have."""
     tables = [found.sums("kl", few) for found, few in zip(both, masks, strict=True)]
     (_, first), (_, second) = tables
     shared = [p for p, n in first.items() if n and second.get(p)]

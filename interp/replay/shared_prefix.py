@@ -1,9 +1,9 @@
-"""What enters every block of a base model, kept, so that a pass can run on from any of them.
+"""What enters every block of a base model, kept so that a pass can start at any block.
 
 A `Base` is a model without some blocks, or without the attention or the MLP of some. A
-`SharedPrefix` is one batch's pass through it: the stream before each block and the arguments that
-blocks are called with (positions, masks). `renew` brings it in line with a base that has lost
-something since, from the lowest change on.
+`SharedPrefix` is one batch's pass through it: the stream before each block, and the arguments with
+which blocks are called (positions, masks). After the base has lost something, `renew` computes
+again from the lowest change on.
 
 Shapes: streams [B, T, D]; `entering` has L + 1 of them, the last being what the final norm reads.
 """
@@ -27,9 +27,12 @@ from interp.replay.chunked_forward import forward
 
 @dataclass(frozen=True)
 class Base:
-    """A model without the blocks `gone`, and without `parts` (position, "attention" or "mlp").
+    """A model without some blocks or sublayers. All indices are positions in this model.
 
-    All are positions in this model. A block that lacks both its parts is gone.
+    Attributes:
+        model: the model.
+        gone: positions of missing blocks; a block that lacks both its sublayers is gone.
+        parts: (position, "attention" or "mlp") of missing sublayers.
     """
 
     model: ReasoningModel
@@ -41,7 +44,15 @@ class Base:
         return place[0] in self.gone or place in self.parts
 
     def without(self, index: int, part: Part) -> Base:
-        """The base that lacks this as well."""
+        """A base that lacks one more part.
+
+        Args:
+            index: position of the block in this model.
+            part: "block", "attention" or "mlp".
+
+        Returns:
+            The new base.
+        """
         lacking = {p for i, p in self.parts if i == index} | {part}
         if part != "block" and len(lacking) == 1:
             more: frozenset[tuple[int, Part]] = frozenset({(index, part)})
@@ -51,7 +62,12 @@ class Base:
 
     @contextmanager
     def silent(self, index: int | None = None, *more: Part) -> Iterator[None]:
-        """The missing parts of block `index` (None: of all), and `more` of it, add nothing."""
+        """While open, the missing sublayers add nothing.
+
+        Args:
+            index: position of the only block to change; None for all.
+            more: further parts of that block to silence.
+        """
         skips = [self._skip(i, p) for i, p in sorted(self.parts) if index in (None, i)]
         skips += [self._skip(index, part) for part in more if index is not None]
         if not skips:
@@ -65,13 +81,21 @@ class Base:
 
 
 class SharedPrefix:
-    """A batch's pass through a base. entering[l]: the stream before block l."""
+    """One batch's pass through a base.
+
+    Args:
+        base: the base.
+        ids: token ids [B, T].
+
+    Attributes:
+        entering: the stream before each block, and the one before the final norm.
+    """
 
     def __init__(self, base: Base, ids: Int[Tensor, "B T"]) -> None:
         model = base.model
         self.entering: list[Float[Tensor, "B T D"]] = []
         self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        self._fresh = model.n_blocks  # entering[: fresh + 1] are those of the base
+        self._fresh = model.n_blocks  # entering[: fresh + 1] agree with the base
 
         def remember(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             rest = {k: v for k, v in kwargs.items() if k != "hidden_states"}
@@ -93,11 +117,19 @@ class SharedPrefix:
         return sum(kept.values())
 
     def stale_above(self, index: int) -> None:
-        """Block `index` has changed: what it is given still holds, what it gives does not."""
+        """Note that a block has changed: its input still holds, its output does not.
+
+        Args:
+            index: position of the block in this model.
+        """
         self._fresh = min(self._fresh, index)
 
     def renew(self, base: Base) -> None:
-        """Compute again what is stale."""
+        """Compute the streams again from the lowest changed block on.
+
+        Args:
+            base: the changed base.
+        """
         stream = self.entering[self._fresh]
         for index in range(self._fresh, base.model.n_blocks):
             stream = self.run(base, index, stream)
@@ -107,7 +139,17 @@ class SharedPrefix:
     def run(
         self, base: Base, index: int, stream: Float[Tensor, "B T D"], *without: Part
     ) -> Float[Tensor, "B T D"]:
-        """The stream after block `index`, less what the base lacks of it, and `without`."""
+        """The stream after one block of the base.
+
+        Args:
+            base: the base; its missing parts add nothing.
+            index: position of the block in this model.
+            stream: the stream before the block [B, T, D].
+            without: further parts of the block to leave out.
+
+        Returns:
+            The stream after the block [B, T, D].
+        """
         if index in base.gone:
             return stream
         args, kwargs = self._arguments[index]

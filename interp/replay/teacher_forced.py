@@ -1,17 +1,13 @@
 """Teacher-forced passes over token sequences, without decoding.
 
-For a causal model one pass over the ids of a finished chain gives the residual stream of its
-decoding. Sequences of any length are sorted into batches (`interp.replay.batching`) and read whole
-or, when long, in chunks with a key/value cache (`interp.replay.chunked_forward`).
+For a causal model, one pass over the ids of a finished chain gives the residual stream of its
+decoding. Sequences are sorted into batches (`interp.replay.batching`) and read whole or, if long,
+in chunks with a key/value cache (`interp.replay.chunked_forward`). `interp.replay.block_sweep`
+skips every block in turn; `interp.replay.divergence` compares two variants token by token.
 
-`replay` and `replay_chains` feed reducers (`interp.activations.reducers`). `losses` gives the loss
-of every text. `continuation_logprobs` gives log-probabilities of chosen continuations under several
-variants. `interp.replay.block_sweep` skips every block in turn, `interp.replay.divergence` compares
-two variants token by token.
-
-Steps: of a sequence with a prompt of P tokens, position j is step j - P and the prompt is step -1.
-The pass that chose generated token s is the one at position P - 1 + s; the last generated token
-is never read.
+Steps: in a sequence with a prompt of P tokens, position j is step j - P, and the prompt is step
+-1. Generated token s was chosen by the pass at position P - 1 + s; the last generated token is
+never read.
 """
 
 from __future__ import annotations
@@ -24,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer, capture
+from interp.activations.capture import CapturedBatch, Reducer, capture
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
@@ -44,7 +40,7 @@ __all__ = [
     "replay_chains",
 ]
 
-LOGIT_FLOATS = 2**24  # of logits held at a time (64 MiB)
+LOGIT_FLOATS = 2**24  # most logits held at a time (64 MiB)
 
 
 # ------------------------------------------------------------------------------- reducers
@@ -62,12 +58,19 @@ def replay(
     prompts: Sequence[int] | None = None,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> None:
-    """One pass over the sequences; the reducers see every block (the head is not computed).
+    """One pass over the sequences; the reducers see every block. The head is not computed.
 
-    counted: for each sequence a boolean a token, False where it shall not count (a prompt, say).
-    prompts: how many tokens of each sequence are its prompt, needed by a variant with windows.
-    chunk_tokens: columns read at a time (None: whole rows). Reducers that need whole rows
-    (`chunked` is False) are given them.
+    Args:
+        model: the model.
+        sequences: token ids of each text.
+        reducers: what receives the streams. If one of them needs whole rows (`chunked` is False),
+            rows are not read in chunks.
+        variant: the variant to run; None for the model as it is.
+        counted: for each sequence one boolean per token, False where it must not count (a prompt,
+            say); default: all tokens count.
+        batch_tokens: tokens per pass.
+        prompts: number of prompt tokens of each sequence; a variant with windows needs it.
+        chunk_tokens: columns read at a time; None for whole rows.
     """
     if not all(reducer.chunked for reducer in reducers):
         chunk_tokens = None
@@ -86,21 +89,34 @@ def replay_chains(
     *,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> None:
-    """Replays chains under a variant, or each under its own; text i of the reducers is chain i.
+    """Replay chains under a variant, or each under its own.
 
-    variant: one for all, or one a chain (None: the model as it is). What counts are the passes
-    that chose the generated tokens; counted: for each chain a boolean a generated token [S], to
-    count fewer. Windows at steps and events lie where they lay when the chain was decoded, and
-    what is random is drawn as it was then.
+    Text i of the reducers is chain i. The passes that chose the generated tokens count. Windows at
+    steps and events lie where they lay when the chain was decoded, and random interventions draw
+    the same numbers.
+
+    Args:
+        model: the model.
+        chains: the chains.
+        reducers: what receives the streams.
+        variant: one for all, or one per chain; None for the model as it is.
+        counted: for each chain one boolean per generated token [S], to count fewer of them.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns read at a time; None for whole rows.
+
+    Raises:
+        UserError: there is not one variant or mask per chain, or a mask has another length.
     """
     if variant is None or isinstance(variant, VariantLike):
         each: list[VariantLike | None] = [variant] * len(chains)
     else:
         each = list(variant)
     if len(each) != len(chains):
-        raise UserError(f"{len(each)} variants for {len(chains)} chains: one each, or one for all.")
+        raise UserError(
+            f"{len(each)} variants for {len(chains)} chains: expected one each, or one for all."
+        )
     if counted is not None and len(counted) != len(chains):
-        raise UserError(f"{len(counted)} masks for {len(chains)} chains: one each.")
+        raise UserError(f"{len(counted)} masks for {len(chains)} chains: expected one each.")
     if not all(reducer.chunked for reducer in reducers):
         chunk_tokens = None
     reader = ChunkedReader.of_chains(model, chains, batch_tokens, chunk_tokens)
@@ -110,7 +126,7 @@ def replay_chains(
         if chosen.shape != (chain.n_tokens,):
             raise UserError(
                 f"Chain {i}: a mask of shape {list(chosen.shape)} for {chain.n_tokens} generated "
-                "tokens; expected one entry a token."
+                "tokens; expected one entry per token."
             )
         rows.append(np.concatenate([np.zeros(len(chain.prompt_ids) - 1, bool), chosen]))
     _replay(reader, reducers, each, rows)
@@ -122,7 +138,7 @@ def _replay(
     variants: Sequence[VariantLike | None],
     counted: Sequence[np.ndarray] | None,
 ) -> None:
-    """Texts of one variant share batches; their numbers are those of the reader's sequences."""
+    """Feed the reducers. Texts of one variant share batches and keep their numbers."""
     groups: dict[int, list[int]] = {}
     for text, variant in enumerate(variants):
         plain = variant is None or not variant.interventions()
@@ -135,7 +151,7 @@ def _replay(
                 for columns in reading.pieces:
                     last = columns.stop == mask.shape[1]
                     part = mask[:, columns]
-                    recording.batch = Batch(part, batch.texts, columns.start, last)
+                    recording.batch = CapturedBatch(part, batch.texts, columns.start, last)
                     reading(columns)
 
 
@@ -143,7 +159,15 @@ def _replay(
 
 
 def readout(model: ReasoningModel, normed: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-    """Logits in float32 of a stream that has passed the final norm (scales and soft caps too)."""
+    """Logits of a stream that has passed the final norm, including logit scales and soft caps.
+
+    Args:
+        model: the model.
+        normed: the normed stream [..., D].
+
+    Returns:
+        float32 [..., V].
+    """
     config = model.anatomy.config
     logits = model.head(normed)
     if (scale := getattr(model.hf, "logit_scale", None)) is not None:
@@ -156,7 +180,15 @@ def readout(model: ReasoningModel, normed: Float[Tensor, "*B D"]) -> Float[Tenso
 
 
 def position_chunks(model: ReasoningModel, rows: int) -> Iterator[slice]:
-    """Slices of `rows` positions, each with logits small enough to hold."""
+    """Slices of positions whose logits are small enough to hold at once.
+
+    Args:
+        model: gives the vocabulary size.
+        rows: number of positions.
+
+    Yields:
+        Slices that cover `range(rows)`.
+    """
     size = max(1, LOGIT_FLOATS // model.vocab_size)
     for start in range(0, rows, size):
         yield slice(start, start + size)
@@ -173,10 +205,23 @@ def losses(
     prompts: Sequence[int] | None = None,
     chunk_tokens: int | None = CHUNK_TOKENS,
 ) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " N"]]:
-    """Negative log-likelihood in nats summed over the scored tokens of each text, and their count.
+    """Negative log-likelihood of each text.
 
-    The first token of a text has nothing before it and is never scored. prompts, chunk_tokens: as
-    for `replay`.
+    Args:
+        model: the model.
+        sequences: token ids of each text.
+        variant: the variant to run; None for the model as it is.
+        scored: for each sequence one boolean per token, False where it is read but not scored. The
+            first token of a text has nothing before it and is never scored.
+        batch_tokens: tokens per pass.
+        prompts: number of prompt tokens of each sequence; a variant with windows needs it.
+        chunk_tokens: columns read at a time; None for whole rows.
+
+    Returns:
+        The sum over scored tokens in nats, and the number of scored tokens, both float64 [N].
+
+    Raises:
+        NonFiniteError: a loss is inf or nan.
     """
     total = torch.zeros(len(sequences), device=model.device)
     count = torch.zeros(len(sequences), device=model.device)
@@ -196,37 +241,87 @@ def losses(
 
 @dataclass(frozen=True)
 class Targets:
-    """The scored tokens of a batch, flat: where they are predicted, what they are, whose."""
+    """The scored tokens of a batch as flat lists.
+
+    Attributes:
+        rows: row of each token [K].
+        positions: column that predicts it, one before the token [K].
+        ids: its token id [K].
+        texts: number of its text [K].
+    """
 
     rows: Int[Tensor, " K"]
-    positions: Int[Tensor, " K"]  # of the prediction: one before the token
+    positions: Int[Tensor, " K"]
     ids: Int[Tensor, " K"]
     texts: Int[Tensor, " K"]
 
     @classmethod
     def of(cls, batch: TokenBatch, scored: Sequence[np.ndarray] | None) -> Targets:
+        """The scored tokens of a batch.
+
+        Args:
+            batch: the batch.
+            scored: for each text one boolean per token; None scores all but the first.
+
+        Returns:
+            The targets.
+        """
         mask = (batch.mask & batch.pad(scored))[:, 1:]
         rows, positions = mask.nonzero(as_tuple=True)
         return cls(rows, positions, batch.ids[rows, positions + 1], batch.texts[rows])
 
     def within(self, columns: slice) -> Targets:
-        """Those predicted at `columns`; positions count from the first of them."""
+        """The targets predicted in some columns; positions then count from the first of them.
+
+        Args:
+            columns: a slice of columns.
+
+        Returns:
+            The targets.
+        """
         here = (self.positions >= columns.start) & (self.positions < columns.stop)
         positions = self.positions[here] - columns.start
         return Targets(self.rows[here], positions, self.ids[here], self.texts[here])
 
     def pick(self, stream: Float[Tensor, "B T D"]) -> Float[Tensor, "K D"]:
+        """The stream at the predicting positions.
+
+        Args:
+            stream: [B, T, D].
+
+        Returns:
+            [K, D].
+        """
         return stream[self.rows.to(stream.device), self.positions.to(stream.device)]
 
 
 def log_probability(logits: Float[Tensor, "K V"], ids: Int[Tensor, " K"]) -> Float[Tensor, " K"]:
-    """log p of one id a row."""
-    chosen = logits.gather(-1, ids.to(logits.device)[:, None])[:, 0]
+    """Log-probability of one token id per row.
+
+    Args:
+        logits: [K, V].
+        ids: token ids [K].
+
+    Returns:
+        Nats [K].
+    """
+    chosen = logits.gather(-1, ids.to(logits.device)[:, None])[:, 0]  # [K, V] -> [K]
     return chosen - logits.logsumexp(-1)
 
 
 def finite(values: Tensor, what: str) -> np.ndarray:
-    """Values on the host in float64; a NonFiniteError where one is inf or nan."""
+    """Move values to the host and check them.
+
+    Args:
+        values: any shape.
+        what: what each value is, for the error.
+
+    Returns:
+        float64, the same shape.
+
+    Raises:
+        NonFiniteError: a value is inf or nan.
+    """
     out = values.double().cpu().numpy()
     if not np.isfinite(out).all():
         raise NonFiniteError(f"A {what} is inf or nan: check the weights, or use float32.")
@@ -248,10 +343,24 @@ def continuation_logprobs(
 ) -> Float[np.ndarray, "V P O"]:
     """Log-likelihood of each option's ids after its prompt, under each variant.
 
-    options[p] are the options of prompt p; where prompts have different numbers of options the
-    table is filled up with nan. The end of an option is not scored, so options of one length
-    compare fairly and others are the caller's to normalise. Options that differ in their last
-    token only share one row.
+    No end-of-sequence token is scored, so options of equal length compare fairly; the caller must
+    normalise others. Options that differ only in their last token share one row.
+
+    Args:
+        model: the model.
+        prompts: token ids of each prompt.
+        options: for each prompt the token ids of its options.
+        variants: the variants to run.
+        batch_tokens: tokens per pass.
+        chunk_tokens: columns read at a time; None for whole rows.
+
+    Returns:
+        Nats [V, P, O]: variant, prompt, option. Prompts with fewer options are filled with nan.
+
+    Raises:
+        UserError: a prompt or an option is empty, the lists differ in length, or there is no
+            variant.
+        NonFiniteError: a log-likelihood is inf or nan.
     """
     _check_options(prompts, options)
     if not variants:
@@ -300,11 +409,15 @@ def continuation_logprobs(
 
 def _check_options(prompts: Sequence[Ids], options: Sequence[Sequence[Ids]]) -> None:
     if len(prompts) != len(options):
-        raise UserError(f"{len(prompts)} prompts but {len(options)} lists of options: one each.")
+        raise UserError(
+            f"{len(prompts)} prompts but {len(options)} lists of options: expected one each."
+        )
     if not len(prompts):
         raise UserError("No prompt given: expected at least one.")
     for p, few in enumerate(options):
         if not len(prompts[p]):
-            raise UserError(f"Prompt {p} is empty: the first token of an option needs one before.")
+            raise UserError(
+                f"Prompt {p} is empty: expected a token before the first token of an option."
+            )
         if not len(few) or any(len(o) == 0 for o in few):
             raise UserError(f"Prompt {p} has no options or an empty one: expected token ids.")

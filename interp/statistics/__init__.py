@@ -24,6 +24,7 @@ from interp.statistics.intervals import (
     mean_interval,
     resample_means,
 )
+from interp.statistics.kappa import cohen_kappa
 from interp.statistics.multiplicity import holm
 from interp.statistics.paired import PairedDifference, paired_difference, sign_flip, smallest_effect
 from interp.statistics.partial import partial_interval, partial_spearman
@@ -38,6 +39,7 @@ __all__ = [
     "best_of_n",
     "clopper_pearson",
     "cluster_bootstrap",
+    "cohen_kappa",
     "cov_at_k",
     "holm",
     "jeffreys",

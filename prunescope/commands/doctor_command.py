@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
-from prunescope.commands.shared import Flag, Lines, load
+from interp.plumbing.command_line import Flag, Lines, command
+from prunescope.commands.options import LoadedModelOptions
 
 
-@dataclass(frozen=True)
-class Doctor:
+@command
+class Doctor(LoadedModelOptions):
     """Show this machine: processor, kernels and which is fastest, threads, memory, versions.
 
     prunescope doctor
@@ -21,13 +21,11 @@ class Doctor:
     """Whose blocks are timed: a Hub name, a folder, or the bundled reasoner ("testbed")."""
     rows: tuple[int, ...] = (8, 32, 128)
     """Rows decoded side by side."""
-    trust_remote_code: Flag = False
-    """Run the model's own code (only for models you trust)."""
     json: Flag = False
     """Print one JSON object instead of lines."""
 
     def run(self) -> Lines:
         from prunescope.doctor import examine
 
-        found = examine(load(self.model, self.trust_remote_code), self.rows)
+        found = examine(self.loaded(), self.rows)
         yield from [json.dumps(found.to_dict())] if self.json else found.report()

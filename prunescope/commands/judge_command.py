@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
 from interp.errors import UserError
-from prunescope.commands.shared import File, Flag, Lines, Names, Number, Word, table
+from interp.plumbing.command_line import (
+    CodeOptions,
+    File,
+    Flag,
+    Lines,
+    Names,
+    Number,
+    Word,
+    command,
+)
+from prunescope.commands.options import FolderOptions
+from prunescope.commands.shared import table
 
 if TYPE_CHECKING:
     from scaling.judging import JudgedStudy
 
 
-@dataclass(frozen=True)
-class JudgeCommand:
+@command
+class JudgeCommand(FolderOptions, CodeOptions):
     """Let a language model judge a study's answers, and compare it with the rule grader.
 
     The judge is asked at temperature 0, is not told which answer is the reference, and may abstain.
@@ -30,8 +38,6 @@ class JudgeCommand:
     prunescope judge studies/math --behaviours 100 --estimate
     """
 
-    study: tyro.conf.Positional[Path]
-    """Folder of the study."""
     url: Word = None
     """The endpoint: any that speaks the OpenAI chat protocol."""
     model: Word = None
@@ -54,16 +60,16 @@ class JudgeCommand:
     """Where answers are kept (default: judge.sqlite in the study's folder)."""
     estimate: Flag = False
     """Only say what would be asked: requests and tokens. Nobody is asked, and no key is needed."""
-    trust_remote_code: Flag = False
-    """Let the study's model run its own code on this machine, to read chains by its tokenizer."""
 
     def run(self) -> Lines:
         if self.estimate:
             yield from self._estimated()
             return
+        from scaling.judging.judge_study import judge_at
+
         if not self.url or not self.model:
             raise UserError("Name the judge: --url ENDPOINT and --model NAME.")
-        judged = judged_study(
+        judged = judge_at(
             self.study,
             self.url,
             self.model,
@@ -77,13 +83,13 @@ class JudgeCommand:
             behaviours=self.behaviours,
             trust_remote_code=self.trust_remote_code,
         )
-        yield from written(judged, self.study)
+        yield from said_of(judged, self.study)
 
     def _estimated(self) -> Lines:
         """What is in the cache of this judge counts as asked; without a judge all is new."""
         from scaling.costs.judge_costs import estimate_judging
         from scaling.judging import Judge as Asked
-        from scaling.judging.judge_study import CACHE, questions_of
+        from scaling.judging.judge_study import CACHE, check_study, questions_of
 
         check_study(self.study)
         work = questions_of(
@@ -105,12 +111,6 @@ class JudgeCommand:
         ).report()
 
 
-def check_study(folder: Path) -> None:
-    """Whether there is a study, said before anything else."""
-    if not (folder / "study.sqlite").is_file():
-        raise UserError(f"There is no study in {str(folder)!r}: expected a folder of one.")
-
-
 def check_judge(url: str | None, model: str | None) -> None:
     """Whether the judge is named and there, before anything is computed."""
     from scaling.judging import Judge as Asked
@@ -121,58 +121,17 @@ def check_judge(url: str | None, model: str | None) -> None:
         judge.check()
 
 
-def judged_study(
-    folder: Path,
-    url: str,
-    model: str,
-    *,
-    benchmarks: tuple[str, ...] = (),
-    limit: int | None = None,
-    behaviours: int = 0,
-    cache: Path | None = None,
-    trust_remote_code: bool = False,
-    **options: object,
-) -> JudgedStudy:
-    """Judge a study's rows; a judge that is not there is found out before any is read."""
-    from scaling.judging import Judge as Asked
-    from scaling.judging import judge_study
-    from scaling.judging.judge_study import CACHE
-
-    check_study(folder)
-    with Asked(url, model, cache=cache or folder / CACHE, **options) as judge:  # pyright: ignore[reportArgumentType]
-        judge.check()
-        return judge_study(
-            folder,
-            judge,
-            benchmarks=benchmarks,
-            limit=limit,
-            behaviours=behaviours,
-            trust_remote_code=trust_remote_code,
-        )
-
-
-def written(judged: JudgedStudy, folder: Path) -> Lines:
-    """The tables of a judged study as files, and the agreement as lines."""
-    from scaling.judging.judge_study import AGREEMENT, VERDICTS
-
+def said_of(judged: JudgedStudy, folder: Path) -> Lines:
+    """Writes the tables of a judged study; the agreement and what went wrong as lines."""
+    out = judged.write(folder)
     found = judged.agreement_frame()
     if len(found):
         keys = ["benchmark", "kappa", "kappa_low", "kappa_high", "agreed", "n", "n_problems"]
-        shown = found[[*keys, "rule_only", "judge_only", "abstained", "errors"]]
-        yield from table(shown)
-        found.to_csv(_made(folder / "tables" / AGREEMENT), index=False)
+        yield from table(found[[*keys, "rule_only", "judge_only", "abstained", "errors"]])
     else:
-        (folder / "tables" / AGREEMENT).unlink(missing_ok=True)  # of an earlier run
         yield "No answer has a verdict: there is no agreement to report."
-    out = _made(folder / "tables" / VERDICTS)
-    judged.rows.to_csv(out, index=False)
     if judged.errors:
         first = judged.rows["error"].dropna().iloc[0]
         yield f"{judged.errors} answers have an error in the place of a verdict, such as: {first}"
         yield "Run the same command again to ask for those alone."
     yield f"Table: {out}"
-
-
-def _made(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from interp.errors import UserError
-from prunescope.commands.shared import Flag, Lines, Numbers, Word
+from interp.plumbing.command_line import CodeOptions, Lines, Numbers, Word, command
+from prunescope.commands.options import FolderOptions
 
 
-@dataclass(frozen=True)
-class ImportLmEval:
+@command
+class ImportLmEval(CodeOptions):
     """Read sample logs of lm-evaluation-harness as a study, graded and diagnosed here.
 
     The harness writes them with --log_samples: samples_TASK_DATE.jsonl. Every response becomes a
@@ -40,22 +40,12 @@ class ImportLmEval:
     """What the model is called in the study."""
     removed: Numbers = ()
     """The blocks that it lacks, by dense index."""
-    trust_remote_code: Flag = False
-    """Let a model of the Hub run its own code on this machine."""
 
     def run(self) -> Lines:
-        from interp.errors import did_you_mean
-        from scaling.benchmarks import benchmarks
         from scaling.engines.served_model import weightless
-        from scaling.lm_eval.importer import import_samples
+        from scaling.lm_eval.importer import check_logs, import_samples
 
-        if not self.files:
-            raise UserError("Name at least one log: samples_TASK_DATE.jsonl.")
-        for file in self.files:
-            if not file.is_file():
-                raise UserError(f"There is no file {str(file)!r}; expected a log of samples.")
-        if self.benchmark.partition(":")[0] not in benchmarks():
-            raise UserError(did_you_mean(self.benchmark, benchmarks(), "benchmark"))
+        check_logs(self.files, self.benchmark)
         found = import_samples(
             self.files,
             self.out,
@@ -74,8 +64,8 @@ class ImportLmEval:
         yield f"Report: prunescope report {found.folder}"
 
 
-@dataclass(frozen=True)
-class ExportLmEval:
+@command
+class ExportLmEval(FolderOptions, CodeOptions):
     """Write a study's rows as sample logs of lm-evaluation-harness, for the tools that read those.
 
     One file a variant, benchmark and budget, a line a problem with all its samples:
@@ -84,24 +74,25 @@ class ExportLmEval:
     prunescope export-lm-eval studies/testbed --out logs
     """
 
-    study: tyro.conf.Positional[Path]
-    """Folder of the study; it is only read."""
     out: Path
     """Folder for the logs."""
     model: Word = None
     """Whose tokenizer makes text of the rows' ids (default: the study's own model)."""
-    trust_remote_code: Flag = False
-    """Let a model of the Hub run its own code on this machine."""
 
     def run(self) -> Lines:
         from scaling.engines.served_model import weightless
         from scaling.lm_eval.exporter import export_samples
         from scaling.store.study_store import Store
+        from scaling.store.thinking_format import stored_format
 
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out {str(self.out)!r} is a file; expected a folder for the logs.")
         with Store(self.study, read_only=True) as store:
-            named = str(store.config()["model"])
-        model = weightless(self.model or named, trust_remote_code=self.trust_remote_code)
+            named, meta = str(store.config()["model"]), store.meta()
+        model = weightless(
+            self.model or named,
+            delimiters=stored_format(meta),
+            trust_remote_code=self.trust_remote_code,
+        )
         files = export_samples(self.study, self.out, model)
         yield f"{len(files)} logs, such as {files[0]}"

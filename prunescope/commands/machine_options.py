@@ -1,46 +1,29 @@
-"""Where a study runs, and what it will cost: a cluster (--ray), an estimate (--estimate)."""
+"""What a study or a scoring will cost (--estimate), on a machine (--machine)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
-from prunescope.commands.shared import Lines, Texts, check_criterion, load
+from interp.plumbing.command_line import Lines
+from prunescope.commands.options import load
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
-    from scaling.costs.scoring_costs import CalibrationSize
-    from scaling.costs.study_costs import Estimate
+    from scaling.costs.estimate import Estimate
+    from scaling.costs.scoring_costs import CalibrationSize, PlannedRepair
     from scaling.study.config import StudyConfig
-
-
-def on_cluster(config: StudyConfig, address: str, workers: int | None = None) -> None:
-    """Run a study on the workers of a Ray cluster. What can be wrong is found before one starts."""
-    from scaling.engines.ray_cluster import ClusterEngine
-    from scaling.engines.ray_worker import load_local
-    from scaling.engines.served_model import weightless
-    from scaling.study.problem_sets import gather
-    from scaling.study.runner import run_study
-
-    for name in config.methods:
-        check_criterion(name)
-    gather(config)
-    reader = weightless(config.model, trust_remote_code=config.trust_remote_code)
-    make = partial(load_local, config.model, config.trust_remote_code)
-    with StudyBar() as bar, ClusterEngine(make, reader, address, workers=workers) as engine:
-        run_study(config, bar, engine=engine)
 
 
 def estimate(config: StudyConfig, machine: str | None = None) -> Lines:
     """The lines of an estimate: of a named machine, or by a trial on this one."""
     from scaling.costs.machines import machine as named
+    from scaling.study.preflight import check_names
 
-    for name in config.methods:
-        check_criterion(name)
+    check_names(config)
     if machine is not None:
         from scaling.costs.study_costs import estimate_on
 
@@ -49,7 +32,7 @@ def estimate(config: StudyConfig, machine: str | None = None) -> Lines:
     from scaling.costs.trial import estimate_here
     from scaling.engines.local import LocalEngine
 
-    engine = LocalEngine(load(config.model, config.trust_remote_code))
+    engine = LocalEngine(load(config.model, config.trust_remote_code, config.thinking_format))
     with StudyBar() as bar:
         return estimate_here(config, engine, on_event=bar).report()
 
@@ -63,25 +46,15 @@ def check_weights(model: str) -> None:
         )
 
 
-def check_machine(estimate: bool, machine: str | None) -> None:
-    """A machine is named for an estimate, and is one that is known."""
-    from scaling.costs.machines import machine as named
-
-    if machine is None:
-        return
-    if not estimate:
-        raise UserError("--machine without --estimate: it says what the estimate is for.")
-    named(machine)
-
-
 def scoring_estimate(
     criteria: Sequence[str],
     config: StudyConfig,
-    texts: Texts,
+    texts: list[str] | Path | None,
     part: str | None,
     machine: str | None,
     removals: int | None,
     options: Mapping[str, Any],
+    repair: PlannedRepair | None = None,
 ) -> Estimate:
     """The cost of scoring blocks, as `score` and `prune` do. config: model, benchmarks, data."""
     from scaling.costs.machines import machine as named
@@ -108,7 +81,9 @@ def scoring_estimate(
         found = own_calibration(config, shape.n_blocks, share, prompts_only=part == "prompt")
     else:
         found = _calibration_of(config, texts, part)
-    return estimate_scoring(shape, criteria, found, device, removals=removals, options=options)
+    return estimate_scoring(
+        shape, criteria, found, device, removals=removals, options=options, repair=repair
+    )
 
 
 def _calibration_of(config: StudyConfig, texts: Any, part: str | None) -> CalibrationSize:
@@ -117,7 +92,7 @@ def _calibration_of(config: StudyConfig, texts: Any, part: str | None) -> Calibr
     from scaling.costs.study_work import CHARS_A_TOKEN
 
     if isinstance(texts, Path):
-        from prunescope.commands.shared import dense_rows
+        from scaling.study.calibration_source import dense_rows
 
         rows = dense_rows(texts)
         tokens = float((rows["prompt_tokens"] + rows["tokens"]).sum())

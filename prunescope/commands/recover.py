@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from interp.errors import UserError
-from prunescope.commands.machine_options import check_machine
-from prunescope.commands.shared import (
+from interp.plumbing.command_line import (
+    CodeOptions,
     File,
     Files,
     Flag,
     Lines,
+    ModelOptions,
     Names,
     Number,
     Numbers,
+    Real,
+    Reals,
+    SeedOptions,
     Word,
-    pairs_of,
+    command,
     unset,
 )
+from prunescope.commands.options import EstimateOptions, PlanOptions, files_of
 from prunescope.progress import duration
 
-Real = Annotated[float | None, unset("FLOAT")]
-Reals = Annotated[tuple[float, ...], unset("FLOAT [FLOAT ...]")]
 
-
-@dataclass(frozen=True)
-class Recover:
+@command
+class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptions):
     """Train a pruned model to mend what pruning broke; a checkpoint comes out.
 
     Methods: lora and full imitate the data's answers; self imitates the dense model's own; distill
@@ -50,13 +51,11 @@ class Recover:
     out: Path
     """Folder of the run: log, states, and at the end the checkpoint, OUT/model."""
     model: str = "testbed"
-    """What is trained (or pruned first): "testbed", a Hub name, or a checkpoint folder."""
+    """What is trained (or pruned first): "testbed", a Hub name, a folder or a GGUF file."""
     method: str = "lora"
     """lora, full, self, distill or rl."""
-    plan: Word = None
-    """Prune first by this plan: a JSON file, or the name of a published one."""
     blocks: Numbers = ()
-    """Or prune these blocks first, by dense index."""
+    """Prune these blocks first, by dense index."""
     data: str = "testbed"
     """testbed, testbed:KIND,KIND, s1k, a file (s1K's schema or chat messages), or the folder of
     a study, for the dense model's right chains."""
@@ -128,25 +127,19 @@ class Recover:
     """distill: 1 reverse KL, 0 forward KL, between them a mixture."""
     bf16: Flag = False
     """Mixed precision (it is on with CUDA anyway)."""
-    seed: int = 0
-    """Seed of data, order, adapters and noise."""
-    estimate: Flag = False
-    """Only say what it would cost: tokens, FLOPs, time, memory, disk."""
-    machine: Word = None
-    """Estimate for h200, h100, a100, rtx4090 or cpu, without reading weights; without it, from a
-    short trial here."""
-    trust_remote_code: Flag = False
-    """Let a model of the Hub run its own code on this machine."""
 
     def run(self) -> Lines:
         config, plan = self._config(), self._plan()
-        check_machine(self.estimate, self.machine)
+        self.check_estimate()
         if self.estimate:
             yield from self._estimated(config, plan)
             return
+        from recovery.overlap import measured_benchmarks
         from recovery.run import recover
 
-        against = self._against()
+        against = measured_benchmarks(
+            self.model, self.data, self.against, files_of(self.against_data)
+        )
         with Bar() as bar:
             found = recover(
                 self.model,
@@ -217,34 +210,9 @@ class Recover:
 
     def _plan(self) -> Any:
         """The plan of --plan, the blocks of --blocks; None where the model is trained as it is."""
-        from pruning.plan import LayerPlan
-
         if self.plan is not None and self.blocks:
             raise UserError("Say what goes by --plan or by --blocks, not by both.")
-        if self.blocks:
-            return self.blocks
-        if self.plan is None:
-            return None
-        file = Path(self.plan)
-        if file.is_file():
-            return LayerPlan.read(file)
-        if file.suffix == ".json":
-            raise UserError(f"--plan {self.plan!r}: there is no such file.")
-        return LayerPlan.published(self.plan)
-
-    def _against(self) -> list[Any]:
-        """The benchmarks that will be measured."""
-        from scaling.benchmarks import load_benchmark
-        from scaling.study.config import StudyConfig
-        from scaling.study.problem_sets import gather
-
-        data = pairs_of(self.against_data)
-        if not self.against and not data:
-            if not self.data.startswith("testbed") and self.model != "testbed":
-                return []
-            return gather(StudyConfig(model="testbed"))[0]
-        names = dict.fromkeys((*self.against, *data))
-        return [load_benchmark(name, data.get(name)) for name in names]
+        return self.blocks or self.named_plan()
 
 
 def _main_process() -> bool:
@@ -288,8 +256,8 @@ class Bar:
         self._bar.refresh()
 
 
-@dataclass(frozen=True)
-class RecoverStudy:
+@command
+class RecoverStudy(SeedOptions, EstimateOptions):
     """Try every recovery method on several plans, at equal training tokens, and measure all.
 
     The bundled reasoner by default, under half an hour on two cores. Killed and run again, it
@@ -312,22 +280,15 @@ class RecoverStudy:
     """Methods (default: all, and off-policy distillation as a control)."""
     tokens: Number = None
     """Training tokens of every run."""
-    seed: int = 0
-    """Seed of everything."""
     jobs: int = 2
     """Runs side by side."""
     quick: Flag = False
     """One plan, fewer tokens and problems: under five minutes."""
-    estimate: Flag = False
-    """Only say what it would cost: tokens, FLOPs, time, memory, disk."""
-    machine: Word = None
-    """Estimate for h200, h100, a100, rtx4090 or cpu, without reading weights; without it, from a
-    short trial here."""
 
     def run(self) -> Lines:
         from recovery.study import RecoveryStudy, run_recovery_study
 
-        check_machine(self.estimate, self.machine)
+        self.check_estimate()
         given: dict[str, Any] = {}
         for name in ("criteria", "remove", "methods"):
             if getattr(self, name):

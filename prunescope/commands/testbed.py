@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
-from prunescope.commands.machine_options import check_machine
-from prunescope.commands.shared import File, Flag, Lines, Number, Word, load, table
+from interp.plumbing.command_line import (
+    File,
+    Lines,
+    ModelOptions,
+    Number,
+    OutOptions,
+    SeedOptions,
+    Word,
+    command,
+)
+from prunescope.commands.options import EstimateOptions, load
+from prunescope.commands.shared import table
 
 
-@dataclass(frozen=True)
-class Train:
+@command
+class Train(EstimateOptions):
     """Train the bundled reasoner from nothing; stopped and run again, it goes on.
 
     prunescope testbed train --out runs/reasoner
@@ -27,15 +36,13 @@ class Train:
     """Threads on the CPU."""
     stop_after: Number = None
     """Stop after that many steps; run again to go on."""
-    estimate: Flag = False
-    """Only say what it would cost: words, FLOPs, time, memory, disk."""
     machine: Word = None
     """Estimate for h200, h100, a100, rtx4090 or cpu; without it, from a step tried here."""
 
     def run(self) -> Lines:
         from testbed.training import Recipe, train
 
-        check_machine(self.estimate, self.machine)
+        self.check_estimate()
         if self.estimate:
             from scaling.costs.machines import machine as named
             from scaling.costs.reasoner_costs import estimate_reasoner
@@ -51,8 +58,8 @@ class Train:
         yield f"Checkpoint: {folder}" if folder != self.out else f"State: {folder}"
 
 
-@dataclass(frozen=True)
-class Evaluate:
+@command
+class Evaluate(ModelOptions, SeedOptions, OutOptions):
     """Measure a reasoner on fresh testbed problems: every figure of its model card.
 
     prunescope testbed evaluate --problems 500
@@ -61,13 +68,11 @@ class Evaluate:
     model: str = "testbed"
     """The bundled reasoner ("testbed") or a folder of `prunescope testbed train`."""
     problems: int = 500
-    """Problems a kind."""
+    """Problems per kind."""
     parallel_problems: int = 100
     """Problems of which several samples are drawn."""
     samples: int = 8
-    """Samples a problem."""
-    seed: int = 0
-    """Seed of the noise."""
+    """Samples per problem."""
     out: File = None
     """Write all figures here (.json)."""
     card: File = None
@@ -88,7 +93,7 @@ class Evaluate:
                 bar.refresh()
 
             found = evaluate(
-                load(self.model, False),
+                load(self.model),
                 problems=self.problems,
                 parallel_problems=self.parallel_problems,
                 samples=self.samples,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prunescope.commands.machine_options import check_weights
-from prunescope.commands.shared import load
+from prunescope.commands.options import load
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:

@@ -1,114 +1,44 @@
 """Criteria: which block to remove first. There is one file per criterion; this one finds them.
 
-A criterion is a function in a file of this folder:
+A criterion is a function of a model, a calibration and options, in a file of this folder:
 
-    @criterion("shortgpt", paper="arXiv 2403.03853", cost="1 forward")
-    def block_influence(model, texts, ...) -> Scores
+    @criterion("magnitude", paper="arXiv 2402.02834", cost=Cost(), needs_texts=False)
+    def magnitude(model, *, p=1.0):
+        return [sum(w.abs().pow(p).sum() for w in block.parameters()) for block in model.blocks]
 
-Adding the file is enough: the folder is searched on the first call. `kind` says which n blocks are
-removed: "one-shot" the n lowest scores; "contiguous" the best run of n neighbours; "greedy" one by
-one, with new scores after each removal; "search" the best set of n that a search over sets found.
-
-`cost` counts passes over all the texts, L being the number of blocks: "1 forward, 1 backward",
-"L/2 forwards", "L generations a removal". `Cost` reads the numbers.
+Adding the file is enough. The registered function takes `(model, texts, *, part, seed, ...)` and
+returns `Scores`: this module makes the calibration, and labels the result with criterion, model
+and calibration. The n blocks to remove are the n lowest scores (kind "one-shot"), the best run of
+n neighbours ("contiguous"), those found one by one with new scores after each removal ("greedy"),
+or the best set of n that a search over sets found ("search").
 """
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
-from pruning.scores import Scores
+from interp.plumbing.registry import Registry
+from pruning.calibration import Calibration
+from pruning.cost import FORWARD, Cost, ScoringJob, Stated, checked_cost, cost_of
+from pruning.scores import ScoredBlocks, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Cost", "Criterion", "criteria", "criteria_table", "criterion", "score"]
+__all__ = ["FORWARD", "Cost", "Criterion", "ScoredBlocks", "ScoringJob", "criteria"]
+__all__ += ["criteria_table", "criterion", "score"]
 
 Kind = Literal["one-shot", "contiguous", "greedy", "search"]
 Removes = Literal["blocks", "sublayers"]
-PASSES = ("forwards", "backwards", "generations")
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)?(L?)(?:/(\d+))?")
-_PART = re.compile(r"(\d+(?:\.\d+)?|\d*L(?:/\d+)?) (forward|backward|generation)s?( a removal)?")
-
-
-@dataclass(frozen=True)
-class Cost:
-    """The cost of a criterion, as text and in passes over all its texts.
-
-    A number of passes is "" (none, or not a plain number: see `text`), a number, or a multiple or a
-    fraction of L, the number of blocks.
-
-    Attributes:
-        text: the cost as text.
-        forwards: forward passes.
-        backwards: backward passes.
-        generations: decoding runs over all prompts.
-        per_removal: whether the numbers count for each removal.
-    """
-
-    text: str
-    forwards: str = ""
-    backwards: str = ""
-    generations: str = ""
-    per_removal: bool = False
-
-    @classmethod
-    def read(cls, text: str) -> Cost:
-        """Read the numbers in a text such as "1 forward, 1 backward".
-
-        Args:
-            text: parts separated by commas, each a number, a kind of pass, and optionally "a
-                removal".
-                Other parts are kept as text only.
-
-        Returns:
-            The cost.
-        """
-        found = [_PART.fullmatch(part.strip()) for part in text.split(",")]
-        parts = {match[2] + "s": match[1] for match in found if match}
-        return cls(text, **parts, per_removal=any(match and match[3] for match in found))
-
-    def passes(self, what: str, n_blocks: int, removals: int = 1) -> float:
-        """Compute the number of passes of one kind.
-
-        Args:
-            what: "forwards", "backwards" or "generations".
-            n_blocks: the number of blocks of the model.
-            removals: how many blocks are removed.
-
-        Returns:
-            The number of passes over all the texts; 0.0 if none is stated.
-
-        Raises:
-            UserError: `what` is no kind of pass.
-            ValueError: the stated number cannot be read.
-        """
-        if what not in PASSES:
-            raise UserError(did_you_mean(what, PASSES, "kind of pass"))
-        stated = getattr(self, what)
-        if not stated:
-            return 0.0
-        found = _COUNT.fullmatch(stated)
-        if found is None:
-            raise ValueError(
-                f"Cost: {stated!r} is not a number, and not a multiple or fraction of L; expected "
-                'text such as "1", "2L" or "L/2".'
-            )
-        times, blocks, divisor = found.groups()
-        number = float(times or 1) * (n_blocks if blocks else 1) / float(divisor or 1)
-        return number * (removals if self.per_removal else 1)
-
-    def __str__(self) -> str:
-        return self.text
+NOT_OPTIONS = ("model", "calibration", "texts", "seed")
 
 
 @dataclass(frozen=True)
@@ -117,21 +47,25 @@ class Criterion:
 
     Attributes:
         name: the criterion's name.
-        function: scores a model: (model, texts, **options) -> Scores.
+        function: (model, texts, **options) -> `Scores`; makes the calibration and labels the
+            result.
         paper: its source.
-        cost: its cost.
+        stated: its cost, as registered (`price` gives the cost of a job).
         kind: how removals follow from the scores (see the module).
         needs_texts: whether it reads calibration texts.
         removes: "blocks" or "sublayers".
+        calibrates: whether texts become a `Calibration`; otherwise the criterion gets the texts
+            unchanged.
     """
 
     name: str
     function: Callable[..., Scores]
     paper: str
-    cost: Cost
+    stated: Stated
     kind: Kind
     needs_texts: bool
     removes: Removes = "blocks"
+    calibrates: bool = True
 
     @property
     def greedy(self) -> bool:
@@ -146,82 +80,183 @@ class Criterion:
     @property
     def options(self) -> tuple[str, ...]:
         """Names of the criterion's own options."""
-        taken = ("model", "texts", "seed")
-        return tuple(n for n in inspect.signature(self.function).parameters if n not in taken)
+        names = inspect.signature(self.function).parameters
+        own = tuple(name for name in names if name not in NOT_OPTIONS)
+        return (*own, "part") if self._takes_part(own) else own
+
+    def _takes_part(self, own: tuple[str, ...]) -> bool:
+        return self.needs_texts and self.calibrates and "part" not in own
+
+    def price(self, job: ScoringJob, options: Mapping[str, Any] | None = None) -> Cost:
+        """The cost of a job with these options.
+
+        Args:
+            job: the model and calibration set to score.
+            options: options of the criterion by name. Default: its own defaults.
+
+        Returns:
+            The cost per text of the calibration set.
+        """
+        return cost_of(self.stated, self.function, job, options or {})
+
+    @property
+    def cost(self) -> Cost:
+        """The cost for a model of 32 blocks, with its default options."""
+        return self.price(ScoringJob(32))
 
 
-_REGISTRY: dict[str, Criterion] = {}
+REGISTRY = Registry[Criterion](
+    "criterion", __name__, entry_points="prunescope.criteria", plural="criteria"
+)
 
 
 def criterion(
     name: str,
     *,
     paper: str,
-    cost: str | Cost,
+    cost: Stated,
     greedy: bool = False,
     needs_texts: bool = True,
+    calibrates: bool = True,
     kind: Kind | None = None,
     removes: Removes = "blocks",
-) -> Callable[[Callable[..., Scores]], Callable[..., Scores]]:
+) -> Callable[[Callable[..., Any]], Callable[..., Scores]]:
     """Register the decorated function as a criterion.
+
+    The function takes the model, the calibration (unless `needs_texts` is False) and keyword
+    options. It returns one number per block, a `ScoredBlocks`, or complete `Scores` (of sublayers).
 
     Args:
         name: the criterion's name.
         paper: its source.
-        cost: its cost, as text for `Cost.read` or as a `Cost`.
-        greedy: whether it is greedy; used if `kind` is not given.
+        cost: a `Cost`, or a function of a `ScoringJob` and of the options it names that returns
+            one.
+        greedy: the same as `kind="greedy"`; used if `kind` is not given.
         needs_texts: whether it reads calibration texts.
+        calibrates: whether it takes a `Calibration`; otherwise it gets the texts unchanged (a
+            search over prompts).
         kind: how removals follow from the scores (see the module). Default: "greedy" or "one-shot".
         removes: "blocks" or "sublayers".
 
     Returns:
-        The decorator; it returns the function unchanged.
+        The decorator; it returns the registered function: (model, texts, *, part, seed, **options)
+        -> `Scores`.
 
     Raises:
-        ValueError: another module has registered the name.
+        UserError: `cost` is not a cost, or another function has registered the name.
     """
-    found = cost if isinstance(cost, Cost) else Cost.read(cost)
     how: Kind = kind or ("greedy" if greedy else "one-shot")
 
-    def register(function: Callable[..., Scores]) -> Callable[..., Scores]:
-        known = _REGISTRY.get(name)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise ValueError(
-                f"Criterion {name!r} is already registered by {known.function.__module__}: choose "
-                "another name."
-            )
-        _REGISTRY[name] = Criterion(name, function, paper, found, how, needs_texts, removes)
-        return function
+    def register(function: Callable[..., Any]) -> Callable[..., Scores]:
+        stated = checked_cost(f"criterion {name!r}", cost, function)
+        draws = "seed" in inspect.signature(function).parameters
+
+        @wraps(function)
+        def scored(
+            model: ReasoningModel,
+            texts: Any = None,
+            *,
+            part: Any = None,
+            seed: int = 0,
+            **options: Any,
+        ) -> Scores:
+            if draws:
+                options["seed"] = seed
+            given: tuple[Any, ...] = ()
+            calibration = None
+            if needs_texts and calibrates:
+                given = (calibration := Calibration.of(model, texts, part),)
+            elif needs_texts:
+                given = (texts,)
+                if part is not None:
+                    options["part"] = part
+            found = function(model, *given, **options)
+            return _stamped(found, name, model, calibration, seed if draws else None)
+
+        entry = Criterion(name, scored, paper, stated, how, needs_texts, removes, calibrates)
+        REGISTRY.add(name, entry, function)
+        return scored
 
     return register
 
 
+def _stamped(
+    found: Any,
+    name: str,
+    model: ReasoningModel,
+    calibration: Calibration | None,
+    seed: int | None,
+) -> Scores:
+    """Turn a criterion's result into `Scores` labelled with criterion, model and calibration."""
+    if isinstance(found, Scores):
+        mine = found
+    else:
+        if not isinstance(found, ScoredBlocks):
+            found = ScoredBlocks(found)
+        values = np.asarray(found.values, dtype=np.float64)
+        low, high = found.interval or (np.full(values.shape, np.nan),) * 2
+        calibration = found.calibration or calibration
+        mine = Scores(
+            criterion=found.label,
+            values=values,
+            low=low,
+            high=high,
+            layer_map=model.layer_map,
+            n_tokens=found.n_tokens or 0,
+            picks=found.picks,
+            tie_break=found.tie_break,
+        )
+    said: dict[str, Any] = {"model": model.fingerprint(), "seed": seed}
+    if not mine.criterion:
+        said["criterion"] = name
+    if calibration is not None:
+        said |= {"n_texts": len(calibration.sequences), "calibration": calibration.hash}
+        said["n_tokens"] = mine.n_tokens or calibration.n_tokens
+    return replace(mine, **said)
+
+
 def criteria() -> Mapping[str, Criterion]:
     """Every criterion by name, in alphabetical order."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return MappingProxyType(dict(sorted(_REGISTRY.items())))
+    return REGISTRY.entries()
 
 
-def criteria_table() -> pd.DataFrame:
-    """Return one row per criterion: name, paper, kind and cost."""
+def at_once() -> tuple[str, ...]:
+    """Names of the criteria that score blocks in one go, without draws, gradients or chains."""
+    return tuple(
+        c.name
+        for c in criteria().values()
+        if c.kind in ("one-shot", "contiguous")
+        and c.removes == "blocks"
+        and not (c.draws or c.cost.backwards or c.cost.generations)
+    )
+
+
+def criteria_table(n_blocks: int = 32, remove: int | None = None) -> pd.DataFrame:
+    """One row per criterion: its name, source, kind and cost.
+
+    Args:
+        n_blocks: number of blocks of the model whose costs are given.
+        remove: number of removals of greedy criteria and searches. Default: each criterion's own.
+
+    Returns:
+        A table; the columns forwards, backwards, readouts and generations count passes per text
+        (`Cost`).
+    """
     import pandas as pd
 
-    rows = [
-        {
-            "criterion": c.name,
-            "paper": c.paper,
-            "kind": c.kind,
-            "removes": c.removes,
-            "cost": c.cost.text,
-            "forwards": c.cost.forwards,
-            "backwards": c.cost.backwards,
-            "generations": c.cost.generations,
-            "per_removal": c.cost.per_removal,
-            "needs_texts": c.needs_texts,
-        }
-        for c in criteria().values()
-    ]
+    rows = []
+    for c in criteria().values():
+        cost = c.price(ScoringJob(n_blocks, remove))
+        rows.append(
+            {
+                "criterion": c.name,
+                "paper": c.paper,
+                "kind": c.kind,
+                "removes": c.removes,
+                **cost.__dict__,
+                "needs_texts": c.needs_texts,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -234,8 +269,7 @@ def score(
         name: the criterion; `criteria()` lists them.
         model: the model to score.
         texts: texts, prompts, token ids, chains or a `Calibration` (see `pruning.calibration`).
-            None
-            is allowed for criteria that read no texts.
+            None is allowed for criteria that read no texts.
         seed: the seed of criteria that draw at random; the others ignore it.
         **options: the criterion's own options (`criteria()[name].options`).
 
@@ -245,14 +279,9 @@ def score(
     Raises:
         UserError: unknown criterion or option, or texts are missing or unusable.
     """
-    known = criteria()
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "criterion"))
-    chosen = known[name]
+    chosen = REGISTRY.get(name)
     if wrong := sorted(set(options) - set(chosen.options)):
         raise UserError(did_you_mean(wrong[0], chosen.options, f"option of criterion {name!r}:"))
     if chosen.needs_texts and texts is None:
         raise UserError(f"Criterion {name!r} needs calibration texts: score(name, model, texts).")
-    if chosen.draws:
-        options["seed"] = seed
-    return replace(chosen.function(model, texts, **options), model=model.fingerprint())
+    return chosen.function(model, texts, seed=seed, **options)

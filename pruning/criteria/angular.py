@@ -11,57 +11,45 @@ of a cosine near 1 loses digits.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer, zeros_beside
+from interp.activations.capture import CapturedBatch, Reducer, zeros_beside
 from interp.errors import NonFiniteError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from interp.replay.teacher_forced import replay
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
-from pruning.scores import Scores
+from pruning.calibration import Calibration
+from pruning.criteria import FORWARD, ScoredBlocks, criterion
+from pruning.criteria.shared_runs import reduced
 
 
-@criterion("angular", paper="arXiv 2403.17887", cost="1 forward", kind="contiguous")
+@criterion("angular", paper="arXiv 2403.17887", cost=FORWARD, kind="contiguous")
 def angular(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
+) -> ScoredBlocks:
     """Score each block by d(l, 1), and find the best run of n blocks for every n.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
-        part: which tokens of the texts count. Default: all.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:
         The scores, with a 95 % t interval over texts.
 
     Raises:
-        UserError: the calibration texts are unusable.
+        UserError: the texts are unusable.
         NonFiniteError: the residual stream holds inf or nan.
     """
     from scipy.stats import t
 
-    calibration = Calibration.of(model, texts, part)
-    angles = LastTokenAngles()
-    replay(
-        model,
-        calibration.sequences,
-        [angles],
-        counted=calibration.counted(),
-        batch_tokens=batch_tokens,
-    )
+    angles = reduced(model, calibration, LastTokenAngles(), batch_tokens)
     depth, n = model.n_blocks, len(calibration.sequences)
     mean, error = angles.mean_and_error()
     values = np.diagonal(mean, 1)
@@ -72,17 +60,7 @@ def angular(
     for run in range(1, depth):
         start = int(np.argmin(np.diagonal(mean, run)))
         picks.append(tuple(model.layer_map[start : start + run]))
-    return Scores(
-        criterion="angular",
-        values=values.copy(),
-        low=values - half,
-        high=values + half,
-        layer_map=model.layer_map,
-        n_tokens=n,
-        n_texts=n,
-        calibration=calibration.hash,
-        picks=tuple(picks),
-    )
+    return ScoredBlocks(values.copy(), (values - half, values + half), n, picks=tuple(picks))
 
 
 class LastTokenAngles(Reducer):
@@ -98,7 +76,7 @@ class LastTokenAngles(Reducer):
         self.streams: list[Tensor] = []
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         """Keep the unit vectors of one block's batch; after the last block, add all angles."""
         if index == 0:

@@ -22,20 +22,18 @@ from interp.activations.reducers import BlockInfluence, PerTextResult
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from interp.replay.teacher_forced import replay
 from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
+from pruning.criteria import FORWARD, ScoredBlocks, criterion
 from pruning.criteria.influence_definitions import Definition, defined_influence
-from pruning.scores import Scores
+from pruning.criteria.shared_runs import reduced
 
 
-@criterion("shortgpt", paper="ShortGPT, arXiv 2403.03853", cost="1 forward")
+@criterion("shortgpt", paper="ShortGPT, arXiv 2403.03853", cost=FORWARD)
 def block_influence(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     sinks: bool = True,
-    part: Part | None = None,
     max_tokens: int | None = None,
     positions: str = "all",
     padding: str = "none",
@@ -43,14 +41,14 @@ def block_influence(
     last_block: str = "before norm",
     padded_batch: int = 8,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
-    """Score each block by Block Influence, with a 95 % jackknife interval over texts.
+) -> ScoredBlocks:
+    """Block Influence with a 95 % jackknife interval over texts.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; a criterion is called with texts, and the registry makes
+            the calibration of them.
         sinks: whether attention-sink tokens count.
-        part: which tokens of the texts count. Default: all.
         max_tokens: cut every text to this many first tokens. Default: keep all.
         positions: "all" positions, or only the "last" one of each text.
         padding: "none" counts, or padding on the "right" or "left" counts like text.
@@ -67,7 +65,7 @@ def block_influence(
         UserError: an unknown setting, unusable texts, or no token is left to score.
     """
     how = Definition(positions, padding, sinks, precision, last_block, padded_batch)
-    calibration = Calibration.of(model, texts, part, max_tokens)
+    calibration = Calibration.of(model, calibration, max_tokens=max_tokens)
     quantity = "influence"
     if (positions, padding, precision, last_block) == ("all", "none", "float32", "before norm"):
         found = influence(model, calibration, batch_tokens=batch_tokens)
@@ -83,16 +81,12 @@ def block_influence(
         )
     if last_block == "unscored":
         values[-1], low[-1], high[-1] = np.inf, np.nan, np.nan
-    return Scores(
-        criterion=how.name,
-        values=values,
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=found.n_tokens(quantity),
-        n_texts=len(calibration.sequences),
-        calibration=calibration.hash,
-        model=model.fingerprint(),
+    return ScoredBlocks(
+        values,
+        (low, high),
+        found.n_tokens(quantity),
+        label=how.name,
+        calibration=calibration,
     )
 
 
@@ -115,12 +109,4 @@ def influence(
         Sums per block and text, with the quantities "influence" and "without_sinks".
     """
     calibration = Calibration.of(model, texts, part)
-    reducer = BlockInfluence()
-    replay(
-        model,
-        calibration.sequences,
-        [reducer],
-        counted=calibration.counted(),
-        batch_tokens=batch_tokens,
-    )
-    return reducer.result()
+    return reduced(model, calibration, BlockInfluence(), batch_tokens).result()

@@ -9,13 +9,11 @@ The result is a ranking of sublayers: use `SublayerPlan.lowest(scores, remove=n)
 
 from __future__ import annotations
 
-from typing import Any
-
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from pruning.calibration import Calibration, Part
+from pruning.calibration import Calibration
 from pruning.criteria import criterion
-from pruning.criteria.sublayer_greedy import Measure, greedy_sublayers
+from pruning.criteria.sublayer_greedy import Measure, greedy_cost, greedy_sublayers
 from pruning.sublayers import SublayerScores
 
 RISE = Measure(lambda tables: tables.loss[:-1] - tables.loss[-1])
@@ -24,25 +22,23 @@ RISE = Measure(lambda tables: tables.loss[:-1] - tables.loss[-1])
 @criterion(
     "blockpruner",
     paper="BlockPruner, arXiv 2406.10594",
-    cost="L forwards a removal",
+    cost=greedy_cost,
     kind="greedy",
     removes="sublayers",
 )
 def blockpruner(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     remove: int | None = None,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> SublayerScores:
     """Find the greedy order of sublayers by loss.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
-        part: which tokens of the texts count. Default: all.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:
@@ -51,5 +47,4 @@ def blockpruner(
     Raises:
         UserError: `remove` is out of range, or the texts are unusable.
     """
-    calibration = Calibration.of(model, texts, part)
     return greedy_sublayers("blockpruner", model, calibration, RISE, remove, batch_tokens)

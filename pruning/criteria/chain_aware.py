@@ -16,7 +16,9 @@ holds the set of each size, and these sets need not nest. Memory: L + 1 streams 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,12 +31,11 @@ from interp.interventions.interventions import Skip, Variant
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.teacher_forced import losses
-from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
+from pruning.cost import runs_of_extended, sets_cost
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.chain_survival import HERE, WINDOW, Survival
 from pruning.criteria.steps import removals
-from pruning.scores import Scores
 
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
@@ -44,12 +45,20 @@ PATIENCE = 10.0
 ANSWER = 64  # tokens of the answer in the default budget
 
 
-@criterion(
-    "chain-aware",
-    paper=HERE,
-    cost="tens of forwards and a few generations for each number of removals",
-    kind="search",
-)
+def _cost(job: ScoringJob, *, width: int, finalists: int) -> Cost:
+    """The beam search over sets, and decoding and rereading the finalists' chains."""
+    depth, runs, total = job.n_blocks, min(finalists, width), Cost()
+    for n in range(1, job.steps() + 1):
+        parents = min(width, math.comb(depth, n - 1))
+        sets = min(parents * (depth - n + 1), math.comb(depth, n))
+        total += sets_cost(runs_of_extended(depth, n, parents), sets, depth)
+        few = min(runs, width, sets)
+        if few > 1:
+            total += Cost(forwards=few, readouts=few, generations=few)
+    return replace(total, steps=job.steps())
+
+
+@criterion("chain-aware", paper=HERE, cost=_cost, kind="search", calibrates=False)
 def chain_aware(
     model: ReasoningModel,
     texts: Any,
@@ -65,8 +74,8 @@ def chain_aware(
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
-) -> Scores:
-    """Find the best set of blocks for each number of removals.
+) -> ScoredBlocks:
+    """The best set found for each number of removals up to `remove` (default: a quarter).
 
     Args:
         model: the model to score.
@@ -116,19 +125,8 @@ def chain_aware(
             found = found + free.share(beam[:runs])
         picks.append(beam[int(np.argmin(found))])
     assert single is not None
-    low, high = jackknife_ratio(single, np.broadcast_to(survival.sizes, single.shape))
-    return Scores(
-        criterion="chain-aware",
-        values=single.sum(1) / survival.sizes.sum(),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=own.n_tokens,
-        n_texts=len(own.sequences),
-        calibration=own.hash,
-        seed=seed,
-        picks=tuple(tuple(model.layer_map[i] for i in pick) for pick in picks),
-    )
+    sets = tuple(tuple(model.layer_map[i] for i in pick) for pick in picks)
+    return survival.scores(single, picks=sets)
 
 
 def _with(removed: Removed, index: int) -> Removed:

@@ -27,15 +27,20 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
+from pruning.cost import runs_of_all, sets_cost
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.prefix import judge_sets
-from pruning.scores import Scores
 
 WINDOW = 512
 HERE = "this project, docs/criterion_contest.md"
 
 
-@criterion("chain-survival", paper=HERE, cost="L/2 forwards")
+def _cost(job: ScoringJob) -> Cost:
+    """Every block alone, judged as a set."""
+    return sets_cost(runs_of_all(job.n_blocks, 1), job.n_blocks, job.n_blocks)
+
+
+@criterion("chain-survival", paper=HERE, cost=_cost, calibrates=False)
 def chain_survival(
     model: ReasoningModel,
     texts: Any,
@@ -43,7 +48,7 @@ def chain_survival(
     window: int = WINDOW,
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
+) -> ScoredBlocks:
     """Score each block by the share of the model's chains lost without it.
 
     Args:
@@ -61,17 +66,7 @@ def chain_survival(
     """
     survival = Survival.of(model, texts, part, window, batch_tokens)
     lost = survival.lost([(i,) for i in range(model.n_blocks)])
-    low, high = jackknife_ratio(lost, np.broadcast_to(survival.sizes, lost.shape))
-    return Scores(
-        criterion="chain-survival",
-        values=lost.sum(1) / survival.sizes.sum(),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=survival.calibration.n_tokens,
-        n_texts=len(survival.calibration.sequences),
-        calibration=survival.calibration.hash,
-    )
+    return survival.scores(lost)
 
 
 @dataclass(frozen=True)
@@ -82,8 +77,7 @@ class Survival:
         model: the dense model.
         calibration: the chains.
         pieces: for each chain, the number of the piece that each token belongs to, int64 [T];
-            pieces
-            are numbered through all chains.
+            pieces are numbered through all chains.
         sizes: the number of pieces of each chain [N].
         batch_tokens: the largest number of tokens per forward pass.
     """
@@ -158,8 +152,32 @@ class Survival:
         first = np.array([own.min() for own in self.pieces])
         return np.add.reduceat(gone, first, axis=1)
 
+    def scores(self, lost: Float[np.ndarray, "L N"], **more: Any) -> ScoredBlocks:
+        """The scores of single removals, by jackknife.
+
+        Args:
+            lost: pieces of each chain lost without each block [L, N].
+            **more: other fields of `ScoredBlocks`.
+
+        Returns:
+            The scores, with a 95 % jackknife interval over chains.
+        """
+        return ScoredBlocks(
+            lost.sum(1) / self.sizes.sum(),
+            jackknife_ratio(lost, np.broadcast_to(self.sizes, lost.shape)),
+            calibration=self.calibration,
+            **more,
+        )
+
     def share(self, sets: Sequence[tuple[int, ...]]) -> Float[np.ndarray, " C"]:
-        """The share of all pieces lost under each set [C]."""
+        """The share of all pieces lost under each set.
+
+        Args:
+            sets: positions of the removed blocks of each set.
+
+        Returns:
+            One share per set, float64 [C].
+        """
         return self.lost(sets).sum(1) / self.sizes.sum()
 
 

@@ -11,40 +11,35 @@ cancellation.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.activations.capture import Batch, Reducer, same_numbers, zeros_beside
+from interp.activations.capture import CapturedBatch, Reducer, same_numbers, zeros_beside
 from interp.errors import NonFiniteError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from interp.replay.teacher_forced import replay
 from interp.statistics.jackknife import jackknife
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
-from pruning.scores import Scores
+from pruning.calibration import Calibration
+from pruning.criteria import FORWARD, ScoredBlocks, criterion
+from pruning.criteria.shared_runs import reduced
 
 LEAST = 4
 
 
-@criterion("cka", paper="arXiv 1905.00414, 2010.15327", cost="1 forward")
+@criterion("cka", paper="arXiv 1905.00414, 2010.15327", cost=FORWARD)
 def cka(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
+) -> ScoredBlocks:
     """Score each block by 1 - CKA of its input and output.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
-        part: which tokens of the texts count. Default: all.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:
@@ -54,28 +49,14 @@ def cka(
         UserError: a text has fewer than 4 tokens that count.
         NonFiniteError: the residual stream holds inf or nan.
     """
-    calibration = Calibration.of(model, texts, part)
-    counted = calibration.counted()
-    for index, mask in enumerate(counted):
+    for index, mask in enumerate(calibration.counted()):
         if mask.sum() < LEAST:
             raise UserError(
                 f"Calibration text {index} has {int(mask.sum())} tokens that count: unbiased CKA "
                 f"needs at least {LEAST}. Drop it."
             )
-    reducer = Hsic()
-    replay(model, calibration.sequences, [reducer], counted=counted, batch_tokens=batch_tokens)
-    tables = reducer.tables()  # [3, L, N]
-    low, high = jackknife(_one_minus_cka, *tables)
-    return Scores(
-        criterion="cka",
-        values=_one_minus_cka(*tables.sum(-1)),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=calibration.n_tokens,
-        n_texts=len(counted),
-        calibration=calibration.hash,
-    )
+    tables = reduced(model, calibration, Hsic(), batch_tokens).tables()  # [3, L, N]
+    return ScoredBlocks(_one_minus_cka(*tables.sum(-1)), jackknife(_one_minus_cka, *tables))
 
 
 def _one_minus_cka(xy: np.ndarray, xx: np.ndarray, yy: np.ndarray) -> np.ndarray:
@@ -93,7 +74,7 @@ class Hsic(Reducer):
         self._left: tuple[Tensor, _Stream, Tensor] | None = None
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         """Add the HSIC of each text in a batch at one block."""
         mask = batch.mask.to(y.device)
@@ -126,10 +107,8 @@ class _Stream:
     """The centred tokens of each text (tokens that do not count are zero), ready for HSIC.
 
     Song et al., eq. 5, for K and L without their diagonals: with centred tokens, the rows of K sum
-    to
-    -|x_i|^2, and tr(KL) is |X^T Y|^2 minus the diagonals' share. The D x D product is used for
-    texts
-    with more than D tokens, the T x T matrices of inner products for shorter ones.
+    to -|x_i|^2, and tr(KL) is |X^T Y|^2 minus the diagonals' share. The D x D product is used for
+    texts with more than D tokens, the T x T matrices of inner products for shorter ones.
     """
 
     def __init__(self, x: Float[Tensor, "B T D"], mask: Tensor) -> None:

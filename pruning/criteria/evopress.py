@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -25,27 +24,117 @@ from jaxtyping import Float
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from interp.replay.block_sweep import sweep
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
+from pruning.calibration import Calibration
+from pruning.cost import (
+    runs_of_all,
+    runs_of_drawn,
+    runs_of_neighbours,
+    sets_cost,
+    sweep_cost,
+)
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.prefix import judge_sets
+from pruning.criteria.shared_runs import scores_of, skipped
 from pruning.criteria.steps import removals
-from pruning.scores import Scores
 
 Removed = tuple[int, ...]  # positions in the model, sorted
 Texts = list[tuple[np.ndarray, np.ndarray]]  # ids, and which of them count
 ATTEMPTS = 50  # draws per wanted offspring before the search accepts fewer
 
 
-@criterion(
-    "evopress",
-    paper="EvoPress, arXiv 2410.14649",
-    cost="tens of generations of 32 sets for each number of removals",
-    kind="search",
-)
+def generations_of(depth: int, n: int, asked: int | None) -> int:
+    """The number of generations of one search.
+
+    Args:
+        depth: number of blocks L.
+        n: number of removed blocks.
+        asked: the number asked for. None: ceil(n (L - n) / 1.5), as in the paper.
+
+    Returns:
+        The number of generations.
+    """
+    return math.ceil(n * (depth - n) / 1.5) if asked is None else asked
+
+
+def tried_sets(offspring: int, survivors: Sequence[int]) -> list[int]:
+    """The number of sets that each selection step of a generation judges.
+
+    Args:
+        offspring: sets per generation.
+        survivors: sets that survive each selection step.
+
+    Returns:
+        One number per step; the parent is counted in the last step.
+    """
+    tried = [offspring, *survivors[:-1]]
+    tried[-1] += 1
+    return tried
+
+
+def search_tokens(
+    total: int, initial: int, generations: int, tried: Sequence[int], tokens: Sequence[int]
+) -> int:
+    """The largest number of tokens that a search scores, over all sets.
+
+    Args:
+        total: scored tokens of the calibration texts.
+        initial: random sets at the start.
+        generations: number of generations.
+        tried: sets judged in each selection step.
+        tokens: tokens used in each selection step.
+
+    Returns:
+        The number of tokens; each set counts its own.
+    """
+    drawn = [min(t, total) for t in tokens]
+    each = sum(n * t for n, t in zip(tried, drawn, strict=True))
+    return initial * drawn[0] + generations * each
+
+
+def _cost(
+    job: ScoringJob,
+    *,
+    sizes: Sequence[int] | None,
+    generations: int | None,
+    offspring: int,
+    initial: int,
+    tokens: Sequence[int],
+    survivors: Sequence[int],
+    mutations: int,
+) -> Cost:
+    """Every set where that is cheaper; otherwise random sets, then neighbours of a parent.
+
+    A selection step on all tokens judges each set only once, so there the expected number of
+    different sets among the draws counts.
+    """
+    depth, total = job.n_blocks, sweep_cost(job)
+    whole = max(1, job.tokens - job.texts)  # a text's first token has none before it
+    tried = tried_sets(offspring, survivors)
+    draws = range(1, mutations + 1)  # exchanges: the smaller of two draws
+    exchanges = sum(m * (2 * (mutations - m) + 1) for m in draws) / mutations**2
+    for n in sizes or range(1, job.steps() + 1):
+        space, count = math.comb(depth, n), generations_of(depth, n, generations)
+        if n == 1:  # the sweep knows single removals
+            continue
+        if space * whole <= search_tokens(whole, initial, count, tried, tokens):
+            total += sets_cost(runs_of_all(depth, n), space, depth)
+            continue
+        start = min(initial, space)
+        first = sets_cost(runs_of_drawn(depth, n, start), start, depth)
+        total += first * (min(tokens[0], whole) / whole)
+        for judged, scored in zip(tried, tokens, strict=True):
+            sets = float(judged)
+            if scored >= whole:
+                sets = -space * math.expm1(-count * judged / space) / max(1, count)
+            runs = runs_of_neighbours(depth, n, sets, exchanges)
+            total += sets_cost(runs, sets, depth) * (count * min(scored, whole) / whole)
+    return total
+
+
+@criterion("evopress", paper="EvoPress, arXiv 2410.14649", cost=_cost, kind="search")
 def evopress(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     remove: int | None = None,
     sizes: Sequence[int] | None = None,
@@ -56,14 +145,13 @@ def evopress(
     survivors: Sequence[int] = (2, 1),
     mutations: int = 3,
     seed: int = 0,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
+) -> ScoredBlocks:
     """Find the best set of blocks for each number of removals.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
         sizes: the numbers of removals to search for. Default: 1 to `remove`.
         generations: generations per search. Default: n (L - n) / 1.5, as in the paper.
@@ -73,7 +161,6 @@ def evopress(
         survivors: sets that survive each selection step; the last number must be 1.
         mutations: the largest number of exchanges per offspring.
         seed: the seed of the search.
-        part: which tokens of the texts count. Default: all.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:
@@ -95,16 +182,13 @@ def evopress(
     for name, value in (("offspring", offspring), ("initial", initial), ("mutations", mutations)):
         if value < 1:
             raise UserError(f"evopress({name}={value}): expected at least 1.")
-    calibration = Calibration.of(model, texts, part)
-    single = sweep(
-        model, calibration.sequences, scored=calibration.counted(), batch_tokens=batch_tokens
-    )
+    single = skipped(model, calibration, batch_tokens)
     search = _EvolutionSearch(
         model, calibration, offspring, mutations, tokens, survivors, batch_tokens
     )
     picks: list[Removed] = [()] * wanted[-1]
     for n in wanted:
-        count = math.ceil(n * (depth - n) / 1.5) if generations is None else generations
+        count = generations_of(depth, n, generations)
         if n == 1:
             found: Removed = (int(np.argmin(single.mean_kl())),)
         elif math.comb(depth, n) * search.total <= search.cost(initial, count):
@@ -112,19 +196,7 @@ def evopress(
         else:
             found = search.run(n, initial, count, np.random.default_rng([seed, n]))
         picks[n - 1] = tuple(model.layer_map[i] for i in found)
-    low, high = single.interval("kl")
-    return Scores(
-        criterion="evopress",
-        values=single.mean_kl(),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=int(single.counts.sum()),
-        n_texts=len(calibration.sequences),
-        calibration=calibration.hash,
-        seed=seed,
-        picks=tuple(picks),
-    )
+    return scores_of(single, "kl", picks=tuple(picks))
 
 
 class _EvolutionSearch:
@@ -153,12 +225,10 @@ class _EvolutionSearch:
         self.known: dict[Removed, float] = {}  # divergences on all texts
 
     def cost(self, initial: int, generations: int) -> int:
-        """The largest number of tokens that a search scores."""
-        tokens = [min(t, self.total) for t, _ in self.steps]
-        tried = [self.offspring, *(survive for _, survive in self.steps[:-1])]
-        tried[-1] += 1  # the parent
-        each = sum(n * t for n, t in zip(tried, tokens, strict=True))
-        return initial * tokens[0] + generations * each
+        """Tokens that a search scores at most."""
+        tokens, survivors = zip(*self.steps, strict=True)
+        tried = tried_sets(self.offspring, survivors)
+        return search_tokens(self.total, initial, generations, tried, tokens)
 
     def run(self, n: int, initial: int, generations: int, rng: np.random.Generator) -> Removed:
         """The best set of `n` blocks that the search finds."""

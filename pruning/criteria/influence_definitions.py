@@ -24,9 +24,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.capture import Batch, capture
-from interp.activations.reducers import SINK_RATIO, PerText, PerTextResult
+from interp.activations.capture import CapturedBatch, capture
+from interp.activations.reducers import PerText, PerTextResult
 from interp.errors import UserError, did_you_mean
+from interp.kernels.stream_numbers import cosine, sinks
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import TokenBatch, batches
 from interp.replay.teacher_forced import replay
@@ -120,7 +121,7 @@ def defined_influence(
         return reducer.result()
     with torch.no_grad(), capture(model, reducer, n_texts=len(counted)) as recording:
         for batch, mask in _padded(model, calibration, definition):
-            recording.batch = Batch(mask, batch.texts)
+            recording.batch = CapturedBatch(mask, batch.texts)
             model.anatomy.base(
                 input_ids=batch.ids, attention_mask=batch.mask.long(), use_cache=False
             )
@@ -165,7 +166,7 @@ class _DefinedInfluence(PerText):
         self.final_norm = model.final_norm
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         how = self.definition
         if how.last_block == "after norm" and index == len(self.layer_map) - 1:
@@ -176,7 +177,9 @@ class _DefinedInfluence(PerText):
             steps = torch.arange(mask.shape[1], device=mask.device)
             counted = mask & (steps == (mask * steps).argmax(-1, keepdim=True))
         if not how.sinks:
-            counted = counted & ~_sinks(x, mask) & ~_sinks(y, mask)
+            norms = (torch.linalg.vector_norm(z, dim=-1, dtype=torch.float32) for z in (x, y))
+            for norm in norms:
+                counted = counted & ~sinks(norm, mask)
         value = _influence(x, y, how.precision)
         self.add([(value, counted)], batch, slice(index, index + 1))
 
@@ -187,13 +190,7 @@ def _influence(x: Tensor, y: Tensor, precision: str) -> Float[Tensor, "B T"]:
     x, y = x.to(kind), y.to(kind)
     norm_x, norm_y = (torch.linalg.vector_norm(z, dim=-1, dtype=torch.float32) for z in (x, y))
     dot = (x.float() * y.float()).sum(-1).to(kind)
+    if kind == torch.float32:
+        return 1 - cosine(dot, norm_x, norm_y)
     size = norm_x.to(kind) * norm_y.to(kind)
-    if kind == torch.float32:  # nan and inf stay what they are
-        return 1 - torch.where(size == 0, (norm_x == norm_y).float(), dot / size)
     return (1 - torch.nan_to_num(dot / size, nan=0.5)).float()
-
-
-def _sinks(x: Float[Tensor, "B T D"], mask: Bool[Tensor, "B T"]) -> Bool[Tensor, "B T"]:
-    norm = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
-    median = norm.masked_fill(~mask, torch.nan).nanmedian(-1, keepdim=True).values
-    return norm > SINK_RATIO * median

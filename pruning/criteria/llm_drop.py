@@ -18,39 +18,37 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from interp.activations.capture import Batch, capture
+from interp.activations.capture import CapturedBatch, capture
 from interp.activations.reducers import PerText
 from interp.errors import PruneScopeError, UserError, did_you_mean
-from interp.kernels.library import two_streams
+from interp.kernels.stream_numbers import cosine, two_streams
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, batches
 from interp.replay.chunked_forward import forward
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
+from pruning.calibration import Calibration
+from pruning.criteria import FORWARD, criterion
 from pruning.sublayers import PARTS, SublayerScores
 from pruning.sublayers import Part as SublayerPart
 
 MISSED = 2e-2  # share of a block's output, by norm, that half precision may lose
 
 
-@criterion("llm-drop", paper="LLM-Drop, arXiv 2406.15786", cost="1 forward", removes="sublayers")
+@criterion("llm-drop", paper="LLM-Drop, arXiv 2406.15786", cost=FORWARD, removes="sublayers")
 @torch.no_grad()
 def llm_drop(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     sublayer: str = "attention",
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> SublayerScores:
     """Score each sublayer by how far it rotates the residual stream.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         sublayer: "attention", "mlp" or "both".
-        part: which tokens of the texts count. Default: all.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:
@@ -65,11 +63,10 @@ def llm_drop(
     asked: tuple[SublayerPart, ...] = PARTS
     if sublayer != "both":
         asked = ("attention",) if sublayer == "attention" else ("mlp",)
-    calibration = Calibration.of(model, texts, part)
     counted, reducer = calibration.counted(), SublayerInfluence(asked)
     with capture(model, reducer, n_texts=len(counted)) as recording, reducer.watching(model):
         for batch in batches(model, calibration.sequences, batch_tokens):
-            recording.batch = Batch(batch.mask & batch.pad(counted), batch.texts)
+            recording.batch = CapturedBatch(batch.mask & batch.pad(counted), batch.texts)
             forward(model, batch.ids)
     reducer.check(model)
     found = reducer.result()
@@ -82,9 +79,6 @@ def llm_drop(
         high=high,
         layer_map=tuple(l for l in model.layer_map for _ in asked),
         parts=tuple(kind for _ in model.layer_map for kind in asked),
-        n_tokens=calibration.n_tokens,
-        n_texts=len(counted),
-        calibration=calibration.hash,
     )
 
 
@@ -129,7 +123,7 @@ class SublayerInfluence(PerText):
         return hook
 
     def update(
-        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: Batch
+        self, index: int, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"], batch: CapturedBatch
     ) -> None:
         """Add the cosines of one block's batch."""
         mask = batch.mask.to(y.device, non_blocking=True)
@@ -146,6 +140,9 @@ class SublayerInfluence(PerText):
     def check(self, model: ReasoningModel) -> None:
         """Refuse a model whose block output is not x + attention + MLP.
 
+        Args:
+            model: the model that was scored.
+
         Raises:
             PruneScopeError: the output differs by more than 2 % in norm.
         """
@@ -158,5 +155,4 @@ class SublayerInfluence(PerText):
 
 def _one_minus_cosine(a: Float[Tensor, "B T D"], b: Float[Tensor, "B T D"]) -> Float[Tensor, "B T"]:
     norm_a, norm_b, _, dot = two_streams(a, b).unbind(-1)
-    size = norm_a * norm_b
-    return 1 - torch.where(size == 0, (norm_a == norm_b).float(), dot / size)
+    return 1 - cosine(dot, norm_a, norm_b)

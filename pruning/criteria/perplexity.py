@@ -8,30 +8,26 @@ block. The prefix-shared sweep needs one pass and L(L-1)/2 block evaluations.
 
 from __future__ import annotations
 
-from typing import Any
-
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
-from interp.replay.block_sweep import sweep
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
-from pruning.scores import Scores
+from pruning.calibration import Calibration
+from pruning.cost import sweep_cost
+from pruning.criteria import ScoredBlocks, criterion
+from pruning.criteria.shared_runs import scores_of, skipped
 
 
-@criterion("perplexity", paper="Shortened LLaMA, arXiv 2402.02834", cost="L/2 forwards")
+@criterion("perplexity", paper="Shortened LLaMA, arXiv 2402.02834", cost=sweep_cost)
 def perplexity(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
+) -> ScoredBlocks:
     """Score each block by the rise of the loss per token without it.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
-        part: which tokens of the texts count. Default: all.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:
@@ -40,21 +36,4 @@ def perplexity(
     Raises:
         UserError: the texts are unusable.
     """
-    calibration = Calibration.of(model, texts, part)
-    found = sweep(
-        model,
-        calibration.sequences,
-        scored=calibration.counted(),
-        batch_tokens=batch_tokens,
-    )
-    low, high = found.interval("excess")
-    return Scores(
-        criterion="perplexity",
-        values=found.mean_excess(),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=int(found.counts.sum()),
-        n_texts=len(calibration.sequences),
-        calibration=calibration.hash,
-    )
+    return scores_of(skipped(model, calibration, batch_tokens), "excess")

@@ -60,9 +60,8 @@ class Tables:
     """Sums over scored tokens per candidate and text, in nats.
 
     `loss` is [C + 1, N] (the base last). `divergence(name)` is [C, N], from the base to the
-    candidate:
-    "kl" is KL(base || candidate), "js" the Jensen-Shannon divergence, "apart" the Bhattacharyya
-    distance -log sum sqrt(p q).
+    candidate: "kl" is KL(base || candidate), "js" the Jensen-Shannon divergence, "apart" the
+    Bhattacharyya distance -log sum sqrt(p q).
     """
 
     def __init__(
@@ -75,7 +74,11 @@ class Tables:
         self._counts = torch.zeros(n_texts, device=device)
 
     def count(self, targets: Targets) -> None:
-        """Count the scored tokens of a batch; call it once per batch."""
+        """Count the scored tokens of a batch; call it once per batch.
+
+        Args:
+            targets: the scored tokens of the batch.
+        """
         ones = torch.ones_like(targets.texts, dtype=self._counts.dtype)
         self._counts.index_add_(0, targets.texts, ones)
 
@@ -200,8 +203,7 @@ def judge_sets(
     """Sum a divergence from the dense model to the model without each set of blocks.
 
     Removed blocks are not computed. Candidates are sorted, and each runs only from the first block
-    in
-    which it differs from the one before.
+    in which it differs from the one before.
 
     Args:
         model: the dense model.
@@ -211,8 +213,7 @@ def judge_sets(
         divergence: "kl", "js" or "apart".
         batch_tokens: the largest number of tokens per forward pass.
         pieces: for each text, the number of the piece that each of its tokens belongs to. The
-            tables
-            are then per piece. Default: per text.
+            tables are then per piece. Default: per text.
 
     Returns:
         The tables of loss and divergence.

@@ -6,26 +6,21 @@ removed for n are among those removed for n + 1.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from interp.model.reasoning_model import ReasoningModel
-from pruning.criteria import criterion
-from pruning.scores import Scores
+from pruning.criteria import Cost, criterion
 
 
-@criterion("random", paper="control", cost="nothing", needs_texts=False)
-def random_order(model: ReasoningModel, texts: Any = None, *, seed: int = 0) -> Scores:  # noqa: ARG001
+@criterion("random", paper="control", cost=Cost(), needs_texts=False)
+def random_order(model: ReasoningModel, *, seed: int = 0) -> np.ndarray:
     """Score each block by its rank in a random order.
 
     Args:
         model: the model to score.
-        texts: not used.
         seed: the seed of the order.
 
     Returns:
-        The scores, without an interval.
+        The rank of each block, int64 [L].
     """
-    rank = np.random.default_rng(seed).permutation(model.n_blocks)
-    return Scores.plain("random", rank, model.layer_map, seed=seed)
+    return np.random.default_rng(seed).permutation(model.n_blocks)

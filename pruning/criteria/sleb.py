@@ -12,36 +12,42 @@ removed block. That saves up to 2/L of the time, and memory grows with the texts
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
-from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import Sweep, Sweeper
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
-from pruning.scores import Scores
+from pruning.calibration import Calibration
+from pruning.cost import sweep_cost
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
+from pruning.criteria.shared_runs import scores_of
+from pruning.criteria.steps import removals
 
 
-@criterion("sleb", paper="SLEB, arXiv 2402.09025", cost="L/2 forwards a removal", greedy=True)
+def _cost(job: ScoringJob) -> Cost:
+    """One sweep of the remaining blocks per removal."""
+    left = range(job.n_blocks, job.n_blocks - job.steps(), -1)
+    swept = sum((sweep_cost(job, n) for n in left), Cost())
+    return replace(swept, steps=job.steps())
+
+
+@criterion("sleb", paper="SLEB, arXiv 2402.09025", cost=_cost, greedy=True)
 def sleb(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     remove: int | None = None,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
     keep_bytes: int = 0,
-) -> Scores:
+) -> ScoredBlocks:
     """Find the greedy order of removal by loss.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
-        part: which tokens of the texts count. Default: all.
         batch_tokens: the largest number of tokens per forward pass.
         keep_bytes: memory for streams kept between steps, in bytes. Default: keep none.
 
@@ -51,11 +57,7 @@ def sleb(
     Raises:
         UserError: `remove` is out of range, or the texts are unusable.
     """
-    calibration = Calibration.of(model, texts, part)
-    most = model.n_blocks - 1
-    steps = min(most, max(3, model.n_blocks // 4)) if remove is None else remove
-    if not 1 <= steps <= most:
-        raise UserError(f"sleb(remove={remove}): expected 1 to {most} of {model.n_blocks} blocks.")
+    steps = removals("sleb", remove, model.n_blocks, model.n_blocks - 1)
     sweeper = Sweeper(model, calibration.sequences, calibration.counted(), batch_tokens, keep_bytes)
     first: Sweep | None = None
     removed: tuple[int, ...] = ()
@@ -68,15 +70,4 @@ def sleb(
         if step < steps - 1:
             sweeper.remove(removed[-1])
     assert first is not None
-    low, high = first.interval("excess")
-    return Scores(
-        criterion="sleb",
-        values=first.mean_excess(),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=int(first.counts.sum()),
-        n_texts=len(calibration.sequences),
-        calibration=calibration.hash,
-        picks=tuple(picks),
-    )
+    return scores_of(first, "excess", picks=tuple(picks))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from interp.errors import UserError
+from pruning.cost import default_removals
 
 
 def removals(name: str, asked: int | None, n_blocks: int, most: int, what: str = "blocks") -> int:
@@ -21,7 +22,7 @@ def removals(name: str, asked: int | None, n_blocks: int, most: int, what: str =
     Raises:
         UserError: the number is not a whole number from 1 to `most`.
     """
-    steps = min(most, max(3, n_blocks // 4)) if asked is None else asked
+    steps = default_removals(n_blocks, most) if asked is None else asked
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= most:
         raise UserError(f"{name}(remove={asked}): expected 1 to {most} {what}.")
     return steps

@@ -22,6 +22,7 @@ from interp.replay.shared_prefix import Base, SharedPrefix
 from interp.replay.teacher_forced import Targets
 from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration
+from pruning.cost import Cost, ScoringJob
 from pruning.criteria.prefix import Tables
 from pruning.criteria.steps import removals
 from pruning.sublayers import PARTS, Sublayer, SublayerScores
@@ -38,6 +39,26 @@ class Measure:
 
     harm: Callable[[Tables], Float[np.ndarray, "C N"]]
     divergence: tuple[str, ...] = ()
+
+
+def greedy_cost(job: ScoringJob) -> Cost:
+    """Cost of trying every remaining sublayer at every removal.
+
+    A candidate runs the other half of its block and all blocks above. In addition there is the
+    trunk that candidates branch off, and from the second removal on the dense model to compare
+    with.
+
+    Args:
+        job: the model and calibration set to score.
+
+    Returns:
+        The cost per text.
+    """
+    steps = job.steps(2 * job.n_blocks - 1)
+    left = np.arange(2 * job.n_blocks, 2 * job.n_blocks - steps, -1.0)
+    above = (job.n_blocks + 1) / 2 / job.n_blocks  # passes of a candidate, on average
+    forwards = float((left * above).sum()) + 2 * steps - 1
+    return Cost(forwards, readouts=float((left + 2).sum()), steps=steps)
 
 
 @torch.no_grad()
@@ -61,8 +82,7 @@ def greedy_sublayers(
 
     Returns:
         The scores of the first step (harm per token, with a 95 % jackknife interval over texts),
-        and
-        the order of removal.
+        and the order of removal.
 
     Raises:
         UserError: `remove` is out of range, or the texts are unusable.
@@ -89,8 +109,6 @@ def greedy_sublayers(
         layer_map=tuple(sublayer.block for sublayer in every),
         parts=tuple(sublayer.part for sublayer in every),
         n_tokens=int(counts.sum()),
-        n_texts=len(calibration.sequences),
-        calibration=calibration.hash,
         followed=tuple(removed),
     )
 

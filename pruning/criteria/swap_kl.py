@@ -15,7 +15,6 @@ The cost is one pass and L(L-1)/2 block evaluations, twice that for replacement.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,32 +25,36 @@ from interp.replay.batching import BATCH_TOKENS, batches
 from interp.replay.block_sweep import check_readout
 from interp.replay.teacher_forced import Targets
 from interp.statistics.jackknife import jackknife
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
+from pruning.calibration import Calibration
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.prefix import SwappableBlocks, Tables
-from pruning.scores import Scores
 
 # (blocks that run in slots l and l + 1, counted from l; the first slot in which anything changes)
 ARRANGEMENTS = {"interchange": (((1, 0), 0),), "replacement": (((1, 1), 0), ((0, 0), 1))}
 
 
-@criterion("swap-kl", paper="interchange-KL of arXiv 2605.16234", cost="L/2 forwards")
+def _cost(job: ScoringJob, *, protocol: str) -> Cost:
+    """For each pair, the two swapped blocks and all above; plus the pass they branch off."""
+    depth, ways = job.n_blocks, len(ARRANGEMENTS[protocol])
+    runs = ways * (depth * (depth + 1) / 2 - 1) + depth
+    return Cost(forwards=runs / depth, readouts=ways * (depth - 1) + 1.0)
+
+
+@criterion("swap-kl", paper="interchange-KL of arXiv 2605.16234", cost=_cost)
 @torch.no_grad()
 def swap_kl(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     protocol: str = "interchange",
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
+) -> ScoredBlocks:
     """Score each block by the KL per token of a swap with its nearer neighbour.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         protocol: "interchange" or "replacement".
-        part: which tokens of the texts count. Default: all.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:
@@ -64,10 +67,7 @@ def swap_kl(
         raise UserError(did_you_mean(protocol, ARRANGEMENTS, "protocol"))
     depth = model.n_blocks
     if depth < 2:
-        raise UserError(
-            "swap-kl: a model of one block has no neighbours to swap; expected at least 2 blocks."
-        )
-    calibration = Calibration.of(model, texts, part)
+        raise UserError("swap-kl: a model of one block has no neighbours to swap.")
     ways = ARRANGEMENTS[protocol]
     pairs, n_texts = depth - 1, len(calibration.sequences)
     counted = calibration.counted()
@@ -97,17 +97,12 @@ def swap_kl(
     below, above = kl[[0, *range(pairs)]], kl[[*range(pairs), pairs - 1]]
     counts = np.broadcast_to(tables.counts, (depth, n_texts))
     ways_of = [table[:, w] for w in range(len(ways)) for table in (below, above)]
-    low, high = jackknife(_nearer, counts, *ways_of)
-    return Scores(
-        criterion="swap-kl" if protocol == "interchange" else "swap-kl, replacement",
-        values=_nearer(*(table.sum(-1) for table in (counts, *ways_of))),
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
+    return ScoredBlocks(
+        _nearer(*(table.sum(-1) for table in (counts, *ways_of))),
+        jackknife(_nearer, counts, *ways_of),
         n_tokens=int(tables.counts.sum()),
-        n_texts=n_texts,
-        calibration=calibration.hash,
         tie_break=tuple(added.tolist()),
+        label="" if protocol == "interchange" else "swap-kl, replacement",
     )
 
 

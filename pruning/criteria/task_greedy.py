@@ -19,13 +19,13 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from interp.chains.chain import Budget, Chain
+from interp.chains.chain import Budget, Chain, answer_texts
 from interp.decoding.generate import generate
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant, dense
@@ -34,9 +34,9 @@ from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import sweep
 from interp.statistics import paired_difference
 from pruning.calibration import Calibration
-from pruning.criteria import criterion
+from pruning.cost import sweep_cost
+from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.steps import removals
-from pruning.scores import Scores
 
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
@@ -48,12 +48,17 @@ HOW = (
 )
 
 
-@criterion(
-    "task-greedy",
-    paper="arXiv 2602.01997",
-    cost="L generations a removal",
-    kind="greedy",
-)
+def _cost(job: ScoringJob, *, samples: int, protect_first: int) -> Cost:
+    """The dense chains; per removal, chains without each remaining block, and a sweep."""
+    free = job.n_blocks - protect_first
+    steps = job.steps(min(free, job.n_blocks - 1))
+    total = Cost(generations=samples)
+    for gone in range(steps):
+        total += sweep_cost(job, job.n_blocks - gone) + Cost(generations=samples * (free - gone))
+    return replace(total, steps=steps)
+
+
+@criterion("task-greedy", paper="arXiv 2602.01997", cost=_cost, kind="greedy", calibrates=False)
 def task_greedy(
     model: ReasoningModel,
     texts: Any,
@@ -68,17 +73,15 @@ def task_greedy(
     slots: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
-) -> Scores:
+) -> ScoredBlocks:
     """Find the greedy order of removal by accuracy.
 
     Args:
         model: the model to score.
         texts: prompts: questions, lists of messages, token ids, chains (their prompts are used), or
-            a
-            Calibration with prompts.
+            a Calibration with prompts.
         accept: which answers are right: a function (number of the prompt, text of the answer) ->
-            bool,
-            or a list with, per prompt, its gold answer or a function of the answer's text.
+            bool, or a list with, per prompt, its gold answer or a function of the answer's text.
         remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
         samples: chains per prompt.
         budget: tokens per chain. Default: that of `generate`.
@@ -130,18 +133,12 @@ def task_greedy(
         removed += (tried[-1].best,)
         picks.append(removed)
     values, low, high, ties = tried[0].scores(model, before[0])
-    return Scores(
-        criterion="task-greedy",
-        values=values,
-        low=low,
-        high=high,
-        layer_map=model.layer_map,
-        n_tokens=own.n_tokens,
-        n_texts=len(prompts),
-        calibration=own.hash,
-        seed=seed,
+    return ScoredBlocks(
+        values,
+        (low, high),
         picks=tuple(picks),
         tie_break=tuple(ties.tolist()),
+        calibration=own,
     )
 
 
@@ -208,9 +205,10 @@ class _Step:
 
 def _answer(model: ReasoningModel, chain: Chain) -> str | None:
     """The answer's text; None if the chain has no answer."""
-    if chain.answer is None:
+    texts = answer_texts(chain, model)
+    if not texts:
         return None
-    text = model.text(chain.answer_ids.tolist()).strip()
+    text = texts[0].strip()
     return text if chain.finish == "stop" else re.sub(r"[\w.,/]+$", "", text).strip()
 
 

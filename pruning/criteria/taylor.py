@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,29 +23,30 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, batches
 from interp.replay.chunked_forward import forward
 from interp.replay.teacher_forced import Targets, log_probability, position_chunks, readout
-from pruning.calibration import Calibration, Part
-from pruning.criteria import criterion
-from pruning.scores import Scores
+from pruning.calibration import Calibration
+from pruning.criteria import Cost, ScoredBlocks, criterion
 
 
-@criterion("taylor+", paper="Shortened LLaMA, arXiv 2402.02834", cost="1 forward, 1 backward")
+@criterion(
+    "taylor+",
+    paper="Shortened LLaMA, arXiv 2402.02834",
+    cost=Cost(forwards=1, backwards=1, readouts=3),
+)
 def taylor(
     model: ReasoningModel,
-    texts: Any,
+    calibration: Calibration,
     *,
     protect_first: int = 4,
     protect_last: int = 2,
-    part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
-) -> Scores:
+) -> ScoredBlocks:
     """Score each block by the sum of |W dL/dW| of its matrices.
 
     Args:
         model: the model to score.
-        texts: calibration texts, as for `Calibration.of`.
+        calibration: the calibration texts; the registered criterion makes them from its `texts`.
         protect_first: first blocks that score inf and are never removed.
         protect_last: last blocks that score inf and are never removed.
-        part: which tokens of the texts count. Default: all.
         batch_tokens: the largest number of tokens per forward pass.
 
     Returns:
@@ -58,7 +58,6 @@ def taylor(
     """
     if protect_first < 0 or protect_last < 0:
         raise UserError("taylor+: protect_first and protect_last cannot be below 0.")
-    calibration = Calibration.of(model, texts, part)
     scored = calibration.counted()
     n_scored = int(sum(mask[1:].sum() for mask in scored))
     if n_scored == 0:
@@ -93,14 +92,7 @@ def taylor(
     depth = model.n_blocks
     for index in (*range(min(protect_first, depth)), *range(max(0, depth - protect_last), depth)):
         values[index] = np.inf
-    return Scores.plain(
-        "taylor+",
-        values,
-        model.layer_map,
-        n_tokens=n_scored,
-        n_texts=len(calibration.sequences),
-        calibration=calibration.hash,
-    )
+    return ScoredBlocks(values, n_tokens=n_scored)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 A repair is a function in a file of this folder:
 
-    @repair("replaceme", paper="arXiv 2505.02819", cost="2 forwards a cut")
+    @repair("replaceme", paper="arXiv 2505.02819", cost=per_cut)
     def replaceme(model, plan, texts, ...) -> Repaired
 
 Adding the file is enough: the folder is searched on the first call. `repairs()` lists name, paper
@@ -16,24 +16,24 @@ can be compared with hooks: `live(prune(model, plan), repaired.maps)`. Shared co
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.registry import Registry
+from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
 from pruning.repairs.machinery.live import Map, live
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Map", "Repair", "Repaired", "live", "mend", "repair", "repairs", "save_repaired"]
+__all__ = ["Map", "Repair", "Repaired", "live", "mend", "per_cut", "repair", "repairs"]
+__all__ += ["save_repaired"]
 
 NOT_OPTIONS = ("model", "plan", "texts", "seed")
 
@@ -77,7 +77,7 @@ class Repair:
         name: the repair's name.
         function: the repair: (model, plan, texts, **options) -> Repaired.
         paper: its source.
-        cost: its cost, as text.
+        stated: its cost, as registered (`price` gives the cost of a job).
         needs_texts: whether it needs calibration texts.
         needs_plan: False if it can choose the blocks itself.
     """
@@ -85,7 +85,7 @@ class Repair:
     name: str
     function: Callable[..., Repaired]
     paper: str
-    cost: str
+    stated: Stated
     needs_texts: bool
     needs_plan: bool
 
@@ -95,19 +95,33 @@ class Repair:
         names = inspect.signature(self.function).parameters
         return tuple(name for name in names if name not in NOT_OPTIONS)
 
+    def price(self, job: RepairJob, options: Mapping[str, Any] | None = None) -> Cost:
+        """The cost of a job with these options.
 
-_REGISTRY: dict[str, Repair] = {}
+        Args:
+            job: the plan and calibration set.
+            options: options of the repair by name. Default: its own defaults.
+
+        Returns:
+            The cost per text, without what `mend` measures afterwards (`MEASURED`).
+        """
+        return cost_of(self.stated, self.function, job, options or {})
+
+
+#: Two divergences from the dense model, which `mend` takes unless told not to.
+MEASURED = Cost(forwards=3, readouts=4)
+REGISTRY = Registry[Repair]("repair", __name__, entry_points="prunescope.repairs")
 
 
 def repair(
-    name: str, *, paper: str, cost: str, needs_texts: bool = True, needs_plan: bool = True
+    name: str, *, paper: str, cost: Stated, needs_texts: bool = True, needs_plan: bool = True
 ) -> Callable[[Callable[..., Repaired]], Callable[..., Repaired]]:
     """Register the decorated function as a repair.
 
     Args:
         name: the repair's name.
         paper: its source.
-        cost: its cost, as text.
+        cost: a `Cost`, or a function of a `RepairJob` and of the options it names that returns one.
         needs_texts: whether it needs calibration texts.
         needs_plan: False if it can choose the blocks itself.
 
@@ -115,27 +129,31 @@ def repair(
         The decorator; it returns the function unchanged.
 
     Raises:
-        ValueError: another module has registered the name.
+        UserError: `cost` is not a cost, or another function has registered the name.
     """
 
-    def register(function: Callable[..., Repaired]) -> Callable[..., Repaired]:
-        known = _REGISTRY.get(name)
-        if known is not None and known.function.__module__ != function.__module__:
-            raise ValueError(
-                f"Repair {name!r} is already registered by {known.function.__module__}: choose "
-                "another name."
-            )
-        _REGISTRY[name] = Repair(name, function, paper, cost, needs_texts, needs_plan)
-        return function
+    def build(function: Callable[..., Repaired]) -> Repair:
+        stated = checked_cost(f"repair {name!r}", cost, function)
+        return Repair(name, function, paper, stated, needs_texts, needs_plan)
 
-    return register
+    return REGISTRY.register(name, build)
+
+
+def per_cut(job: RepairJob) -> Cost:
+    """The cost of a fit at every cut: the dense and the shorter model each run once per cut.
+
+    Args:
+        job: the plan and calibration set.
+
+    Returns:
+        The cost per text.
+    """
+    return FORWARD * (2 * job.cuts)
 
 
 def repairs() -> Mapping[str, Repair]:
     """Every repair by name, in alphabetical order."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return MappingProxyType(dict(sorted(_REGISTRY.items())))
+    return REGISTRY.entries()
 
 
 def mend(
@@ -172,10 +190,7 @@ def mend(
     from pruning.calibration import Calibration
     from pruning.distance import divergences
 
-    known = repairs()
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "repair"))
-    chosen = known[name]
+    chosen = REGISTRY.get(name)
     if wrong := sorted(set(options) - set(chosen.options)):
         raise UserError(did_you_mean(wrong[0], chosen.options, f"option of repair {name!r}:"))
     if chosen.needs_plan and plan is None:

@@ -17,8 +17,7 @@ Memory: the weights of merged blocks beside the model. One forward of both model
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,11 +26,13 @@ from torch import nn
 
 from interp.errors import NonFiniteError, UserError, did_you_mean
 from interp.interventions.hooks import bypass
+from interp.model.forwards import replaced_forwards
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, batches
 from interp.replay.chunked_forward import forward
 from pruning.calibration import Calibration, Part
+from pruning.cost import FORWARD, Cost, RepairJob
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, repair
 from pruning.repairs.machinery.cuts import cuts
@@ -85,10 +86,16 @@ class Merged:
         )
 
 
+def _cost(job: RepairJob, *, lowest: int, merge: int) -> Cost:
+    """Two forwards for each merge tried, one at every position at most; and the final cosine."""
+    tried = max(1, job.n_blocks - merge - lowest + 1)
+    return FORWARD * (2 * tried + 2)
+
+
 @repair(
     "laco",
     paper="LaCo, arXiv 2402.11187",
-    cost="2 forwards a candidate merge, about L of them",
+    cost=_cost,
     needs_texts=False,
     needs_plan=False,
 )
@@ -309,33 +316,6 @@ def _alike(model: ReasoningModel, indices: Sequence[int]) -> bool:
     return all(each == shapes[0] for each in shapes)
 
 
-@contextmanager
-def standing_in(model: ReasoningModel, blocks: Mapping[int, nn.Module]) -> Iterator[None]:
-    """Let other blocks compute in place of the model's own while the context is open.
-
-    Args:
-        model: the model.
-        blocks: position -> the block that computes there.
-
-    Yields:
-        None.
-    """
-    with holding(model), ExitStack() as undo:
-        for index, block in blocks.items():
-            own = model.blocks[index]
-            before = own.__dict__.get("forward")
-            own.__dict__["forward"] = block.forward
-            undo.callback(_give_back, own, before)
-        yield
-
-
-def _give_back(own: nn.Module, forward_before: Any) -> None:
-    if forward_before is None:
-        own.__dict__.pop("forward", None)
-    else:  # accelerate had replaced it
-        own.__dict__["forward"] = forward_before
-
-
 @torch.no_grad()
 def similarity(
     model: ReasoningModel, state: Merged, calibration: Calibration, batch_tokens: int
@@ -358,9 +338,10 @@ def similarity(
     """
     counted = calibration.counted()
     sums = torch.zeros(3, len(calibration.sequences), dtype=torch.float64)
+    others = {index: block.forward for index, block in state.blocks.items()}
     for batch in batches(model, calibration.sequences, batch_tokens):
         whole = forward(model, batch.ids)
-        with standing_in(model, state.blocks), bypass(model, state.gone):
+        with replaced_forwards(model, others), bypass(model, state.gone):
             other = forward(model, batch.ids)
         mask = (batch.mask & batch.pad(counted)).to(whole.device)[..., None]
         a, b = whole.float() * mask, other.to(whole.device).float() * mask

@@ -26,9 +26,10 @@ from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
+from pruning.cost import Cost, RepairJob
 from pruning.distance import divergences
 from pruning.plan import LayerPlan
-from pruning.repairs import Repaired, repair
+from pruning.repairs import Repaired, per_cut, repair
 from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.fold import (
     distance,
@@ -43,7 +44,12 @@ from pruning.repairs.machinery.streams import CutErrors, at_cut
 from pruning.surgery import prune
 
 
-@repair("linearpatch", paper="LinearPatch, arXiv 2505.24680", cost="2 forwards a cut, and 3")
+def _cost(job: RepairJob) -> Cost:
+    """The fits, the divergence of the patch as a hook, and the reading of gains."""
+    return per_cut(job) + Cost(forwards=3, readouts=2)
+
+
+@repair("linearpatch", paper="LinearPatch, arXiv 2505.24680", cost=_cost)
 def linearpatch(
     model: ReasoningModel,
     plan: LayerPlan,

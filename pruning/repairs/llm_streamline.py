@@ -32,6 +32,7 @@ from interp.errors import NonFiniteError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, batches
 from pruning.calibration import Calibration, Part
+from pruning.cost import Cost, RepairJob
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, repair
 from pruning.repairs.machinery.cuts import Cut, cuts
@@ -94,11 +95,13 @@ class BlockTraining:
         return 0.5 * (1 + math.cos(math.pi * done))
 
 
-@repair(
-    "llm-streamline",
-    paper="LLM-Streamline, arXiv 2403.19135",
-    cost="2 forwards a step, and the training of one block",
-)
+def _cost(job: RepairJob, *, steps: int, batch_texts: int) -> Cost:
+    """At every step and cut, two models up to it and one block's gradients, over a few texts."""
+    reads = job.cuts * steps * batch_texts / max(1, job.texts)
+    return Cost(forwards=2 * reads, backwards=reads / job.n_blocks)
+
+
+@repair("llm-streamline", paper="LLM-Streamline, arXiv 2403.19135", cost=_cost)
 def llm_streamline(
     model: ReasoningModel,
     plan: LayerPlan,

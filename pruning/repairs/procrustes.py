@@ -27,8 +27,9 @@ from interp.errors import NonFiniteError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
+from pruning.cost import FORWARD, Cost, RepairJob
 from pruning.plan import LayerPlan
-from pruning.repairs import Repaired, repair
+from pruning.repairs import Repaired, per_cut, repair
 from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.fold import checked, fold, refuse
 from pruning.repairs.machinery.gains import read_gains
@@ -40,7 +41,12 @@ RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 RIDGE_OF_ONE_TEXT = 1.0
 
 
-@repair("procrustes", paper="Schoenemann 1966, folded exactly", cost="2 forwards a cut, and 1")
+def _cost(job: RepairJob) -> Cost:
+    """The fits, and the reading of gains."""
+    return per_cut(job) + FORWARD
+
+
+@repair("procrustes", paper="Schoenemann 1966, folded exactly", cost=_cost)
 def procrustes(
     model: ReasoningModel,
     plan: LayerPlan,

@@ -26,7 +26,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
-from pruning.repairs import Repaired, repair
+from pruning.repairs import Repaired, per_cut, repair
 from pruning.repairs.machinery.cuts import cuts
 from pruning.repairs.machinery.fold import checked, fold
 from pruning.repairs.machinery.live import Map, on_the_stream
@@ -36,7 +36,7 @@ from pruning.surgery import prune
 AVERAGES = ("norms", "ratios")
 
 
-@repair("prune-comp", paper="Prune&Comp, arXiv 2507.18212", cost="2 forwards a cut")
+@repair("prune-comp", paper="Prune&Comp, arXiv 2507.18212", cost=per_cut)
 def prune_comp(
     model: ReasoningModel,
     plan: LayerPlan,

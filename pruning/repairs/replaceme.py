@@ -28,7 +28,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
-from pruning.repairs import Repaired, repair
+from pruning.repairs import Repaired, per_cut, repair
 from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.fold import checked, fold, refuse
 from pruning.repairs.machinery.live import Map
@@ -41,9 +41,7 @@ FORMS = ("full", "diagonal")
 TOWARD = ("identity", "zero")
 
 
-@repair(
-    "replaceme", paper="ReplaceMe, arXiv 2505.02819", cost="2 forwards a cut, and least squares"
-)
+@repair("replaceme", paper="ReplaceMe, arXiv 2505.02819", cost=per_cut)
 def replaceme(
     model: ReasoningModel,
     plan: LayerPlan,

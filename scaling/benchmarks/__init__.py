@@ -16,16 +16,14 @@ From a program:
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError
+from interp.plumbing.registry import Registry
 from scaling.problem import Benchmark, Problem, Scoring
 from scaling.records import Hub, Record, read_file, read_hub
 
@@ -38,21 +36,10 @@ Make = Callable[[int, int], list[Problem]]
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered benchmark: where its problems come from and how they are graded.
+    """A registered benchmark: how its problems come about and are judged.
 
-    Attributes:
-        name: name of the benchmark.
-        version: raised when problems or prompts change.
-        scoring: "generate" or "likelihood" (see `Benchmark`).
-        grader: name of the grader.
-        thinking: whether the prompt opens the model's thinking.
-        instruction: text appended to every question.
-        doc: one line for listings: the docstring of the registered function.
-        hub: the Hub data set that is read when no file is given; None where there is none.
-        from_record: turns one record into one problem; None for generated benchmarks.
-        make: (n, seed) -> n problems; None for benchmarks that are read.
-        default_limit: number of generated problems unless `limit` is given.
-        drop_repeats: keep only the first of equal questions.
+    typical: of a public set, how many problems it has and the mean number of characters of a
+    question; an estimate then needs no download.
     """
 
     name: str
@@ -67,15 +54,10 @@ class Entry:
     make: Make | None = None
     default_limit: int | None = None
     drop_repeats: bool = False
+    typical: tuple[int, int] | None = None
 
 
-_entries: dict[str, Entry] = {}
-
-
-def _register(entry: Entry) -> None:
-    if entry.name in _entries:
-        raise ValueError(f"two benchmarks are called {entry.name!r}")
-    _entries[entry.name] = entry
+REGISTRY = Registry[Entry]("benchmark", __name__, entry_points="prunescope.benchmarks")
 
 
 def benchmark(
@@ -88,42 +70,31 @@ def benchmark(
     instruction: str = "",
     hub: Hub | None = None,
     drop_repeats: bool = False,
+    typical: tuple[int, int] | None = None,
 ) -> Callable[[FromRecord], FromRecord]:
     """Register a function that turns one record into one problem.
 
-    Args:
-        name: name of the benchmark.
-        version: raised when problems or prompts change.
-        grader: name of the grader.
-        scoring: "generate" or "likelihood" (see `Benchmark`).
-        thinking: whether the prompt opens the model's thinking.
-        instruction: text appended to every question.
-        hub: the Hub data set to read when no file is given.
-        drop_repeats: keep only the first of equal questions in a public data set; without it, a
-            repeated question is an error.
-
-    Returns:
-        The decorator. The function's docstring becomes the benchmark's line in listings.
+    drop_repeats: a public set that holds the same question twice keeps the first only (a
+    user's file with one is an error instead). typical: problems of the public set and mean
+    characters of a question, for estimates.
     """
 
-    def add(function: FromRecord) -> FromRecord:
-        _register(
-            Entry(
-                name=name,
-                version=version,
-                scoring=scoring,
-                grader=grader,
-                thinking=thinking,
-                instruction=instruction,
-                doc=(function.__doc__ or "").strip(),
-                hub=hub,
-                from_record=function,
-                drop_repeats=drop_repeats,
-            )
+    def build(function: FromRecord) -> Entry:
+        return Entry(
+            name=name,
+            version=version,
+            scoring=scoring,
+            grader=grader,
+            thinking=thinking,
+            instruction=instruction,
+            doc=(function.__doc__ or "").strip(),
+            hub=hub,
+            from_record=function,
+            drop_repeats=drop_repeats,
+            typical=typical,
         )
-        return function
 
-    return add
+    return REGISTRY.register(name, build)
 
 
 def generated(
@@ -149,35 +120,25 @@ def generated(
         The decorator. The function's docstring becomes the benchmark's line in listings.
     """
 
-    def add(function: Make) -> Make:
-        _register(
-            Entry(
-                name=name,
-                version=version,
-                scoring=scoring,
-                grader=grader,
-                thinking=thinking,
-                instruction="",
-                doc=(function.__doc__ or "").strip(),
-                make=function,
-                default_limit=default_limit,
-            )
+    def build(function: Make) -> Entry:
+        return Entry(
+            name=name,
+            version=version,
+            scoring=scoring,
+            grader=grader,
+            thinking=thinking,
+            instruction="",
+            doc=(function.__doc__ or "").strip(),
+            make=function,
+            default_limit=default_limit,
         )
-        return function
 
-    return add
-
-
-@cache
-def _discover() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
+    return REGISTRY.register(name, build)
 
 
 def benchmarks() -> Mapping[str, Entry]:
-    """All registered benchmarks by name."""
-    _discover()
-    return dict(sorted(_entries.items()))
+    """Every benchmark by name."""
+    return REGISTRY.entries()
 
 
 def load_benchmark(
@@ -207,10 +168,7 @@ def load_benchmark(
             file, line and field).
     """
     base, _, rest = name.partition(":")
-    known = benchmarks()
-    if base not in known:
-        raise UserError(did_you_mean(base, known, "benchmark"))
-    entry = known[base]
+    entry = REGISTRY.get(base)
     if rest and base != "jsonl":
         raise UserError(f"Benchmark {name!r}: only 'jsonl' takes a grader after the colon.")
     if limit is not None and limit < 1:

@@ -31,6 +31,7 @@ def _problem(year: str, record: Record) -> Problem:
     grader="integer",
     instruction=INSTRUCTION,
     hub=Hub("HuggingFaceH4/aime_2024", "train"),
+    typical=(30, 368),
 )
 def aime24(record: Record) -> Problem:
     """AIME 2024, I and II."""
@@ -43,6 +44,7 @@ def aime24(record: Record) -> Problem:
     grader="integer",
     instruction=INSTRUCTION,
     hub=Hub("math-ai/aime25", "test"),
+    typical=(30, 368),
 )
 def aime25(record: Record) -> Problem:
     """AIME 2025, I and II."""

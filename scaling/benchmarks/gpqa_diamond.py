@@ -20,6 +20,7 @@ from scaling.records import Hub, Record
     grader="choice",
     instruction="Please reason, then put the letter of the right option within \\boxed{}.",
     hub=Hub("Idavidrein/gpqa", "train", "gpqa_diamond"),
+    typical=(198, 600),
 )
 def gpqa_diamond(record: Record) -> Problem:
     """Graduate-level science questions with four options."""

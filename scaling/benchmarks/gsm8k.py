@@ -18,6 +18,7 @@ STEP_BY_STEP = "Please reason step by step, and put your final answer within \\b
     grader="numeric",
     instruction=STEP_BY_STEP,
     hub=Hub("openai/gsm8k", "test", "main"),
+    typical=(1319, 240),
 )
 def gsm8k(record: Record) -> Problem:
     """Grade-school word problems with integer answers."""

@@ -16,6 +16,7 @@ from scaling.records import Hub, Record
     grader="math",
     instruction="Please reason step by step, and put your final answer within \\boxed{}.",
     hub=Hub("HuggingFaceH4/MATH-500", "test"),
+    typical=(500, 196),
 )
 def math500(record: Record) -> Problem:
     """Competition mathematics with LaTeX answers."""

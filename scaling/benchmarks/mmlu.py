@@ -38,6 +38,7 @@ def _problem(record: Record) -> Problem:
     instruction="Answer with the letter of the right option only.",
     hub=HUB,
     drop_repeats=True,
+    typical=(14042, 450),
 )
 def mmlu(record: Record) -> Problem:
     """Knowledge questions with four options, by likelihood."""
@@ -51,6 +52,7 @@ def mmlu(record: Record) -> Problem:
     instruction="Please reason, then put the letter of the right option within \\boxed{}.",
     hub=HUB,
     drop_repeats=True,
+    typical=(14042, 450),
 )
 def mmlu_generate(record: Record) -> Problem:
     """Knowledge questions with four options, generated."""

@@ -22,19 +22,40 @@ SPARE = 0.5  # of the free memory: what the local engine leaves for the passes
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a pass over n rows: fixed + each * n. rows: decoded side by side."""
+    """How long a decoding pass over n rows takes: fixed + each * n seconds.
+
+    Attributes:
+        fixed: seconds per pass.
+        each: seconds per row of a pass.
+        rows: rows decoded side by side.
+    """
 
     fixed: float
     each: float
     rows: int
 
     def seconds(self, lengths: Shaped[np.ndarray, " N"]) -> float:
-        """Of decoding requests of these many tokens, a row that ends leaving its place at once."""
+        """Seconds for decoding requests of these lengths; a finished row is refilled at once.
+
+        Args:
+            lengths: tokens of each request [N].
+
+        Returns:
+            The time in seconds.
+        """
         return self.fixed * makespan(lengths, self.rows) + self.each * float(lengths.sum())
 
 
 def makespan(lengths: Shaped[np.ndarray, " N"], rows: int) -> float:
-    """Passes until requests of these lengths are done, taken in order by `rows` rows."""
+    """The number of passes until all requests are done, taken in order.
+
+    Args:
+        lengths: tokens of each request [N].
+        rows: rows decoded side by side.
+
+    Returns:
+        The number of passes (the makespan of list scheduling).
+    """
     ends = [0.0] * max(1, min(rows, len(lengths)))
     for length in lengths.tolist():
         heapq.heapreplace(ends, ends[0] + length)
@@ -42,7 +63,19 @@ def makespan(lengths: Shaped[np.ndarray, " N"], rows: int) -> float:
 
 
 def rows_at_once(shape: ModelShape, machine: Machine, longest: float) -> int:
-    """Rows of `longest` tokens that the local engine would decode side by side."""
+    """The number of rows that the local engine would decode side by side.
+
+    Args:
+        shape: the shape of the model.
+        machine: the machine that runs it.
+        longest: most tokens in a row's cache.
+
+    Returns:
+        The number of rows, 1 or more.
+
+    Raises:
+        UserError: the weights do not fit into the machine's memory.
+    """
     free = machine.memory - shape.weights * machine.number_bytes
     row = shape.kv * machine.number_bytes * longest
     if free <= 0:
@@ -55,8 +88,17 @@ def rows_at_once(shape: ModelShape, machine: Machine, longest: float) -> int:
 
 
 def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float) -> Pace:
-    """The pace of a machine at its peaks times its efficiency, rows having `context` tokens; of a
-    machine that was measured, what was measured."""
+    """The pace of a machine.
+
+    Args:
+        shape: the model.
+        machine: its peaks and efficiency; of a measured machine, what was measured.
+        context: mean tokens in a row's cache.
+        longest: most tokens in a row's cache.
+
+    Returns:
+        The pace.
+    """
     if machine.decoding is not None:
         return Pace(*machine.decoding, rows_at_once(shape, machine, longest))
     bandwidth = machine.bandwidth * machine.efficiency
@@ -71,7 +113,16 @@ def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float)
 
 
 def spread_lengths(mean: float, cap: float, n: int) -> Float[np.ndarray, " N"]:
-    """n lengths with this mean, evenly from as short as it allows up to the cap (or twice it)."""
+    """Lengths with a given mean, spread evenly and in a fixed random order.
+
+    Args:
+        mean: the mean length in tokens.
+        cap: the largest length allowed. The spread is as wide as this and 0 allow.
+        n: number of lengths.
+
+    Returns:
+        The lengths in tokens, float64 [N].
+    """
     half = min(mean, max(cap - mean, 0.0))
     even = (np.arange(n) + 0.5) / n
     order = np.random.default_rng(0).permutation(n)

@@ -1,32 +1,17 @@
 """FLOPs of decoding, from a configuration alone: no weights, no run.
 
-A token that meets t keys (itself included) costs, in a model of L blocks,
+A token that attends to t keys (itself included) costs, in a model of L blocks,
 
     2 N + 2 V d + 4 L H d_h t
 
 N: weights of the blocks' matrices that the token passes through; V d: the head, tied or not; H
 query heads of width d_h, each with a product over the keys and one over the values (grouped
-queries save memory, not FLOPs). A multiply and an add are two. What is no matrix product (norms,
-rotary positions, softmax, activations, the look-up of an embedding) is left out, as
-`torch.utils.flop_counter` leaves it out; under one percent from about a thousand dimensions on.
-
-| part | FLOPs a token |
-|---|---|
-| queries, output | 2 d H d_h each |
-| keys, values | 2 d H_kv d_h each (grouped queries) |
-| gated MLP | 6 d f |
-| mixture of experts | 2 d E for the router, 6 d f for each expert that is active |
-| scores and values | 4 H d_h min(t, window) |
-| head | 2 V d |
+queries save memory, not FLOPs). A multiply and an add count as two. Only matrix products count,
+as in `torch.utils.flop_counter`; docs/internals.md has the parts of a block and what is left out.
 
 A chain of n tokens after P prompt tokens takes P + n - 1 passes through the blocks (its last token
-is chosen, never read) and n through the head; the prompt is counted causally, each of its tokens
-with the keys up to itself. A dense kernel that computes the masked half of the prompt's scores too
-does more than that. Removing k of L blocks leaves the head as it is: with a large vocabulary a
-model with a quarter fewer blocks costs more than three quarters.
-
-Caveats: FLOPs are not seconds. Decoding one chain waits for weights to be read, not for products;
-`ModelCost.weights_read` is the better guide there.
+is sampled, never read) and n through the head. FLOPs are not seconds: decoding one chain waits for
+weights to be read, not for products. `ModelCost.weights_read` is the better guide there.
 """
 
 from __future__ import annotations
@@ -47,10 +32,13 @@ EXPERTS = ("qwen3_moe",)
 
 @dataclass(frozen=True)
 class BlockCost:
-    """What one block costs a token.
+    """What one block costs per token.
 
-    attention, mlp: weights of the matrices it passes through (of experts: the active ones, and
-    the router). per_key: FLOPs for each key it meets. window: the most keys, None for all.
+    Attributes:
+        attention: weights of the attention matrices that a token passes through.
+        mlp: weights of the MLP matrices (of experts: the active ones, and the router).
+        per_key: FLOPs per key that a token attends to.
+        window: the largest number of keys; None for all.
     """
 
     attention: int
@@ -66,7 +54,12 @@ class BlockCost:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What a model's passes cost; `blocks[l]` is block l of the configuration, `head` is V d."""
+    """What a model's forward passes cost.
+
+    Attributes:
+        blocks: the cost of each block, in the order of the configuration.
+        head: V d, the weights of the head.
+    """
 
     blocks: tuple[BlockCost, ...]
     head: int
@@ -75,7 +68,14 @@ class ModelCost:
     def of(cls, config: Any) -> ModelCost:
         """The cost of the model that a Hugging Face configuration describes (pruned ones too).
 
-        UserError for a kind of model whose matrices are not known here.
+        Args:
+            config: the configuration.
+
+        Returns:
+            The cost.
+
+        Raises:
+            UserError: the matrices of this kind of model are not known here.
         """
         config = config.get_text_config() if hasattr(config, "get_text_config") else config
         kind = getattr(config, "model_type", type(config).__name__)
@@ -95,7 +95,18 @@ class ModelCost:
         return cls(blocks, int(config.vocab_size) * d)
 
     def without(self, removed: int | Collection[int]) -> ModelCost:
-        """The model without these blocks (indices), or with so many fewer where all are alike."""
+        """The cost of the model without some blocks.
+
+        Args:
+            removed: indices of the removed blocks, or their number if all blocks are alike.
+
+        Returns:
+            The cost of the rest.
+
+        Raises:
+            UserError: an index or number is out of range, or a number is given and the blocks
+                differ.
+        """
         n = len(self.blocks)
         if isinstance(removed, int):
             if not 0 <= removed < n:
@@ -119,7 +130,17 @@ class ModelCost:
         return sum(b.weights for b in self.blocks) + self.head
 
     def token(self, keys: int) -> int:
-        """FLOPs of a decoded token that meets `keys` keys, itself included."""
+        """FLOPs of one decoded token.
+
+        Args:
+            keys: number of keys that it attends to, itself included.
+
+        Returns:
+            The number of FLOPs.
+
+        Raises:
+            UserError: `keys` is below 1.
+        """
         if keys < 1:
             raise UserError(f"keys={keys}: a token meets at least itself; expected 1 or more.")
         return self._passes(np.array(keys), np.array(keys - 1)).item() + 2 * self.head
@@ -130,8 +151,16 @@ class ModelCost:
         new: int | Shaped[np.ndarray, "*shape"],
         removed: int | Collection[int] = (),
     ) -> Int[np.ndarray, "*any"]:
-        """FLOPs of chains of `new` tokens (thinking, answer and what was written between them)
-        after `prompt` tokens, elementwise; 0 where nothing is generated."""
+        """FLOPs of chains, elementwise; 0 where nothing is generated.
+
+        Args:
+            prompt: tokens of the prompt.
+            new: tokens after it: thinking, answer and what was written between them.
+            removed: how many blocks, or which, are not computed.
+
+        Returns:
+            FLOPs, in the broadcast shape of `prompt` and `new`.
+        """
         first, made = np.asarray(prompt, np.int64), np.asarray(new, np.int64)
         if np.any(first < 1) or np.any(made < 0):
             raise UserError("ModelCost.chain: expected prompts of 1 token or more and new >= 0.")

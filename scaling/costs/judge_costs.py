@@ -1,4 +1,4 @@
-"""What a judge will be asked, before it is: requests and tokens, by task. Nobody is asked.
+"""What judging will cost: requests and tokens, by task. No request is sent.
 
 Requests are counted exactly: the questions of `judge_study` with the same options, each different
 one once, less what the cache answers. Tokens are characters over four, as for the tokenizers of
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from scaling.costs.study_costs import duration, quantity
+from scaling.costs.estimate import duration, quantity
 from scaling.costs.study_work import CHARS_A_TOKEN
 from scaling.judging.llm_judge import Planned
 
@@ -27,7 +27,13 @@ SECONDS = 2.0  # of an answer, assumed
 
 @dataclass(frozen=True)
 class JudgeEstimate:
-    """planned: by task. max_tokens, concurrency: of the judge."""
+    """What judging a study will cost.
+
+    Attributes:
+        planned: the questions of each task.
+        max_tokens: the largest number of tokens per answer.
+        concurrency: requests that are open at the same time.
+    """
 
     planned: tuple[Planned, ...]
     max_tokens: int
@@ -39,16 +45,31 @@ class JudgeEstimate:
         return sum(p.asked for p in self.planned)
 
     def tokens(self, planned: Planned, *, most: bool = False) -> float:
-        """Tokens of a task's requests and answers together."""
+        """Tokens of the requests and answers of a task.
+
+        Args:
+            planned: the questions of the task.
+            most: whether every answer takes `max_tokens`.
+
+        Returns:
+            The number of tokens.
+        """
         answer = float(self.max_tokens) if most else min(ANSWER[planned.task], self.max_tokens)
         return self.sent(planned) + planned.asked * answer
 
     def sent(self, planned: Planned) -> float:
-        """Tokens of a task's requests."""
+        """Tokens of the requests of a task.
+
+        Args:
+            planned: the questions of the task.
+
+        Returns:
+            The number of tokens.
+        """
         return planned.characters / CHARS_A_TOKEN + planned.asked * OVERHEAD
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a task."""
+        """One row per task."""
         import pandas as pd
 
         return pd.DataFrame(
@@ -84,5 +105,14 @@ class JudgeEstimate:
 def estimate_judging(
     planned: Sequence[Planned], *, max_tokens: int, concurrency: int
 ) -> JudgeEstimate:
-    """The estimate of what `Judge.planned` counted."""
+    """Estimate the cost of what `Judge.planned` counted.
+
+    Args:
+        planned: the questions of each task.
+        max_tokens: the largest number of tokens per answer.
+        concurrency: requests that are open at the same time.
+
+    Returns:
+        The estimate.
+    """
     return JudgeEstimate(tuple(planned), max_tokens, concurrency)

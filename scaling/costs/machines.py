@@ -18,12 +18,19 @@ EFFICIENCY = 0.4
 
 @dataclass(frozen=True)
 class Machine:
-    """One device. flops: a second; bandwidth: bytes a second; memory: bytes.
+    """One device.
 
-    number_bytes: of a weight, in the format the peak is of. rows: chains decoded side by side at
-    most, as the local engine does. decoding: where it was measured
-    (`scaling.costs.measured_machine`), (a, b) of a pass over n rows of the model at hand, a + b n
-    seconds.
+    Attributes:
+        name: name of the device.
+        flops: peak FLOP/s of dense matrix products.
+        bandwidth: memory bandwidth in bytes per second.
+        memory: bytes of memory.
+        number_bytes: bytes per weight, in the number format of the peak.
+        rows: the largest number of chains that the local engine decodes side by side.
+        source: where the figures are from.
+        efficiency: the part of both peaks that is reached.
+        decoding: if it was measured (`scaling.costs.measured_machine`), (a, b): a decoding pass
+            over n rows of the measured model takes a + b n seconds.
     """
 
     name: str
@@ -38,7 +45,7 @@ class Machine:
 
     @property
     def about(self) -> str:
-        """Its figures in words."""
+        """The figures as a sentence."""
         if self.decoding is not None:
             fixed, each = self.decoding
             return (
@@ -64,7 +71,18 @@ CPU_BANDWIDTH = 51.2e9  # two channels of DDR4-3200
 
 
 def machine(name: str) -> Machine:
-    """The machine called `name`; "cpu" is this computer's cores, as an ordinary processor's."""
+    """The machine of that name.
+
+    Args:
+        name: name of the machine; "cpu" stands for the cores of this computer, taken as those of an
+            ordinary processor.
+
+    Returns:
+        The machine.
+
+    Raises:
+        UserError: no machine has that name.
+    """
     key = name.lower().replace(" ", "").replace("-", "").replace("_", "")
     if key == "cpu":
         cores = os.cpu_count() or 1

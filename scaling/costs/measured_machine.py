@@ -1,7 +1,7 @@
 """This machine as one by name: what a short trial with the model at hand reaches on it.
 
 Three things are timed, after one pass to warm up: a forward pass over a text (FLOP/s of products),
-a chain decoded alone (a + b seconds a token) and many decoded side by side (a + n b a pass).
+a chain decoded alone (a + b seconds per token) and many decoded side by side (a + n b per pass).
 """
 
 from __future__ import annotations
@@ -19,7 +19,14 @@ TEXT_TOKENS, CHAIN_TOKENS, ROWS = 256, 24, 16
 
 
 def this_machine(model: ReasoningModel) -> Machine:
-    """What this machine does with `model`, by a trial of a few seconds."""
+    """Measure this machine with `model`, by a trial of a few seconds.
+
+    Args:
+        model: the model that will run.
+
+    Returns:
+        The machine, with its measured speeds.
+    """
     import torch
 
     began = time.monotonic()

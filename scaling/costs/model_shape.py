@@ -1,6 +1,6 @@
-"""The shape of a model by its configuration: parameters, cost of a token, size of the cache.
+"""The shape of a model by its configuration: parameters, cost per token, size of the cache.
 
-Nothing of the weights is read or made: parameters are counted on a model without storage.
+No weights are read or allocated: parameters are counted on a model without storage.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.model.checkpoint_files import locate
+from interp.model.gguf_file import is_gguf
 from interp.model.loading import config_of, load_config, refusing, without_storage
 from scaling.costs.flops import ModelCost
 
@@ -18,8 +19,15 @@ EXPECTED = "Expected a config.json, a folder that holds one, a Hub name, or 'tes
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What a configuration says of a model. weights: all parameters; kv: numbers a token leaves in
-    the key/value cache of all blocks; vocab: width of the logits."""
+    """The size of a model, according to its configuration.
+
+    Attributes:
+        name: where the configuration is from.
+        cost: FLOPs of its blocks and head.
+        weights: number of all parameters.
+        kv: numbers per token in the key/value cache of all blocks.
+        vocab: width of the logits V.
+    """
 
     name: str
     cost: ModelCost
@@ -29,14 +37,21 @@ class ModelShape:
 
     @property
     def n_blocks(self) -> int:
-        """Blocks of the model."""
+        """Number of blocks."""
         return len(self.cost.blocks)
 
     @classmethod
     def of(cls, source: str | Path | Any, trust_remote_code: bool = False) -> ModelShape:
-        """The shape of a model: a config.json, a folder with one, a Hub name, "testbed", or a
-        Hugging Face configuration. No weight is read; parameters are counted on a model without
-        storage."""
+        """The shape of a model. No weight is read.
+
+        Args:
+            source: a config.json, a folder with one, a Hub name, "testbed", or a Hugging Face
+                configuration.
+            trust_remote_code: whether the model's own code may run.
+
+        Returns:
+            The shape; parameters are counted on a model without storage.
+        """
         named = isinstance(source, (str, Path))
         config = read_config(str(source), trust_remote_code) if named else source
         name = str(source) if named else str(config.model_type)
@@ -55,10 +70,21 @@ class ModelShape:
 
 
 def read_config(source: str, trust_remote_code: bool = False) -> Any:
-    """A Hugging Face configuration from a config.json, a folder, a Hub name or "testbed"."""
+    """Read the Hugging Face configuration of a model.
+
+    Args:
+        source: a config.json, a folder with one, a Hub name or "testbed".
+        trust_remote_code: whether the model's own code may run.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: there is no usable configuration in `source`.
+    """
     path = Path(source).expanduser()
     file = path / "config.json" if path.is_dir() else path
     with refusing(f"No model configuration in {source!r}", EXPECTED):
-        if file.is_file() and not (path.is_dir() and trust_remote_code):
+        if file.is_file() and not is_gguf(file) and not (path.is_dir() and trust_remote_code):
             return config_of(file)
         return load_config(locate(source, weights=False), trust_remote_code)

@@ -12,9 +12,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from scaling.costs.estimate import WORKSPACE, Estimate, Line
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
-from scaling.costs.study_costs import WORKSPACE, Estimate, Line
 from testbed.training import Optimizers, Recipe, batches, build_model, documents, weighted_loss
 
 SAVE_EVERY = 50  # of `testbed.training.train`
@@ -25,9 +25,15 @@ STEPS = 3  # whose documents are counted
 def estimate_reasoner(
     recipe: Recipe, machine: Machine | None = None, *, stop_after: int | None = None
 ) -> Estimate:
-    """The cost of `testbed.training.train` on a named machine, or (None) by a step tried here.
+    """Estimate the cost of `testbed.training.train`.
 
-    stop_after: steps, where the training is to stop before its end.
+    Args:
+        recipe: the recipe of the reasoner.
+        machine: a named machine. None: measure one training step here.
+        stop_after: the step after which training stops early. Default: the end of the recipe.
+
+    Returns:
+        The estimate.
     """
     model: Any = build_model(recipe)
     shape = ModelShape.of(model.config)
@@ -48,8 +54,9 @@ def estimate_reasoner(
         seconds, looking, how = steps * flops / peak, looks * look / peak, machine.about
     width = recipe.width
     kept = recipe.micro_batch_tokens * recipe.blocks * (14 * width + 3 * recipe.feed_forward) * 4
-    trained = Line("training", 0, 0, steps * words, steps * words, steps * flops, seconds, seconds)
-    looked = Line("looks", 0, 0, 0, 0, looks * look, looking, looking)
+    training, looking_on = (steps * words, steps * flops, seconds), (0.0, looks * look, looking)
+    trained = Line.between("training", 0, 0, training, training)
+    looked = Line.between("looks", 0, 0, looking_on, looking_on)
     return Estimate(
         what=f"training a reasoner of {shape.weights / 1e6:.2f} M parameters, {steps} steps",
         lines=(trained, looked),
@@ -84,7 +91,7 @@ def _forward(shape: ModelShape, parts: list[Any]) -> float:
 
 
 def _held_out(recipe: Recipe) -> list[Any]:
-    """The micro-batches of a look, as `testbed.training.held_out_losses` makes them."""
+    """The micro-batches of one evaluation, as `testbed.training.held_out_losses` makes them."""
     import random
 
     from testbed.expert import write
@@ -99,7 +106,7 @@ def _held_out(recipe: Recipe) -> list[Any]:
 
 
 def _tried(model: Any, recipe: Recipe) -> tuple[float, str]:
-    """Seconds of a step here, the second of two."""
+    """Seconds per step, measured here on the second of two steps."""
     optimizers = Optimizers(model, recipe)
     model.train()
     seconds = 0.0

@@ -1,8 +1,9 @@
 """What it will cost to score blocks by criteria, as `prunescope score` and `prune` do.
 
 Two stages or three: the calibration chains, where the model has to write them; the passes of the
-criteria over the calibration (`scaling.costs.scoring_work`); and the chains that some criteria
-decode for their candidates. Lengths of chains are those of a trial, or a share of what they may be.
+criteria over the calibration, as each criterion states them in its own file (`pruning.cost`); and
+the chains that some criteria decode for their candidates. Lengths of chains are those of a trial,
+or a share of what they may be.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scaling.costs.decode_speed import pace_of, spread_lengths
+from pruning.cost import Cost, RepairJob, ScoringJob
+from scaling.costs.estimate import WORKSPACE, Estimate, Line
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
-from scaling.costs.scoring_work import work_of
-from scaling.costs.study_costs import WORKSPACE, Estimate, Line
-from scaling.costs.study_work import SHARE, parts_of, sized_benchmarks
+from scaling.costs.study_work import SHARE, Part, parts_of, sized_benchmarks
 from scaling.store.chain_row import LIKELIHOOD
 from scaling.study.defaults import CALIBRATION_PROBLEMS
 
@@ -29,10 +29,16 @@ STREAM_TOKENS = 4096  # of a batch, of which all blocks' streams are kept
 
 @dataclass(frozen=True)
 class CalibrationSize:
-    """How much is calibrated on: texts, and their tokens, prompts included.
+    """The size of a calibration set.
 
-    written: of the tokens, how many the model has to write first; at most `most`. chain: (prompt,
-    tokens) of a chain that a criterion decodes, and what it is at most; of written texts the same.
+    Attributes:
+        texts: number of texts.
+        tokens: tokens of all texts, prompts included.
+        written: those of the tokens that the model has to generate first, as expected.
+        most: the same if no chain ends early.
+        chain: (prompt tokens, generated tokens as expected, generated tokens at most) of one chain
+            that a criterion decodes, or of one calibration chain.
+        how: how the size was found, for the list of assumptions.
     """
 
     texts: int
@@ -43,27 +49,75 @@ class CalibrationSize:
     how: str = ""
 
 
-def own_calibration(
-    config: StudyConfig, n_blocks: int, share: float = SHARE, *, prompts_only: bool = False
-) -> CalibrationSize:
-    """The calibration of a study's settings: the model's chains on a few problems a benchmark.
+@dataclass(frozen=True)
+class PlannedRepair:
+    """A repair whose cost is estimated.
 
-    share: of the tokens that a chain may take, what it takes.
+    Attributes:
+        name: the repair's name.
+        removed: number of removed blocks.
+        cuts: number of runs of neighbouring blocks among them (at most, if a criterion has yet to
+            choose them).
+        reads: whether it gets texts; the result is then measured on them.
+        options: the repair's options.
     """
-    from scaling.study.variants import LONGEST_CALIBRATION
 
-    benches = sized_benchmarks(config)
+    name: str
+    removed: int
+    cuts: int
+    reads: bool
+    options: Mapping[str, Any]
+
+    def cost(self, n_blocks: int, texts: int) -> Cost:
+        """The cost of fitting the repair and of measuring its result.
+
+        Args:
+            n_blocks: number of blocks of the model.
+            texts: number of calibration texts.
+
+        Returns:
+            The cost per text.
+        """
+        from pruning.repairs import MEASURED, repairs
+
+        job = RepairJob(n_blocks, self.removed, self.cuts, max(1, texts))
+        own = repairs()[self.name].price(job, self.options)
+        return own + MEASURED if self.reads else own
+
+
+def own_calibration(
+    config: StudyConfig,
+    n_blocks: int,
+    share: float = SHARE,
+    *,
+    prompts_only: bool = False,
+    parts: Sequence[Part] | None = None,
+) -> CalibrationSize:
+    """The calibration set of a study: the model's own chains on a few problems per benchmark.
+
+    Args:
+        config: the settings of the study.
+        n_blocks: number of blocks of the model.
+        share: the part of the tokens allowed that a chain uses, in (0, 1].
+        prompts_only: whether only prompts are used, and no chain is generated.
+        parts: the requests of the study. Default: counted from `config`.
+
+    Returns:
+        The size of the calibration set.
+    """
     prompt = tokens = most = 0.0
     longest = answer = 0
-    parts = {p.benchmark: p for p in parts_of(config, benches, n_blocks) if p.budgets}
-    for name, part in parts.items():
+    if parts is None:
+        parts = parts_of(config, sized_benchmarks(config), n_blocks)
+    generated = {p.benchmark: p for p in parts if p.budgets}
+    for name, part in generated.items():
         load = config.workload(name)
         thinking = max(load.budgets) if part.thinks else 0
-        allowed = min(thinking, LONGEST_CALIBRATION) + load.answer
+        allowed = allowed_tokens(config, name, part.thinks)
         prompt += part.prompt
         tokens, most = tokens + share * allowed, most + allowed
         longest, answer = max(longest, thinking), max(answer, load.answer)
-    n, few = max(1, len(parts)), CALIBRATION_PROBLEMS
+    n, few = max(1, len(generated)), CALIBRATION_PROBLEMS
     written = 0.0 if prompts_only else few * tokens
     return CalibrationSize(
         texts=few * n,
@@ -71,15 +125,41 @@ def own_calibration(
         written=written,
         most=0.0 if prompts_only else few * most,
         chain=(prompt / n, share * (longest + answer), float(longest + answer)),
-        how=f"{few} spare problems of each of {', '.join(parts) or 'no benchmark'}; chains take "
-        f"{share:.0%} of the tokens they may",
+        how=f"{few} spare problems of each of {', '.join(generated) or 'no benchmark'}; chains "
+        f"take {share:.0%} of the tokens they may",
     )
 
 
+def allowed_tokens(config: StudyConfig, benchmark: str, thinks: bool) -> int:
+    """The largest number of tokens of a calibration chain.
+
+    Args:
+        config: the settings of the study.
+        benchmark: name of the benchmark.
+        thinks: whether its chains think.
+
+    Returns:
+        The number of tokens.
+    """
+    from scaling.study.variants import LONGEST_CALIBRATION
+
+    load = config.workload(benchmark)
+    return (min(max(load.budgets), LONGEST_CALIBRATION) if thinks else 0) + load.answer
+
+
 def tried_share(config: StudyConfig, engine: Engine, problems: int = 3) -> float:
-    """Of the tokens that calibration chains may take, what they take, by a few of them."""
+    """Measure the part of the tokens allowed that calibration chains use, on a few of them.
+
+    Args:
+        config: the settings of the study.
+        engine: the engine that generates.
+        problems: problems per benchmark.
+
+    Returns:
+        The share, at most 1.
+    """
     from scaling.study.problem_sets import gather
-    from scaling.study.variants import LONGEST_CALIBRATION, calibration_chains
+    from scaling.study.variants import calibration_chains
 
     benches, spare = gather(config)
     generated = [b for b in benches if b.scoring != LIKELIHOOD]
@@ -87,12 +167,102 @@ def tried_share(config: StudyConfig, engine: Engine, problems: int = 3) -> float
         return SHARE
     few = {b.name: (spare.get(b.name) or b.problems)[:problems] for b in generated}
     chains = calibration_chains(config, engine, generated, few)
-    allowed = 0
-    for bench in generated:
-        load = config.workload(bench.name)
-        thinking = min(max(load.budgets), LONGEST_CALIBRATION) if bench.thinking else 0
-        allowed += len(few[bench.name]) * (thinking + load.answer)
+    allowed = sum(len(few[b.name]) * allowed_tokens(config, b.name, b.thinking) for b in generated)
     return min(1.0, max(1, sum(c.n_tokens for c in chains)) / allowed)
+
+
+def cost_of_criteria(
+    criteria: Sequence[str],
+    n_blocks: int,
+    removals: int | None,
+    tokens: float,
+    texts: int,
+    options: Mapping[str, Any] | None = None,
+) -> Cost:
+    """The cost of several criteria together.
+
+    Args:
+        criteria: names of the criteria.
+        n_blocks: number of blocks of the model.
+        removals: removals of greedy criteria and searches. None: each criterion's own number.
+        tokens: tokens of the calibration set.
+        texts: number of texts of the calibration set.
+        options: criterion options that change the work, by name.
+
+    Returns:
+        The cost per text of the calibration set.
+    """
+    from pruning.criteria import criteria as known
+
+    job = ScoringJob(n_blocks, removals, max(1, round(tokens)), max(1, texts))
+    return sum((known()[name].price(job, options) for name in criteria), Cost())
+
+
+def flops_of(cost: Cost, shape: ModelShape, tokens: float, texts: int, chain: float = 0.0) -> float:
+    """FLOPs of a cost over a calibration set.
+
+    Args:
+        cost: the cost per text.
+        shape: the shape of the model.
+        tokens: tokens of all texts.
+        texts: number of texts.
+        chain: FLOPs of one decoded chain. Default: chains are not counted.
+
+    Returns:
+        The number of FLOPs.
+    """
+    each = max(1, round(tokens / max(1, texts)))
+    head = 2 * shape.cost.head * each
+    blocks = float(shape.cost.chain(1, each)) - head
+    return texts * (cost.passes * blocks + cost.readouts * head + cost.generations * chain)
+
+
+def scoring_lines(
+    shape: ModelShape,
+    criteria: Sequence[str],
+    calibration: CalibrationSize,
+    machine: Machine,
+    *,
+    removals: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    repair: PlannedRepair | None = None,
+) -> list[Line]:
+    """The stages of scoring: generating calibration chains, passes over them, candidates' chains.
+
+    Args:
+        shape: the shape of the model.
+        criteria: names of the criteria.
+        calibration: the size of the calibration set.
+        machine: the machine that runs it.
+        removals: removals of greedy criteria and searches. Default: each criterion's own number.
+        options: criterion options that change the work, by name.
+        repair: a repair fitted on the same calibration. Default: none.
+
+    Returns:
+        One line per stage.
+    """
+    from pruning.criteria import criteria as known
+
+    texts, (prompt, mean, most) = calibration.texts, calibration.chain
+    reading = [name for name in criteria if known()[name].needs_texts]
+    written = any("accept" not in known()[name].options for name in reading)
+    lines: list[Line] = []
+    if calibration.written and (written or (repair is not None and repair.reads)):
+        own = (calibration.written / texts, calibration.most / texts)
+        lines.append(Line.decoded("calibration", texts, *own, prompt, shape, machine))
+    tokens = max(1.0, calibration.tokens)
+    cost = cost_of_criteria(criteria, shape.n_blocks, removals, tokens, texts, options)
+    flops = flops_of(cost, shape, tokens, texts)
+    if criteria:
+        lines.append(Line.computed("scoring", flops, machine, tokens=tokens * cost.passes))
+    if cost.generations:
+        n = round(cost.generations * texts)
+        lines.append(Line.decoded("candidates' chains", n, mean, most, prompt, shape, machine))
+    if repair is not None:
+        mended = repair.cost(shape.n_blocks, texts)
+        flops = flops_of(mended, shape, tokens, texts)
+        lines.append(Line.computed("repair", flops, machine, tokens=tokens * mended.passes))
+    return lines
 
 
 def estimate_scoring(
@@ -103,63 +273,44 @@ def estimate_scoring(
     *,
     removals: int | None = None,
     options: Mapping[str, Any] | None = None,
+    repair: PlannedRepair | None = None,
 ) -> Estimate:
-    """The cost of scoring the blocks by these criteria.
+    """Estimate the cost of scoring the blocks by criteria.
 
-    removals: how many a criterion that goes step by step follows (None: its own number).
+    Args:
+        shape: the shape of the model.
+        criteria: names of the criteria.
+        calibration: the size of the calibration set.
+        machine: the machine that runs it.
+        removals: removals of greedy criteria and searches. Default: each criterion's own number.
+        options: criterion options that change the work, by name.
+        repair: a repair fitted on the same calibration. Default: none.
+
+    Returns:
+        The estimate.
     """
-    from pruning.criteria import criteria as known
-
-    texts = calibration.texts
-    needed = any(known()[name].needs_texts for name in criteria)
-    lines: list[Line] = []
-    graded = all("accept" in known()[name].options for name in criteria)
-    if needed and calibration.written and not graded:
-        lines.append(_decoded("calibration", texts, calibration.written / texts,
-                              calibration.most / texts, calibration, shape, machine))  # fmt: skip
     tokens = max(1.0, calibration.tokens)
-    work = work_of(criteria, shape.n_blocks, removals, tokens, texts, options)
-    flops = work.flops(shape, tokens, texts)
-    seconds = flops / (machine.flops * machine.efficiency)
-    passed = tokens * work.passes
-    lines.append(Line("scoring", 0, 0, passed, passed, flops, seconds, seconds))
-    if work.chains:
-        n = round(work.chains * texts)
-        lines.append(_decoded("candidates' chains", n, calibration.chain[1], calibration.chain[2],
-                              calibration, shape, machine))  # fmt: skip
+    lines = scoring_lines(
+        shape, criteria, calibration, machine, removals=removals, options=options, repair=repair
+    )
+    passed = sum(line.tokens for line in lines if not line.chains)
+    what = f"scoring the blocks of {shape.name} by {', '.join(dict.fromkeys(criteria))}"
+    if repair is not None:
+        what = f"{what}, and repairing" if criteria else f"repairing {shape.name}"
+        what = f"{what} by {repair.name}"
     width = shape.cost.head / shape.vocab
     kept = (shape.n_blocks + 1) * min(tokens, STREAM_TOKENS) * width * machine.number_bytes
-    said = [
-        machine.about,
-        f"calibrated on {texts} texts of {tokens:,.0f} tokens together"
-        + (f" ({calibration.how})" if calibration.how else ""),
-        f"{work.passes:.4g} forward passes over them (a backward pass counts as two); the tokens "
-        "of scoring are those that pass",
-    ]
-    if work.unpriced:
-        said.append(
-            f"the cost of {', '.join(work.unpriced)} is not stated in passes, and is left out"
-        )
-    said.append("loading the model is not counted")
     return Estimate(
-        what=f"scoring the blocks of {shape.name} by {', '.join(dict.fromkeys(criteria))}",
+        what=what,
         lines=tuple(lines),
         memory=shape.weights * machine.number_bytes + kept + WORKSPACE,
         disk=0.0,
-        assumptions=tuple(said),
+        assumptions=(
+            machine.about,
+            f"calibrated on {calibration.texts} texts of {tokens:,.0f} tokens together"
+            + (f" ({calibration.how})" if calibration.how else ""),
+            f"{passed / tokens:.4g} forward passes over them (a backward pass counts as two); the "
+            "tokens of scoring are those that pass",
+            "loading the model is not counted",
+        ),
     )
-
-
-def _decoded(
-    stage: str, n: int, mean: float, most: float, calibration: CalibrationSize, shape: ModelShape,
-    machine: Machine,
-) -> Line:  # fmt: skip
-    """n chains of `mean` tokens, at most `most`."""
-    prompt = max(1, round(calibration.chain[0]))
-    found = []
-    for each in (mean, max(mean, most)):
-        flops = n * float(shape.cost.chain(prompt, max(1, round(each))))
-        pace = pace_of(shape, machine, prompt + each / 2, prompt + max(mean, most))
-        found.append((n * each, flops, pace.seconds(spread_lengths(each, max(mean, most), n))))
-    (tokens, flops, seconds), (top, _, longest) = found
-    return Line(stage, n, n, tokens, top, flops, seconds, longest)

@@ -1,8 +1,8 @@
 """The work of a study, counted before it runs: requests that cost alike, with their budgets.
 
-Counted exactly, from the same cells that the study is cut into; no model is needed, and no plan:
-which blocks a method removes changes no count. How many tokens a request takes is not known before;
-`Part.tokens` says it for chains that take a given share of what they may.
+The count is exact, from the same cells that the study is cut into. It needs no model and no plan,
+because the choice of removed blocks changes no count. The tokens of a request are not known in
+advance; `Part.tokens` gives them for chains that use a given share of the tokens allowed.
 """
 
 from __future__ import annotations
@@ -24,24 +24,20 @@ SHARE = 0.5  # of the tokens allowed: what is assumed where nothing was measured
 CHARS_A_TOKEN = 4.0  # of English text under the tokenizers of today's models
 TEMPLATE_TOKENS = 40  # a chat template
 
-# Problems of the public sets and the mean characters of a question; of MMLU and GPQA the length
-# is assumed, AIME25's is AIME24's.
-PUBLIC = {
-    "aime24": (30, 368),
-    "aime25": (30, 368),
-    "gpqa_diamond": (198, 600),
-    "gsm8k": (1319, 240),
-    "math500": (500, 196),
-    "mmlu": (14042, 450),
-    "mmlu-generate": (14042, 450),
-}
-
 
 @dataclass(frozen=True)
 class Part:
-    """Requests that cost alike: of one benchmark, one kind of variant, one set of budgets.
+    """Requests that cost alike: one benchmark, one kind of variant, one set of budgets.
 
-    prompt: tokens of a prompt, on average. chains: rows that come of all requests together.
+    Attributes:
+        benchmark: name of the benchmark.
+        kind: "dense", "plan" or "block".
+        removed: number of removed blocks.
+        budgets: the budgets; empty if choices are scored by their likelihood.
+        requests: number of requests.
+        chains: rows of all requests together.
+        prompt: mean tokens of a prompt.
+        thinks: whether the chains think.
     """
 
     benchmark: str
@@ -66,12 +62,16 @@ class Part:
 
     @property
     def answers(self) -> int:
-        """Answer tokens of a request at most: one answer a budget."""
+        """Answer tokens of a request at most: one answer per budget."""
         return sum(b.answer for b in self.budgets)
 
+    @property
+    def longest(self) -> float:
+        """Tokens of a row at most: prompt, thinking and one answer."""
+        return self.prompt + self.cap + max((b.answer for b in self.budgets), default=0)
+
     def thinking(self, share: float) -> float:
-        """Thinking tokens of a request whose chains take `share` of what is left, at each "wait"
-        again."""
+        """Thinking tokens of a request; at each "wait" chains take `share` of what is left."""
         if not self.thinks:
             return 0.0
         return max(
@@ -89,7 +89,16 @@ class Part:
 
 
 def parts_of(config: StudyConfig, benchmarks: Sequence[Benchmark], n_blocks: int) -> list[Part]:
-    """The requests of a study, counted by what they cost. No model is needed, and no plan."""
+    """Count the requests of a study, grouped by what they cost. It needs no model and no plan.
+
+    Args:
+        config: the settings of the study.
+        benchmarks: the benchmarks, with their problems.
+        n_blocks: number of blocks of the model.
+
+    Returns:
+        One part per benchmark, kind of variant, number of removed blocks and set of budgets.
+    """
     kinds: dict[str, tuple[str, str]] = {"dense": ("dense", "")}
     removed = {"dense": 0}
     for method in config.methods:
@@ -131,6 +140,14 @@ def _order(budget: Budget) -> tuple[int, int]:
     return budget.waits, budget.thinking
 
 
+def typical_size(name: str) -> tuple[int, int] | None:
+    """(problems, mean characters of a question) of a public benchmark, where it states them."""
+    from scaling.benchmarks import benchmarks
+
+    entry = benchmarks().get(name.partition(":")[0])
+    return None if entry is None else entry.typical
+
+
 def sized_benchmarks(config: StudyConfig) -> list[Benchmark]:
     """The study's benchmarks, those of the Hub as stand-ins of the right size.
 
@@ -143,10 +160,11 @@ def sized_benchmarks(config: StudyConfig) -> list[Benchmark]:
     for name in config.benchmark_names:
         limit = config.workload(name).problems
         entry = benchmarks().get(name.partition(":")[0])
-        if name in config.data or entry is None or entry.make is not None or name not in PUBLIC:
+        size = typical_size(name)
+        if name in config.data or entry is None or size is None:
             found.append(load_benchmark(name, config.data.get(name), limit, config.seed))
             continue
-        n, chars = PUBLIC[name]
+        n, chars = size
         choices = ("A", "B", "C", "D") if entry.scoring == LIKELIHOOD else ()
         problems = tuple(
             Problem(str(i), f"{i} ".ljust(chars, "x"), "A", choices) for i in range(min(n, limit))

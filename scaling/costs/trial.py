@@ -1,21 +1,16 @@
-"""A trial: a small study of the same shape, run in a folder that is thrown away, and measured.
+"""A trial: a small study of the same shape, run in a temporary folder and measured.
 
-It has the study's benchmarks, budgets, samples and single blocks, on a few problems each; removals
-are drawn at random, since which blocks a criterion will choose is not known before it has scored.
-What is read from it:
+It has the study's benchmarks, budgets, samples and single blocks, on a few problems each. Removals
+are drawn at random, because no criterion has chosen blocks yet. It measures:
 
-| measure | how |
-|---|---|
-| share | tokens decoded over tokens allowed, by benchmark, kind of variant and budgets |
-| pace | a pass over n rows takes a + b n seconds, see below |
-| likelihood | seconds a problem and variant |
-| one pass | Block Influence on the calibration chains, for the criteria that need more passes |
-
-One chain decoded alone gives a + b, and all the trial's decoding a P + b T: T tokens in P passes,
-with P by list scheduling of the requests on the rows.
+- share: tokens decoded over tokens allowed, by benchmark, kind of variant and budgets.
+- pace: a pass over n rows takes a + b n seconds. One chain decoded alone gives a + b, and all the
+  decoding of the trial a P + b T: T tokens in P passes, with P by list scheduling of the requests.
+- likelihood: seconds per problem and variant.
+- one pass: Block Influence on the calibration chains, for the criteria that need more passes.
 
 Grading, diagnosis and the store are in b, as they are in the study. Random removals harm more than
-chosen ones and loop more, so tokens come out rather too many.
+chosen ones and loop more, so the estimate of tokens is rather too high.
 """
 
 from __future__ import annotations
@@ -32,15 +27,15 @@ import numpy as np
 
 from interp.chains.chain import Budget
 from scaling.costs.decode_speed import Pace, makespan, spread_lengths
+from scaling.costs.estimate import Estimate, Line, Spent
 from scaling.costs.model_shape import ModelShape
+from scaling.costs.scoring_costs import cost_of_criteria, flops_of, own_calibration
 from scaling.costs.study_costs import (
     ROW_BYTES,
-    WORKSPACE,
-    Estimate,
-    Line,
-    calibration_tokens,
-    scoring_work,
-    unpriced,
+    decoding,
+    likelihood_flops,
+    memory_of,
+    most_removed,
 )
 from scaling.costs.study_work import Part, parts_of
 from scaling.engines.engine import Engine
@@ -48,7 +43,6 @@ from scaling.problem import Benchmark
 from scaling.store.chain_row import LIKELIHOOD
 from scaling.store.study_store import FILE, Store
 from scaling.study.config import StudyConfig
-from scaling.study.defaults import CALIBRATION_PROBLEMS
 from scaling.study.problem_sets import gather
 from scaling.study.study_progress import Event
 from scaling.study.variants import INFLUENCE, scored
@@ -59,11 +53,18 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Trial:
-    """What a small study measured. shares: by `Part.key`, and by shorter beginnings of it.
+    """What a small study measured.
 
-    stages: seconds by stage. likelihood: seconds a problem and variant, by benchmark. one_pass:
-    seconds of a forward pass over the calibration chains. row_bytes: of a chain in the
-    store, by benchmark.
+    Attributes:
+        shares: tokens decoded over tokens allowed, by `Part.key` and its prefixes.
+        pace: how long a decoding pass takes.
+        stages: seconds per stage.
+        likelihood: seconds per problem and variant, by benchmark.
+        one_pass: seconds of a forward pass over the calibration chains.
+        row_bytes: bytes per chain in the store, by benchmark.
+        chains: number of chains of the trial.
+        seconds: duration of the trial.
+        prompts: mean tokens of a prompt, by benchmark.
     """
 
     shares: Mapping[tuple[Any, ...], float]
@@ -77,7 +78,14 @@ class Trial:
     prompts: Mapping[str, float]
 
     def share(self, part: Part) -> float:
-        """Of the tokens a part may spend, what such requests did spend."""
+        """The part of the tokens allowed that requests like these used.
+
+        Args:
+            part: the requests.
+
+        Returns:
+            The share of the longest prefix of `part.key` that was measured.
+        """
         for n in range(len(part.key), 0, -1):
             if part.key[:n] in self.shares:
                 return self.shares[part.key[:n]]
@@ -104,7 +112,16 @@ class _Watched:
 
 
 def trial_config(config: StudyConfig, problems: int, out: Path) -> StudyConfig:
-    """The settings of the trial."""
+    """The settings of the trial.
+
+    Args:
+        config: the settings of the study.
+        problems: problems per benchmark; benchmarks that score choices by likelihood take 64.
+        out: the folder of the trial.
+
+    Returns:
+        The settings; removals are drawn at random.
+    """
     from scaling.benchmarks import benchmarks
 
     limit = {}
@@ -123,7 +140,17 @@ def run_trial(
     problems: int = PROBLEMS,
     on_event: OnEvent | None = None,
 ) -> Trial:
-    """Run the trial on `engine`."""
+    """Run the trial on an engine.
+
+    Args:
+        config: the settings of the study.
+        engine: the engine to measure.
+        problems: problems per benchmark; benchmarks that score choices by likelihood take 64.
+        on_event: called with every event of the trial's progress.
+
+    Returns:
+        The measurements.
+    """
     from scaling.study.runner import run_study
 
     began = time.monotonic()
@@ -225,7 +252,7 @@ def _shares(requests: Sequence[_Request]) -> dict[tuple[Any, ...], float]:
 
 
 def _alone(config: StudyConfig, engine: Engine) -> float:
-    """Seconds a token of one dense chain decoded alone; 0 where nothing is generated."""
+    """Seconds per token of one dense chain decoded alone; 0 if nothing is generated."""
     from interp.decoding.request import Request
 
     benches, _ = gather(config)
@@ -235,7 +262,8 @@ def _alone(config: StudyConfig, engine: Engine) -> float:
     bench = generated[-1]
     load = config.workload(bench.name)
     ids = tuple(engine.prompt_ids(bench.prompt(bench.problems[0]), thinking=bench.thinking))
-    request = Request("trial/alone", ids, budgets=(Budget(max(load.budgets), load.answer),))
+    budget = Budget(max(load.budgets), load.answer)
+    request = Request("trial/alone", ids, budgets=(budget,), answering=not bench.thinking)
     began = time.monotonic()
     chains = list(engine.decode([request], sampling=config.sampling(), stop_on_loop=True))
     return (time.monotonic() - began) / max(1, sum(c.n_tokens for c in chains))
@@ -253,7 +281,7 @@ def _rows_at_once(engine: Engine) -> int:
 
 
 def _pace(requests: Sequence[_Request], seconds: float, one: float, rows: int) -> Pace:
-    """a and b of a pass over n rows, from a chain alone (a + b) and the whole (a P + b T)."""
+    """A and b of a pass over n rows, from a chain alone (a + b) and the whole (a P + b T)."""
     passes = tokens = 0.0
     by_benchmark: dict[str, list[_Request]] = defaultdict(list)
     for r in requests:
@@ -280,7 +308,17 @@ def estimate_here(
     problems: int = PROBLEMS,
     on_event: OnEvent | None = None,
 ) -> Estimate:
-    """The cost of a study on this machine, from a trial with its own model."""
+    """Estimate the cost of a study on this machine, from a trial with its own model.
+
+    Args:
+        config: the settings of the study.
+        engine: the engine, with the study's model.
+        problems: problems per benchmark; benchmarks that score choices by likelihood take 64.
+        on_event: called with every event of the trial's progress.
+
+    Returns:
+        The estimate.
+    """
     shape = ModelShape.of(engine.model.hf.config)
     benches, _ = gather(config)
     trial = run_trial(config, engine, problems=problems, on_event=on_event)
@@ -291,14 +329,13 @@ def estimate_here(
     lines = [_scoring(config, shape, trial, parts)] if scored(config) else []
     lines += [_stage(b, [p for p in parts if p.benchmark == b.name], shape, trial) for b in benches]
     number = int(getattr(engine.model.dtype, "itemsize", 4))
-    longest = max(p.prompt + p.cap + max((b.answer for b in p.budgets), default=0) for p in parts)
+    longest = max(p.longest for p in parts)
     requests = max(sum(p.requests for p in parts if p.benchmark == b.name) for b in benches)
     rows = min(trial.pace.rows, requests)
-    memory = (shape.weights + rows * shape.kv * longest) * number + rows * shape.vocab * 4
     return Estimate(
         what=f"the study of {config.model} ({shape.weights / 1e9:.3g} G parameters)",
         lines=tuple(lines),
-        memory=memory + WORKSPACE,
+        memory=memory_of(shape, rows, longest, number),
         disk=sum(trial.row_bytes.get(p.benchmark, ROW_BYTES) * p.chains for p in parts),
         assumptions=(
             f"measured here by a trial of {trial.chains:,} chains in {trial.seconds:.0f} s, "
@@ -308,7 +345,6 @@ def estimate_here(
             "chains of removals as long as those of random ones in the trial (at most: all that "
             "the budgets allow)",
             "loading the model and the report are not counted",
-            *unpriced(scoring_work(config, shape.n_blocks)),
         ),
     )
 
@@ -316,38 +352,30 @@ def estimate_here(
 def _stage(bench: Benchmark, parts: Sequence[Part], shape: ModelShape, trial: Trial) -> Line:
     requests, chains = sum(p.requests for p in parts), sum(p.chains for p in parts)
     if bench.scoring == LIKELIHOOD:
-        flops = float(sum(p.requests * shape.cost.chain(max(1, round(p.prompt)), 1) for p in parts))
         seconds = trial.likelihood.get(bench.name, 0.0) * requests
-        return Line(bench.name, requests, chains, 0, 0, flops, seconds, seconds)
-    found = []
+        spent = (0.0, likelihood_flops(shape, parts), seconds)
+        return Line.between(bench.name, requests, chains, spent, spent)
+    found: list[Spent] = []
     for full in (False, True):
-        tokens, flops, lengths, extra = 0.0, 0.0, [], 0.0
-        for p in parts:
-            share = 1.0 if full else trial.share(p)
-            each = share * (p.cap + p.answers)
-            tokens += p.requests * each
-            flops += p.requests * float(
-                shape.cost.chain(max(1, round(p.prompt)), max(1, round(each)))
-            )
-            # A request's answers are decoded side by side once its slot's thinking is over.
-            alone = share * (p.cap + p.answers / max(1, len(p.budgets)))
-            lengths.append(spread_lengths(alone, p.cap + p.answers, p.requests))
-            extra += p.requests * (each - alone)
-        every = np.concatenate(lengths)
-        seconds = trial.pace.seconds(every) + trial.pace.each * extra
+        shares = {p: 1.0 if full else trial.share(p) for p in parts}
+        tokens, flops = decoding(shape, parts, lambda p, s=shares: s[p] * (p.cap + p.answers))
+        # A request's answers are decoded side by side once its slot's thinking is over.
+        alone = {p: shares[p] * (p.cap + p.answers / max(1, len(p.budgets))) for p in parts}
+        lengths = [spread_lengths(alone[p], p.cap + p.answers, p.requests) for p in parts]
+        extra = tokens - sum(p.requests * alone[p] for p in parts)
+        seconds = trial.pace.seconds(np.concatenate(lengths)) + trial.pace.each * extra
         found.append((tokens, flops, seconds))
-    (tokens, flops, seconds), (most, _, most_seconds) = found
-    return Line(bench.name, requests, chains, tokens, most, flops, seconds, most_seconds)
+    return Line.between(bench.name, requests, chains, *found)
 
 
 def _scoring(config: StudyConfig, shape: ModelShape, trial: Trial, parts: Sequence[Part]) -> Line:
     """The calibration stage as it was in the trial, and the passes of criteria not tried."""
-    tokens = calibration_tokens(config, parts, trial.shares[()])
-    texts = CALIBRATION_PROBLEMS * max(1, len({p.benchmark for p in parts if p.budgets}))
+    calibration = own_calibration(config, shape.n_blocks, trial.shares[()], parts=parts)
+    tokens, texts = calibration.tokens, calibration.texts
     chain = float(shape.cost.chain(1, max(1, round(tokens / texts))))
-    work = scoring_work(config, shape.n_blocks, tokens, texts)
-    decoding = trial.stages.get("calibration", 0.0)
-    seconds = decoding * (1 + work.chains) + max(0.0, work.passes - 1) * trial.one_pass
-    flops = texts * chain + work.flops(shape, tokens, texts, chain)
-    every = tokens * (1 + work.chains)
-    return Line("calibration", 0, 0, every, every, flops, seconds, seconds)
+    cost = cost_of_criteria(scored(config), shape.n_blocks, most_removed(config), tokens, texts)
+    seconds = trial.stages.get("calibration", 0.0) * (1 + cost.generations)
+    seconds += max(0.0, cost.passes - 1) * trial.one_pass
+    flops = texts * chain + flops_of(cost, shape, tokens, texts, chain)
+    spent = (tokens * (1 + cost.generations), flops, seconds)
+    return Line.between("calibration", 0, 0, spent, spent)

@@ -2,8 +2,8 @@
 
 The thinking of the largest budget is requested first. Where a budget is spent, or an end of
 thinking is to be replaced by "wait", the engine's own tokens are appended to the prefix and the
-server continues from there. The same `SequenceState` as in the local decoder decides at each token, so
-budgets, waits, forks, forced ends and early ends of loops mean the same.
+server continues from there. The same `SequenceState` as in the local decoder decides at each
+token, so budgets, waits, forks, forced ends and early ends of loops mean the same.
 
 Long generations are requested in pieces that end at fixed token counts. A server restart then costs
 at most one piece, a loop is found before the whole budget is spent, and a chain at a small budget
@@ -29,8 +29,10 @@ from interp.decoding.sequence import (
     SlotRecord,
     Task,
     finish_answer,
+    finish_plain,
     finish_without_answer,
 )
+from interp.decoding.thinking_marks import ThinkingMarks
 from interp.model.delimiters import DelimiterIds
 from scaling.engines.dialects import Ask, Said
 
@@ -91,7 +93,8 @@ class Walk:
 
     Attributes:
         request: the request.
-        delimiter_ids: token ids of the thinking delimiters.
+        delimiter_ids: token ids of the thinking format.
+        marks: finds the end of thinking.
         stop_ids: token ids that end a sequence.
         max_positions: positions that the server has.
         layer_map: dense index of each block of the served model.
@@ -103,6 +106,7 @@ class Walk:
 
     request: Request
     delimiter_ids: DelimiterIds
+    marks: ThinkingMarks
     stop_ids: tuple[int, ...]
     max_positions: int
     layer_map: tuple[int, ...]
@@ -172,12 +176,13 @@ class Walk:
                 how = "looped"
             else:
                 return None
-            return finish_answer(row, self.made.record(), count, how, self.layer_map)
-        if self._closed(count):
-            n = count - len(self.delimiter_ids.think_end)
-            here = row.thinking_ended(n)
+            return finish_answer(row, self.made.record(), count, how, self.layer_map, self.marks)
+        if (n := self._thinking_before(count)) is not None:
+            here = row.thinking_ended(n, count)
+            if row.ids.plain:  # the answer is inside
+                return finish_plain(row, self.made.record(), count, n, here, self.layer_map)
             if here and count < row.max_tokens:
-                row.answer_here(n, here)
+                row.answer_here(n, count, here)
                 return None
             return self._unanswered(count, n, here, "positions", "end")
         if stopped:  # the model ended everything inside its thinking
@@ -191,11 +196,14 @@ class Walk:
             return []
         return None
 
-    def _closed(self, count: int) -> bool:
-        """Whether the model's own last tokens close its thinking."""
-        ends = self.delimiter_ids.think_end
-        own = count - len(ends) >= self.row.task.start
-        return own and tuple(self.made.tokens[-len(ends) :]) == ends
+    def _thinking_before(self, count: int) -> int | None:
+        """Tokens before an end of thinking that the model's last token completes, or None."""
+        start = self.row.task.start
+        own = np.array(self.made.tokens[start:count], dtype=np.int64)
+        if not len(own) or not self.marks.may_end(own[-1:])[0]:
+            return None
+        found = self.marks.before_end(own)
+        return None if found is None else start + found
 
     def _loops(self, begin: int, count: int) -> bool:
         if not self.stop_on_loop or count % LOOP_EVERY:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.decoding.sampling import Sampling
+from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import NonFiniteError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from scaling.engines.endpoint import Endpoint, EndpointError, Retry
@@ -120,6 +121,10 @@ class TokenDialect:
     def __init__(self, kind: Kind, served: str, model: ReasoningModel) -> None:
         self.kind: Kind = kind
         self.served, self.model = served, model
+        # Threads must not share this fast tokenizer with the grader.
+        reader = copy.copy(model)
+        reader.tokenizer = copy.deepcopy(model.tokenizer)
+        self.marks = ThinkingMarks(reader)
 
     def body(self, ask: Ask) -> dict[str, Any]:
         """The JSON body of a request; the end of thinking stops it like an end of sequence."""
@@ -146,7 +151,7 @@ class TokenDialect:
         if len(ask.ends) == 1:
             body["stop_token_ids"] += list(ask.ends)
         elif ask.ends:
-            body["stop"] = [self.model.delimiters.think_end]
+            body["stop"] = [self.model.delimiters.think_end.strip()]
             body["no_stop_trim" if self.kind == "sglang" else "include_stop_str_in_output"] = True
         return body
 
@@ -177,10 +182,13 @@ class TokenDialect:
 
     def _ended(self, choice: dict[str, Any], ids: list[int], ask: Ask) -> list[int]:
         """Add the token that ended the completion, where the server leaves it out."""
-        if ids and (ids[-1] in self.model.stop_ids or _closes(ids, ask.ends)):
+        if ids and ids[-1] in self.model.stop_ids:
+            return ids
+        if ask.ends and self.marks.before_end(np.asarray(ids, np.int64)) is not None:
             return ids
         why = choice.get("stop_reason", choice.get("matched_stop"))
-        if ask.ends and (why == self.model.delimiters.think_end or [why] == list(ask.ends)):
+        text = self.model.delimiters.think_end.strip()
+        if ask.ends and (why == text or [why] == list(ask.ends)):
             return ids + list(ask.ends)
         if isinstance(why, int) and why in self.model.stop_ids:
             return [*ids, why]
@@ -241,7 +249,7 @@ class TextDialect:
             "seed": ask.seed,
         }
         if len(ask.ends) > 1:
-            body["stop"] = [model.delimiters.think_end]
+            body["stop"] = [model.delimiters.think_end.strip()]
         return body
 
     def read(self, ask: Ask, reply: dict[str, Any]) -> Said:

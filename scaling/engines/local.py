@@ -45,6 +45,11 @@ class LocalEngine:
         """Dense index of each block."""
         return tuple(self.model.layer_map)
 
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The GGUF file that the weights come from; else empty."""
+        return self.model.provenance
+
     def fingerprint(self) -> str:
         """Identity of weights and configuration."""
         return self.model.fingerprint()

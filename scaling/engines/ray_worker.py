@@ -23,6 +23,7 @@ from scaling.engines.engine import Engine
 if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
+    from interp.model.delimiters import FormatChoice
 
 BATCH_CHAINS, BATCH_SECONDS = 32, 1.0  # chains are sent together, this many or this often
 PIECES_A_WORKER = 4  # most pieces per worker: a lost one costs little, the last end together
@@ -201,12 +202,15 @@ class TextReader(Protocol):
         ...
 
 
-def load_local(source: str, trust_remote_code: bool = False) -> Engine:
+def load_local(
+    source: str, trust_remote_code: bool = False, thinking_format: FormatChoice | None = None
+) -> Engine:
     """Load the local engine that a worker of the command line holds.
 
     Args:
         source: "testbed", a folder or a Hub name.
         trust_remote_code: whether the checkpoint's own code may run.
+        thinking_format: the thinking format; None takes the model's own.
 
     Returns:
         The engine.
@@ -214,4 +218,7 @@ def load_local(source: str, trust_remote_code: bool = False) -> Engine:
     from interp.model.reasoning_model import ReasoningModel
     from scaling.engines.local import LocalEngine
 
-    return LocalEngine(ReasoningModel.load(source, trust_remote_code=trust_remote_code))
+    model = ReasoningModel.load(
+        source, delimiters=thinking_format, trust_remote_code=trust_remote_code
+    )
+    return LocalEngine(model)

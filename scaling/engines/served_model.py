@@ -15,7 +15,7 @@ from interp.model.loading import load_bare, refusing
 from interp.model.reasoning_model import ReasoningModel
 
 if TYPE_CHECKING:
-    from interp.model.delimiters import Delimiters
+    from interp.model.delimiters import Delimiters, FormatChoice
 
 __all__ = ["identity", "weightless"]
 
@@ -23,7 +23,7 @@ __all__ = ["identity", "weightless"]
 def weightless(
     source: str | Path,
     *,
-    delimiters: Delimiters | None = None,
+    delimiters: Delimiters | FormatChoice | None = None,
     trust_remote_code: bool = False,
 ) -> ReasoningModel:
     """Build the model at `source` without its weights.
@@ -33,7 +33,7 @@ def weightless(
 
     Args:
         source: "testbed", a folder or a Hub name.
-        delimiters: thinking delimiters; None detects them.
+        delimiters: the thinking format; None finds the model's own.
         trust_remote_code: whether the checkpoint's own code may run.
 
     Returns:

@@ -16,6 +16,7 @@ entropies. See docs/serving.md.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -28,6 +29,7 @@ from jaxtyping import Float
 from interp.chains.chain import Chain
 from interp.decoding.request import Request, check
 from interp.decoding.sampling import Sampling
+from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import NonFiniteError, UserError
 from scaling.engines.budget_walk import PIECE, Walk
 from scaling.engines.dialects import Ask, Kind, Said, recognise
@@ -37,7 +39,7 @@ from scaling.engines.threads import spread
 
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
-    from interp.model.delimiters import Delimiters
+    from interp.model.delimiters import Delimiters, FormatChoice
     from pruning.scores import Scores
 
 __all__ = ["ServerEngine"]
@@ -59,7 +61,7 @@ class ServerEngine:
         retry: how long to wait for a server that is down or busy.
         piece: most tokens per request to the server.
         key_env: environment variable with the server's key, where it needs one.
-        delimiters: thinking delimiters; None detects them.
+        delimiters: the thinking format; None finds the model's own.
         trust_remote_code: whether the checkpoint's own code may run (tokenizer and configuration).
     """
 
@@ -74,7 +76,7 @@ class ServerEngine:
         retry: Retry = PATIENCE,
         piece: int = PIECE,
         key_env: str | None = "VLLM_API_KEY",
-        delimiters: Delimiters | None = None,
+        delimiters: Delimiters | FormatChoice | None = None,
         trust_remote_code: bool = False,
     ) -> None:
         for name, value in (("concurrency", concurrency), ("piece", piece)):
@@ -95,6 +97,11 @@ class ServerEngine:
                 f"concurrency={concurrency}: {self.kind} serve answers one request after another "
                 f"and has one seed for all, so requests go one at a time; leave the option out."
             )
+        reader = copy.copy(
+            self.model
+        )  # threads must not share a tokenizer with the one that grades
+        reader.tokenizer = copy.deepcopy(self.model.tokenizer)
+        self._marks = ThinkingMarks(reader)
         self.concurrency = concurrency or (SIDE_BY_SIDE if self._dialect.parallel else 1)
         self.piece = piece
         window = listed.get(self.served)
@@ -160,6 +167,7 @@ class ServerEngine:
             return Walk(
                 request,
                 self.model.delimiter_ids,
+                self._marks,
                 self.model.stop_ids,
                 self.max_positions,
                 self.layer_map,

@@ -12,21 +12,19 @@ thinking counts as no answer.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
-from interp.chains.chain import Chain
-from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.chains.chain import Chain, answer_texts
+from interp.errors import NonFiniteError
+from interp.plumbing.registry import Registry
 from scaling.problem import Benchmark, Problem
 
-__all__ = ["Grader", "Outcome", "Verdict", "get_grader", "grade", "grade_likelihood"]
+__all__ = ["Grader", "Outcome", "Verdict", "acceptance", "get_grader", "grade", "grade_likelihood"]
 __all__ += ["grade_text", "grader", "graders"]
 
 Outcome = Literal["correct", "wrong", "no answer"]
@@ -105,48 +103,35 @@ class Grader:
 
 
 G = TypeVar("G", bound=Grader)
-_graders: dict[str, Grader] = {}
+REGISTRY = Registry[Grader]("grader", __name__, entry_points="prunescope.graders")
 
 
 def grader(name: str) -> Callable[[type[G]], type[G]]:
     """Register a `Grader` class under `name` (a class decorator)."""
 
-    def add(cls: type[G]) -> type[G]:
-        if name in _graders:
-            raise ValueError(f"two graders are called {name!r}")
-        _graders[name] = cls()
-        _graders[name].name = name
-        return cls
+    def build(cls: type[G]) -> Grader:
+        made = cls()
+        made.name = name
+        return made
 
-    return add
-
-
-@cache
-def _discover() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        if not module.name.startswith("_"):
-            importlib.import_module(f"{__name__}.{module.name}")
+    return REGISTRY.register(name, build)
 
 
 def graders() -> Mapping[str, Grader]:
-    """All registered graders by name."""
-    _discover()
-    return dict(sorted(_graders.items()))
+    """Every grader by name."""
+    return REGISTRY.entries()
 
 
 def get_grader(name: str) -> Grader:
-    """The grader called `name`; UserError with the nearest name if there is none."""
-    known = graders()
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "grader"))
-    return known[name]
+    """The grader `name`; UserError with the nearest name if there is none."""
+    return REGISTRY.get(name)
 
 
 @runtime_checkable
 class TextModel(Protocol):
     """The part of a model that grading needs: token ids to text."""
 
-    def text(self, ids: list[int], skip_special: bool = True) -> str:
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Decode token ids to text.
 
         Args:
@@ -160,21 +145,23 @@ class TextModel(Protocol):
 
 
 def grade(benchmark: Benchmark, problem: Problem, chain: Chain, model: TextModel) -> Verdict:
-    """Judge the answer span of a chain.
+    """Judge a chain by the first of its `answer_texts` that announces an answer.
 
     Args:
         benchmark: names the grader.
         problem: the problem with its gold answer.
-        chain: the chain; without an answer span its outcome is "no answer".
+        chain: the chain; one without such a text has the outcome "no answer".
         model: decodes the token ids.
 
     Returns:
         The verdict.
     """
-    if chain.answer is None:
-        return NO_ANSWER
-    text = model.text(chain.answer_ids.tolist())
-    return grade_text(benchmark, problem, text, cut=chain.finish != "stop")
+    verdict = NO_ANSWER
+    for text in answer_texts(chain, model):
+        verdict = grade_text(benchmark, problem, text, cut=chain.finish != "stop")
+        if verdict.outcome != "no answer":
+            break
+    return verdict
 
 
 def grade_text(
@@ -280,3 +267,19 @@ def grade_likelihood(
     strict: Outcome = "correct" if chosen == problem.answer else "wrong"
     lenient: Outcome = "correct" if by_token == problem.answer else "wrong"
     return Verdict(strict, chosen, strict, lenient)
+
+
+def acceptance(asked: Sequence[tuple[Benchmark, Problem]]) -> Callable[[int, str], bool]:
+    """The graders' judgement of answers to these problems, for a criterion that grades (`accept`).
+
+    Args:
+        asked: problems with the benchmark that grades each.
+
+    Returns:
+        A function of a problem's place in `asked` and an answer: whether the answer is correct.
+    """
+
+    def accept(index: int, answer: str) -> bool:
+        return grade_text(*asked[index], answer).outcome == "correct"
+
+    return accept

@@ -16,7 +16,6 @@ of grading. docs/grading.md has the numbers.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections import Counter
@@ -25,7 +24,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import tyro
+
 from interp.errors import UserError
+from interp.plumbing.command_line import File, Lines, command, run_command
+from interp.statistics import cohen_kappa
 from scaling.grading import Verdict, get_grader, grade_text
 from scaling.grading._extract import last_announced, last_boxed, same_text
 from scaling.problem import Benchmark, Problem
@@ -144,7 +148,7 @@ def agreement(file: str | Path) -> LabelAgreement:
         UserError: the file cannot be read, or a record lacks a field.
     """
     n = strict = lenient = labelled = 0
-    both: Counter[tuple[bool, bool]] = Counter()
+    both = np.zeros((2, 2), dtype=np.int64)
     outcomes: Counter[str] = Counter()
     differ: list[Disagreement] = []
     for item in (item for record in read_file(file) for item in _solutions(record)):
@@ -156,7 +160,7 @@ def agreement(file: str | Path) -> LabelAgreement:
         n, labelled = n + 1, labelled + item.label
         strict += right == item.label
         lenient += (verdict.lenient_outcome == "correct") == item.label
-        both[right, item.label] += 1
+        both[int(right), int(item.label)] += 1
         outcomes[verdict.strict_outcome] += 1
         if right != item.label or (verdict.lenient_outcome == "correct") != item.label:
             differ.append(_disagreement(item, problem, verdict))
@@ -166,7 +170,7 @@ def agreement(file: str | Path) -> LabelAgreement:
         strict=strict,
         lenient=lenient,
         labelled_correct=labelled,
-        kappa=_kappa(both),
+        kappa=float(cohen_kappa(both)),
         outcomes={name: outcomes[name] for name in ("correct", "wrong", "no answer")},
         disagreements=tuple(differ),
     )
@@ -232,45 +236,33 @@ def _why(item: Labelled, verdict: Verdict, announced: str | None, extracted: str
     return "read the same, the label calls it unequal"
 
 
-def _kappa(both: Counter[tuple[bool, bool]]) -> float:
-    """Cohen's kappa of two binary raters; nan where chance agreement is already complete."""
-    n = sum(both.values())
-    mine = sum(v for (a, _), v in both.items() if a) / n
-    theirs = sum(v for (_, b), v in both.items() if b) / n
-    chance = mine * theirs + (1 - mine) * (1 - theirs)
-    agreed = (both[True, True] + both[False, False]) / n
-    return (agreed - chance) / (1 - chance) if chance < 1 else float("nan")
+@command
+class LabelAgreementCommand:
+    """How the graders agree with the labels of files of real solutions."""
+
+    files: tyro.conf.Positional[tuple[Path, ...]]
+    """JSONL with labelled solutions."""
+    csv: File = None
+    """Write every disagreement into this file."""
+
+    def run(self) -> Lines:
+        """Reads the files one after another; yields what each says."""
+        if not self.files:
+            raise UserError("Name at least one file of labelled solutions (JSONL).")
+        found = [agreement(file) for file in self.files]
+        for one in found:
+            yield from one.lines()
+        if self.csv:
+            import pandas as pd
+
+            frames = [one.to_frame().assign(file=one.file) for one in found]
+            pd.concat(frames).to_csv(self.csv, index=False)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line.
-
-    Args:
-        arguments: arguments; None takes those of the process.
-
-    Returns:
-        The exit code: 2 for a file that cannot be read, else 0.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m scaling.grading.label_agreement",
-        description="How the graders agree with the labels of files of real solutions.",
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="JSONL with labelled solutions")
-    parser.add_argument("--csv", type=Path, help="write every disagreement into this file")
-    given = parser.parse_args(arguments)
-    try:
-        found = [agreement(file) for file in given.files]
-    except UserError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    for one in found:
-        sys.stdout.write("\n".join(one.lines()) + "\n")
-    if given.csv:
-        import pandas as pd
-
-        frames = [one.to_frame().assign(file=one.file) for one in found]
-        pd.concat(frames).to_csv(given.csv, index=False)
-    return 0
+    """The command line; exit code 2 for a file that cannot be read."""
+    prog = "python -m scaling.grading.label_agreement"
+    return run_command(LabelAgreementCommand, prog, arguments)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ with the rule grader, `judge_study` runs both on a study's rows. The prompts are
 """
 
 from scaling.judging.judge_agreement import JudgeAgreement, agreement, kappa_interval
-from scaling.judging.judge_study import JudgedStudy, judge_study
+from scaling.judging.judge_study import JudgedStudy, judge_at, judge_study
 from scaling.judging.llm_judge import BehaviourCount, Item, Judge, Judgement
 from scaling.judging.verdict_cache import JudgeCache
 
@@ -19,6 +19,7 @@ __all__ = [
     "JudgedStudy",
     "Judgement",
     "agreement",
+    "judge_at",
     "judge_study",
     "kappa_interval",
 ]

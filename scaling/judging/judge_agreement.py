@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError
-from interp.statistics import Interval, mean_interval
+from interp.statistics import Interval, cohen_kappa, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,8 +110,6 @@ def agreement(
     Raises:
         UserError: lengths that differ, or no item with a verdict.
     """
-    from sklearn.metrics import cohen_kappa_score
-
     names = [str(i) for i in range(len(correct))] if problems is None else list(problems)
     if not len(correct) == len(judgements) == len(names):
         raise UserError(
@@ -135,12 +133,10 @@ def agreement(
         [[np.sum(rule & judged), np.sum(rule & ~judged)],
          [np.sum(~rule & judged), np.sum(~rule & ~judged)]]
     )  # fmt: skip
-    kappa = float("nan")
-    if len({*rule.tolist(), *judged.tolist()}) > 1:
-        kappa = float(cohen_kappa_score(rule, judged))
     by_problem: dict[str, list[float]] = {}
     for r, j, p in seen:
         by_problem.setdefault(p, []).append(float(r == j))
+    kappa = float(cohen_kappa(table))
     low, high = kappa_interval(table, n_effective=len(by_problem), level=level)
     method = "dirichlet" if len(by_problem) == len(seen) else "dirichlet, a problem one row"
     return JudgeAgreement(
@@ -178,17 +174,10 @@ def kappa_interval(
     total = int(table.sum())
     scale = 1.0 if n_effective is None or total == 0 else min(1.0, n_effective / total)
     drawn = np.random.default_rng(0).dirichlet(table.reshape(-1) * scale + 0.5, DRAWS)
-    kappa = _kappa(drawn)
+    kappa = cohen_kappa(drawn.reshape(-1, 2, 2))
     tail = (1 - level) / 2
     low, high = np.quantile(kappa, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _kappa(p: Float[np.ndarray, "draws 4"]) -> Float[np.ndarray, " draws"]:
-    agreed = p[:, 0] + p[:, 3]
-    rule, judge = p[:, 0] + p[:, 1], p[:, 0] + p[:, 2]
-    chance = rule * judge + (1 - rule) * (1 - judge)
-    return (agreed - chance) / (1 - chance)
 
 
 def _padded(rows: list[list[float]]) -> Float[np.ndarray, "P N"]:

@@ -17,12 +17,14 @@ from interp.errors import UserError, did_you_mean
 from scaling.judging.judge_agreement import JudgeAgreement, agreement
 from scaling.judging.llm_judge import Item, Judge
 from scaling.judging.prompts import KINDS
-from scaling.store.study_store import Store
+from scaling.store.chain_row import thinking_ids
+from scaling.store.study_store import FILE, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["AGREEMENT", "CACHE", "VERDICTS", "JudgedStudy", "judge_study", "questions_of"]
+__all__ = ["AGREEMENT", "CACHE", "VERDICTS", "JudgedStudy", "check_study", "judge_at"]
+__all__ += ["judge_study", "questions_of"]
 
 CACHE = "judge.sqlite"  # in the study's folder
 AGREEMENT, VERDICTS = "judge_agreement.csv", "judge_verdicts.csv"  # in its tables/
@@ -64,6 +66,83 @@ class JudgedStudy:
             frame.insert(0, "benchmark", name)
             parts.append(frame)
         return pd.concat(parts, ignore_index=True)
+
+    def write(self, folder: str | Path) -> Path:
+        """Writes verdicts and agreement into the tables of a study.
+
+        Args:
+            folder: the study's folder. An agreement of an earlier run is removed where this one
+                has none.
+
+        Returns:
+            The file of the verdicts.
+        """
+        tables = Path(folder) / "tables"
+        tables.mkdir(parents=True, exist_ok=True)
+        found = self.agreement_frame()
+        if len(found):
+            found.to_csv(tables / AGREEMENT, index=False)
+        else:
+            (tables / AGREEMENT).unlink(missing_ok=True)
+        self.rows.to_csv(tables / VERDICTS, index=False)
+        return tables / VERDICTS
+
+
+def check_study(folder: str | Path) -> None:
+    """Refuses a folder without a study, before anything else is done.
+
+    Args:
+        folder: where the study should be.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not (Path(folder) / FILE).is_file():
+        raise UserError(f"There is no study in {str(folder)!r}: expected a folder of one.")
+
+
+def judge_at(
+    folder: str | Path,
+    url: str,
+    model: str,
+    *,
+    cache: str | Path | None = None,
+    benchmarks: Sequence[str] = (),
+    limit: int | None = None,
+    behaviours: int = 0,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> JudgedStudy:
+    """Judges a study's rows by the model at an endpoint, which is asked for before any is read.
+
+    Args:
+        folder: the study's folder.
+        url: the endpoint.
+        model: name of the judging model there.
+        cache: file of answers; by default judge.sqlite in the study's folder.
+        benchmarks: only these.
+        limit: only the first problems of each.
+        behaviours: on how many chains the behaviours are counted.
+        trust_remote_code: whether the study's tokenizer may run the model's own code.
+        **options: further arguments of `Judge`.
+
+    Returns:
+        The verdicts.
+
+    Raises:
+        UserError: there is no study, or no such judge.
+    """
+    check_study(folder)
+    with Judge(url, model, cache=cache or Path(folder) / CACHE, **options) as judge:
+        judge.check()
+        return judge_study(
+            folder,
+            judge,
+            benchmarks=benchmarks,
+            limit=limit,
+            behaviours=behaviours,
+            trust_remote_code=trust_remote_code,
+        )
 
 
 def judge_study(
@@ -186,17 +265,13 @@ def questions_of(
     texts: list[str] = []
     if behaviours:
         read = text_of or _reader(model, trust_remote_code)
-        texts = [read(ids) for ids in map(_thinking, rows.head(behaviours).to_dict("records"))]
+        few = rows.head(behaviours).to_dict("records")
+        texts = [read(thinking_ids(row).tolist()) for row in few]
     asked = rows[rows["outcome"] != "no answer"]
     facts = [gold[b, p] for b, p in zip(asked["benchmark"], asked["problem"], strict=True)]
     answers = asked["extracted"].astype(str)
     items = [Item(q, g, a) for (q, g), a in zip(facts, answers, strict=True)]
     return JudgesWork(rows, asked, facts, items, texts)
-
-
-def _thinking(row: dict[Any, Any]) -> list[int]:
-    own = row["ids"][int(row["thinking_start"]) : int(row["thinking_stop"])]
-    return [int(i) for i in own]
 
 
 def _read(folder: str | Path) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple[str, str]], str]:

@@ -17,11 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from interp.errors import UserError
 from scaling.lm_eval.importer import OURS
-from scaling.store.chain_row import LIKELIHOOD
+from scaling.store.chain_row import LIKELIHOOD, answer_ids, thinking_ids
 from scaling.store.study_store import Store
 
 if TYPE_CHECKING:
@@ -138,17 +136,15 @@ class _Writing:
 
     def _text(self, row: Mapping[str, Any]) -> str:
         """Thinking, its end delimiter, and the answer; other tokens of the engine are left out."""
-        ids = row["ids"]
-        answered = row["answer_start"] == row["answer_start"]  # nan where there was none
-        thinking = self._part(ids, row["thinking_start"], row["thinking_stop"])
-        answer = self._part(ids, row["answer_start"], row["answer_stop"]) if answered else ""
+        ids = answer_ids(row)
+        answer = "" if ids is None else self.model.text(ids.tolist())
         if row["thinking_finish"] == "none":
             return answer
-        end = self.model.delimiters.think_end if answered else ""
-        return f"{thinking}{end}{answer}"
-
-    def _part(self, ids: np.ndarray, start: float, stop: float) -> str:
-        return self.model.text(ids[int(start) : int(stop)].tolist())
+        if self.model.delimiters.is_plain:  # with the sentence that asked for the answer
+            end = row["thinking_stop"] if ids is None else row["answer_stop"]
+            return self.model.text(row["ids"][: int(end)].tolist())
+        end = "" if ids is None else self.model.delimiters.think_end
+        return f"{self.model.text(thinking_ids(row).tolist())}{end}{answer}"
 
 
 def _json(line: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from scaling.records import Record, read_file
 from scaling.store.chain_row import LIKELIHOOD, ChainRow, chain_row, likelihood_row
 from scaling.store.study_store import Store
 from scaling.study.chain_diagnosis import Diagnoser
+from scaling.study.preflight import check_name
 
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
@@ -122,6 +123,24 @@ class Imported:
     differ: int
 
 
+def check_logs(files: Sequence[str | Path], benchmark: str) -> None:
+    """Refuses logs that are not there, before a model is looked at.
+
+    Args:
+        files: logs of one task.
+        benchmark: the task's name here.
+
+    Raises:
+        UserError: no log, one that is no file, or an unknown benchmark.
+    """
+    if not files:
+        raise UserError("Name at least one log: samples_TASK_DATE.jsonl.")
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"There is no file {str(file)!r}; expected a log of samples.")
+    check_name("benchmark", benchmark)
+
+
 def import_samples(
     files: Sequence[str | Path],
     out: str | Path,
@@ -149,6 +168,7 @@ def import_samples(
         UserError: a line that cannot be read (with file, line and field), or a folder with other
             problems or with these chains already.
     """
+    check_logs(files, benchmark)
     records = [record for file in files for record in read_file(file)]
     documents = _documents(records)
     bench = _benchmark(benchmark, list(documents.values()))
@@ -301,9 +321,11 @@ class _Reading:
     ) -> Chain:
         """A response as a chain: thinking up to its end delimiter, then the answer."""
         words, ends = self.model.delimiters, self.model.delimiter_ids
-        opened = document.prompt.rstrip().endswith(words.think_start)
-        before, closed, after = text.partition(words.think_end)
-        thinks = bool(closed) or opened or words.think_start in text
+        before, closed, after, thinks = text, "", text, False
+        if not words.is_plain:
+            opened = document.prompt.rstrip().endswith(words.think_start)
+            before, closed, after = text.partition(words.think_end)
+            thinks = bool(closed) or opened or words.think_start in text
         thought = before.replace(words.think_start, "", 1) if thinks else ""
         thinking = self.model.encode(thought)
         middle = list(ends.think_end) if closed else []

@@ -11,17 +11,23 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Budget, Chain, Span
 from scaling.grading import Verdict
 from scaling.problem import Problem
 
-LIKELIHOOD = "likelihood"  # label of the budget where nothing is generated
+if TYPE_CHECKING:
+    import pandas as pd
+
+    Stored = Mapping[Any, Any] | pd.Series  # a row of `Store.rows(ids=True)`
+
+LIKELIHOOD = "likelihood"  # the budget's name where nothing is generated
 
 
 class Key(NamedTuple):
@@ -155,6 +161,81 @@ def chain_row(
             "forced": pack(chain.forced.astype(np.uint8)),
         }
     )
+
+
+def stored_chain(
+    row: Stored,
+    prompt_ids: Sequence[int] | np.ndarray,
+    layer_map: tuple[int, ...] = (),
+    *,
+    plain: bool = False,
+) -> Chain:
+    """The generated chain that a stored row came from.
+
+    Args:
+        row: A row of `Store.rows(ids=True)` whose answer was generated.
+        prompt_ids: Token ids of the prompt [P]; the store keeps only their number.
+        layer_map: Dense index of each block of the model that generated the chain.
+        plain: Whether that model's thinking format has no delimiters.
+
+    Returns:
+        The chain. Log-probabilities and entropies are not stored per token: they are nan.
+    """
+    ids = np.asarray(row["ids"], dtype=np.int64)
+    unknown = np.full(len(ids), np.nan, dtype=np.float32)
+    thinking_budget, answer_budget, waits = (
+        int(row[name]) for name in ("thinking_budget", "answer_budget", "waits_allowed")
+    )
+    return Chain(
+        problem=str(row["problem"]),
+        variant=str(row["variant"]),
+        sample=int(row["sample"]),
+        seed=int(row["seed"]),
+        budget=Budget(thinking_budget, answer_budget, waits),
+        prompt_ids=np.asarray(prompt_ids, dtype=np.int64),
+        ids=ids,
+        forced=np.asarray(row["forced"], dtype=bool),
+        thinking=_thinking(row),
+        answer=_answer(row),
+        plain=plain,
+        reopened=_reopened(row),
+        finish=row["finish"],
+        thinking_finish=row["thinking_finish"],
+        waits=int(row["waits"]),
+        logprob=unknown,
+        entropy=unknown,
+        layer_map=layer_map,
+    )
+
+
+def thinking_ids(row: Stored) -> Int[np.ndarray, " T"]:
+    """Token ids of a stored row's thinking [T], delimiters excluded."""
+    thinking = _thinking(row)
+    return row["ids"][thinking.start : thinking.stop]
+
+
+def answer_ids(row: Stored) -> Int[np.ndarray, " T"] | None:
+    """Token ids of a stored row's answer [T]; None where the chain was cut before one began."""
+    answer = _answer(row)
+    return None if answer is None else row["ids"][answer.start : answer.stop]
+
+
+def _thinking(row: Stored) -> Span:
+    return Span(int(row["thinking_start"]), int(row["thinking_stop"]))
+
+
+def _answer(row: Stored) -> Span | None:
+    """The answer's span; pandas reads the NULL of a missing one as None or as nan."""
+    start, stop = row["answer_start"], row["answer_stop"]
+    return None if start is None or math.isnan(start) else Span(int(start), int(stop))
+
+
+def _reopened(row: Stored) -> Span | None:
+    """The span after an answer that opened the thinking again; older stores do not say so."""
+    answer = _answer(row)
+    if answer is None or row.get("reopened") != 1:
+        return None
+    return Span(answer.stop, len(row["ids"]) - (row["finish"] == "stop"))
 
 
 def likelihood_row(

@@ -163,6 +163,7 @@ def requests_left(
             sample=sample,
             seed=config.seed,
             budgets=tuple(sorted(budgets, key=lambda b: (b.waits, b.thinking))),
+            answering=not benchmark.thinking,
         )
         for (problem, sample, variant), budgets in grouped.items()
     ]

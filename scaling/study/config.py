@@ -18,6 +18,7 @@ from scaling.study.defaults import Workload
 
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
+    from interp.model.delimiters import FormatChoice
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class StudyConfig:
         seed: seed of problems, calibration and sampling.
         quick: whether to use the small default sizes.
         trust_remote_code: whether the checkpoint's own code may run.
+        thinking_format: the thinking format; None takes the model's own. The format that the model
+            then has is part of the study's identity.
         out: folder of the study; it does not decide any row.
     """
 
@@ -62,6 +65,7 @@ class StudyConfig:
     seed: int = 0
     quick: bool = False
     trust_remote_code: bool = False
+    thinking_format: FormatChoice | None = None
     out: Path = Path("study")
 
     def __post_init__(self) -> None:

@@ -26,15 +26,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.chains.chain import Budget, Chain
+from interp.model.gguf_file import described
 from scaling.engines.engine import Engine
 from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
 from scaling.problem import Benchmark, Problem
 from scaling.store.chain_row import LIKELIHOOD, ChainRow, Key, chain_row, likelihood_row
 from scaling.store.study_store import Store, StoreError
+from scaling.store.thinking_format import format_fact
 from scaling.study.cells import Cell, cut, requests_left, subtract, wanted
 from scaling.study.chain_diagnosis import Diagnoser
 from scaling.study.config import StudyConfig
+from scaling.study.preflight import check_names
 from scaling.study.problem_sets import gather
 from scaling.study.sample_diversity import measure_diversity, note_duplicates
 from scaling.study.study_progress import OnEvent, Progress
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyResult", "run_study"]
 
-RECIPE = "1"  # raised when the meaning of a row changes; an older folder is then refused
+RECIPE = "2"  # raised when the meaning of a row changes; an older folder is then refused
 BATCH_CHAINS = 64  # chains per commit
 BATCH_SECONDS = 2.0  # seconds between commits
 LIKELIHOOD_PROBLEMS = 64  # problems per batch
@@ -89,11 +92,17 @@ def run_study(
         UserError: impossible settings, or a folder with another study.
         StoreError: the store cannot be written.
     """
+    check_names(config)
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
-    problems, spare = gather(config)
     engine = engine or _local_engine(config)
+    if origin := getattr(engine, "provenance", None):
+        progress.note(f"weights dequantised from {described(origin)}")
+    problems, spare = gather(config)
     check_methods(config, engine)
+    words = getattr(engine.model, "delimiters", None)  # an engine of one's own may know none
+    if words is not None:
+        progress.note(f"thinking format: {words.described}")
     with Store(config.out) as store:
         store.claim(config.settings(), _identity(engine, problems))
         with _session(store, progress, engine):
@@ -104,12 +113,21 @@ def _local_engine(config: StudyConfig) -> Engine:
     from interp.model.reasoning_model import ReasoningModel
     from scaling.engines.local import LocalEngine
 
-    model = ReasoningModel.load(config.model, trust_remote_code=config.trust_remote_code)
+    model = ReasoningModel.load(
+        config.model,
+        delimiters=config.thinking_format,
+        trust_remote_code=config.trust_remote_code,
+    )
     return LocalEngine(model)
 
 
 def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
     found = {f"problems {b.name}": b.fingerprint for b in problems}
+    origin = getattr(engine, "provenance", None)  # of a model from a GGUF file
+    if origin:
+        found["model file"] = described(origin)
+    words = getattr(engine.model, "delimiters", None)  # an engine of one's own may know none
+    found |= {} if words is None else format_fact(words)
     return {"recipe": RECIPE, "model fingerprint": engine.fingerprint(), **found}
 
 

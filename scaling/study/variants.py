@@ -19,6 +19,7 @@ from scaling.problem import Benchmark, Problem
 from scaling.store.study_store import Store
 from scaling.study import defaults
 from scaling.study.config import StudyConfig
+from scaling.study.preflight import check_name
 
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
@@ -44,13 +45,11 @@ def check_methods(config: StudyConfig, engine: Engine) -> None:
     Raises:
         UserError: a criterion that is unknown or unsuitable for a study, or too many blocks.
     """
-    from interp.errors import did_you_mean
     from pruning.criteria import criteria
 
     known = criteria()
     for name in config.methods:
-        if name not in known:
-            raise UserError(did_you_mean(name, known, "criterion"))
+        check_name("criterion", name)
         if known[name].removes != "blocks":
             raise UserError(
                 f"Criterion {name!r} removes {known[name].removes}; a study removes whole blocks. "
@@ -117,6 +116,7 @@ def calibration_chains(
                     variant=dense,
                     seed=config.seed,
                     budgets=(Budget(thinking, load.answer),),
+                    answering=not bench.thinking,
                 )
             )
     chains = engine.decode(requests, sampling=config.sampling(), stop_on_loop=True)

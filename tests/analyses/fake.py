@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Budget, Span
 from scaling.grading import Verdict
 from scaling.problem import Problem
 from scaling.store.chain_row import ChainRow, chain_row, likelihood_row
 from scaling.store.study_store import Store
+from tests.chains import make_chain
 
 BLOCKS = 6
 WORDS = [
@@ -154,12 +155,11 @@ def _row(
     thinking = min(budget, int(18 + 0.5 * budget * (0.2 + 0.8 * u[2])))
     ids = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 8] + [1, 2, 3, 4, 12, 9, 8] * (thinking // 4))
     ids = np.r_[ids[:thinking], 12]
-    chain = Chain(
-        problem=problem.id, variant=variant, sample=sample, seed=0, budget=Budget(budget, 8),
-        prompt_ids=np.zeros(5, int), ids=ids, forced=np.zeros(len(ids), bool),
+    chain = make_chain(
+        ids, [0] * 5, problem=problem.id, variant=variant, sample=sample, budget=Budget(budget, 8),
         thinking=Span(0, thinking), answer=Span(thinking, thinking + 1),
         finish="looped" if looped else "stop", thinking_finish="looped" if looped else "end",
-        waits=0, logprob=np.full(len(ids), -0.1), entropy=np.full(len(ids), 0.2),
+        logprob=np.full(len(ids), -0.1), entropy=np.full(len(ids), 0.2),
     )  # fmt: skip
     diagnosis = {
         "looped": int(looped), "loop": "exact" if looped else None,

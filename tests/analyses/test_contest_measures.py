@@ -25,11 +25,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def measure(folder: Path) -> None:
+    with pytest.raises(SystemExit) as left:
+        contest_measures.main(["--out", str(folder)])
+    assert left.value.code == 0
+
+
 def test_a_block_that_carries_everything_is_measured_worse(
     folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(criterion_contest, "BUDGET", criterion_contest.Budget(96, 8))
-    contest_measures.main(["--out", str(folder)])
+    measure(folder)
     out = capsys.readouterr().out
     assert "named_by" in out
     found = json.loads((folder / "measures.json").read_text(encoding="utf-8"))
@@ -44,7 +50,7 @@ def test_a_block_that_carries_everything_is_measured_worse(
         raise AssertionError("measured again")
 
     monkeypatch.setattr(ReasoningModel, "load", never)
-    contest_measures.main(["--out", str(folder)])
+    measure(folder)
 
 
 def test_a_folder_without_a_contest_is_refused(tmp_path: Path, capsys: Any) -> None:

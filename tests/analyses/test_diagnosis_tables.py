@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from analyses import bi_vs_effects, diversity, loop_anatomy, reflection
+from analyses.plumbing.command import main
 from analyses.plumbing.derived import derived
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.replayed import chain_rows, first, variants_of
+from analyses.plumbing.replayed import chain_rows, variants_of
 from interp.diagnosis import diversity as measures_of
 from interp.interventions.interventions import Skip
 from tests.analyses import fake
@@ -150,20 +151,24 @@ def test_what_is_computed_first_is_of_the_study_named(
 ) -> None:
     from interp.errors import UserError
 
-    seen = []
-    first(lambda study: seen.append(study.folder), ["--study", str(folder), "--out", "x"])
-    assert seen == [folder]
-    first(lambda study: seen.append(study.folder), ["--study", str(tmp_path / "none")])
-    first(lambda study: seen.append(study.folder), ["--study"])
-    first(lambda study: seen.append(study.folder), [])
-    assert seen == [folder]
-    assert capsys.readouterr().err == ""
+    seen: list[Path | None] = []
 
     def gone(study: StudyData) -> None:
+        seen.append(study.folder)
         raise UserError("the model is gone")
 
-    first(gone, ["--study", str(folder)])
-    assert "the model is gone" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:  # said, and the table is made all the same
+        main("step_errors.py", ["--study", str(folder), "--out", str(tmp_path)], first=gone)
+    assert left.value.code == 0
+    assert seen == [folder]
+    said = capsys.readouterr()
+    assert "the model is gone" in said.err
+    assert "step_errors.csv" in said.out
+    for wrong in (["--study", str(tmp_path / "none")], ["--study"], []):
+        with pytest.raises(SystemExit) as left:
+            main("step_errors.py", wrong, first=gone)
+        assert left.value.code == 2
+    assert seen == [folder]
 
 
 def test_a_variants_interventions_are_its_removed_blocks(study: StudyData) -> None:

@@ -17,7 +17,6 @@ from analyses.plumbing.command import make
 from analyses.plumbing.frames import StudyData
 from analyses.report import page as report
 from interp.errors import UserError
-from prunescope.commands.judge_command import written
 from scaling.judging import Judgement
 from scaling.judging.judge_agreement import agreement
 from scaling.judging.judge_study import AGREEMENT, VERDICTS, JudgedStudy
@@ -68,7 +67,7 @@ def judged(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyData:
         counts = (rows[kind] + 1).astype(object)
         counts[300:] = None  # on as many as were asked for
         verdicts[f"judged_{kind}"] = counts
-    assert list(written(JudgedStudy(verdicts, found), out))
+    assert JudgedStudy(verdicts, found).write(out).is_file()
     return study
 
 
@@ -126,16 +125,17 @@ def test_a_report_has_the_section_and_without_a_judge_a_line(
     judged: StudyData, study: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert judged.folder is not None
-    assert catalogue.in_store(study) == ()
+    judge = catalogue.load("judge")
+    assert judge not in catalogue.reported(study)
     assert dict(report.settings(study))["judge"].startswith("none has read this study yet")
     assert "judge" not in dict(report.settings(judged))
-    assert "judge" in catalogue.in_store(judged)
+    assert judge in catalogue.reported(judged)
     monkeypatch.setattr(report, "findings", lambda *_: [])
     found, files = make("judge", judged, tmp_path)
-    section = report._section("judge", found, files)
+    section = report._section(judge, found, files)
     assert section is not None
     page = report.render(judged, {}, [section], [])
-    assert judge.TITLE.replace("'", "&#39;") in page
+    assert judge.title.replace("'", "&#39;") in page
     assert "&lt;b&gt;m&lt;/b&gt;" in page  # the name of a judge is data, as all from outside
     assert "<b>m</b>" not in page
     assert {f.suffix for f in files} == {".csv", ".png", ".svg"}

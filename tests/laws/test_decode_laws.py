@@ -11,14 +11,16 @@ import torch
 
 from interp.chains.chain import Budget
 from interp.decoding.generate import decode
-from interp.decoding.request import cross
+from interp.decoding.request import Request, cross
 from interp.decoding.sampling import Sampling
 from interp.interventions.hooks import apply
 from interp.interventions.interventions import Skip, Variant, dense
 from interp.interventions.windows import Window
+from interp.model.delimiters import Delimiters
 from interp.model.reasoning_model import ReasoningModel
 from tests.models import ARCHS, tiny
 from tests.reference import same_chain, skipped, slow_logprobs
+from tests.scripted import scripted
 from tests.tolerances import logit_noise
 
 GREEDY = Sampling(temperature=0.0)
@@ -152,6 +154,40 @@ def test_budgets_nest(ends: bool, seed: int) -> None:
             short = found[r.problem, r.variant.name, r.sample, b]
             n = min(b.thinking, long.n_thinking)
             assert short.thinking_ids.tolist() == long.thinking_ids[:n].tolist()
+
+
+@pytest.mark.parametrize("waits", [0, 1])
+@pytest.mark.parametrize("plain", [False, True])
+def test_budgets_around_a_natural_end(plain: bool, waits: int) -> None:
+    """Law 7 where an end of one or several tokens straddles the budget: one closing, never two."""
+    use, make, to, eos = 8, 10, 9, 3
+    words = (
+        Delimiters.plain("is the", "wait") if plain else Delimiters("use", "to make", "", "wait")
+    )
+    said = {5: eos, 9: eos, 20: eos} if plain else {5: to, 6: make, 9: to, 10: make, 20: eos}
+    prompt = (2, 6, 33, 37, 51, 3, 2, 7, use)
+    model = scripted(said, len(prompt), words)
+    budgets = tuple(Budget(n, 4, waits) for n in range(3, 16))
+    once = {
+        c.budget: c for c in decode(model, [Request("p", prompt, budgets=budgets)], sampling=LONG)
+    }
+    ends = []
+    for budget in budgets:
+        (alone,) = decode(model, [Request("p", prompt, budgets=(budget,))], sampling=LONG)
+        chain = once[budget]
+        assert same_chain(chain, alone) and chain.thinking_finish == alone.thinking_finish
+        assert chain.waits == alone.waits and chain.thinking == alone.thinking
+        ids = chain.ids.tolist()
+        if not plain:
+            assert chain.answer is not None
+            before = ids[: chain.answer.start]
+            assert sum(before[i : i + 2] == [to, make] for i in range(len(before))) == 1
+        ends.append((chain.thinking_finish, chain.waits, tuple(ids)))
+    last = ends[-1]
+    assert last[0] == "end" and last[1] == waits
+    past = next(i for i, end in enumerate(ends) if end[:2] == last[:2])
+    assert {end[:2] for end in ends[:past]} <= {("forced", 0), ("forced", 1), ("end", 0)}
+    assert all(end == last for end in ends[past:])  # identical once past the end
 
 
 def test_same_seed_same_chains_other_sample_other_noise() -> None:

@@ -16,8 +16,8 @@ from interp.chains.chain import Budget, Chain
 from interp.chains.periods import LOOP_CHECK, certain_period
 from interp.decoding.generate import decode
 from interp.decoding.model_runner import ModelRunner
-from interp.decoding.row_events import LOOP_EVERY
 from interp.decoding.request import cross, fork
+from interp.decoding.row_events import LOOP_EVERY
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from interp.interventions.hooks import apply

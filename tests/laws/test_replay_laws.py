@@ -1,13 +1,9 @@
 """Laws of teacher forcing: in chunks as in one piece, replayed as decoded, bypassed as hooked."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,7 +24,6 @@ from interp.interventions.interventions import (
     Scale,
     Skip,
     Variant,
-    ZeroDelta,
 )
 from interp.interventions.windows import AfterLoop, Answer, AtTokens, Thinking, Window
 from interp.model.reasoning_model import ReasoningModel
@@ -40,8 +35,9 @@ from interp.replay.teacher_forced import (
     replay,
     replay_chains,
 )
+from tests.chains import Ids, make_chain
 from tests.drawing import max_examples
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.reference import skipped, slow_logits
 from tests.slow_streams import texts
 
@@ -50,27 +46,19 @@ WITHOUT_FIRST = Variant("without 0", (Skip(0),))
 MIXED = Variant("mixed", (Skip(1), Scale(2, gain=0.5), Skip(0, part="mlp")))
 
 
-def chain_of(prompt: Sequence[int], ids: Sequence[int], **more: object) -> Chain:
+def chain_of(prompt: Ids, ids: Ids, **more: Any) -> Chain:
     """A finished chain of these tokens, the last 3 of them its answer."""
     n = len(ids)
+    unknown = np.full(n, np.nan, np.float32)
     fields = {
-        "problem": "p",
-        "variant": "dense",
-        "sample": 0,
-        "seed": 0,
         "budget": Budget(n, 8),
-        "prompt_ids": np.asarray(prompt, np.int64),
-        "ids": np.asarray(ids, np.int64),
-        "forced": np.zeros(n, bool),
         "thinking": Span(0, max(n - 4, 0)),
         "answer": Span(max(n - 3, 0), n),
-        "finish": "cut",
         "thinking_finish": "end",
-        "waits": 0,
-        "logprob": np.full(n, np.nan, np.float32),
-        "entropy": np.full(n, np.nan, np.float32),
+        "logprob": unknown,
+        "entropy": unknown,
     }
-    return Chain(**{**fields, **more})
+    return make_chain(ids, prompt, **(fields | more))
 
 
 def chains_of(
@@ -136,7 +124,7 @@ def test_no_reducer_notices_the_chunks(arch: str) -> None:
     """With sinks, one of them a whole chunk: the median is that of the row and not of the piece."""
     model = tiny(arch, 3)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[7] *= 500
+        untyped(model.hf).get_input_embeddings().weight[7] *= 500
     sequences = [np.where(ids == 7, 8, ids) for ids in texts(model, LENGTHS)]
     sequences[0][20] = sequences[2][3] = 7
     sequences[4][12:18] = 7
@@ -258,7 +246,7 @@ def test_replay_of_chains_records_what_a_hooked_pass_shows(chunk: int | None) ->
         (
             MeanDelta(1, mean=mean, window=Window(3, 9)),
             Scale(2, gain=0.25, part="mlp"),
-            ZeroDelta(3, window=Window.prefill_only()),
+            Skip(3, window=Window.prefill_only()),
         ),
     )
     each = [windowed, None, MIXED, windowed]

@@ -20,6 +20,7 @@ ELSEWHERE = {
     ("score",): "tests/prunescope/test_cli.py",
     ("prune",): "tests/prunescope/test_prune_command.py",
     ("diagnose",): "tests/prunescope/test_cli.py",
+    ("doctor",): "tests/prunescope/test_cli.py",
     ("report",): "tests/prunescope/test_cli.py",
     ("judge",): "tests/scaling/judging/test_judge_study.py",
     ("recover",): "tests/recovery/test_command.py",

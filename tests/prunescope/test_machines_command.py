@@ -85,6 +85,6 @@ def test_a_cluster_that_is_not_there_is_said(
 
 def test_rescue_copies_and_says_how_to_go_on(tmp_path: Path) -> None:
     study = write_study(tmp_path / "study")
-    lines = list(Rescue(study, tmp_path / "new").run())
+    lines = list(Rescue(study=study, out=tmp_path / "new").run())
     assert any("chains" in line for line in lines)
     assert lines[-1].endswith(f"--out {tmp_path / 'new'}")

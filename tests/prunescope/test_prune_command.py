@@ -13,15 +13,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from prunescope import cli
-from prunescope.commands import Prune, shared
+from prunescope.commands import Prune
 from pruning.calibration import Calibration
 from pruning.plan import LayerPlan
 from pruning.scores import Scores
-from scaling.store import checksums
+from scaling.study.calibration_source import CalibrationSource, study_chains
 from tests.models import tiny
+from tests.scaling.study.small_study import small_study
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,11 @@ def no_loading(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReasoningModel, "load", lambda *_, **__: pytest.fail("a model was loaded"))
 
 
+def no_chains(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail = "chains were generated"
+    monkeypatch.setattr(CalibrationSource, "_own_chains", lambda *_: pytest.fail(fail))
+
+
 def test_named_blocks_go_without_the_model_being_loaded(
     place: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +117,7 @@ def test_a_criterion_chooses_and_the_plan_says_on_what(
 def test_a_criterion_that_reads_nothing_needs_no_texts(
     place: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared, "own_chains", lambda *_: pytest.fail("chains were generated"))
+    no_chains(monkeypatch)
     said = prune(
         capsys, "--model", place, "--method", "reverse-order", "--remove", 2,
         "--out", tmp_path / "out",
@@ -255,78 +260,18 @@ def test_settings_reach_the_criterion_and_the_repair(
     assert (options["ridge"], options["toward"]) == (0.5, "zero")
 
 
-# ------------------------------------------------------------------------ calibration
-
-
-def test_questions_alone_need_no_chains(
-    reasoner: ReasoningModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shared, "own_chains", lambda *_: pytest.fail("chains were generated"))
-    found = shared.calibrate(reasoner, None, "prompt", ("arithmetic",), {}, 0)
-    assert len(found.sequences) == 8
-    assert all(mask.all() for mask in found.counted())
-    assert reasoner.text(found.sequences[0].tolist()) != ""
-
-
-def test_the_chains_of_a_finished_study(
+def test_the_chains_of_a_finished_study_are_calibrated_on(
     reasoner: ReasoningModel, tmp_path: Path, capsys: Any
 ) -> None:
-    from scaling.engines.local import LocalEngine
-    from scaling.store.study_store import Store
-    from scaling.study.config import StudyConfig
-    from scaling.study.runner import run_study
-
-    study = tmp_path / "study"
-    config = StudyConfig(
-        benchmarks=("arithmetic",), limit=3, budgets=(8, 24), methods=(), waits=(), blocks=False,
-        out=study,
-    )  # fmt: skip
-    run_study(config, engine=LocalEngine(reasoner))
-    chains = shared.study_chains(study, reasoner)
-    assert {chain.budget.thinking for chain in chains} == {24}
-    assert len({chain.problem for chain in chains}) == len(chains) == 3
-    prompts = [chain.prompt_ids.tolist() for chain in chains]
-    again = reasoner.generate(
-        prompts,
-        budget=chains[0].budget,
-        seed=chains[0].seed,
-        problem_ids=[c.problem for c in chains],
-    )
-    for old, new in zip(chains, again, strict=True):  # they are the chains it decoded
-        assert np.array_equal(old.ids, new.ids)
-        assert (old.thinking, old.answer, old.finish) == (new.thinking, new.answer, new.finish)
+    study = small_study(reasoner, tmp_path / "study")
     out = tmp_path / "out"
     arguments = ["--texts", study, "--remove", 1, "--out", out]
     prune(capsys, *arguments, "--part", "generated")
+    chains = study_chains(study, reasoner)
     assert record(out)["calibration"] == Calibration.of(reasoner, chains, "generated").hash
-    with Store(study) as store, store._transaction() as db:
-        db.execute("UPDATE meta SET value='f00d' WHERE key='model fingerprint'")
-        checksums.seal(db, "meta", [{"key": "model fingerprint"}])
-    with pytest.raises(UserError, match="of another model"):
-        shared.study_chains(study, reasoner)
     (tmp_path / "empty").mkdir()
     said = refused(capsys, "--texts", tmp_path / "empty", "--remove", 1, "--out", tmp_path / "no")
     assert "No study" in said
-
-
-def test_texts_of_the_hub_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    def hub_texts(name: str, config: str | None, **options: Any) -> list[str]:
-        asked.append((name, config, options))
-        return ["a text"]
-
-    monkeypatch.setattr("pruning.calibration.hub_texts", hub_texts)
-    for spec in ("hub:org/set", "hub:org/set:small", "hub:org/set:small:test"):
-        assert shared.named_texts(spec, "body", False) == ["a text"]
-    assert asked == [
-        ("org/set", None, {"split": "train", "field": "body"}),
-        ("org/set", "small", {"split": "train", "field": "body"}),
-        ("org/set", "small", {"split": "test", "field": "body"}),
-    ]
-    for spec in ("hub:", "hub:a:b:c:d"):
-        with pytest.raises(UserError, match="expected hub:NAME"):
-            shared.named_texts(spec, None, False)
 
 
 # ----------------------------------------------------------------------------- mistakes

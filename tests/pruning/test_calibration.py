@@ -1,10 +1,5 @@
 """Calibration: the same sequences from whatever form, with a hash that names them."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import sys
@@ -17,32 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.chains.chain import Budget, Chain, Chains, Span
+from interp.chains.chain import Chains
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration, hub_texts, read_texts
+from tests.chains import make_chain
 from tests.models import tiny
-
-
-def chain(prompt: list[int], ids: list[int]) -> Chain:
-    n = len(ids)
-    return Chain(
-        problem="p",
-        variant="dense",
-        sample=0,
-        seed=0,
-        budget=Budget(),
-        prompt_ids=np.array(prompt),
-        ids=np.array(ids),
-        forced=np.zeros(n, dtype=bool),
-        thinking=Span(0, n),
-        answer=None,
-        finish="cut",
-        thinking_finish="forced",
-        waits=0,
-        logprob=np.zeros(n),
-        entropy=np.zeros(n),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +43,7 @@ def test_prompts_go_through_the_chat_template(model: ReasoningModel) -> None:
 
 
 def test_prompt_and_generated_tokens_are_kept_apart(model: ReasoningModel) -> None:
-    chains = Chains([chain([7, 8, 9], [10, 11]), chain([7, 8], [12, 13, 14])], model)
+    chains = Chains([make_chain([10, 11], [7, 8, 9]), make_chain([12, 13, 14], [7, 8])], model)
     masks = {p: Calibration.of(model, chains, p).counted() for p in ("all", "prompt", "generated")}
     for whole, prompt, generated in zip(*masks.values(), strict=True):
         assert whole.all()

@@ -5,11 +5,6 @@ and nothing from `interp.activations.reducers`, `interp.replay.teacher_forced` o
 `interp.replay.block_sweep`.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import math
@@ -26,13 +21,15 @@ import pruning.criteria
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
-from pruning.criteria import Cost, criteria, criteria_table, criterion, score
+from pruning.cost import checked_cost
+from pruning.criteria import Cost, ScoringJob, criteria, criteria_table, criterion, score
 from pruning.criteria.block_influence import block_influence, influence
 from pruning.criteria.taylor import taylor
 from pruning.plan import LayerPlan
 from pruning.scores import Scores
 from pruning.surgery import prune
-from tests.models import tiny
+from tests.models import tiny, untyped
+from tests.registries import forget
 from tests.slow_streams import (
     hooks_of,
     logprobs,
@@ -184,7 +181,7 @@ def slow_taylor(model: ReasoningModel, data: list[np.ndarray]) -> np.ndarray:
     return np.array(
         [
             sum(
-                float((w * w.grad).abs().sum().detach())
+                float((w * untyped(w.grad)).abs().sum().detach())
                 for module in block.modules()
                 if isinstance(module, torch.nn.Linear)
                 for w in [module.weight]
@@ -331,7 +328,7 @@ def test_a_block_that_does_nothing_is_removed_first(name: str, planted: int) -> 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         start = torch.randint(6, model.vocab_size, (16, 1))
-        data = model.hf.generate(
+        data = untyped(model.hf).generate(
             start,
             attention_mask=torch.ones_like(start),
             max_new_tokens=24,
@@ -364,14 +361,14 @@ def test_batch_size_padding_and_order_change_no_score(name: str) -> None:
 def test_large_norms_in_half_precision_score_as_in_float32(name: str) -> None:
     model = tiny("llama", 3)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight.mul_(2000)
+        untyped(model.hf).get_input_embeddings().weight.mul_(2000)
         for block in model.blocks:
             for key, weight in block.named_parameters():
                 if "o_proj" in key or "down_proj" in key:
                     weight.mul_(300)
     data = texts(model, LENGTHS)
     wide = run(name, model, data)
-    model.hf.to(torch.float16)
+    untyped(model.hf).to(torch.float16)
     half = run(name, model, data)
     assert np.isfinite(half.values).all()
     np.testing.assert_allclose(half.values, wide.values, rtol=0.05, atol=2e-3)
@@ -409,7 +406,7 @@ def test_intervals_hold_the_score(name: str) -> None:
 def test_block_influence_with_and_without_sinks() -> None:
     model = tiny("llama", 3)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[7] *= 500
+        untyped(model.hf).get_input_embeddings().weight[7] *= 500
     data = [[8, 9, 7, 10, 11, 12, 13], [14, 15, 16, 17]]
     both = influence(model, data)
     kept, left = block_influence(model, data), block_influence(model, data, sinks=False)
@@ -428,18 +425,16 @@ def new_file() -> Iterator[Path]:
     folder = Path(pruning.criteria.__file__).parent
     path = folder / "planted_for_a_test.py"
     path.write_text(
-        "from pruning.criteria import criterion\n"
-        "from pruning.scores import Scores\n"
-        "@criterion('planted', paper='none', cost='nothing', needs_texts=False)\n"
-        "def planted(model, texts=None, *, slope=1.0):\n"
-        "    values = [slope * l for l in range(model.n_blocks)]\n"
-        "    return Scores.plain('planted', values, model.layer_map)\n"
+        "from pruning.criteria import Cost, criterion\n"
+        "@criterion('planted', paper='none', cost=Cost(), needs_texts=False)\n"
+        "def planted(model, *, slope=1.0):\n"
+        "    return [slope * l for l in range(model.n_blocks)]\n"
     )
     try:
         yield path
     finally:
         path.unlink()
-        pruning.criteria._REGISTRY.pop("planted", None)
+        forget(pruning.criteria.REGISTRY, "planted")
         sys.modules.pop("pruning.criteria.planted_for_a_test", None)
         for cached in (folder / "__pycache__").glob("planted_for_a_test*"):
             cached.unlink()
@@ -453,7 +448,7 @@ def test_a_new_criterion_is_one_new_file(new_file: Path) -> None:
 def test_the_registry_says_what_each_criterion_is() -> None:
     found = criteria()
     assert list(found) == sorted(found)
-    assert all(c.paper and c.cost.text for c in found.values())
+    assert all(c.paper for c in found.values())
     greedy = {name for name, c in found.items() if c.greedy}
     assert greedy >= {"blockpruner", "finercut", "sleb", "task-greedy"}
     assert found["angular"].kind == "contiguous"
@@ -463,34 +458,40 @@ def test_the_registry_says_what_each_criterion_is() -> None:
         name for name, c in found.items() if c.removes == "sublayers"
     }
     assert {"random", "evopress", "task-greedy"} <= {name for name, c in found.items() if c.draws}
-    assert found["sleb"].options == ("remove", "part", "batch_tokens", "keep_bytes")
+    assert found["sleb"].options == ("remove", "batch_tokens", "keep_bytes", "part")
     frame = criteria_table()
     assert frame["criterion"].tolist() == list(found)
-    assert frame.set_index("criterion").loc["taylor+", "backwards"] == "1"
+    frame = frame.set_index("criterion")
+    assert frame.loc["taylor+", "backwards"] == 1
+    assert frame.loc["perplexity", "forwards"] == pytest.approx(33 / 2)
+    assert criteria_table(16, 2).set_index("criterion").loc["sleb", "steps"] == 2
 
 
-@pytest.mark.parametrize(
-    ("text", "what", "blocks", "removals", "expected"),
-    [
-        ("1 forward", "forwards", 36, 3, 1),
-        ("1 forward, 1 backward", "backwards", 36, 3, 1),
-        ("L/2 forwards", "forwards", 36, 3, 18),
-        ("L/2 forwards a removal", "forwards", 36, 3, 54),
-        ("2L forwards", "forwards", 36, 3, 72),
-        ("0.5 forwards", "forwards", 36, 3, 0.5),
-        ("L generations a removal", "generations", 16, 2, 32),
-        ("L generations a removal", "forwards", 16, 2, 0),
-        ("the weights once", "forwards", 16, 2, 0),
-    ],
-)
-def test_a_cost_in_words_is_read_as_numbers(
-    text: str, what: str, blocks: int, removals: int, expected: float
-) -> None:
-    cost = Cost.read(text)
-    assert str(cost) == text
-    assert cost.passes(what, blocks, removals) == expected
-    with pytest.raises(UserError, match="Did you mean 'forwards'"):
-        cost.passes("forward", blocks)
+def test_costs_add_up_and_say_what_they_are() -> None:
+    cost = Cost(forwards=1, backwards=1, readouts=3)
+    assert cost.passes == 3
+    both = cost + Cost(generations=1, steps=4) * 2
+    assert both == Cost(1, 1, 3, 2, 4)
+    assert str(both) == "1 forwards, 1 backwards, 3 readouts, 2 generations, in 4 steps"
+    assert str(Cost()) == "nothing"
+
+
+def test_a_cost_that_is_no_number_or_asks_for_no_option_is_refused() -> None:
+    def function(model: ReasoningModel, calibration: Any, *, width: int = 2) -> Any: ...
+    def wide(job: ScoringJob, *, widht: int) -> Cost: ...
+
+    with pytest.raises(UserError, match=r"planted: cost='1 forward'; expected numbers such as"):
+        checked_cost("planted", "1 forward", function)
+    with pytest.raises(UserError, match="asks for widht, which is no option"):
+        criterion("stated", paper="none", cost=wide)(function)
+    assert "stated" not in criteria()
+
+
+def test_a_cost_follows_the_options_of_its_criterion() -> None:
+    job = ScoringJob(12, 3)
+    searched = criteria()["chain-aware"]
+    assert searched.price(job, {"width": 2}).passes < searched.price(job).passes
+    assert searched.price(job, {"finalists": 0}).generations == 0 < searched.price(job).generations
 
 
 def test_bad_requests_are_refused() -> None:
@@ -505,5 +506,5 @@ def test_bad_requests_are_refused() -> None:
         score("cka", model, ["use 3 7"])
     with pytest.raises(ValueError, match="already"):
 
-        @criterion("shortgpt", paper="none", cost="none")
+        @criterion("shortgpt", paper="none", cost=Cost())
         def other(model: ReasoningModel, texts: Any) -> Scores: ...

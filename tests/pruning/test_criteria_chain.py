@@ -1,7 +1,5 @@
 """Chain survival and the search by it: against surgery, free runs one by one, what is planted."""
 
-# pyright: reportArgumentType=false
-
 from __future__ import annotations
 
 from itertools import combinations

@@ -1,7 +1,5 @@
 """EvoPress: fitness against surgery, all sets where that is cheaper, and the search."""
 
-# pyright: reportArgumentType=false
-
 from __future__ import annotations
 
 from itertools import combinations

@@ -1,8 +1,5 @@
 """Block Influence by each public definition, against what such code does, written out slowly."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false
-
 from __future__ import annotations
 
 from dataclasses import asdict
@@ -17,7 +14,7 @@ from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
 from pruning.criteria.block_influence import block_influence
 from pruning.criteria.influence_definitions import DEFINITIONS, Definition
-from tests.models import tiny
+from tests.models import tiny, untyped
 from tests.slow_streams import hooks_of, same_weights, snapshot, streams, texts
 
 LENGTHS = (6, 17, 4, 9, 12)
@@ -148,18 +145,18 @@ def test_half_precision_overflows_to_one_half_and_one() -> None:
     data = texts(model, LENGTHS)
     with torch.no_grad():
         for block in model.blocks:
-            block.self_attn.o_proj.weight.zero_()
-        model.blocks[0].mlp.down_proj.weight.zero_()  # block 0 hands x on: x.x over 65504
-        model.hf.get_input_embeddings().weight.mul_(4000)
+            untyped(block).self_attn.o_proj.weight.zero_()
+        untyped(model.blocks[0]).mlp.down_proj.weight.zero_()  # block 0 hands x on: x.x over 65504
+        untyped(model.hf).get_input_embeddings().weight.mul_(4000)
     plain = block_influence(model, data)
     half = block_influence(model, data, precision="float16")
     assert plain.values[0] == pytest.approx(0, abs=1e-6)
     assert half.values[0] == 0.5  # inf / inf is nan, and nan becomes 0.5
     with torch.no_grad():  # block 1: |x| about 200, |y| about 3000, nearly orthogonal
-        model.hf.get_input_embeddings().weight.mul_(200 / 3400)
+        untyped(model.hf).get_input_embeddings().weight.mul_(200 / 3400)
         kept = [streams(model, ids) for ids in data]
         added = np.mean([np.linalg.norm(k[2] - k[1], axis=-1).mean() for k in kept])
-        model.blocks[1].mlp.down_proj.weight.mul_(3000 / added)
+        untyped(model.blocks[1]).mlp.down_proj.weight.mul_(3000 / added)
     kept = [streams(model, ids) for ids in data]
     each = [public_half(x, y) for k in kept for x, y in zip(k[1], k[2], strict=True)]
     half = block_influence(model, data, precision="float16")
@@ -171,7 +168,7 @@ def test_half_precision_overflows_to_one_half_and_one() -> None:
 def test_sinks_left_out_in_every_definition() -> None:
     model = tiny("llama", 3)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[7] *= 500
+        untyped(model.hf).get_input_embeddings().weight[7] *= 500
     data = [[8, 9, 7, 10, 11, 12, 13], [14, 15, 16, 17]]
     plain = block_influence(model, data, sinks=False)
     other = block_influence(model, data, sinks=False, last_block="after norm")
@@ -217,7 +214,7 @@ def test_bad_definitions_are_refused() -> None:
     with pytest.raises(UserError, match="outside the vocabulary"):
         block_influence(model, [[6, 99999]], padding="left")
     with torch.no_grad():
-        model.blocks[1].mlp.down_proj.weight[0, 0] = torch.nan
+        untyped(model.blocks[1]).mlp.down_proj.weight[0, 0] = torch.nan
     hooks = hooks_of(model)
     with pytest.raises(NonFiniteError):
         block_influence(model, data, positions="last")

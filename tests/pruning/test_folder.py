@@ -278,7 +278,7 @@ def test_neither_tokenizer_nor_delimiters_are_needed(dense: Path, tmp_path: Path
     """A model that does not think (Llama 2, say) can be pruned like any other."""
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (dense / name).unlink()
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"tokenizer\.json is missing"):
         ReasoningModel.load(dense)
     out = prune_folder(dense, [1], tmp_path / "out")
     loader: Any = AutoModelForCausalLM

@@ -1,10 +1,5 @@
 """Plans: what they keep, what they refuse, and that text and back loses nothing."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import json
@@ -264,8 +259,9 @@ def test_scores_as_a_table_and_a_figure() -> None:
     assert list(frame["rank"]) == [2, 0, 1]
     assert (frame["low"] < frame["score"]).all()
     ax = scores.plot()
-    assert [p.get_height() for p in ax.patches] == pytest.approx([0.3, 0.1, 0.2])
-    assert [round(p.get_x() + p.get_width() / 2) for p in ax.patches] == [0, 2, 5]
+    bars: list[Any] = list(ax.patches)
+    assert [p.get_height() for p in bars] == pytest.approx([0.3, 0.1, 0.2])
+    assert [round(p.get_x() + p.get_width() / 2) for p in bars] == [0, 2, 5]
     assert scores.plot(ax) is ax
     Scores.plain("y", [np.inf, 1.0], (0, 1)).plot()
     import matplotlib.pyplot as plt

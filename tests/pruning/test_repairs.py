@@ -1,10 +1,5 @@
 """Repairs: the registry, cuts, what a repair hands back, saves and refuses."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import dataclasses
@@ -24,6 +19,7 @@ import pruning.repairs
 from interp.errors import NonFiniteError, PruneScopeError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration
+from pruning.cost import Cost
 from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import Map, Repaired, live, mend, repair, repairs, save_repaired
@@ -31,7 +27,8 @@ from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.hadamard import hadamard
 from pruning.repairs.machinery.repair_saving import plain
 from pruning.surgery import prune
-from tests.models import tiny
+from tests.models import tiny, untyped
+from tests.registries import forget
 from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 NAMES = ["laco", "linearpatch", "llm-streamline", "procrustes", "prune-comp", "replaceme"]
@@ -93,7 +90,7 @@ def test_the_same_call_gives_the_same_weights(name: str) -> None:
 def test_half_precision_is_kept(name: str) -> None:
     model = tiny("qwen3", 5)
     wide = mended(name, model, 2, 3)
-    model.hf.to(torch.bfloat16)
+    untyped(model.hf).to(torch.bfloat16)
     repaired = mended(name, model, 2, 3)
     assert {p.dtype for p in repaired.model.hf.parameters()} == {torch.bfloat16}
     data = Calibration.of(model, texts(model, LENGTHS))
@@ -105,8 +102,8 @@ def test_half_precision_is_kept(name: str) -> None:
 def test_on_a_gpu_the_repair_is_that_of_the_cpu(name: str) -> None:
     model = tiny("qwen3", 5)
     here = mended(name, model, 2, 3)
-    model.hf.to("cuda")
-    there = mended(name, model, 2, 3).model.hf.to("cpu")
+    untyped(model.hf).to("cuda")
+    there = untyped(mended(name, model, 2, 3).model.hf).to("cpu")
     ids = torch.tensor(texts(model, (12,))[0])[None]
     with torch.no_grad():
         torch.testing.assert_close(there(ids).logits, here.model.hf(ids).logits, atol=2e-2, rtol=0)
@@ -122,7 +119,7 @@ def test_hooks_are_gone_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> N
             if len(calls) > 1:
                 raise RuntimeError("planted")
 
-        handle = model.blocks[2].self_attn.register_forward_hook(fail)
+        handle = untyped(model.blocks[2]).self_attn.register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="planted"):
             mended(name, model, 3, 4)
         handle.remove()
@@ -133,7 +130,7 @@ def test_hooks_are_gone_after_an_exception(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_stream_that_is_not_finite_is_an_error() -> None:
     model = tiny("qwen3", 5)
     with torch.no_grad():
-        model.blocks[1].mlp.down_proj.weight[0, 0] = torch.inf
+        untyped(model.blocks[1]).mlp.down_proj.weight[0, 0] = torch.inf
     for name in ("prune-comp", "linearpatch", "procrustes", "replaceme"):
         with pytest.raises(NonFiniteError, match="inf or nan"):
             mended(name, model, 2, 3)
@@ -284,15 +281,17 @@ def test_a_hook_does_what_its_map_says() -> None:
     draw = torch.Generator().manual_seed(0)
     a, d = torch.randn(32, 32, generator=draw), torch.rand(32, generator=draw)
     maps = [Map(a, 1), Map(d, 0, "mlp"), Map(torch.tensor(2.0), None), Map(a, None, "embedding")]
-    seen: dict[str, torch.Tensor] = {}
-    block, norm = model.blocks[0], model.final_norm
+    seen: dict[str, Any] = {}
+    block, norm = untyped(model.blocks[0]), model.final_norm
     watches = [
         model.hf.get_input_embeddings().register_forward_hook(
             lambda _, args, out: seen.setdefault("embedded", out)
         ),
         block.mlp.register_forward_hook(lambda _, args, out: seen.setdefault("mlp", out)),
         block.register_forward_hook(lambda _, args, out: seen.setdefault("left", out)),
-        model.blocks[2].register_forward_hook(lambda _, args, out: seen.setdefault("last", out)),
+        untyped(model.blocks[2]).register_forward_hook(
+            lambda _, args, out: seen.setdefault("last", out)
+        ),
     ]
     with torch.no_grad(), live(model, maps):
         late = [
@@ -338,9 +337,10 @@ def new_file() -> Iterator[Path]:
     folder = Path(pruning.repairs.__file__).parent
     path = folder / "planted_for_a_test.py"
     path.write_text(
+        "from pruning.cost import Cost\n"
         "from pruning.repairs import Repaired, repair\n"
         "from pruning.surgery import prune\n"
-        "@repair('planted', paper='none', cost='nothing', needs_texts=False)\n"
+        "@repair('planted', paper='none', cost=Cost(), needs_texts=False)\n"
         "def planted(model, plan, texts=None, *, gain=1.0):\n"
         "    return Repaired(prune(model, plan), plan, {'cuts': [], 'gain': gain})\n"
     )
@@ -348,7 +348,7 @@ def new_file() -> Iterator[Path]:
         yield path
     finally:
         path.unlink()
-        pruning.repairs._REGISTRY.pop("planted", None)
+        forget(pruning.repairs.REGISTRY, "planted")
         sys.modules.pop("pruning.repairs.planted_for_a_test", None)
         for cached in (folder / "__pycache__").glob("planted_for_a_test*"):
             cached.unlink()
@@ -365,7 +365,7 @@ def test_a_new_repair_is_one_new_file(new_file: Path) -> None:
 def test_the_registry_says_what_each_repair_is() -> None:
     found = repairs()
     assert list(found) == NAMES
-    assert all(r.paper and r.cost for r in found.values())
+    assert all(r.paper and r.stated is not None for r in found.values())
     assert [name for name, r in found.items() if not r.needs_texts] == ["laco"]
     assert [name for name, r in found.items() if not r.needs_plan] == ["laco"]
     assert found["prune-comp"].options == ("average", "part", "batch_tokens")
@@ -392,5 +392,5 @@ def test_bad_requests_are_refused() -> None:
         mend("replaceme", model, plan, [np.asarray([7])])
     with pytest.raises(ValueError, match="already"):
 
-        @repair("replaceme", paper="none", cost="none")
+        @repair("replaceme", paper="none", cost=Cost())
         def other(model: ReasoningModel, plan: LayerPlan, texts: Any) -> Repaired: ...

@@ -4,11 +4,6 @@ The streams come one text at a time from `tests.slow_streams`; of a plan with se
 the repaired model itself, cut after cut.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -267,7 +262,7 @@ def equations(seed: int, diagonal: bool) -> tuple[np.ndarray, np.ndarray, Normal
     draw = np.random.default_rng(seed)
     m, r = draw.normal(size=(40, 6)) * draw.uniform(0.1, 3, 6), draw.normal(size=(40, 6))
     tensors = torch.from_numpy(m).float(), torch.from_numpy(r).float()
-    halves = [NormalEquations.of(*(t[rows] for t in tensors), diagonal) for rows in
+    halves = [NormalEquations.of(tensors[0][rows], tensors[1][rows], diagonal) for rows in
               (slice(0, 13), slice(13, 40))]  # fmt: skip
     return m, r, halves[0] + halves[1]
 

@@ -1,10 +1,5 @@
 """Surgery: configuration, files and refusals. That the logits are right is in tests/laws."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import json
@@ -37,7 +32,7 @@ from pruning.checkpoint import plan_card
 from pruning.criteria import score
 from pruning.plan import LayerPlan
 from pruning.surgery import prune, save, shorten, write_checkpoint
-from tests.models import tiny
+from tests.models import tiny, untyped
 from tests.slow_streams import hooks_of, same_weights, snapshot
 
 
@@ -51,7 +46,7 @@ def test_the_callers_model_is_untouched_and_shares_nothing() -> None:
     assert same_weights(model, before)
     assert hooks_of(model) == hooks
     assert model.hf.config.to_dict() == config
-    assert [b.self_attn.layer_idx for b in model.blocks] == [0, 1, 2, 3]
+    assert [untyped(b).self_attn.layer_idx for b in model.blocks] == [0, 1, 2, 3]
     assert (model.n_blocks, pruned.n_blocks) == (4, 3)
     assert pruned.hf.num_parameters() < model.hf.num_parameters()
 
@@ -74,8 +69,8 @@ def test_blocks_are_numbered_anew_and_lists_lose_the_removed_entries() -> None:
     config = pruned.hf.config
     assert config.num_hidden_layers == 4
     assert config.layer_types == [types[i] for i in (1, 2, 4, 5)] != types[:4]
-    assert [b.self_attn.layer_idx for b in pruned.blocks] == [0, 1, 2, 3]
-    assert [b.self_attn.layer_type for b in pruned.blocks] == config.layer_types
+    assert [untyped(b).self_attn.layer_idx for b in pruned.blocks] == [0, 1, 2, 3]
+    assert [untyped(b).self_attn.layer_type for b in pruned.blocks] == config.layer_types
     assert pruned.layer_map == (1, 2, 4, 5)
 
 
@@ -85,7 +80,7 @@ def test_lists_that_are_not_per_block_keep_their_entries() -> None:
     shorten(config, [2], 3)
     assert config.eos_token_id == [1, 5, 7]
     assert config.architectures == ["a", "b", "c"]
-    assert len(config.layer_types) == 1
+    assert config.layer_types is not None and len(config.layer_types) == 1
 
 
 def moe(**rules: Any) -> ReasoningModel:
@@ -116,7 +111,8 @@ def test_a_tied_head_stays_tied(tmp_path: Path) -> None:
     assert pruned.head.weight is not model.head.weight
     folder = save(model, LayerPlan.without(model, 2), tmp_path / "tied")
     again = ReasoningModel.load(folder)
-    assert again.head.weight.data_ptr() == again.hf.get_input_embeddings().weight.data_ptr()
+    tied = untyped(again.hf).get_input_embeddings().weight
+    assert untyped(again.head).weight.data_ptr() == tied.data_ptr()
     torch.testing.assert_close(again.head.weight, model.head.weight)
 
 
@@ -178,7 +174,7 @@ def test_maps_compose_when_pruned_again(tmp_path: Path) -> None:
 
 def test_half_precision_is_kept(tmp_path: Path) -> None:
     model = tiny("qwen3", 3)
-    model.hf.to(torch.bfloat16)
+    untyped(model.hf).to(torch.bfloat16)
     folder = save(model, LayerPlan.without(model, 1), tmp_path / "out")
     assert AutoModelForCausalLM.from_pretrained(folder).dtype == torch.bfloat16
 
@@ -201,7 +197,7 @@ def test_a_model_that_was_changed_otherwise_is_written_as_it_is(tmp_path: Path) 
     model = tiny("qwen3", 4)
     changed = prune(model, LayerPlan.without(model, 2))
     with torch.no_grad():
-        changed.blocks[0].mlp.down_proj.weight.mul_(1.5)
+        untyped(changed.blocks[0]).mlp.down_proj.weight.mul_(1.5)
     changed.hf.config.use_cache = False
     before, config = snapshot(changed), changed.hf.config.to_dict()
     record = {"repair": "a half more", "numbers": [1, 2.5], "layer_map": [0, 1, 3]}
@@ -234,7 +230,7 @@ def test_a_model_that_shares_its_weights_takes_no_memory() -> None:
     own = {p.data_ptr() for p in model.hf.parameters()}
     assert {p.data_ptr() for p in shared.hf.parameters()} < own
     assert shared.n_blocks == 3
-    assert [b.self_attn.layer_idx for b in model.blocks] == [0, 1, 2, 3]
+    assert [untyped(b).self_attn.layer_idx for b in model.blocks] == [0, 1, 2, 3]
 
 
 # ---------------------------------------------------------------------------- refusals
@@ -327,7 +323,7 @@ def test_an_architecture_that_its_configuration_would_not_rebuild_is_refused() -
     """A block whose setting follows from its position by a rule that surgery does not know."""
     model = tiny("qwen3", 4)
     for index, block in enumerate(model.blocks):
-        block.self_attn.scaling = 0.1 * (index + 1)
+        untyped(block).self_attn.scaling = 0.1 * (index + 1)
     with pytest.raises(UserError, match=r"scaling.*not supported for surgery"):
         prune(model, LayerPlan.without(model, 1))
     model = tiny("qwen3", 4)

@@ -4,11 +4,6 @@ The slow ones take one text at a time, unpadded, keep everything, use float64 nu
 nothing from `pruning.weights`.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import copy
@@ -38,7 +33,8 @@ from pruning.weights import (
 from pruning.weights.allocation import owl_sparsities
 from pruning.weights.matched import Latencies, LatencyMatch
 from pruning.weights.matrices import lowest_in_groups, lowest_in_rows, lowest_of_all, matrices
-from tests.models import ARCHS, tiny
+from tests.chains import make_chain
+from tests.models import ARCHS, tiny, untyped
 from tests.slow_streams import hooks_of, same_weights, snapshot, texts
 
 LENGTHS = (6, 17, 4, 9)
@@ -78,7 +74,9 @@ def inputs(hf: Any, block: Any, data: list[np.ndarray]) -> dict[str, np.ndarray]
     for name, module in block.named_modules():
         if isinstance(module, nn.Linear):
             handles.append(
-                module.register_forward_pre_hook(lambda _, args, name=name: keep(name, args[0]))
+                untyped(module).register_forward_pre_hook(
+                    lambda _, args, name=name: keep(name, args[0])
+                )
             )
         elif hasattr(module, "num_experts") and hasattr(module, "down_proj"):
             handles.append(module.register_forward_pre_hook(experts(name)))
@@ -295,11 +293,12 @@ def test_two_of_four() -> None:
         found = sparsify(model, 0.5, data, method=method, pattern=(2, 4))
         for zeros in zeros_of(found.model).values():
             assert (zeros.reshape(len(zeros), -1, 4).sum(-1) == 2).all()
-    for options, message in (
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"pattern": (4, 2)}, "0 < n < m"),
         ({"pattern": (1, 4)}, "0.75"),
         ({"pattern": (2, 4), "allocation": "owl"}, "uniform"),
-    ):
+    ]
+    for options, message in mistakes:
         with pytest.raises(UserError, match=message):
             sparsify(model, 0.5, data, **options)
     with pytest.raises(UserError, match="expected a multiple of 5"):
@@ -312,7 +311,7 @@ def test_two_of_four() -> None:
 @pytest.mark.parametrize("method", ["wanda", "magnitude"])
 def test_the_callers_model_is_untouched_and_the_dtype_is_kept(method: Any) -> None:
     model = tiny("qwen3", 3)
-    model.hf.to(torch.bfloat16)
+    untyped(model.hf).to(torch.bfloat16)
     before, hooks = snapshot(model), hooks_of(model)
     found = sparsify(model, 0.5, texts(model, LENGTHS), method=method)
     assert same_weights(model, before)
@@ -335,20 +334,18 @@ def test_batches_padding_and_order_change_no_zero() -> None:
 
 
 def test_only_the_tokens_that_count_are_measured() -> None:
-    from tests.pruning.test_calibration import chain
-
     model = tiny("qwen3", 2)
-    chains = [chain([7, 8, 9, 20], [10, 11, 30]), chain([7, 8], [12, 13, 14, 40])]
+    chains = [make_chain([10, 11, 30], [7, 8, 9, 20]), make_chain([12, 13, 14, 40], [7, 8])]
     whole, generated = (sparsify(model, 0.5, chains, part=p) for p in ("all", "generated"))
     assert generated.n_tokens == 7
     assert generated.calibration == Calibration.of(model, chains, "generated").hash
     assert generated.calibration != whole.calibration
     # q_proj of block 0 reads a token's own embedding: the generated tokens alone decide.
-    q = model.blocks[0].self_attn.q_proj.weight.detach().double().numpy()
+    q = untyped(model.blocks[0]).self_attn.q_proj.weight.detach().double().numpy()
     ids = torch.tensor([10, 11, 30, 12, 13, 14, 40])
     with torch.no_grad():
         embedded = model.hf.get_input_embeddings()(ids)
-        x = model.blocks[0].input_layernorm(embedded).double().numpy()
+        x = untyped(model.blocks[0]).input_layernorm(embedded).double().numpy()
     importance = np.abs(q) * np.sqrt((x**2).sum(0))
     expected = importance.argsort(1).argsort(1) < q.shape[1] // 2
     found = zeros_of(generated.model)["model.layers.0.self_attn.q_proj.weight"]
@@ -365,7 +362,7 @@ def test_nothing_asked_for_is_nothing_done() -> None:
 def test_a_weight_that_is_not_finite_is_an_error_and_no_hook_stays() -> None:
     model = tiny("qwen3", 3)
     with torch.no_grad():
-        model.blocks[1].mlp.down_proj.weight[0, 0] = torch.inf
+        untyped(model.blocks[1]).mlp.down_proj.weight[0, 0] = torch.inf
     hooks = hooks_of(model)
     with pytest.raises(NonFiniteError, match="block 2"):
         sparsify(model, 0.5, texts(model, LENGTHS))

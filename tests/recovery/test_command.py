@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from interp.errors import UserError
 from prunescope import cli
 from prunescope.commands import Recover
 from recovery.recovery_config import RecoveryConfig
@@ -69,3 +70,18 @@ def test_a_mistake_is_said(options: list[str], said: str, tmp_path: Path, capsys
     err = capsys.readouterr().err
     assert said in err
     assert "Traceback" not in err
+
+
+def test_what_is_measured_is_the_testbeds_unless_it_is_named(tmp_path: Path) -> None:
+    from recovery.overlap import measured_benchmarks
+
+    names = [b.name for b in measured_benchmarks("testbed", "s1k")]
+    assert "countdown-4" in names
+    assert [b.name for b in measured_benchmarks("other", "testbed:arithmetic")] == names
+    assert measured_benchmarks("other", "s1k") == []
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"id": "a", "question": "2 + 2?", "answer": "4"}\n', encoding="utf-8")
+    found = measured_benchmarks("other", "s1k", ["arithmetic"], {"jsonl:numeric": str(file)})
+    assert [b.name for b in found] == ["arithmetic", "jsonl:numeric"]
+    with pytest.raises(UserError, match="Did you mean 'arithmetic'"):
+        measured_benchmarks("other", "s1k", ["arithmetik"])

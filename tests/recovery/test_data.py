@@ -96,7 +96,7 @@ def test_every_chat_format_says_the_same(
         ({"messages": [{"role": "assistant", "content": "7"}]}, "no user turn"),
         ({"messages": []}, "list of turns"),
         ({"messages": [{"role": "robot", "content": "7"}]}, "Unknown role 'robot'"),
-        ({"messages": [{"role": "user", "content": 7}]}, "expected text as content"),
+        ({"messages": [{"role": "user", "content": 7}]}, "expected a text or a list of text parts"),
         ({"question": "what ?", "attempt": {"a": 1}}, "expected a text or a list"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Budget
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from recovery import configs
@@ -22,20 +22,14 @@ from recovery.libraries import quiet
 from recovery.trainers import rate_factor, trimmed
 from recovery.training_memory import GIB, QWEN3_8B, TrainedShape, memory
 from recovery.writing import Writer, own_tokens
+from tests.chains import make_chain
 from tests.models import tiny
 from tests.recovery.small import config, examples, saved, weights
 
 
 def test_only_the_models_own_tokens_are_its_completion() -> None:
-    def chain(forced: list[bool]) -> Chain:
-        n = len(forced)
-        return Chain(
-            "p", "dense", 0, 0, Budget(4, 4), np.zeros(1, np.int64), np.arange(n), np.array(forced),
-            Span(0, n), None, "cut", "forced", 0, np.zeros(n), np.zeros(n),
-        )  # fmt: skip
-
-    assert own_tokens(chain([False, False, True, True, False])) == [0, 1]
-    assert own_tokens(chain([False, False])) == [0, 1]
+    assert own_tokens(make_chain(range(5), forced=(2, 3))) == [0, 1]
+    assert own_tokens(make_chain(range(2))) == [0, 1]
 
 
 def test_a_writer_repeats_itself_and_leaves_the_model_training() -> None:

@@ -118,7 +118,7 @@ def test_each_token_comes_once_and_is_finite(tmp_path: Path) -> None:
     ):
         [model.hf(ids) for _ in range(2)]
     with (
-        pytest.raises(UserError, match="A row is of text 1; the capture is of 1"),
+        pytest.raises(UserError, match="A row belongs to text 1; the capture is of 1"),
         torch.no_grad(),
         capture(model, RawCapture(tmp_path / "b"), n_texts=1),
     ):
@@ -197,5 +197,5 @@ def test_what_cannot_be_captured_or_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lacks streams-00000"):
         load_raw(tmp_path / "r")
     (tmp_path / "r" / module.INDEX).write_text("{")
-    with pytest.raises(UserError, match="no valid JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         load_raw(tmp_path / "r")

@@ -1,10 +1,5 @@
 """Reducers: equal to capturing everything and reducing afterwards, in any batching."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 from contextlib import suppress
@@ -16,14 +11,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.activations.capture import Batch, Reducer, capture
+from interp.activations.capture import CapturedBatch, Reducer, capture
 from interp.activations.reducers import BlockInfluence, Moments, ResidualNorms
 from interp.errors import NonFiniteError
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.teacher_forced import replay
 from interp.statistics.jackknife import jackknife_ratio
 from tests.drawing import max_examples
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.slow_streams import hooks_of, same_weights, snapshot, streams, texts
 
 LENGTHS = (5, 19, 2, 11)
@@ -57,7 +52,7 @@ def test_the_last_block_is_scored_before_the_final_norm() -> None:
     model = tiny("qwen3", 3)
     (ids,) = texts(model, [30])
     with torch.no_grad():  # a norm whose gains differ turns the stream
-        model.final_norm.weight.copy_(torch.linspace(0.1, 3.0, model.d_model))
+        untyped(model.final_norm).weight.copy_(torch.linspace(0.1, 3.0, model.d_model))
     replay(model, [ids], [influence := BlockInfluence()])
     with torch.no_grad():
         kept = model.hf(torch.tensor(ids)[None], output_hidden_states=True).hidden_states
@@ -70,7 +65,7 @@ def test_the_last_block_is_scored_before_the_final_norm() -> None:
 def test_sinks_are_left_out_of_the_second_figure_only() -> None:
     model = tiny("llama", 3)
     with torch.no_grad():  # token 7 enters 500 times as long as the others
-        model.hf.get_input_embeddings().weight[7] *= 500
+        untyped(model.hf).get_input_embeddings().weight[7] *= 500
     sequences = [np.where(ids == 7, 8, ids) for ids in texts(model, [20, 13])]
     sequences[0][4] = 7
     replay(model, sequences, [influence := BlockInfluence()])
@@ -152,8 +147,8 @@ def test_half_precision_does_not_overflow(dtype: torch.dtype) -> None:
     with torch.no_grad():
         for weight in (w for b in model.blocks for n, w in b.named_parameters() if "_proj" in n):
             weight.mul_(4)
-        model.hf.get_input_embeddings().weight.mul_(3000)
-    model.hf.to(dtype)
+        untyped(model.hf).get_input_embeddings().weight.mul_(3000)
+    untyped(model.hf).to(dtype)
     sequences = texts(model, [12, 7])
     replay(model, sequences, [influence := BlockInfluence()])
     expected = slow_influence(model, sequences, True)
@@ -193,7 +188,7 @@ def test_hooks_are_gone_after_an_exception_and_nothing_is_changed() -> None:
     class Failing(Reducer):
         def begin(self, model: ReasoningModel, n_texts: int) -> None: ...
 
-        def update(self, index: int, x: Any, y: Any, batch: Batch) -> None:
+        def update(self, index: int, x: Any, y: Any, batch: CapturedBatch) -> None:
             if index == 1:
                 raise RuntimeError("planted")
 
@@ -228,9 +223,9 @@ def test_half_a_row_left_by_a_failed_pass_does_not_enter_the_next() -> None:
     influence = BlockInfluence()
     with torch.no_grad(), capture(model, influence, n_texts=1) as recording:
         ones = torch.ones(1, 5, dtype=torch.bool)
-        recording.batch = Batch(ones, torch.tensor([0]), first=0, last=False)
+        recording.batch = CapturedBatch(ones, torch.tensor([0]), first=0, last=False)
         model.hf(whole[:, :5])  # the rest of this row never comes
-        recording.batch = Batch(torch.ones(1, 12, dtype=torch.bool), torch.tensor([0]))
+        recording.batch = CapturedBatch(torch.ones(1, 12, dtype=torch.bool), torch.tensor([0]))
         model.hf(whole)
     replay(model, [ids], [expected := BlockInfluence()])
     assert influence.result().n_tokens() == 12
@@ -250,7 +245,7 @@ def test_recording_changes_no_logit() -> None:
 def test_nothing_in_a_hook_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("qwen3", 2)
     ids = torch.tensor(np.stack(texts(model, [8, 8])))
-    batch = Batch(torch.ones(2, 8, dtype=torch.bool), torch.arange(2))
+    batch = CapturedBatch(torch.ones(2, 8, dtype=torch.bool), torch.arange(2))
     reducers = (BlockInfluence(), ResidualNorms(), Moments(), Moments(full=True))
 
     def waits(*_: Any, **__: Any) -> Any:
@@ -258,7 +253,7 @@ def test_nothing_in_a_hook_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
 
     with torch.no_grad(), capture(model, *reducers, n_texts=2) as recording:
         recording.batch = batch
-        stream = model.hf.get_input_embeddings()(ids)
+        stream = untyped(model.hf).get_input_embeddings()(ids)
         for name in ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__"):
             monkeypatch.setattr(torch.Tensor, name, waits)
         for block in model.blocks:  # the blocks themselves may wait: only the hooks are looked at
@@ -272,7 +267,7 @@ def test_nothing_in_a_hook_waits_for_the_device(monkeypatch: pytest.MonkeyPatch)
 def test_a_stream_that_is_not_finite_is_an_error() -> None:
     model = tiny("qwen3", 2)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[9] = torch.nan
+        untyped(model.hf).get_input_embeddings().weight[9] = torch.nan
     replay(model, [np.array([8, 9, 10])], [influence := BlockInfluence()])
     with pytest.raises(NonFiniteError, match="block"):
         influence.result()

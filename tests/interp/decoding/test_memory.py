@@ -76,8 +76,7 @@ def test_one_row_that_does_not_fit_and_other_errors_are_raised(
 
 def test_more_slots_than_memory_are_refused_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny()
-    sizes = {"SC_AVPHYS_PAGES": 40, "SC_PAGE_SIZE": 4096}
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: sizes[name])
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 40 * 4096)
     requests = cross(model, PROMPTS, budgets=Budget(20, 3), samples=4)
     with pytest.warns(UserWarning, match="12 rows of .* tokens do not fit"):
         chains = list(decode(model, requests, slots=12))

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from interp.chains.chain import Budget, Chain
-from interp.chains.residual_record import SINK_RATIO, StreamRecord
+from interp.chains.residual_record import StreamRecord
 from interp.decoding.generate import decode
 from interp.decoding.request import cross, fork
 from interp.decoding.sampling import Sampling
 from interp.interventions.interventions import Scale, Skip, Variant, dense
 from interp.interventions.windows import Window
+from interp.kernels.stream_numbers import SINK_RATIO
 from interp.model.reasoning_model import ReasoningModel
 from tests.models import ARCHS, tiny
 from tests.reference import look_every, skipped, slow_logits

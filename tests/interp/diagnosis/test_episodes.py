@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Chain
 from interp.diagnosis import find_episodes, find_loop, loop_dynamics, words
 from interp.diagnosis.token_text import NUMBER, word_ids
 from interp.errors import UserError
 from interp.statistics import rate
+from tests.chains import answered_chain
 
 DATA = Path(os.environ.get("PRUNESCOPE_DATA") or Path(__file__).parents[4] / "shared" / "data")
 needs_data = pytest.mark.skipif(
@@ -36,14 +37,7 @@ class Numbers:
 
 
 def chain_of(ids: list[int], problem: str = "p", finish: str = "end", sample: int = 0) -> Chain:
-    tokens = np.array([*ids, 999, 998], dtype=np.int64)
-    size = len(tokens)
-    return Chain(
-        problem=problem, variant="dense", sample=sample, seed=0, budget=Budget(),
-        prompt_ids=np.zeros(1, dtype=np.int64), ids=tokens, forced=np.zeros(size, dtype=bool),
-        thinking=Span(0, len(ids)), answer=Span(len(ids) + 1, size), finish="stop",
-        thinking_finish=finish, waits=0, logprob=np.zeros(size), entropy=np.zeros(size),  # type: ignore[arg-type]
-    )  # fmt: skip
+    return answered_chain(ids, 999, [998], problem=problem, sample=sample, thinking_finish=finish)
 
 
 def slow_runs(x: list[int], least: int, repeats: float) -> set[tuple[int, int, int]]:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Chain
 from interp.decoding.sampling import Sampling
 from interp.diagnosis import escape_mass, find_episodes
 from interp.errors import UserError
 from interp.interventions.interventions import Scale, Skip, Variant
 from interp.model.reasoning_model import ReasoningModel
+from tests.chains import answered_chain
 from tests.models import tiny
 from tests.reference import slow_logits
 from tests.slow_streams import hooks_of
@@ -25,14 +26,10 @@ def model() -> ReasoningModel:
 
 
 def chain_of(model: ReasoningModel, text: str, problem: str = "p", answer: str = "3") -> Chain:
-    thinking = model.encode(text)
-    ids = np.array([*thinking, 5, *model.encode(answer)], dtype=np.int64)
-    return Chain(
-        problem=problem, variant="dense", sample=0, seed=0, budget=Budget(),
-        prompt_ids=np.array(model.encode("user use 3 7 2")), ids=ids,
-        forced=np.arange(len(ids)) == FORCED_AT,
-        thinking=Span(0, len(thinking)), answer=Span(len(thinking) + 1, len(ids)), finish="stop",
-        thinking_finish="forced", waits=0, logprob=np.zeros(len(ids)), entropy=np.zeros(len(ids)),
+    prompt = model.encode("user use 3 7 2")
+    return answered_chain(
+        model.encode(text), 5, model.encode(answer), prompt_ids=prompt, problem=problem,
+        forced=(FORCED_AT,), thinking_finish="forced",
     )  # fmt: skip
 
 

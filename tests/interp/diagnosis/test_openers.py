@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Chain
 from interp.diagnosis import (
     NATURAL,
     TESTBED,
@@ -22,6 +22,7 @@ from interp.diagnosis.openers import opener_ids, places_of
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant
 from interp.model.reasoning_model import ReasoningModel
+from tests.chains import answered_chain
 from tests.models import tiny
 from tests.reference import slow_logits
 from tests.slow_streams import hooks_of, plant_identity
@@ -37,15 +38,10 @@ def model() -> ReasoningModel:
 def chain_of(
     model: ReasoningModel, text: str, problem: str = "p", forced: tuple[int, ...] = ()
 ) -> Chain:
-    thinking = model.encode(text)
-    ids = np.array([*thinking, 5, *model.encode("3 + 7")], dtype=np.int64)
-    wrote = np.zeros(len(ids), dtype=bool)
-    wrote[list(forced)] = True
-    return Chain(
-        problem=problem, variant="dense", sample=0, seed=0, budget=Budget(),
-        prompt_ids=np.array(model.encode("user use 3 7 2")), ids=ids, forced=wrote,
-        thinking=Span(0, len(thinking)), answer=Span(len(thinking) + 1, len(ids)), finish="stop",
-        thinking_finish="end", waits=0, logprob=np.zeros(len(ids)), entropy=np.zeros(len(ids)),
+    prompt = model.encode("user use 3 7 2")
+    return answered_chain(
+        model.encode(text), 5, model.encode("3 + 7"), prompt_ids=prompt, problem=problem,
+        forced=forced,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Chain
 from interp.diagnosis import (
     NATURAL,
     TESTBED,
@@ -22,6 +22,7 @@ from interp.diagnosis import (
     reflections,
 )
 from interp.errors import UserError
+from tests.chains import answered_chain
 
 
 class Vocabulary:
@@ -69,16 +70,8 @@ SEARCH = "try 3 + 4 = 7 left 5 . 7 + 5 = 12 no . back 7 left 5 . 7 x 5 = 14 wait
 
 
 def chain_of(thinking: str, answer: str = "3", forced: tuple[int, ...] = ()) -> Chain:
-    before, after = TOY.ids(thinking), TOY.ids(answer)
-    ids = np.array([*before, TOY.pieces.index("</think>"), *after])
-    wrote = np.zeros(len(ids), dtype=bool)
-    wrote[list(forced)] = True
-    return Chain(
-        problem="p", variant="dense", sample=0, seed=0, budget=Budget(),
-        prompt_ids=np.zeros(1, dtype=np.int64), ids=ids, forced=wrote,
-        thinking=Span(0, len(before)), answer=Span(len(before) + 1, len(ids)), finish="stop",
-        thinking_finish="end", waits=0, logprob=np.zeros(len(ids)), entropy=np.zeros(len(ids)),
-    )  # fmt: skip
+    end = TOY.pieces.index("</think>")
+    return answered_chain(TOY.ids(thinking), end, TOY.ids(answer), forced=forced)
 
 
 # --- alignment

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from transformers import Qwen3ForCausalLM
 
 from interp.activations.capture import capture
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Budget, Chain
 from interp.errors import NonFiniteError, UserError
 from interp.heads import (
     SCORES,
@@ -42,6 +42,7 @@ from interp.interventions.interventions import AblateHeads, Skip, Variant, dense
 from interp.interventions.windows import Window
 from interp.model.reasoning_model import ReasoningModel
 from interp.statistics.jackknife import jackknife_ratio
+from tests.chains import Ids, make_chain
 from tests.drawing import max_examples
 from tests.models import ARCHS, config, tiny, tiny_hf, tokenizer
 from tests.reference import slow_logits, slow_logprobs
@@ -50,16 +51,9 @@ from tests.slow_streams import hooks_of, same_weights, snapshot
 PROMPT = 5
 
 
-def chain_of(ids: Sequence[int], n_prompt: int = PROMPT) -> Chain:
+def chain_of(ids: Ids, n_prompt: int = PROMPT) -> Chain:
     """A chain of which the first `n_prompt` ids are the prompt."""
-    whole = np.asarray(ids, dtype=np.int64)
-    n = len(whole) - n_prompt
-    return Chain(
-        problem="p", variant="dense", sample=0, seed=0, budget=Budget(),
-        prompt_ids=whole[:n_prompt], ids=whole[n_prompt:], forced=np.zeros(n, dtype=bool),
-        thinking=Span(0, n), answer=None, finish="cut", thinking_finish="forced", waits=0,
-        logprob=np.zeros(n), entropy=np.zeros(n),
-    )  # fmt: skip
+    return make_chain(ids[n_prompt:], ids[:n_prompt])
 
 
 def random_chain(model: ReasoningModel, length: int, seed: int = 0) -> Chain:
@@ -749,7 +743,7 @@ def test_mistakes_are_told() -> None:
         (lambda: lens.scores([chain], [event], blocks=[1, 1]), "none twice"),
         (lambda: lens.patterns(chain, start=4, stop=4), "Rows"),
         (lambda: lens.patterns(chain, stop=11), "10 tokens"),
-        (lambda: lens.patterns(chain, blocks=[0]).of(1), "not asked for"),
+        (lambda: lens.patterns(chain, blocks=[0]).of(1), "is not here: these are patterns"),
         (lambda: lens.patterns(chain).plot(0, heads), "heads 0"),
         (lambda: lens.ablate([chain], [event], [(0, heads)]), f"Head {heads} of block 0"),
         (lambda: lens.ablate([chain], [event], [(0, -1)]), "Head -1"),

@@ -50,7 +50,6 @@ def test_each_row_is_changed_as_its_own_variant_asks(arch: str, part: Part) -> N
     cases: list[tuple[Intervention, Edit]] = [
         (Skip(0, part=part), torch.zeros_like),
         (Skip(2, part=part), torch.zeros_like),
-        (ZeroDelta(2, part=part), torch.zeros_like),
         (MeanDelta(1, part=part, mean=mean), lambda d: mean.expand_as(d)),
         (Scale(1, part=part, gain=-0.7), lambda d: d * -0.7),
         (Patch(3, part=part, stream=stream, first=2), patched),
@@ -64,6 +63,14 @@ def test_each_row_is_changed_as_its_own_variant_asks(arch: str, part: Part) -> N
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
         assert (got - together[0]).abs().max() > 1e-2
     assert torch.equal(together[0], together[-1])
+
+
+def test_zero_delta_is_skip_by_a_deprecated_name() -> None:
+    model = tiny()
+    with pytest.warns(DeprecationWarning, match="use Skip"):
+        old = ZeroDelta(1, part="mlp")
+    both = logits(model, [Variant("old", (old,)), Variant("new", (Skip(1, part="mlp"),))], None)
+    assert torch.equal(both[0], both[1])
 
 
 def test_windows_choose_positions() -> None:

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import interp.replay.teacher_forced
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Budget, Chain
 from interp.errors import NonFiniteError, PruneScopeError, UserError
 from interp.interventions.interventions import ResampleDelta, Scale, Skip, Variant
 from interp.interventions.windows import Answer, Window
@@ -30,6 +30,7 @@ from interp.lens import CHOSEN, EMBEDDING, Contributions, Lens, contributions, l
 from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
+from tests.chains import make_chain
 from tests.drawing import max_examples
 from tests.models import ARCHS, tiny, tokenizer
 from tests.reference import skipped, slow_logits
@@ -45,11 +46,9 @@ def chain(
     """A chain of random tokens; nothing here looks at how it came about."""
     draw = np.random.default_rng(seed)
     ids = draw.integers(6, model.vocab_size, size=prompt + steps)
-    return Chain(
-        problem=problem, variant="dense", sample=0, seed=seed, budget=Budget(),
-        prompt_ids=ids[:prompt], ids=ids[prompt:], forced=np.zeros(steps, dtype=bool),
-        thinking=Span(0, steps), answer=None, finish="cut", thinking_finish="none", waits=0,
-        logprob=np.zeros(steps), entropy=np.zeros(steps), layer_map=model.layer_map,
+    return make_chain(
+        ids[prompt:], ids[:prompt], problem=problem, seed=seed, thinking_finish="none",
+        layer_map=model.layer_map,
     )  # fmt: skip
 
 
@@ -751,7 +750,7 @@ def test_mistakes_are_named(call: Any) -> None:
         call(model, chains, {"x": []})
     with pytest.raises(UserError, match="expected token ids"):
         call(model, chains, {"x": np.array([0.5])})
-    with pytest.raises(UserError, match="id a step"):
+    with pytest.raises(UserError, match="one id per step"):
         call(model, chains, {"x": [np.zeros(9, dtype=np.int64)] * 2})
     with pytest.raises(UserError, match="always there"):
         call(model, chains, {"chosen": 7})

@@ -146,15 +146,16 @@ def test_unsupported_architectures() -> None:
         ReasoningModel.load(t5, tok)
 
 
-def test_tokenizer_without_delimiters() -> None:
+def test_a_tokenizer_without_delimiters_has_the_plain_format() -> None:
     inner: Any = tokenizer()._tokenizer
     plain = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner.from_str(inner.to_str().replace("think>", "thimk>")),
         unk_token="<unk>",
         eos_token="<|im_end|>",
     )
-    with pytest.raises(UserError, match="<think>"):
-        ReasoningModel.load(tiny_hf(), plain)
+    model = ReasoningModel.load(tiny_hf(), plain)
+    assert model.delimiters.is_plain and model.delimiter_ids.think_end == ()
+    assert model.text(model.prompt_ids("use 3"), skip_special=False) == "use 3"
     with pytest.raises(UserError, match="cannot spell"):
         ReasoningModel.load(tiny_hf(), plain, delimiters=Delimiters("use", "nonsense"))
     named = ReasoningModel.load(tiny_hf(), plain, delimiters=Delimiters("use", "to make"))

@@ -1,10 +1,5 @@
 """Probes: features equal to a slow pass, labels by their definition, controls that can say no."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 import dataclasses
@@ -30,8 +25,9 @@ from interp.probes.fitting import FitDesign, auc_of
 from interp.probes.folds import shuffled
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
+from tests.chains import make_chain
 from tests.drawing import max_examples
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.slow_streams import hooks_of, same_weights, snapshot, streams
 
 PROMPTS, LENGTHS = (4, 1, 9, 2), (7, 15, 3, 30)
@@ -43,12 +39,9 @@ def chain(
 ) -> Chain:
     """A chain of random ids: what it says does not matter here."""
     ids = np.random.default_rng((seed, prompt, length)).integers(6, model.vocab_size, 300)
-    return Chain(
-        problem=problem, variant="dense", sample=0, seed=seed, budget=Budget(),
-        prompt_ids=ids[:prompt], ids=ids[prompt : prompt + length],
-        forced=np.zeros(length, dtype=bool), thinking=Span(0, max(length - 2, 0)),
-        answer=None, finish="cut", thinking_finish="forced", waits=0,
-        logprob=np.zeros(length), entropy=np.zeros(length),
+    return make_chain(
+        ids[prompt : prompt + length], ids[:prompt], problem=problem, seed=seed,
+        thinking=Span(0, max(length - 2, 0)),
     )  # fmt: skip
 
 
@@ -102,7 +95,7 @@ def test_gathering_does_not_depend_on_batches_chunks_or_order(
         batch_tokens=batch_tokens,
         chunk_tokens=chunk_tokens,
     )
-    ends = np.cumsum([0, *map(len, PICKS)])
+    ends = np.cumsum([0, *map(len, PICKS)]).tolist()
     back = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in order])
     np.testing.assert_allclose(moved, whole[back], atol=2e-5)
 
@@ -184,7 +177,7 @@ def test_gather_leaves_the_model_alone_and_its_hooks_are_gone_after_an_exception
     gather(model, chains, PICKS)
     assert same_weights(model, before) and hooks_of(model) == hooks
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[int(chains[1].ids[3])] = torch.nan
+        untyped(model.hf).get_input_embeddings().weight[int(chains[1].ids[3])] = torch.nan
     with pytest.raises(NonFiniteError, match=r"block \[0, 1, 2\]"):
         gather(model, chains, PICKS)
     assert hooks_of(model) == hooks
@@ -340,7 +333,7 @@ def test_foretell_refuses_what_makes_no_sense() -> None:
         ("never begins within 3", never, 3, names[:4], {"folds": 2}),
         ("wider bins", one_late, 3, names[:4], {"folds": 2}),
         ("expected a boolean for each", [m.astype(int) for m in masks], 1, names, {}),
-        ("1 times a mask of `within`, for 12", masks, 1, names, {"within": masks[:1]}),
+        ("a mask of `within` for 1 chains of 12", masks, 1, names, {"within": masks[:1]}),
         ("mask of `within` of chain 0", masks, 1, names, {"within": [masks[0][:-1], *masks[1:]]}),
         ("11 problems for 12 chains", masks, 1, names[:11], {}),
         ("12 problems cannot be cut into 13", masks, 1, names, {"folds": 13}),
@@ -741,7 +734,9 @@ def test_plots_show_blocks_control_and_baselines() -> None:
     found = probe(features, labels, group, blocks=[0, 3, 9], rows=rows, folds=3, permutations=10)
     _, ax = plt.subplots()
     assert found.plot(ax) is ax
-    shown = [text.get_text() for text in ax.get_legend().get_texts()]
+    legend = ax.get_legend()
+    assert legend is not None
+    shown = [text.get_text() for text in legend.get_texts()]
     assert {"probe", "position", "shuffled labels"} <= set(shown)
     assert ax.get_xticks().tolist() == [0, 3, 9]
     assert found.plot() is not ax
@@ -778,7 +773,9 @@ def test_probe_ahead_is_its_three_steps_for_each_horizon() -> None:
     assert frame["ahead"].tolist() == [1, 1, 6, 6] and frame["block"].tolist() == [0, 2, 0, 2]
     _, ax = plt.subplots()
     assert found.plot(ax) is ax
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["within 1", "within 6"]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [t.get_text() for t in legend.get_texts()] == ["within 1", "within 6"]
     plt.close("all")
     with pytest.raises(UserError, match="no horizon"):
         probe_ahead(model, chains, masks, ())

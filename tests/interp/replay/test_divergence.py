@@ -88,7 +88,7 @@ def test_means_by_event_and_step() -> None:
         found.by_step([4, 4])
     with pytest.raises(UserError, match="Did you mean 'kl'"):
         found.mean("k")
-    with pytest.raises(UserError, match="expected one a chain"):
+    with pytest.raises(UserError, match="expected one per chain"):
         found.by_event({"short": [np.ones(2, bool)] * len(chains)})
     with pytest.raises(UserError, match="no chain"):
         divergence(model, [], dense)
@@ -158,7 +158,7 @@ def test_where_chains_part() -> None:
         first_divergence(a, chains[-1])
     with pytest.raises(UserError, match="two chains of problem '0'"):
         divergence_table([*chains, b])
-    with pytest.raises(UserError, match="to stand beside"):
+    with pytest.raises(UserError, match="to compare with"):
         divergence_table([c for c in chains if c.variant != "dense"])
 
 

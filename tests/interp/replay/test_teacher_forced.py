@@ -1,10 +1,5 @@
 """Teacher-forced passes: equal to running each text alone, whatever the batching and variant."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
-# Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -19,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp.activations.capture import Batch, Reducer
+from interp.activations.capture import CapturedBatch, Reducer
 from interp.activations.reducers import BlockInfluence
 from interp.chains.chain import Budget
 from interp.errors import NonFiniteError, UserError
@@ -40,7 +35,7 @@ from interp.replay.teacher_forced import (
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from tests.drawing import max_examples
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 LENGTHS = (5, 19, 2, 11)
@@ -296,7 +291,8 @@ def test_sweeping_on_a_base_without_some_sublayers() -> None:
     sequences = texts(model, LENGTHS)
     sweeper = Sweeper(model, sequences, batch_tokens=40)
     steps: list[Skip] = []
-    for block, part in ((2, "attention"), (1, "mlp"), (3, "block"), (2, "mlp")):
+    order: list[tuple[int, Part]] = [(2, "attention"), (1, "mlp"), (3, "block"), (2, "mlp")]
+    for block, part in order:
         sweeper.sweep(part=part)
         sweeper.remove(block, part)
         steps.append(Skip(block, part=part))
@@ -314,7 +310,7 @@ def test_sweeping_on_a_base_without_some_sublayers() -> None:
     with pytest.raises(UserError, match="cannot be skipped"):
         sweeper.sweep([1], part="mlp")
     with pytest.raises((UserError, TypeError)):  # types are checked in tests
-        sweeper.sweep(part="head")
+        sweeper.sweep(part="head")  # pyright: ignore[reportArgumentType]
     sweeper.remove(0)
     with pytest.raises(UserError, match="without blocks"):
         sweeper.remove(1)
@@ -344,7 +340,7 @@ def test_sweep_hooks_are_gone_after_an_exception() -> None:
     model = tiny("qwen3", 3)
     hooks = hooks_of(model)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[9] = torch.nan
+        untyped(model.hf).get_input_embeddings().weight[9] = torch.nan
     with pytest.raises(NonFiniteError):
         sweep(model, [np.array([8, 7, 9, 10])])
     assert hooks_of(model) == hooks
@@ -452,7 +448,7 @@ def test_a_reducer_that_needs_whole_rows_is_given_them() -> None:
         def begin(self, model: ReasoningModel, n_texts: int) -> None:
             self.seen: list[tuple[int, int, bool]] = []
 
-        def update(self, index: int, x: Any, y: Any, batch: Batch) -> None:
+        def update(self, index: int, x: Any, y: Any, batch: CapturedBatch) -> None:
             self.seen.append((x.shape[1], batch.first, batch.last))
 
     class Chunked(Widths):
@@ -500,7 +496,7 @@ def test_chains_that_cannot_be_replayed_are_refused() -> None:
         replay_chains(model, chains, variant=[None, dense])
     with pytest.raises(UserError, match="2 masks for 1 chains"):
         replay_chains(model, chains, counted=[np.ones(3, bool)] * 2)
-    with pytest.raises(UserError, match="one entry a token"):
+    with pytest.raises(UserError, match="one entry per token"):
         replay_chains(model, chains, counted=[np.ones(3, bool)])
 
 

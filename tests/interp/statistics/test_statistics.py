@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from sklearn.metrics import cohen_kappa_score
 
 from interp.errors import UserError
 from interp.statistics import (
     best_of_n,
     clopper_pearson,
     cluster_bootstrap,
+    cohen_kappa,
     cov_at_k,
     holm,
     jeffreys,
@@ -496,3 +498,20 @@ def test_best_of_n_is_the_mean_over_subsets(data: st.DataObject) -> None:
 def test_mistakes_are_user_errors(mistake) -> None:
     with pytest.raises(UserError, match=r".{20,}"):
         mistake()
+
+
+# ------------------------------------------------------------------- kappa
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_kappa_is_that_of_sklearn(pairs: list[tuple[bool, bool]]) -> None:
+    table = np.zeros((2, 2), dtype=np.int64)
+    for first, second in pairs:
+        table[int(first), int(second)] += 1
+    found = cohen_kappa(table)
+    np.testing.assert_array_equal(cohen_kappa(np.stack([table, table])), [found, found])
+    np.testing.assert_allclose(cohen_kappa(table / len(pairs)), found, atol=1e-12)
+    if len({rating for pair in pairs for rating in pair}) == 1:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(cohen_kappa_score(*zip(*pairs, strict=True)), abs=1e-12)

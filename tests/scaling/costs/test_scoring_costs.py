@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,30 @@ from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import generate
 from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration as Sized
+from pruning.cost import (
+    ScoringJob,
+    runs_of_all,
+    runs_of_drawn,
+    runs_of_extended,
+    runs_of_neighbours,
+)
 from pruning.criteria import criteria, score
 from pruning.criteria.prefix import judge_sets
+from pruning.plan import LayerPlan
+from pruning.repairs import mend
 from scaling.costs.decode_speed import Pace, pace_of
 from scaling.costs.machines import machine
 from scaling.costs.measured_machine import this_machine
 from scaling.costs.model_shape import ModelShape
 from scaling.costs.scoring_costs import (
     CalibrationSize,
+    PlannedRepair,
+    cost_of_criteria,
     estimate_scoring,
+    flops_of,
     own_calibration,
     tried_share,
 )
-from scaling.costs.scoring_work import COUNTED, set_runs, work_of
 from scaling.study.config import StudyConfig
 from tests import models
 from tests.counting import counted, within
@@ -60,9 +72,9 @@ def test_flops_of_a_criterion_are_counted_as_it_spends_them(
     calibration = Sized.of(model, chains, "all")
     _, real = counted(lambda: score(name, model, calibration, **options))
     tokens = sum(map(len, calibration.sequences))
-    work = work_of([name], BLOCKS, remove, tokens, len(chains))
-    assert not work.unpriced
-    assert within(work.flops(ModelShape.of(model.hf.config), tokens, len(chains)), real)
+    cost = cost_of_criteria([name], BLOCKS, remove, tokens, len(chains))
+    found = flops_of(cost, ModelShape.of(model.hf.config), tokens, len(chains))
+    assert within(found, real), found / real
 
 
 @pytest.mark.parametrize("name", ["chain-aware", "task-greedy"])
@@ -98,35 +110,76 @@ def test_chains_that_a_criterion_decodes_are_counted(
     assert within(found.total("flops"), real), found.total("flops") / real
 
 
-def test_runs_of_blocks_are_those_of_the_judgement_of_sets(
-    model: ReasoningModel, chains: list[Chain]
-) -> None:
-    sets = [(0, 2), (1, 2), (1, 4), (3,), (2, 5)]
+def test_a_search_for_larger_sets_is_counted_within_half_again(chains: list[Chain]) -> None:
+    """12 blocks: too many sets of three to try them all, so the search does draw and exchange."""
+    deep = models.tiny("qwen3", n_blocks=12)
+    calibration = Sized.of(deep, chains, "all")
+    tokens = sum(map(len, calibration.sequences))
+    options: dict[str, Any] = {
+        "sizes": (3,), "generations": 4, "offspring": 8, "initial": 12,
+        "tokens": (tokens // 4, tokens // 2),
+    }  # fmt: skip
+    _, real = counted(lambda: score("evopress", deep, calibration, remove=3, **options))
+    cost = cost_of_criteria(["evopress"], 12, 3, tokens, len(chains), options)
+    found = flops_of(cost, ModelShape.of(deep.hf.config), tokens, len(chains))
+    assert within(found, real), found / real
+
+
+def runs_counted(model: ReasoningModel, chain: Chain, sets: list[tuple[int, ...]]) -> int:
+    """Runs of a block while `judge_sets` judges the sets on one text."""
     ran = [0]
     hooks = [
         block.register_forward_hook(lambda *_: ran.__setitem__(0, ran[0] + 1))
         for block in model.blocks
     ]
-    calibration = Sized.of(model, chains[:1])
+    calibration = Sized.of(model, [chain])
     judge_sets(model, sets, calibration.sequences, calibration.counted(), "kl")
     for hook in hooks:
         hook.remove()
-    assert set_runs(sets, BLOCKS) == ran[0]
+    return ran[0]
 
 
-def test_every_criterion_has_a_price() -> None:
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_runs_for_all_sets_are_counted_exactly(
+    n: int, model: ReasoningModel, chains: list[Chain]
+) -> None:
+    every = list(combinations(range(BLOCKS), n))
+    ran = runs_counted(model, chains[0], every)
+    assert runs_of_all(BLOCKS, n) == ran
+    assert runs_of_drawn(BLOCKS, n, len(every)) == pytest.approx(ran)
+
+
+def test_runs_for_sets_drawn_near_and_extended_are_those_expected(
+    model: ReasoningModel, chains: list[Chain]
+) -> None:
+    rng, every = np.random.default_rng(0), list(combinations(range(BLOCKS), 3))
+    drawn, near = [], []
+    for _ in range(20):
+        chosen = rng.choice(len(every), size=8, replace=False)
+        drawn.append(runs_counted(model, chains[0], [every[i] for i in chosen]))
+        parent = set(every[chosen[0]])
+        close = [s for s in every if len(parent - set(s)) == 1]  # nine of them
+        few = rng.choice(len(close), size=6, replace=False)
+        near.append(runs_counted(model, chains[0], [close[i] for i in few]))
+    assert runs_of_drawn(BLOCKS, 3, 8) == pytest.approx(np.mean(drawn), rel=0.1)
+    assert runs_of_neighbours(BLOCKS, 3, 6) == pytest.approx(np.mean(near), rel=0.25)
+    pairs = [(0, i) for i in range(1, BLOCKS)] + [(1, i) for i in range(2, BLOCKS)]
+    ran = runs_counted(model, chains[0], pairs)
+    assert ran <= runs_of_extended(BLOCKS, 2, 2) <= 1.5 * ran
+
+
+def test_every_criterion_states_its_cost_in_numbers() -> None:
     for name, entry in criteria().items():
-        work = work_of([name], 8, 2, 400, 4)
-        assert not work.unpriced, f"{name}: state its cost in passes, or count it in COUNTED"
-        assert (work.passes > 0) == entry.needs_texts
-    assert set(COUNTED) <= set(criteria())
-    two = work_of(["shortgpt", "sleb"], 8, 2, 400, 4)
-    one = work_of(["sleb"], 8, 2, 400, 4)
+        cost = entry.price(ScoringJob(8, 2, 400, 4))
+        assert (cost.passes > 0) == entry.needs_texts, name
+        assert (cost.steps > 1) <= (entry.kind in ("greedy", "search")), name
+    two = cost_of_criteria(["shortgpt", "sleb"], 8, 2, 400, 4)
+    one = cost_of_criteria(["sleb"], 8, 2, 400, 4)
     assert two.passes == one.passes + 1
-    assert (
-        work_of(["evopress"], 8, 3, 400, 4, {"sizes": (2,)}).passes
-        < work_of(["evopress"], 8, 3, 400, 4).passes
-    )
+    fewer = cost_of_criteria(["evopress"], 8, 3, 400, 4, {"sizes": (2,)})
+    assert fewer.passes < cost_of_criteria(["evopress"], 8, 3, 400, 4).passes
+    twice = cost_of_criteria(["swap-kl"], 8, None, 400, 4, {"protocol": "replacement"})
+    assert twice.passes > 1.5 * cost_of_criteria(["swap-kl"], 8, None, 400, 4).passes
 
 
 def test_the_calibration_of_a_study_is_counted_and_its_length_tried(
@@ -185,3 +238,21 @@ def test_the_time_of_a_search_on_the_reasoner_is_within_half_again() -> None:
     began = time.monotonic()
     score("sleb", reasoner, calibration, remove=6)
     assert within(found.seconds, time.monotonic() - began)
+
+
+@pytest.mark.parametrize(
+    ("name", "removed"),
+    [("replaceme", (2, 4)), ("prune-comp", (2, 3)), ("procrustes", (2,)), ("linearpatch", (3,))],
+)
+def test_flops_of_a_repair_are_counted_as_it_spends_them(
+    name: str, removed: tuple[int, ...], model: ReasoningModel, chains: list[Chain]
+) -> None:
+    calibration = Sized.of(model, chains, "all")
+    plan = LayerPlan.without(model, *removed)
+    _, real = counted(lambda: mend(name, model, plan, calibration))
+    cuts = sum(l - 1 not in removed for l in removed)
+    planned = PlannedRepair(name, len(removed), cuts, True, {})
+    tokens = sum(map(len, calibration.sequences))
+    cost = planned.cost(BLOCKS, len(chains))
+    found = flops_of(cost, ModelShape.of(model.hf.config), tokens, len(chains))
+    assert within(found, real, 2.0), found / real

@@ -20,6 +20,7 @@ from scaling.judging import Judge, judge_study
 from scaling.store import checksums
 from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
+from scaling.study.places import run_on_server
 from scaling.study.runner import run_study
 from tests import models
 from tests.scaling.engines.fake_endpoint import FakeEndpoint, FakeModel
@@ -105,17 +106,14 @@ def test_a_study_whose_server_went_away_goes_on_to_the_same_rows(
 def test_pruning_on_a_server_is_refused(
     changes: dict[str, Any], folder: Path, server: FakeEndpoint, tmp_path: Path
 ) -> None:
-    from prunescope.commands.server_options import on_server
-
     out = tmp_path / "study"
     with pytest.raises(UserError, match="prunescope prune"):
-        on_server(config(folder, out, **changes), server.url, None)
+        run_on_server(config(folder, out, **changes), server.url)
     assert not out.exists()
 
 
 def test_likelihood_on_a_server_of_text_is_refused_before_it_begins(tmp_path: Path) -> None:
     from interp.model.reasoning_model import ReasoningModel
-    from prunescope.commands.server_options import on_server
 
     reasoner = ReasoningModel.load("testbed")
     settings = config("testbed", tmp_path / "study")
@@ -124,7 +122,7 @@ def test_likelihood_on_a_server_of_text_is_refused_before_it_begins(tmp_path: Pa
         pytest.warns(UserWarning, match="text"),
         pytest.raises(UserError, match="recall"),
     ):
-        on_server(settings, fake.url, None)
+        run_on_server(settings, fake.url)
     assert not (tmp_path / "study").exists()
 
 
@@ -301,3 +299,11 @@ def test_chains_that_do_not_fit_are_said(folder: Path, server: FakeEndpoint) -> 
     (chain,) = engine.decode([Request("p", prompt, budgets=(Budget(50, 4),))], sampling=Sampling())
     assert chain.finish in ("positions", "stop")
     assert len(chain.prompt_ids) + chain.n_tokens <= 24
+
+
+def test_a_folder_without_a_study_is_said_before_the_judge_is_asked(tmp_path: Path) -> None:
+    from scaling.judging import judge_at
+
+    with pytest.raises(UserError, match="There is no study"):
+        judge_at(tmp_path, "http://127.0.0.1:1", "judge")
+    assert not list(tmp_path.iterdir())

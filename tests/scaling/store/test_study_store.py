@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 import subprocess
 import sys
@@ -19,35 +20,42 @@ from interp.errors import UserError
 from scaling.grading import Verdict
 from scaling.problem import Problem
 from scaling.store import checksums, schema
-from scaling.store.chain_row import ChainRow, Key, chain_row, pack, plain, unpack
+from scaling.store.chain_row import (
+    ChainRow,
+    Key,
+    answer_ids,
+    chain_row,
+    pack,
+    plain,
+    stored_chain,
+    thinking_ids,
+    unpack,
+)
 from scaling.store.rescue import rescue
 from scaling.store.study_store import FILE, DamagedStoreError, Store, StoreError
+from tests.chains import make_chain
 
 CONFIG = {"model": "m", "seed": 0}
 IDENTITY = {"model fingerprint": "f"}
 
 
+def stored(problem: str = "p", sample: int = 0, n: int = 5, **fields: Any) -> Chain:
+    own = np.arange(n) != 1
+    fields = {"budget": Budget(8, 4, 1), "answer": Span(3, n), **fields}
+    return make_chain(
+        range(n), range(3), problem=problem, sample=sample, forced=(1,), thinking=Span(0, 2),
+        finish="stop", thinking_finish="end", waits=1, logprob=np.where(own, -0.5, np.nan),
+        entropy=np.where(own, 0.25, np.nan), **fields,
+    )  # fmt: skip
+
+
 def row(problem: str = "p", sample: int = 0, n: int = 5, **diagnosis: Any) -> ChainRow:
-    ids = np.arange(n, dtype=np.int64)
-    chain = Chain(
-        problem=problem,
-        variant="dense",
-        sample=sample,
-        seed=0,
-        budget=Budget(8, 4, 1),
-        prompt_ids=np.arange(3),
-        ids=ids,
-        forced=ids == 1,
-        thinking=Span(0, 2),
-        answer=Span(3, n),
-        finish="stop",
-        thinking_finish="end",
-        waits=1,
-        logprob=np.where(ids == 1, np.nan, -0.5),
-        entropy=np.where(ids == 1, np.nan, 0.25),
-    )
+    return row_of(stored(problem, sample, n), **diagnosis)
+
+
+def row_of(chain: Chain, **diagnosis: Any) -> ChainRow:
     verdict = Verdict("correct", "7", "correct", "correct")
-    return chain_row("b", Problem(problem, "q", "7"), 0, chain, verdict, diagnosis)
+    return chain_row("b", Problem(chain.problem, "q", "7"), 0, chain, verdict, diagnosis)
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
@@ -63,6 +71,28 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert (first["tokens"], first["thinking_tokens"], first["answer_tokens"]) == (5, 2, 2)
     assert (first["mean_logprob"], first["mean_entropy"]) == (-0.5, 0.25)
     assert "ids" not in Store(tmp_path, read_only=True).rows().columns
+
+
+@pytest.mark.parametrize("answer", [Span(3, 5), None])
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_row_becomes_the_chain_that_it_was(
+    tmp_path: Path, answer: Span | None, beside: bool
+) -> None:
+    chain = stored(answer=answer, layer_map=(0, 2))
+    with Store(tmp_path) as store:
+        store.add_chains([row_of(chain)] + ([row(sample=1)] if beside else []))
+        rows = store.rows(ids=True)  # alone, a missing answer is None; beside another, nan
+    first = rows.to_dict("records")[0] if beside else rows.iloc[0]
+    again = stored_chain(first, chain.prompt_ids, chain.layer_map)
+    for name in (f.name for f in dataclasses.fields(Chain)):
+        if name in ("logprob", "entropy"):  # not stored per token
+            assert np.isnan(getattr(again, name)).all() and len(getattr(again, name)) == 5
+        else:
+            assert np.array_equal(getattr(again, name), getattr(chain, name)), name
+    assert thinking_ids(first).tolist() == chain.thinking_ids.tolist()
+    said = answer_ids(first)
+    assert (said is None) == (answer is None)
+    assert said is None or said.tolist() == chain.answer_ids.tolist()
 
 
 @given(st.lists(st.integers(-(2**31), 2**31 - 1)))

@@ -1,0 +1,92 @@
+"""Figures of many panels that are drawn alike, such as one panel per benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from analyses.plumbing import style
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from analyses.plumbing.frames import StudyData
+
+Item = TypeVar("Item")
+
+
+def benchmarks_in(found: pd.DataFrame, study: StudyData) -> list[str]:
+    """The benchmarks that a table has rows of, in the study's order.
+
+    Args:
+        found: a table with a column "benchmark".
+        study: the study.
+
+    Returns:
+        The names of the benchmarks.
+    """
+    there = set(found["benchmark"]) if len(found) else set()
+    return [name for name in study.benchmarks if name in there]
+
+
+def figure_of_panels(
+    items: Sequence[Item],
+    draw: Callable[[Item, Axes], Any],
+    *,
+    finish: Callable[[Figure], Any] | None = None,
+    **size: Any,
+) -> Figure | None:
+    """Draw one panel per item.
+
+    Args:
+        items: What the panels show, such as the names of benchmarks.
+        draw: Draws an item into its axes.
+        finish: Called with the whole figure at the end, for a key of all panels.
+        **size: Columns, width and height in inches of a panel (see `style.panels`).
+
+    Returns:
+        The figure; None where there is no item.
+    """
+    if not len(items):
+        return None
+    with style.style():
+        whole, axes = style.panels(len(items), **size)
+        for item, ax in zip(items, axes, strict=True):
+            draw(item, ax)
+        if finish is not None:
+            finish(whole)
+    return whole
+
+
+def paired_marks(
+    ax: Axes, found: pd.DataFrame, study: StudyData, columns: tuple[str, str], shift: float
+) -> None:
+    """Two marks with intervals per variant: the first filled, the second open and below it.
+
+    Args:
+        ax: The axes; its vertical axis is set too.
+        found: One row per variant; each of `columns` with its _low and _high.
+        study: The study, for the order and the look of variants.
+        columns: The two columns that are compared.
+        shift: Distance of a mark from the middle of its row, in rows.
+    """
+    look_of = style.looks(study.variants)
+    shown = [name for name, _, _ in study.variants if name in set(found["variant"])]
+    for place, name in enumerate(shown):
+        row, look = found[found["variant"] == name].iloc[0], look_of[name]
+        for column, at, filled in zip(columns, (-shift, shift), (True, False), strict=True):
+            at += place
+            ends = [row[f"{column}_low"], row[f"{column}_high"]]
+            ax.plot(ends, [at, at], color=look.colour, lw=1.2)
+            ax.plot(
+                [row[column]],
+                [at],
+                ls="none",
+                marker=look.marker,
+                mec=look.colour,
+                mfc=look.colour if filled else "white",
+                zorder=4,
+            )
+    style.variant_axis(ax, shown)

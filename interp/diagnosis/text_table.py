@@ -1,0 +1,47 @@
+"""Loops and reflections of plain texts, whatever model wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from interp.diagnosis.loops import text_loop
+from interp.diagnosis.reflection_lexicon import reflections
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIELDS = ("text", "response", "output", "answer")  # of a record, where answers usually are
+
+
+def diagnose_texts(texts: Iterable[str]) -> pd.DataFrame:
+    """Diagnoses texts word by word, without a tokenizer.
+
+    Args:
+        texts: the texts.
+
+    Returns:
+        One row per text: `row` (from 0), `words`; `loop` ("" without one), `period`, `onset`,
+        `wasted` of the loop it ends in, in words; `reflections`, `per_1k` words, and the count of
+        each kind of reflection.
+    """
+    import pandas as pd
+
+    rows = []
+    for number, text in enumerate(texts):
+        loop = text_loop(text)
+        found = reflections(text)
+        rows.append(
+            {
+                "row": number,
+                "words": found.tokens,
+                "loop": loop.kind if loop else "",
+                "period": loop.period if loop else None,
+                "onset": loop.onset if loop else None,
+                "wasted": loop.wasted if loop else 0,
+                "reflections": found.total,
+                "per_1k": found.rate(),
+                **found.counts,
+            }
+        )
+    return pd.DataFrame(rows)

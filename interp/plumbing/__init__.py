@@ -1,0 +1,1 @@
+"""What every package needs: the registry of plugins, and the command line."""

@@ -1,0 +1,73 @@
+"""Checks of names, before a model is loaded or a problem is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Literal
+
+from interp.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from scaling.study.config import StudyConfig
+
+Kind = Literal["criterion", "repair", "benchmark", "part of a chain"]
+
+
+def check_name(kind: Kind, name: str) -> None:
+    """Refuse a name that is not registered.
+
+    Args:
+        kind: what is named.
+        name: the name; a benchmark's may carry a variant behind a colon ("jsonl:numeric").
+
+    Raises:
+        UserError: nothing has that name; the message gives the nearest one that exists.
+    """
+    known = _KNOWN[kind]()
+    base = name.partition(":")[0] if kind == "benchmark" else name
+    if base not in known:
+        raise UserError(did_you_mean(base, known, kind))
+
+
+def check_names(config: StudyConfig) -> None:
+    """Refuse a study that names a benchmark or a criterion that does not exist.
+
+    Raises:
+        UserError: see `check_name`.
+    """
+    for name in config.benchmark_names:
+        check_name("benchmark", name)
+    for name in config.methods:
+        check_name("criterion", name)
+
+
+def _criteria() -> Collection[str]:
+    from pruning.criteria import criteria
+
+    return criteria()
+
+
+def _repairs() -> Collection[str]:
+    from pruning.repairs import repairs
+
+    return repairs()
+
+
+def _benchmarks() -> Collection[str]:
+    from scaling.benchmarks import benchmarks
+
+    return benchmarks()
+
+
+def _parts() -> Collection[str]:
+    from pruning.calibration import PARTS
+
+    return PARTS
+
+
+_KNOWN: dict[Kind, Callable[[], Collection[str]]] = {
+    "criterion": _criteria,
+    "repair": _repairs,
+    "benchmark": _benchmarks,
+    "part of a chain": _parts,
+}

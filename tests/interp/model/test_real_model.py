@@ -1,0 +1,113 @@
+"""SmolLM2-135M-Instruct from its GGUF file, against plain calls of Hugging Face."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from interp.chains.chain import Budget
+from interp.decoding.sampling import Sampling
+from interp.interventions.hooks import apply
+from interp.model.delimiters import Delimiters
+from interp.model.reasoning_model import ReasoningModel
+from pruning.criteria import score
+from pruning.plan import LayerPlan
+from pruning.surgery import save
+
+FILE = os.environ.get("PRUNESCOPE_SMOLLM2", "")
+pytestmark = [
+    pytest.mark.skipif(
+        not FILE, reason="set PRUNESCOPE_SMOLLM2 to the file SmolLM2-135M-Instruct.Q4_1.gguf"
+    ),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the memory maps of the package gguf
+]
+
+TEXT = "In 1789 the revolution began in Paris; 12 + 345 = 357, and so on, il était une fois. " * 3
+QUESTIONS = [
+    "What is the capital of France?",
+    "Count: 1, 2, 3,",
+    "Write a short poem about the sea.",
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> ReasoningModel:
+    return ReasoningModel.load(FILE, delimiters=Delimiters("<think>", "</think>", wait=""))
+
+
+@pytest.fixture(scope="module")
+def plain() -> tuple[Any, Any]:
+    """Model and tokenizer as a script of plain transformers calls has them."""
+    pytest.importorskip("gguf", reason="needs the extra gguf: pip install 'prunescope[gguf]'")
+    path = Path(FILE)
+    hf: Any = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    )
+    return hf.eval(), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def test_logits_and_block_influence(model: ReasoningModel, plain: tuple[Any, Any]) -> None:
+    hf, tokenizer = plain
+    ids = tokenizer.encode(TEXT, add_special_tokens=False)
+    assert model.encode(TEXT) == ids
+    last: list[torch.Tensor] = []
+    handle = hf.model.layers[-1].register_forward_hook(lambda _m, _i, out: last.append(out))
+    with torch.no_grad():
+        out = hf(torch.tensor([ids]), output_hidden_states=True)
+        ours = model.hf(torch.tensor([ids])).logits
+    handle.remove()
+    torch.testing.assert_close(ours, out.logits, atol=1e-5, rtol=0)
+    states = [*out.hidden_states[:-1], last[0]]  # the last hidden state of the output is normed
+    influence = [
+        1 - torch.cosine_similarity(a.double(), b.double(), dim=-1).mean().item()
+        for a, b in pairwise(states)
+    ]
+    found = score("shortgpt", model, [ids]).values
+    assert list(found) == pytest.approx(influence, abs=1e-4)
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_greedy_chains(question: str, model: ReasoningModel, plain: tuple[Any, Any]) -> None:
+    import interp.decoding.generate  # noqa: F401  # the decoder of `model.generate`
+
+    hf, tokenizer = plain
+    turns = [{"role": "user", "content": question}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    want = hf.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=32,
+        do_sample=False,
+        eos_token_id=list(model.stop_ids),
+    )[0, len(ids) :].tolist()
+    chain = model.generate([ids], budget=Budget(40, 8), sampling=Sampling(temperature=0.0))[0]
+    assert chain.ids[: len(want)].tolist() == want
+
+
+def test_a_pruned_checkpoint(model: ReasoningModel, tmp_path: Path) -> None:
+    plan = LayerPlan.without(model, 0, 20)
+    folder = save(model, plan, tmp_path / "pruned")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert "quantization_config" not in config and config["num_hidden_layers"] == 28
+    found: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    hf, report = found
+    assert not any(report.values())
+    ids = torch.tensor([model.encode(TEXT)])
+    with torch.no_grad():
+        saved = hf.eval()(ids).logits
+        with apply(model, plan):
+            live = model.hf(ids).logits
+    torch.testing.assert_close(saved, live, atol=1e-5 * float(live.abs().max()), rtol=0)
+    assert AutoTokenizer.from_pretrained(folder).encode(TEXT) == model.encode(TEXT)
+    record = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
+    assert record["provenance"]["quantization"] == "Q4_1"
