@@ -40,9 +40,9 @@ _MINUS_MONEY = re.compile(r"([-−])\s*\\?\$\s*(?=[\d.])")
 
 
 def read_number(text: str) -> Fraction | None:
-    """The number that a text consists of, ignoring markup and units.
+    r"""The number that a text consists of, ignoring markup and units.
 
-    The text is read as a whole: "18 dollars", "m + n = 73" and "1.5 \\times 10^3" are numbers;
+    The text is read as a whole: "18 dollars", "m + n = 73" and "1.5 \times 10^3" are numbers;
     "18x", "18 and 3" and "x > 18" are none.
 
     Args:
