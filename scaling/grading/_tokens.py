@@ -295,7 +295,7 @@ class _Tokenizer:
         return self.at
 
     def _named(self, name: str) -> None:
-        """A command of mathematics; `\\cotx` is `\\cot x`."""
+        r"""A command of mathematics; `\cotx` is `\cot x`."""
         if name not in _KNOWN_COMMANDS and (name[:-1] in FUNCTIONS or name[:-1] in _BLANKS):
             self.at -= 1
             name = name[:-1]
