@@ -171,7 +171,8 @@ def test_a_fork_of_its_own_variant_is_the_chain(arch: str) -> None:
     ]
     for more in decode(model, longer, sampling=LONG):
         chain = next(c for c in whole if c.variant == more.variant)
-        assert more.ids[:12].tolist() == chain.ids[:12].tolist() and more.n_thinking == 17
+        assert more.ids[:12].tolist() == chain.ids[:12].tolist()
+        assert len(more.thinking) == 17, "thinking that an answer opens again aside"
         close(model, more.logprob[12:], slow_logprobs_of(model, more)[12:])
 
 

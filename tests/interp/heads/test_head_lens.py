@@ -734,7 +734,7 @@ def test_mistakes_are_told() -> None:
     unchecked = partial(inspect.unwrap(HeadLens.ablate), lens)  # not by the tests' type checker
     asked = [
         (lambda: lens.scores([chain], [mask(chain)]), "No event"),
-        (lambda: lens.scores([chain], [event, event]), "1 chains but 2 masks"),
+        (lambda: lens.scores([chain], [event, event]), "1 chains but 2 event masks"),
         (lambda: lens.scores([chain], [event[:-1]]), "Chain 0 has 10 tokens"),
         (lambda: unchecked([chain], [event.astype(int)]), "type int"),
         (lambda: lens.scores([chain], [event], periods=[]), "0 periods"),
