@@ -30,6 +30,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.kernels.stream_numbers import two_streams
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.replay.teacher_forced import replay_chains
 from interp.statistics.jackknife import jackknife_ratio
@@ -140,6 +141,7 @@ class _Numbers(Reducer):
         return np.stack([np.concatenate(pieces) for pieces in self.pieces[text]], axis=1)
 
 
+@checked
 def recorded(
     model: ReasoningModel,
     chains: Sequence[Chain],
@@ -173,6 +175,7 @@ def recorded(
     return [replace(c, stream=s) for c, s in zip(chains, streams, strict=True)]
 
 
+@checked
 def by_event(chains: Sequence[Chain], events: Masks, quantity: str = "influence") -> Profile:
     """Average a quantity over the tokens of each event.
 
@@ -193,6 +196,7 @@ def by_event(chains: Sequence[Chain], events: Masks, quantity: str = "influence"
     return _profile(chains, records, list(events.items()), quantity)
 
 
+@checked
 def by_step(chains: Sequence[Chain], edges: Sequence[int], quantity: str = "influence") -> Profile:
     """Average a quantity over ranges of steps.
 

@@ -27,6 +27,7 @@ from interp.chains.chain import Chain
 from interp.errors import UserError, did_you_mean
 from interp.json_reader import parse_json, read_utf8, whole_text
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 
 Part = Literal["all", "prompt", "generated"]
 PARTS = ("all", "prompt", "generated")
@@ -34,6 +35,7 @@ FIELDS = ("text", "question", "problem", "prompt", "content")  # tried in this o
 KINDS = "a text, a list of messages, token ids or a Chain"
 
 
+@checked
 @dataclass(frozen=True)
 class Calibration:
     """Token sequences for calibration.
@@ -165,6 +167,7 @@ def _built(
 # ------------------------------------------------------------------------- texts from outside
 
 
+@checked
 def read_texts(
     file: str | Path,
     field: str | None = None,
@@ -210,6 +213,7 @@ def read_texts(
     return found
 
 
+@checked
 def hub_texts(
     name: str,
     config: str | None = None,

@@ -25,6 +25,7 @@ from jaxtyping import Float
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from pruning.calibration import Calibration
 from pruning.scores import Scores
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 ANNOTATED = 40  # blocks up to which the ranks are written into the plot
 
 
+@checked
 @dataclass(frozen=True)
 class Comparison:
     """C criteria over the same L blocks (or sublayers).
@@ -208,6 +210,7 @@ class Comparison:
         return ax
 
 
+@checked
 def compare(scores: Sequence[Scores], most: int | None = None) -> Comparison:
     """Compare the scores of at least two criteria on one model.
 
@@ -297,6 +300,7 @@ def _names(scores: Sequence[Scores]) -> tuple[str, ...]:
     return tuple(names)
 
 
+@checked
 def compare_criteria(
     model: ReasoningModel,
     texts: Any,

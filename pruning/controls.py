@@ -30,6 +30,7 @@ from torch import Tensor
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.distance import divergences
@@ -150,6 +151,7 @@ class AgainstChance:
         return ax
 
 
+@checked
 def against_chance(
     plan: LayerPlan,
     quality: Quality,
@@ -341,6 +343,7 @@ class Noised:
         return frame.assign(target=self.target, seed=self.seed, n_tokens=self.n_tokens)
 
 
+@checked
 @torch.no_grad()
 def noise_at_kl(
     model: ReasoningModel,

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +46,7 @@ class ScoredBlocks:
     calibration: Calibration | None = None
 
 
+@checked
 @dataclass(frozen=True)
 class Scores:
     """One criterion's scores of one model on one calibration set.

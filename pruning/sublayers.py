@@ -26,6 +26,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Skip
 from interp.model.holding import holding, unguarded
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Sublayer(NamedTuple):
         return f"{self.block} {self.part}"
 
 
+@checked
 @dataclass(frozen=True)
 class SublayerScores(Scores):
     """Scores whose `values[i]` belongs to part `parts[i]` of block `layer_map[i]`.
@@ -150,6 +152,7 @@ class SublayerScores(Scores):
         return ax
 
 
+@checked
 @dataclass(frozen=True)
 class SublayerPlan:
     """Sublayers to remove from a model whose blocks have the dense indices `base`.

@@ -27,6 +27,7 @@ from interp.model.checkpoint_files import PRUNING_FILE
 from interp.model.holding import holding, unguarded
 from interp.model.reasoning_model import ReasoningModel
 from interp.model.tokenizer_ids import check_saved
+from interp.plumbing.arguments import checked
 from pruning.checkpoint import (
     SHARD_BYTES,
     free_target,
@@ -45,6 +46,7 @@ INDEX_LISTS = ("mlp_only_layers", "moe_layers")  # values are block indices
 NOT_PER_BLOCK = ("architectures", "token", "keys_to_ignore", *INDEX_LISTS)
 
 
+@checked
 def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> ReasoningModel:
     """Return a new model without the plan's blocks.
 
@@ -76,6 +78,7 @@ def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> Rea
     )
 
 
+@checked
 def save(model: ReasoningModel, plan: LayerPlan, out_dir: str | Path) -> Path:
     """Write the checkpoint without the plan's blocks.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from recovery.examples import TrainingSet
 from recovery.recovery_config import RecoveryConfig
 from recovery.run_folder import RunFolder, as_path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 @dataclass(frozen=True)
 class Recovered:
     """A finished run.

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Scoring = Literal["generate", "likelihood"]
 
 
+@checked
 @dataclass(frozen=True)
 class Problem:
     """One question with its gold answer.
@@ -71,6 +73,7 @@ class Problem:
         }
 
 
+@checked
 @dataclass(frozen=True)
 class Benchmark:
     """A versioned list of problems.

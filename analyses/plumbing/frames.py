@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp.plumbing.arguments import checked
+
 if TYPE_CHECKING:
     import pandas as pd
 
 PURPOSES = ("accuracy", "sequential", "waits", "parallel", "blocks")
 
 
+@checked
 @dataclass(frozen=True, eq=False)  # compared by identity, so that results can be cached by it
 class StudyData:
     """The frames of one study.

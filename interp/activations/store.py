@@ -29,6 +29,7 @@ from interp.activations.capture import CapturedBatch, Reducer
 from interp.errors import NonFiniteError, PruneScopeError, UserError
 from interp.interventions.hooks import present
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,7 @@ STREAMS = ("resid_pre", "resid_post", "delta")
 Key = tuple[int, int, str]  # text, block (dense index), stream
 
 
+@checked
 class RawCapture(Reducer):
     """Writes streams of some blocks into an empty or new directory.
 
@@ -196,6 +198,7 @@ def _runs(positions: list[int]) -> list[list[int]]:
     return runs
 
 
+@checked
 @dataclass(frozen=True)
 class RawStreams:
     """A capture on disk; tensors are read on request.
@@ -299,6 +302,7 @@ class RawStreams:
         return pd.DataFrame(rows)
 
 
+@checked
 def load_raw(directory: str | Path) -> RawStreams:
     """Open a finished capture.
 

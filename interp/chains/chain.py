@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from interp.chains.residual_record import StreamRecord
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +26,7 @@ Finish = Literal["stop", "cut", "looped", "positions"]
 ThinkingFinish = Literal["end", "forced", "looped", "none"]
 
 
+@checked
 @dataclass(frozen=True)
 class Budget:
     """How many tokens a chain may spend.
@@ -53,6 +55,7 @@ class Budget:
         return f"{self.thinking}" + (f"+{self.waits}wait" if self.waits else "")
 
 
+@checked
 @dataclass(frozen=True)
 class Span:
     """Half-open range [start, stop) of generated positions.
@@ -69,6 +72,7 @@ class Span:
         return self.stop - self.start
 
 
+@checked
 @dataclass(frozen=True)
 class Chain:
     """One generated answer.
@@ -195,6 +199,7 @@ def answer_texts(chain: Chain, model: TextDecoder) -> tuple[str, ...]:
     return (*own, whole) if chain.n_answer else (whole,)
 
 
+@checked
 class Chains(Sequence[Chain]):
     """The chains of one call, with the model that can turn them into text.
 

@@ -35,7 +35,7 @@ def noise_key(seed: int, problem: str, sample: int) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def mix(x: Int[torch.Tensor, ...]) -> Int[torch.Tensor, ...]:
+def mix(x: Int[torch.Tensor, "*_"]) -> Int[torch.Tensor, "*_"]:
     """The finalizer of splitmix64: a bijection of 64-bit integers that scatters its input.
 
     Args:

@@ -32,6 +32,7 @@ from interp.errors import UserError, did_you_mean
 from interp.interventions.interventions import Part, VariantLike, dense
 from interp.interventions.timeline import steps_inside
 from interp.interventions.windows import Answer, AtTokens, ChainWindows, When, Window
+from interp.plumbing.arguments import checked
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def _compared(before: np.ndarray, after: np.ndarray, level: float) -> dict[str, 
     }
 
 
+@checked
 def time_map(
     model: ReasoningModel,
     chains: Sequence[Chain],
@@ -304,6 +306,7 @@ def _changed(
 # --------------------------------------------------------------------------------- windows
 
 
+@checked
 def usual_windows(
     model: ReasoningModel,
     thinking: int,

@@ -15,8 +15,10 @@ from interp.decoding.stop_strings import StopStrings
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import Question, ReasoningModel
+from interp.plumbing.arguments import checked
 
 
+@checked
 def generate(
     model: ReasoningModel,
     prompts: Sequence[Question] | Sequence[Sequence[int]],
@@ -130,6 +132,7 @@ class _ProgressBar:
             self.bar.close()
 
 
+@checked
 def decode(
     model: ReasoningModel,
     requests: Sequence[Request],

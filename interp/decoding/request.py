@@ -12,11 +12,13 @@ from interp.chains.chain import Budget, Chain
 from interp.chains.noise import noise_key
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike, dense, touches
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
 
+@checked
 @dataclass(frozen=True)
 class Request:
     """One sample of one problem under one variant, at one or more budgets.
@@ -142,6 +144,7 @@ def _check_prefix(model: ReasoningModel, r: Request) -> None:
         )
 
 
+@checked
 def fork(
     chain: Chain,
     at: int,

@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from interp.diagnosis.diversity_measures import Ids, diversity
 from interp.errors import UserError, did_you_mean
+from interp.plumbing.arguments import checked
 from interp.statistics import holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -161,6 +162,7 @@ def _reading(row: Mapping[str, Any], sign: int, alpha: float) -> str:
     return f"{more}, {'more' if row['accuracy_change'] > 0 else 'less'} accurate"
 
 
+@checked
 def diversity_beside(
     samples: Mapping[str, Mapping[str, Sequence[Ids]]],
     correct: Mapping[str, Mapping[str, Sequence[bool]]],

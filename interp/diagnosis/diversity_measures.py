@@ -26,6 +26,7 @@ import numpy as np
 from jaxtyping import Int
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,6 +79,7 @@ class Diversity:
         return pd.DataFrame([asdict(self)])
 
 
+@checked
 def diversity(
     samples: Sequence[Ids],
     answers: Sequence[Hashable | None] | None = None,

@@ -34,6 +34,7 @@ from interp.diagnosis.positions import Variants, each_variant, logits_at
 from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
@@ -166,6 +167,7 @@ class _Places:
     numbers: Bool[np.ndarray, " k"]
 
 
+@checked
 def escape_mass(
     model: ReasoningModel,
     chains: Sequence[Chain],

@@ -28,6 +28,7 @@ from interp.chains.chain import Chain
 from interp.diagnosis.episodes import Episode, find_episodes
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.statistics import Interval, Rate, mean_interval, rate
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def episodes_of(chain: Chain, model: Reads) -> tuple[Episode, ...]:
     return find_episodes(ids, read(pieces, ids).mask(NUMBER), ended=own) if len(ids) else ()
 
 
+@checked
 def loop_dynamics(
     chains: Sequence[Chain],
     model: Reads,

@@ -30,6 +30,7 @@ from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon
 from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics import PairedDifference, paired_difference
@@ -179,6 +180,7 @@ def places_of(
     return places if looked is None else places[looked[places]]
 
 
+@checked
 def opener_mass(
     model: ReasoningModel,
     chains: Sequence[Chain],
@@ -250,6 +252,7 @@ def opener_mass(
     )
 
 
+@checked
 def compare_openers(one: OpenerMass, other: OpenerMass, *, level: float = 0.95) -> PairedDifference:
     """Compare the mean opener mass of two readings of the same chains, problems as the unit.
 

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Int
 from interp.diagnosis.loops import Loop
 from interp.diagnosis.token_text import TokenizedText, words
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -193,6 +194,7 @@ class Reflection:
         return pd.DataFrame({"position": self.positions, "kind": list(self.kinds)})
 
 
+@checked
 def reflections(
     text: TokenizedText | str,
     lexicon: Lexicon | None = None,

@@ -32,6 +32,7 @@ from interp.activations.capture import CapturedBatch, Reducer
 from interp.diagnosis.token_text import WORD
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,6 +122,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return found
 
 
+@checked
 def restatement(
     text: str, embed: Embed | None = None, *, threshold: float | None = None
 ) -> Restatement:

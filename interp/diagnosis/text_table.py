@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from interp.diagnosis.loops import text_loop
 from interp.diagnosis.reflection_lexicon import reflections
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 FIELDS = ("text", "response", "output", "answer")  # of a record, where answers usually are
 
 
+@checked
 def diagnose_texts(texts: Iterable[str]) -> pd.DataFrame:
     """Diagnoses texts word by word, without a tokenizer.
 

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Shaped
 from interp.activations.reducers import PerTextResult
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
+from interp.plumbing.arguments import checked
 from interp.statistics import spearman
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class ScoresLike(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class BlockScores:
     """One score for every block.

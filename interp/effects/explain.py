@@ -26,6 +26,7 @@ from jaxtyping import Bool, Float, Int
 from interp.effects.block_scores import BlockScores, as_scores, split_half
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.statistics import (
     Correlation,
     holm,
@@ -255,6 +256,7 @@ class Explanations:
         return several[0]
 
 
+@checked
 def explain(
     effects: Effects,
     scores: Mapping[str, Any],

@@ -36,6 +36,7 @@ from interp.effects.paired_effects import Effects, block_effects, effects_of_pai
 from interp.errors import UserError, did_you_mean
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import Question, ReasoningModel
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,6 +123,7 @@ class MeasuredEffects:
         return dose_response(self.of(outcome), part)
 
 
+@checked
 def measure_effects(
     model: ReasoningModel,
     prompts: Sequence[Question] | Sequence[Sequence[int]],

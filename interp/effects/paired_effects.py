@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError, did_you_mean
+from interp.plumbing.arguments import checked
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class Effects:
         return axes
 
 
+@checked
 def block_effects(
     frame: pd.DataFrame,
     outcome: str,

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from interp.effects.block_scores import ScoresLike, as_scores, split_half
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.statistics import Correlation, resample_means, spearman_interval
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Ties:
         return pd.DataFrame(rows)
 
 
+@checked
 def tie(
     effects: Effects,
     scores: ScoresLike | Mapping[int, float] | Float[np.ndarray, " L"],

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from interp.errors import UserError, did_you_mean
+from interp.plumbing.arguments import checked
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 EFFECTS = ("logprob", "kl")
 
 
+@checked
 @dataclass(frozen=True)
 class Patterns:
     """Attention of some rows of one chain to every earlier position.
@@ -233,6 +235,7 @@ class HeadTable:
         return axes
 
 
+@checked
 @dataclass(frozen=True)
 class HeadScores(HeadTable):
     """Scores of heads at events.
@@ -250,6 +253,7 @@ class HeadScores(HeadTable):
         return {"chance": self.chance[name]}
 
 
+@checked
 @dataclass(frozen=True)
 class HeadEffects(HeadTable):
     """What ablating one head does to the next token, over events, in nats.

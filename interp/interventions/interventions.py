@@ -25,6 +25,7 @@ import torch
 
 from interp.errors import UserError
 from interp.interventions.windows import PREFILL_STEP, Site, When, ids_on
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from interp.chains.chain import Chain
@@ -117,6 +118,7 @@ class Intervention:
         raise NotImplementedError
 
 
+@checked
 @dataclass(frozen=True)
 class Skip(Intervention):
     """Skip the part, as if it were removed; a whole block may be left out of the computation."""
@@ -144,6 +146,7 @@ class ZeroDelta(Intervention):
         return torch.zeros_like(delta)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class MeanDelta(Intervention):
     """Add a constant vector, whatever the part read.
@@ -160,6 +163,7 @@ class MeanDelta(Intervention):
         return mean.to(delta).expand_as(delta)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class ResampleDelta(Intervention):
     """Add a delta drawn from a pool, anew at each position.
@@ -185,6 +189,7 @@ class ResampleDelta(Intervention):
         return pool[draw % pool.shape[0]]  # [n, D] at [B, T] -> [B, T, D]
 
 
+@checked
 @dataclass(frozen=True)
 class Scale(Intervention):
     """Multiply the part's delta by a constant.
@@ -200,6 +205,7 @@ class Scale(Intervention):
         return delta * self.gain
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Patch(Intervention):
     """Add the delta of another row of the batch, or of a stored stream.
@@ -299,6 +305,7 @@ class Patch(Intervention):
         return torch.where(inside[..., None], taken, delta)
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class AblateHeads(Intervention):
     """Set the outputs of some attention heads to zero or to a mean.
@@ -366,6 +373,7 @@ class VariantLike(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class Variant:
     """A named sequence of interventions.

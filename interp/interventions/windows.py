@@ -27,6 +27,7 @@ from torch import Tensor
 
 from interp.chains.noise import noise_key
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from interp.chains.chain import Chain
@@ -115,6 +116,7 @@ class When:
         return _Combined("not", (self,))
 
 
+@checked
 @dataclass(frozen=True)
 class Window(When):
     """Steps [start, stop).
@@ -160,6 +162,7 @@ class Window(When):
         return inside if self.stop is None else inside & (steps < self.stop)
 
 
+@checked
 @dataclass(frozen=True)
 class AtTokens(When):
     """The steps that read one of some tokens, and a number of steps after each.
@@ -249,6 +252,7 @@ def ids_on(ids: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(ids, device=device)
 
 
+@checked
 @dataclass(frozen=True)
 class Thinking(When):
     """The generated steps before the answer; the last of them reads the end of thinking."""
@@ -260,6 +264,7 @@ class Thinking(When):
         return (steps >= 0) & (steps < answer)
 
 
+@checked
 @dataclass(frozen=True)
 class Answer(When):
     """The steps that choose the answer's tokens."""
@@ -270,6 +275,7 @@ class Answer(When):
         return steps >= at.needed("answer_from", "Answer()")[:, None]
 
 
+@checked
 @dataclass(frozen=True)
 class AfterLoop(When):
     """From the step at which the chain certainly loops (see `loop_start`) to its end."""

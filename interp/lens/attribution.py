@@ -23,6 +23,7 @@ from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, re
 from interp.lens.targets import CHOSEN, Target, find_targets
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 PARTS = ("block", "attention", "mlp")
 
 
+@checked
 @dataclass(frozen=True)
 class Contributions:
     """What each block adds to the logit of each target, with the final norm's scale held fixed.
@@ -224,6 +226,7 @@ class _Written(Reducer):
         return max(float(gap) for gap in self.gaps)
 
 
+@checked
 @torch.no_grad()
 def contributions(
     model: ReasoningModel,

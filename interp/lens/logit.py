@@ -20,6 +20,7 @@ from interp.lens.pieces import check_same, pieces, strange_model
 from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, read_texts
 from interp.lens.targets import Target, find_targets
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 EMBEDDING = -1  # stands for the embedding in a list of blocks
 
 
+@checked
 @dataclass(frozen=True)
 class Lens:
     """What every block's stream predicts at every position, read as if the model ended there.
@@ -176,6 +178,7 @@ class _Streams(Reducer):
         self.kept.append(self.pick(y))
 
 
+@checked
 @torch.no_grad()
 def lens(
     model: ReasoningModel,

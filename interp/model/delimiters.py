@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,6 +72,7 @@ def _last(ids: tuple[int, ...], part: tuple[int, ...]) -> int:
     return next((i for i in range(len(ids) - n, -1, -1) if ids[i : i + n] == part), -1)
 
 
+@checked
 @dataclass(frozen=True)
 class Delimiters:
     """A thinking format as text.

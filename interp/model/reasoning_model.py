@@ -44,6 +44,7 @@ from interp.model.delimiters import (
     open_mark,
 )
 from interp.model.loading import load_pretrained, refusing
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,6 +65,7 @@ ORIGINS: dict[Origin, str] = {
 }
 
 
+@checked
 class ReasoningModel:
     """A causal language model and how it thinks. Build it with `ReasoningModel.load`.
 

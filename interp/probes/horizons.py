@@ -14,6 +14,7 @@ from interp.chains.chain import Chain
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.probes.features import MAX_BYTES, gather
 from interp.probes.labels import Examples, check_masks, foretell
 from interp.probes.probe import Probes, draw, probe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
 @dataclass(frozen=True)
 class Horizons:
     """Probes and their examples for each number of tokens ahead.
@@ -68,16 +70,17 @@ class Horizons:
         return axes
 
 
+@checked
 def probe_ahead(
     model: ReasoningModel,
     chains: Sequence[Chain],
-    masks: Sequence[Shaped[np.ndarray, ...]],
+    masks: Sequence[Shaped[np.ndarray, "*_"]],
     ahead: Sequence[int] = (1, 8, 32),
     blocks: Sequence[int] | None = None,
     *,
     stream: Literal["resid_pre", "resid_post", "delta"] = "resid_post",
     variant: VariantLike | None = None,
-    within: Sequence[Shaped[np.ndarray, ...]] | None = None,
+    within: Sequence[Shaped[np.ndarray, "*_"]] | None = None,
     per_event: int | None = 4,
     negatives_from: Literal["all", "event", "never"] = "all",
     bin_tokens: int = 16,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from interp.errors import NonFiniteError, UserError
+from interp.plumbing.arguments import checked
 from interp.probes.fitting import FitDesign, against, auc_of
 from interp.probes.folds import checked_folds, numbered, shuffled, strata_of
 from interp.probes.labels import checked_labels
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
 @dataclass(frozen=True)
 class Probes:
     """What a probe on each block finds, together with its controls.
@@ -131,16 +133,17 @@ def draw(found: Probes, axes: Axes, colour: str, label: str, shift: float = 0.0)
     axes.legend(frameon=False, fontsize="small")
 
 
+@checked
 def probe(
-    features: Float[np.ndarray, ...],
-    labels: Shaped[np.ndarray, ...],
-    groups: Sequence[Any] | Shaped[np.ndarray, ...],
+    features: Float[np.ndarray, "*_"],
+    labels: Shaped[np.ndarray, "*_"],
+    groups: Sequence[Any] | Shaped[np.ndarray, "*_"],
     *,
     blocks: Sequence[int] | None = None,
-    rows: Int[np.ndarray, ...] | None = None,
-    bins: Int[np.ndarray, ...] | None = None,
-    baselines: Mapping[str, Shaped[np.ndarray, ...]] | None = None,
-    folds: int | Int[np.ndarray, ...] = 5,
+    rows: Int[np.ndarray, "*_"] | None = None,
+    bins: Int[np.ndarray, "*_"] | None = None,
+    baselines: Mapping[str, Shaped[np.ndarray, "*_"]] | None = None,
+    folds: int | Int[np.ndarray, "*_"] = 5,
     C: float | Sequence[float] = 1.0,
     components: int | None = None,
     permutations: int = 20,

@@ -31,6 +31,7 @@ from interp.chains.masks import Masks, check_masks
 from interp.errors import NonFiniteError, UserError, did_you_mean
 from interp.interventions.interventions import VariantLike, dense
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 from interp.replay.teacher_forced import position_chunks, readout
@@ -198,6 +199,7 @@ class Divergence:
                 )
 
 
+@checked
 @torch.no_grad()
 def divergence(
     model: ReasoningModel,
@@ -283,6 +285,7 @@ def _compare(
     )
 
 
+@checked
 def first_divergence(a: Chain, b: Chain) -> int | None:
     """The first generated index at which two chains differ.
 
@@ -310,6 +313,7 @@ def first_divergence(a: Chain, b: Chain) -> int | None:
     return int(differs[0]) if differs.size else None
 
 
+@checked
 def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFrame:
     """Every chain compared with the base's chain of the same problem, sample, seed and budget.
 
@@ -354,6 +358,7 @@ def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+@checked
 def damage_and_drift(
     model: ReasoningModel,
     dense_chains: Sequence[Chain],

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
 from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
@@ -134,7 +135,7 @@ def repair(
 
     def build(function: Callable[..., Repaired]) -> Repair:
         stated = checked_cost(f"repair {name!r}", cost, function)
-        return Repair(name, function, paper, stated, needs_texts, needs_plan)
+        return Repair(name, checked(function), paper, stated, needs_texts, needs_plan)
 
     return REGISTRY.register(name, build)
 
@@ -151,11 +152,13 @@ def per_cut(job: RepairJob) -> Cost:
     return FORWARD * (2 * job.cuts)
 
 
+@checked
 def repairs() -> Mapping[str, Repair]:
     """Every repair by name, in alphabetical order."""
     return REGISTRY.entries()
 
 
+@checked
 def mend(
     name: str,
     model: ReasoningModel,
@@ -230,6 +233,7 @@ def mend(
     return replace(found, record=record)
 
 
+@checked
 def save_repaired(repaired: Repaired, out_dir: str | Path) -> Path:
     """Write the repaired model as an ordinary checkpoint, with its record in pruning.json.
 

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
@@ -115,6 +116,7 @@ class Sparse:
         return frame.assign(method=self.method, allocation=self.allocation)
 
 
+@checked
 @torch.no_grad()
 def sparsify(
     model: ReasoningModel,

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
 from scaling.problem import Benchmark, Problem, Scoring
 from scaling.records import Hub, Record, read_file, read_hub
@@ -136,11 +137,13 @@ def generated(
     return REGISTRY.register(name, build)
 
 
+@checked
 def benchmarks() -> Mapping[str, Entry]:
     """Every benchmark by name."""
     return REGISTRY.entries()
 
 
+@checked
 def load_benchmark(
     name: str,
     data: str | Path | None = None,

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.statistics import holm, sign_flip, smallest_effect
 from interp.statistics.intervals import check_level
 from interp.statistics.paired import mover_limits
@@ -180,6 +181,7 @@ def modelled_seconds(
     }
 
 
+@checked
 def equal_cost(
     rows: pd.DataFrame,
     axis: str = "spent",

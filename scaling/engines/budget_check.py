@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from scaling.engines.dialects import Ask
 from scaling.engines.server import ServerEngine
 
@@ -92,6 +93,7 @@ class BudgetCheck:
         return pd.DataFrame([{**same, **asdict(row), "obeys": row.obeys} for row in self.rows])
 
 
+@checked
 def check_budget(
     engine: ServerEngine,
     budgets: Sequence[int] = (1, 16, 256),

@@ -31,6 +31,7 @@ from interp.decoding.request import Request, check
 from interp.decoding.sampling import Sampling
 from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import NonFiniteError, UserError
+from interp.plumbing.arguments import checked
 from scaling.engines.budget_walk import PIECE, Walk
 from scaling.engines.dialects import Ask, Kind, Said, recognise
 from scaling.engines.endpoint import Endpoint, EndpointError, Retry
@@ -49,6 +50,7 @@ FIRST = Retry(tries=3, patience=20.0)  # for the requests before any decoding
 PATIENCE = Retry(tries=10_000, patience=900.0, first=1.0, longest=15.0)  # big models load slowly
 
 
+@checked
 class ServerEngine:
     """An `Engine` over the server at a URL.
 

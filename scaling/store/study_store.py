@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import PruneScopeError, UserError
+from interp.plumbing.arguments import checked
 from scaling.store import checksums, schema
 from scaling.store.chain_row import ChainRow, Key, unpack
 
@@ -44,6 +45,7 @@ class DamagedStoreError(StoreError, UserError):
     """The file exists but is damaged; the message says where, and how to rescue the rest."""
 
 
+@checked
 class Store:
     """An open study folder, to be used as a context manager.
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.chains.chain import Budget, Chain
 from interp.model.gguf_file import described
+from interp.plumbing.arguments import checked
 from scaling.engines.engine import Engine
 from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
@@ -54,6 +55,7 @@ BATCH_SECONDS = 2.0  # seconds between commits
 LIKELIHOOD_PROBLEMS = 64  # problems per batch
 
 
+@checked
 @dataclass(frozen=True)
 class StudyResult:
     """A finished study, and what this run added to it.
@@ -73,6 +75,7 @@ class StudyResult:
     seconds: float
 
 
+@checked
 def run_study(
     config: StudyConfig, on_event: OnEvent | None = None, *, engine: Engine | None = None
 ) -> StudyResult:
