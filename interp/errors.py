@@ -8,7 +8,10 @@ machine, and keeps its own type.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class PruneScopeError(Exception):
@@ -64,6 +67,25 @@ def printable(text: str, most: int) -> str:
     """
     safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
     return safe if len(safe) <= most else safe[: most - 3] + "..."
+
+
+def look_up(name: str, options: Mapping[str, T], what: str = "name") -> T:
+    """Return the entry of a table.
+
+    Args:
+        name: The name that was given.
+        options: The known names.
+        what: What the name stands for, such as "quantity" or "part".
+
+    Returns:
+        The entry.
+
+    Raises:
+        UserError: The name is unknown; says the closest one and all known ones.
+    """
+    if name not in options:
+        raise UserError(did_you_mean(name, options, what))
+    return options[name]
 
 
 def did_you_mean(name: str, options: Iterable[str], what: str = "name") -> str:

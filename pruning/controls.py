@@ -29,6 +29,7 @@ from torch import Tensor
 
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
+from interp.json_reader import short
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS
@@ -191,7 +192,14 @@ def against_chance(
 
     def worth(of: LayerPlan) -> float:
         if of.removed not in known:
-            known[of.removed] = float(quality(of))
+            value = quality(of)
+            try:
+                known[of.removed] = float(value)
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"against_chance: quality({of.name!r}) returned {short(value)}: expected a "
+                    "number."
+                ) from None
             if not math.isfinite(known[of.removed]):
                 raise NonFiniteError(
                     f"The quality of {of.name!r} is {known[of.removed]}: expected a finite number."

@@ -89,10 +89,10 @@ class Scores:
         if self.tie_break is not None:
             sizes.add(len(self.tie_break))
         if len(sizes) != 1:
-            raise ValueError(f"Scores: values, low, high and layer_map differ in length: {sizes}.")
+            raise UserError(f"Scores: values, low, high and layer_map differ in length: {sizes}.")
         if np.isnan(self.values).any():
             blocks = [self.layer_map[i] for i in np.flatnonzero(np.isnan(self.values))]
-            raise ValueError(f"Scores of {self.criterion!r}: block {blocks} scored nan.")
+            raise UserError(f"Scores of {self.criterion!r}: block {blocks} scored nan.")
 
     @classmethod
     def plain(cls, criterion: str, values: Any, layer_map: tuple[int, ...], **more: Any) -> Scores:

@@ -71,7 +71,8 @@ class RawCapture(Reducer):
     ) -> None:
         self.directory = Path(directory).expanduser()
         self.blocks, self.streams, self.dtype = blocks, tuple(streams), dtype
-        if not self.streams or (unknown := set(self.streams) - set(STREAMS)):
+        unknown = set(self.streams) - set(STREAMS)
+        if unknown or not self.streams:
             raise UserError(f"RawCapture(streams={unknown or '()'}): expected some of {STREAMS}.")
         if blocks is not None and (not len(blocks) or len(set(blocks)) < len(blocks)):
             raise UserError(f"RawCapture(blocks={list(blocks)}): expected some, none named twice.")

@@ -55,6 +55,23 @@ class Budget:
         return f"{self.thinking}" + (f"+{self.waits}wait" if self.waits else "")
 
 
+#: What a caller may say: one budget or several, each as a `Budget` or as its thinking tokens.
+Budgets = Budget | int | Sequence[Budget | int]
+
+
+def budgets_of(given: Budgets) -> tuple[Budget, ...]:
+    """Read one or several budgets.
+
+    Args:
+        given: a budget or several; a number stands for `Budget(number)`.
+
+    Returns:
+        The budgets.
+    """
+    each = given if isinstance(given, Sequence) else (given,)
+    return tuple(one if isinstance(one, Budget) else Budget(one) for one in each)
+
+
 @checked
 @dataclass(frozen=True)
 class Span:
@@ -236,7 +253,12 @@ class Chains(Sequence[Chain]):
 
         Returns:
             The text, special tokens included.
+
+        Raises:
+            UserError: there is no such chain.
         """
+        if not -len(self) <= index < len(self):
+            raise UserError(f"Chains.text(index={index}): there are {len(self)} chains, from 0.")
         return self.model.text(self._chains[index].ids.tolist(), skip_special=False)
 
     def to_frame(self) -> pd.DataFrame:

@@ -196,11 +196,13 @@ def diversity_beside(
     variants = (dense, *(v for v in samples if v != dense))
     for v in variants:
         for problem, few in samples[v].items():
-            if len(correct.get(v, {}).get(problem, ())) != len(few):
-                raise UserError(
-                    f"diversity_beside: variant {v!r}, problem {problem!r} has {len(few)} samples "
-                    "but not as many verdicts; expected one verdict per sample."
-                )
+            for what, table in (("verdict", correct), ("answer", answers)):
+                said = few if table is None else table.get(v, {}).get(problem, ())
+                if len(said) != len(few):
+                    raise UserError(
+                        f"diversity_beside: variant {v!r}, problem {problem!r} has {len(few)} "
+                        f"samples but {len(said)} {what}s; expected one {what} per sample."
+                    )
     every = list(dict.fromkeys(p for v in variants for p in samples[v]))
     kept, lengths, sizes = [], [], []
     for problem in every:

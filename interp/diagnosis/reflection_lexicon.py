@@ -26,7 +26,7 @@ from jaxtyping import Bool, Int
 
 from interp.diagnosis.loops import Loop
 from interp.diagnosis.token_text import TokenizedText, words
-from interp.errors import UserError
+from interp.errors import UserError, look_up
 from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
@@ -178,8 +178,11 @@ class Reflection:
 
         Returns:
             The rate; nan where no token was searched.
+
+        Raises:
+            UserError: The kind is unknown.
         """
-        count = self.total if kind is None else self.counts[kind]
+        count = self.total if kind is None else look_up(kind, self.counts, "kind of reflection")
         return 1000 * count / self.tokens if self.tokens else float("nan")
 
     @property

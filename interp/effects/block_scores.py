@@ -86,7 +86,7 @@ class BlockScores:
         Returns:
             The scores with their split-half reliability over texts.
         """
-        sums, counts = result.tables[quantity or next(iter(result.tables))]
+        sums, counts = result.sums(quantity)
         return cls(
             name, result.values(quantity), result.layer_map, split_half(sums, counts, seed=seed)
         )

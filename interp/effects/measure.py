@@ -35,6 +35,7 @@ from interp.effects.dose import DoseResponse, dose_response
 from interp.effects.paired_effects import Effects, block_effects, effects_of_pairs
 from interp.errors import UserError, did_you_mean
 from interp.interventions.interventions import dense
+from interp.json_reader import short
 from interp.model.reasoning_model import Question, ReasoningModel
 from interp.plumbing.arguments import checked
 
@@ -329,7 +330,13 @@ def _row(
     row |= {"thinking_tokens": float(chain.n_thinking), "tokens": float(chain.n_tokens)}
     row["mean_logprob"] = chain.mean_logprob
     if extra is not None:
-        for name, value in extra(chain.problem, chain).items():
+        found = extra(chain.problem, chain)
+        if not isinstance(found, Mapping):
+            raise UserError(
+                f"measure_effects: `extra` returned {short(found)}: expected a mapping of names to "
+                "numbers."
+            )
+        for name, value in found.items():
             if name in row:
                 raise UserError(
                     f"measure_effects: `extra` returns {name!r}, which exists already; use "

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
-from interp.errors import UserError
+from interp.errors import UserError, printable
 from interp.interventions.windows import PREFILL_STEP, Site, When, ids_on
 from interp.plumbing.arguments import checked
 
@@ -77,6 +77,22 @@ class Intervention:
             raise UserError(f"Block {self.block}: expected a dense index of 0 or more.")
         if self.window is not None and not isinstance(self.window, When):
             raise UserError(f"window={self.window!r}: expected a window, such as Window(40).")
+
+    @property
+    def name(self) -> str:
+        """The name of the variant that consists of this intervention, such as "skip 3"."""
+        said = [type(self).__name__.removesuffix("Delta").lower(), str(self.block)]
+        said += [] if self.part in ("block", "heads") else [self.part]
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in ("block", "part", "window") and isinstance(value, (int, float, tuple)):
+                said += [] if value == f.default else [f"{f.name}={value}"]
+        said += [] if self.window is None else [printable(repr(self.window), 60)]
+        return " ".join(said)
+
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The intervention alone: it can be given wherever a variant is expected."""
+        return (self,)
 
     def touches(self, step: int) -> bool:
         """Whether the intervention may be in force at a step or before it.

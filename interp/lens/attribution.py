@@ -105,6 +105,8 @@ class Contributions:
                 "logit": np.repeat(self.logit[target], r),
             }
             tables.append(pd.DataFrame(columns))
+        if not tables:
+            raise UserError("by_event: no event was given; expected at least one, or events=None.")
         return pd.concat(tables, ignore_index=True)
 
     def by_event(self, events: Events | None = None, unit: str = "problem") -> pd.DataFrame:
@@ -139,6 +141,8 @@ class Contributions:
                     "block": pd.array([*self.blocks * 3, EMBEDDING, None], dtype="Int64"),
                 }
                 tables.append(pd.DataFrame(head | self.places.means(np.stack(rows), inside, unit)))
+        if not tables:
+            raise UserError("by_event: no event was given; expected at least one, or events=None.")
         return pd.concat(tables, ignore_index=True)
 
 

@@ -118,6 +118,8 @@ class Lens:
                 head = {"event": event, "quantity": quantity, "block": list(self.blocks)}
                 found = self.places.means(self.values(quantity), inside, unit)
                 tables.append(pd.DataFrame(head | found))
+        if not tables:
+            raise UserError("by_event: no event was given; expected at least one, or events=None.")
         return pd.concat(tables, ignore_index=True)
 
     def plot(self, quantity: str = "entropy", chain: int = 0, ax: Axes | None = None) -> Axes:

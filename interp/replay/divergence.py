@@ -28,7 +28,7 @@ from torch import Tensor
 
 from interp.chains.chain import Chain
 from interp.chains.masks import Masks, check_masks
-from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.errors import NonFiniteError, UserError, did_you_mean, look_up
 from interp.interventions.interventions import VariantLike, dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
@@ -152,7 +152,7 @@ class Divergence:
             The table.
 
         Raises:
-            UserError: the edges do not rise.
+            UserError: the edges do not rise, or the quantity is unknown.
         """
         import pandas as pd
 
@@ -163,7 +163,8 @@ class Divergence:
         bounds = [*edges, None]
         rows = []
         for start, stop in pairwise(bounds):
-            steps = [np.arange(len(v)) for v in self.quantities[quantity]]
+            read = look_up(quantity, self.quantities, "quantity")
+            steps = [np.arange(len(v)) for v in read]
             inside = [(s >= start) & (stop is None or s < stop) for s in steps]
             masks = [a & b for a, b in zip(inside, self.chosen, strict=True)]
             value, low, high, n = self.mean(quantity, masks)

@@ -56,6 +56,8 @@ VALUES: dict[str, Callable[[], Any]] = {
     "empty": list,
     "ints": lambda: [1, 2],
     "twice": lambda: (1, 1),
+    "negatives": lambda: [-1],
+    "huge": lambda: [10**18],
     "floats": lambda: [1.5],
     "digits": lambda: ["3"],
     "texts": lambda: ["no such name"],
