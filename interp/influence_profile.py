@@ -31,6 +31,7 @@ from interp.interventions.interventions import VariantLike
 from interp.kernels.stream_numbers import two_streams
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.replay.teacher_forced import replay_chains
 from interp.statistics.jackknife import jackknife_ratio
@@ -48,6 +49,7 @@ QUANTITIES: dict[str, Callable[[StreamRecord], np.ndarray]] = {
 }
 
 
+@brief
 @dataclass(frozen=True)
 class Profile:
     """Means of one quantity per group and block; nan where a group has no token.

@@ -28,6 +28,7 @@ from interp.errors import UserError, did_you_mean
 from interp.json_reader import parse_json, read_utf8, whole_text
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 Part = Literal["all", "prompt", "generated"]
 PARTS = ("all", "prompt", "generated")
@@ -36,6 +37,7 @@ KINDS = "a text, a list of messages, token ids or a Chain"
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Calibration:
     """Token sequences for calibration.

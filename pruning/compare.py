@@ -26,6 +26,7 @@ from jaxtyping import Float
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from pruning.calibration import Calibration
 from pruning.scores import Scores
 
@@ -37,6 +38,7 @@ ANNOTATED = 40  # blocks up to which the ranks are written into the plot
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Comparison:
     """C criteria over the same L blocks (or sublayers).

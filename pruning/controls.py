@@ -32,6 +32,7 @@ from interp.interventions.interventions import VariantLike
 from interp.json_reader import short
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.distance import divergences
@@ -51,6 +52,7 @@ ANY, INNER = "any blocks", "inner blocks"
 # --------------------------------------------------------------------------- random plans
 
 
+@brief
 @dataclass(frozen=True)
 class ChanceTest:
     """A plan's quality among random plans of its size.
@@ -99,6 +101,7 @@ class ChanceTest:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class AgainstChance:
     """A plan against random plans.

@@ -8,6 +8,7 @@ removal, and a contiguous one removes a run of neighbours. They fill `picks`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from jaxtyping import Float
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +49,7 @@ class ScoredBlocks:
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Scores:
     """One criterion's scores of one model on one calibration set.
@@ -95,7 +98,13 @@ class Scores:
             raise UserError(f"Scores of {self.criterion!r}: block {blocks} scored nan.")
 
     @classmethod
-    def plain(cls, criterion: str, values: Any, layer_map: tuple[int, ...], **more: Any) -> Scores:
+    def plain(
+        cls,
+        criterion: str,
+        values: Sequence[float] | Float[np.ndarray, " L"],
+        layer_map: tuple[int, ...],
+        **more: Any,
+    ) -> Scores:
         """Make scores without an interval.
 
         Args:

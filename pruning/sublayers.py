@@ -27,6 +27,7 @@ from interp.interventions.interventions import Intervention, Skip
 from interp.model.holding import holding, unguarded
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Sublayer(NamedTuple):
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class SublayerScores(Scores):
     """Scores whose `values[i]` belongs to part `parts[i]` of block `layer_map[i]`.
@@ -70,7 +72,7 @@ class SublayerScores(Scores):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.parts) != len(self.layer_map):
-            raise ValueError(
+            raise UserError(
                 f"SublayerScores: {len(self.parts)} parts for {len(self.layer_map)} values."
             )
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,6 +75,7 @@ class Problem:
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Benchmark:
     """A versioned list of problems.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ PURPOSES = ("accuracy", "sequential", "waits", "parallel", "blocks")
 
 
 @checked
+@brief
 @dataclass(frozen=True, eq=False)  # compared by identity, so that results can be cached by it
 class StudyData:
     """The frames of one study.

@@ -33,6 +33,7 @@ from interp.activations.capture import (
 from interp.errors import NonFiniteError, look_up
 from interp.kernels.stream_numbers import cosine, sinks, two_streams
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.brief_repr import brief
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class PerText(Reducer):
         return PerTextResult(named, self.layer_map)
 
 
+@brief
 @dataclass(frozen=True)
 class PerTextResult:
     """Token sums and token counts by quantity.

@@ -31,6 +31,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import VariantLike, dense
 from interp.interventions.windows import ChainWindows
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 Points = Mapping[str, Sequence[int | None]]
 
 
+@brief
 @dataclass(frozen=True)
 class Handover:
     """The effect of losing (or restoring) each block from chosen steps on.

@@ -34,6 +34,7 @@ from interp.interventions.timeline import steps_inside
 from interp.interventions.windows import Answer, AtTokens, ChainWindows, When, Window
 from interp.json_reader import short
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ Judge = Callable[[Chain], Mapping[str, float]]
 WHOLE = "whole"  # the window that is always open
 
 
+@brief
 @dataclass(frozen=True)
 class TimeMap:
     """Outcomes of chains with one block changed in one window, beside the unchanged chains.

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from interp.diagnosis.diversity_measures import Ids, diversity
 from interp.errors import UserError, did_you_mean
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics import holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ COLOURS = ("#1a1a1a", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 MARKERS = "os^DvPX<>"
 
 
+@brief
 @dataclass(frozen=True)
 class Beside:
     """Diversity measures per variant and problem, with the accuracy of the same samples.

@@ -35,6 +35,7 @@ from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@brief
 @dataclass(frozen=True)
 class EscapeMass:
     """Escape mass of every measured token.

@@ -29,6 +29,7 @@ from interp.diagnosis.episodes import Episode, find_episodes
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics import Interval, Rate, mean_interval, rate
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
+@brief
 @dataclass(frozen=True)
 class LoopDynamics:
     """Entry and escape rates of the loops of many chains.

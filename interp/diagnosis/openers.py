@@ -31,6 +31,7 @@ from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics import PairedDifference, paired_difference
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 SHORTEST = 3  # fewest letters of a first token that is not the whole word
 
 
+@brief
 @dataclass(frozen=True)
 class OpenerMass:
     """Probability of reflection openers at every place where one may begin.

@@ -44,6 +44,7 @@ from interp.interventions.windows import When
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 
@@ -76,6 +77,7 @@ class Ablation:
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Deltas:
     """What each part of each block added on calibration text: its mean, and a pool of samples.

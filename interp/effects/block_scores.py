@@ -22,6 +22,7 @@ from interp.activations.reducers import PerTextResult
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics import spearman
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class ScoresLike(Protocol):
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class BlockScores:
     """One score for every block.

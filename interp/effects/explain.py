@@ -27,6 +27,7 @@ from interp.effects.block_scores import BlockScores, as_scores, split_half
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics import (
     Correlation,
     holm,
@@ -192,6 +193,7 @@ class Explanation:
         return axes
 
 
+@brief
 @dataclass(frozen=True)
 class Explanations:
     """Every score against every group of effects on one outcome.

@@ -38,6 +38,7 @@ from interp.interventions.interventions import dense
 from interp.json_reader import short
 from interp.model.reasoning_model import Question, ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,7 @@ Extra = Callable[[str, Chain], Mapping[str, float | None]]
 Answer = Callable[[Chain], Hashable | None]
 
 
+@brief
 @dataclass(frozen=True)
 class MeasuredEffects:
     """Effects by outcome, with the chains' outcomes from which they were computed.

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from interp.errors import UserError, did_you_mean
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "os^DvPX"
 
 
+@brief
 @dataclass(frozen=True)
 class Effects:
     """The effect of every block on one outcome, one entry per group and block.

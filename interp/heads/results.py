@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from interp.errors import UserError, did_you_mean
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ EFFECTS = ("logprob", "kl")
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Patterns:
     """Attention of some rows of one chain to every earlier position.
@@ -236,6 +238,7 @@ class HeadTable:
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class HeadScores(HeadTable):
     """Scores of heads at events.
@@ -254,6 +257,7 @@ class HeadScores(HeadTable):
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class HeadEffects(HeadTable):
     """What ablating one head does to the next token, over events, in nats.

@@ -26,6 +26,7 @@ import torch
 from interp.errors import UserError, printable
 from interp.interventions.windows import PREFILL_STEP, Site, When, ids_on
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     from interp.chains.chain import Chain
@@ -163,6 +164,7 @@ class ZeroDelta(Intervention):
 
 
 @checked
+@brief
 @dataclass(frozen=True, eq=False)
 class MeanDelta(Intervention):
     """Add a constant vector, whatever the part read.
@@ -180,6 +182,7 @@ class MeanDelta(Intervention):
 
 
 @checked
+@brief
 @dataclass(frozen=True, eq=False)
 class ResampleDelta(Intervention):
     """Add a delta drawn from a pool, anew at each position.
@@ -222,6 +225,7 @@ class Scale(Intervention):
 
 
 @checked
+@brief
 @dataclass(frozen=True, eq=False)
 class Patch(Intervention):
     """Add the delta of another row of the batch, or of a stored stream.
@@ -322,6 +326,7 @@ class Patch(Intervention):
 
 
 @checked
+@brief
 @dataclass(frozen=True, eq=False)
 class AblateHeads(Intervention):
     """Set the outputs of some attention heads to zero or to a mean.

@@ -24,6 +24,7 @@ from interp.lens.targets import CHOSEN, Target, find_targets
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
@@ -35,6 +36,7 @@ PARTS = ("block", "attention", "mlp")
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Contributions:
     """What each block adds to the logit of each target, with the final norm's scale held fixed.

@@ -21,6 +21,7 @@ from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, re
 from interp.lens.targets import Target, find_targets
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
@@ -34,6 +35,7 @@ EMBEDDING = -1  # stands for the embedding in a list of blocks
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Lens:
     """What every block's stream predicts at every position, read as if the model ended there.

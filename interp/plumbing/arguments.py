@@ -62,9 +62,11 @@ BOUNDS: Mapping[str, Bound] = {
     "level": Bound(0, 1, inside=True),
     "seed": Bound(0, 2**63 - 1),
     "draws": Bound(1, 10**7),
+    "halvings": Bound(1, 10**5),
     "batch_tokens": _COUNT,
     "chunk_tokens": _COUNT,
     "max_tokens": _COUNT,
+    "permutations": Bound(1, 10**5),
     "samples": Bound(1, 10**6),
 }
 

@@ -276,6 +276,8 @@ def _sequence(kind: type, members: Sequence[Any]) -> Rule:
     unordered = (exact is None and kind is not Sequence) or exact in (set, frozenset)
 
     def take(value: Any) -> Any:
+        if item is None and isinstance(value, str):
+            return value
         values = _items(value)
         if values is None or (isinstance(values, Set) and not unordered):
             if item is None or not item.alone or isinstance(value, Set):
@@ -343,17 +345,18 @@ _CONTAINERS: dict[Any, Callable[[Any, Sequence[Any]], Rule]] = {
     **dict.fromkeys((Sequence, Collection, Iterable, list, set, frozenset), _sequence),
     **dict.fromkeys((Mapping, dict), _mapping),
 }
-_KINDS = {"Float": "f", "Int": "iu", "Integer": "iu", "Bool": "b"}  # numpy's kinds of a dtype
-_HOLDS = {"f": "numbers", "iu": "whole numbers", "b": "True and False"}
+#: NumPy's kinds of dtype; an array of any kind (`Shaped`) is one of numbers or of True and False.
+_KINDS = {"Float": "f", "Int": "iu", "Integer": "iu", "Bool": "b", "Shaped": "biuf"}
+_HOLDS = {"f": "numbers", "iu": "whole numbers", "b": "True and False", "biuf": "numbers"}
 
 
 def _array(hint: Any) -> Rule:
     """An array or tensor: its kind of numbers, and how many dimensions it has."""
-    kinds = _KINDS.get(hint.dtype.__name__, "")
+    kinds = _KINDS.get(hint.dtype.__name__, "biuf")
     axes = hint.dim_str.split()
     free = any(axis.startswith(("*", "...")) for axis in axes)
     numpy = hint.array_type is np.ndarray
-    words = f"{'an array' if numpy else 'a tensor'} of {_HOLDS.get(kinds, 'values')}"
+    words = f"{'an array' if numpy else 'a tensor'} of {_HOLDS[kinds]}"
     words += "" if free else f" [{', '.join(axes)}]"
 
     def take(value: Any) -> Any:
@@ -368,10 +371,10 @@ def _array(hint: Any) -> Rule:
             array = None  # NumPy's scalars
         if not isinstance(array, hint.array_type) or not (free or array.ndim == len(axes)):
             raise RefusedError("", value, words)
-        if not numpy or not kinds or array.dtype.kind in kinds:
+        if not numpy or array.dtype.kind in kinds:
             return array
         if not array.size or (kinds == "f" and array.dtype.kind in "iu"):
-            return array.astype({"f": np.float64, "iu": np.int64, "b": np.bool_}[kinds])
+            return array.astype({"iu": np.int64, "b": np.bool_}.get(kinds, np.float64))
         raise RefusedError("", value, words)
 
     named = () if free else tuple(axes)

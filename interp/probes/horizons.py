@@ -15,6 +15,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.probes.features import MAX_BYTES, gather
 from interp.probes.labels import Examples, check_masks, foretell
 from interp.probes.probe import Probes, draw, probe
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Horizons:
     """Probes and their examples for each number of tokens ahead.

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from interp.chains.chain import Chain, Span
 from interp.errors import UserError, did_you_mean
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.probes.fitting import auc_of
 from interp.probes.folds import numbered, parts_of
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 TOKENS_KEPT = 256  # most columns of the last-token baseline
 
 
+@brief
 @dataclass(frozen=True)
 class Examples:
     """Rows of chains with labels, sorted by chain and row, which is the order of `gather`.

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Shaped
 
 from interp.errors import NonFiniteError, UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.probes.fitting import FitDesign, against, auc_of
 from interp.probes.folds import checked_folds, numbered, shuffled, strata_of
 from interp.probes.labels import checked_labels
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class Probes:
     """What a probe on each block finds, together with its controls.

@@ -32,6 +32,7 @@ from interp.errors import NonFiniteError, UserError, did_you_mean, look_up
 from interp.interventions.interventions import VariantLike, dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 from interp.replay.teacher_forced import position_chunks, readout
@@ -46,6 +47,7 @@ QUANTITIES = (
 )  # fmt: skip
 
 
+@brief
 @dataclass(frozen=True)
 class Divergence:
     """Per-token differences between two variants along chains.

@@ -26,6 +26,7 @@ from torch import Tensor
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
@@ -63,6 +64,7 @@ METHODS = ("wanda", "magnitude")
 ALLOCATIONS = ("uniform", "owl")
 
 
+@brief
 @dataclass(frozen=True)
 class Sparse:
     """A copy of a model with weights set to zero.

@@ -25,6 +25,7 @@ from jaxtyping import Float
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics.intervals import check_level
 from scaling.curves.outcomes import by_budget, check_rows, groups
 
@@ -85,6 +86,7 @@ class ScalingFit:
     reason: str
 
 
+@brief
 @dataclass(frozen=True)
 class ScalingFits:
     """All fits of a study."""

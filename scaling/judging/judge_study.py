@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, did_you_mean
 from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from scaling.judging.judge_agreement import JudgeAgreement, agreement
 from scaling.judging.llm_judge import Item, Judge
 from scaling.judging.prompts import KINDS
@@ -33,6 +34,7 @@ KEYS = ["benchmark", "problem", "variant", "budget", "sample"]
 
 
 @checked
+@brief
 @dataclass(frozen=True)
 class JudgedStudy:
     """A judge's verdicts on a study.

@@ -174,7 +174,7 @@ def main() -> None:
     chosen = cases()
     if asked and asked[0].isdecimal():
         quick = [case for case in chosen if case[0].label not in SLOW]
-        chosen = random.Random(SEED).sample(quick, int(asked[0]))
+        chosen = random.Random(SEED).sample(quick, min(int(asked[0]), len(quick)))
     elif asked:
         chosen = [case for case in chosen if case[0].label in asked]
     ends: Counter[str] = Counter()
