@@ -201,10 +201,8 @@ class AtTokens(When):
             The window.
 
         Raises:
-            UserError: `words` is a single string, or the tokenizer knows none of the words.
+            UserError: the tokenizer knows none of the words.
         """
-        if isinstance(words, str):
-            raise UserError(f"AtTokens.of(words={words!r}): expected a list of words.")
         unknown = model.tokenizer.unk_token_id
         found = set()
         for word in words:

@@ -174,7 +174,8 @@ class _Checker:
         except RefusedError as refused:
             what, expected = _shown(refused.value), refused.expected
             where = f"{name}{refused.at}"
-            raise UserError(f"{self.label}({where}={what}): expected {expected}.") from None
+            near = f" Did you mean {refused.near!r}?" if refused.near else ""
+            raise UserError(f"{self.label}({where}={what}): expected {expected}.{near}") from None
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Checks all arguments; `kwargs` is changed in place."""

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, Union
 
@@ -31,11 +32,16 @@ class RefusedError(Exception):
         at: where the value is inside the argument, such as "[3]"; "" for the argument itself.
         value: the value.
         expected: what was expected, in words.
+        near: the option that is closest to a text; "" if there is none.
     """
 
-    def __init__(self, at: str, value: Any, expected: str) -> None:
+    def __init__(self, at: str, value: Any, expected: str, near: str = "") -> None:
         super().__init__(at, value, expected)
-        self.at, self.value, self.expected = at, value, expected
+        self.at, self.value, self.expected, self.near = at, value, expected, near
+
+    def inside(self, at: str) -> RefusedError:
+        """The same, of a value that contains this one."""
+        return RefusedError(at + self.at, self.value, self.expected, self.near)
 
 
 @dataclass(frozen=True)
@@ -197,13 +203,15 @@ _PLAIN: dict[Any, Callable[[], Rule]] = {
 
 
 def _literal(options: Sequence[Any]) -> Rule:
-    words = "one of " + ", ".join(repr(option) for option in options)
+    words = "one of " + ", ".join(map(str, options))
 
     def take(value: Any) -> Any:
         for option in options:
             if type(value) is type(option) and value == option:
                 return option
-        raise RefusedError("", value, words)
+        known = [option for option in options if isinstance(option, str)]
+        near = get_close_matches(value, known, n=1) if isinstance(value, str) else []
+        raise RefusedError("", value, words, *near)
 
     return Rule(words, words, take, set(), alone=True)
 
@@ -236,7 +244,8 @@ def _union(members: Sequence[Any]) -> Rule | None:
         if taken:
             return taken[0]
         inside = max(refusals, key=lambda refused: len(refused.at))
-        raise inside if inside.at else RefusedError("", value, words)
+        near = next((refused.near for refused in refusals if refused.near), "")
+        raise inside if inside.at else RefusedError("", value, words, near)
 
     axes = next((rule.axes for rule in rules if rule.axes), ())
     return Rule(words, many, take, fast, any(rule.alone for rule in rules), axes)
@@ -251,8 +260,7 @@ def _each(item: Rule | None, values: Collection[Any], at: str = "[{}]") -> list[
         try:
             taken.append(value if type(value) in item.fast else item.take(value))
         except RefusedError as refused:
-            where = at.format(place) + refused.at
-            raise RefusedError(where, refused.value, refused.expected) from None
+            raise refused.inside(at.format(place)) from None
     return None if all(map(operator.is_, taken, values)) else taken
 
 
@@ -284,8 +292,8 @@ def _sequence(kind: type, members: Sequence[Any]) -> Rule:
                 raise RefusedError("", value, words)
             try:
                 values = (item.take(value),)
-            except RefusedError:
-                raise RefusedError("", value, words) from None
+            except RefusedError as refused:
+                raise RefusedError("", value, words, refused.near) from None
         taken = _each(item, values)
         if taken is None:
             return values if exact is None or type(values) is exact else exact(values)
@@ -329,8 +337,7 @@ def _mapping(kind: type, members: Sequence[Any]) -> Rule:
             try:
                 one = _each(values, [value[key]], "")
             except RefusedError as refused:
-                where = f"[{printable(repr(key), 40)}]{refused.at}"
-                raise RefusedError(where, refused.value, refused.expected) from None
+                raise refused.inside(f"[{printable(repr(key), 40)}]") from None
             taken.append(value[key] if one is None else one[0])
             changed = changed or one is not None
         if not changed:
