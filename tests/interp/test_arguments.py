@@ -106,7 +106,7 @@ def test_a_call_that_does_not_fit_the_signature_is_pythons_own_error() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'm'"):
         wrong(m=1)
     with pytest.raises(TypeError, match="positional argument"):
-        wrong(*range(13))
+        wrong(*[1, 0.5, 0.95, (), (), "mlp", ".", {}, None, None, None, True, "one too many"])
 
 
 def test_signatures_and_help_are_those_of_the_function() -> None:

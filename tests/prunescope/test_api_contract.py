@@ -18,6 +18,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.prunescope.api_calls import SLOW, Api, World, public
 
 SECONDS = 10.0  # of processor time, for one call; the slowest right ones take a few
 SEED = 18
-SAMPLE = 2500
+SAMPLE = 1500
 #: What a caller may pass by mistake. A function makes each value, since generators end.
 VALUES: dict[str, Callable[[], Any]] = {
     "None": lambda: None,
@@ -160,6 +161,32 @@ def faults(world: World, chosen: list[tuple[Api, str, str]]) -> list[str]:
 def test_a_sample_of_wrong_calls_is_refused_by_name(world: World) -> None:
     quick = [case for case in cases() if case[0].label not in SLOW]
     assert faults(world, random.Random(SEED).sample(quick, SAMPLE)) == []
+
+
+def test_every_public_function_is_checked() -> None:
+    functions = [getattr(a.function, "__func__", a.function) for a in public()]
+    checks = [f.__init__ if isinstance(f, type) else f for f in functions]
+    pairs = zip(public(), checks, strict=True)
+    assert [api.label for api, check in pairs if not hasattr(check, "__checked__")] == []
+
+
+def test_right_calls_work_with_numpy_numbers_and_have_short_reprs(world: World) -> None:
+    """Without this, a wrong call might be refused for another argument than the wrong one."""
+    for api in public():
+        if api.label in SLOW or api.label in NEVER:
+            continue
+        given = {name: _of_numpy(value) for name, value in world.arguments(api).items()}
+        result = limited(partial(world.call, api, given))
+        if type(result).__module__.partition(".")[0] in ("interp", "pruning", "scaling"):
+            assert len(repr(result)) < 2000, api.label
+
+
+def _of_numpy(value: Any) -> Any:
+    """The same numbers as NumPy's."""
+    if type(value) in (int, float):
+        return np.array(value)[()]
+    whole = isinstance(value, tuple) and value and all(type(item) is int for item in value)
+    return np.array(value) if whole else value
 
 
 @pytest.mark.slow
