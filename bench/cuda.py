@@ -138,11 +138,9 @@ def kernels_of(model: ReasoningModel, requests: list[Request]) -> list[str]:
     with profile(activities=[kind]) as found:
         list(decode(model, requests, slots=len(requests)))
     events = [e for e in found.key_averages() if e.self_device_time_total or kind.name == "CPU"]
-    events.sort(key=lambda e: -(e.self_device_time_total or e.self_cpu_time_total))
-    return [
-        f"{(e.self_device_time_total or e.self_cpu_time_total) / 1000:.1f} ms {e.count} x {e.key[:90]}"
-        for e in events[:24]
-    ]
+    spent = {id(e): (e.self_device_time_total or e.self_cpu_time_total) / 1000 for e in events}
+    events.sort(key=lambda e: -spent[id(e)])
+    return [f"{spent[id(e)]:.1f} ms {e.count} x {e.key[:90]}" for e in events[:24]]
 
 
 def measure(report: Report, name: str, options: argparse.Namespace) -> None:

@@ -2,13 +2,14 @@
 
 The inputs of a pass are preallocated tensors with one entry per lane, which the pass updates in
 place. A lane is one token that a pass reads: lane r belongs to row r, unless tokens are drafted.
-Then a row has several lanes at consecutive positions (`interp.decoding.drafts`). So a pass depends only on (rows, columns): the device can run several passes before the host
-looks at the tokens, and on CUDA each pass can be captured once and replayed (`cuda_graphs`).
+Then a row has several lanes at consecutive positions (`interp.decoding.drafts`). So a pass depends
+only on (lanes, columns): the device can run several passes before the host looks at the tokens,
+and on CUDA each pass can be captured once and replayed (`cuda_graphs`).
 
-The blocks run as compiled CPU kernels, as the model's own modules, or as modules compiled by
-torch, all with the same logits. `block_backend` chooses the fastest for the model and processor.
-Hooks and the attention function are installed only while passes run, and the thread holds the
-model during that time (`interp.model.holding`).
+The blocks run as compiled CPU kernels, through Triton kernels on a CUDA device, as the model's own
+modules, or as modules compiled by torch, all with the same logits; `block_backend` chooses. Hooks
+and the attention function are installed only while passes run, and the thread holds the model
+during that time (`interp.model.holding`).
 
 Shapes: n lanes in use, k passes of a stride, L blocks, D residual width, V vocabulary.
 """
@@ -16,7 +17,7 @@ Shapes: n lanes in use, k passes of a stride, L blocks, D residual width, V voca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,8 +28,9 @@ from jaxtyping import Bool, Float, Int
 
 from interp.chains.periods import LOOP_CHECK
 from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
+from interp.decoding.cuda_blocks import CudaBlock, prepare
 from interp.decoding.cuda_graphs import CudaGraphs, wanted
-from interp.decoding.fused_blocks import CompiledBlocks, FusedBlock, fuse, fused
+from interp.decoding.fused_blocks import BlockForward, CompiledBlocks, fuse, fused
 from interp.decoding.recording import LiveMoments, LiveRecord
 from interp.decoding.sampling import Sampling, measure
 from interp.decoding.sampling import choose as choose_token
@@ -192,7 +194,8 @@ class ModelRunner:
         }
         self.masks = MaskForm.of(model)
         by_length = self.backend.kernels is not None
-        self.maskless = no_masks(self.masks, model.dtype) if by_length else None
+        # whether no block reads masks; with Triton only as long as it runs every block (`_open`)
+        self.maskless = by_length
         capacity = longest if by_length or self.graphs else min(longest, 256)
         if self.graphs is not None:
             capacity = self.graphs.columns(longest)
@@ -311,8 +314,10 @@ class ModelRunner:
         with holding(self.model):
             self.short_ways = self._fuse()
 
-    def _fuse(self) -> dict[int, FusedBlock]:
-        """Returns the fused blocks by index; none if the backend does not fuse."""
+    def _fuse(self) -> Mapping[int, BlockForward]:
+        """Returns the faster forwards of blocks by index; none if the backend has none."""
+        if self.backend.triton:
+            return prepare(self.model, self.cache)
         if not self.backend.fused:
             return {}
         return fuse(self.model, self.cache, self.backend.kernels, self.fused_only)
@@ -405,10 +410,13 @@ class ModelRunner:
         """Installs attention, interventions, backend and recorders while the context is open."""
         with torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(holding(self.model))
-            layout = self.cache.layout if self.maskless is not None else None
+            layout = self.cache.layout if self.backend.kernels is not None else None
             stack.enter_context(attending(self.model, layout))
             stack.enter_context(self.hooks)  # before the fused blocks, which look for hooks
             stack.enter_context(fused(self.model, self.short_ways))
+            if self.backend.triton:
+                own = (b.__dict__.get("forward") for b in self.model.blocks)
+                self.maskless = all(isinstance(f, CudaBlock) for f in own)
             if self.compiled is not None:
                 stack.enter_context(self.compiled.taken())
             if self.live is not None:
@@ -448,12 +456,13 @@ class ModelRunner:
             self._step(n, used, scripted)
             return
         room = self.lanes if self.drafted else self.slots
-        size, columns = self.graphs.rows(n, room), self.graphs.columns(used)
+        size = self.graphs.rows(n, room)
+        columns = 0 if self.maskless else self.graphs.columns(used)
         key = (size, columns, self.drafted)
         self.graphs.run(key, lambda: self._step(size, columns, True))
 
     def _step(self, n: int, used: int, scripted: bool) -> None:
-        """Reads one token per lane, attends to `used` columns, chooses and stores the next token."""
+        """Reads one token per lane, attends to `used` columns, chooses the next token."""
         last, position, index, keys = (  # [n] each
             t[:n] for t in (self.last, self.position, self.index, self.keys)
         )
@@ -465,13 +474,20 @@ class ModelRunner:
             use_cache=True,
             **handing(self.model.hf, self.cache),
         ).logits[:, -1]  # [n, V]
-        logits = logits.to(last.device, torch.float32)
-        logp, entropy, norm = measure(logits)  # [n, V], [n], [n]
-        token = choose_token(logits, self.sampling, keys, index)  # [n]
+        logits = logits.to(last.device)
+        if self.backend.triton and self.sampling.unfiltered:
+            from interp.kernels.triton_kernels import choose_and_measure
+
+            heat = self.sampling.temperature
+            token, entropy, norm = choose_and_measure(logits, heat, keys, index)  # [n] each
+        else:
+            logits = logits.float()
+            entropy, norm = measure(logits)  # [n] each
+            token = choose_token(logits, self.sampling, keys, index)  # [n]
         if scripted:
             script = self.script[:n]
             token = torch.where(script >= 0, script, token)
-        chosen = logp.gather(1, token[:, None])[:, 0]  # [n]
+        chosen = logits.gather(1, token[:, None])[:, 0].float() - norm  # [n]
         self.numbers[:n] = torch.stack((chosen, entropy, norm), 1)
         last.copy_(token)
         position += 1
@@ -487,8 +503,8 @@ class ModelRunner:
         position = self.position[:n]
         self.cache.layout.aim(position, used, self.lane_rows[:n] if self.drafted else None)
         self.hooks.enter(self._site(n))
-        if self.maskless is not None:
-            return self.maskless
+        if self.maskless:
+            return no_masks(self.masks, self.model.dtype, position.device)
         gap = position[:, None] - torch.arange(used, device=position.device)  # [n, used]
         gap = gap[:, None, None, :]  # [n, 1, 1, used]: batch, heads, queries, keys
         return self.masks.build(gap >= 0, gap, self.model.dtype)

@@ -24,9 +24,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.activations.capture import zeros_beside
+from interp.decoding.cuda_blocks import CudaBlock
 from interp.decoding.fused_blocks import FusedBlock
 from interp.errors import UserError
-from interp.kernels.library import kernels
+from interp.kernels.library import kernels, triton_installed, wanted
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class LiveRecord:
         buffer: norms of the stream before a block, after it and of its delta, and the inner
             product of the first two, [lanes, L, 4], float32.
         kernels: the compiled loop that fills the buffer; None where torch does it.
+        triton: whether a Triton kernel fills it.
     """
 
     def __init__(self, model: ReasoningModel, lanes: int) -> None:
@@ -57,6 +59,7 @@ class LiveRecord:
         device, dtype = model.device, model.dtype
         compiled = device.type == "cpu" and dtype == torch.float32 and model.d_model % 16 == 0
         self.kernels = kernels() if compiled else None
+        self.triton = device.type == "cuda" and triton_installed() and wanted() != "0"
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -68,9 +71,9 @@ class LiveRecord:
         with holding(self.model), ExitStack() as hooks:
             for index, block in enumerate(self.model.blocks):
                 short = block.__dict__.get("forward")
-                if isinstance(short, FusedBlock) and not block._forward_hooks:
-                    short.numbers = (self.buffer[:, index].data_ptr(), self.buffer.stride(0))
-                    hooks.callback(setattr, short, "numbers", (None, 0))
+                if isinstance(short, FusedBlock | CudaBlock) and not block._forward_hooks:
+                    short.record(self.buffer[:, index])
+                    hooks.callback(short.record, None)
                     continue
                 handle = block.register_forward_hook(self._hook(index), with_kwargs=True)
                 hooks.callback(handle.remove)
@@ -94,6 +97,11 @@ class LiveRecord:
     def _write(self, index: int, x: Float[Tensor, "n D"], y: Float[Tensor, "n D"]) -> None:
         """Writes the four numbers of block `index` with torch."""
         n = x.shape[0]
+        if self.triton and x.device == self.buffer.device:
+            from interp.kernels.triton_kernels import stream_numbers
+
+            stream_numbers(x.contiguous(), y.contiguous(), self.buffer[:, index])
+            return
         x, y = x.float(), y.float()
         norm = torch.linalg.vector_norm
         # [n] each

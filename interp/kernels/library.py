@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -143,8 +144,8 @@ class Kernels:
         out = torch.empty_like(query)
         self.attend(  # type: ignore[attr-defined]
             query.data_ptr(), key.data_ptr(), value.data_ptr(), key.stride(1) // width,
-            columns.data_ptr(), address(rows), n, heads, key.shape[1], width, window, scale, softcap,
-            out.data_ptr(), torch.get_num_threads(),
+            columns.data_ptr(), address(rows), n, heads, key.shape[1], width, window, scale,
+            softcap, out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return out
 
@@ -166,6 +167,11 @@ class Kernels:
 def address(numbers: torch.Tensor | None) -> int | None:
     """The address of a tensor's numbers, None for no tensor."""
     return None if numbers is None else numbers.data_ptr()
+
+
+def triton_installed() -> bool:
+    """Whether the Triton kernels can be imported (PyTorch for CUDA brings Triton along)."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:

@@ -264,7 +264,7 @@ def _first_weights(model: ReasoningModel) -> list[tuple[nn.Module, torch.Tensor]
     return [(a, next(a.parameters())) for a in model.anatomy.attention]
 
 
-def no_masks(form: MaskForm, dtype: torch.dtype) -> Masks:
+def no_masks(form: MaskForm, dtype: torch.dtype, device: torch.device) -> Masks:
     """Placeholder masks for passes in which no block reads them.
 
     They keep the model from building masks of its own.
@@ -272,11 +272,12 @@ def no_masks(form: MaskForm, dtype: torch.dtype) -> Masks:
     Args:
         form: the form that the model takes.
         dtype: of the masks.
+        device: of the masks.
 
     Returns:
         One mask [1, 1, 1, 1], or one per layer type.
     """
-    none = torch.zeros((1, 1, 1, 1), dtype=dtype)
+    none = torch.zeros((1, 1, 1, 1), dtype=dtype, device=device)
     return {"full_attention": none, "sliding_attention": none} if form.by_type else none
 
 
