@@ -49,7 +49,7 @@ TESTS = (
 )
 
 
-class Report:
+class Stages:
     """The figures so far; every stage is timed, saved, and may fail without ending the others.
 
     Attributes:
@@ -156,7 +156,7 @@ def kernels_of(model: ReasoningModel, requests: list[Request]) -> list[str]:
     return [f"{spent[id(e)]:.1f} ms {e.count} x {e.key[:90]}" for e in events[:24]]
 
 
-def measure(report: Report, name: str, options: argparse.Namespace) -> None:
+def measure(report: Stages, name: str, options: argparse.Namespace) -> None:
     """All stages of one shape."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = TINY if name == "tiny" else SHAPES[name]
@@ -253,7 +253,7 @@ def main() -> None:
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--profile", action="store_true", help="also the kernels that take longest")
     options = parser.parse_args()
-    report = Report(options.out, options.minutes)
+    report = Stages(options.out, options.minutes)
     cuda = torch.cuda.is_available()
     report.figures |= {
         "bench": "cuda",

@@ -30,7 +30,7 @@ import tests.typechecking  # noqa: F401  (the hook looks it up by name)
 PACKAGES = ["interp", "pruning", "scaling", "recovery", "analyses", "prunescope"]
 PACKAGES += ["testbed.training", "testbed.evaluation"]
 if find_spec("triton"):  # Triton compiles functions as they are written: no checks around them
-    import interp.kernels.triton_kernels  # noqa: F401
+    import interp.kernels.triton_kernels
 install_import_hook(PACKAGES, "tests.typechecking.checked")
 
 import interp.decoding.generate  # noqa: F401  (gives models their `generate`)
