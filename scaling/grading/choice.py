@@ -11,7 +11,9 @@ import re
 
 from interp.errors import UserError
 from scaling.grading import Grader, grader
-from scaling.grading._extract import announced, bare, boxed_answer, own_part
+from scaling.grading._boxes import boxed_answer
+from scaling.grading._dressing import bare
+from scaling.grading._extract import announced, own_part
 from scaling.problem import Problem
 
 _LETTER = (

@@ -20,17 +20,15 @@ from pathlib import Path
 
 from interp.errors import PruneScopeError, UserError
 from scaling.grading import Grader, grader
+from scaling.grading._boxes import boxed_answer
+from scaling.grading._dressing import bare, same_text, without_label
 from scaling.grading._extract import (
     announced,
-    bare,
-    boxed_answer,
     candidates,
     formula_content,
     formulas,
     own_part,
-    same_text,
     without_filler,
-    without_label,
 )
 from scaling.grading._reader import understood
 from scaling.grading._tree import Node
