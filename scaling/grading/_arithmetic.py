@@ -47,8 +47,9 @@ class Arithmetic(Operands):
                 return found
             if token.kind == "op" and token.value in ("*", "/"):
                 self.take()
-                if token.value == "/" and found.kind == "unit" and self._names_unit():
-                    found = Node("unit", found.args, f"{found.value}/{self.take().value}")
+                if found.kind == "unit" and self._names_unit():
+                    stroke = "/" if token.value == "/" else " "
+                    found = self.unit(found, stroke)
                     continue
                 negative = self.sees("op", "-") and bool(self.take())
                 other = self.factor()
@@ -57,12 +58,19 @@ class Arithmetic(Operands):
                 found = Node("neg", (found,)) if negative else found
             elif token.kind == "text":
                 found = self.unit(found)
+            elif token == Token("op", "%"):  # of the whole product: 25/2 %
+                self.take()
+                found = Node("percent", self.scalars(found))
+            elif token.kind == "matrix":
+                found = _scaled(self.scalars(found)[0], self.matrix())
             elif self._multiplies(token):
                 if found.kind == "unit" and found.value != "degrees":
                     raise self.wrong()
                 mixed = is_whole(found) and token == Token("cmd", "frac")
                 other = self.factor()
-                if mixed and other.kind == "div" and all(map(is_whole, other.args)):
+                if other.kind == "text":  # \frac{\text{km}}{\text{h}}
+                    found = Node("unit", self.scalars(found), other.value)
+                elif mixed and other.kind == "div" and all(map(is_whole, other.args)):
                     found = Node("add", (found, other))  # 12\frac{1}{2}
                 else:
                     found = Node("mul", self.scalars(found, other))
@@ -72,6 +80,8 @@ class Arithmetic(Operands):
     def _multiplies(self, token: Token) -> bool:
         if token.kind in ("sym", "fn", "cmd"):
             return True
+        if token.kind == "num":  # 7!3!
+            return self.tokens[self.at - 1] == Token("op", "!")
         if token.kind == "open":
             return token.value in ("(", "{", "lfloor", "lceil")
         return token == Token("op", "|") and not self.bars
@@ -80,15 +90,15 @@ class Arithmetic(Operands):
         """Whether a unit follows a stroke, as in km/h."""
         return self.sees("text") or self.sees("sym", "h", "s", "m", "L")
 
-    def unit(self, found: Node) -> Node:
+    def unit(self, found: Node, joint: str = " ") -> Node:
         """A value with its unit in words, or with a magnitude such as "million"."""
         if found.kind not in SCALARS:
             raise self.wrong()
-        words: list[str] = []
+        words: list[str] = [] if self.sees("text") else [self.take().value]
         while self.sees("text"):
             words += re.sub(r"\\[,;:! ]|[~,.;]", " ", self.take().value).split()
         said = [word.lower() for word in words]
-        if any(word in LOGIC for word in said) or any(
+        if (any(word in LOGIC for word in said) and said != ["times"]) or any(
             _MORE_THAN_UNIT.search(_POWER.sub("", word)) for word in said
         ):
             raise self.wrong()
@@ -103,9 +113,10 @@ class Arithmetic(Operands):
         power = ""
         if self.sees("op", "^"):
             self.take()
-            power = "^" + flat(self.argument())
+            sign = "-" if self.sees("op", "-") and self.take() else ""
+            power = f"^{sign}{flat(self.argument())}"
         before = found.args[0] if found.kind == "unit" else found
-        earlier = found.value + " " if found.kind == "unit" else ""
+        earlier = found.value + joint if found.kind == "unit" else ""
         return Node("unit", (before,), earlier + " ".join(said) + power)
 
     def factor(self) -> Node:
@@ -123,20 +134,13 @@ class Arithmetic(Operands):
                 if self.sees("op", "!"):
                     raise self.wrong()
                 found = Node("call", self.scalars(found), "factorial")
-            elif self.sees("op", "%"):
-                self.take()
-                found = Node("percent", self.scalars(found))
             elif self.sees("op", "deg"):
                 self.take()
-                found = Node("unit", self.scalars(found), "degrees")
+                found = self.degrees(found)
             elif self.sees("op", "^"):
                 self.take()
                 if self._degree():
-                    found = Node("unit", self.scalars(found), "degrees")
-                    continue
-                if found.kind == "num" and self.sees("sym", "o") and self.peek(1) is None:
-                    self.take()  # 15^o
-                    found = Node("unit", (found,), "degrees")
+                    found = self.degrees(found)
                     continue
                 negative = self.sees("op", "-") and bool(self.take())
                 power = self.argument() if self.sees("open", "{") else self.factor()
@@ -147,12 +151,24 @@ class Arithmetic(Operands):
             else:
                 return found
 
+    def degrees(self, found: Node) -> Node:
+        """A number of degrees, perhaps of a named scale."""
+        if self.sees("sym", "C", "F") or self.sees("text", "C", "F"):
+            self.take()
+        return Node("unit", self.scalars(found), "degrees")
+
     def _degree(self) -> bool:
-        r"""Take `\circ` or `{\circ}` behind `^`."""
+        r"""Take `\circ` or `{\circ}` behind `^`, or the letter o that stands for it at the end."""
         ahead = 1 if self.sees("open", "{") else 0
-        if self.peek(ahead) != Token("op", "deg"):
+        letter = self.peek(ahead) == Token("sym", "o") and self.peek(1 + 2 * ahead) is None
+        if self.peek(ahead) != Token("op", "deg") and not letter:
             return False
         if ahead and self.peek(2) != Token("close", "}"):
             raise self.wrong()
         self.at += 3 if ahead else 1
         return True
+
+
+def _scaled(factor: Node, matrix: Node) -> Node:
+    rows = (tuple(Node("mul", (factor, cell)) for cell in row.args) for row in matrix.args)
+    return Node("matrix", tuple(Node("row", row) for row in rows))

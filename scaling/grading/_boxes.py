@@ -63,15 +63,21 @@ def last_boxed(text: str) -> str | None:
     return (found[-1].content or None) if found else None
 
 
+_NAME = r"(?P<name>[A-Za-z](?:_\{?\w{1,3}\}?)?\s*=\s*)"
 CONNECTOR = re.compile(
     r"(?:\s|\$|\\[,;:! ()\[\]]|\\q?quad|~|(?P<said>,|;|&|\b(?:and|or)\b"
     r"|\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or)?\s*,?\s*\}))*"
 )
-_OPERATOR_BEFORE = re.compile(r"(?:[-−+*/^]|\\(?:cdot|times|pm|div))\s*\$?\s*$")
+_JOINT = re.compile(CONNECTOR.pattern + f"{_NAME}?")
+_NAMED = re.compile(rf"(?<![A-Za-z\\]){_NAME}$")
+_PROOF = re.compile(r"(?i:answer\s*(?:is|:|=)\s*:?\s*\}?\s*)(?=[\d\\($-])")
+_OPERATOR_BEFORE = re.compile(
+    r"(?:[-−+*/^]|(?<![\w.])\d+(?=\$?$)|\\(?:cdot|times|pm|div))\s*\$?\s*$"
+)
 _EXPRESSION_BEFORE = re.compile(r"(?:^|[=\n$:<>≤≥≈]|\\[\[(]|\\(?:le|ge|leq|geq|in|approx)\b)"
                                 r"([^=\n$:<>≤≥≈]*)$")  # fmt: skip
 _BEHIND = re.compile(
-    r"\s*(?:\^\s*(?:\\circ|\{[^{}]{1,20}\}|\w)|_(?:\d+|\{\d+\})|\\%|%"
+    r"\s*(?:(?:\{,\}|,)\d{3}\b|(?:[-+/]|!(?=\s*[-+/*^$]))[\d.]*\d|(?:\\cdot|\\times|[*/])\s*\d[\d.]*|[A-Za-z](?![A-Za-z'’])|\^\s*(?:\\circ|\{[^{}]{1,20}\}|\w)|_(?:\d+|\{\d+\})|\\%|%"
     r"|\\pi\b|\\sqrt\s*(?:\{[^{}]{1,20}\}|\d)|\\(?:times|cdot)\s*10\s*\^\s*(?:\{-?\d+\}|\d)"
     r"|!(?=\s*\$)"
     r"|(?:\$?\s*|\\[,;: ]\s*)(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen)"
@@ -99,6 +105,9 @@ def boxed_answer(text: str) -> tuple[bool, str | None]:
     last = found[-1]
     if not last.content:
         return True, None
+    inside = _PROOF.search(last.content)  # \boxed{\text{The answer is } 7}
+    if inside:
+        return True, last.content[inside.end() :].strip(" }")
     parts = [last.content]
     first = last
     for box in reversed(found[:-1]):
@@ -106,14 +115,18 @@ def boxed_answer(text: str) -> tuple[bool, str | None]:
             continue
         if len(parts) > 50 or first.start - box.end > 60:
             break
-        between = CONNECTOR.fullmatch(text, box.end, first.start)
+        between = _JOINT.fullmatch(text, box.end, first.start)
         if between is None or between["said"] is None or not box.content:
             break
         first = box
+        named = _NAMED.search(text[max(0, box.start - 12) : box.start])
+        if between["name"] and named:
+            parts[0] = between["name"] + parts[0]
         if same_text(box.content) not in map(same_text, parts):
             parts.insert(0, box.content)
     if len(parts) > 1:
-        return True, ", ".join(parts)
+        named = _NAMED.search(text[max(0, first.start - 12) : first.start])
+        return True, ", ".join([(named[0] if named else "") + parts[0], *parts[1:]])
     return True, _in_context(text, last)
 
 

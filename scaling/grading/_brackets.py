@@ -56,8 +56,11 @@ class Brackets(TokenStream):
     def enclosed(self, left: str, right: str, inside: Node, several: bool) -> Node:
         """Round or square brackets: a tuple, an interval, or a group."""
         if several:
-            if inside.value != "," or (left + right != "()" and len(inside.args) != 2):
+            if inside.value != "," or (left + right not in ("()", "[]") and len(inside.args) != 2):
                 raise self.wrong()
+            rows = {(part.kind, part.value, len(part.args)) for part in inside.args}
+            if left + right == "[]" and len(rows) == 1 and rows.pop()[:2] == ("tuple", "[]"):
+                return Node("matrix", tuple(Node("row", row.args) for row in inside.args))
             return Node("tuple", inside.args, left + right)
         if left + right not in ("()", "[]"):
             raise self.wrong()

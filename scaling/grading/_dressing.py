@@ -19,7 +19,7 @@ def bare(text: str) -> str:
             content = inside[len(left) : -len(right)]
             if left not in content:
                 text = content.strip()
-    return text.rstrip(".").strip()
+    return text.rstrip(".。").strip()
 
 
 def without_label(text: str) -> str:
@@ -31,6 +31,7 @@ def same_text(text: str) -> str:
     """`text` without LaTeX markup and spaces that never change a value, to compare as text."""
     # "7\\ 8" is not 78; three digits behind the space are a thousands group.
     text = re.sub(r"(?<=\d)(?:\\[,;:! ]|\s)+(?=\d)(?!\d{3}(?!\d))", "_", bare(text))
+    text = re.sub(r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:| )", "", text)
     text = re.sub(r"\\[dt]frac", r"\\frac", text)
     return re.sub(r"\s+", "", text)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from scaling.grading._boxes import BOX_COMMAND, CONNECTOR
+from scaling.grading._boxes import BOX_COMMAND
 from scaling.grading._dressing import bare
+from scaling.grading._notation import LOGIC
 
 REACH = 400  # characters of an announced passage
 _TRIES = 12  # announcements that are looked at, from the last
@@ -19,16 +20,17 @@ _TRIES = 12  # announcements that are looked at, from the last
 _DRESS = r"[*_`]*"
 _VERB = (
     r"(?:is|are|equals|was|will[ \t]+be|would[ \t]+be|should[ \t]+be|must[ \t]+be"
-    r"|has[ \t]+to[ \t]+be|comes[ \t]+out[ \t]+to(?:[ \t]+be)?)"
+    r"|has[ \t]+to[ \t]+be|comes[ \t]+(?:out[ \t]+)?to(?:[ \t]+be)?)"
 )
 _ANNOUNCED = re.compile(
     r"(?:(?P<mark>####(?!#))"
     rf"|(?:^|\n)[ \t]*{_DRESS}(?P<short>A){_DRESS}[ \t]*:{_DRESS}"
     rf"|(?:^|\n)[ \t]*{_DRESS}ans{_DRESS}[.:]+{_DRESS}"
-    rf"|\banswer(?:,[^,\n]{{1,20}},|[ \t]+(?:here|choice|option|to[ \t]+[^\n.:]{{1,60}}?))?"
-    rf"{_DRESS}(?:['’]s\b|[ \t]*(?:[=:⇒→]|{_VERB}(?![A-Za-z]))){_DRESS}[ \t]*:?{_DRESS}"
+    r"|答案(?:[是为：:]\s*)+|\banswer[ \t]+of\b|\banswer[ \t]+[-–—][ \t]"
+    rf"|\banswers?(?:,[^,\n]{{1,20}},|[ \t]+(?:here|choice|option|to[ \t]+[^\n.:]{{1,60}}?))?"
+    rf"{_DRESS}(?:['’]s\b|['\"]?[ \t]*(?:[=:⇒→]|\b{_VERB}(?![A-Za-z]))){_DRESS}[ \t]*:?{_DRESS}"
     rf"|\banswer{_DRESS}[.:]?{_DRESS}[ \t]*(?=\n|\$|\\\[|\\\()"
-    r"|<answer>)",
+    r"|[<\[]answer[>\]])",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
@@ -39,6 +41,18 @@ _SUPPOSED = re.compile(
 _REVERSED = re.compile(
     r"(?P<value>\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\)|(?<![^\s*$])-?\d[\d.,/]*\**)"
     r"[ \t]*(?:is|are)[ \t]+(?:our|the|my)[ \t]+(?:final[ \t]+|correct[ \t]+)*answer\b"
+)
+# The last sentence, where it draws a conclusion about one value.
+_SENTENCE = r"(?:[^.!?\n]|\.(?=\d))"
+_CONCLUSION = re.compile(
+    r"(?:^|[.!?:\n]|\s(?=(?-i:Therefore|Thus|Hence)))[\s*]*"
+    r"(?:(?:final[ \t]+)?(?:result|solution)\**:\**|it['’]s"
+    r"|it[ \t]+is"
+    r"|(?:(?:therefore|thus|hence|so|finally|in[ \t]+(?:total|conclusion)|the|we|i)"
+    r"(?![A-Za-z])"
+    rf"{_SENTENCE}{{0,200}}?)(?:\b(?:{_VERB}|equals?|get|gives?|it['’]s)(?![A-Za-z])[ \t]*:?|=))"
+    rf"\s*(?P<value>{_SENTENCE}{{1,200}})[.!]?\**\s*$",
+    re.IGNORECASE,
 )
 # Where the next question begins: a base model goes on with problems of its own.
 _NEXT = re.compile(
@@ -51,7 +65,9 @@ _NEXT = re.compile(
 
 def own_part(text: str) -> str:
     """`text` up to the next question that follows an announced answer; all of it if none does."""
-    text = re.sub(r"(?:<\|[a-z_]+\|>|</s>)\s*$", "", text)
+    text = re.sub(r"\s*I hope (?:it|this|that) is correct\.?\s*$", "", text)
+    text = re.sub(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", r"\\boxed{\1}", text)
+    text = re.sub(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<end_of_turn>)\s*$|<<[^<>\n]*>>", "", text)
     first = _ANNOUNCED.search(text)
     opened = re.search(BOX_COMMAND, text)
     starts = [match.start() for match in (first, opened) if match is not None]
@@ -80,14 +96,21 @@ def announced(text: str, short: bool = True) -> Iterator[str]:
         if not match["mark"] and not match["short"] and _SUPPOSED.search(before):
             continue
         rest = _passage(text, match.end())
-        if match[0].lower() == "<answer>":
-            rest = text[match.end() : match.end() + REACH].partition("</answer>")[0].strip()
+        if match[0][-1] in ">]":
+            rest = re.split(r"[<\[]/(?i:answer)", text[match.end() : match.end() + REACH])[
+                0
+            ].strip()
+        elif match[0].rstrip(": ")[-1] in "'\"":  # {"answer": 7}
+            rest = re.split(r"(?<=.)['\"]|[}\n]\s*$|\}$", rest)[0].strip("'\"")
         if rest and not re.match(r"(?:not|n't|never)\b", rest, re.IGNORECASE):
             found.append((match.end(), rest))
     for match in list(_REVERSED.finditer(text))[-_TRIES:]:
         found.append((match.end(), match["value"]))
     for _, rest in sorted(found, key=lambda pair: pair[0], reverse=True):
         yield rest
+    last = _CONCLUSION.search(text, max(0, len(text) - 2 * REACH)) if short and not found else None
+    if last and not re.search(r"\b(?:if|suppose|assume|not|maybe|perhaps|whether)\b", last[0]):
+        yield last["value"].strip()
 
 
 def _passage(text: str, start: int) -> str:
@@ -111,7 +134,7 @@ def last_announced(text: str) -> str | None:
 
 
 _FILLER = re.compile(
-    r"(?:\s|[*_`:=,]|(?:therefore|thus|then|hence|so|simply|just|clearly|exactly|now|indeed|still"
+    r"(?:\s|[*_`:=,→]|\.{3}|(?:therefore|thus|then|hence|so|simply|just|clearly|exactly|now|indeed|still"
     r"|actually|equal[ \t]+to|equals|given[ \t]+by|the[ \t]+(?:number|value)"
     r"|about|approximately|roughly|around)\b(?![\w-]))*",
     re.IGNORECASE,
@@ -141,6 +164,20 @@ def formula_content(match: re.Match[str]) -> str:
     return next(part for part in match.groups() if part is not None).strip()
 
 
+# A whole sentence in place of an answer: "Answer: the sum is 7", "Answer: Tom has 7 apples".
+_CLAIM = re.compile(
+    r"[A-Za-z][^$\\]*?\b(?:is|are|was|were|has|have|had|gets?|needs?|takes?|made|makes?|can|started"
+    r"|earn(?:s|ed)|spen[dt]s?|costs?|pa(?:ys|id)|that)\b\s*(?P<value>.+)"
+)
+_CHANGES = re.compile(
+    r"\b(?:"
+    + "|".join(sorted(LOGIC - {"is", "are", "was", "and", "for", "solutions", "all"}))
+    + r")\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"(?<![\w.,/])[-−]?\\?\$?\d[\d,]*(?:\.\d+)?(?![\w/^]|[.,]\d)")
+
+
 def candidates(passage: str) -> Iterator[str]:
     """What an announced passage may give as the answer: all of it, or what precedes its prose.
 
@@ -150,16 +187,28 @@ def candidates(passage: str) -> Iterator[str]:
     Yields:
         Texts to read, the fullest first.
     """
-    said = without_filler(passage)
+    said = without_filler(re.sub(r"(?<![\w*])\*\*([^*\n]+)\*\*(?=[\s.,;:!?]|$)", r"\1", passage))
     yield from _joined_formulas(said)
     if not re.search(r"[$\\]", said):
         said = said.rstrip().rstrip("!:,;")  # an exclamation, and no factorial
     end = next((match for match in _ENDS.finditer(said) if match.start() > 0), None)
-    if end is not None and re.search("[a-z]", end[0]):  # "7, as shown"
+    prose = end is not None and re.match(r";\s+[a-z]{2,}\s+[a-z]{2}", said[end.start() :])
+    if end is not None and (prose or re.search("[a-z]", end[0])):  # "7, as shown"
         yield bare(said[: end.start()])
     yield bare(said)
     if end is not None:
         yield bare(said[: end.start()])
+    sentence = re.match(rf"(?!\$){_SENTENCE}*", said)
+    claim = _CLAIM.match(sentence[0]) if sentence else None
+    if claim and not _CHANGES.search(claim[0]):
+        yield from _joined_formulas(claim["value"])
+        yield bare(claim["value"])
+        numbers = _NUMBER.findall(claim[0])
+        if len(numbers) == 1:
+            yield numbers[0]  # "Answer: Tom has 7 apples."
+
+
+_BETWEEN = re.compile(r"\s*(?P<said>,|;|&|\band\b|\bor\b)(?:\s|and\b|or\b)*(?=\$|\\\(|\\\[)|")
 
 
 def _joined_formulas(said: str) -> Iterator[str]:
@@ -169,7 +218,7 @@ def _joined_formulas(said: str) -> Iterator[str]:
     words = ""
     while match is not None:
         parts.append(formula_content(match))
-        between = CONNECTOR.match(said, match.end())
+        between = _BETWEEN.match(said, match.end())
         words = said[match.end() :]
         if between is None or between["said"] is None:
             break

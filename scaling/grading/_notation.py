@@ -7,7 +7,8 @@ import re
 RELATION_SIGNS = ("=", "<", ">", "<=", ">=", "!=", "in", "~")
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc sinh cosh tanh coth arcsin arccos arctan arccot arcsec arccsc "
-    "asin acos atan log ln lg exp sqrt cbrt abs max min gcd lcm floor ceil factorial binomial"
+    "asin acos atan tg ctg arctg cis log ln lg exp sqrt cbrt abs max min gcd lcm floor ceil "
+    "factorial binomial"
     .split()
 )  # fmt: skip
 GREEK = frozenset(
@@ -30,7 +31,7 @@ LOGIC = frozenset(
     "to if iff mod modulo when where for else otherwise and or least most than not no "
     "about approximately almost nearly between unless is are was plus minus times only except "
     "unknown undefined half quarter third double twice up down but then such that all any each "
-    "some none exist exists solution solutions answer wait base".split()
+    "some none exist exists solution solutions answer wait base squared cubed".split()
 )
 
 
@@ -39,22 +40,27 @@ SPACE = re.compile(
     r"|\\(?:left|right|[bB]igg?[lrm]?|displaystyle|textstyle|[lL]arge|LARGE|[hH]uge|small|normalsize|bf|rm|it|ldotp|limits|nolimits"
     r"|checkmark|quad|qquad|thinspace|hspace\*?\{[^{}]*\}|hfill)(?![a-zA-Z])\.?)+"
 )
-DIGITS = r"\d+"
 # A separator of thousands; the group behind it has three digits.
 THIN = r"(?:\\,|\\;|\\:|\\!|\\ |~|\{\\,\}|(?<=\d) (?=\d))"
 GROUPED = re.compile(
-    rf"\d{{1,3}}(?:(?:(?:\{{,\}}|,\s*\\[!,]\s*|\\text\{{,\}})\d{{3}})+|(?:,\d{{3}})+|(?:{THIN}\d{{3}})+)"
-    r"(?!\d)(?:\.\d+)?"
+    rf"\d{{1,3}}(?:(?:(?:\{{,\}}|,\s*\\[!,]\s*|\\text\{{,\}}|,)\d{{3}})+|(?:{THIN}\d{{3}})+"
+    r"|(?:'\d{3})+|(?:_\d{3}){2,})(?!\d)(?:\.\d+)?"
 )
-PLAIN = re.compile(r"\d+\.\d+|\d+\.(?!\w)|\.\d+|\d+")
-REPEATING = re.compile(r"\s*\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))")
+# 1.234.567 and 1.234,50; 3{,}14
+POINTED = re.compile(r"\d{1,3}(?:\.\d{3}){2,}(?!\d)|\d{1,3}(?:\.\d{3})+,\d{1,2}(?!\d)|\d+\{,\}\d+")
+PLAIN = re.compile(r"\d+\.\d+|\d+\.(?!\w)|\.(?=\d|\s*\\(?:overline|bar|dot))\d*|\d+")
+REPEATING = re.compile(
+    r"\s*\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))(?:(\d*)\s*\\dot\s*\{?(\d)\}?)?|(?<=\.)\((\d+)\)"
+)
 EXPONENT = re.compile(r"[eE][-+]?\d{1,5}(?![\w.])")
 COMMAND = re.compile(r"\\([a-zA-Z]+)\*?")
 TEXT_COMMANDS = frozenset(
     "text textbf textit textrm textsf texttt textnormal mathrm mbox hbox operatorname mathsf "
     "mathit textsc emph mathtt".split()
 )
-WRAPPERS = frozenset("mathbf boldsymbol bm boxed fbox underline ensuremath mathbb mathcal".split())
+WRAPPERS = frozenset(
+    "mathbf boldsymbol bm boxed fbox underline ensuremath mathbb Bbb mathcal mathop".split()
+)
 RELATIONS = {
     "le": "<=", "leq": "<=", "leqslant": "<=", "leqq": "<=", "lt": "<", "gt": ">", "ge": ">=",
     "geq": ">=", "geqslant": ">=", "geqq": ">=", "ne": "!=", "neq": "!=", "in": "in",
@@ -71,16 +77,22 @@ OPEN = {"langle": "<(", "lfloor": "lfloor", "lceil": "lceil", "lvert": "|", "lbr
 CLOSE = {"rangle": ">)", "rfloor": "rfloor", "rceil": "rceil", "rvert": "|", "rbrace": "}}",
           "rbrack": "]"}  # fmt: skip
 SYMBOLS = {"infty": "oo", "infinity": "oo", "oo": "oo", "inf": "oo", "pi": "pi",
-            "emptyset": "empty", "varnothing": "empty", "imath": "i"}  # fmt: skip
+            "emptyset": "empty", "varnothing": "empty", "imath": "i", "jmath": "j"}  # fmt: skip
 BUILDERS = {"frac": "frac", "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "nicefrac": "frac",
              "sfrac": "frac", "sqrt": "sqrt",
              "binom": "binom", "dbinom": "binom", "tbinom": "binom"}  # fmt: skip
 BLANKS = ("quad", "qquad", "hfill", "checkmark")
 TWO = {"<=": "<=", ">=": ">=", "!=": "!=", "==": "=", "**": "^", "=<": "<=", "=>": None}
+# "9 m", "9 m/s^2": behind a number and a space, at the end.
+SPACED_UNIT = re.compile(
+    r"(?:[mshgLJNWVKAC]|in|Pa|Hz)(?:/(?:s|h|m|L|min|kg|mol)(?:\^\{?[1-3]\}?)?)?(?:\^\{?-?[1-3]\}?)?\.?$"
+)
+CASED_UNITS = frozenset("kWh kW kJ kN kPa MPa Hz kHz MHz GHz mol eV keV MeV GeV mL kV".split())
 LETTER_UNIT = re.compile(r"[msghLJNWVK](?:/[a-z]{1,3})?(?:\^\{?-?[1-3]\}?)?")  # m, m/s^2
-NUMBER_FIRST = re.compile(r"(?:\\?\$)?\s*-?\d[\d.,]*\s+[A-Za-z]")
+NUMBER_FIRST = re.compile(r"(?:\\?\$)?\s*-?\d[\d.,\s]*\s[A-Za-z]")
 LABELLED = re.compile(r"[A-Za-z ]+:\s*(?:\\?\$)?-?[\d.,]+")
 TIMES = re.compile(r"\s*\d")
+BOTH_NAMES = re.compile(r"\s*(?:,\s*and|,|and|or|&)\s+")
 KNOWN_COMMANDS = (
     FUNCTIONS | GREEK | RELATIONS.keys() | OPERATORS.keys() | SYMBOLS.keys() | BUILDERS.keys()
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 from scaling.grading._brackets import Brackets
@@ -11,7 +12,10 @@ from scaling.grading._token_stream import flat
 from scaling.grading._tokens import Token
 from scaling.grading._tree import Node
 
-_ABOUT = ("about", "approximately", "approx.", "roughly", "around", "exactly")
+_ABOUT = ("about", "approximately", "approx.", "roughly", "around", "exactly", "all", "all real",
+          "for all", "all real numbers", "all values of", "all real values of")  # fmt: skip
+_UNIT = {"text", "sym"}
+_NAMES = {"tg": "tan", "ctg": "cot", "arctg": "arctan"}
 
 
 class Operands(Brackets):
@@ -27,7 +31,7 @@ class Operands(Brackets):
             else:
                 self.at += 1
             return Node("num", value=digit, number=Fraction(int(digit)))
-        if token is not None and token.kind in ("sym", "cmd"):
+        if token is not None and token.kind in ("sym", "cmd", "text"):
             return self.primary()
         raise self.wrong()
 
@@ -86,6 +90,11 @@ class Operands(Brackets):
             inside = self.bracket()
             parts = inside.args if inside.kind == "tuple" else (inside,)
             return Node("call", self.scalars(*parts), name)
+        if len(name) == 1 and name.isupper() and self.sees("open", "("):  # a point, or C(5, 2)
+            before, inside = self.at, self.bracket()
+            if inside.kind == "tuple" and inside.value == "()":
+                return Node("call", self.scalars(*inside.args), name)
+            self.at = before
         return Node("sym", value=name)
 
     def subscript(self) -> str:
@@ -106,7 +115,7 @@ class Operands(Brackets):
 
     def function(self) -> Node:
         name = self.take().value
-        name = re.sub(r"^a(sin|cos|tan)$", r"arc\1", name)
+        name = re.sub(r"^a(?:rc)?(sin|cos|tan|cot)$", r"arc\1", _NAMES.get(name, name))
         base = power = None
         while self.sees("op", "^", "_"):
             if self.take().value == "_":
@@ -118,7 +127,7 @@ class Operands(Brackets):
         if self.sees("open", "("):
             inside = self.bracket()
             args = inside.args if inside.kind == "tuple" else (inside,)
-        elif name in ("max", "min", "gcd", "lcm") and self.sees("open", "{{"):
+        elif self.sees("open", "{{"):
             args = self.bracket().args
         else:
             args = (self.bare_argument(),)
@@ -128,7 +137,12 @@ class Operands(Brackets):
             if name != "log":
                 raise self.wrong()
             args = (*args, base)
-        found = Node("call", self.scalars(*args), "ln" if name == "log" else name)
+        args = tuple(map(_radians, self.scalars(*args)))
+        if name == "cis":
+            i, e = Node("sym", value="i"), Node("sym", value="e")
+            found = Node("pow", (e, Node("mul", (i, *args))))
+        else:
+            found = Node("call", args, "ln" if name == "log" else name)
         return Node("pow", (found, *self.scalars(power))) if power is not None else found
 
     def bare_argument(self) -> Node:
@@ -160,6 +174,8 @@ class Operands(Brackets):
             args = (inside,) if index is None else (inside, index)
             return Node("call", self.scalars(*args), "sqrt" if index is None else "root")
         above, below = self.argument(), self.argument()
+        if name == "frac" and "text" in (kinds := {above.kind, below.kind}) and kinds <= _UNIT:
+            return Node("text", value=f"{above.value}/{below.value}")
         if name == "binom":
             return Node("call", self.scalars(above, below), "binomial")
         return Node("div", self.scalars(above, below))
@@ -184,3 +200,11 @@ class Operands(Brackets):
         ):
             raise self.wrong()
         return Node("text", value=" ".join(said))
+
+
+def _radians(node: Node) -> Node:
+    """The argument of a function, in radians where it is in degrees."""
+    if node.kind == "unit" and node.value == "degrees":
+        half_turn = Node("num", value="180", number=Fraction(180))
+        return Node("div", (Node("mul", (*node.args, Node("sym", value="pi"))), half_turn))
+    return replace(node, args=tuple(map(_radians, node.args)))

@@ -39,6 +39,9 @@ def read(text: str, lists: bool = False) -> Node:
     named = _named_quantity(text)
     if named is not None:
         return Node("rel", (Node("sym", value=named[0]), read(named[1], lists)), "=")
+    based = _BASED.fullmatch(text.strip())
+    if based and re.search(r"\d|[A-F]{2}", digits := based["digits"].upper()):
+        return Node("based", value=f"{digits.lstrip('0') or '0'}_{based['base']}")
     try:
         found = _Parser(tokens(tidy(text), lists), text).whole()
     except (RecursionError, ValueError, OverflowError):
@@ -49,9 +52,17 @@ def read(text: str, lists: bool = False) -> Node:
 # A left side that names one quantity, whatever it says inside: a limit, sum or integral, a
 # probability or expectation, a derivative, an inverse function, "Area of ABC".
 _QUANTITY = re.compile(
-    r"\\(?:lim|sum|prod|i{0,2}int|oint|Pr|mathbb\s*\{?[EP]\b|operatorname|frac\s*\{\s*d)"
+    r"\\(?:lim|sum|prod|i{0,2}int|oint|Pr|deg|dim|max|min|sup|#|triangle|mathbb\s*\{?[EP]\b|operatorname|frac\s*\{\s*d)"
     r"|(?:[EPV]|Var|Cov|\\(?:mathrm|text)\s*\{(?:Var|Cov|E|P)\})\s*(?:\\left)?\s*[\[(]"
     r"|[fgh]\s*\^\s*\{\s*-\s*1\s*\}|\\text\s*\{[A-Za-z ]+\}\s*(?:[A-Z(\\]|$)"
+)
+
+
+# 1A_{16}, (101)_2, 101_{\text{base 2}}, 101 (base 2)
+_BASED = re.compile(
+    r"(?:[({]|\\(?:text|mathrm)\s*\{)*(?P<digits>[0-9A-F]+)[)}]*\s*"
+    r"(?:_(?:[({\s]|base|\\(?:text|mathrm)\s*\{)*|(?:[({\s~]|\\text\s*\{)*(?:in\s+)?base[\s}~]*)"
+    r"(?P<base>\d+)[)}\s]*"
 )
 
 
@@ -86,6 +97,8 @@ class _Parser(Arithmetic):
         words: set[str] = set()
         while True:
             current.append(self.relation())
+            if current[-1].kind == "unit" and self.sees("num"):  # 2 hours 30 minutes
+                continue
             if not self.sees("sep"):
                 break
             seps: list[str] = []

@@ -114,18 +114,22 @@ class _Tokenizer:
         grouped = None if self.lists else notation.GROUPED.match(self.text, self.at)
         if grouped and self.depth and re.fullmatch(r"\d+(,[1-9]\d\d)+", grouped[0]):
             grouped = None  # "(1,234)" is a point
-        match = grouped or notation.PLAIN.match(self.text, self.at)
+        pointed = notation.POINTED.match(self.text, self.at)
+        match = grouped or pointed or notation.PLAIN.match(self.text, self.at)
         if match is None:
             if self.at == len(self.text) - 1:  # the full stop at the end
                 self.at += 1
                 return
             raise NotUnderstoodError(self.text)
-        digits = re.sub(r"[^\d.]", "", match[0])
+        written = match[0]
+        if match is pointed:
+            written = re.sub(r",|\{,\}", ";", written).replace(".", "").replace(";", ".")
+        digits = re.sub(r"[^\d.]", "", written)
         self.at = match.end()
-        value = Fraction((digits + "0") if digits.endswith(".") else digits)
+        value = Fraction(f"0{digits}0" if digits.endswith(".") else digits)
         repeating = notation.REPEATING.match(self.text, self.at) if "." in digits else None
         if repeating:
-            period = repeating[1] or repeating[2]
+            period = "".join(part for part in repeating.groups() if part)
             places = len(digits.partition(".")[2])
             value += Fraction(int(period), (10 ** len(period) - 1) * 10**places)
             self.at = repeating.end()
@@ -156,22 +160,25 @@ class _Tokenizer:
         name, self.at = match[1], match.end()
         if name in notation.TEXT_COMMANDS:
             self._in_words(name)
-        elif name == "equiv" and "\\pmod" in self.text:
+        elif name == "equiv" and re.search(r"\\[pb]mod", self.text):
             self.add("op", "=")
-        elif name == "pmod" and "\\equiv" in self.text:
-            _, self.at = group(self.text, self._skip())
+        elif name in ("pmod", "bmod") and "\\equiv" in self.text:
+            modulus = re.compile(r"\s*(?:\{[^{}]*\}|\d+)\s*").match(self.text, self.at)
+            if modulus is None:
+                raise NotUnderstoodError(text)
+            self.at = modulus.end()
         elif name == "begin":
             self._environment()
-        elif name in ("color", "textcolor", "tag", "label", "phantom", "hphantom"):
+        elif name in ("color", "textcolor", "colorbox", "tag", "label", "phantom", "hphantom"):
             _, self.at = group(text, self._skip())
         elif name in notation.WRAPPERS:
-            if name in ("mathbb", "mathcal"):
+            if name in ("mathbb", "Bbb", "mathcal"):
                 start = self._skip()
                 if text.startswith("{", start):
                     content, self.at = group(text, start)
                 else:
                     content, self.at = text[start : start + 1], start + 1
-                self.add("sym", "\\" + name + content.strip())
+                self.add("sym", "\\" + name.replace("Bbb", "mathbb") + content.strip())
             elif text.startswith("{", self._skip()):
                 content, self.at = group(text, self._skip())
                 self.found += _Tokenizer(content, self.lists).run()
@@ -226,7 +233,10 @@ class _Tokenizer:
             match = re.compile(r"[A-Za-z]+").match(self.text, start)
             letters = match[0] if match else ""
             self.at = match.end() if match else start
-        letters = letters.strip()
+        letters = letters.strip().removeprefix("\\").replace("math", "")
+        if name in ("hat", "vec", "bar") and letters in ("i", "j", "k"):
+            self.add("sym", letters)  # a basis vector, as in bold type
+            return
         if not re.fullmatch(r"[A-Za-z]'?(?:[A-Za-z_0-9']*)", letters):
             raise NotUnderstoodError(self.text)
         self.add("sym", f"{name} {letters}")
@@ -237,15 +247,29 @@ class _Tokenizer:
         lower = words.lower().strip(",;: ")
         if not words or re.fullmatch(r"\\?\$", words):
             return
+        between = self.found[-1].kind if self.found else ""
         if lower in ("and", "or"):
             self.add("sep", lower)
+        elif words == "U" and between == "close":
+            self.add("op", "cup")
+        elif lower == "x" and between == "num":
+            self.add("op", "*")
+        elif (
+            not between
+            and len(parts := notation.BOTH_NAMES.split(words)) > 1
+            and all(re.fullmatch(r"[A-Z]|[A-Za-z]{3,}", part) for part in parts)
+        ):
+            for part in parts:  # \text{A and C}
+                kind = "sym" if len(part) == 1 else "text"
+                self.found += [Token("sep", ","), Token(kind, part)]
+            del self.found[0]
         elif words in ("°", r"$^\circ$", r"^\circ", r"$^{\circ}$"):
             self.add("op", "deg")
-        elif words in notation.FUNCTIONS:
+        elif words in notation.FUNCTIONS and not (words == "min" and between == "num"):
             self.add("fn", words)
-        elif notation.LETTER_UNIT.fullmatch(words) and self.found and self.found[-1].kind == "num":
+        elif notation.LETTER_UNIT.fullmatch(words) and between == "num":
             self.add("text", words)
-        elif not re.search(r"[a-zA-Z]{2}|[A-Za-z]\s", re.sub(r"\\[a-zA-Z]+\s*", "", words)):
+        elif not re.search(r"[a-zA-Z]{2}|[A-Za-z][\s.]", re.sub(r"\\[a-zA-Z]+\s*", "", words)):
             self.found += _Tokenizer(tidy(words), self.lists).run()
         elif name == "operatorname" and words not in notation.SHORT_UNITS:
             self.add("sym", words)
@@ -260,7 +284,8 @@ class _Tokenizer:
 
     def _environment(self) -> None:
         name, self.at = group(self.text, self._skip())
-        if not re.fullmatch(r"[pbvBV]?(?:small)?matrix|array", name.rstrip("*")):
+        system = name.rstrip("*") in ("cases", "aligned", "align", "gathered")
+        if not system and not re.fullmatch(r"[pbvBV]?(?:small)?matrix|array", name.rstrip("*")):
             raise NotUnderstoodError(self.text)
         if name == "array":
             _, self.at = group(self.text, self._skip())
@@ -270,6 +295,13 @@ class _Tokenizer:
         if close < 0 or "\\begin" in content:
             raise NotUnderstoodError(self.text)
         self.at = close + len(end)
+        if system:  # equations of unknowns; "x & \\text{if} ..." is not understood
+            rows = [row.strip().rstrip(",") for row in content.split("\\\\") if row.strip()]
+            if not all(re.fullmatch(r"[A-Za-z]\s*&?=[^&]*", row) for row in rows):
+                raise NotUnderstoodError(self.text)
+            self.found += _Tokenizer(", ".join(rows).replace("&", ""), self.lists).run()
+            return
+        content = re.sub(r"\\cr(?![a-zA-Z])", r"\\\\", content)
         self.add("matrix", ("|" if name[0] in "vV" else "") + content)
 
     def _letters(self) -> None:
@@ -294,15 +326,28 @@ class _Tokenizer:
             self.add("fn", split[1])
             self.add("sym", split[2])
         elif (
-            run == "x"
+            run in ("x", "X")
             and self.found
             and self.found[-1].kind == "num"
             and notation.TIMES.match(self.text, self.at)
         ):  # 1.5 x 10^3, 9 x 2
             self.add("op", "*")
+        elif (
+            self.found
+            and self.found[-1].kind == "num"
+            and self.text[match.start() - 1].isspace()
+            and (unit := notation.SPACED_UNIT.match(self.text, match.start()))
+        ):
+            self.at = unit.end()
+            self.add("text", unit[0].rstrip("."))
         elif len(run) == 1 and run.isascii():
             self.add("sym", run)
-        elif lower in notation.SHORT_UNITS or lower in notation.LOGIC or _is_word(run):
+        elif (
+            lower in notation.SHORT_UNITS
+            or run in notation.CASED_UNITS
+            or lower in notation.LOGIC
+            or _is_word(run)
+        ):
             self.add("text", run)
         elif run.isascii():
             for letter in run:

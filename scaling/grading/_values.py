@@ -241,6 +241,9 @@ def _called(node: Node, values: list[Any], point: Mapping[str, Any]) -> Any:
         return mpmath.sign(real) * mpmath.power(
             abs(real), 1 / (values[1] if odd else mpmath.mpf(3))
         )
+    if name in ("C", "P") and len(values) == 2:
+        chosen = mpmath.binomial(*values)
+        return chosen if name == "C" else chosen * mpmath.factorial(values[1])
     if name == "root":
         return mpmath.power(values[0], 1 / values[1])
     if name == "ln" and len(values) == 2:
