@@ -47,7 +47,9 @@ class Arithmetic(Operands):
                 return found
             if token.kind == "op" and token.value in ("*", "/"):
                 self.take()
-                if found.kind == "unit" and self._names_unit():
+                if (found.kind == "unit" and self._names_unit()) or (
+                    token.value == "/" and self.sees("text") and found.kind in SCALARS
+                ):
                     stroke = "/" if token.value == "/" else " "
                     found = self.unit(found, stroke)
                     continue

@@ -77,7 +77,9 @@ _OPERATOR_BEFORE = re.compile(
 _EXPRESSION_BEFORE = re.compile(r"(?:^|[=\n$:<>≤≥≈]|\\[\[(]|\\(?:le|ge|leq|geq|in|approx)\b)"
                                 r"([^=\n$:<>≤≥≈]*)$")  # fmt: skip
 _BEHIND = re.compile(
-    r"\s*(?:(?:\{,\}|,)\d{3}\b|(?:[-+/]|!(?=\s*[-+/*^$]))[\d.]*\d|(?:\\cdot|\\times|[*/])\s*\d[\d.]*|[A-Za-z](?![A-Za-z'’])|\^\s*(?:\\circ|\{[^{}]{1,20}\}|\w)|_(?:\d+|\{\d+\})|\\%|%"
+    r"(?:\{,\}|,)\d{3}\b|[-+/][\d.]*\d|[A-Za-z](?![A-Za-z'’])"  # directly behind
+    r"|\s*(?:!(?=\s*[-+/*^$])|(?:\\cdot|\\times|[*/])\s*\d[\d.]*"
+    r"|\^\s*(?:\\circ|\{[^{}]{1,20}\}|\w)|_(?:\d+|\{\d+\})|\\%|%"
     r"|\\pi\b|\\sqrt\s*(?:\{[^{}]{1,20}\}|\d)|\\(?:times|cdot)\s*10\s*\^\s*(?:\{-?\d+\}|\d)"
     r"|!(?=\s*\$)"
     r"|(?:\$?\s*|\\[,;: ]\s*)(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen)"

@@ -3,6 +3,7 @@ r"""Read what stands in brackets: groups, tuples, intervals, sets, matrices."""
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from scaling.grading._tidy import tidy
 from scaling.grading._token_stream import DEEPEST, TokenStream, is_whole
@@ -79,6 +80,8 @@ class Brackets(TokenStream):
         value = base.value if base.kind == "num" else str(_BASES.get(base.value.lower(), ""))
         if not (digits.isdigit() and value.isdigit()):
             raise self.wrong()
+        if value == "10":
+            return Node("num", value=digits, number=Fraction(int(digits)))
         return Node("based", value=f"{digits.lstrip('0') or '0'}_{value}")
 
     def matrix(self) -> Node:

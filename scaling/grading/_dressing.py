@@ -19,7 +19,7 @@ def bare(text: str) -> str:
             content = inside[len(left) : -len(right)]
             if left not in content:
                 text = content.strip()
-    return text.rstrip(".。").strip()
+    return re.sub(r"(?<!\\)\\$", "", text.rstrip(".。").strip()).strip()
 
 
 def without_label(text: str) -> str:

@@ -46,7 +46,7 @@ _REVERSED = re.compile(
 _SENTENCE = r"(?:[^.!?\n]|\.(?=\d))"
 _CONCLUSION = re.compile(
     r"(?:^|[.!?:\n]|\s(?=(?-i:Therefore|Thus|Hence)))[\s*]*"
-    r"(?:(?:final[ \t]+)?(?:result|solution)\**:\**|it['’]s"
+    r"(?:(?:final[ \t]+)?(?:result|solution|total(?:[ \t]+\w+)?)\**[ \t]*[:=]\**|it['’]s"
     r"|it[ \t]+is"
     r"|(?:(?:therefore|thus|hence|so|finally|in[ \t]+(?:total|conclusion)|the|we|i)"
     r"(?![A-Za-z])"

@@ -61,6 +61,8 @@ def is_quantity(node: Node) -> bool:
         return True  # 1/a + 1/b
     if node.kind == "add":  # 100m + n and m^2 + n^2 ask for a number; 2x and x^2 are to be solved
         parts = [_without_number(part) for part in parts]
+    if all(_without_number(part).value.isupper() for part in parts):  # AB^2
+        return True
     return all(is_quantity(part) for part in parts)
 
 

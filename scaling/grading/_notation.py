@@ -41,9 +41,9 @@ SPACE = re.compile(
     r"|checkmark|quad|qquad|thinspace|hspace\*?\{[^{}]*\}|hfill)(?![a-zA-Z])\.?)+"
 )
 # A separator of thousands; the group behind it has three digits.
-THIN = r"(?:\\,|\\;|\\:|\\!|\\ |~|\{\\,\}|(?<=\d) (?=\d))"
+THIN = r"(?:\\thinspace\s*|\\,|\\;|\\:|\\!|\\ |~|\{\\,\}|(?<=\d) (?=\d))"
 GROUPED = re.compile(
-    rf"\d{{1,3}}(?:(?:(?:\{{,\}}|,\s*\\[!,]\s*|\\text\{{,\}}|,)\d{{3}})+|(?:{THIN}\d{{3}})+"
+    rf"\d{{1,3}}(?:(?:(?:\{{,\}}(?:\\!)?|,\s*\\[!,]\s*|\\text\{{,\}}|,)\d{{3}})+|(?:{THIN}\d{{3}})+"
     r"|(?:'\d{3})+|(?:_\d{3}){2,})(?!\d)(?:\.\d+)?"
 )
 # 1.234.567 and 1.234,50; 3{,}14
@@ -59,7 +59,7 @@ TEXT_COMMANDS = frozenset(
     "mathit textsc emph mathtt".split()
 )
 WRAPPERS = frozenset(
-    "mathbf boldsymbol bm boxed fbox underline ensuremath mathbb Bbb mathcal mathop".split()
+    "mathbf boldsymbol bm boxed fbox underline ensuremath mathbb Bbb mathcal mathop bold pmb".split()
 )
 RELATIONS = {
     "le": "<=", "leq": "<=", "leqslant": "<=", "leqq": "<=", "lt": "<", "gt": ">", "ge": ">=",

@@ -40,7 +40,11 @@ def read(text: str, lists: bool = False) -> Node:
     if named is not None:
         return Node("rel", (Node("sym", value=named[0]), read(named[1], lists)), "=")
     based = _BASED.fullmatch(text.strip())
-    if based and re.search(r"\d|[A-F]{2}", digits := based["digits"].upper()):
+    if (
+        based
+        and based["base"] != "10"
+        and re.search(r"\d|[A-F]{2}", digits := based["digits"].upper())
+    ):
         return Node("based", value=f"{digits.lstrip('0') or '0'}_{based['base']}")
     try:
         found = _Parser(tokens(tidy(text), lists), text).whole()

@@ -29,7 +29,13 @@ _SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉₋₊ₙ", "0123456789-+n")
 _FULL_WIDTH = {0xFF10 + digit: str(digit) for digit in range(10)}
 # What leads to an answer or closes its proof, and is no part of it.
-_LEADS = re.compile(r"(?:\\(?:Rightarrow|implies|therefore|rightarrow|to)(?![a-zA-Z])\s*|:\s)+")
+_LEADS = re.compile(
+    r"(?:\\(?:Rightarrow|implies|therefore|rightarrow|to)(?![a-zA-Z])\s*|:\s)+|.*\\(?:Rightarrow|implies)(?![a-zA-Z])",
+    re.DOTALL,
+)
+_MODULUS = re.compile(
+    r"\\text\s*\{\s*\(mod\s*(\d+)\)\s*\}|(?:\\pmod\s*|\(\s*\\?b?mod\s*(?=\d+\s*\)))(\d+)(?:\s*\))?"
+)
 _CLOSES = re.compile(
     r"(?:\s|\\,|\\\\|\\(?:blacksquare|square|Box|qed|nonumber|notag)(?![a-zA-Z]))+$"
 )
@@ -53,6 +59,12 @@ def tidy(text: str) -> str:
     text = re.sub(r"[₀₁₂₃₄₅₆₇₈₉₋₊ₙ]+", lambda m: "_{" + m[0].translate(_SUB) + "}", text)
     text = re.sub(r"(?<![A-Za-z])\{([:=-])\}", r"\1", text.translate(_FULL_WIDTH))
     text = re.sub(r"(?<![\\A-Za-z}])\{\}(?=.)", "", text)  # 60{}^\circ
+    text = _MODULUS.sub(r"\\pmod{\1\2}", text)
+    text = re.sub(
+        r"(?:\\text\s*\{\s*(?:negative|minus)\s*\}|(?:negative|minus)\s)\s*(?=\d)", "-", text
+    )
+    text = re.sub(r"\\(?:pounds|euro|yen)(?![a-zA-Z])|(?<![A-Za-z])Rs\.?\s*(?=\d)", "$", text)
+    text = re.sub(r"\\textsuperscript\s*(?=\{)", "^", text)
     text = re.sub(r"\\not\s*=", r"\\ne ", text)
     text = re.sub(r"(?:US|\\(?:text|math)dollar(?![a-zA-Z]))\s*(?=\\?\$|\d)", "", text)
     text = _CLOSES.sub("", text[_LEADS.match(text).end() :] if _LEADS.match(text) else text)

@@ -167,6 +167,9 @@ class _Tokenizer:
             if modulus is None:
                 raise NotUnderstoodError(text)
             self.at = modulus.end()
+        elif name == "pmod":  # a residue; its modulus is spelled in letters
+            modulus, self.at = group(text, self._skip())
+            self.add("text", "residue" + "".join(chr(ord("a") + ord(x) % 26) for x in modulus))
         elif name == "begin":
             self._environment()
         elif name in ("color", "textcolor", "colorbox", "tag", "label", "phantom", "hphantom"):
@@ -267,9 +270,11 @@ class _Tokenizer:
             self.add("op", "deg")
         elif words in notation.FUNCTIONS and not (words == "min" and between == "num"):
             self.add("fn", words)
-        elif notation.LETTER_UNIT.fullmatch(words) and between == "num":
+        elif notation.LETTER_UNIT.fullmatch(words) and between in ("num", "text"):
             self.add("text", words)
-        elif not re.search(r"[a-zA-Z]{2}|[A-Za-z][\s.]", re.sub(r"\\[a-zA-Z]+\s*", "", words)):
+        elif not re.search(
+            r"[a-zA-Z]{2}|[A-Za-z][\s.](?!\s*[=+])", re.sub(r"\\[a-zA-Z]+\s*", "", words)
+        ):
             self.found += _Tokenizer(tidy(words), self.lists).run()
         elif name == "operatorname" and words not in notation.SHORT_UNITS:
             self.add("sym", words)
