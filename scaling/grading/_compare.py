@@ -136,7 +136,7 @@ def _other_unit(one: str, two: str) -> bool:
         [_UNITS.get(part, part) for part in _UNIT_PART.findall(_SQUARE.sub(_power, unit.lower()))]
         for unit in (one, two)
     ]
-    names = [part for unit in parts for part in unit if part.isalpha()]
+    names = [part for unit in parts for part in unit if part and part.isalpha()]
     if not all(parts) or not set(names) <= set(_UNITS.values()):
         return False
     return parts[0] != parts[1]

@@ -34,8 +34,14 @@ _ANNOUNCED = re.compile(
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
-    r"\b(?:if|suppose|assume|assuming|imagine|whether|say|unless|perhaps|maybe|could|might)\b"
+    r"\b(?:if|suppose|assume|assuming|imagine|whether|say|unless|perhaps|maybe|could|might"
+    r"|wrong|incorrect|tempting|mistaken)\b"
     r"[^.\n!?]*$",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"(?:not|n't|never)\b"
+    r"|\S{1,12}(?:\?|(?:,?[ \t]+which)?[ \t]+is[ \t]+(?:wrong|incorrect|not\b))",
     re.IGNORECASE,
 )
 _REVERSED = re.compile(
@@ -102,7 +108,7 @@ def announced(text: str, short: bool = True) -> Iterator[str]:
             ].strip()
         elif match[0].rstrip(": ")[-1] in "'\"":  # {"answer": 7}
             rest = re.split(r"(?<=.)['\"]|[}\n]\s*$|\}$", rest)[0].strip("'\"")
-        if rest and not re.match(r"(?:not|n't|never)\b", rest, re.IGNORECASE):
+        if rest and not _DENIED.match(rest):
             found.append((match.end(), rest))
     for match in list(_REVERSED.finditer(text))[-_TRIES:]:
         found.append((match.end(), match["value"]))

@@ -31,7 +31,9 @@ LOGIC = frozenset(
     "to if iff mod modulo when where for else otherwise and or least most than not no "
     "about approximately almost nearly between unless is are was plus minus times only except "
     "unknown undefined half quarter third double twice up down but then such that all any each "
-    "some none exist exists solution solutions answer wait base squared cubed".split()
+    "some none exist exists solution solutions answer wait base squared cubed "
+    "factorial halves thirds fourths quarters fifths sixths eighths tenths hundredths thousandths "
+    "lakh crore gross below negative wrong incorrect false maybe perhaps less fewer".split()
 )
 
 
@@ -59,7 +61,8 @@ TEXT_COMMANDS = frozenset(
     "mathit textsc emph mathtt".split()
 )
 WRAPPERS = frozenset(
-    "mathbf boldsymbol bm boxed fbox underline ensuremath mathbb Bbb mathcal mathop bold pmb".split()
+    "mathbf boldsymbol bm boxed fbox underline ensuremath mathbb Bbb mathcal mathop bold "
+    "pmb".split()
 )
 RELATIONS = {
     "le": "<=", "leq": "<=", "leqslant": "<=", "leqq": "<=", "lt": "<", "gt": ">", "ge": ">=",

@@ -230,6 +230,9 @@ def _combined(node: Node) -> Region | None:
     everything = any(part.args[1:] == (Node("sym", value="\\mathbbR"),) for part in node.args)
     # x > 1 and x < 3; x \in R, x \ne 2. "(1, 2) and (3, 4)" are both intervals.
     both = everything or (node.value == "and" and all(part.kind == "rel" for part in node.args))
+    if node.value == "," and all(part.kind == "rel" for part in node.args) and not everything:
+        inside = _combined(Node("cap", node.args))  # "x > 1, x < 5"; "x < 1, x > 5" is a union
+        both = inside is not None and bool(inside.parts)
     kind = {"list": "cap" if both else "cup"}.get(node.kind, node.kind)
     found = known[0].parts
     for part in known[1:]:

@@ -30,7 +30,8 @@ _SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉₋₊ₙ", "0123456789-+n")
 _FULL_WIDTH = {0xFF10 + digit: str(digit) for digit in range(10)}
 # What leads to an answer or closes its proof, and is no part of it.
 _LEADS = re.compile(
-    r"(?:\\(?:Rightarrow|implies|therefore|rightarrow|to)(?![a-zA-Z])\s*|:\s)+|.*\\(?:Rightarrow|implies)(?![a-zA-Z])",
+    r"(?:\\(?:Rightarrow|implies|therefore|rightarrow|to)(?![a-zA-Z])\s*|:\s)+"
+    r"|.*\\(?:Rightarrow|implies)(?![a-zA-Z])",
     re.DOTALL,
 )
 _MODULUS = re.compile(
@@ -67,7 +68,8 @@ def tidy(text: str) -> str:
     text = re.sub(r"\\textsuperscript\s*(?=\{)", "^", text)
     text = re.sub(r"\\not\s*=", r"\\ne ", text)
     text = re.sub(r"(?:US|\\(?:text|math)dollar(?![a-zA-Z]))\s*(?=\\?\$|\d)", "", text)
-    text = _CLOSES.sub("", text[_LEADS.match(text).end() :] if _LEADS.match(text) else text)
+    lead = _LEADS.match(text)
+    text = _CLOSES.sub("", text[lead.end() :] if lead else text)
     text = _HALF_DAY.sub(lambda m: m[1] + r"\text{" + m[2].lower() + "m}", text)
     text = _ROOT.sub(_root, text)
     return text.strip()

@@ -37,7 +37,8 @@ _MORE = re.compile(
 _CHOSEN = re.compile(
     r"\b(?:choose|chose|pick|picked|select|go(?:ing)?[ \t]+with)[ \t]+"
     r"(?:(?:option|choice|answer|letter)[ \t]+)?[(*]*(?P<a>[A-Z])\b"
-    r"|\b(?:(?:it|this|that|which|choice|option|statement|selection|correct|best)(?:['’]s\b|:|[ \t]+"
+    r"|\b(?:(?:it|this|that|which|choice|option|statement|selection|correct"
+    r"|best)(?:['’]s\b|:|[ \t]+"
     r"(?:is|(?:must|would|should)[ \t]+be|has[ \t]+to[ \t]+be))|[Ii]['’]d[ \t]+say|wrong,?[ \t]+so)"
     r"[ \t]+(?:option[ \t]+|choice[ \t]+)?(?:\((?P<b>[A-Z])\)|\**(?P<c>[A-Z])\**(?=[.,;!]|[ \t]*$))"
     r"|(?:^|[(*\s])(?P<d>[A-Z])\)?\**[ \t]+is[ \t]+(?:the[ \t]+)?(?:correct|right|best|true)\b"

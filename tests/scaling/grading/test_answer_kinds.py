@@ -43,6 +43,8 @@ def strict(grader: str, gold: str, text: str) -> str:
         "So if there are 23 of them, the total is 46",
         "Therefore, perhaps the sum is 23.",
         "Answer: Tom has more than 23 coins.",
+        "A common wrong answer is 23.",
+        "The answer is 23? Let me see",
     ],
 )
 def test_junk_is_no_answer_and_a_cut_box_credits_no_earlier_one(grader: str, text: str) -> None:
@@ -233,6 +235,9 @@ def test_several_boxes_and_what_stands_beside_them(gold: str, text: str, expecte
         ("Answer: C\n\nQuestion: And now?\nAnswer: D", C),
         ("Therefore, C.", C),
         ("* C", C),
+        (r"\boxed{\textsf{C}}", C),
+        ("\\boxed{C}\n\nA: too light", C),
+        ("The correct statement is C.", C),
         ("The answer is B.", W),
     ],
 )
@@ -403,6 +408,15 @@ RIGHT = [
     ("8", "8 kWh"),
     ("8k", "8k"),
     ("8m", "8 m"),
+    ("0.3", "0.30000000000000004"),
+    ("8", r"8 \pmod{11}"),
+    ("8", r"8\text{ (mod 11)}"),
+    ("8", r"\frac35 \implies 3 + 5 = 8"),
+    ("8", "8_{10}"),
+    ("-8", r"\text{negative } 8"),
+    ("8", r"\$8/\text{hour}"),
+    ("8", r"8\,\text{kg}\,\text{m}^{-3}"),
+    ("2 < x < 6", "x > 2, x < 6"),
     ("8", "8 times"),
     ("8", "US$8"),
     ("8", r"\textdollar 8"),
@@ -595,6 +609,11 @@ WRONG = [
     ("D", "12"),
     (r"\text{Yes}", "NO"),
     ("8", "8m + 1"),
+    ("1", "0.999999999999"),
+    ("9", r"9\text{ tenths}"),
+    ("9", r"9\text{ degrees below zero}"),
+    (r"9 \pmod{11}", r"9 \pmod{12}"),
+    ("2 < x < 6", "x > 2"),
     (r"\frac{4}{11}", "x = 4, y = 11"),
 ]
 
