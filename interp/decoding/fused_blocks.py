@@ -22,7 +22,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from interp.kernels.library import BlockStruct, Kernels, WorkspaceStruct, kernels, panels, suits
+from interp.kernels.library import (
+    BlockStruct,
+    Kernels,
+    WorkspaceStruct,
+    address,
+    kernels,
+    panels,
+    suits,
+)
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -36,14 +44,14 @@ LARGEST = 2 * 2**30  # bytes of weights; a copy of a larger model takes too much
 
 
 class _Workspace:
-    """Buffers for the intermediate results of a block, shared by all blocks: [slots, ...] each."""
+    """Buffers for the intermediate results of a block, shared by all blocks: [lanes, ...] each."""
 
-    def __init__(self, slots: int, d: int, heads: int, kv: int, width: int, inner: int) -> None:
-        self.normed = torch.empty(slots, d)
-        self.qkv = torch.empty(slots, (heads + 2 * kv) * width)
-        self.attended = torch.empty(slots, heads * width)
-        self.middle = torch.empty(slots, d)
-        self.inner = torch.empty(slots, inner)
+    def __init__(self, lanes: int, d: int, heads: int, kv: int, width: int, inner: int) -> None:
+        self.normed = torch.empty(lanes, d)
+        self.qkv = torch.empty(lanes, (heads + 2 * kv) * width)
+        self.attended = torch.empty(lanes, heads * width)
+        self.middle = torch.empty(lanes, d)
+        self.inner = torch.empty(lanes, inner)
         names = [field[0] for field in WorkspaceStruct._fields_]
         self.struct = WorkspaceStruct(*(getattr(self, name).data_ptr() for name in names))
 
@@ -120,7 +128,7 @@ class FusedBlock:
         )
         key = (d, heads, kv, width, inner)
         if key not in shared:
-            shared[key] = _Workspace(cache.layout.slots, *key)
+            shared[key] = _Workspace(cache.layout.lanes, *key)
         self.room = shared[key]
         self.here, self.there = (ctypes.addressof(x) for x in (self.struct, self.room.struct))
         self.shape = (kv, width)
@@ -139,7 +147,7 @@ class FusedBlock:
         position_embeddings: Any = None,
         **_: Any,
     ) -> torch.Tensor:
-        """Computes the block for one token per row, [n, 1, D]; takes what the block takes."""
+        """Computes the block for one token per lane, [n, 1, D]; takes what the block takes."""
         layer, layout = self.cache.rows[self.index], self.cache.layout
         if not layer.is_initialized:
             like = hidden_states.new_empty(1, self.shape[0], 1, self.shape[1])
@@ -151,7 +159,7 @@ class FusedBlock:
         self.run(
             self.here, self.there, x.data_ptr(), out.data_ptr(), x.shape[0], cos.data_ptr(),
             sin.data_ptr(), layer.keys.data_ptr(), layer.values.data_ptr(), layer.keys.shape[2],
-            layout.columns.data_ptr(), *self.numbers, torch.get_num_threads(),
+            layout.columns.data_ptr(), address(layout.lane_rows), *self.numbers, torch.get_num_threads(),
         )  # fmt: skip
         return out
 

@@ -201,8 +201,8 @@ def length_attention(
     Args:
         module: the attention module.
         query: [B, H, Q, d].
-        key: [B, kv heads, K, d], a view of the cache.
-        value: [B, kv heads, K, d], a view of the cache.
+        key: [B, kv heads, K, d], a view of the cache (all its rows if the layout has `lane_rows`).
+        value: as `key`.
         attention_mask: used by `row_attention` only.
         scaling: factor of the scores; default: d^-0.5.
         softcap: limit of the scores; None for no limit.
@@ -218,7 +218,9 @@ def length_attention(
     scale = width**-0.5 if scaling is None else scaling
     flat = query.reshape(batch, heads, width)  # [B, H, d]
     window = sliding_window or 0
-    out = run.attention(flat, key, value, layout.columns, scale, window, softcap or 0.0)
+    out = run.attention(
+        flat, key, value, layout.columns, scale, window, softcap or 0.0, layout.lane_rows
+    )
     return out.view(batch, 1, heads, width), None
 
 
