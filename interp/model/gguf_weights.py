@@ -7,6 +7,8 @@ ordinary numbers, and the model is saved as an ordinary checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, printable
@@ -95,6 +97,20 @@ def check_names(file: GgufFile, bare: PreTrainedModel) -> None:
             f"metadata describe: {'; '.join(faults)}. Convert the model again with a current "
             "llama.cpp, or use its safetensors checkpoint."
         )
+
+
+@contextmanager
+def quiet_reader() -> Iterator[None]:
+    """Keep the progress bar of transformers' reader off the terminal: the caller has its own."""
+    import transformers.modeling_gguf_pytorch_utils as reader
+
+    module: Any = reader
+    shown = module.tqdm
+    module.tqdm = lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        module.tqdm = shown
 
 
 def unquantised(hf: PreTrainedModel, config: Any) -> PreTrainedModel:
