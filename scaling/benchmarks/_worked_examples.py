@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from interp.errors import UserError
 from interp.json_reader import parse_json, read_utf8
@@ -19,7 +19,7 @@ from scaling.problem import Problem
 from scaling.prompting import PromptForm, Prompting, Shot
 from scaling.records import Record, read_file
 
-ChatTemplate = Literal["auto", "yes", "no"]
+CHAT_TEMPLATE = ("auto", "yes", "no")
 OWN = Path(__file__).parent / "examples"
 _CALCULATION = re.compile(r"<<[^<>\n]*>>")  # GSM8K's notes for a calculator
 _ITEM = re.compile(
@@ -39,12 +39,12 @@ class PromptChoice:
         shots_from: file of worked examples by benchmark, where it is not the benchmark's own.
     """
 
-    chat_template: ChatTemplate = "auto"
+    chat_template: str = "auto"
     shots: Mapping[str, int] = field(default_factory=dict, hash=False)
     shots_from: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.chat_template not in ("auto", "yes", "no"):
+        if self.chat_template not in CHAT_TEMPLATE:
             raise UserError(
                 f"chat_template {self.chat_template!r}: expected 'auto', 'yes' or 'no'."
             )

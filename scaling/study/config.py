@@ -204,5 +204,8 @@ class StudyConfig:
         if self.prompts != PromptChoice():  # a study without them was stored without the key
             found["prompts"] = self.prompts.settings()
         if self.keep:
-            found["keep"] = {name: dict(own) for name, own in self.keep.items()}
+            found["keep"] = {
+                name: {field: [str(v) for v in values] for field, values in own.items()}
+                for name, own in self.keep.items()
+            }
         return found

@@ -55,8 +55,22 @@ def read_preset(name: str) -> dict[str, Any]:
             if not isinstance(value, list):
                 raise UserError(f"{file.name}: {key} is {short(value)}; expected a list.")
             content[key] = tuple(value)
-    if not isinstance(content.get("prompts", {}), dict):
-        raise UserError(f"{file.name}: prompts is {short(content['prompts'])}; expected a table.")
+    kept = content.get("keep", {})
+    own = list(kept.values()) if isinstance(kept, dict) else [kept]
+    if not all(isinstance(o, dict) and all(isinstance(v, list) for v in o.values()) for o in own):
+        raise UserError(
+            f"{file.name}: keep is {short(kept)}; expected lists of values by benchmark and field."
+        )
+    if kept:
+        content["keep"] = {
+            name: {field: tuple(values) for field, values in fields.items()}
+            for name, fields in kept.items()
+        }
+    asked = content.get("prompts", {})
+    if not isinstance(asked, dict) or not isinstance(asked.get("shots", {}), dict):
+        raise UserError(f"{file.name}: prompts is {short(asked)}; expected tables.")
+    if wrong := sorted(set(asked) - {"chat_template", "shots"}):
+        raise UserError(f"{file.name}: prompts has {wrong[0]!r}; expected chat_template and shots.")
     return content
 
 
@@ -79,8 +93,6 @@ def preset_config(name: str, **given: Any) -> StudyConfig:
     names = told.get("benchmarks") or content.get("benchmarks") or ()
     asked: PromptChoice = told.pop("prompts", PromptChoice())
     own = content.pop("prompts", {})
-    if wrong := sorted(set(own) - {"chat_template", "shots"}):
-        raise UserError(f"{name}: prompts has {wrong[0]!r}; expected chat_template and shots.")
     if names:
         content = {key: _only(value, names) for key, value in content.items()}
     shots = {**_only(own.get("shots", {}), names or own.get("shots", {})), **asked.shots}
