@@ -211,14 +211,16 @@ def most_looping(bench: Workbench, tried: int, problems: int) -> Looping:
 
 
 def candidates(bench: Workbench) -> list[VariantLike]:
-    """Every single block skipped, then the plans of the study."""
+    """Every single block skipped, then the study's plans that are skipped live."""
+    from pruning.repaired_plan import RepairedPlan
     from scaling.store.study_store import Store
     from scaling.study.variants import block_variant, read_variants
 
     assert bench.study.folder is not None
     with Store(bench.study.folder, read_only=True) as store:
         known = read_variants(store)
-    plans = [v for name, v in known.items() if name != style.DENSE and len(v.interventions()) > 1]
+    live = [v for v in known.values() if not isinstance(v, RepairedPlan)]
+    plans = [v for v in live if v.name != style.DENSE and len(v.interventions()) > 1]
     return [*(block_variant(b) for b in bench.model.layer_map), *plans]
 
 

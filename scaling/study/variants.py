@@ -153,7 +153,8 @@ def decide(
 
     scores, variants = [], [_row("dense", "dense", "", (), "")]
     most = max(config.remove_counts, default=1)
-    for method in dict.fromkeys((*scored(config), *config.methods)):
+    first = [method for method in scored(config) if method not in config.methods]
+    for method in (*first, *config.methods):
         name, draw = method_of(method)
         if chooses(name):
             for count in config.remove_counts:
