@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
 
 
-def chain_rows(
-    study: StudyData, purpose: str = "accuracy", *, live: bool = False
-) -> pd.DataFrame:
+def chain_rows(study: StudyData, purpose: str = "accuracy", *, live: bool = False) -> pd.DataFrame:
     """The generated chains of one purpose with their token ids, at the largest budget.
 
     Args:
