@@ -483,8 +483,9 @@ def test_estimates_need_no_weights(qwen3: Path) -> None:
 def test_the_reader_passes_over_the_vocabulary_and_is_quiet(
     shortest: int, qwen3: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    import transformers.modeling_gguf_pytorch_utils as module
+    import transformers.modeling_gguf_pytorch_utils as reader
 
+    module: Any = reader
     before = (gguf.GGUFReader, module.tqdm)
     monkeypatch.setattr(gguf_weights, "LONG_ARRAY", shortest)
     whole = gguf.GGUFReader(qwen3)
