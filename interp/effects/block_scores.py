@@ -217,6 +217,8 @@ def as_scores(name: str, scores: Any) -> BlockScores:
     if isinstance(scores, BlockScores):
         return scores
     if isinstance(scores, Mapping):
+        if odd := [block for block in scores if not isinstance(block, (int, np.integer))]:
+            raise UserError(f"Scores {name!r}: {odd[0]!r} is no dense index of a block.")
         return BlockScores(
             name,
             np.array([float(v) for v in scores.values()]),

@@ -60,7 +60,10 @@ _ANY = Bound(-(2**63), 2**63 - 1)  # what arrays, SQLite and messages can hold
 #: Ranges of parameters of functions. A name has one meaning, and so one range, in all of them.
 BOUNDS: Mapping[str, Bound] = {
     "level": Bound(0, 1, inside=True),
-    "seed": Bound(0, 2**63 - 1),
+    "seed": Bound(0, 2**32 - 1),  # scikit-learn's
+    "n_blocks": Bound(1, 10**4),
+    "n_bins": Bound(1, 10**5),
+    "points": Bound(1, 10**5),
     "draws": Bound(1, 10**7),
     "halvings": Bound(1, 10**5),
     "batch_tokens": _COUNT,

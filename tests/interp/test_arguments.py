@@ -66,7 +66,8 @@ def test_what_means_the_same_is_passed_on_as_pythons_own(
 def test_arrays_stay_and_lists_become_arrays() -> None:
     ids = np.array([1, 2])
     assert sample(blocks=ids)["blocks"] is ids
-    made = sample(values=[1, 2], low=np.array([1, 2]))
+    numbers: Any = [1, 2]
+    made = sample(values=numbers, low=np.array([1, 2]))
     assert made["values"].dtype == made["low"].dtype == np.float64
 
 
@@ -116,7 +117,7 @@ def test_signatures_and_help_are_those_of_the_function() -> None:
 
 
 def test_numpy_integers_are_integers() -> None:
-    two = np.int64(2)
+    two: Any = np.int64(2)
     assert ps.Budget(two, two, two) == ps.Budget(2, 2, 2)
     scores = ps.pruning.Scores.plain("c", [3, 1, 2], (0, 1, 2))
     assert ps.LayerPlan.lowest(scores, two).removed == (1, 2)

@@ -39,7 +39,7 @@ SLOW = (
     "Recovered.load"
 ).split()
 #: No right call is tried: these ask the Hub, start workers, or refuse everything.
-NEVER = ("hub_texts", "run_on_cluster", "ServerEngine.score", "SublayerScores.lowest",
+NEVER = ("hub_texts", "run_on_cluster", "ServerEngine.choose", "ServerEngine.score", "SublayerScores.lowest",
          "Recovered.read")  # fmt: skip
 
 
@@ -388,8 +388,7 @@ class World:
         """Arguments by function, where they do not follow from the parameters' names."""
         numbers = np.array([0.1, 0.2, 0.3, 0.4])
         chain = self.chains[0]
-        plain = Mapping[str, Callable[[], dict[str, Any]]]
-        by_fields: plain = {
+        by_fields: dict[str, Callable[[], dict[str, Any]]] = {
             "BlockScores": lambda: {"name": "s", "values": numbers, "layer_map": (0, 1, 2, 3)},
             "Calibration": lambda: self.fields(self.texts),
             "Chain": lambda: self.fields(chain),
@@ -485,6 +484,7 @@ class World:
             "ServerEngine.decode": lambda: {
                 "requests": self.requests, "sampling": ps.Sampling(),
             },
+            "ServerEngine.choose": lambda: {"repair": "prune-comp"},
             "ServerEngine.score": lambda: {
                 "criterion": "shortgpt", "chains": self.chains, "seed": 0, "remove": 1,
             },

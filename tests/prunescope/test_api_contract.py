@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from interp.errors import PruneScopeError, UserError
-from tests.prunescope.api_calls import SLOW, Api, World, public
+from interp.errors import NonFiniteError, PruneScopeError, UserError
+from tests.prunescope.api_calls import NEVER, SLOW, Api, World, public
 
 SECONDS = 10.0  # of processor time, for one call; the slowest right ones take a few
 SEED = 18
@@ -124,7 +124,7 @@ def fault(world: World, api: Api, parameter: str, value: Any) -> str | None:
     given = world.arguments(api) | {parameter: value}
     try:
         limited(lambda: world.call(api, given))
-    except UserError:
+    except (UserError, NonFiniteError):
         return None
     except HangError:
         return "hangs"
