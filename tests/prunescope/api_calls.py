@@ -39,8 +39,10 @@ SLOW = (
     "Recovered.load"
 ).split()
 #: No right call is tried: these ask the Hub, start workers, or refuse everything.
-NEVER = ("hub_texts", "run_on_cluster", "ServerEngine.choose", "ServerEngine.score", "SublayerScores.lowest",
-         "Recovered.read")  # fmt: skip
+NEVER = (
+    "hub_texts run_on_cluster ServerEngine.choose ServerEngine.score SublayerScores.lowest "
+    "Recovered.read"
+).split()
 
 
 @dataclass(frozen=True)
