@@ -138,6 +138,7 @@ class Latencies:
         return pd.DataFrame(rows)
 
 
+@checked
 def decode_latency(
     models: Mapping[str, ReasoningModel],
     *,
