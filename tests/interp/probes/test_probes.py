@@ -372,7 +372,7 @@ def test_outcome_refuses_what_makes_no_sense() -> None:
     cases: list[tuple[str, Any, dict[str, Any]]] = [
         ("3 labels for 4 chains", wrong[:3], {"fraction": 0.5}),
         ("0 and 1", [2, 0, 1, 1], {"fraction": 0.5}),
-        ("0 and 1", ["yes", "no", "yes", "no"], {"fraction": 0.5}),
+        ("True or False", ["yes", "no", "yes", "no"], {"fraction": 0.5}),
         ("either fraction or before_end", wrong, {}),
         ("either fraction or before_end", wrong, {"fraction": 0.5, "before_end": 1}),
         ("from 0 to 1", wrong, {"fraction": 1.5}),
