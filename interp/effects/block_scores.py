@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Shaped
 from interp.activations.reducers import PerTextResult
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
+from interp.json_reader import short
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.statistics import spearman
@@ -136,6 +137,10 @@ class BlockScores:
         problems = {p: i for i, p in enumerate(dict.fromkeys(c.problem for c in chains))}
         sums, counts = np.zeros((2, len(first.layer_map), len(problems)))
         several = [~c.forced for c in chains] if masks is None else masks
+        if len(several) != len(chains):
+            raise UserError(
+                f"Scores {name!r}: {len(several)} masks for {len(chains)} chains: expected one each."
+            )
         for chain, record, mask in zip(chains, records, several, strict=True):
             assert record is not None
             if record.layer_map != first.layer_map:
@@ -224,7 +229,12 @@ def as_scores(name: str, scores: Any) -> BlockScores:
             np.array([float(v) for v in scores.values()]),
             tuple(int(b) for b in scores),
         )
-    values = np.asarray(scores.values if hasattr(scores, "values") else scores, dtype=float)
+    try:
+        values = np.asarray(getattr(scores, "values", scores), dtype=float)
+    except (TypeError, ValueError):
+        values = np.zeros(())
+    if not values.ndim:
+        raise UserError(f"Scores {name!r}: {short(scores)} is no array of scores, one per block.")
     blocks = getattr(scores, "layer_map", None) or range(len(values))
     return BlockScores(name, values, tuple(int(b) for b in blocks))
 

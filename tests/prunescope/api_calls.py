@@ -134,6 +134,11 @@ class World:
         return out
 
     @cached_property
+    def loaded(self) -> Any:
+        """The checkpoint, read again."""
+        return ps.ReasoningModel.load(self.saved)
+
+    @cached_property
     def chains(self) -> Any:
         prompts = ["what is 2 + 3 ?", "compute 4 - 1", "what is 9 x 2 ?", "try 5 + 5"]
         made = self.model.generate(prompts, budget=ps.Budget(20, 6), samples=2, record=True)
@@ -635,7 +640,7 @@ class World:
             "sign_flip": lambda: {"differences": numbers},
             "sparsify": lambda: {"model": self.model, "sparsity": 0.5, "texts": self.texts},
             "spearman_interval": lambda: {"x": numbers, "y": numbers[::-1].copy(), "draws": 20},
-            "study_chains": lambda: {"folder": self.real_study, "model": self.model},
+            "study_chains": lambda: {"folder": self.real_study, "model": self.loaded},
             "tie": lambda: {"effects": self.effects, "scores": numbers, "draws": 20,
                             "halvings": 2},
             "time_map": lambda: {

@@ -377,7 +377,7 @@ def test_outcome_refuses_what_makes_no_sense() -> None:
         ("either fraction or before_end", wrong, {"fraction": 0.5, "before_end": 1}),
         ("from 0 to 1", wrong, {"fraction": 1.5}),
         ("0 tokens or more", wrong, {"before_end": -1}),
-        ("1 or more", wrong, {"fraction": 0.5, "n_bins": 0}),
+        ("from 1 to", wrong, {"fraction": 0.5, "n_bins": 0}),
         ("no chain has a thinking that long", wrong, {"before_end": 50}),
         ("cannot be cut into 5", wrong, {"fraction": 0.5}),
     ]
