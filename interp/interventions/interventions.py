@@ -176,7 +176,7 @@ class ResampleDelta(Intervention):
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """A delta from the pool for every position [B, T, D]."""
-        from interp.chains.noise import mix
+        from interp.kernels.splitmix import mix
 
         pool = _needed(self.pool, "ResampleDelta(pool=...)", delta, ndim=2).to(delta)
         steps = _steps(at, delta, "ResampleDelta")

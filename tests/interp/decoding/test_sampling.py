@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from interp.chains.noise import gumbel, mix, noise_key, uniform
+from interp.chains.noise import gumbel, noise_key, uniform
 from interp.decoding.sampling import Sampling, choose, filtered, measure
 from interp.errors import UserError
 from tests.drawing import max_examples
