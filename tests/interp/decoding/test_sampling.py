@@ -14,6 +14,7 @@ from scipy import stats
 from interp.chains.noise import gumbel, noise_key, uniform
 from interp.decoding.sampling import Sampling, choose, filtered, measure
 from interp.errors import UserError
+from interp.kernels.splitmix import mix
 from tests.drawing import max_examples
 
 
