@@ -135,9 +135,8 @@ def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
 def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]:
     """Record the duration and the engine of this run, however it ends."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        yield
-    finally:
+
+    def note() -> None:
         row = {
             "started": started,
             "seconds": progress.seconds,
@@ -147,8 +146,15 @@ def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]
             "engine": str(getattr(engine, "about", type(engine).__name__)),
             "program": program(),
         }
-        with suppress(StoreError):  # the error that ended the run is already raised
-            store.put("sessions", [row])
+        store.put("sessions", [row])
+
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreError):  # the error that ended the run is the one to raise
+            note()
+        raise
+    note()
 
 
 class _Study:
