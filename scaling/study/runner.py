@@ -11,7 +11,8 @@ budgets of a chain in one decode.
 4. Every chain is graded and diagnosed as it comes, and committed in batches.
 
 A study that was killed decodes only what is missing when it is run again, and ends with the same
-rows: nothing in a row depends on batch, clock or order.
+rows: nothing in a row depends on clock or order, and on the batch only the float noise of mean
+log-probabilities (docs/store.md).
 """
 
 from __future__ import annotations

@@ -478,7 +478,10 @@ def without_lock(folder: Path) -> None:
     (folder / "study.lock").unlink()
 
 
-@pytest.mark.parametrize("how", [gone, moved, replaced, unlinked, without_lock])
+ACCIDENTS: list[Callable[[Path], None]] = [gone, moved, replaced, unlinked, without_lock]
+
+
+@pytest.mark.parametrize("how", ACCIDENTS)
 def test_a_store_that_went_away_takes_no_more_rows(
     how: Callable[[Path], None], tmp_path: Path
 ) -> None:
@@ -489,17 +492,20 @@ def test_a_store_that_went_away_takes_no_more_rows(
         with pytest.raises(StoreError, match=r"removed, moved or replaced.*run the same command"):
             store.add_chains([row(sample=1)])
         assert not store._db.in_transaction
-    where = {moved: tmp_path / "elsewhere", without_lock: folder}.get(how)
-    if where is not None:  # what was committed before is there, and the study goes on
+    kept = {"moved": tmp_path / "elsewhere", "without_lock": folder}
+    if where := kept.get(how.__name__):  # what was committed before is there, and the study goes on
         with Store(where) as store:
             assert len(store.done()) == 1
             store.add_chains([row(sample=1)])
 
 
 def test_a_store_that_goes_away_during_a_commit_is_said(tmp_path: Path) -> None:
-    with Store(tmp_path / "study") as store, pytest.raises(StoreError, match="moved or replaced"):
-        with store._transaction():
-            gone(tmp_path / "study")
+    with (
+        Store(tmp_path / "study") as store,
+        pytest.raises(StoreError, match="moved or replaced"),
+        store._transaction(),
+    ):
+        gone(tmp_path / "study")
 
 
 def test_the_holder_of_a_folder_is_named(tmp_path: Path) -> None:

@@ -30,8 +30,8 @@ from tests import models
 from tests.scaling.study.same import disturb, same_rows
 
 
-def engine() -> LocalEngine:
-    return LocalEngine(models.tiny(n_blocks=3), slots=9)
+def engine(slots: int = 9) -> LocalEngine:
+    return LocalEngine(models.tiny(n_blocks=3), slots=slots)
 
 
 def config(out: Path) -> StudyConfig:
@@ -53,6 +53,12 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calm") / "study"
     run_study(config(out), engine=engine())
     return out
+
+
+def test_another_batch_changes_a_row_by_float_noise_alone(tmp_path: Path, calm: Path) -> None:
+    """What docs/store.md says of a study that is decoded anew in part, on another machine."""
+    run_study(config(tmp_path), engine=engine(slots=2))
+    same_rows(calm, tmp_path)
 
 
 # ------------------------------------------------------------------ Ctrl-C
