@@ -14,36 +14,42 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError, printable
-from interp.plumbing.whole_files import file_identity
+from interp.plumbing.whole_files import file_identity, part_of
 
 
 class FolderLock:
     """The lock of one folder; it is taken on construction.
 
     Args:
-        path: The lock file; its folder must exist.
+        path: The lock file; its folder is created if missing.
         what: What the folder holds, for messages, such as "the study".
 
     Raises:
-        UserError: Another process holds the lock, or the folder cannot be written to.
+        UserError: Another process holds the lock, or the folder cannot be made or written to.
     """
 
     def __init__(self, path: Path, what: str) -> None:
         import filelock
 
-        self.path = path
+        self.path, folder = path, path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{str(folder)!r} is a file; expected a folder for {what}.") from None
+        except OSError as error:
+            raise UserError(f"Cannot make the folder {str(folder)!r}: {error}.") from error
         self._lock: Any = filelock.FileLock(path)
         try:
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
             raise UserError(
-                f"Another process is at work on {what} in {str(path.parent)!r}{holder(path)}. "
+                f"Another process is at work on {what} in {str(folder)!r}{holder(path)}. "
                 f"Wait for it to finish, or choose another folder (--out)."
             ) from None
         except OSError as error:
-            if os.access(path.parent, os.W_OK):
+            if os.access(folder, os.W_OK):
                 raise
-            raise UserError(f"Cannot write into {str(path.parent)!r}: {error}.") from error
+            raise UserError(f"Cannot write into {str(folder)!r}: {error}.") from error
         now = datetime.now().astimezone().isoformat(" ", "seconds")
         with contextlib.suppress(OSError):  # only the message needs it
             _note(path).write_text(
@@ -55,6 +61,12 @@ class FolderLock:
     def lost(self) -> bool:
         """Whether the lock file was removed or replaced, so that it keeps nobody out."""
         return file_identity(self.path) != self._identity
+
+    def __enter__(self) -> FolderLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def release(self) -> None:
         """Give the lock back."""
@@ -77,6 +89,23 @@ def holder(path: Path) -> str:
         text = printable(_note(path).read_text(encoding="utf-8", errors="replace").strip(), 200)
         return f": {text}" if text else ""
     return ""
+
+
+def unused(folder: Path, record: str) -> bool:
+    """Whether a folder holds nothing but what a start that was cut short leaves behind.
+
+    Args:
+        folder: The folder; it need not exist.
+        record: The name of the file that says what the folder holds.
+
+    Returns:
+        True if there is nothing else than locks and the record, whole or not.
+    """
+    if not folder.exists():
+        return True
+    own = (record, part_of(folder / record).name)
+    names = [file.name for file in folder.iterdir()]
+    return all(n in own or n.endswith((".lock", ".lock.holder")) for n in names)
 
 
 def _note(path: Path) -> Path:

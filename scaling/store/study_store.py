@@ -63,7 +63,6 @@ class Store:
             if not self.path.is_file():
                 raise UserError(f"No study in {str(self.folder)!r} (no {FILE}); run one first.")
         else:
-            self._prepare_folder()
             self._lock = FolderLock(self.folder / LOCK, "the study")
         try:
             self._db = self._connect(read_only)
@@ -71,16 +70,6 @@ class Store:
         except BaseException:
             self._release()
             raise
-
-    def _prepare_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(
-                f"{str(self.folder)!r} is a file; expected a folder for the study."
-            ) from None
-        except OSError as error:
-            raise UserError(f"Cannot make the folder {str(self.folder)!r}: {error}.") from error
 
     def _connect(self, read_only: bool) -> sqlite3.Connection:
         checked = _Checked(self.path)
