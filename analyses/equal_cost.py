@@ -112,7 +112,7 @@ def plot(
                 zorder=4,
             )
         ends.append((style.pretty(name), float(at.iloc[-1]), float(y.iloc[-1]), look.colour))
-    ax.set_xscale("log")
+    style.log_axis(ax.xaxis)
     if len(part):
         low, high = float(part["cost"].min()), float(part["cost"].max())
         ax.set_xlim(low / 1.15, high * 1.15)

@@ -11,7 +11,7 @@ from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import TrainingSet
 from recovery.recovery_config import RecoveryConfig
-from recovery.run_folder import RunFolder, as_path
+from recovery.run_folder import RECORD, RunFolder, as_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,12 +81,14 @@ class Recovered:
                 f"{run.path} holds no finished recovery run: name the folder of one, or run it to "
                 "the end."
             )
-        return cls(
-            folder=run.path,
-            model=run.model,
-            **{**result, "layer_map": tuple(result["layer_map"]),
-               "notes": tuple(result["notes"]), "rates": tuple(result["rates"])},
-        )  # fmt: skip
+        try:
+            tuples = {name: tuple(result[name]) for name in ("layer_map", "notes", "rates")}
+            return cls(folder=run.path, model=run.model, **{**result, **tuples})
+        except (KeyError, TypeError):
+            raise UserError(
+                f"{run.path / RECORD} holds no result of a recovery run: expected the file as "
+                "PruneScope wrote it."
+            ) from None
 
 
 def sentence(config: RecoveryConfig, result: Mapping[str, Any], train: TrainingSet) -> str:

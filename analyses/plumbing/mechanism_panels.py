@@ -171,7 +171,7 @@ def plot_kl(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.vlines(x, line["low"].clip(lower=floor), line["high"], color=colour, lw=1.1)
         ax.plot(x, line["value"], "os"[i % 2], ms=4.2, color=colour)
         ends.append((str(name), float(x.iloc[-1]), float(line["value"].iloc[-1]), colour))
-    ax.set_yscale("log")
+    style.log_axis(ax.yaxis)
     style.block_axis(ax, rows["block"].astype(int).tolist())
     ax.set_ylabel("KL from dense (nats a token)")
     ax.grid(axis="y")

@@ -19,6 +19,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 DENSE = "dense"
@@ -117,6 +118,8 @@ def style() -> Iterator[None]:
         "svg.fonttype": "path",
         "svg.hashsalt": "prunescope",
         "figure.max_open_warning": 0,
+        # Names of benchmarks, variants and models are text: a $ in one starts no formula.
+        "text.parse_math": False,
     }
     with mpl.rc_context(settings):
         yield
@@ -146,6 +149,20 @@ def panels(
     for spare in grid[n:]:
         spare.remove()
     return figure, grid[:n]
+
+
+def log_axis(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at its powers of ten.
+
+    Args:
+        axis: the axis, such as `ax.xaxis`. matplotlib's own labels are formulas, which `style` has
+            written as they are.
+    """
+    from matplotlib.ticker import NullFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:

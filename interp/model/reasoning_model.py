@@ -361,19 +361,19 @@ class ReasoningModel:
         """Renders messages by the chat template, or a line each without one."""
         if not self.has_chat_template:
             return "\n".join(t["content"] for t in turns) + "\n"
+        from interp.model.chat_template import render
+
         thinks = thinking and not self.delimiters.is_plain
         with refusing(
             f"The chat template of {self.name!r} cannot render the question",
             "Expected a template that takes messages with `role` and `content`.",
         ):
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    enable_thinking=thinks,  # Qwen3, SmolLM3, GLM, Gemma, Nemotron
-                    thinking=thinks,  # DeepSeek V3.1, Granite
-                )
+            return render(
+                self.tokenizer,
+                turns,
+                add_generation_prompt=True,
+                enable_thinking=thinks,  # Qwen3, SmolLM3, GLM, Gemma, Nemotron
+                thinking=thinks,  # DeepSeek V3.1, Granite
             )
 
     def _encode_prompt(self, text: str) -> list[int]:
