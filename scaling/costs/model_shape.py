@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.errors import UserError
 from interp.model.checkpoint_files import locate
 from interp.model.gguf_file import is_gguf
 from interp.model.loading import config_of, load_config, refusing, without_storage
@@ -60,9 +61,12 @@ class ModelShape:
             text = config.get_text_config()
             groups = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
             width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            cost = ModelCost.of(config)
+            if not cost.blocks or groups < 1 or width < 1:
+                raise UserError("it has no blocks, or no attention heads.")
             return cls(
                 name=name,
-                cost=ModelCost.of(config),
+                cost=cost,
                 weights=sum(p.numel() for p in bare.parameters()),
                 kv=2 * int(text.num_hidden_layers) * groups * int(width),
                 vocab=int(text.vocab_size),
