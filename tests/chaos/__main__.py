@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     started = time.monotonic()
     place = Path(tempfile.mkdtemp(prefix="chaos-"))
-    _prepare()
+    _prepare(place / "warm")
     server = Server()
     happened, wrong, largest, anew, trials = Counter[str](), 0, 0.0, 0, 0
     try:
@@ -103,9 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if wrong else 0
 
 
-def _prepare() -> None:
-    """Import what studies need, before any process is forked."""
+def _prepare(out: Path) -> None:
+    """Run a study in this process, so that all it imports is there before any process is forked."""
     import torch
+    from tqdm import tqdm
 
     import prunescope.cli
     import pruning.criteria
@@ -117,6 +118,9 @@ def _prepare() -> None:
     import tests.scaling.engines.fake_endpoint  # noqa: F401
 
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # no thread of tqdm's, which a fork would lose
+    if prunescope.cli.run((*STUDIES["plans"], "--out", str(out))):
+        raise SystemExit("The first study, which nothing disturbs, fails.")
 
 
 def _undisturbed(name: str, place: Path, server: Server) -> Recipe:
