@@ -47,10 +47,6 @@ class Problem:
         object.__setattr__(self, "metadata", dict(self.metadata))
         for name in ("id", "question", "answer"):
             text = getattr(self, name)
-            if not isinstance(text, str):
-                raise UserError(
-                    f"Problem {short(self.id)}: the field {name!r} is {short(text)}, no text."
-                )
             if not text.strip():
                 raise UserError(f"Problem {short(self.id)}: the field {name!r} is empty.")
             whole_text(text, f"Problem {short(self.id)}, field {name!r}")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError
 from interp.model.checkpoint_files import locate
 from interp.model.gguf_file import is_gguf
 from interp.model.loading import config_of, load_config, refusing, without_storage
@@ -63,7 +62,7 @@ class ModelShape:
             width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
             cost = ModelCost.of(config)
             if not cost.blocks or groups < 1 or width < 1:
-                raise UserError("it has no blocks, or no attention heads.")
+                raise ValueError("it has no blocks, or no attention heads.")
             return cls(
                 name=name,
                 cost=cost,

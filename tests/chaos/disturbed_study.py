@@ -84,9 +84,7 @@ class Run:
         return self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
 
 
-def start(
-    words: Sequence[str], log: Path, before: Callable[[], None] | None = None
-) -> Run:
+def start(words: Sequence[str], log: Path, before: Callable[[], None] | None = None) -> Run:
     """Run a command of `prunescope` in a forked process.
 
     Args:

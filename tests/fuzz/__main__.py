@@ -31,7 +31,9 @@ from tests.fuzz.stranger_files import TARGETS, Target
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the campaign that the arguments describe; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m tests.fuzz",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--targets", nargs="+", choices=sorted(TARGETS), default=list(TARGETS))
     parser.add_argument("--cases", type=int, default=20_000, help="attempts in all")

@@ -34,6 +34,7 @@ from tests.fuzz.stranger_files import TARGETS, Target, tiny_model
 PATIENCE = 10.0  # seconds for one attempt, before it counts as a hang
 DEADLY = 25.0  # seconds after which the process is ended: compiled code cannot be interrupted
 MEMORY = 4 * 2**30  # bytes more than the process has at the start
+SHARED = struct.Struct("<qqqd")  # number of the attempt; tried, refused; when it began
 LONGEST_REFUSAL = 3_000  # characters
 HOME = str(PROJECT) + os.sep
 PRODUCT = tuple(
@@ -105,20 +106,22 @@ def fuzz(name: str, seed: int, numbers: range, until: float = float("inf")) -> T
     tally, started = Tally(name), time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-", dir=_quick_disk()))
     news = folder / "news"
-    count = mmap.mmap(-1, 16)
+    count = mmap.mmap(-1, SHARED.size)
     first = numbers.start
     try:
         while first < numbers.stop and time.monotonic() < until:
             place = folder / f"from-{first}"
             place.mkdir()
-            count[:16] = struct.pack("<qd", first - 1, time.monotonic())
+            count[:] = SHARED.pack(first - 1, 0, 0, time.monotonic())
             news.write_bytes(b"")
             child = os.fork()
             if child == 0:
                 _work(name, seed, range(first, numbers.stop), until, place, count, news)
             status = _watched(child, count)
             _read_news(news, tally)
-            reached = struct.unpack("<qd", count[:16])[0]
+            reached, tried, refused, _ = SHARED.unpack(count[:])
+            tally.tried += tried
+            tally.refused += refused
             if status == 0:
                 break
             tally.tried += 1
@@ -142,8 +145,7 @@ def _watched(child: int, count: mmap.mmap) -> int:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status) and abs(os.waitstatus_to_exitcode(status))
-        _, since = struct.unpack("<qd", count[:16])
-        if time.monotonic() - since > DEADLY:
+        if time.monotonic() - SHARED.unpack(count[:])[-1] > DEADLY:
             os.kill(child, signal.SIGKILL)
         time.sleep(0.02)
 
@@ -153,11 +155,7 @@ def _read_news(news: Path, tally: Tally) -> None:
     for line in news.read_text("utf-8").splitlines():
         with contextlib.suppress(ValueError):  # the last line of a process that was killed
             found = json.loads(line)
-            if "key" in found:
-                tally.add(found["key"], found["number"], found["told"])
-            else:
-                tally.tried += found["tried"]
-                tally.refused += found["refused"]
+            tally.add(found["key"], found["number"], found["told"])
 
 
 def _work(
@@ -177,20 +175,18 @@ def _work(
         sentry = Sentry(folder)
         with news.open("a", encoding="utf-8", buffering=1) as out:
             target = TARGETS[name](folder)
-            told = tried = refused = 0
+            tried = refused = 0
             for number in numbers:
-                count[:16] = struct.pack("<qd", number, time.monotonic())
+                now = time.monotonic()
+                count[:] = SHARED.pack(number, tried, refused, now)
+                if now > until:
+                    break
                 outcome = one(target, name, seed, number, sentry)
                 tried += 1
                 refused += outcome == "refused"
                 if isinstance(outcome, dict):
                     out.write(json.dumps({**outcome, "number": number}) + "\n")
-                if tried - told >= 50 or isinstance(outcome, dict):
-                    out.write(json.dumps({"tried": tried - told, "refused": refused}) + "\n")
-                    told, refused = tried, 0
-                    if time.monotonic() > until:
-                        break
-            out.write(json.dumps({"tried": tried - told, "refused": refused}) + "\n")
+            count[:] = SHARED.pack(number, tried, refused, time.monotonic())
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -213,9 +209,7 @@ def _interrupt(*_: Any) -> None:
     raise HangError(f"no end after {PATIENCE:.0f} s")
 
 
-def one(
-    target: Target, name: str, seed: int, number: int, sentry: Sentry
-) -> str | dict[str, Any]:
+def one(target: Target, name: str, seed: int, number: int, sentry: Sentry) -> str | dict[str, Any]:
     """Try one mutation.
 
     Args:

@@ -66,7 +66,9 @@ class Sentry:
             return
         if event == "open":
             path, mode, flags = arguments
-            if isinstance(path, (str, bytes)) and not self._may_open(os.fsdecode(path), mode, flags):
+            if isinstance(path, (str, bytes)) and not self._may_open(
+                os.fsdecode(path), mode, flags
+            ):
                 self.seen.append(f"opened {path!r} ({mode!r})")
         elif event == "socket.connect" or event == "socket.getaddrinfo":
             self.seen.append(f"{event} {arguments!r:.120}")

@@ -26,6 +26,7 @@ from tests import models
 from tests.fuzz.mutators import Mutator
 from tests.fuzz.sentry import OWN_CODE, LetInError
 
+MOST = 1_000  # blocks of a model
 QUESTION = "what is 7 + 5 ? let's see: 12,345.6 naïve 中文 😀"
 REMOTE = {"AutoConfig": "own_code.Own", "AutoModelForCausalLM": "own_code.Own"}
 REMOTE |= {"AutoTokenizer": ["own_code.Own", "own_code.Own"]}
@@ -114,7 +115,7 @@ class PlanFile(Target):
         file.write_bytes(m.json_bytes(m.rng.choice((PLAN, PRUNING))))
         plan = LayerPlan.named(str(file))
         check(set(plan.removed) < set(plan.base), f"removed {plan.removed} of {plan.base}")
-        check(len(plan.kept) + len(plan.removed) == plan.n_blocks <= 10_000, "kept and removed")
+        check(len(plan.kept) + len(plan.removed) == plan.n_blocks <= MOST, "kept and removed")
         check(LayerPlan.from_json(plan.to_json()).kept == plan.kept, "another plan when read again")
 
 
@@ -128,7 +129,7 @@ class PruningFile(Target):
 
         (self.folder / "pruning.json").write_bytes(m.json_bytes(PRUNING))
         layer_map, n_dense = folder_blocks(str(self.folder))
-        check(n_dense is None or 0 <= n_dense <= 10_000, f"n_blocks is {n_dense}")
+        check(n_dense is None or 0 <= n_dense <= MOST, f"n_blocks is {n_dense}")
         found = checked_layer_map(layer_map, 2)
         check(len(set(found)) == 2 and found[0] < found[1], f"layer_map is {found}")
         json.dumps(provenance_of(str(self.folder)))
@@ -355,7 +356,7 @@ class GgufHeader(Target):
         json.dumps(header.provenance())
         special_ids(header)
         config = gguf_config(header)
-        check(0 < config.num_hidden_layers <= 10_000, f"{config.num_hidden_layers} blocks")
+        check(0 < config.num_hidden_layers <= MOST, f"{config.num_hidden_layers} blocks")
 
 
 class GgufTokenizer(GgufHeader):
@@ -429,8 +430,8 @@ class ConfigFile(Target):
         file.write_bytes(m.json_bytes(m.rng.choice(self.whole)))
         if m.rng.random() < 0.5:
             found = outline(self.folder, "it")
-            check(0 < found.n_blocks <= 10_000, f"{found.n_blocks} blocks")
-            check(found.d_model > 0 and found.vocab_size > 0, "no width or no vocabulary")
+            check(0 < found.n_blocks <= MOST, f"{found.n_blocks} blocks")
+            check(found.d_model >= 0 and found.vocab_size >= 0, "a width or vocabulary below 0")
         else:
             shape = ModelShape.of(m.rng.choice((file, self.folder)))
             check(shape.weights > 0 and shape.kv > 0 and shape.vocab > 0, f"{shape}")
