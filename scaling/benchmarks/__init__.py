@@ -20,7 +20,6 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from interp.errors import UserError
 from interp.plumbing.registry import Registry

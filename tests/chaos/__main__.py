@@ -1,7 +1,7 @@
 """Disturb studies at random moments for some minutes, and compare their rows with undisturbed ones.
 
     python -m tests.chaos --minutes 20
-    python -m tests.chaos --seed 7 --only 31    one trial again (moments are not exact to the millisecond)
+    python -m tests.chaos --seed 7 --only 31      one trial again, its moments almost the same
 
 A trial is a study of the bundled reasoner that is killed, stopped, given a full disk, damaged and
 rescued, crowded by a second run, held by another program, or robbed of its server, up to three
@@ -109,7 +109,6 @@ def _prepare(out: Path) -> None:
     from tqdm import tqdm
 
     import prunescope.cli
-    import pruning.criteria
     import scaling.benchmarks
     import scaling.engines.server
     import scaling.grading

@@ -240,7 +240,7 @@ def one(target: Target, name: str, seed: int, number: int, sentry: Sentry) -> st
 def _refusal(error: BaseException) -> str | dict[str, Any]:
     """A refusal is a fault too where it goes on for pages, or says nothing.
 
-    Characters that a terminal cannot show are left to the command line, which cleans what it prints.
+    The command line cleans what it prints, so characters that a terminal cannot show are allowed.
     """
     said = str(error)
     if 0 < len(said.strip()) <= LONGEST_REFUSAL:
@@ -274,11 +274,6 @@ def prepare() -> None:
     import pyarrow.parquet  # noqa: F401
     import torch
 
-    import analyses.plumbing.derived
-    import analyses.plumbing.frames
-    import interp.activations.capture
-    import interp.decoding.generate
-    import pruning.folder
     import scaling.benchmarks
     import scaling.costs.model_shape
     import scaling.engines.dialects
@@ -286,7 +281,7 @@ def prepare() -> None:
     import scaling.judging.llm_judge
     import scaling.judging.verdict_cache
     import scaling.lm_eval.importer
-    import scaling.store.rescue  # noqa: F401
+    import scaling.store.rescue
 
     torch.set_num_threads(1)
     scaling.benchmarks.benchmarks()
