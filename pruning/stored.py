@@ -136,6 +136,8 @@ def _entry(file: Path, key: str, entry: Any, start: int) -> Stored:
     """One weight of a header; `start` is where the header ends."""
     name = printable(key, 120)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if len(entry) > 3:
+        raise ValueError(f"{name} has the fields {short(sorted(entry))}")
     if dtype not in BITS:
         raise ValueError(f"{name} has the unknown dtype {short(dtype)}")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):

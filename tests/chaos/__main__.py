@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PRUNESCOPE_KERNELS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from tests.chaos.disturbances import KINDS, Recipe, Server, Trial, finished_rows
+from tests.chaos.disturbances import KINDS, ChaosTrial, Server, UndisturbedStudy, finished_rows
 from tests.chaos.disturbed_study import FILE, ChaosError, check_same, rows_of, start
 
 MOST = 3  # disturbances of one study
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             home.mkdir()
             rng = random.Random(f"{given.seed}/{number}")
             name = rng.choice(list(recipes))
-            trial = Trial(recipes[name], home, rng, home / "out")
+            trial = ChaosTrial(recipes[name], home, rng, home / "out")
             done: list[str] = []
             try:
                 for _ in range(rng.randint(1, MOST)):
@@ -122,9 +122,9 @@ def _prepare(out: Path) -> None:
         raise SystemExit("The first study, which nothing disturbs, fails.")
 
 
-def _undisturbed(name: str, place: Path, server: Server) -> Recipe:
+def _undisturbed(name: str, place: Path, server: Server) -> UndisturbedStudy:
     """Run a study twice without any disturbance: its rows, and how long it takes."""
-    recipe = Recipe(STUDIES[name])
+    recipe = UndisturbedStudy(STUDIES[name])
     if name == "served":
         recipe.server = server
         recipe.words += ("--server", server.url, "--model", "testbed")

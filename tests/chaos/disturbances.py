@@ -1,7 +1,7 @@
 """What happens to a study: one function per kind of fault.
 
-Each takes a `Trial`, disturbs the study in its folder, and returns whether the fault took place (a
-run may end before its moment comes). It raises ChaosError where the study's answer is wrong: a
+Each takes a `ChaosTrial`, disturbs the study in its folder, and returns whether the fault took
+place (a run may end before its moment comes). It raises ChaosError where the study's answer is wrong: a
 traceback, a success that is none, advice that does not work.
 """
 
@@ -23,7 +23,7 @@ from tests.chaos.disturbed_study import (
     FILE,
     ChaosError,
     Rows,
-    Run,
+    StudyProcess,
     rows_of,
     small_disk,
     start,
@@ -33,7 +33,7 @@ PAGE = 4096
 
 
 @dataclass
-class Recipe:
+class UndisturbedStudy:
     """A study that is run again and again.
 
     Attributes:
@@ -52,7 +52,7 @@ class Recipe:
 
 
 @dataclass
-class Trial:
+class ChaosTrial:
     """One study that is disturbed a few times.
 
     Attributes:
@@ -63,14 +63,14 @@ class Trial:
         notes: what happened, for the report of a failure.
     """
 
-    recipe: Recipe
+    recipe: UndisturbedStudy
     place: Path
     rng: random.Random
     folder: Path
     notes: list[str] = field(default_factory=list)
     begun_anew: bool = False
 
-    def run(self, before: Callable[[], None] | None = None) -> Run:
+    def run(self, before: Callable[[], None] | None = None) -> StudyProcess:
         """Start (or continue) the study."""
         words = (*self.recipe.words, "--out", str(self.folder))
         return start(words, self.place / "log", before)
@@ -124,7 +124,7 @@ class Server:
 # ------------------------------------------------------------------------------------- the kinds
 
 
-def killed(trial: Trial) -> bool:
+def killed(trial: ChaosTrial) -> bool:
     """SIGKILL at a random moment."""
     run = trial.run()
     trial.moment()
@@ -134,7 +134,7 @@ def killed(trial: Trial) -> bool:
     return there
 
 
-def stopped(trial: Trial) -> bool:
+def stopped(trial: ChaosTrial) -> bool:
     """SIGINT or SIGTERM at a random moment; Ctrl-C gets an answer."""
     number = trial.rng.choice((signal.SIGINT, signal.SIGTERM))
     run = trial.run()
@@ -147,7 +147,7 @@ def stopped(trial: Trial) -> bool:
     return there
 
 
-def full_disk(trial: Trial) -> bool:
+def full_disk(trial: ChaosTrial) -> bool:
     """The disk is full before the study is finished."""
     if trial.rng.random() < 0.5:
         with _small_mount(trial) as mounted:
@@ -157,7 +157,7 @@ def full_disk(trial: Trial) -> bool:
     return _did_not_fit(trial.run(small_disk(most)))
 
 
-def _did_not_fit(run: Run) -> bool:
+def _did_not_fit(run: StudyProcess) -> bool:
     """Whether the disk was too small, which must be said."""
     code = run.wait()
     if code not in (0, 1, 2) or (code and not run.said().strip()):
@@ -166,7 +166,7 @@ def _did_not_fit(run: Run) -> bool:
 
 
 @contextmanager
-def _small_mount(trial: Trial) -> Iterator[bool]:
+def _small_mount(trial: ChaosTrial) -> Iterator[bool]:
     """A small file system under the study, where this user may mount one."""
     kept, size = trial.place / "kept", trial.rng.randrange(16, max(17, trial.recipe.size // 700))
     trial.folder.mkdir(exist_ok=True)
@@ -195,7 +195,7 @@ def _small_mount(trial: Trial) -> Iterator[bool]:
 MOUNTS = os.geteuid() == 0
 
 
-def damaged(trial: Trial) -> bool:
+def damaged(trial: ChaosTrial) -> bool:
     """Bytes of the file, or of the log beside it, are lost; what is said then must help."""
     run = trial.run()
     trial.moment()
@@ -225,13 +225,13 @@ def damaged(trial: Trial) -> bool:
     raise ChaosError(f"rescue ended with {code}: {rescue.said()[-500:]}")
 
 
-def _anew(trial: Trial) -> None:
+def _anew(trial: ChaosTrial) -> None:
     """What defines the study was damaged, and it was said: it begins again elsewhere."""
     trial.begun_anew = True
     trial.folder = trial.place / f"anew-{len(trial.notes)}"
 
 
-def _damage(trial: Trial) -> bool:
+def _damage(trial: ChaosTrial) -> bool:
     names = [FILE, FILE, FILE, f"{FILE}-wal"]
     file = trial.folder / trial.rng.choice(names)
     if not file.is_file() or not file.stat().st_size:
@@ -256,7 +256,7 @@ def _damage(trial: Trial) -> bool:
     return True
 
 
-def crowded(trial: Trial) -> bool:
+def crowded(trial: ChaosTrial) -> bool:
     """A second run in the folder of a running one is refused, and does no harm."""
     run = trial.run()
     trial.moment()
@@ -274,7 +274,7 @@ def crowded(trial: Trial) -> bool:
     return first_ran
 
 
-def held(trial: Trial) -> bool:
+def held(trial: ChaosTrial) -> bool:
     """Another program holds the file for a moment."""
     run = trial.run()
     trial.moment()
@@ -293,7 +293,7 @@ def held(trial: Trial) -> bool:
     return there
 
 
-def restarted(trial: Trial) -> bool:
+def restarted(trial: ChaosTrial) -> bool:
     """The server dies at a random moment and comes back."""
     server = trial.recipe.server
     if server is None:
@@ -312,7 +312,7 @@ def restarted(trial: Trial) -> bool:
     return there
 
 
-KINDS: dict[str, Callable[[Trial], bool]] = {
+KINDS: dict[str, Callable[[ChaosTrial], bool]] = {
     "killed": killed,
     "stopped": stopped,
     "full disk": full_disk,
@@ -323,7 +323,7 @@ KINDS: dict[str, Callable[[Trial], bool]] = {
 }
 
 
-def finished_rows(trial: Trial) -> dict[str, Rows]:
+def finished_rows(trial: ChaosTrial) -> dict[str, Rows]:
     """Run the study to its end, and return its rows."""
     run = trial.run()
     code = run.wait()

@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -38,7 +39,7 @@ class ChaosError(AssertionError):
 
 
 @dataclass
-class Run:
+class StudyProcess:
     """A process that runs one command.
 
     Attributes:
@@ -84,7 +85,9 @@ class Run:
         return self.log.read_text("utf-8", errors="replace") if self.log.exists() else ""
 
 
-def start(words: Sequence[str], log: Path, before: Callable[[], None] | None = None) -> Run:
+def start(
+    words: Sequence[str], log: Path, before: Callable[[], None] | None = None
+) -> StudyProcess:
     """Run a command of `prunescope` in a forked process.
 
     Args:
@@ -100,13 +103,14 @@ def start(words: Sequence[str], log: Path, before: Callable[[], None] | None = N
     if pid:
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
-        return Run(pid, log)
+        return StudyProcess(pid, log)
     code = TRACEBACK
     try:
         os.setpgid(0, 0)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        sys.stdout = sys.stderr = os.fdopen(1, "w", encoding="utf-8", errors="replace")
         if before is not None:
             before()
         from prunescope import cli
@@ -117,6 +121,7 @@ def start(words: Sequence[str], log: Path, before: Callable[[], None] | None = N
 
         traceback.print_exc()
     finally:
+        sys.stdout.flush()
         os._exit(code)
 
 

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -620,21 +621,41 @@ class ServerReply(Target):
         check(bool(np.all(np.isfinite(known) & (known <= 1e-3))), f"log-probabilities {known}")
 
 
+class OneReply:
+    """In the place of an endpoint: any request gets the same body."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def post(self, path: str, body: Any, *, read: Callable[[dict[str, Any]], Any]) -> Any:
+        """Read the body as an endpoint reads it."""
+        from scaling.engines.endpoint import Blot, _object
+
+        return read(_object(self.body, Blot(None)))
+
+
 class JudgeReply(Target):
     """A judge's chat completion, and the verdict or counts in its text."""
 
     share = 4
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        from scaling.engines.endpoint import EndpointError, _Failed
+        from scaling.judging.llm_judge import Judge
+
+        type(self).refusals = (EndpointError, _Failed)
+        self.judge = Judge("http://localhost:1", "m")
+        self.question = SimpleNamespace(messages=[])
+
     def attempt(self, m: Mutator) -> None:
-        from scaling.engines.endpoint import Blot, EndpointError, _Failed, _object
-        from scaling.judging.llm_judge import _content
         from scaling.judging.prompts import KINDS, JudgedVerdict, read_counts, read_verdict
 
         if m.rng.random() < 0.3:
-            try:
-                _content(_object(m.json_bytes(_replies()["chat"]), Blot(None)))
-            except (EndpointError, _Failed):
-                return
+            reply: Any = OneReply(m.json_bytes(_replies()["chat"]))
+            question: Any = self.question
+            said = self.judge._ask(reply, question, read_verdict)
+            check(said in get_args(JudgedVerdict), f"the verdict {said!r}")
         counts = json.dumps(dict.fromkeys(KINDS, 2))
         inner = m.rng.choice(('{"verdict": "same"}', counts))
         text = f"<think> maybe {inner} hmm </think> So: {m.json(inner)} {m.rng.choice(('', inner))}"

@@ -18,7 +18,10 @@ from tests.fuzz.mutators import Mutator
 from tests.fuzz.stranger_files import DELIMITERS, PLAN, TARGETS, Target
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, reads /proc")
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, reads /proc"),
+    pytest.mark.filterwarnings("ignore:This process:DeprecationWarning"),
+]
 
 
 def run(*words: str, limit: float = 280.0) -> subprocess.CompletedProcess[str]:
@@ -71,7 +74,7 @@ class Faulty(Target):
 def test_every_kind_of_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(campaign.TARGETS, "faulty", Faulty)
     monkeypatch.setattr(campaign, "PATIENCE", 3.0)
-    monkeypatch.setattr("warnings.warn", lambda *_, **__: None)  # of forks beside other threads
+
     tally = campaign.fuzz("faulty", SEED, range(N))
     draws = [Mutator(f"{SEED}/faulty/{i}").rng.randrange(8) for i in range(N)]
     assert tally.tried == N and tally.refused == draws.count(0)
