@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.capture import CapturedBatch, Reducer
-from interp.errors import NonFiniteError, PruneScopeError, UserError
+from interp.errors import NonFiniteError, PruneScopeError, UserError, printable
 from interp.interventions.hooks import present
 from interp.json_reader import read_json_object, short
 from interp.model.reasoning_model import ReasoningModel
@@ -281,7 +281,8 @@ class RawStreams:
                 with safe_open(path, framework="pt") as shard:
                     part = shard.get_tensor(piece["key"])
             except SafetensorError as error:
-                raise UserError(f"{path} is damaged ({error}): run the capture again.") from error
+                why = printable(str(error), 200)
+                raise UserError(f"{path} is damaged ({why}): run the capture again.") from error
             if part.ndim != 2 or len(part) != sum(b - a for a, b in piece["positions"]):
                 raise UserError(
                     f"{path} is damaged: {short(piece['key'])} has the shape {tuple(part.shape)}, "
@@ -369,5 +370,6 @@ def load_raw(directory: str | Path) -> RawStreams:
         )
     lacking = {p["shard"] for p in index["pieces"]} - {f.name for f in folder.iterdir()}
     if lacking:
-        raise UserError(f"{folder} lacks {', '.join(sorted(lacking))}: run the capture again.")
+        few = ", ".join(printable(name, 60) for name in sorted(lacking)[:3])
+        raise UserError(f"{folder} lacks {few}: run the capture again.")
     return RawStreams(folder, index)

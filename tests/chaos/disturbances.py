@@ -1,8 +1,8 @@
 """What happens to a study: one function per kind of fault.
 
 Each takes a `ChaosTrial`, disturbs the study in its folder, and returns whether the fault took
-place (a run may end before its moment comes). It raises ChaosError where the study's answer is wrong: a
-traceback, a success that is none, advice that does not work.
+place (a run may end before its moment comes). It raises ChaosError where the study's answer is
+wrong: a traceback, a success that is none, advice that does not work.
 """
 
 from __future__ import annotations
