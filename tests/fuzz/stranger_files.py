@@ -196,7 +196,7 @@ class DataFile(Target):
         check(len(bench.fingerprint) == 16, "no fingerprint")
         for problem in bench.problems:
             json.dumps(problem.as_dict()).encode()
-            bench.prompt(problem).encode()
+            str(bench.prompt(problem)).encode()
 
 
 ASKED = ("question", "problem", "id", "record id")
