@@ -78,7 +78,7 @@ def did_you_mean(name: str, options: Iterable[str], what: str = "name") -> str:
         A sentence such as "Unknown part 'blok'. Did you mean 'block'? Known: attention, block,
         mlp."
     """
-    known = sorted(options)
+    known = sorted(printable(option, 60) for option in options)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown {what} {name!r}.{hint} Known: {', '.join(known) or 'none'}."

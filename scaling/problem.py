@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import UserError
+from interp.json_reader import short, whole_text
 from scaling.prompting import STOP, Prompting
 
 if TYPE_CHECKING:
@@ -48,8 +49,10 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", dict(self.metadata))
         for name in ("id", "question", "answer"):
-            if not getattr(self, name).strip():
-                raise UserError(f"Problem {self.id!r}: the field {name!r} is empty.")
+            text = getattr(self, name)
+            if not text.strip():
+                raise UserError(f"Problem {short(self.id)}: the field {name!r} is empty.")
+            whole_text(text, f"Problem {short(self.id)}, field {name!r}")
         if not self.choices:
             return
         if len(set(self.choices)) != len(self.choices) or len(self.choices) < 2:

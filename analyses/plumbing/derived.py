@@ -3,7 +3,7 @@
 Decoding for a figure takes minutes, so its table is computed once and stored in the table
 `derived`: one row per (name, settings). The settings hold everything that decides the result: the
 model's fingerprint, the problems, and the analysis's options. Other settings make another row;
-nothing is overwritten.
+only a damaged one is overwritten.
 
     found = derived(study, "time_maps", settings, lambda: compute(...))
 
@@ -27,6 +27,8 @@ import numpy as np
 
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
+from interp.json_reader import parse_json
+from interp.model.loading import refusing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +82,7 @@ def derived(
             "frame": as_text(frame),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        store.put("derived", [row], replace=False)
+        store.put("derived", [row])
     return frame
 
 
@@ -108,7 +110,10 @@ def kept(study: StudyData, name: str, settings: Mapping[str, Any] | None) -> pd.
             "SELECT frame FROM derived WHERE name = ? AND settings = ?",
             (name, _key(study, settings)),
         ).fetchone()
-    return None if row is None else from_text(row[0])
+    try:
+        return None if row is None else from_text(row[0])
+    except UserError:  # damaged: it is computed again
+        return None
 
 
 def _key(study: StudyData, settings: Mapping[str, Any]) -> str:
@@ -135,15 +140,20 @@ def as_text(frame: pd.DataFrame) -> str:
 
 
 def from_text(text: str) -> pd.DataFrame:
-    """The frame that `as_text` was given."""
+    """The frame that `as_text` was given.
+
+    Raises:
+        UserError: the text is damaged.
+    """
     import pandas as pd
 
-    content = json.loads(text)
-    columns = {
-        c["name"]: pd.Series(c["values"], dtype=c["dtype"], index=range(content["rows"]))
-        for c in content["columns"]
-    }
-    return pd.DataFrame(columns, index=range(content["rows"]))
+    content = parse_json(text, "a stored table")
+    with refusing("A stored table is damaged", "Expected names, types and values of its columns."):
+        columns = {
+            c["name"]: pd.Series(c["values"], dtype=c["dtype"], index=range(content["rows"]))
+            for c in content["columns"]
+        }
+        return pd.DataFrame(columns, index=range(content["rows"]))
 
 
 def _plain(value: Any) -> Any:

@@ -60,9 +60,12 @@ class ModelShape:
             text = config.get_text_config()
             groups = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
             width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            cost = ModelCost.of(config)
+            if not cost.blocks or groups < 1 or width < 1:
+                raise ValueError("it has no blocks, or no attention heads.")
             return cls(
                 name=name,
-                cost=ModelCost.of(config),
+                cost=cost,
                 weights=sum(p.numel() for p in bare.parameters()),
                 kv=2 * int(text.num_hidden_layers) * groups * int(width),
                 vocab=int(text.vocab_size),

@@ -21,6 +21,7 @@ from scaling.engines.endpoint import Endpoint, EndpointError, Retry
 from scaling.judging import Item, Judge, Judgement, agreement, kappa_interval
 from scaling.judging.llm_judge import GIVE_UP, LONGEST_TEXT, gold_first
 from scaling.judging.prompts import KINDS, behaviour_messages, read_counts, read_verdict
+from scaling.judging.verdict_cache import JudgeCache
 from tests.scaling.engines.fake_endpoint import FakeEndpoint
 
 QUICK = Retry(tries=4, patience=5.0, first=0.01, longest=0.03)
@@ -230,6 +231,15 @@ def test_a_damaged_cache_is_said(fake: FakeEndpoint, tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match="delete it"):
         judge_at(fake, cache=path)
+    for odd in ("NULL", "3", "'{'", "'" + "[" * 100_000 + "'"):
+        kept = JudgeCache(tmp_path / f"{len(odd)}.sqlite")
+        kept._db.execute("CREATE TABLE other (key, task, model, answer)")
+        kept._db.execute("DROP TABLE answers")
+        kept._db.execute("ALTER TABLE other RENAME TO answers")
+        kept._db.execute(f"INSERT INTO answers VALUES ('k', 't', 'm', {odd})")
+        with pytest.raises(UserError, match="delete it"):
+            kept.get("k")
+        kept.close()
 
 
 # ----------------------------------------------------------------------------------- faults
