@@ -74,19 +74,10 @@ class Workbench:
         Raises:
             UserError: the model differs from the study's.
         """
-        model = ReasoningModel.load(
-            str(study.config["model"]), delimiters=stored_format(study.meta)
-        )
-        expected = study.meta.get(FINGERPRINT)
-        if expected is not None and model.fingerprint() != expected:
-            raise UserError(
-                f"The model {study.config['model']!r} is not the one that this study was made "
-                f"with (its weights or configuration changed): run the study again, into another "
-                "folder."
-            )
+        model = study_model(study)
         rows = study.rows("accuracy")
         answer = int(rows.loc[rows["benchmark"] == benchmark, "answer_budget"].max())
-        return cls(study, model, _benchmark(study, benchmark, problems), Budget(thinking, answer))
+        return cls(study, model, stored_benchmark(study, benchmark, problems), Budget(thinking, answer))
 
     @property
     def sampling(self) -> Sampling:
@@ -310,8 +301,45 @@ def problem_settings(study: StudyData, benchmark: str) -> dict[str, Any]:
     }
 
 
-def _benchmark(study: StudyData, name: str, wanted: int) -> Benchmark:
-    """The benchmark as the study stores it: its problems in order, graded as registered."""
+def study_model(study: StudyData) -> ReasoningModel:
+    """Load the model of a study.
+
+    Args:
+        study: the study.
+
+    Returns:
+        The model, with the study's thinking format.
+
+    Raises:
+        UserError: the model differs from the study's.
+    """
+    model = ReasoningModel.load(
+        str(study.config["model"]), delimiters=stored_format(study.meta)
+    )
+    expected = study.meta.get(FINGERPRINT)
+    if expected is not None and model.fingerprint() != expected:
+        raise UserError(
+            f"The model {study.config['model']!r} is not the one that this study was made "
+            f"with (its weights or configuration changed): run the study again, into another "
+            "folder."
+        )
+    return model
+
+
+def stored_benchmark(study: StudyData, name: str, wanted: int = 0) -> Benchmark:
+    """The benchmark as the study stores it: its problems in order, graded as registered.
+
+    Args:
+        study: the study, in a folder.
+        name: name of the benchmark.
+        wanted: number of problems wanted; more are made where the benchmark makes its own.
+
+    Returns:
+        The benchmark.
+
+    Raises:
+        UserError: the study is in no folder.
+    """
     from scaling.benchmarks import benchmarks
     from scaling.store.study_store import Store
 

@@ -82,7 +82,9 @@ class Store:
         with self._explained():
             if read_only:
                 uri = f"{self.path.resolve().as_uri()}?mode=ro"
-                db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=PATIENCE)
+                db = sqlite3.connect(
+                    uri, uri=True, isolation_level=None, timeout=PATIENCE, check_same_thread=False
+                )  # nothing is written, and SQLite serialises the threads of one connection
             else:
                 db = sqlite3.connect(self.path, isolation_level=None, timeout=PATIENCE)
             try:
@@ -292,7 +294,13 @@ class Store:
         """A whole table, unchanged."""
         return self._frame(f"SELECT * FROM {table}")
 
-    def rows(self, purpose: str | None = None, *, ids: bool = False) -> pd.DataFrame:
+    def rows(
+        self,
+        purpose: str | None = None,
+        *,
+        ids: bool = False,
+        problem: tuple[str, str] | None = None,
+    ) -> pd.DataFrame:
         """The chains, one row each, with their variant's columns and their diagnosis as columns.
 
         Args:
@@ -300,6 +308,7 @@ class Store:
                 "parallel", "blocks"); None returns all.
             ids: whether to include token ids (int32) and the mask of tokens that the engine wrote
                 (bool), as arrays [S].
+            problem: only the chains of this (benchmark, problem).
 
         Returns:
             The rows, sorted by key.
@@ -321,6 +330,9 @@ class Store:
                 "AND e.purpose = ?"
             )
             parameters = (purpose,)
+        if problem is not None:
+            sql += " WHERE c.benchmark = ? AND c.problem = ?"
+            parameters += problem
         frame = self._frame(
             f"{sql} ORDER BY {', '.join('c.' + k for k in Key._fields)}", parameters
         )
@@ -406,7 +418,7 @@ def held(path: Path, text: str) -> str:
 
 def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
     """A copy in memory; the original is closed."""
-    copy = sqlite3.connect(":memory:", isolation_level=None)
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     db.backup(copy)
     db.close()
     return copy
