@@ -165,8 +165,9 @@ class ViewedStudy:
 
     def texts(self, rows: Sequence[int]) -> list[str]:
         """The texts of some rows, for the list of hits."""
-        keys = [self._key(row) for row in rows]
-        return self._text.texts([self._row(key)["ids"].tolist() for key in keys])
+        with self._lock:
+            ids = [self._store.ids_of(self._key(row)).tolist() for row in rows]
+        return self._text.texts(ids)
 
     # ------------------------------------------------------------------ one chain
 
@@ -206,9 +207,10 @@ class ViewedStudy:
         """
         key = self._key(row)
         with self._lock:
-            frame = self._of_problem(key)
+            same = {"benchmark": key.benchmark, "problem": key.problem, "sample": key.sample}
+            frame = self._store.rows(ids=True, where=same)
         some = []
-        for values in frame[frame["sample"] == key.sample].to_dict("records"):
+        for values in frame.to_dict("records"):
             other = self.table.row_of.get(Key(*(values[name] for name in Key._fields)))
             if other is None:  # written since the viewer was started
                 continue
@@ -233,14 +235,10 @@ class ViewedStudy:
             raise UserError(f"There is no chain {row}; the study has {len(self.table)}.")
         return self.table.keys[row]
 
-    def _of_problem(self, key: Key) -> Any:
-        return self._store.rows(ids=True, problem=(key.benchmark, key.problem))
-
     def _row(self, key: Key) -> dict[str, Any]:
         with self._lock:
-            frame = self._of_problem(key)
-        here = frame["variant"].eq(key.variant) & frame["budget"].eq(key.budget)
-        return frame[here & frame["sample"].eq(key.sample)].to_dict("records")[0]
+            found = self._store.rows(ids=True, where=key._asdict())
+        return found.to_dict("records")[0]
 
     def _chain(self, stored: Mapping[str, Any], prompt: Sequence[int] = ()) -> Chain:
         return stored_chain(stored, prompt, plain=self._plain)

@@ -299,7 +299,7 @@ class Store:
         purpose: str | None = None,
         *,
         ids: bool = False,
-        problem: tuple[str, str] | None = None,
+        where: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
         """The chains, one row each, with their variant's columns and their diagnosis as columns.
 
@@ -308,7 +308,7 @@ class Store:
                 "parallel", "blocks"); None returns all.
             ids: whether to include token ids (int32) and the mask of tokens that the engine wrote
                 (bool), as arrays [S].
-            problem: only the chains of this (benchmark, problem).
+            where: only the chains with these values of columns of their key.
 
         Returns:
             The rows, sorted by key.
@@ -330,9 +330,10 @@ class Store:
                 "AND e.purpose = ?"
             )
             parameters = (purpose,)
-        if problem is not None:
-            sql += " WHERE c.benchmark = ? AND c.problem = ?"
-            parameters += problem
+        if where:
+            parts = {name: value for name, value in where.items() if name in Key._fields}
+            sql += " WHERE " + " AND ".join(f"c.{name} = ?" for name in parts)
+            parameters += tuple(parts.values())
         frame = self._frame(
             f"{sql} ORDER BY {', '.join('c.' + k for k in Key._fields)}", parameters
         )
@@ -345,6 +346,25 @@ class Store:
         found = pd.DataFrame(texts, frame.index)
         found = found[[name for name in found.columns if name not in frame.columns]]
         return pd.concat([frame, found], axis=1)
+
+    def ids_of(self, key: Key) -> np.ndarray:
+        """The token ids of one chain: int32 [S].
+
+        Args:
+            key: the chain's key.
+
+        Returns:
+            The ids.
+
+        Raises:
+            UserError: there is no such chain.
+        """
+        sql = f"SELECT ids FROM chains WHERE {' AND '.join(f'{k} = ?' for k in Key._fields)}"
+        with self._explained():
+            found = self._db.execute(sql, key).fetchone()
+            if found is None:
+                raise UserError(f"The study in {str(self.folder)!r} has no chain {tuple(key)}.")
+            return unpack(found[0], np.int32)
 
     def several_samples(self) -> list[tuple[str, str, str, str, int]]:
         """Tuples (benchmark, problem, variant, budget, samples) with more than one sample."""

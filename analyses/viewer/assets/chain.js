@@ -316,9 +316,19 @@ async function showForks(row, place, options) {
 
 function fork(node, row, options) {
   const { table } = state;
-  const ends = node.ends.map((end) => make("a", { class: end === row ? "own" : null, href: chainAddress(end, { ...options, t: "", side: "" }) },
-    make("bdi", {}, visible(`${table.value("variant", end)} @ ${table.value("budget", end)}`)), " ", badge(table.value("verdict", end))));
-  const range = node.stop > node.start ? `${count(node.start)}\u2013${count(node.stop - 1)}` : "the same tokens";
+  const groups = new Map(); // the budgets of a variant that end alike stand together
+  for (const end of node.ends) {
+    const name = JSON.stringify([table.value("variant", end), table.value("verdict", end)]);
+    groups.set(name, [...(groups.get(name) ?? []), end]);
+  }
+  const ends = [...groups.values()].map((some) => {
+    const verdict = table.value("verdict", some[0]);
+    return make("span", { class: "end" }, make("bdi", {}, visible(table.value("variant", some[0]))), " at ",
+      ...some.flatMap((end) => [make("a", { class: end === row ? "own" : null, href: chainAddress(end, { ...options, t: "", side: "" }) }, visible(String(table.value("budget", end)))), " "]),
+      make("span", { class: `verdict ${verdict.replace(" ", "-")}`, title: verdict }, VERDICT_SIGN[verdict] ?? verdict));
+  });
+  const last = node.stop - 1;
+  const range = last < node.start ? "from the first token" : last === node.start ? count(last) : `${count(node.start)}\u2013${count(last)}`;
   return make("li", {}, make("div", { class: node.rows.includes(row) ? "way" : null },
     make("span", { class: "n" }, range, node.rows.length > 1 ? ` \u00b7 ${plural(node.rows.length, "chain")} ` : " "),
     make("bdi", { class: "quote" }, visible(node.text.replace(/\s+/g, " ")), node.more ? "\u2026" : ""), " ", ...ends),

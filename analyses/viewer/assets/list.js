@@ -72,9 +72,9 @@ function entry(row, options, text) {
   const link = make("a", { href: chainAddress(row, options), "data-row": row },
     make("span", { class: "problem" }, make("bdi", {}, visible(parts[1].startsWith(parts[0]) ? parts[1] : `${parts[0]} ${parts[1]}`))),
     make("span", { class: "variant" }, make("bdi", {}, visible(parts[2]))),
-    make("span", { class: "budget" }, `${visible(parts[3])} / #${parts[4]}`),
+    make("span", { class: "budget" }, `${visible(parts[3])} \u00b7 #${parts[4]}`),
     badge(table.value("verdict", row)), make("span", { class: "notes" }, notes),
-    make("span", { class: "number" }, plural(table.cols.tokens[row], "token")),
+    make("span", { class: "number tokens" }, plural(table.cols.tokens[row], "token")),
     make("span", { class: "number" }, plural(table.cols.reflections[row], "reflection")));
   if (text) link.append(snippet(text, options.q));
   return make("li", {}, link);
