@@ -41,30 +41,57 @@ class TextMark:
     stop: int
 
 
-def units(reading: TokenizedText) -> tuple[list[str], list[int]]:
+LONGEST_CHARACTER = 8  # tokens that may spell one character
+
+
+def units(
+    reading: TokenizedText, ids: Sequence[int], pieces: Pieces
+) -> tuple[list[str], list[int]]:
     """Cut a text at its tokens.
 
     Args:
         reading: the text of S tokens.
+        ids: the tokens.
+        pieces: decodes tokens.
 
     Returns:
         The texts of the units, which joined are the whole text, and the first token of each. Tokens
         without a text of their own belong to the unit that holds their character.
     """
     size = len(reading)
-    if not size:
-        return [], []
-    texts, firsts = [], []
-    starts = [*reading.starts.tolist(), len(reading.text)]
-    starts[0] = 0
+    texts: list[str] = []
+    firsts: list[int] = []
+    starts = [0, *reading.starts[1:].tolist(), len(reading.text)]
     first = 0
     for token in range(1, size + 1):
         if token < size and starts[token] == starts[first]:
-            continue  # no text yet: a byte of a longer character
-        texts.append(reading.text[starts[first] : starts[token]])
-        firsts.append(first)
+            continue  # no text yet, such as a byte of a longer character
+        text = reading.text[starts[first] : starts[token]]
+        if not text and texts:
+            break  # the last bytes, of a character that was cut
+        cuts = [(first, 0), *_characters(text, ids[first:token], pieces, first)]
+        ends = [at for _, at in cuts[1:]] + [len(text)]
+        for (place, start), end in zip(cuts, ends, strict=True):
+            firsts.append(place)
+            texts.append(text[start:end])
         first = token
     return texts, firsts
+
+
+def _characters(
+    text: str, ids: Sequence[int], pieces: Pieces, first: int
+) -> list[tuple[int, int]]:
+    """Where tokens that have no text alone spell whole characters: (token, offset) of each cut."""
+    cuts, begin, at = [], 0, 0
+    for stop in range(1, len(ids)):
+        if stop - begin > LONGEST_CHARACTER:
+            break  # bytes that are no character
+        said = pieces.text(list(ids[begin:stop]), skip_special=False)
+        if not said or "\ufffd" in said or not text.startswith(said, at):
+            continue
+        begin, at = stop, at + len(said)
+        cuts.append((first + begin, at))
+    return cuts
 
 
 def chain_marks(chain: Chain, problem: Problem, pieces: Pieces) -> list[TextMark]:
@@ -183,7 +210,7 @@ def chain_content(
     Returns:
         JSON values.
     """
-    texts, firsts = units(read(pieces, chain.ids))
+    texts, firsts = units(read(pieces, chain.ids), chain.ids.tolist(), pieces)
     facts = ("outcome", "strict_outcome", "lenient_outcome", "extracted", "finish", "scoring",
              "thinking_finish", "waits", "seed", "mean_logprob", "mean_entropy", "tokens",
              "thinking_tokens", "answer_tokens")  # fmt: skip

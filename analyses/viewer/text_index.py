@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
+import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,17 +24,22 @@ from interp.errors import UserError
 from interp.kernels.library import cache_folder
 from scaling.store.chain_row import Key, unpack
 
-PIECE = re.compile(r"\w+|[^\w\s]")
+_PIECE = re.compile(r"\w+|[^\w\s]")
 BATCH = 500  # chains per transaction
 _SYMBOL = re.compile(r"([^\w\s])")
 _CREATE = """
 CREATE TABLE IF NOT EXISTS seen (row INTEGER PRIMARY KEY, id TEXT UNIQUE, hash TEXT NOT NULL);
 CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(
     text, content='', columnsize=0,
-    tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* P* S* Co Cn'"
+    tokenize="unicode61 remove_diacritics 0 categories 'L* N* M* P* S*'"
 );
 """
 _PARTS = ", ".join(Key._fields)
+
+
+def pieces_of(text: str) -> list[str]:
+    """The words, numbers and single symbols of a text; control characters and marks are none."""
+    return [p for p in _PIECE.findall(text) if unicodedata.category(p[-1])[0] in "LNMPS"]
 
 
 def phrases(query: str) -> list[tuple[list[str], bool]]:
@@ -47,7 +53,7 @@ def phrases(query: str) -> list[tuple[list[str], bool]]:
     """
     found = []
     for quoted, bare in re.findall(r'"([^"]*)"|([^\s"]+)', query):
-        pieces = PIECE.findall(quoted or bare)
+        pieces = pieces_of(quoted or bare)
         if pieces:
             found.append((pieces, bool(bare) and pieces[-1][-1].isalnum()))
     return found

@@ -110,7 +110,7 @@ class ViewedStudy:
             self.table = ChainTable.read(self._store)
             if not len(self.table):
                 raise UserError(f"The study in {str(folder)!r} has no chains yet; run it first.")
-            self._text = TokenizerText.of(self.model, trust_remote_code) if text is None else text
+            self._text = text or self._own_text(trust_remote_code)
             form = stored_format(self._store.meta())
         except BaseException:
             self._store.close()
@@ -125,6 +125,15 @@ class ViewedStudy:
         rows = {chain_id(key): i for key, i in self.table.row_of.items()}
         name = str(getattr(self._text.tokenizer, "name_or_path", self.model))
         self._index = TextIndex(self._store.path, self._text.texts, rows, name, index_folder)
+
+    def _own_text(self, trust_remote_code: bool) -> TokenizerText:
+        try:
+            return TokenizerText.of(self.model, trust_remote_code)
+        except UserError as error:
+            raise UserError(
+                f"The tokenizer of this study's model cannot be read: {error} Name a folder that "
+                "has it with --tokenizer."
+            ) from error
 
     # ------------------------------------------------------------------ the list
 

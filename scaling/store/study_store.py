@@ -322,7 +322,7 @@ class Store:
             f"SELECT {', '.join(columns)}, v.kind, v.method, v.n_removed, v.removed "
             "FROM chains c LEFT JOIN variants v ON v.variant = c.variant"
         )
-        parameters: tuple[str, ...] = ()
+        parameters: tuple[Any, ...] = ()
         if purpose is not None:
             sql += (
                 " JOIN cells e ON e.benchmark = c.benchmark AND e.variant = c.variant AND "
@@ -393,7 +393,7 @@ class Store:
         )
         return self._frame(sql, (benchmark, problem, variant, budget))
 
-    def _frame(self, sql: str, parameters: tuple[str, ...] = ()) -> pd.DataFrame:
+    def _frame(self, sql: str, parameters: tuple[Any, ...] = ()) -> pd.DataFrame:
         import pandas as pd
 
         with self._explained():

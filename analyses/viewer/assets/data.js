@@ -48,7 +48,7 @@ const share = (n, of) => (of ? `${Math.round((100 * n) / of)} %` : "0 %");
 
 // ---------------------------------------------------------------- search
 
-const PIECE = /[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s]/gu;
+const PIECE = /[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s\p{C}]/gu;
 
 /** One expression per phrase of a query: the rule of `text_index.phrases`. */
 function phrases(query) {
