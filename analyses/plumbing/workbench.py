@@ -77,7 +77,9 @@ class Workbench:
         model = study_model(study)
         rows = study.rows("accuracy")
         answer = int(rows.loc[rows["benchmark"] == benchmark, "answer_budget"].max())
-        return cls(study, model, stored_benchmark(study, benchmark, problems), Budget(thinking, answer))
+        return cls(
+            study, model, stored_benchmark(study, benchmark, problems), Budget(thinking, answer)
+        )
 
     @property
     def sampling(self) -> Sampling:
@@ -313,9 +315,7 @@ def study_model(study: StudyData) -> ReasoningModel:
     Raises:
         UserError: the model differs from the study's.
     """
-    model = ReasoningModel.load(
-        str(study.config["model"]), delimiters=stored_format(study.meta)
-    )
+    model = ReasoningModel.load(str(study.config["model"]), delimiters=stored_format(study.meta))
     expected = study.meta.get(FINGERPRINT)
     if expected is not None and model.fingerprint() != expected:
         raise UserError(

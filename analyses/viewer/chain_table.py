@@ -71,12 +71,10 @@ class ChainTable:
         }
         kinds = dict(zip(variants["variant"], variants["kind"], strict=True))
         for name in ("loop", "step_kind"):
-            values = frame[name] if name in frame else ""
-            frame[name] = values
+            frame[name] = frame.get(name, "")
             frame[name] = frame[name].fillna("").replace("", NONE)
         for name in NUMBERS.values():
-            values = frame[name] if name in frame else 0
-            frame[name] = values
+            frame[name] = frame.get(name, 0)
             frame[name] = frame[name].fillna(0).astype(np.int64)
         place = {
             name: i

@@ -78,9 +78,7 @@ def units(
     return texts, firsts
 
 
-def _characters(
-    text: str, ids: Sequence[int], pieces: Pieces, first: int
-) -> list[tuple[int, int]]:
+def _characters(text: str, ids: Sequence[int], pieces: Pieces, first: int) -> list[tuple[int, int]]:
     """Where tokens that have no text alone spell whole characters: (token, offset) of each cut."""
     cuts, begin, at = [], 0, 0
     for stop in range(1, len(ids)):
@@ -184,9 +182,7 @@ def _wrong_steps(
     return found
 
 
-def _word_tokens(
-    ids: Int[np.ndarray, " T"], pieces: Pieces, reading: TokenizedText
-) -> list[int]:
+def _word_tokens(ids: Int[np.ndarray, " T"], pieces: Pieces, reading: TokenizedText) -> list[int]:
     """The token at which each word begins that the verifier reads: special tokens are left out."""
     found = []
     for match in re.finditer(r"\S+", reading.text):
@@ -239,7 +235,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def fork_tree(chains: Sequence[tuple[int, Sequence[int]]]) -> dict[str, Any]:
+def fork_tree(chains: Sequence[tuple[int, list[int]]]) -> dict[str, Any]:
     """The tree of chains that begin alike: a node per stretch that its chains share.
 
     Args:
@@ -250,12 +246,12 @@ def fork_tree(chains: Sequence[tuple[int, Sequence[int]]]) -> dict[str, Any]:
         below) and `children`.
     """
 
-    def node(some: list[tuple[int, Sequence[int]]], start: int) -> dict[str, Any]:
+    def node(some: list[tuple[int, list[int]]], start: int) -> dict[str, Any]:
         first, last = min(ids for _, ids in some), max(ids for _, ids in some)
         # what the smallest and the largest sequence share, all between them share
         limit = min(len(first), len(last))
         stop = next((i for i in range(start, limit) if first[i] != last[i]), limit)
-        groups: dict[int, list[tuple[int, Sequence[int]]]] = {}
+        groups: dict[int, list[tuple[int, list[int]]]] = {}
         for row, ids in some:
             if len(ids) > stop:
                 groups.setdefault(ids[stop], []).append((row, ids))

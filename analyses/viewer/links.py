@@ -60,7 +60,9 @@ def chain_address(key: Key, token: int | None = None, beside: str | None = None)
         The fragment, "#" included.
     """
     options = {"t": token, "with": beside}
-    return _with(f"#/chain/{chain_id(key)}", {k: str(v) for k, v in options.items() if v is not None})
+    return _with(
+        f"#/chain/{chain_id(key)}", {k: str(v) for k, v in options.items() if v is not None}
+    )
 
 
 def selection_address(where: Mapping[str, str], search: str = "") -> str:

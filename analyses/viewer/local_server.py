@@ -1,8 +1,8 @@
 """The server of the viewer: this machine only, read-only.
 
-It listens on 127.0.0.1, answers GET and HEAD, and refuses a request whose Host header names another
-place: a page of a foreign site cannot reach it under a name of its own (DNS rebinding). The page may
-load nothing from elsewhere and run no inline script (Content-Security-Policy).
+It listens on 127.0.0.1, answers GET and HEAD, and refuses a request whose Host header names
+another place: a page of a foreign site cannot reach it under a name of its own (DNS rebinding). The
+page may load nothing from elsewhere and run no inline script (Content-Security-Policy).
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class SafeHeaders:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 own = [(k.lower().encode(), v.encode()) for k, v in HEADERS.items()]
@@ -111,7 +113,11 @@ def serve(study: ViewedStudy, place: socket.socket) -> None:
     import uvicorn
 
     config = uvicorn.Config(
-        viewer_app(study), log_level="warning", access_log=False, server_header=False, lifespan="off"
+        viewer_app(study),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        lifespan="off",
     )
     with place:
         uvicorn.Server(config).run(sockets=[place])

@@ -18,7 +18,7 @@ def write_single_file(
     out: Path,
     where: Mapping[str, str] | None = None,
     search: str = "",
-    on_chain: Callable[[], None] = lambda: None,
+    on_chain: Callable[[], object] = lambda: None,
 ) -> int:
     """Write a selection into one file.
 

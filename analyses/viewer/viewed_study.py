@@ -1,6 +1,7 @@
 """An open study: what the pages of the viewer ask for, as JSON values.
 
-The study is opened read-only once and checked once (`Store`). Calls from several threads take turns.
+The study is opened read-only once and checked once (`Store`). Calls from several threads take
+turns.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class ViewedStudy:
             self._store.close()
             raise
         self._pieces = Pieces(self._text)
-        self._plain = form is not None and form.plain
+        self._plain = form is not None and form.is_plain
         self.numbers: TokenNumbers | None = None
         if measure:
             from analyses.viewer.token_numbers import TokenNumbers

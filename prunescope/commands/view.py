@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from interp.errors import UserError
-from interp.plumbing.command_line import CodeOptions, File, Flag, Lines, Number, Settings, Word, command
+from interp.plumbing.command_line import (
+    CodeOptions,
+    File,
+    Flag,
+    Lines,
+    Number,
+    Settings,
+    Word,
+    command,
+)
 from prunescope.commands.options import FolderOptions
 
 

@@ -51,21 +51,29 @@ function textOf(chain, from, to, { query, divergence = -1, side = "" }) {
   const lines = !chain.texts.slice(...chain.thinking).join("").includes("\n"); // then break after full stops
   const parts = [];
   let part = null, name = null;
+  const close = () => { if (part) { part.box.append(part.nodes); part.box.dir = "auto"; } }; // found once, not per token
   for (let i = from; i < to; i++) {
     const token = chain.firsts[i];
     const here = chain.answer && token >= chain.answer[0] && token < chain.answer[1] ? "answer"
       : token >= chain.thinking[0] && token < chain.thinking[1] ? "thinking" : name || "thinking";
     if (here !== name) {
-      part = make("div", { class: `part ${here}`, dir: "auto", "aria-label": here });
-      parts.push(part);
+      close();
+      part = { box: make("div", { class: `part ${here}`, "aria-label": here }), nodes: document.createDocumentFragment() };
+      parts.push(part.box);
       name = here;
     }
     if (token === divergence) classes[i].add("diverges");
     const text = chain.texts[i], own = text.trimEnd() || text; // the space between two tokens is not marked
-    part.append(make("span", { "data-token": token, "data-side": side, class: [...classes[i]].join(" ") || null,
-      "data-pass": passes.get(i) }, visible(own) || "\u2205"), visible(text.slice(own.length)));
-    if (lines && text.trim() === ".") part.append(make("br"));
+    const span = document.createElement("span");
+    span.dataset.token = token;
+    span.dataset.side = side;
+    if (classes[i].size) span.className = [...classes[i]].join(" ");
+    if (passes.has(i)) span.dataset.pass = passes.get(i);
+    span.textContent = visible(own) || "\u2205";
+    part.nodes.append(span, visible(text.slice(own.length)));
+    if (lines && text.trim() === ".") part.nodes.append(document.createElement("br"));
   }
+  close();
   return make("div", { class: "text" }, ...parts);
 }
 
@@ -104,7 +112,7 @@ function strip(chain, { divergence = -1, kl = null, side = "", token = null }) {
 
 /** One number along the chain: the largest of each of at most 400 stretches. */
 function curve(values, name) {
-  const bins = Math.min(400, values.length), most = Math.max(1e-6, ...values.map((v) => v ?? 0));
+  const bins = Math.min(400, values.length), most = values.reduce((top, v) => Math.max(top, v ?? 0), 1e-6);
   const shapes = [];
   for (let b = 0; b < bins; b++) {
     const a = Math.floor((b * values.length) / bins), z = Math.max(a + 1, Math.floor(((b + 1) * values.length) / bins));

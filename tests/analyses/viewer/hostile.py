@@ -81,7 +81,7 @@ def write_hostile_study(folder: Path) -> Path:
             for v, variant in enumerate(NAMES):
                 ids = [0, 2, 3, 4, 5, 6, 7, *(every if v == 0 else every[::-1]), 6]
                 if name == "long" and v == 1:
-                    ids = (every * (LONG // len(every) + 1))[: LONG - 1] + [6]
+                    ids = [*(every * (LONG // len(every) + 1))[: LONG - 1], 6]
                 rows.append(_row(Problem(name, QUESTION, "7"), position, variant, ids, v))
         store.add_chains(rows)
     return folder

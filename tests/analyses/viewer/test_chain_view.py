@@ -146,7 +146,7 @@ def test_the_passes_of_a_loop_tile_it(reasoner_text: TokenizerText, period: str)
     assert passes[-1].stop == chain.n_tokens
     assert all(a.stop == b.start for a, b in pairwise(passes))
     assert {m.stop - m.start for m in passes[:-1]} == {found["loop_period"]}
-    assert len(passes) == np.ceil(found["loop_repeats"])
+    assert len(passes) == np.ceil(float(found["loop_repeats"] or 0))
     assert passes[4].label == "loop (exact), pass 5"
 
 
@@ -154,7 +154,7 @@ def test_a_template_is_cut_where_its_numbers_are_counted_as_one(
     reasoner_text: TokenizerText,
 ) -> None:
     thinking = " ".join(f"again {n} + 2 = {n + 2} left . no" for n in range(3, 20))
-    chain, marks = marks_of_words(reasoner_text, thinking)
+    _, marks = marks_of_words(reasoner_text, thinking)
     passes = [m for m in marks if m.kind == "loop"]
     assert passes and passes[0].label.startswith("loop (template)")
     words = thinking.split()

@@ -15,8 +15,10 @@ from interp.errors import UserError
 from tests.analyses.viewer.hostile import LONG
 
 URL = f"http://{HOST}:8765"
-PATHS = ["/", "/viewer.css", "/viewer.js", "/api/overview", "/api/search?q=wait", "/api/texts?rows=0",
-         "/api/chain/0", "/api/forks/0", "/api/kl/0?variant=dense"]  # fmt: skip
+PATHS = [
+    "/", "/viewer.css", "/viewer.js", "/api/overview", "/api/search?q=wait", "/api/texts?rows=0",
+    "/api/chain/0", "/api/forks/0", "/api/kl/0?variant=dense",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -119,5 +119,9 @@ def test_the_study_is_not_written(tmp_path: Path) -> None:
 
 
 def test_words_of_the_rule() -> None:
-    assert phrases('wait "= 14" x<y') == [(["wait"], True), (["=", "14"], False), (["x", "<", "y"], True)]
+    assert phrases('wait "= 14" x<y') == [
+        (["wait"], True),
+        (["=", "14"], False),
+        (["x", "<", "y"], True),
+    ]
     assert re.sub(r"\s", "", "".join(pieces_of("".join(WORDS[:8])))) == "".join(WORDS[:8])

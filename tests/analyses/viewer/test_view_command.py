@@ -36,7 +36,15 @@ def test_the_selection_is_written_into_one_file(
 ) -> None:
     out = cached / "page.html"
     code, said, error = view(
-        capsys, real_folder, "--where", "variant=dense", "budget=12|48", "--search", "=", "--export", out
+        capsys,
+        real_folder,
+        "--where",
+        "variant=dense",
+        "budget=12|48",
+        "--search",
+        "=",
+        "--export",
+        out,
     )
     assert code == 0, error
     (n,) = re.findall(rf"Page: {out} \((\d+) chains, [\d.]+ MB\)", said)
@@ -58,7 +66,11 @@ def test_the_selection_is_written_into_one_file(
     ],
 )
 def test_a_mistake_is_said(
-    real_folder: Path, cached: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], said: str
+    real_folder: Path,
+    cached: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    said: str,
 ) -> None:
     code, _, error = view(capsys, real_folder, *words)
     assert code == 2 and said in error
@@ -86,7 +98,7 @@ def test_a_study_whose_tokenizer_is_gone_says_what_to_do(
 
 def test_it_serves_until_it_is_stopped(real_folder: Path, cached: Path) -> None:
     words = [sys.executable, "-m", "prunescope", "view", str(real_folder), "--port", "0"]
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cached), "PYTHONPATH": os.getcwd()}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cached), "PYTHONPATH": str(Path.cwd())}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

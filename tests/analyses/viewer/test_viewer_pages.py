@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,6 @@ from tests.headless import HeadlessPage, browser_missing
 
 pytestmark = pytest.mark.skipif(bool(browser_missing()), reason=browser_missing() or "-")
 TURNED = "return [...document.querySelectorAll('#rows li a')].map(a => Number(a.dataset.row))"
-SETTLED = "return document.readyState === 'complete' && location.hash === arguments[0]"
 
 
 @contextmanager
@@ -61,7 +61,8 @@ def wide() -> Iterator[HeadlessPage]:
 @pytest.fixture
 def page(wide: HeadlessPage) -> Iterator[HeadlessPage]:
     """The wide page; whatever a test does there, it must not complain or ask for anything else."""
-    wide.complaints(), wide.requests()
+    wide.complaints()
+    wide.requests()
     yield wide
     assert wide.complaints() == []
     assert {url.split("/")[2].split(":")[0] for url in wide.requests()} <= {"127.0.0.1", ""}
@@ -81,7 +82,13 @@ def everything(hostile: ViewedStudy) -> list[str]:
     keys = [key for key in hostile.table.keys if key.problem != "long"]
     alone = [chain_address(key, token=3) for key in keys]
     beside = [chain_address(keys[1], beside=NAMES[0])]
-    return ["#/", selection_address({}, '"<script>"'), selection_address({"wrong": "<i>slip</i>"}), *alone, *beside]
+    return [
+        "#/",
+        selection_address({}, '"<script>"'),
+        selection_address({"wrong": "<i>slip</i>"}),
+        *alone,
+        *beside,
+    ]
 
 
 def test_hostile_texts_are_shown_and_nothing_runs(
@@ -95,7 +102,12 @@ def test_hostile_texts_are_shown_and_nothing_runs(
             page.until("return document.querySelector('.tree') !== null")
             page.run("for (const part of document.querySelectorAll('details')) part.open = true")
         assert page.run("return window.hacked === undefined")
-        assert page.run("return document.querySelectorAll('main script, main img, main i, main b, main iframe').length") == 0
+        assert (
+            page.run(
+                "return document.querySelectorAll('main :is(script, img, i, b, iframe)').length"
+            )
+            == 0
+        )
         drawn = page.run("return document.body.textContent")
         assert "<script>window.hacked=1</script>" in drawn or "/chain/" not in address
         # nothing that reorders, hides or commands a terminal is left as it is
@@ -108,8 +120,12 @@ def test_the_text_of_a_chain_is_all_there(
     page: HeadlessPage, hostile: ViewedStudy, hostile_url: str
 ) -> None:
     page.open(hostile_url + chain_address(hostile.table.keys[0]))
-    drawn = page.run("return [...document.querySelectorAll('.text .part')].map(p => p.textContent).join('')")
-    expected = page.run("return visible(arguments[0])", hostile.texts([0])[0])
+    drawn = page.run(
+        "return [...document.querySelectorAll('.text .part')].map(p => p.textContent).join('')"
+    )
+    expected = page.run(
+        "return visible(JSON.parse(arguments[0]))", json.dumps(hostile.texts([0])[0])
+    )
     assert drawn == expected
 
 
@@ -121,7 +137,10 @@ def test_a_chain_of_30000_tokens_is_shown(
     assert page.run("return document.querySelectorAll('.text span[data-token]').length") > 25_000
     pinned = page.run("return document.querySelector('.pinned').getBoundingClientRect().toJSON()")
     assert 0 < pinned["top"] < 900
-    page.run("document.querySelector('.strip').dispatchEvent(new MouseEvent('click', {clientX: 400, bubbles: true}))")
+    page.run(
+        "document.querySelector('.strip')"
+        ".dispatchEvent(new MouseEvent('click', {clientX: 400, bubbles: true}))"
+    )
     assert int(page.run("return state.token")) not in (LONG - 5, 0)
     assert f"t={page.run('return state.token')}" in page.run("return location.hash")
 
@@ -162,7 +181,8 @@ def test_the_page_filters_as_the_table_does(
     assert page.run("return state.rows") == real.table.select(where).tolist()
     # the count beside a value is what choosing it alone in its filter would leave
     counted = page.run(
-        """return [...document.querySelectorAll('.facet')].flatMap(f => [...f.querySelectorAll('li a')]
+        """return [...document.querySelectorAll('.facet')]
+        .flatMap(f => [...f.querySelectorAll('li a')]
         .map(a => [f.dataset.facet, a.querySelector('bdi').textContent.replace('block ', ''),
                    Number(a.querySelector('.n').textContent)]))"""
     )
@@ -172,19 +192,24 @@ def test_the_page_filters_as_the_table_does(
             others = {k: v for k, v in where.items() if k != name}
             assert n == len(real.table.select({**others, name: value}))
             checked += 1
-    assert checked > 5
+    assert checked >= 5
 
 
 def test_a_value_is_chosen_by_a_click_and_taken_back(
     page: HeadlessPage, real: ViewedStudy, real_url: str
 ) -> None:
     page.open(real_url)
-    find = "return [...document.querySelectorAll('[data-facet=variant] a')].find(a => a.textContent.startsWith('dense'))"
-    page.run(f"({find.replace('return ', '')}).click()")
+    find = (
+        "[...document.querySelectorAll('[data-facet=variant] a')]"
+        ".find(a => a.textContent.startsWith('dense'))"
+    )
+    page.run(f"{find}.click()")
     page.until("return location.hash === '#/?variant=dense'")
-    page.until("return state.rows.length === arguments[0]", len(real.table.select({"variant": "dense"})))
-    assert page.run(f"{find}.getAttribute('aria-checked')") == "true"
-    page.run(f"({find.replace('return ', '')}).click()")
+    page.until(
+        "return state.rows.length === arguments[0]", len(real.table.select({"variant": "dense"}))
+    )
+    assert page.run(f"return {find}.getAttribute('aria-checked')") == "true"
+    page.run(f"{find}.click()")
     page.until("return state.rows.length === arguments[0]", len(real.table))
 
 
@@ -217,7 +242,9 @@ def test_keys_step_through_chains_variants_and_budgets(
 
     def press(key: str, expected: int) -> None:
         page.press(key)
-        page.until("return currentRow() === arguments[0] && state.chains?.a.row === arguments[0]", expected)
+        page.until(
+            "return currentRow() === arguments[0] && state.chains?.a.row === arguments[0]", expected
+        )
 
     press("j", row + 1)
     press("k", row)
@@ -284,13 +311,16 @@ def test_two_chains_share_their_beginning_and_differ_where_their_ids_do(
             continue
         a = real.chain(real.table.row_of[key])
         b = real.chain(real.table.row_of[key._replace(variant="dense")])
-        at = next((i for i, (x, y) in enumerate(zip(a["ids"], b["ids"], strict=False)) if x != y), None)
+        at = next(
+            (i for i, (x, y) in enumerate(zip(a["ids"], b["ids"], strict=False)) if x != y), None
+        )
         if at is None:
             continue
         page.open(real_url + chain_address(key, beside="dense"))
         assert f"they differ from token {at} on" in page.text("#divergence")
         columns = page.run(
-            "return [...document.querySelectorAll('.column')].map(c => c.querySelector('.text span[data-token]').dataset.token)"
+            "return [...document.querySelectorAll('.column')]"
+            ".map(c => c.querySelector('.text span[data-token]').dataset.token)"
         )
         assert columns == [str(at)] * 2
         assert page.run("return document.querySelectorAll('.text .diverges').length") == 2
@@ -309,18 +339,21 @@ def test_a_chain_that_is_not_there_is_said(page: HeadlessPage, real_url: str) ->
 # ---------------------------------------------------------------- widths and themes
 
 CONTRAST = """
-const lum = (c) => { const f = c.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+const part = (v) => v / 255 <= .03928 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4;
+const lum = (c) => { const f = c.map(part);
   return .2126 * f[0] + .7152 * f[1] + .0722 * f[2]; };
 const rgb = (t) => t.match(/[\\d.]+/g).map(Number);
-const ground = (e) => { for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor);
+const ground = (e) => { for (; e; e = e.parentElement) {
+  const c = rgb(getComputedStyle(e).backgroundColor);
   if (c.length < 4 || c[3] > .9) return c.slice(0, 3); } return [255, 255, 255]; };
 const low = [];
 for (const e of document.querySelectorAll('body *')) {
-  if (![...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim()) || !e.getClientRects().length) continue;
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || !e.getClientRects().length) continue;
   if (e.closest('[aria-disabled], :disabled, .skip, noscript, option, title')) continue;
   const a = lum(rgb(getComputedStyle(e).color).slice(0, 3)), b = lum(ground(e));
   const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-  if (ratio < 4.5) low.push([e.className || e.tagName, e.textContent.slice(0, 30), ratio.toFixed(2)]);
+  if (ratio < 4.5) low.push([e.className || e.tagName, e.textContent.slice(0, 30), ratio]);
 }
 return low;
 """
@@ -328,9 +361,7 @@ return low;
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
-def test_it_fits_and_can_be_read(
-    real: ViewedStudy, real_url: str, width: int, dark: bool
-) -> None:
+def test_it_fits_and_can_be_read(real: ViewedStudy, real_url: str, width: int, dark: bool) -> None:
     key = next(k for k in real.table.keys if k.variant == "reverse-order-2" and k.budget == "48")
     addresses = ["#/", selection_address({"variant": "dense"}, "="), chain_address(key, token=5),
                  chain_address(key, beside="dense")]  # fmt: skip
@@ -348,15 +379,21 @@ def test_it_fits_and_can_be_read(
         assert {url.split("/")[2].split(":")[0] for url in page.requests()} == {"127.0.0.1"}
 
 
-def test_every_control_has_a_name_and_can_be_reached(page: HeadlessPage, real: ViewedStudy, real_url: str) -> None:
+def test_every_control_has_a_name_and_can_be_reached(
+    page: HeadlessPage, real: ViewedStudy, real_url: str
+) -> None:
     for address in ("#/", chain_address(real.table.keys[0], beside="reverse-order-2")):
         page.open(real_url + address)
         nameless = page.run(
-            """return [...document.querySelectorAll('a, button, select, input, svg[role=img]')].filter(e =>
-            !(e.textContent.trim() || e.getAttribute('aria-label') || e.labels?.length)).map(e => e.outerHTML)"""
+            """return [...document.querySelectorAll('a, button, select, input, svg[role=img]')]
+            .filter(e => !e.textContent.trim() && !e.getAttribute('aria-label'))
+            .filter(e => !e.labels?.length)
+            .map(e => e.outerHTML)"""
         )
         assert nameless == []
         unreachable = page.run(
-            "return [...document.querySelectorAll('main a:not([aria-disabled]), main button, main select:not(:disabled)')].filter(e => e.tabIndex < 0).length"
+            """return [...document.querySelectorAll(
+            'main :is(a:not([aria-disabled]), button, select:not(:disabled))')]
+            .filter(e => e.tabIndex < 0).length"""
         )
         assert unreachable == 0
