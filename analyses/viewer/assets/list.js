@@ -32,7 +32,7 @@ function facet(name, title, options, counts) {
     if (!counts[name][i] && !on) return null;
     const toggled = on ? [...chosen].filter((other) => other !== text) : [...chosen, text];
     return make("li", {}, make("a", {
-      class: on ? "on" : null, role: "checkbox", "aria-checked": String(on), draggable: "false",
+      class: on ? "on" : null, role: "checkbox", "data-value": text, "aria-checked": String(on), draggable: "false",
       href: address("/", { ...options, [name]: toggled.join("|"), page: "", t: "", side: "", with: "" }),
     }, make("bdi", {}, name === "block" ? `block ${text}` : said(name, value)), make("span", { class: "n" }, count(counts[name][i]))));
   });
@@ -89,6 +89,24 @@ function snippet(text, query) {
     make("mark", {}, shown(a, b)), shown(b, to), to < text.length ? "\u2026" : ""), make("span", { class: "n" }, plural(found.length, "hit")));
 }
 
+/** Notes which filter has the focus and how far each was scrolled; the result puts them back. */
+function heldPlaces() {
+  const name = (e) => e.closest("[data-facet]")?.dataset.facet;
+  const focused = document.activeElement?.closest("main [data-value], #sort");
+  const at = focused && [name(focused), focused.dataset.value];
+  const scrolled = [...document.querySelectorAll("[data-facet] ul")].map((e) => [name(e), e.scrollTop]);
+  return () => {
+    for (const [facetName, top] of scrolled) {
+      const list = document.querySelector(`[data-facet="${facetName}"] ul`);
+      if (list) list.scrollTop = top;
+    }
+    if (!focused) return;
+    const same = focused.id === "sort" ? document.getElementById("sort")
+      : [...document.querySelectorAll(`[data-facet="${at[0]}"] [data-value]`)].find((e) => e.dataset.value === at[1]);
+    same?.focus({ preventScroll: true });
+  };
+}
+
 async function showList(options) {
   const main = document.getElementById("main"), turn = ++state.turn;
   const selection = await selected(options), { rows, counts, search } = selection;
@@ -108,7 +126,9 @@ async function showList(options) {
   const waiting = search && search.indexed < search.total
     ? make("p", { class: "notice", role: "status" }, `Searched ${count(search.indexed)} of ${plural(search.total, "chain")} so far; the rest is being indexed.`) : null;
   main.className = "list";
+  const held = heldPlaces();
   main.replaceChildren(
+    make("h1", { class: "hidden" }, "Chains of the study"),
     make("details", { id: "filters", open: state.filters, ontoggle: (event) => { state.filters = event.target.open; } },
       make("summary", {}, "Filters", chosen.length ? make("span", { class: "n" }, `${chosen.length} set`) : null), problem, clear,
       ...FACETS.map(([name, title]) => facet(name, title, options, counts))),
@@ -118,6 +138,7 @@ async function showList(options) {
           rows.length ? `${count((page - 1) * PAGE + 1)}\u2013${count(Math.min(page * PAGE, rows.length))}` : "none", turnTo(page + 1, "next page", "\u203a"))),
       make("ol", { id: "rows" }, ...here.map((row, i) => entry(row, options, texts[i]))),
       rows.length ? null : make("p", {}, "No chain passes these filters.")));
+  held();
   document.title = `${plural(rows.length, "chain")} \u00b7 PruneScope viewer`;
   if (waiting) setTimeout(() => { if (turn === state.turn) showList(options); }, 1500);
 }

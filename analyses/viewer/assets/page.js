@@ -1,6 +1,6 @@
 // Addresses, keys, help, and the start.
 
-const state = { turn: 0, token: null, side: "a", chains: null, rows: [], selection: null, forks: false,
+const state = { shown: null, scrolls: new Map(), turn: 0, token: null, side: "a", chains: null, rows: [], selection: null, forks: false,
   open: new Set(["benchmark", "verdict", "loop", "variant"]), filters: window.innerWidth > 720, overview: null, table: null };
 
 const address = (path, options) => {
@@ -38,7 +38,9 @@ function fail(error) {
 async function render() {
   const { parts, options } = route();
   hideTip();
-  Object.assign(state, { token: null, side: "a", chains: null });
+  const place = JSON.stringify([parts, options.page]), moved = place !== state.shown;
+  if (moved && state.shown) state.scrolls.set(state.shown, scrollY);
+  Object.assign(state, { token: null, side: "a", chains: null, shown: place });
   document.getElementById("query").value = options.q || "";
   try {
     if (parts[0] === "chain") {
@@ -46,6 +48,8 @@ async function render() {
       if (row < 0) throw new Error(`this study has no chain ${parts.slice(1).join(", ") || "without a name"}.`);
       await showChain(row, options);
     } else await showList(options);
+    // another place begins at its top; the list is found where it was left
+    if (moved && !options.t) scrollTo(0, parts.length ? 0 : state.scrolls.get(place) ?? 0);
   } catch (error) {
     document.getElementById("main").replaceChildren(make("p", {}, make("a", { href: "#/" }, "\u2190 list")));
     fail(error);
@@ -121,6 +125,11 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || document.getElementById("help").open) return;
   const typing = event.target.closest?.("input, select, textarea");
   if (typing && event.key !== "Escape") return;
+  if (event.key === " " && event.target.getAttribute?.("role") === "checkbox") { // as a box does
+    event.preventDefault();
+    event.target.click();
+    return;
+  }
   if (ON_CHAIN.has(event.key) && currentRow() < 0) return;
   const action = ACTIONS[event.key];
   if (!action) return;

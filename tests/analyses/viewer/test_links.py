@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from urllib.parse import parse_qs, unquote
 
 import pytest
@@ -45,3 +47,14 @@ def test_a_selection_holds_filters_and_search() -> None:
     assert found.startswith("#/?")
     assert unquote(found) == '#/?variant=skip 11&block=3|4&q="= 14" &x'
     assert selection_address({}) == "#/"
+
+
+def test_the_example_of_the_docs_gives_addresses_of_these_forms() -> None:
+    text = Path("docs/viewer.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    *imports, chain, selection = source.strip().splitlines()
+    names: dict[str, object] = {}
+    exec("\n".join(imports), names)  # noqa: S102
+    found = eval(chain, names)  # noqa: S307
+    assert found == "#/chain/countdown-4/countdown-4%2F3%207%202%204%2F25/skip%2011/512/0?t=57"
+    assert eval(selection, names) == "#/?variant=skip%2011&loop=exact&q=wait"  # noqa: S307

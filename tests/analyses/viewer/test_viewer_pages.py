@@ -213,6 +213,33 @@ def test_a_value_is_chosen_by_a_click_and_taken_back(
     page.until("return state.rows.length === arguments[0]", len(real.table))
 
 
+def test_the_keyboard_keeps_its_place_among_the_filters(
+    page: HeadlessPage, real: ViewedStudy, real_url: str
+) -> None:
+    page.open(real_url)
+    page.run("document.querySelector('[data-facet=variant] [data-value=dense]').focus()")
+    for on in ("true", "false"):
+        page.press(" ")
+        page.until(
+            "const e = document.activeElement; return e.dataset.value === 'dense' && "
+            "e.getAttribute('aria-checked') === arguments[0]",
+            on,
+        )
+    assert page.run("return state.rows.length") == len(real.table)
+
+
+def test_a_chain_begins_at_its_top_and_the_list_is_found_where_it_was_left(
+    page: HeadlessPage, real: ViewedStudy, real_url: str
+) -> None:
+    page.open(real_url)
+    page.run("document.getElementById('rows').style.paddingBottom = '3000px'")
+    page.run("scrollTo(0, 160); document.querySelectorAll('#rows a')[3].click()")
+    page.until("return state.chains?.a.row === 3")
+    page.until("return scrollY === 0")
+    page.run("document.body.style.paddingBottom = '3000px'; history.back()")
+    page.until("return document.querySelector('#rows') !== null && scrollY === 160")
+
+
 def test_a_search_marks_its_hits_in_the_list_and_in_the_chain(
     page: HeadlessPage, real: ViewedStudy, real_url: str
 ) -> None:
