@@ -8,90 +8,109 @@ the dense model, each at the pass that CHOSE the token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from analyses.plumbing import style
-from analyses.plumbing.frames import StudyData
-from analyses.plumbing.workbench import Workbench, stored_benchmark, study_model
-from interp.chains.chain import Budget, Chain
+from analyses.plumbing.workbench import study_model
+from interp.chains.chain import Chain
+from interp.errors import UserError
 from interp.influence_profile import recorded
-from interp.interventions.interventions import VariantLike, dense
+from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.divergence import Divergence, divergence
+from interp.replay.divergence import divergence
+from pruning.repaired_plan import RepairedPlan
+from scaling.store.chain_row import Key, stored_chain
+from scaling.store.stored_benchmark import stored_benchmarks
 from scaling.store.study_store import Store
 from scaling.study.variants import read_variants
 
 
 class TokenNumbers:
-    """Measures stored chains with the study's model.
+    """Measures stored chains with the study's model, which is loaded when first needed.
 
     Args:
-        folder: the study.
-
-    Raises:
-        UserError: the model cannot be loaded, or is not the study's.
+        store: the study.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._study = StudyData.read(folder)
-        self._benches: dict[str, Workbench] = {}
-        with Store(folder, read_only=True) as store:
-            self._variants = read_variants(store)
-
-    def bench(self, benchmark: str) -> Workbench:
-        """The model with the problems of one benchmark; both are read once."""
-        if benchmark not in self._benches:
-            problems = stored_benchmark(self._study, benchmark)
-            self._benches[benchmark] = Workbench(self._study, self._model, problems, Budget(1, 1))
-        return self._benches[benchmark]
+    def __init__(self, store: Store) -> None:
+        self._config, self._meta = store.config(), store.meta()
+        self._benchmarks = stored_benchmarks(self._meta, store.frame("problems"))
+        self._variants: Mapping[str, Any] = read_variants(store)
 
     @cached_property
     def _model(self) -> ReasoningModel:
-        return study_model(self._study)
+        return study_model(self._config, self._meta)
 
-    def measure(self, chain: Chain) -> dict[str, Any]:
+    def measure(self, key: Key, row: Mapping[str, Any]) -> dict[str, Any]:
         """The numbers of a chain under its own variant.
 
         Args:
-            chain: the chain, with its prompt.
+            key: the chain's key.
+            row: its row of the store, with token ids.
 
         Returns:
             JSON values: `logprob`, `entropy`, `kl` (from dense; None for a dense chain) with a
             number per token, `influence` with a list of numbers per token, `blocks`, the dense
             index of each of them.
+
+        Raises:
+            UserError: the chain cannot be read again as it was written.
         """
-        variant, model = self._variants.get(chain.variant, dense), self._model
-        (seen,) = recorded(model, [chain], variant)
-        apart = divergence(model, [chain], variant)
+        chain, variant = self._chain(key, row), self._live(key.variant)
+        (seen,) = recorded(self._model, [chain], variant)
+        apart = divergence(self._model, [chain], variant).quantities
         assert seen.stream is not None
         return {
-            "logprob": _rounded(apart.quantities["logprob"][0], 4),
-            "entropy": _rounded(apart.quantities["entropy"][0], 4),
-            "kl": None if chain.variant == style.DENSE else _kl(apart),
-            "influence": [_rounded(row, 4) for row in seen.stream.influence],
-            "blocks": list(model.layer_map),
+            "logprob": _rounded(apart["logprob"][0], 4),
+            "entropy": _rounded(apart["entropy"][0], 4),
+            "kl": None if key.variant == style.DENSE else _rounded(apart["kl"][0], 5),
+            "influence": [_rounded(values, 4) for values in seen.stream.influence],
+            "blocks": list(self._model.layer_map),
         }
 
-    def kl_along(self, chain: Chain, variant: str) -> list[float | None]:
+    def kl_along(self, key: Key, row: Mapping[str, Any], variant: str) -> list[float | None]:
         """KL(dense || variant) at every token of a chain.
 
         Args:
-            chain: the chain, with its prompt.
+            key: the chain's key.
+            row: its row of the store, with token ids.
             variant: name of a variant of the study.
 
         Returns:
             Nats per token.
+
+        Raises:
+            UserError: the chain cannot be read again, or the variant is unknown or has merged
+                blocks.
         """
-        other: VariantLike = self._variants.get(variant, dense)
-        return _kl(divergence(self._model, [chain], other))
+        chain, other = self._chain(key, row), self._live(variant)
+        return _rounded(divergence(self._model, [chain], other).quantities["kl"][0], 5)
 
+    def _live(self, name: str) -> VariantLike:
+        variant = self._variants.get(name)
+        if variant is None:
+            raise UserError(f"The study has no variant {name!r}.")
+        if isinstance(variant, RepairedPlan):
+            raise UserError(f"{name!r} has merged blocks, so it is a model of its own.")
+        return variant
 
-def _kl(apart: Divergence) -> list[float | None]:
-    return _rounded(apart.quantities["kl"][0], 5)
+    def _chain(self, key: Key, row: Mapping[str, Any]) -> Chain:
+        """The chain with its prompt, which the store does not keep."""
+        model, benchmark = self._model, self._benchmarks.get(key.benchmark)
+        problems = () if benchmark is None else benchmark.problems
+        problem = next((p for p in problems if p.id == key.problem), None)
+        if benchmark is None or problem is None:
+            raise UserError(f"The benchmark {key.benchmark!r} or its problem is not known here.")
+        prompt = model.prompt_ids(benchmark.prompt(problem), thinking=benchmark.thinking)
+        if len(prompt) != row["prompt_tokens"]:
+            raise UserError(
+                f"The prompt has {len(prompt)} tokens here and had {row['prompt_tokens']}."
+            )
+        return stored_chain(row, prompt, model.layer_map, plain=model.delimiter_ids.plain)
 
 
 def _rounded(values: np.ndarray, digits: int) -> list[float | None]:

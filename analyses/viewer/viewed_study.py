@@ -20,7 +20,6 @@ from analyses.viewer.chain_table import ChainTable
 from analyses.viewer.chain_view import chain_content, fork_tree
 from analyses.viewer.links import chain_id
 from analyses.viewer.text_index import TextIndex
-from interp.chains.chain import Chain
 from interp.diagnosis import Pieces
 from interp.errors import UserError
 from scaling.problem import Problem
@@ -122,7 +121,7 @@ class ViewedStudy:
         if measure:
             from analyses.viewer.token_numbers import TokenNumbers
 
-            self.numbers = TokenNumbers(self.folder)
+            self.numbers = TokenNumbers(self._store)
         rows = {chain_id(key): i for key, i in self.table.row_of.items()}
         name = str(getattr(self._text.tokenizer, "name_or_path", self.model))
         self._index = TextIndex(self._store.path, self._text.texts, rows, name, index_folder)
@@ -186,10 +185,13 @@ class ViewedStudy:
         with self._lock:
             key = self._key(row)
             stored, problem = self._row(key), self._problem(key)
-            chain = self._chain(stored)
+            chain = stored_chain(stored, (), plain=self._plain)
             content = {"row": row, **chain_content(chain, problem, stored, self._pieces)}
             if self.numbers is not None and chain.n_tokens:
-                content["numbers"] = self.numbers.measure(self._prompted(key, stored))
+                try:
+                    content["numbers"] = self.numbers.measure(key, stored)
+                except UserError as error:
+                    content["unmeasured"] = str(error)
             return content
 
     def kl(self, row: int, variant: str) -> list[float | None]:
@@ -198,8 +200,7 @@ class ViewedStudy:
             return []
         with self._lock:
             key = self._key(row)
-            stored = self._row(key)
-            return self.numbers.kl_along(self._prompted(key, stored), variant)
+            return self.numbers.kl_along(key, self._row(key), variant)
 
     def forks(self, row: int, among: Mapping[int, int] | None = None) -> dict[str, Any]:
         """The chains of the same problem and sample, as a tree of what they share.
@@ -249,18 +250,6 @@ class ViewedStudy:
         with self._lock:
             found = self._store.rows(ids=True, where=key._asdict())
         return found.to_dict("records")[0]
-
-    def _chain(self, stored: Mapping[str, Any], prompt: Sequence[int] = ()) -> Chain:
-        return stored_chain(stored, prompt, plain=self._plain)
-
-    def _prompted(self, key: Key, stored: Mapping[str, Any]) -> Chain:
-        assert self.numbers is not None
-        bench = self.numbers.bench(key.benchmark)
-        (problem,) = [p for p in bench.benchmark.problems if p.id == key.problem]
-        prompt = bench.model.prompt_ids(
-            bench.benchmark.prompt(problem), thinking=bench.benchmark.thinking
-        )
-        return stored_chain(stored, prompt, bench.model.layer_map, plain=self._plain)
 
     @cached_property
     def _problems(self) -> dict[tuple[str, str], Problem]:

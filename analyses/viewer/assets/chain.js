@@ -263,7 +263,10 @@ function tokenFacts(chain, token) {
     make("p", {}, first === last ? `token ${count(token)}, id ${chain.ids[token]}` : `tokens ${count(first)}\u2013${count(last)} spell this character, ids ${chain.ids.slice(first, last + 1).join(", ")}`)];
   const labels = [...new Set(chain.marks.filter((m) => m.start <= token && token < m.stop).map((m) => m.label))];
   if (labels.length) lines.push(make("p", { class: "labels" }, visible(labels.join("; "))));
-  if (!numbers) return lines.concat(state.overview.measured ? [] : [make("p", { class: "quiet" }, "no numbers per token (viewer started without --measure)")]);
+  if (!numbers) {
+    const why = chain.unmeasured ?? (state.overview.measured ? "nothing was generated" : "viewer started without --measure");
+    return [...lines, make("p", { class: "quiet" }, `no numbers per token: ${visible(why)}`)];
+  }
   const p = Math.exp(numbers.logprob[token]);
   lines.push(make("p", {}, `probability ${p >= 0.001 ? p.toFixed(3) : p.toExponential(1)}, entropy ${numbers.entropy[token]?.toFixed(2) ?? "?"} nats`));
   if (numbers.kl) lines.push(make("p", {}, `KL from dense ${numbers.kl[token]?.toFixed(3) ?? "?"} nats`));

@@ -55,6 +55,6 @@ def test_the_example_of_the_docs_gives_addresses_of_these_forms() -> None:
     *imports, chain, selection = source.strip().splitlines()
     names: dict[str, object] = {}
     exec("\n".join(imports), names)  # noqa: S102
-    found = eval(chain, names)  # noqa: S307
+    found = eval(chain, names)
     assert found == "#/chain/countdown-4/countdown-4%2F3%207%202%204%2F25/skip%2011/512/0?t=57"
-    assert eval(selection, names) == "#/?variant=skip%2011&loop=exact&q=wait"  # noqa: S307
+    assert eval(selection, names) == "#/?variant=skip%2011&loop=exact&q=wait"

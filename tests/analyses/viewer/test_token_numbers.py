@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
 from analyses.viewer.viewed_study import ViewedStudy
+from interp.errors import UserError
+from pruning.plan import LayerPlan
+from pruning.repaired_plan import RepairedPlan
 
 
 def test_the_means_are_those_that_the_study_stored(real: ViewedStudy) -> None:
@@ -48,3 +53,20 @@ def test_without_the_weights_there_are_no_numbers(hostile: ViewedStudy) -> None:
     assert "numbers" not in hostile.chain(0)
     assert hostile.kl(0, "dense") == []
     assert hostile.overview["measured"] is False
+
+
+def test_a_chain_that_cannot_be_read_again_says_why(
+    real: ViewedStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = real.numbers
+    assert numbers is not None
+    with pytest.raises(UserError, match="no variant 'nothing'"):
+        real.kl(0, "nothing")
+    plan = LayerPlan(removed=(1,), n_blocks=16)
+    monkeypatch.setitem(cast(Any, numbers._variants), "laco-1", RepairedPlan(plan, "laco"))
+    with pytest.raises(UserError, match="model of its own"):
+        real.kl(0, "laco-1")
+    monkeypatch.setattr(numbers._model, "prompt_ids", lambda *_, **__: [1, 2])
+    chain = real.chain(0)
+    assert "The prompt has 2 tokens here and had" in chain["unmeasured"]
+    assert "numbers" not in chain and chain["texts"]
