@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "recover": commands.Recover,
     "recover-study": commands.RecoverStudy,
     "report": commands.Report,
+    "view": commands.View,
     "rescue": commands.Rescue,
     "import-lm-eval": commands.ImportLmEval,
     "export-lm-eval": commands.ExportLmEval,

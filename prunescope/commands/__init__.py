@@ -13,6 +13,7 @@ from prunescope.commands.recover import Recover, RecoverStudy
 from prunescope.commands.shared import default_folder
 from prunescope.commands.studies import EffectsCommand, Report, Rescue, ScaleCommand, Study
 from prunescope.commands.testbed import Evaluate, Train
+from prunescope.commands.view import View
 
 __all__ = [
     "Diagnose",
@@ -31,5 +32,6 @@ __all__ = [
     "Score",
     "Study",
     "Train",
+    "View",
     "default_folder",
 ]

@@ -76,7 +76,9 @@ class Store:
         with self._explained():
             if read_only:
                 uri = f"{self.path.resolve().as_uri()}?mode=ro"
-                db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=PATIENCE)
+                db = sqlite3.connect(
+                    uri, uri=True, isolation_level=None, timeout=PATIENCE, check_same_thread=False
+                )  # nothing is written, and SQLite serialises the threads of one connection
             else:
                 db = sqlite3.connect(self.path, isolation_level=None, timeout=PATIENCE)
             try:
@@ -308,7 +310,13 @@ class Store:
         """A whole table, unchanged."""
         return self._frame(f"SELECT * FROM {table}")
 
-    def rows(self, purpose: str | None = None, *, ids: bool = False) -> pd.DataFrame:
+    def rows(
+        self,
+        purpose: str | None = None,
+        *,
+        ids: bool = False,
+        where: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
         """The chains, one row each, with their variant's columns and their diagnosis as columns.
 
         Args:
@@ -316,6 +324,7 @@ class Store:
                 "parallel", "blocks"); None returns all.
             ids: whether to include token ids (int32) and the mask of tokens that the engine wrote
                 (bool), as arrays [S].
+            where: only the chains with these values of columns of their key.
 
         Returns:
             The rows, sorted by key.
@@ -329,7 +338,7 @@ class Store:
             f"SELECT {', '.join(columns)}, v.kind, v.method, v.n_removed, v.removed "
             "FROM chains c LEFT JOIN variants v ON v.variant = c.variant"
         )
-        parameters: tuple[str, ...] = ()
+        parameters: tuple[Any, ...] = ()
         if purpose is not None:
             sql += (
                 " JOIN cells e ON e.benchmark = c.benchmark AND e.variant = c.variant AND "
@@ -337,6 +346,10 @@ class Store:
                 "AND e.purpose = ?"
             )
             parameters = (purpose,)
+        if where:
+            parts = {name: value for name, value in where.items() if name in Key._fields}
+            sql += " WHERE " + " AND ".join(f"c.{name} = ?" for name in parts)
+            parameters += tuple(parts.values())
         frame = self._frame(
             f"{sql} ORDER BY {', '.join('c.' + k for k in Key._fields)}", parameters
         )
@@ -349,6 +362,25 @@ class Store:
         found = pd.DataFrame(texts, frame.index)
         found = found[[name for name in found.columns if name not in frame.columns]]
         return pd.concat([frame, found], axis=1)
+
+    def ids_of(self, key: Key) -> np.ndarray:
+        """The token ids of one chain: int32 [S].
+
+        Args:
+            key: the chain's key.
+
+        Returns:
+            The ids.
+
+        Raises:
+            UserError: there is no such chain.
+        """
+        sql = f"SELECT ids FROM chains WHERE {' AND '.join(f'{k} = ?' for k in Key._fields)}"
+        with self._explained():
+            found = self._db.execute(sql, key).fetchone()
+            if found is None:
+                raise UserError(f"The study in {str(self.folder)!r} has no chain {tuple(key)}.")
+            return unpack(found[0], np.int32)
 
     def several_samples(self) -> list[tuple[str, str, str, str, int]]:
         """Tuples (benchmark, problem, variant, budget, samples) with more than one sample."""
@@ -377,7 +409,7 @@ class Store:
         )
         return self._frame(sql, (benchmark, problem, variant, budget))
 
-    def _frame(self, sql: str, parameters: tuple[str, ...] = ()) -> pd.DataFrame:
+    def _frame(self, sql: str, parameters: tuple[Any, ...] = ()) -> pd.DataFrame:
         import pandas as pd
 
         with self._explained():
@@ -422,7 +454,7 @@ def held(path: Path, text: str) -> str:
 
 def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
     """A copy in memory; the original is closed."""
-    copy = sqlite3.connect(":memory:", isolation_level=None)
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     db.backup(copy)
     db.close()
     return copy
