@@ -63,7 +63,7 @@ def test_a_chain_that_cannot_be_read_again_says_why(
     with pytest.raises(UserError, match="no variant 'nothing'"):
         real.kl(0, "nothing")
     plan = LayerPlan(removed=(1,), n_blocks=16)
-    monkeypatch.setitem(cast(Any, numbers._variants), "laco-1", RepairedPlan(plan, "laco"))
+    monkeypatch.setitem(cast("Any", numbers._variants), "laco-1", RepairedPlan(plan, "laco"))
     with pytest.raises(UserError, match="model of its own"):
         real.kl(0, "laco-1")
     monkeypatch.setattr(numbers._model, "prompt_ids", lambda *_, **__: [1, 2])
