@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
@@ -32,7 +33,6 @@ from interp.errors import UserError
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -96,8 +96,6 @@ def in_store(study: StudyData) -> bool:
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     from interp.effects import Deltas, ablations, effects_of_chains
     from interp.interventions.interventions import PARTS, dense
 

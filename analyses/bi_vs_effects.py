@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.block_effects import effects
 from analyses.plumbing import panels, style, tables
@@ -23,7 +24,6 @@ from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -72,8 +72,6 @@ def table(study: StudyData) -> pd.DataFrame:
         change). score: where Block Influence was taken. worst: the block that it underrates most,
         nan where none is clear.
     """
-    import pandas as pd
-
     parts = []
     for found in explained(study):
         frame = found.to_frame()
@@ -143,8 +141,6 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
 
 def on_chains(study: StudyData) -> pd.DataFrame:
     """Block Influence along the stored dense chains, as stored in the study or computed now."""
-    import pandas as pd
-
     settings = settings_of(study)
     if settings is None or study.folder is None:
         return pd.DataFrame()
@@ -152,8 +148,6 @@ def on_chains(study: StudyData) -> pd.DataFrame:
 
 
 def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     from analyses.plumbing.replayed import chain_rows, stored_chains
     from analyses.plumbing.workbench import Workbench
     from interp.diagnosis.events import mark
@@ -188,8 +182,6 @@ def _with_entropy(bench: Workbench, chains: list[Chain]) -> list[Chain]:
 
 def points(study: StudyData) -> pd.DataFrame:
     """One row per benchmark and block: Block Influence and change in accuracy, with intervals."""
-    import pandas as pd
-
     scores = influence(study)
     of_accuracy = [one.to_frame() for one in effects(study) if one.outcome == "correct"]
     if not of_accuracy or not len(scores):

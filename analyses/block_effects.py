@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
@@ -18,7 +19,6 @@ from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN, present, with_derived
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -62,8 +62,6 @@ def effects(study: StudyData) -> list[Effects]:
         blocks = samples[samples["kind"] == "block"]
         keys = ["benchmark", "problem", "budget", "samples"]
         dense = samples[samples["variant"] == style.DENSE].merge(blocks[keys].drop_duplicates())
-        import pandas as pd
-
         both = pd.concat([blocks, dense]).assign(sample=0)
         found += [block_effects(both, o.column) for o in present(both)]
     return found
@@ -71,8 +69,6 @@ def effects(study: StudyData) -> list[Effects]:
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per outcome, benchmark and block."""
-    import pandas as pd
-
     parts = [one.to_frame() for one in effects(study)]
     if not parts:
         return pd.DataFrame()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style
 from interp.chains.chain import Budget
@@ -33,7 +34,6 @@ from interp.plumbing.command_line import Lines, command, run_command
 from interp.statistics import holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -215,8 +215,6 @@ def table(contest: Contest, methods: Sequence[str], sizes: Sequence[int]) -> pd.
     Returns:
         The table.
     """
-    import pandas as pd
-
     rows = []
     for kind in KINDS:
         for method in ("dense", *methods):
@@ -243,8 +241,6 @@ def differences(
     Returns:
         One row per other method and size, and one over all sizes ("all").
     """
-    import pandas as pd
-
     rows = []
     for method in methods:
         if method == ours:

@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -38,8 +38,6 @@ def generated(study: StudyData) -> pd.DataFrame:
 
 def table(study: StudyData) -> pd.DataFrame:
     """Nine rows per benchmark and variant: chains, share, share_of_end with its interval."""
-    import pandas as pd
-
     from scaling.curves.outcomes import crossed
 
     rows = generated(study)

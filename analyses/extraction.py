@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from analyses.endings import generated
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -31,8 +32,6 @@ CAPTION = (
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per benchmark and variant: both accuracies, and where the readings differ."""
-    import pandas as pd
-
     from scaling.curves.outcomes import extractors
 
     rows = generated(study)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style, tables
 from analyses.plumbing.catalogue import register_analysis
@@ -20,7 +21,6 @@ from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -64,8 +64,6 @@ def in_store(study: StudyData) -> bool:
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per benchmark, in the study's order, and one for all: kappa and crossed counts."""
-    import pandas as pd
-
     from scaling.judging.judge_study import AGREEMENT
 
     file = left_by_judge(study, AGREEMENT)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.judge import left_by_judge
 from analyses.plumbing import panels, style, tables
@@ -21,7 +22,6 @@ from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -43,8 +43,6 @@ def kinds() -> tuple[str, ...]:
 
 def counted(study: StudyData) -> pd.DataFrame:
     """The chains counted by both: columns judged_KIND and KIND for each kind."""
-    import pandas as pd
-
     from scaling.judging.judge_study import VERDICTS
 
     file = left_by_judge(study, VERDICTS)
@@ -79,8 +77,6 @@ def table(study: StudyData) -> pd.DataFrame:
         difference: judged minus lexicon, paired by chain, with its interval over problems and p
         (sign-flip test, Holm over the table). spearman: over the chains of the benchmark.
     """
-    import pandas as pd
-
     rows = counted(study)
     found: list[dict[str, Any]] = []
     for benchmark in [b for b in study.benchmarks if len(rows) and b in set(rows["benchmark"])]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style, tables
 from analyses.plumbing.catalogue import register_analysis
@@ -26,7 +27,6 @@ from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.outcome_columns import with_derived
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -67,8 +67,6 @@ def table(study: StudyData) -> pd.DataFrame:
         For "loop_entries_per_1k" the value is the rate over all tokens with its interval, and the
         change is that of the chains' own rates. "chance of leaving" has one row per pass.
     """
-    import pandas as pd
-
     rows = rows_of(study)
     columns = [c for c in COLUMNS if c in rows and rows[c].notna().any()]
     found = tables.by_variant(rows, columns)
@@ -132,8 +130,6 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
 
 def escapes(study: StudyData) -> pd.DataFrame:
     """The chances of leaving, stored or computed now: one row per variant and pass."""
-    import pandas as pd
-
     settings = settings_of(study)
     if settings is None or study.folder is None:
         return pd.DataFrame()
@@ -141,8 +137,6 @@ def escapes(study: StudyData) -> pd.DataFrame:
 
 
 def _escapes(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     from analyses.plumbing.replayed import chain_rows, stored_chains, variants_of
     from analyses.plumbing.workbench import Workbench
     from interp.diagnosis import escape_mass

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import mechanism_panels as panels
 from analyses.plumbing import style
@@ -34,7 +35,6 @@ from interp.errors import UserError
 from interp.interventions.interventions import dense
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 TITLE = "How blocks do it"
@@ -86,8 +86,6 @@ def in_store(study: StudyData) -> bool:
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     wanted = max(PROBED, 2 * LOOPING)
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], wanted)
     every = bench.decode([dense], PROBED, PROBED_SAMPLES)[dense.name]
@@ -218,8 +216,6 @@ def damage(bench: Workbench, chains: Sequence[Chain], found: Looping) -> pd.Data
     Returns:
         A frame in the columns of `tidy`; KL in nats per token.
     """
-    import pandas as pd
-
     from interp.replay.divergence import damage_and_drift
     from scaling.study.variants import block_variant
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -28,8 +29,6 @@ CAPTION = (
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per benchmark, variant, measure (pass, cov, maj, best) and k."""
-    import pandas as pd
-
     from scaling.curves.parallel import parallel_scaling
 
     rows = study.rows("parallel")

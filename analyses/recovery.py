@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style, tables
 from analyses.plumbing.command import AnalysisOptions
@@ -34,7 +35,6 @@ from interp.plumbing.command_line import Lines, command, run_command
 from interp.statistics import holm
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -61,8 +61,6 @@ MARKS = dict(zip(HUES, "osD^vPX", strict=True))
 
 def table(data: RecoveryData) -> pd.DataFrame:
     """One row per model, benchmark and outcome."""
-    import pandas as pd
-
     frames = {unit: outcomes_of(unit) for unit in data.units}
     rows = []
     for unit in data.units:
@@ -175,8 +173,6 @@ def blocks(data: RecoveryData) -> pd.DataFrame:
         the dense model, paired by problem; its p values are Holm-corrected over the blocks of a
         model.
     """
-    import pandas as pd
-
     dense = effect_changes(data.dense)
     rows = []
     for unit in data.units:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.loop_anatomy import rows_of
 from analyses.plumbing import style, tables
@@ -24,7 +25,6 @@ from analyses.plumbing.derived import derived, kept
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -60,8 +60,6 @@ def table(study: StudyData) -> pd.DataFrame:
     if (settings := settings_of(study)) is not None:
         more = kept(study, "reflection", settings)
         if more is not None and len(more):
-            import pandas as pd
-
             found = pd.concat([found, more], ignore_index=True)
     return tables.order_variants(found, study.variants)
 
@@ -87,8 +85,6 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
 
 def read_again(study: StudyData) -> pd.DataFrame:
     """Opener mass and gains of every variant, as stored in the study or computed now."""
-    import pandas as pd
-
     settings = settings_of(study)
     if settings is None or study.folder is None:
         return pd.DataFrame()
@@ -96,8 +92,6 @@ def read_again(study: StudyData) -> pd.DataFrame:
 
 
 def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     from analyses.plumbing.replayed import chain_rows, stored_chains, variants_of
     from analyses.plumbing.workbench import Workbench
     from interp.diagnosis import compare_openers, opener_mass, reflection_benefit

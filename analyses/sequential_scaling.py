@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
@@ -26,7 +27,6 @@ from interp.errors import UserError
 from interp.statistics import holm
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -64,8 +64,6 @@ def table(study: StudyData) -> pd.DataFrame:
         where dense was not measured at that cost. slope, ceiling: of the variant's logistic fit,
         with intervals; fit_reason says what the data could not determine.
     """
-    import pandas as pd
-
     plain = study.rows("sequential")
     plain = plain[plain["thinking_budget"] > 0] if len(plain) else plain
     waits = study.rows("waits")
@@ -143,8 +141,6 @@ def _plain(study: StudyData) -> pd.DataFrame:
 @lru_cache(maxsize=4)
 def fits(study: StudyData) -> pd.DataFrame:
     """Slope and ceiling of every benchmark and variant, by both forms (`scaling.curves.fits`)."""
-    import pandas as pd
-
     from scaling.curves.fits import scaling_fits
 
     rows = _plain(study)
@@ -161,8 +157,6 @@ def equal_cost(study: StudyData, points: int | None = 4) -> pd.DataFrame:
     Returns:
         The rows of `scaling.curves.equal_cost_comparison`, one axis after the other.
     """
-    import pandas as pd
-
     from scaling.curves.equal_cost_comparison import equal_cost as compare
 
     rows = _plain(study)
@@ -255,8 +249,6 @@ def gains(study: StudyData) -> pd.DataFrame:
         change: the gain, paired by problem and sample. less, less_low, less_high, less_p: the gain
         minus the dense model's gain on the same problems, also paired; p values are Holm-corrected.
     """
-    import pandas as pd
-
     rows = study.rows("sequential")
     rows = rows[rows["thinking_budget"] > 0] if len(rows) else rows
     keys = ["variant", "problem", "sample"]
@@ -292,8 +284,6 @@ def gains(study: StudyData) -> pd.DataFrame:
 
 def waits(study: StudyData) -> pd.DataFrame:
     """The effect of replacing early ends of thinking by "wait" (`scaling.curves.sequential`)."""
-    import pandas as pd
-
     from scaling.curves.sequential import wait_extensions
 
     rows = study.rows("waits")

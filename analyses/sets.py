@@ -23,6 +23,7 @@ from math import factorial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from analyses.plumbing import style
@@ -34,7 +35,6 @@ from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -98,8 +98,6 @@ def in_store(study: StudyData) -> bool:
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], PROBLEMS)
     plans = {name: tuple(blocks) for name, blocks in settings["plans"].items()}
     singles = [(block,) for block in bench.model.layer_map]
@@ -169,8 +167,6 @@ def explained(
     Returns:
         The rows, with Holm-corrected p values within each kind of row.
     """
-    import pandas as pd
-
     rows = [
         {"kind": "single", "name": str(s[0]), "blocks": str(s[0]), **_effect(outcomes, s)}
         for s in outcomes

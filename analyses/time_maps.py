@@ -20,6 +20,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import derived, kept
@@ -27,7 +29,6 @@ from analyses.plumbing.frames import StudyData
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -85,8 +86,6 @@ def in_store(study: StudyData) -> bool:
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     from interp.counterfactuals.forks import along, around_loops, handover
     from interp.counterfactuals.window_maps import (
         before_steps,

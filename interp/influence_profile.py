@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -35,7 +36,6 @@ from interp.replay.teacher_forced import replay_chains
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 QUANTITIES: dict[str, Callable[[StreamRecord], np.ndarray]] = {
@@ -76,8 +76,6 @@ class Profile:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per group and block (dense index)."""
-        import pandas as pd
-
         depth = len(self.layer_map)
         columns = {"low": self.low, "high": self.high, "without_sinks": self.without_sinks}
         return pd.DataFrame(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError, did_you_mean
@@ -29,7 +30,6 @@ from pruning.calibration import Calibration
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 ANNOTATED = 40  # blocks up to which the ranks are written into the plot
@@ -62,8 +62,6 @@ class Comparison:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per criterion and block: score and rank (0 = removed first)."""
-        import pandas as pd
-
         rows = [
             {
                 "criterion": name,
@@ -79,8 +77,6 @@ class Comparison:
 
     def rankings(self) -> pd.DataFrame:
         """Return one row per place (0 = removed first), with the block of each criterion there."""
-        import pandas as pd
-
         order = [sorted(range(len(self.items)), key=lambda i: (rank[i], -i)) for rank in self.ranks]
         columns = {
             name: [self.items[i] for i in places]
@@ -118,8 +114,6 @@ class Comparison:
 
     def agreement(self) -> pd.DataFrame:
         """Return one row per pair of criteria: tau, rho, and the overlap of the first n removed."""
-        import pandas as pd
-
         rows = []
         for a, b in combinations(range(len(self.names)), 2):
             shared = {f"overlap_{n + 1}": v for n, v in enumerate(self.overlap[a, b].tolist())}

@@ -23,6 +23,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,7 +39,6 @@ from pruning.surgery import prune
 from pruning.weights.matrices import Matrix, matrices
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 Quality = Callable[[LayerPlan], float]
@@ -81,8 +81,6 @@ class ChanceTest:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per random plan."""
-        import pandas as pd
-
         return pd.DataFrame(
             {
                 "reference": self.reference,
@@ -111,8 +109,6 @@ class AgainstChance:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per random plan of either reference."""
-        import pandas as pd
-
         both = (self.any_blocks, self.inner_blocks)
         return pd.concat([test.to_frame() for test in both], ignore_index=True)
 
@@ -335,8 +331,6 @@ class Noised:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scale tried: sigma and KL."""
-        import pandas as pd
-
         frame = pd.DataFrame(self.trail, columns=["sigma", "kl"])  # pyright: ignore[reportArgumentType]
         return frame.assign(target=self.target, seed=self.seed, n_tokens=self.n_tokens)
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from pruning.calibration import Calibration
@@ -208,8 +208,6 @@ class Scores:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per block: dense index, score, interval, rank (0 = removed first)."""
-        import pandas as pd
-
         rank = np.empty(len(self.values), dtype=np.int64)
         rank[list(self.order)] = np.arange(len(rank))
         return pd.DataFrame(

@@ -12,12 +12,11 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import pandas as pd
 
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Scoring = Literal["generate", "likelihood"]
 
@@ -138,8 +137,6 @@ class Benchmark:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per problem."""
-        import pandas as pd
-
         return pd.DataFrame([p.as_dict() for p in self.problems])
 
 

@@ -21,15 +21,13 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FINGERPRINT = "model fingerprint"  # its key in a study's meta
 
@@ -56,8 +54,6 @@ def derived(
         UserError: another process holds the study, or the frame holds values that cannot be stored.
     """
     if settings is None:
-        import pandas as pd
-
         return pd.DataFrame()
     found = kept(study, name, settings)
     if found is not None:
@@ -136,8 +132,6 @@ def as_text(frame: pd.DataFrame) -> str:
 
 def from_text(text: str) -> pd.DataFrame:
     """The frame that `as_text` was given."""
-    import pandas as pd
-
     content = json.loads(text)
     columns = {
         c["name"]: pd.Series(c["values"], dtype=c["dtype"], index=range(content["rows"]))

@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from interp.statistics import holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from analyses.plumbing.frames import StudyData
 
 ALPHA = 0.05
@@ -110,8 +109,6 @@ def by_variant(
     Returns:
         The table. `p_holm`: the p values of one outcome, Holm-corrected over groups and variants.
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     if len(frame):
         for key, group in frame.groupby(list(by), sort=False, dropna=False):

@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.chains.chain import Chain
@@ -35,7 +36,6 @@ from interp.interventions.windows import Answer, AtTokens, ChainWindows, When, W
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from interp.model.reasoning_model import ReasoningModel
@@ -108,8 +108,6 @@ class TimeMap:
             that came to the window; `passes`, their mean number of passes inside. Holm's correction
             runs over all windows and blocks of an outcome that at least one chain reached.
         """
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for outcome in self.outcomes:
             before = self._table(self.before[outcome])

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.diagnosis.diversity_measures import Ids, diversity
@@ -25,7 +26,6 @@ from interp.errors import UserError, did_you_mean
 from interp.statistics import holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 #: Measures; +1 where a higher value means more diverse, -1 where it means less.
@@ -79,8 +79,6 @@ class Beside:
             Value with interval, change from dense, accuracy and its change, p values, and
             `reading`: what both changes say together, in words.
         """
-        import pandas as pd
-
         base = self.variants.index(self.dense)
         rows = []
         for name, table in self.values.items():

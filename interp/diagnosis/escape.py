@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -39,7 +40,6 @@ from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -83,8 +83,6 @@ class EscapeMass:
             Columns: number of `tokens`, mean `mass` and `raw`, share `trapped`, and `chance`, the
             probability of leaving within the pass.
         """
-        import pandas as pd
-
         frame = pd.DataFrame(
             {
                 "problem": np.array(self.problems, dtype=object)[self.chain],
@@ -115,8 +113,6 @@ class EscapeMass:
             One row per variant and pass: mean `chance` with a 95 % jackknife interval over
             problems, and the numbers of episodes and problems.
         """
-        import pandas as pd
-
         frame = self.to_frame()
         frame = frame[frame["pass"] <= most]
         rows = []

@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from interp.chains.chain import Chain
 from interp.diagnosis.episodes import Episode, find_episodes
@@ -31,7 +32,6 @@ from interp.errors import UserError
 from interp.statistics import Interval, Rate, mean_interval, rate
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -59,8 +59,6 @@ class LoopDynamics:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for entry, escape, persistence, and for entry per window."""
-        import pandas as pd
-
         rows = [{"measure": "entry", "start": 0} | asdict(self.entry)]
         rows.append({"measure": "escape", "start": 0} | asdict(self.escape))
         if (share := self.persistence) is not None:

@@ -18,17 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Int
 
 from interp.chains.periods import MIN_REPEATS, MIN_TOKENS, tail_period
 from interp.diagnosis.token_text import NUMBER, word_ids, words
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MIN_TEMPLATE = 3  # fewest different tokens in one period of a template, numbers aside
 MARK = -1  # stands for a run of number tokens
@@ -54,8 +52,6 @@ class Loop:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(self)])
 
 

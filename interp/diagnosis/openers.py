@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
@@ -36,7 +37,6 @@ from interp.statistics import PairedDifference, paired_difference
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 SHORTEST = 3  # fewest letters of a first token that is not the whole word
@@ -70,8 +70,6 @@ class OpenerMass:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per chain: places, mean mass, share of places opened."""
-        import pandas as pd
-
         rows = []
         for i, problem in enumerate(self.problems):
             here = self.chain == i

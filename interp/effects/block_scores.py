@@ -13,18 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from interp.activations.reducers import PerTextResult
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
 from interp.statistics import spearman
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HALVINGS = 50
 
@@ -189,8 +187,6 @@ class BlockScores:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per block."""
-        import pandas as pd
-
         columns = {"block": list(self.layer_map), "score": self.name, "value": self.values}
         return pd.DataFrame(columns | {"reliability": self.reliability})
 

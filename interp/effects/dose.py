@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.effects.paired_effects import Effects
@@ -24,7 +25,6 @@ from interp.statistics import holm, sign_flip
 from interp.statistics.intervals import check_level, t_limits
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -67,8 +67,6 @@ class DoseResponse:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per block: slope with interval, p values, curvature."""
-        import pandas as pd
-
         return pd.DataFrame(
             {
                 "part": self.part,

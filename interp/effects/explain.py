@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from interp.effects.block_scores import BlockScores, as_scores, split_half
@@ -37,7 +38,6 @@ from interp.statistics import (
 from interp.statistics.intervals import check_level
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 LEAST_RELIABILITY = 0.05
@@ -127,8 +127,6 @@ class Explanation:
             one side of 0, and for an underrated block that of its effect too (blocks without effect
             share a rank above that of some scores).
         """
-        import pandas as pd
-
         clear = self._clear()
         found = pd.DataFrame(
             {
@@ -205,8 +203,6 @@ class Explanations:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per group, score and sign ("effect" or "size")."""
-        import pandas as pd
-
         rows = []
         for one in self.found:
             row: dict[str, Any] = dict(zip(self.by, one.group, strict=True))

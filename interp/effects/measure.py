@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import generate
@@ -38,7 +39,6 @@ from interp.interventions.interventions import dense
 from interp.model.reasoning_model import Question, ReasoningModel
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 BY = ("ablation", "part")
@@ -89,8 +89,6 @@ class MeasuredEffects:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per outcome, ablation, part and block."""
-        import pandas as pd
-
         return pd.concat([one.to_frame() for one in self.effects.values()], ignore_index=True)
 
     def plot(
@@ -242,8 +240,6 @@ def effects_of_chains(
         UserError: A chain is of no ablation, there is no dense chain, a problem and sample appear
             twice, or `extra` returns an outcome that exists already.
     """
-    import pandas as pd
-
     by_name = {t.variant.name: t for t in trials}
     known = {"dense", *by_name}
     if strange := sorted({c.variant for c in chains} - known):
@@ -361,8 +357,6 @@ def _between_samples(
     answer: Answer,
 ) -> pd.DataFrame:
     """One row per problem and ablation: measures of both sides at equal length and sample count."""
-    import pandas as pd
-
     groups: dict[tuple[str, str], dict[int, Chain]] = {}
     for chain in chains:
         groups.setdefault((chain.problem, chain.variant), {})[chain.sample] = chain

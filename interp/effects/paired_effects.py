@@ -16,13 +16,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.errors import UserError, did_you_mean
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 KEYS = ("benchmark", "problem", "sample", "variant", "block")
@@ -74,8 +74,6 @@ class Effects:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per group and block."""
-        import pandas as pd
-
         table: dict[str, Any] = {
             name: [group[i] for group in self.groups] for i, name in enumerate(self.by)
         }

@@ -16,18 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.effects.block_scores import ScoresLike, as_scores, split_half
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
 from interp.statistics import Correlation, resample_means, spearman_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,6 @@ class Ties:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with two rows per group: "effect" and "size"."""
-        import pandas as pd
-
         rows = []
         for one in self.ties:
             for name in ("effect", "size"):

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.errors import UserError, did_you_mean
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 EFFECTS = ("logprob", "kl")
@@ -70,8 +70,6 @@ class Patterns:
         Returns:
             The table.
         """
-        import pandas as pd
-
         l, head, i, key = np.nonzero(self.weights >= least)
         return pd.DataFrame(
             {
@@ -181,8 +179,6 @@ class HeadTable:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per block, head and quantity: mean, interval, events and chains counted."""
-        import pandas as pd
-
         frames = []
         for name, counts in self.counts.items():
             value, (low, high) = self.mean(name), self.interval(name)

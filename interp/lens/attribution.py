@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -26,9 +27,6 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PARTS = ("block", "attention", "mlp")
 
@@ -83,8 +81,6 @@ class Contributions:
 
         The embedding is block -1; it has neither attention nor MLP.
         """
-        import pandas as pd
-
         k, r = len(self.places), len(self.blocks) + 1
         tables = []
         for target in self.parts:
@@ -120,8 +116,6 @@ class Contributions:
         Raises:
             UserError: the unit is unknown, or an event has positions that were not read.
         """
-        import pandas as pd
-
         tables = []
         for event, inside in self.places.inside(events).items():
             for target, parts in self.parts.items():

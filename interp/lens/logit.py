@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -26,7 +27,6 @@ from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.replay.teacher_forced import position_chunks, readout
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 EMBEDDING = -1  # stands for the embedding in a list of blocks
@@ -83,8 +83,6 @@ class Lens:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per position and block: chain, step, block, and every quantity."""
-        import pandas as pd
-
         r, k = self.entropy.shape
         columns: dict[str, Any] = {
             "chain": np.repeat(self.places.chain, r),
@@ -108,8 +106,6 @@ class Lens:
         Raises:
             UserError: the unit is unknown, or an event has positions that were not read.
         """
-        import pandas as pd
-
         tables = []
         for event, inside in self.places.inside(events).items():
             for quantity in self.quantities:

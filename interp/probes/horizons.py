@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Shaped
 
 from interp.chains.chain import Chain
@@ -21,7 +22,6 @@ from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -41,8 +41,6 @@ class Horizons:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per horizon and block."""
-        import pandas as pd
-
         tables = []
         for ahead, found, examples in zip(self.ahead, self.probes, self.examples, strict=True):
             table = found.to_frame().assign(unmatched=examples.unmatched)

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from interp.errors import NonFiniteError, UserError
@@ -18,7 +19,6 @@ from interp.statistics import Interval, holm
 from interp.statistics.intervals import check_level
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -73,8 +73,6 @@ class Probes:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per block; the baselines repeat in every row."""
-        import pandas as pd
-
         names = ["auc", "low", "high", "control_mean", "control_high", "p", "p_holm"]
         columns: dict[str, Any] = {"block": list(self.blocks)}
         columns |= {

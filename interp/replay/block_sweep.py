@@ -18,9 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -34,9 +34,6 @@ from interp.replay.chunked_forward import forward
 from interp.replay.shared_prefix import Base, SharedPrefix
 from interp.replay.teacher_forced import Targets, finite, position_chunks, readout
 from interp.statistics.jackknife import jackknife_ratio
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KEEP_BYTES = 2**30
 
@@ -92,8 +89,6 @@ class Sweep:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per skipped block: loss, excess loss and KL per token, with the KL's interval."""
-        import pandas as pd
-
         low, high = self.interval("kl")
         return pd.DataFrame(
             {

@@ -16,9 +16,10 @@ number, so zeros save no time and no memory (`matched.match_latency` measures it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -45,9 +46,6 @@ from pruning.weights.matrices import (
     lowest_of_all,
     matrices,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = [
     "LatencyMatch",
@@ -108,8 +106,6 @@ class Sparse:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per matrix: weights, zeros, sparsity."""
-        import pandas as pd
-
         frame = pd.DataFrame(self.table, columns=["block", "matrix", "weights", "zeros"])  # pyright: ignore[reportArgumentType]
         frame["sparsity"] = frame["zeros"] / frame["weights"]
         return frame.assign(method=self.method, allocation=self.allocation)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from interp.errors import UserError
 from scaling.costs.decode_speed import pace_of, spread_lengths
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WORKSPACE = 1.5e9  # bytes beside weights and cache: activations, the runtime
 Spent = tuple[float, float, float]  # tokens, FLOPs, seconds
@@ -189,8 +188,6 @@ class Estimate:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per stage."""
-        import pandas as pd
-
         return pd.DataFrame([line.__dict__ for line in self.lines])
 
     def report(self) -> Iterator[str]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from scaling.costs.estimate import duration, quantity
 from scaling.costs.study_work import CHARS_A_TOKEN
 from scaling.judging.llm_judge import Planned
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ANSWER = {"same": 9.0, "behaviours": 32.0}  # tokens of the JSON object that is asked for
 WORDS = {"same": "verdicts", "behaviours": "counts of behaviours"}
@@ -70,8 +68,6 @@ class JudgeEstimate:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per task."""
-        import pandas as pd
-
         return pd.DataFrame(
             [
                 {

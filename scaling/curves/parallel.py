@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
@@ -27,7 +28,6 @@ from interp.statistics import Interval, best_of_n, cov_at_k, jeffreys, maj_at_k,
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, votes
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 LOGPROB = "mean_logprob"
@@ -81,8 +81,6 @@ class ParallelScaling:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per benchmark, variant, budget, measure and k."""
-        import pandas as pd
-
         return pd.DataFrame([{**asdict(p), "suspect": p.suspect} for p in self.points])
 
     def plot(self, ax: Axes | None = None, measure: str = "pass") -> Axes:
