@@ -163,10 +163,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     return panels.figure_of_panels(
         pairs,
         lambda pair, ax: plot(found, *pair, study, ax),
-        columns=len(measures),
-        width=3.5,
-        height=3.0,
-    )
+        columns=len(measures), width=3.5, height=3.0,
+    )  # fmt: skip
 
 
 register_analysis("diversity", order=120, title=TITLE, caption=CAPTION, table=table, figure=figure)

@@ -43,8 +43,7 @@ def table(study: StudyData) -> pd.DataFrame:
     rows = generated(study)
     if not len(rows):
         return pd.DataFrame()
-    found = crossed(rows, ("benchmark", "variant"))
-    return tables.order_rows(found, study)
+    return tables.order_rows(crossed(rows, ("benchmark", "variant")), study)
 
 
 def text(found: pd.DataFrame) -> list[str]:
@@ -121,14 +120,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    return panels.figure_of_panels(
-        panels.benchmarks_in(found, study),
-        lambda name, ax: plot(found, name, study, ax),
-        finish=legend,
-        columns=2,
-        width=5.2,
-        height=1.1 + 0.19 * len(study.variants),
-    )
+    tall = 1.1 + 0.19 * len(study.variants)
+    return panels.by_benchmark(plot, found, study, finish=legend, columns=2, width=5.2, height=tall)
 
 
 register_analysis(

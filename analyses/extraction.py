@@ -37,8 +37,7 @@ def table(study: StudyData) -> pd.DataFrame:
     rows = generated(study)
     if not len(rows):
         return pd.DataFrame()
-    found = extractors(rows, ("benchmark", "variant"))
-    return tables.order_rows(found, study)
+    return tables.order_rows(extractors(rows, ("benchmark", "variant")), study)
 
 
 def text(found: pd.DataFrame) -> list[str]:
@@ -91,13 +90,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    return panels.figure_of_panels(
-        panels.benchmarks_in(found, study),
-        lambda name, ax: plot(found, name, study, ax),
-        columns=2,
-        width=5.2,
-        height=1.1 + 0.22 * len(study.variants),
-    )
+    tall = 1.1 + 0.22 * len(study.variants)
+    return panels.by_benchmark(plot, found, study, columns=2, width=5.2, height=tall)
 
 
 register_analysis(

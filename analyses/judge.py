@@ -116,19 +116,10 @@ def plot(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot([row["kappa_low"], row["kappa_high"]], [place, place], color=style.INK, lw=1.5)
         known = np.isfinite(row["kappa"])
         middle = (row["kappa_low"] + row["kappa_high"]) / 2
-        ax.plot(
-            [row["kappa"] if known else middle],
-            [place],
-            ls="none",
-            marker="D" if row["benchmark"] == ALL else "o",
-            mec=style.INK,
-            mfc=style.INK if known else "white",
-            zorder=4,
-        )
+        marker, x = "D" if row["benchmark"] == ALL else "o", row["kappa"] if known else middle
+        style.marks(ax, x, place, known, style.INK, marker=marker)
     names = [f"{r['benchmark']}  (n = {int(r['n_problems'])})" for r in found.to_dict("records")]
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    style.row_axis(ax, names)
     ax.set_xlim(min(-0.02, float(found["kappa_low"].min()) - 0.03), 1.02)
     ax.axvline(0, color=style.INK, lw=0.7, ls=(0, (2, 2)), alpha=0.5)
     ax.grid(axis="x")
@@ -157,9 +148,7 @@ def plot_crossed(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 middle = left[place] + share / 2
                 ax.text(middle, place, f"{count:.0f}", ha="center", va="center", fontsize=7.6)
         left = left + width
-    ax.set_yticks(range(len(found)), [""] * len(found))
-    ax.set_ylim(len(found) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    style.row_axis(ax, [""] * len(found))
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.5, 1.0], ["0", ".50", "1"])
     ax.set_xlabel("share of the answers")

@@ -17,6 +17,7 @@ docs/internals.md describes each part.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from analyses.plumbing import mechanism_panels as panels
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.copying_heads import DRAWS, HEADS, ROWS_OF_A_LOOP, copying, loop_rows, tidy
-from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
+from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, share, signed
 from analyses.plumbing.workbench import Looping, Workbench, asked_settings, most_looping
 from interp.chains.chain import Chain
@@ -65,27 +67,18 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
     )
 
 
-def table(study: StudyData) -> pd.DataFrame:
+def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     """One row per part, name and block (or head): value, low, high, p, p_holm, n.
 
     Args:
         study: the study.
+        settings: those of `settings_of`.
 
     Returns:
         chance: what uniform attention would get (head), or the upper bound of the shuffled labels
         (probe). baseline: AUC of the position alone (probe). n: tokens (contribution, lens, kl),
         events (head), chains (ablation), examples (probe).
     """
-    settings = settings_of(study)
-    return derived(study, "mechanism", settings, lambda: _compute(study, settings or {}))
-
-
-def in_store(study: StudyData) -> bool:
-    """Whether the study already holds the result, so that `table` only reads it."""
-    return kept(study, "mechanism", settings_of(study)) is not None
-
-
-def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     wanted = max(PROBED, 2 * LOOPING)
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], wanted)
     every = bench.decode([dense], PROBED, PROBED_SAMPLES)[dense.name]
@@ -102,6 +95,10 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     for position, (name, value) in enumerate((("benchmark", bench.benchmark.name), ("base", base))):
         frame.insert(position, name, value)
     return frame
+
+
+STORED = StoredTable("mechanism", settings_of, _compute)
+table, in_store = STORED.table, STORED.in_store
 
 
 # ------------------------------------------------------------------------------- the parts
@@ -289,21 +286,19 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
     if not len(found):
         return None
     parts = set(found["part"])
-    drawn = [p for p in ("contribution", "lens", "head", "ablation", "probe", "kl") if p in parts]
     makers = {
+        "contribution": partial(panels.plot_lines, part="contribution"),
+        "lens": partial(panels.plot_lines, part="lens"),
         "head": panels.plot_heads,
         "ablation": panels.plot_ablations,
         "probe": panels.plot_probes,
         "kl": panels.plot_kl,
     }
-    with style.style():
-        whole, axes = style.panels(len(drawn), columns=2, width=5.6, height=3.1)
-        for part, ax in zip(drawn, axes, strict=True):
-            if part in makers:
-                makers[part](found, ax)
-            else:
-                panels.plot_lines(found, part, ax)
-    return whole
+    return figure_of_panels(
+        [make for part, make in makers.items() if part in parts],
+        lambda make, ax: make(found, ax=ax),
+        columns=2, width=5.6, height=3.1,
+    )  # fmt: skip
 
 
 register_analysis(

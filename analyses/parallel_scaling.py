@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TITLE = "Parallel scaling: more samples"
 CAPTION = (
     "Solid with marks: pass@k, the chance that at least one of k samples is correct. Dotted: "
-    "maj@k, the chance that their majority vote is. Both from one set of samples a problem; "
+    "maj@k, the chance that their majority vote is. Both from one set of samples per problem; "
     "points with more than half of the samples are open. Bands: 95 % intervals over problems."
 )
 
@@ -34,8 +34,7 @@ def table(study: StudyData) -> pd.DataFrame:
     rows = study.rows("parallel")
     if not len(rows):
         return pd.DataFrame()
-    found = parallel_scaling(rows).to_frame()
-    return tables.order_variants(found, study.variants)
+    return tables.order_variants(parallel_scaling(rows).to_frame(), study.variants)
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
@@ -67,16 +66,7 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
                 continue
             ax.plot(x, y, color=look.colour, ls=look.line, lw=2.0, zorder=3)
             sure = line["steady"].astype(bool)
-            ax.plot(x[sure], y[sure], ls="none", marker=look.marker, color=look.colour, zorder=4)
-            ax.plot(
-                x[~sure],
-                y[~sure],
-                ls="none",
-                marker=look.marker,
-                mfc="white",
-                mec=look.colour,
-                zorder=4,
-            )
+            style.marks(ax, x, y, sure, look.colour, marker=look.marker)
             ax.fill_between(x, line["low"], line["high"], color=look.colour, alpha=0.09, lw=0)
             ends.append((style.pretty(name), float(x.iloc[-1]), float(y.iloc[-1]), look.colour))
     ks = sorted(part["k"].unique())
@@ -89,15 +79,9 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
     ax.set_title(f"{benchmark}  (n = {int(part['n_problems'].max())})")
     if part["suspect"].any():
         worst = part.loc[part["duplicates"].idxmax()]
-        ax.text(
-            0.02,
-            0.03,
-            f"{worst['duplicates']:.0%} of the samples of {style.pretty(worst['variant'])} repeat "
-            "another token by token",
-            transform=ax.transAxes,
-            fontsize=7.4,
-            color=style.QUIET,
-        )
+        note = f"{worst['duplicates']:.0%} of the samples of {style.pretty(worst['variant'])} "
+        note += "repeat another token by token"
+        ax.text(0.02, 0.03, note, transform=ax.transAxes, fontsize=7.4, color=style.QUIET)
     style.label_ends(ax, ends, room=0.3)
     return ax
 
@@ -112,13 +96,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    return panels.figure_of_panels(
-        panels.benchmarks_in(found, study),
-        lambda name, ax: plot(found, name, study, ax),
-        columns=2,
-        width=5.6,
-        height=3.7,
-    )
+    return panels.by_benchmark(plot, found, study, columns=2, width=5.6, height=3.7)
 
 
 register_analysis(

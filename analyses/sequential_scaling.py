@@ -196,11 +196,8 @@ def text(found: pd.DataFrame) -> list[str]:
     if not len(found) or "slope" not in found:
         return said
     for benchmark, part in found[found["waits_allowed"] == 0].groupby("benchmark", sort=False):
-        last = (
-            part.sort_values("thinking_budget", kind="stable")
-            .groupby("variant", sort=False)
-            .tail(1)
-        )
+        ordered = part.sort_values("thinking_budget", kind="stable")
+        last = ordered.groupby("variant", sort=False).tail(1)
         told = last[np.isfinite(last["slope"].to_numpy(dtype=float))]
         if not len(told):
             continue
@@ -326,16 +323,11 @@ def plot(
             continue
         look = look_of[name]
         at, y = line[x], line["value"]
+        lw, zorder = (2.2, 4) if name == style.DENSE else (1.5, 3)
         ax.plot(
-            at,
-            y,
-            color=look.colour,
-            ls=look.line,
-            marker=look.marker,
-            label=name,
-            lw=2.2 if name == style.DENSE else 1.5,
-            zorder=4 if name == style.DENSE else 3,
-        )
+            at, y, color=look.colour, ls=look.line, marker=look.marker, label=name, lw=lw,
+            zorder=zorder,
+        )  # fmt: skip
         if name == style.DENSE or method == first:
             ax.fill_between(at, line["low"], line["high"], color=look.colour, alpha=0.1, lw=0)
         ends.append((style.pretty(name), float(at.iloc[-1]), float(y.iloc[-1]), look.colour))
@@ -349,16 +341,8 @@ def plot(
     for name, _, _ in study.variants:
         mine = part[(part["variant"] == name) & (part["waits_allowed"] > 0)]
         for row in mine.to_dict("records"):
-            aside = 1 + 0.07 * row["waits_allowed"] if by_budget else 1
-            ax.plot(
-                [row[x] * aside],
-                [row["value"]],
-                ls="none",
-                marker=look_of[name].marker,
-                mfc="white",
-                mec=look_of[name].colour,
-                zorder=6,
-            )
+            at, look = row[x] * (1 + 0.07 * row["waits_allowed"] if by_budget else 1), look_of[name]
+            style.marks(ax, at, row["value"], False, look.colour, marker=look.marker, zorder=6)
     ax.set_xlabel(AXES[x])
     style.share_axis(ax)
     ax.set_title(benchmark)
@@ -415,15 +399,11 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         return None
     counts = found.groupby("benchmark")["thinking_budget"].nunique()
     names = [b for b in study.benchmarks if counts.get(b, 0) > 1]
-    axes_ = ["tokens", *(["flops"] if "flops" in found else [])]
-    pairs = [(name, x) for name in names for x in axes_]
     return panels.figure_of_panels(
-        pairs,
+        [(name, x) for name in names for x in ("tokens", "flops") if x in found],
         lambda pair, ax: plot(found, pair[0], study, ax, pair[1]),
-        columns=2,
-        width=5.2,
-        height=3.5,
-    )
+        columns=2, width=5.2, height=3.5,
+    )  # fmt: skip
 
 
 register_analysis(

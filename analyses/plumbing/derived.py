@@ -19,6 +19,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,35 @@ def kept(study: StudyData, name: str, settings: Mapping[str, Any] | None) -> pd.
             (name, _key(study, settings)),
         ).fetchone()
     return None if row is None else from_text(row[0])
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table that is computed with the model once and then read from the study's file.
+
+    Attributes:
+        name: name of the result.
+        settings_of: JSON values that decide the result; None where the study has nothing to try.
+        compute: computes the frame from the study and these settings.
+    """
+
+    name: str
+    settings_of: Callable[[StudyData], dict[str, Any] | None]
+    compute: Callable[[StudyData, dict[str, Any]], pd.DataFrame]
+
+    def table(self, study: StudyData) -> pd.DataFrame:
+        """The stored frame, else computed and stored; empty with nothing to try it on."""
+        settings = self.settings_of(study)
+        return derived(study, self.name, settings, lambda: self.compute(study, settings or {}))
+
+    def read(self, study: StudyData) -> pd.DataFrame | None:
+        """The stored frame; None where it is not computed or has no rows."""
+        found = kept(study, self.name, self.settings_of(study))
+        return found if found is not None and len(found) else None
+
+    def in_store(self, study: StudyData) -> bool:
+        """Whether the study already holds the result, so that `table` only reads it."""
+        return kept(study, self.name, self.settings_of(study)) is not None
 
 
 def _key(study: StudyData, settings: Mapping[str, Any]) -> str:

@@ -250,6 +250,36 @@ def label_points(ax: Axes, points: Sequence[tuple[str, float, float, str]]) -> N
         ax.text(x + 0.05 * across, place, name, color=colour, fontsize=7.4, va="center")
 
 
+def marks(
+    ax: Axes,
+    x: Any,
+    y: Any,
+    sure: Any,
+    colour: str,
+    *,
+    marker: str = "o",
+    size: float | None = None,
+    zorder: float = 4,
+) -> None:
+    """Draw points, filled where a difference is clear and open elsewhere.
+
+    Args:
+        ax: the axes.
+        x: places across, one or many.
+        y: places upwards, one or many.
+        sure: whether each point is filled.
+        colour: colour of the points.
+        marker: their shape.
+        size: their size in points. Default: that of the style.
+        zorder: what they are drawn over.
+    """
+    x, y, sure = np.broadcast_arrays(*np.atleast_1d(x, y, np.asarray(sure, dtype=bool)))
+    look = {"ls": "none", "marker": marker, "ms": size, "mec": colour, "zorder": zorder}
+    for shown, fill in ((sure, colour), (~sure, "white")):
+        if shown.any():
+            ax.plot(x[shown], y[shown], mfc=fill, **look)
+
+
 def share_axis(ax: Axes, label: str = "accuracy") -> None:
     """Set a vertical axis for shares, the same in every figure.
 
@@ -284,7 +314,18 @@ def variant_axis(ax: Axes, names: Sequence[str], *, labels: bool = True) -> None
         names: The variants, as the study names them.
         labels: Whether to write the names (not beside a panel that has them).
     """
-    ax.set_yticks(range(len(names)), [pretty(n) if labels else "" for n in names])
+    row_axis(ax, [pretty(n) if labels else "" for n in names])
+
+
+def row_axis(ax: Axes, names: Sequence[str], **text: Any) -> None:
+    """A vertical axis of named rows, the first at the top.
+
+    Args:
+        ax: the axes.
+        names: a name per row.
+        **text: how the names are written, such as `fontsize`.
+    """
+    ax.set_yticks(range(len(names)), names, **text)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
@@ -340,16 +381,7 @@ def variant_dots(
         if np.isfinite(row["low"]) and np.isfinite(row["high"]):
             ax.plot([row["low"], row["high"]], [place, place], color=look.colour, lw=1.5)
         sure = name == DENSE or (np.isfinite(row["p_holm"]) and row["p_holm"] < 0.05)
-        ax.plot(
-            [row["value"]],
-            [place],
-            ls="none",
-            marker=look.marker,
-            mec=look.colour,
-            mfc=look.colour if sure else "white",
-            markersize=6,
-            zorder=4,
-        )
+        marks(ax, row["value"], place, sure, look.colour, marker=look.marker, size=6)
     variant_axis(ax, shown, labels=names)
     ax.grid(axis="x")
     ax.set_xlabel(label)
