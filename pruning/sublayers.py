@@ -281,15 +281,7 @@ class SublayerPlan:
         self.check(model)
         with holding(model):  # no hook of another thread is copied
             hf = copy.deepcopy(model.hf, unguarded(model))
-        copied = ReasoningModel(
-            hf,
-            model.tokenizer,
-            name=f"{model.name} {self.name}",
-            delimiters=model.delimiters,
-            layer_map=model.layer_map,
-            n_dense=model.n_dense,
-            provenance=model.provenance,
-        )
+        copied = model.around(hf, name=f"{model.name} {self.name}")
         places = [Sublayer(self.base.index(l), part) for l, part in self.removed]
         for index, part in places:
             modules = copied.anatomy.attention if part == "attention" else copied.anatomy.mlp
