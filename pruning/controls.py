@@ -31,6 +31,7 @@ from torch import Tensor
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.distance import divergences
@@ -121,10 +122,7 @@ class AgainstChance:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+        ax = axes_of(ax, (6.4, 3.2))
         every = np.concatenate([self.any_blocks.qualities, self.inner_blocks.qualities])
         edges = np.histogram_bin_edges(every, bins=min(30, 5 + len(every) // 10))
         for test, colour in ((self.any_blocks, "#9aa5b1"), (self.inner_blocks, "#4c72b0")):

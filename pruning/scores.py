@@ -16,6 +16,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -234,10 +235,7 @@ class Scores:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+        ax = axes_of(ax, (6.4, 3.2))
         blocks = np.asarray(self.layer_map)
         shown = np.isfinite(self.values)  # protected blocks score inf and are left out
         values = np.where(shown, self.values, 0.0)

@@ -26,6 +26,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Skip
 from interp.model.holding import holding, unguarded
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
@@ -133,10 +134,7 @@ class SublayerScores(Scores):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the score of every sublayer over its block's dense index."""
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+        ax = axes_of(ax, (6.4, 3.2))
         shown = [part for part in PARTS if part in self.parts]
         width = 0.8 / len(shown)
         for place, part in enumerate(shown):

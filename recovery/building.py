@@ -16,7 +16,7 @@ import torch
 from interp.chains.chain import Budget
 from interp.decoding.sampling import Sampling
 from interp.decoding.thinking_marks import ThinkingMarks
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet
 from recovery.recovery_config import RecoveryConfig
@@ -142,8 +142,7 @@ def arguments(job: TrainingJob, config: RecoveryConfig, folder: Path, micro: int
 
 def _schedule(name: str) -> str:
     known = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "schedule"))
+    check_known(name, known, "schedule")
     return known[name]
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp.plumbing.plots import marks as marks  # the analyses draw with this module
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -248,36 +250,6 @@ def label_points(ax: Axes, points: Sequence[tuple[str, float, float, str]]) -> N
         across = ax.get_xlim()[1] - ax.get_xlim()[0]
         ax.plot([x, x + 0.045 * across], [y, place], color=colour, lw=0.5, alpha=0.6)
         ax.text(x + 0.05 * across, place, name, color=colour, fontsize=7.4, va="center")
-
-
-def marks(
-    ax: Axes,
-    x: Any,
-    y: Any,
-    sure: Any,
-    colour: str,
-    *,
-    marker: str = "o",
-    size: float | None = None,
-    zorder: float = 4,
-) -> None:
-    """Draw points, filled where a difference is clear and open elsewhere.
-
-    Args:
-        ax: the axes.
-        x: places across, one or many.
-        y: places upwards, one or many.
-        sure: whether each point is filled.
-        colour: colour of the points.
-        marker: their shape.
-        size: their size in points. Default: that of the style.
-        zorder: what they are drawn over.
-    """
-    x, y, sure = np.broadcast_arrays(*np.atleast_1d(x, y, np.asarray(sure, dtype=bool)))
-    look = {"ls": "none", "marker": marker, "ms": size, "mec": colour, "zorder": zorder}
-    for shown, fill in ((sure, colour), (~sure, "white")):
-        if shown.any():
-            ax.plot(x[shown], y[shown], mfc=fill, **look)
 
 
 def share_axis(ax: Axes, label: str = "accuracy") -> None:

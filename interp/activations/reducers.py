@@ -36,8 +36,6 @@ from interp.kernels.stream_numbers import cosine, sinks, two_streams
 from interp.model.reasoning_model import ReasoningModel
 from interp.statistics.jackknife import jackknife_ratio
 
-__all__ = ["BlockInfluence", "Moments", "PerText", "PerTextResult", "ResidualNorms"]
-
 
 class PerText(Reducer):
     """Sums of per-token quantities, separate for each text: O(L x N) scalars.

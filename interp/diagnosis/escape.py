@@ -35,6 +35,7 @@ from interp.diagnosis.positions import Variants, each_variant, logits_at
 from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
@@ -138,9 +139,7 @@ class EscapeMass:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
+        axes = axes_of(ax, (6, 3.2))
         for i, (name, part) in enumerate(self.by_pass().groupby("variant", sort=False)):
             colour = f"C{i}"
             axes.plot(part["pass"], part["chance"], "-o", color=colour, ms=3.5, label=str(name))

@@ -29,6 +29,7 @@ from interp.chains.chain import Chain
 from interp.diagnosis.episodes import Episode, find_episodes
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of
 from interp.statistics import Interval, Rate, mean_interval, rate
 
 if TYPE_CHECKING:
@@ -80,9 +81,7 @@ class LoopDynamics:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
+        axes = axes_of(ax, (6, 3.2))
         shown = [w for w, one in enumerate(self.hazards) if one.exposure]
         low = [self.hazards[w].value - self.hazards[w].low for w in shown]
         high = [self.hazards[w].high - self.hazards[w].value for w in shown]

@@ -31,6 +31,7 @@ from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon
 from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics import PairedDifference, paired_difference
@@ -107,9 +108,7 @@ class OpenerMass:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
+        axes = axes_of(ax, (6, 3.2))
         by_read = np.array(self.read_as, dtype=object)[self.chain]
         for i, name in enumerate(dict.fromkeys(self.read_as)):
             values = np.sort(self.mass[by_read == name])[::-1]

@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from interp.activations.reducers import PerTextResult
 from interp.chains.chain import Chain
-from interp.errors import NonFiniteError, UserError
+from interp.errors import NonFiniteError, UserError, check_known
 from interp.statistics import spearman
 
 HALVINGS = 50
@@ -114,11 +114,9 @@ class BlockScores:
             UserError: The quantity is unknown, there are no chains, a chain has no record, the
                 chains come from models with different blocks, or the event has no tokens.
         """
-        from interp.errors import did_you_mean
         from interp.influence_profile import QUANTITIES
 
-        if quantity not in QUANTITIES:
-            raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+        check_known(quantity, QUANTITIES, "quantity")
         records = [c.stream for c in chains]
         if not chains or any(r is None for r in records):
             raise UserError(

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of
 from interp.statistics import holm, sign_flip
 from interp.statistics.intervals import check_level, t_limits
 
@@ -90,9 +91,7 @@ class DoseResponse:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(6, 3.6))[1] if ax is None else ax
+        axes = axes_of(ax, (6, 3.6))
         gains, values = (
             np.append(self.gains, 1.0),
             np.vstack([self.values, np.zeros(len(self.blocks))]),

@@ -34,7 +34,7 @@ from interp.diagnosis.token_text import Pieces
 from interp.effects.ablation_variants import Ablation
 from interp.effects.dose import DoseResponse, dose_response
 from interp.effects.paired_effects import Effects, block_effects, effects_of_pairs
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import Question, ReasoningModel
 
@@ -83,8 +83,7 @@ class MeasuredEffects:
         """
         if outcome in self.missing:
             raise UserError(f"Outcome {outcome!r} is defined in no pair of chains.")
-        if outcome not in self.effects:
-            raise UserError(did_you_mean(outcome, self.effects, "outcome"))
+        check_known(outcome, self.effects, "outcome")
         return self.effects[outcome]
 
     def to_frame(self) -> pd.DataFrame:

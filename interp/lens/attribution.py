@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
-from interp.errors import UserError, did_you_mean
+from interp.errors import check_known
 from interp.interventions.interventions import VariantLike
 from interp.lens.linear import FrozenNorm, Unembedding
 from interp.lens.logit import EMBEDDING
@@ -70,10 +70,8 @@ class Contributions:
         Raises:
             UserError: the target or the part is unknown.
         """
-        if target not in self.parts:
-            raise UserError(did_you_mean(target, self.parts, "target"))
-        if part not in PARTS:
-            raise UserError(did_you_mean(part, PARTS, "part"))
+        check_known(target, self.parts, "target")
+        check_known(part, PARTS, "part")
         return self.parts[target][:, PARTS.index(part)]
 
     def to_frame(self) -> pd.DataFrame:

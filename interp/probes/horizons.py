@@ -15,6 +15,7 @@ from interp.chains.chain import Chain
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.probes.features import MAX_BYTES, gather
 from interp.probes.labels import Examples, check_masks, foretell
 from interp.probes.probe import Probes, draw, probe
@@ -57,9 +58,7 @@ class Horizons:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
+        axes = axes_of(ax, (7, 3.5))
         for i, (ahead, found) in enumerate(zip(self.ahead, self.probes, strict=True)):
             shift = (i - (len(self.ahead) - 1) / 2) * 0.6 / len(self.ahead)
             draw(found, axes, f"C{i}", f"within {ahead}", shift)

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from interp.errors import NonFiniteError, UserError
+from interp.plumbing.plots import axes_of
 from interp.probes.fitting import FitDesign, against, auc_of
 from interp.probes.folds import checked_folds, numbered, shuffled, strata_of
 from interp.probes.labels import checked_labels
@@ -91,9 +92,7 @@ class Probes:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
+        axes = axes_of(ax, (7, 3.5))
         middle, top = self.control_mean, self.control_high
         axes.fill_between(
             self.blocks, 2 * middle - top, top, color="0.88", linewidth=0, label="shuffled labels"

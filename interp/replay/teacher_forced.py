@@ -28,18 +28,6 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 
-__all__ = [
-    "Targets",
-    "continuation_logprobs",
-    "finite",
-    "log_probability",
-    "losses",
-    "position_chunks",
-    "readout",
-    "replay",
-    "replay_chains",
-]
-
 LOGIT_FLOATS = 2**24  # most logits held at a time (64 MiB)
 
 

@@ -31,9 +31,6 @@ from pruning.calibration import Calibration
 from pruning.cost import FORWARD, Cost, ScoringJob, Stated, checked_cost, cost_of
 from pruning.scores import ScoredBlocks, Scores
 
-__all__ = ["FORWARD", "Cost", "Criterion", "ScoredBlocks", "ScoringJob", "criteria"]
-__all__ += ["criteria_table", "criterion", "score"]
-
 Kind = Literal["one-shot", "contiguous", "greedy", "search"]
 Removes = Literal["blocks", "sublayers"]
 NOT_OPTIONS = ("model", "calibration", "texts", "seed")

@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import check_readout
@@ -63,8 +63,7 @@ def swap_kl(
     Raises:
         UserError: `protocol` is unknown, the model has one block, or the texts are unusable.
     """
-    if protocol not in ARRANGEMENTS:
-        raise UserError(did_you_mean(protocol, ARRANGEMENTS, "protocol"))
+    check_known(protocol, ARRANGEMENTS, "protocol")
     depth = model.n_blocks
     if depth < 2:
         raise UserError("swap-kl: a model of one block has no neighbours to swap.")

@@ -31,9 +31,6 @@ from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
 from pruning.repairs.machinery.live import Map, live
 
-__all__ = ["Map", "Repair", "Repaired", "live", "mend", "per_cut", "repair", "repairs"]
-__all__ += ["save_repaired"]
-
 NOT_OPTIONS = ("model", "plan", "texts", "seed")
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of
 from interp.statistics import Interval, best_of_n, cov_at_k, jeffreys, maj_at_k, mean_interval
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, votes
 
@@ -93,10 +94,7 @@ class ParallelScaling:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            ax = plt.subplots()[1]
+        ax = axes_of(ax)
         lines: dict[str, list[ParallelPoint]] = {}
         for point in self.points:
             if point.measure == measure:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import check_known
+from interp.plumbing.plots import axes_of
 from interp.statistics import holm, mean_interval, paired_difference
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, where
 
@@ -96,12 +97,8 @@ class SequentialScaling:
         Raises:
             UserError: an unknown `x`.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            ax = plt.subplots()[1]
-        if x not in AXES:
-            raise UserError(did_you_mean(x, AXES, "axis"))
+        ax = axes_of(ax)
+        check_known(x, AXES, "axis")
         lines: dict[str, list[SequentialPoint]] = {}
         for point in self.points:
             lines.setdefault(f"{point.benchmark}, {point.variant}", []).append(point)
