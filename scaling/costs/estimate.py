@@ -146,6 +146,11 @@ class Line:
         counts = {k: v * n for k, v in self.__dict__.items() if k != "stage"}
         return Line(stage=stage or self.stage, **counts)
 
+    def slower(self, factor: float) -> Line:
+        """The stage with `factor` times its seconds."""
+        seconds = {"seconds": factor * self.seconds, "most_seconds": factor * self.most_seconds}
+        return replace(self, **seconds)
+
 
 @dataclass(frozen=True)
 class Estimate:
