@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from interp.activations.capture import zeros_beside
 from interp.decoding.fused_blocks import FusedBlock
 from interp.errors import UserError
 from interp.kernels.library import kernels
+from interp.kernels.stream_numbers import two_streams
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -87,18 +88,10 @@ class LiveRecord:
             if run is not None and x.is_contiguous() and y.is_contiguous():
                 run.stream(x, y, place, buffer.stride(0))
             else:
-                self._write(index, x[:, 0].to(y.device), y[:, 0])  # [n, 1, D] -> [n, D]
+                numbers = two_streams(x[:, 0].to(y.device), y[:, 0])  # [n, 1, D] -> [n, 4]
+                self.buffer[: len(numbers), index] = numbers.to(self.buffer.device)
 
         return hook
-
-    def _write(self, index: int, x: Float[Tensor, "n D"], y: Float[Tensor, "n D"]) -> None:
-        """Writes the four numbers of block `index` with torch."""
-        n = x.shape[0]
-        x, y = x.float(), y.float()
-        norm = torch.linalg.vector_norm
-        # [n] each
-        numbers = (norm(x, dim=-1), norm(y, dim=-1), norm(y - x, dim=-1), (x * y).sum(-1))
-        self.buffer[:n, index] = torch.stack(numbers, -1).to(self.buffer.device)
 
 
 class LiveMoments:

@@ -85,19 +85,18 @@ def find_loop(
     size = int(tokens.shape[0])
     if size < min_tokens:
         return None
-    found = tail_period(tokens.tolist(), min_tokens, min_repeats)
+    found = tail_period(tokens, min_tokens, min_repeats)
     if found is not None:
         period, length = found
         return Loop("exact", period, size - length, length / period, length)
     if number_ids is None:
         return None
-    row, kept = marks_of(tokens, number_mask("find_loop", tokens, number_ids))
-    marks = row.tolist()
+    marks, kept = marks_of(tokens, number_mask("find_loop", tokens, number_ids))
     found = tail_period(marks, min_tokens, min_repeats)
     if found is None:
         return None
     period, length = found
-    if len(set(marks[-period:]) - {MARK}) < MIN_TEMPLATE:
+    if len(set(marks[-period:].tolist()) - {MARK}) < MIN_TEMPLATE:
         return None
     onset = int(np.flatnonzero(kept)[len(marks) - length])
     return Loop("template", period, onset, length / period, size - onset)

@@ -94,8 +94,8 @@ class JudgeEstimate:
         seconds = self.requests * SECONDS / self.concurrency
         yield f"  time {duration(seconds)}"
         yield "Assumed:"
-        yield f"  - {CHARS_A_TOKEN:.0f} characters a token; a judge that does not think first"
-        yield f"  - {SECONDS:.0f} s an answer, {self.concurrency} under way at a time; no retries"
+        yield f"  - {CHARS_A_TOKEN:.0f} characters per token; a judge that does not think first"
+        yield f"  - {SECONDS:.0f} s per answer, {self.concurrency} under way at a time; no retries"
 
 
 def estimate_judging(

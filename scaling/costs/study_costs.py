@@ -81,7 +81,7 @@ def estimate_on(config: StudyConfig, machine: Machine, *, share: float = SHARE) 
             *(
                 [
                     f"problems and lengths of {', '.join(public)} as of the public sets, "
-                    f"{CHARS_A_TOKEN:.0f} characters a token"
+                    f"{CHARS_A_TOKEN:.0f} characters per token"
                 ]
                 if public
                 else []
