@@ -86,8 +86,14 @@ def tail_period(
     for p in np.flatnonzero(match)[1:].tolist():
         if p * min_repeats > n:
             return None
-        differs = np.flatnonzero(back[p:] != back[: n - p])
-        length = p + int(differs[0]) if differs.size else n
+        length, step = p, 64  # compared in growing pieces: the whole chain for each would be n^2
+        while length < n:
+            stop = min(length + step, n)
+            differs = np.flatnonzero(back[length:stop] != back[length - p : stop - p])
+            if differs.size:
+                length += int(differs[0])
+                break
+            length, step = stop, 2 * step
         if length >= max(min_tokens, min_repeats * p):
             return p, length
     return None
