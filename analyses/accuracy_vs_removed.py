@@ -105,14 +105,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "accuracy_vs_removed",
-    order=10,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "accuracy_vs_removed", order=10, title=TITLE, caption=CAPTION, table=table, figure=figure,
     text=text,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

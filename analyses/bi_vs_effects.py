@@ -302,12 +302,7 @@ def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 register_analysis(
-    "bi_vs_effects",
-    order=80,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "bi_vs_effects", order=80, title=TITLE, caption=CAPTION, table=table, figure=figure
 )
 
 if __name__ == "__main__":

@@ -159,12 +159,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "block_effects",
-    order=70,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
+    "block_effects", order=70, title=TITLE, caption=caption, table=table, figure=figure
 )
 
 if __name__ == "__main__":

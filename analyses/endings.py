@@ -125,13 +125,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "endings",
-    order=20,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
-    text=text,
+    "endings", order=20, title=TITLE, caption=CAPTION, table=table, figure=figure, text=text
 )
 
 if __name__ == "__main__":

@@ -146,13 +146,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "equal_cost",
-    order=50,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
-    text=text,
+    "equal_cost", order=50, title=TITLE, caption=CAPTION, table=table, figure=figure, text=text
 )
 
 if __name__ == "__main__":

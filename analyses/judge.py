@@ -176,15 +176,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:  # noqa: ARG
 
 
 register_analysis(
-    "judge",
-    order=310,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
-    text=text,
+    "judge", order=310, title=TITLE, caption=CAPTION, table=table, figure=figure, text=text,
     in_store=in_store,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -175,14 +175,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "judged_behaviours",
-    order=320,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "judged_behaviours", order=320, title=TITLE, caption=CAPTION, table=table, figure=figure,
     in_store=in_store,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

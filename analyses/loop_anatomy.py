@@ -277,12 +277,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "loop_anatomy",
-    order=100,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "loop_anatomy", order=100, title=TITLE, caption=CAPTION, table=table, figure=figure
 )
 
 if __name__ == "__main__":

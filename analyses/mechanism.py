@@ -302,16 +302,9 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "mechanism",
-    order=230,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
-    text=text,
-    in_store=in_store,
-    decodes=True,
-)
+    "mechanism", order=230, title=TITLE, caption=caption, table=table, figure=figure, text=text,
+    in_store=in_store, decodes=True,
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -100,12 +100,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "parallel_scaling",
-    order=60,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "parallel_scaling", order=60, title=TITLE, caption=CAPTION, table=table, figure=figure
 )
 
 if __name__ == "__main__":

@@ -407,14 +407,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "sequential_scaling",
-    order=40,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "sequential_scaling", order=40, title=TITLE, caption=CAPTION, table=table, figure=figure,
     text=text,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

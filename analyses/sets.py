@@ -375,16 +375,9 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "sets",
-    order=240,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
-    text=text,
-    in_store=in_store,
-    decodes=True,
-)
+    "sets", order=240, title=TITLE, caption=caption, table=table, figure=figure, text=text,
+    in_store=in_store, decodes=True,
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

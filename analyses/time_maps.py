@@ -290,16 +290,9 @@ def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) 
 
 
 register_analysis(
-    "time_maps",
-    order=220,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
-    text=text,
-    in_store=in_store,
-    decodes=True,
-)
+    "time_maps", order=220, title=TITLE, caption=caption, table=table, figure=figure, text=text,
+    in_store=in_store, decodes=True,
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
