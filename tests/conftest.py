@@ -15,6 +15,11 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("PRUNESCOPE_KERNELS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from jaxtyping import install_import_hook
 
 import tests.typechecking  # noqa: F401  (the hook looks it up by name)
@@ -23,8 +28,6 @@ import tests.typechecking  # noqa: F401  (the hook looks it up by name)
 PACKAGES = ["interp", "pruning", "scaling", "recovery", "analyses", "prunescope"]
 PACKAGES += ["testbed.training", "testbed.evaluation"]
 install_import_hook(PACKAGES, "tests.typechecking.checked")
-
-import torch
 
 import interp.decoding.generate  # noqa: F401  (gives models their `generate`)
 from tests.drawing import load_profile

@@ -33,6 +33,7 @@ def generate(
     record: bool = False,
     moments: Moments | None = None,
     compiled: bool | None = None,
+    drafts: bool = True,
     thinking: bool = True,
 ) -> Chains:
     """Generates a chain for every prompt x variant x sample x budget, in that order.
@@ -60,6 +61,8 @@ def generate(
             needs one budget.
         compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
             blocks with torch.compile; False does neither.
+        drafts: whether rows that repeat themselves draft their next tokens, which is faster and
+            changes no chain.
         thinking: whether the model thinks before it answers.
 
     Returns:
@@ -95,6 +98,7 @@ def generate(
             record=record,
             moments=moments,
             compiled=compiled,
+            drafts=drafts,
             progress=report,
         )
         chains.extend(found)
@@ -141,6 +145,7 @@ def decode(
     record: bool = False,
     moments: Moments | None = None,
     compiled: bool | None = None,
+    drafts: bool = True,
     progress: Progress | None = None,
 ) -> Generator[Chain, None, None]:
     """Decodes requests in one batch with continuous batching.
@@ -158,6 +163,8 @@ def decode(
             needs one budget per request.
         compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
             blocks with torch.compile; False does neither.
+        drafts: whether rows that repeat themselves draft their next tokens, which is faster and
+            changes no chain.
         progress: function called with (generated tokens, finished chains, total chains).
 
     Yields:
@@ -176,6 +183,7 @@ def decode(
         record=record,
         moments=moments,
         compiled=compiled,
+        drafts=drafts,
         progress=progress,
     )
     if slots is not None and slots < 1:
