@@ -8,7 +8,8 @@ every shape, in tokens per second:
 - generate: `model.generate` on the same rows (fewer tokens: its passes get no faster).
 - dense: ours, `--rows` rows at once; record: with the residual record of every block.
 - variants: as many rows, 28 single-block variants among them.
-- loops, undrafted: `--loop-rows` greedy rows that loop, with and without drafts.
+- loops: `--loop-rows` greedy rows that loop (the head is made to look for the last token), with
+  and without drafts.
 - bound: the bytes that the passes of `dense` must read (weights once per pass, keys and values once
   per row) over the measured copy bandwidth.
 Each stage is skipped when the time is up. The figures are written to FILE after every stage; the
@@ -41,10 +42,14 @@ from interp.model.reasoning_model import ReasoningModel
 
 PROMPT = 32  # tokens of every prompt
 GENERATED = 64  # tokens that `generate` makes: enough for its time per token
-TESTS = ("tests/interp/decoding/test_cuda.py", "tests/interp/decoding/test_cuda_graphs.py")
+TESTS = (
+    "tests/interp/kernels/test_triton_kernels.py",
+    "tests/interp/decoding/test_cuda.py",
+    "tests/interp/decoding/test_cuda_graphs.py",
+)
 
 
-class Report:
+class Stages:
     """The figures so far; every stage is timed, saved, and may fail without ending the others.
 
     Attributes:
@@ -130,6 +135,14 @@ def generating(clock: Clock, model: ReasoningModel, rows: int) -> dict[str, Any]
     return {"tokens_per_second": round(rows * GENERATED / (long - short), 1)}
 
 
+def repeat_tokens(model: ReasoningModel) -> None:
+    """Makes a model with random weights repeat its last token: its head looks for the embedding."""
+    hf = cast("Any", model.hf)
+    with torch.no_grad():
+        hf.get_input_embeddings().weight.mul_(16.0)  # the blocks add little to it
+        hf.get_output_embeddings().weight.copy_(hf.get_input_embeddings().weight)
+
+
 def kernels_of(model: ReasoningModel, requests: list[Request]) -> list[str]:
     """The kernels that take most of the device's time while decoding."""
     from torch.profiler import ProfilerActivity, profile
@@ -143,7 +156,7 @@ def kernels_of(model: ReasoningModel, requests: list[Request]) -> list[str]:
     return [f"{spent[id(e)]:.1f} ms {e.count} x {e.key[:90]}" for e in events[:24]]
 
 
-def measure(report: Report, name: str, options: argparse.Namespace) -> None:
+def measure(report: Stages, name: str, options: argparse.Namespace) -> None:
     """All stages of one shape."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     shape = TINY if name == "tiny" else SHAPES[name]
@@ -179,6 +192,7 @@ def measure(report: Report, name: str, options: argparse.Namespace) -> None:
         return run
 
     def loops() -> dict[str, Any]:
+        repeat_tokens(model)
         some = ask(model, options.loop_rows, tokens)
         how: dict[str, Any] = {"sampling": Sampling(temperature=0.0)}
         plain, before, _ = decoding(clock, model, some, drafts=False, **how)
@@ -193,11 +207,17 @@ def measure(report: Report, name: str, options: argparse.Namespace) -> None:
             "equal_chains": f"{same} of {len(after)}",
         }
 
-    list(decode(model, ask(model, rows, 24)))  # warm-up: libraries, memory
+    single = [Variant(f"-{b}", (Skip(b),)) for b in range(min(28, model.n_blocks))]
+    for some, how in (  # warm-up: libraries, memory, kernels compiled at first use
+        (ask(model, 2, 24), {}),
+        (ask(model, 2, 24), {"record": True}),
+        (ask(model, 2, 24, single), {}),
+        (ask(model, 2, 24), {"sampling": Sampling(temperature=0.0)}),
+    ):
+        list(decode(model, some, **how))
     stage = report.stage
     found = stage(f"{name} dense", dense_figures)
     stage(f"{name} record", beside(found, record=True))
-    single = [Variant(f"-{b}", (Skip(b),)) for b in range(min(28, model.n_blocks))]
     stage(f"{name} variants", beside(found, requests=ask(model, rows, tokens, single)))
     generated = stage(f"{name} generate", lambda: generating(clock, model, rows))
     if found and generated:
@@ -233,7 +253,7 @@ def main() -> None:
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--profile", action="store_true", help="also the kernels that take longest")
     options = parser.parse_args()
-    report = Report(options.out, options.minutes)
+    report = Stages(options.out, options.minutes)
     cuda = torch.cuda.is_available()
     report.figures |= {
         "bench": "cuda",

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from interp.model.reasoning_model import ReasoningModel
 
-CUDA_STRIDE, CPU_STRIDE = 8, 4  # passes before the host looks at the tokens
+CUDA_STRIDE, CPU_STRIDE = 16, 4  # passes before the host looks at the tokens
 TIMED_BLOCKS, TIMED_COLUMNS = 2, 128  # of a pass that times a backend
 assert max(CUDA_STRIDE, CPU_STRIDE) <= LOOP_CHECK, (
     "CUDA_STRIDE and CPU_STRIDE must be at most LOOP_CHECK; otherwise a window after a loop would "

@@ -196,12 +196,13 @@ def estimate_here(
     Returns:
         The estimate.
     """
+    config = config.fitted(engine.model)
     trial = run_trial(config, engine, problems=problems, on_event=on_event)
     shape, machine = ModelShape.of(engine.model.hf.config), this_machine(engine.model)
     machine = replace(machine, rows=getattr(engine, "slots", None) or machine.rows)
 
     def planned(what: StudyConfig) -> tuple[list[Part], list[Line]]:
-        benches, _ = gather(what)
+        benches, _ = gather(what, engine)
         parts = [
             replace(p, prompt=trial.prompts.get(p.benchmark, p.prompt))
             for p in parts_of(what, benches, len(engine.layer_map))
