@@ -52,7 +52,7 @@ def certain_period(ids: np.ndarray) -> int | None:
     Returns:
         The smallest p with ids[i] == ids[i - p] over the whole tail; None if there is no loop.
     """
-    found = tail_period(ids, 64, 4)
+    found = tail_period(np.asarray(ids, np.int64), 64, 4)  # an empty one is of floats
     return None if found is None else found[0]
 
 
