@@ -8,7 +8,7 @@ machine, and keeps its own type.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class PruneScopeError(Exception):
@@ -64,6 +64,21 @@ def printable(text: str, most: int) -> str:
     """
     safe = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: most + 1])
     return safe if len(safe) <= most else safe[: most - 3] + "..."
+
+
+def check_known(name: object, options: Collection[str], what: str = "name") -> None:
+    """Refuse a name that is not among those known.
+
+    Args:
+        name: the name that was given.
+        options: the known names.
+        what: what the name stands for, such as "quantity" or "part".
+
+    Raises:
+        UserError: the name is unknown; the error says the closest one.
+    """
+    if name not in options:
+        raise UserError(did_you_mean(str(name), options, what))
 
 
 def did_you_mean(name: str, options: Iterable[str], what: str = "name") -> str:

@@ -6,7 +6,6 @@ On a terminal the bar redraws itself. In a file or a pipe, a line is written eve
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import TYPE_CHECKING
 
 from interp.errors import printable
@@ -36,12 +35,7 @@ class StudyBar:
     def __enter__(self) -> StudyBar:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def __call__(self, event: Event) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import TrainingSet
 from recovery.recovery_config import RecoveryConfig
 from recovery.run_folder import RECORD, RunFolder, as_path
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,6 @@ class Recovered:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the course of the training: one row per line of the log, for every rate."""
-        import pandas as pd
-
         return pd.DataFrame(
             [{"rate": one["rate"], **row} for one in self.rates for row in one["history"]]
         )

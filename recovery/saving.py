@@ -102,15 +102,7 @@ def merged(base: ReasoningModel, adapter: Path) -> ReasoningModel:
     hf = attached(base, adapter).merge_and_unload()
     for name in ("peft_config", "_hf_peft_config_loaded"):
         hf.__dict__.pop(name, None)
-    return ReasoningModel(
-        hf,
-        base.tokenizer,
-        name=base.name,
-        delimiters=base.delimiters,
-        layer_map=base.layer_map,
-        n_dense=base.n_dense,
-        provenance=base.provenance,
-    )
+    return base.around(hf)
 
 
 def write_result(

@@ -26,7 +26,7 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.json_reader import read_json_object
 from interp.plumbing.folder_lock import FolderLock, unused
 from interp.plumbing.whole_files import write_whole
@@ -99,8 +99,7 @@ class RecoveryStudy:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in STUDY_METHODS:
-                raise UserError(did_you_mean(method, STUDY_METHODS, "recovery method"))
+            check_known(method, STUDY_METHODS, "recovery method")
         for name in ("criteria", "remove", "methods", "benchmarks"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
+
 from interp.errors import UserError
 from interp.json_reader import short, whole_text
 from scaling.prompting import STOP, Prompting
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from interp.model.reasoning_model import Question
 
 Scoring = Literal["generate", "likelihood"]
@@ -172,8 +172,6 @@ class Benchmark:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per problem."""
-        import pandas as pd
-
         return pd.DataFrame([p.as_dict() for p in self.problems])
 
 

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp.plumbing.plots import marks as marks  # the analyses draw with this module
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -301,7 +303,18 @@ def variant_axis(ax: Axes, names: Sequence[str], *, labels: bool = True) -> None
         names: The variants, as the study names them.
         labels: Whether to write the names (not beside a panel that has them).
     """
-    ax.set_yticks(range(len(names)), [pretty(n) if labels else "" for n in names])
+    row_axis(ax, [pretty(n) if labels else "" for n in names])
+
+
+def row_axis(ax: Axes, names: Sequence[str], **text: Any) -> None:
+    """A vertical axis of named rows, the first at the top.
+
+    Args:
+        ax: the axes.
+        names: a name per row.
+        **text: how the names are written, such as `fontsize`.
+    """
+    ax.set_yticks(range(len(names)), names, **text)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
@@ -357,16 +370,7 @@ def variant_dots(
         if np.isfinite(row["low"]) and np.isfinite(row["high"]):
             ax.plot([row["low"], row["high"]], [place, place], color=look.colour, lw=1.5)
         sure = name == DENSE or (np.isfinite(row["p_holm"]) and row["p_holm"] < 0.05)
-        ax.plot(
-            [row["value"]],
-            [place],
-            ls="none",
-            marker=look.marker,
-            mec=look.colour,
-            mfc=look.colour if sure else "white",
-            markersize=6,
-            zorder=4,
-        )
+        marks(ax, row["value"], place, sure, look.colour, marker=look.marker, size=6)
     variant_axis(ax, shown, labels=names)
     ax.grid(axis="x")
     ax.set_xlabel(label)

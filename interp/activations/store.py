@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -30,9 +31,6 @@ from interp.errors import NonFiniteError, PruneScopeError, UserError, printable
 from interp.interventions.hooks import present
 from interp.json_reader import read_json_object, short
 from interp.model.reasoning_model import ReasoningModel
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FORMAT = 1
 INDEX = "index.json"
@@ -328,8 +326,6 @@ class RawStreams:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per piece: text, block (dense index), stream, first position, tokens, shard."""
-        import pandas as pd
-
         rows = [
             {
                 **{k: p[k] for k in ("text", "block", "stream", "shard")},

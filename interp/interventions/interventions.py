@@ -29,22 +29,6 @@ from interp.interventions.windows import PREFILL_STEP, Site, When, ids_on
 if TYPE_CHECKING:
     from interp.chains.chain import Chain
 
-__all__ = [
-    "PARTS",
-    "AblateHeads",
-    "Intervention",
-    "MeanDelta",
-    "Part",
-    "Patch",
-    "ResampleDelta",
-    "Scale",
-    "Skip",
-    "Variant",
-    "VariantLike",
-    "ZeroDelta",
-    "dense",
-    "touches",
-]
 Part = Literal["block", "attention", "mlp"]
 PlaceName = Literal["block", "attention", "mlp", "heads"]  # parts, and the heads of attention
 PARTS = ("block", "attention", "mlp")

@@ -216,6 +216,29 @@ class ReasoningModel:
             _ = model.stop_ids  # raises if the ids in generation_config.json are no numbers
         return model._said()
 
+    def around(
+        self, hf: Any, *, name: str | None = None, layer_map: Sequence[int] | None = None
+    ) -> ReasoningModel:
+        """The same model around other weights: tokenizer, thinking format and provenance stay.
+
+        Args:
+            hf: the Hugging Face model.
+            name: what to call the model. Default: as this one.
+            layer_map: dense index of each block. Default: as this one's.
+
+        Returns:
+            The model.
+        """
+        return ReasoningModel(
+            hf,
+            self.tokenizer,
+            name=name or self.name,
+            delimiters=self.delimiters,
+            layer_map=layer_map or self.layer_map,
+            n_dense=self.n_dense,
+            provenance=self.provenance,
+        )
+
     def _said(self) -> ReasoningModel:
         """Logs which thinking format the model has, and returns the model."""
         words, origin = self.delimiters.described, ORIGINS[self.format_origin]

@@ -14,24 +14,3 @@ from prunescope.commands.shared import default_folder
 from prunescope.commands.studies import EffectsCommand, Report, Rescue, ScaleCommand, Study
 from prunescope.commands.testbed import Evaluate, Train
 from prunescope.commands.view import View
-
-__all__ = [
-    "Diagnose",
-    "Doctor",
-    "EffectsCommand",
-    "Evaluate",
-    "ExportLmEval",
-    "ImportLmEval",
-    "JudgeCommand",
-    "Prune",
-    "Recover",
-    "RecoverStudy",
-    "Report",
-    "Rescue",
-    "ScaleCommand",
-    "Score",
-    "Study",
-    "Train",
-    "View",
-    "default_folder",
-]
