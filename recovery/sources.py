@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known, did_you_mean
 from interp.model.chat import content_text
 from interp.model.delimiters import FORMATS
 from interp.model.reasoning_model import ReasoningModel
@@ -245,8 +245,7 @@ def testbed_set(model: ReasoningModel, kinds: str, limit: int, seed: int) -> Tra
 
     names = tuple(k for k in kinds.split(",") if k)
     for name in names:
-        if name not in KINDS:
-            raise UserError(did_you_mean(name, KINDS, "testbed kind"))
+        check_known(name, KINDS, "testbed kind")
     shares = {k: s for k, s in Recipe().shares if not names or k in names}
     rng = random.Random(f"recovery/{seed}")
     order = rng.choices(list(shares), weights=list(shares.values()), k=limit * 3)

@@ -14,14 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
+
 from interp.errors import UserError
+from interp.json_reader import short, whole_text
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from scaling.prompting import STOP, Prompting
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from interp.model.reasoning_model import Question
 
 Scoring = Literal["generate", "likelihood"]
@@ -51,8 +52,10 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", dict(self.metadata))
         for name in ("id", "question", "answer"):
-            if not getattr(self, name).strip():
-                raise UserError(f"Problem {self.id!r}: the field {name!r} is empty.")
+            text = getattr(self, name)
+            if not text.strip():
+                raise UserError(f"Problem {short(self.id)}: the field {name!r} is empty.")
+            whole_text(text, f"Problem {short(self.id)}, field {name!r}")
         if not self.choices:
             return
         if len(set(self.choices)) != len(self.choices) or len(self.choices) < 2:
@@ -174,8 +177,6 @@ class Benchmark:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per problem."""
-        import pandas as pd
-
         return pd.DataFrame([p.as_dict() for p in self.problems])
 
 

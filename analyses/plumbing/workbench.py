@@ -10,7 +10,7 @@ is the one with the highest dense accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,16 +73,7 @@ class Workbench:
         Raises:
             UserError: the model differs from the study's.
         """
-        model = ReasoningModel.load(
-            str(study.config["model"]), delimiters=stored_format(study.meta)
-        )
-        expected = study.meta.get(FINGERPRINT)
-        if expected is not None and model.fingerprint() != expected:
-            raise UserError(
-                f"The model {study.config['model']!r} is not the one that this study was made "
-                f"with (its weights or configuration changed): run the study again, into another "
-                "folder."
-            )
+        model = study_model(study.config, study.meta)
         rows = study.rows("accuracy")
         answer = int(rows.loc[rows["benchmark"] == benchmark, "answer_budget"].max())
         return cls(study, model, _benchmark(study, benchmark, problems), Budget(thinking, answer))
@@ -309,6 +300,29 @@ def problem_settings(study: StudyData, benchmark: str) -> dict[str, Any]:
         "seed": study.config.get("seed", 0),
         "sampling": list(study.config.get("sampling", (1.0, 0, 1.0))),
     }
+
+
+def study_model(config: Mapping[str, Any], meta: Mapping[str, str]) -> ReasoningModel:
+    """Load the model of a study.
+
+    Args:
+        config: the study's settings.
+        meta: the facts of its store.
+
+    Returns:
+        The model, with the study's thinking format.
+
+    Raises:
+        UserError: the model differs from the study's.
+    """
+    model = ReasoningModel.load(str(config["model"]), delimiters=stored_format(meta))
+    expected = meta.get(FINGERPRINT)
+    if expected is not None and model.fingerprint() != expected:
+        raise UserError(
+            f"The model {config['model']!r} is not the one that this study was made with (its "
+            "weights or configuration changed): run the study again, into another folder."
+        )
+    return model
 
 
 def _benchmark(study: StudyData, name: str, wanted: int) -> Benchmark:

@@ -17,9 +17,11 @@ from analyses import bi_vs_effects, block_effects, sequential_scaling
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.outcome_columns import BY_COLUMN
+from analyses.plumbing.panels import benchmarks_in
 from analyses.plumbing.tables import (
     ALPHA,
     blocks_text,
+    capital,
     interval,
     listing,
     matrix,
@@ -153,30 +155,32 @@ def what_broke(study: StudyData, found: pd.DataFrame) -> list[str]:
     first = broken[broken["n_removed"] == fewest].sort_values("change")
     top = first.iloc[0]
     lines.append(
-        f"{_capital(str(top['benchmark']))} broke first and furthest: with "
+        f"{capital(str(top['benchmark']))} broke first and furthest: with "
         f"{removed_words(fewest)} removed, {plan_words(top)}, its accuracy fell from "
         f"{share(top['dense'])} to {share(top['value'])} ({change_words(top)})."
     )
     others = first[first["variant"] == top["variant"]].iloc[1:]
     if len(others):
-        said = [f"{r['benchmark']} ({change_words(r)})" for _, r in others.iterrows()]
-        lines.append(f"The same removal also cost {listing(said)}.")
+        lines.append(f"The same removal also cost {_changes(others)}.")
     same = chosen[(chosen["variant"] == top["variant"]) & ~(chosen["p_holm"] < ALPHA)]
     if len(same):
-        said = [f"{r['benchmark']} ({change_words(r)})" for _, r in same.iterrows()]
-        lines.append(f"It made no clear difference on {listing(said)}.")
-    for benchmark in [b for b in study.benchmarks if b in set(chosen["benchmark"])]:
+        lines.append(f"It made no clear difference on {_changes(same)}.")
+    for benchmark in benchmarks_in(chosen, study):
         mine = chosen[chosen["benchmark"] == benchmark]
         if not (mine["p_holm"] < ALPHA).any():
             worst = mine.loc[mine["change"].idxmin()]
             lines.append(
-                f"{_capital(benchmark)} held: no clear difference with up to "
+                f"{capital(benchmark)} held: no clear difference with up to "
                 f"{removed_words(int(mine['n_removed'].max()))} removed by any criterion"
                 f"{_but_controls(study)} (largest change {change_words(worst)}, "
                 f"{plan_words(worst)})."
             )
     lines += _kindest(chosen, fewest)
     return lines
+
+
+def _changes(rows: pd.DataFrame) -> str:
+    return listing([f"{r['benchmark']} ({change_words(r)})" for _, r in rows.iterrows()])
 
 
 def power_words(study: StudyData, benchmark: str, variant: str) -> str:
@@ -230,8 +234,7 @@ def more_thinking(study: StudyData) -> list[str]:
     lines: list[str] = []
     if not len(found):
         return lines
-    budgets = found
-    dense = budgets[budgets["variant"] == style.DENSE]
+    dense = found[found["variant"] == style.DENSE]
     if len(dense):
         row = dense.sort_values(["to", "change"]).iloc[-1]
         clear = "" if row["p_holm"] < ALPHA else "; no clear difference"
@@ -240,9 +243,8 @@ def more_thinking(study: StudyData) -> list[str]:
             f"dense model goes from {share(row['before'])} to {share(row['after'])} "
             f"({change_words(row)}{clear})."
         )
-        rest = budgets[
-            (budgets["benchmark"] == row["benchmark"]) & budgets["variant"].isin(_plans(study))
-        ]
+        rest = found[found["benchmark"] == row["benchmark"]]
+        rest = rest[rest["variant"].isin(_plans(study))]
         less = rest[(rest["less_p"] < ALPHA) & (rest["less"] < 0)] if "less_p" in rest else rest[:0]
         alike = rest[~rest.index.isin(less.index)]
         if len(less):
@@ -254,24 +256,17 @@ def more_thinking(study: StudyData) -> list[str]:
             ][:MOST_NAMED]
             lines.append(f"The same tokens buy less once pruned: {listing(said)}.")
         if len(alike):
+            few = alike.head(MOST_NAMED + 2)
             said = [
-                f"{style.pretty(r['variant'])} {signed(r['change'])}" for _, r in alike.iterrows()
+                f"{style.pretty(r['variant'])} {signed(r['change'])}" for _, r in few.iterrows()
             ]
-            lines.append(
-                f"No clear difference from dense in that gain: {listing(said[: MOST_NAMED + 2])}."
-            )
+            lines.append(f"No clear difference from dense in that gain: {listing(said)}.")
     waits = sequential_scaling.waits(study)
     if len(waits):
         waits = waits[(waits["waits"] == 1) & (waits["variant"] == style.DENSE)]
     for _, row in waits.iterrows():
         changed = "changed" if row["p_holm"] < ALPHA else "made no clear difference to"
-        words = {
-            "change": row["difference"],
-            "change_low": row["low"],
-            "change_high": row["high"],
-            "pairs": row["n_problems"],
-            "p_holm": row["p_holm"],
-        }
+        words = _as_change(row, "difference")
         lines.append(
             f"Replacing an early end of thinking by “wait” {changed} the dense model's accuracy on "
             f"{row['benchmark']}: {share(row['before'])} to {share(row['after'])} "
@@ -299,7 +294,7 @@ def more_samples(study: StudyData, found: pd.DataFrame) -> list[str]:
     if not len(found):
         return []
     lines = []
-    for benchmark in [b for b in study.benchmarks if b in set(found["benchmark"])]:
+    for benchmark in benchmarks_in(found, study):
         part = found[(found["benchmark"] == benchmark) & (found["measure"] == "pass")]
         said = []
         for name, _, _ in study.variants:
@@ -319,15 +314,10 @@ def more_samples(study: StudyData, found: pd.DataFrame) -> list[str]:
 # ---------------------------------------------------------------------- blocks
 
 
-def _as_change(row: Any) -> dict[str, Any]:
+def _as_change(row: Any, column: str = "effect") -> dict[str, Any]:
     """A row of block effects with the column names of a difference."""
-    return {
-        "change": row["effect"],
-        "change_low": row["low"],
-        "change_high": row["high"],
-        "p_holm": row["p_holm"],
-        "pairs": row["n_problems"],
-    }
+    found = {"change": row[column], "change_low": row["low"], "change_high": row["high"]}
+    return found | {"p_holm": row["p_holm"], "pairs": row["n_problems"]}
 
 
 def which_block(study: StudyData, found: pd.DataFrame) -> list[str]:
@@ -345,7 +335,7 @@ def which_block(study: StudyData, found: pd.DataFrame) -> list[str]:
     lines = []
     needs: dict[str, set[int]] = {}
     accuracy = found[found["outcome"] == "correct"]
-    for benchmark in [b for b in study.benchmarks if b in set(accuracy["benchmark"])]:
+    for benchmark in benchmarks_in(accuracy, study):
         part = accuracy[accuracy["benchmark"] == benchmark]
         clear = part[(part["p_holm"] < ALPHA) & (part["effect"] < 0)].sort_values("effect")
         needs[benchmark] = set(clear["block"].astype(int))
@@ -353,7 +343,7 @@ def which_block(study: StudyData, found: pd.DataFrame) -> list[str]:
         if not len(clear):
             worst = part.loc[part["effect"].idxmin()]
             lines.append(
-                f"{_capital(benchmark)}: no clear difference without any single block (n = {n}; "
+                f"{capital(benchmark)}: no clear difference without any single block (n = {n}; "
                 f"largest change {change_words(_as_change(worst))}, block {int(worst['block'])})."
             )
             continue
@@ -365,19 +355,17 @@ def which_block(study: StudyData, found: pd.DataFrame) -> list[str]:
         ]
         more = len(clear) - MOST_NAMED
         tail = f" and {more} more" if more > 0 else ""
-        text = f"{_capital(benchmark)} needs {', '.join(named)}{tail}"
+        text = f"{capital(benchmark)} needs {', '.join(named)}{tail}"
         free = part[~(part["p_holm"] < ALPHA)]
         if len(free):
-            text += (
-                f"; no clear difference without {blocks_text(sorted(free['block'].astype(int)))}"
-            )
+            text += "; no clear difference without "
+            text += blocks_text(sorted(free["block"].astype(int)))
         lines.append(text + ".")
     lines += _chain_not_knowledge(needs, accuracy)
     long = block_effects.longest(found)
     unmoved: list[str] = []
-    for outcome, part in found[
-        (found["outcome"] != "correct") & (found["benchmark"] == long)
-    ].groupby("outcome", sort=False):
+    here = found[(found["outcome"] != "correct") & (found["benchmark"] == long)]
+    for outcome, part in here.groupby("outcome", sort=False):
         known = BY_COLUMN.get(str(outcome))
         if known is None or not (part["effect"] != 0).any():
             continue
@@ -387,15 +375,11 @@ def which_block(study: StudyData, found: pd.DataFrame) -> list[str]:
             continue
         row = clear.loc[clear["effect"].abs().idxmax()]
         verb = "raises" if row["effect"] > 0 else "lowers"
+        more = f"; {len(clear)} of {len(part)} blocks change it clearly" if len(clear) > 1 else ""
         lines.append(
             f"Losing block {int(row['block'])} {verb} {known.said} on {long} the most: from "
             f"{known.words(row['dense'])} to {known.words(row['variant'])} "
-            f"({change_words(_as_change(row), known.words)})"
-            + (
-                f"; {len(clear)} of {len(part)} blocks change it clearly."
-                if len(clear) > 1
-                else "."
-            )
+            f"({change_words(_as_change(row), known.words)}){more}."
         )
     if unmoved:
         lines.append(f"No single block's loss clearly changes, on {long}: {', '.join(unmoved)}.")
@@ -414,7 +398,7 @@ def _chain_not_knowledge(needs: dict[str, set[int]], accuracy: pd.DataFrame) -> 
     widest = float(part["effect"].abs().max())
     carry, each = ("carries", "it") if len(only) == 1 else ("carry", "each")
     return [
-        f"{_capital(blocks_text(only))} {carry} the chain rather than the answer: {long} falls "
+        f"{capital(blocks_text(only))} {carry} the chain rather than the answer: {long} falls "
         f"clearly without {each}, {short} shows no clear difference (largest change there "
         f"{share(widest)})."
     ]
@@ -558,7 +542,3 @@ def how_wrong(
             f"({change_words(row, form)})."
         )
     return lines
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

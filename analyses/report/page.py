@@ -38,40 +38,11 @@ READING = (
     "within an outcome; “no clear difference” means p ≥ .05 after that, not that there is none."
     " Blocks are numbered from 0 in the dense model, always."
 )
-_SHARES = {
-    "value",
-    "low",
-    "high",
-    "change",
-    "change_low",
-    "change_high",
-    "gain",
-    "gain_low",
-    "gain_high",
-    "effect",
-    "dense",
-    "variant_value",
-    "spearman",
-    "reliability",
-    "ceiling",
-    "wasted_share",
-    "share",
-    "share_of_end",
-    "strict",
-    "strict_low",
-    "strict_high",
-    "lenient",
-    "lenient_low",
-    "lenient_high",
-    "kappa",
-    "kappa_low",
-    "kappa_high",
-    "agreed",
-    "agreed_low",
-    "agreed_high",
-    "accuracy",
-    "difference",
-}
+_WITH_ENDS = ("change", "gain", "strict", "lenient", "kappa", "agreed")
+_SHARES = {f"{name}{end}" for name in _WITH_ENDS for end in ("", "_low", "_high")} | {
+    "value", "low", "high", "effect", "dense", "variant_value", "spearman", "reliability",
+    "ceiling", "wasted_share", "share", "share_of_end", "accuracy", "difference",
+}  # fmt: skip
 _NAMES = {
     "p_holm": "p (Holm)",
     "n_removed": "removed",

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -35,8 +36,6 @@ from interp.interventions.interventions import VariantLike
 from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from interp.model.reasoning_model import ReasoningModel
 
 Embed = Callable[[Sequence[str]], Shaped[np.ndarray, "N D"]]
@@ -97,8 +96,6 @@ class Restatement:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per sentence."""
-        import pandas as pd
-
         columns = {"start": self.starts, "stop": self.stops, "similarity": self.similarity}
         return pd.DataFrame(columns | {"nearest": self.nearest, "restates": self.restates})
 

@@ -13,21 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from interp.activations.reducers import PerTextResult
 from interp.chains.chain import Chain
-from interp.errors import NonFiniteError, UserError
+from interp.errors import NonFiniteError, UserError, check_known
 from interp.json_reader import short
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.statistics import spearman
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HALVINGS = 50
 
@@ -121,11 +119,9 @@ class BlockScores:
             UserError: The quantity is unknown, there are no chains, a chain has no record, the
                 chains come from models with different blocks, or the event has no tokens.
         """
-        from interp.errors import did_you_mean
         from interp.influence_profile import QUANTITIES
 
-        if quantity not in QUANTITIES:
-            raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+        check_known(quantity, QUANTITIES, "quantity")
         records = [c.stream for c in chains]
         if not chains or any(r is None for r in records):
             raise UserError(
@@ -138,9 +134,7 @@ class BlockScores:
         sums, counts = np.zeros((2, len(first.layer_map), len(problems)))
         several = [~c.forced for c in chains] if masks is None else masks
         if len(several) != len(chains):
-            raise UserError(
-                f"Scores {name!r}: {len(several)} masks for {len(chains)} chains: expected one each."
-            )
+            raise UserError(f"Scores {name!r}: {len(several)} masks for {len(chains)} chains.")
         for chain, record, mask in zip(chains, records, several, strict=True):
             assert record is not None
             if record.layer_map != first.layer_map:
@@ -198,8 +192,6 @@ class BlockScores:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per block."""
-        import pandas as pd
-
         columns = {"block": list(self.layer_map), "score": self.name, "value": self.values}
         return pd.DataFrame(columns | {"reliability": self.reliability})
 

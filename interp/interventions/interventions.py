@@ -31,22 +31,6 @@ from interp.plumbing.brief_repr import brief
 if TYPE_CHECKING:
     from interp.chains.chain import Chain
 
-__all__ = [
-    "PARTS",
-    "AblateHeads",
-    "Intervention",
-    "MeanDelta",
-    "Part",
-    "Patch",
-    "ResampleDelta",
-    "Scale",
-    "Skip",
-    "Variant",
-    "VariantLike",
-    "ZeroDelta",
-    "dense",
-    "touches",
-]
 Part = Literal["block", "attention", "mlp"]
 PlaceName = Literal["block", "attention", "mlp", "heads"]  # parts, and the heads of attention
 PARTS = ("block", "attention", "mlp")
@@ -199,7 +183,7 @@ class ResampleDelta(Intervention):
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """A delta from the pool for every position [B, T, D]."""
-        from interp.chains.noise import mix
+        from interp.kernels.splitmix import mix
 
         pool = _needed(self.pool, "ResampleDelta(pool=...)", delta, ndim=2).to(delta)
         steps = _steps(at, delta, "ResampleDelta")

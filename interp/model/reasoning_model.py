@@ -218,6 +218,29 @@ class ReasoningModel:
             _ = model.stop_ids  # raises if the ids in generation_config.json are no numbers
         return model._said()
 
+    def around(
+        self, hf: Any, *, name: str | None = None, layer_map: Sequence[int] | None = None
+    ) -> ReasoningModel:
+        """The same model around other weights: tokenizer, thinking format and provenance stay.
+
+        Args:
+            hf: the Hugging Face model.
+            name: what to call the model. Default: as this one.
+            layer_map: dense index of each block. Default: as this one's.
+
+        Returns:
+            The model.
+        """
+        return ReasoningModel(
+            hf,
+            self.tokenizer,
+            name=name or self.name,
+            delimiters=self.delimiters,
+            layer_map=layer_map or self.layer_map,
+            n_dense=self.n_dense,
+            provenance=self.provenance,
+        )
+
     def _said(self) -> ReasoningModel:
         """Logs which thinking format the model has, and returns the model."""
         words, origin = self.delimiters.described, ORIGINS[self.format_origin]
@@ -369,19 +392,19 @@ class ReasoningModel:
         """Renders messages by the chat template, or a line each without one."""
         if not self.has_chat_template:
             return "\n".join(t["content"] for t in turns) + "\n"
+        from interp.model.chat_template import render
+
         thinks = thinking and not self.delimiters.is_plain
         with refusing(
             f"The chat template of {self.name!r} cannot render the question",
             "Expected a template that takes messages with `role` and `content`.",
         ):
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    enable_thinking=thinks,  # Qwen3, SmolLM3, GLM, Gemma, Nemotron
-                    thinking=thinks,  # DeepSeek V3.1, Granite
-                )
+            return render(
+                self.tokenizer,
+                turns,
+                add_generation_prompt=True,
+                enable_thinking=thinks,  # Qwen3, SmolLM3, GLM, Gemma, Nemotron
+                thinking=thinks,  # DeepSeek V3.1, Granite
             )
 
     def _encode_prompt(self, text: str) -> list[int]:

@@ -110,7 +110,7 @@ def _calibration_of(config: StudyConfig, texts: Any, part: str | None) -> Calibr
         )
     if config.model.endswith(".json"):
         counts = [max(1.0, len(text) / CHARS_A_TOKEN) for text in texts]
-        how = f"{CHARS_A_TOKEN:.0f} characters a token"
+        how = f"{CHARS_A_TOKEN:.0f} characters per token"
     else:
         from pruning.calibration import Calibration as Sized
         from scaling.engines.served_model import weightless

@@ -21,7 +21,6 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
@@ -273,9 +272,9 @@ def _problem(function: FromRecord, record: Record) -> Problem:
 
 
 def _grader_in(records: list[Record]) -> str:
-    names: set[Any] = {record.fields.get("grader") for record in records}
-    if len(names) == 1 and isinstance(only := names.pop(), str):
-        return only
+    first = records[0].fields.get("grader")
+    if isinstance(first, str) and all(r.fields.get("grader") == first for r in records):
+        return first
     from scaling.grading import graders
 
     raise UserError(

@@ -32,10 +32,10 @@ from interp.decoding.request import Request, check
 from interp.decoding.sampling import Sampling
 from interp.decoding.stop_strings import StopStrings
 from interp.decoding.thinking_marks import ThinkingMarks
-from interp.errors import NonFiniteError, UserError
+from interp.errors import UserError
 from interp.plumbing.arguments import checked
 from scaling.engines.budget_walk import PIECE, Walk
-from scaling.engines.dialects import Ask, Kind, Said, recognise
+from scaling.engines.dialects import Ask, Kind, Said, checked_logprob, logprobs_of, recognise
 from scaling.engines.endpoint import Endpoint, EndpointError, Retry
 from scaling.engines.served_model import identity, weightless
 from scaling.engines.threads import spread
@@ -258,8 +258,9 @@ class ServerEngine:
 
         def read(reply: dict[str, Any]) -> float:
             choices = reply.get("choices")
-            choice = choices[0] if isinstance(choices, list) and choices else {}
-            values = (choice.get("logprobs") or {}).get("token_logprobs") or []
+            choice = choices[0] if isinstance(choices, list) and choices else None
+            values = logprobs_of(choice).get("token_logprobs") if isinstance(choice, dict) else None
+            values = values if isinstance(values, list) else []
             own = values[len(prompt) : len(prompt) + len(option)]
             if len(values) < len(prompt) + len(option) or any(v is None for v in own):
                 raise EndpointError(
@@ -267,12 +268,9 @@ class ServerEngine:
                     f"{len(values)} log-probabilities for an echo of {len(prompt + option)} "
                     f"tokens: this server does not score its prompt.",
                 )
-            return math.fsum(map(float, own))
+            return math.fsum(map(checked_logprob, own))
 
-        value = endpoint.post("completions", body, read=read)
-        if not math.isfinite(value):
-            raise NonFiniteError(f"The server gave an option the log-probability {value}.")
-        return value
+        return endpoint.post("completions", body, read=read)
 
     def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
         """Always raises UserError: criteria need weights, which only the server has."""
@@ -313,7 +311,7 @@ def _listed(endpoint: Endpoint) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
     for entry in entries:
         window = entry.get("max_model_len")
-        found[str(entry.get("id"))] = window if isinstance(window, int) and window > 0 else None
+        found[str(entry.get("id"))] = window if type(window) is int and window > 0 else None
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Literal
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 
 if TYPE_CHECKING:
     from scaling.study.config import StudyConfig
@@ -25,8 +25,7 @@ def check_name(kind: Kind, name: str) -> None:
     """
     known = _KNOWN[kind]()
     base = name.partition(":")[0] if kind == "benchmark" else name
-    if base not in known:
-        raise UserError(did_you_mean(base, known, kind))
+    check_known(base, known, kind)
 
 
 def check_names(config: StudyConfig) -> None:

@@ -11,7 +11,8 @@ budgets of a chain in one decode.
 4. Every chain is graded and diagnosed as it comes, and committed in batches.
 
 A study that was killed decodes only what is missing when it is run again, and ends with the same
-rows: nothing in a row depends on batch, clock or order.
+rows: nothing in a row depends on clock or order, and on the batch only the float noise of mean
+log-probabilities (docs/store.md).
 """
 
 from __future__ import annotations
@@ -148,9 +149,8 @@ def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
 def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]:
     """Record the duration and the engine of this run, however it ends."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        yield
-    finally:
+
+    def note() -> None:
         row = {
             "started": started,
             "seconds": progress.seconds,
@@ -160,8 +160,15 @@ def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]
             "engine": str(getattr(engine, "about", type(engine).__name__)),
             "program": program(),
         }
-        with suppress(StoreError):  # the error that ended the run is already raised
-            store.put("sessions", [row])
+        store.put("sessions", [row])
+
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreError):  # the error that ended the run is the one to raise
+            note()
+        raise
+    note()
 
 
 class _Study:

@@ -27,6 +27,7 @@ import prunescope as ps
 from prunescope.names import NAMESPACES, TOP, modules
 from pruning.cost import Cost
 from pruning.criteria.block_influence import influence
+from scaling.store.chain_row import Key
 from tests import models
 from tests.analyses.fake import write_study
 from tests.recovery.small import config as quick_recovery
@@ -41,7 +42,7 @@ SLOW = (
 #: No right call is tried: these ask the Hub, start workers, or refuse everything.
 NEVER = (
     "hub_texts run_on_cluster ServerEngine.choose ServerEngine.score SublayerScores.lowest "
-    "Recovered.read"
+    "Recovered.read Store.ids_of"
 ).split()
 
 
@@ -470,6 +471,7 @@ class World:
             "ReasoningModel": lambda: {
                 "hf": self.model.hf, "tokenizer": self.model.tokenizer, "name": "m",
             },
+            "ReasoningModel.around": lambda: {"hf": self.model.hf},
             "ReasoningModel.from_parts": lambda: {
                 "hf": self.model.hf, "tokenizer": self.model.tokenizer, "place": str(self.saved),
                 "name": "m",
@@ -507,6 +509,7 @@ class World:
                 "config": {"model": "m"}, "identity": {"model fingerprint": "f"},
             },
             "Store.frame": lambda: {"table": "chains"},
+            "Store.ids_of": lambda: {"key": Key("b", "p", "dense", "64", 0)},
             "Store.put": lambda: {
                 "table": "problems",
                 "rows": [{"benchmark": "b", "problem": "p", "position": 0, "question": "q",

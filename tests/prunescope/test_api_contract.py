@@ -85,12 +85,12 @@ class Odd:
         pass
 
 
-class HangError(BaseException):
+class OverdueError(BaseException):
     """A call took too long; nothing may catch it as an ordinary exception."""
 
 
 def _alarm(*_: object) -> None:
-    raise HangError
+    raise OverdueError
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def fault(world: World, api: Api, parameter: str, value: Any) -> str | None:
         limited(lambda: world.call(api, given))
     except (UserError, NonFiniteError):
         return None
-    except HangError:
+    except OverdueError:
         return "hangs"
     except PruneScopeError as error:
         return f"{type(error).__name__}: {error}" if "server" not in str(error) else None
