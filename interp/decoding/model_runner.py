@@ -199,7 +199,8 @@ class ModelRunner:
         self.maskless = by_length
         capacity = longest if by_length or self.graphs else min(longest, 256)
         if self.graphs is not None:
-            capacity = self.graphs.columns(longest)
+            # a row runs past its end until the host looks; graphs keep the addresses of the cache
+            capacity = self.graphs.columns(longest + self.stride)
         # a captured pass also runs lanes without a row; when tokens are drafted, these need a row
         spare = int(self.graphs is not None and self.lanes > slots)
         self.cache = RowCache(
@@ -387,7 +388,8 @@ class ModelRunner:
         device = self.model.device
         written = None if script is None else torch.from_numpy(script).to(device)
         with self._open():
-            self.cache.reserve(used + passes - 1)
+            if self.cache.reserve(used + passes - 1) and self.graphs is not None:
+                self.graphs = CudaGraphs()  # the old ones read where the cache was
             for k in range(passes):
                 if written is not None:
                     self.script[:n] = written[:, k]

@@ -228,18 +228,22 @@ class RowCache(Cache):
         self.rows = [RowLayer(self.layout) for _ in range(n_blocks)]
         super().__init__(layers=list(self.rows))
 
-    def reserve(self, columns: int) -> None:
+    def reserve(self, columns: int) -> bool:
         """Make room for more columns. Grows by at least half, so that copies stay rare.
 
         Args:
             columns: number of columns needed.
+
+        Returns:
+            Whether keys and values have moved.
         """
         if columns <= self.layout.capacity:
-            return
+            return False
         capacity = max(columns, self.layout.capacity * 3 // 2)
         self.layout.capacity = capacity
         for layer in self.rows:
             layer.grow(capacity)
+        return True
 
     def shrink(self, slots: int) -> None:
         """Keep the first slots and free the memory of the others.
