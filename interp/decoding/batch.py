@@ -13,13 +13,15 @@ Shapes: n rows in use of `slots`, L blocks, k passes of a stride. Numbers are in
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from interp.chains.periods import loop_from, loop_start
 from interp.decoding.decode_options import DecodeOptions
-from interp.decoding.model_runner import ModelRunner, StepOutput
+from interp.decoding.decoder_choice import runner_for
+from interp.decoding.model_runner import StepOutput
 from interp.decoding.request import Request
 from interp.decoding.sequence import SequenceState, SlotRecord, Task
 from interp.decoding.thread_tuner import ThreadTuner
@@ -235,7 +237,7 @@ class Batch:
             longest: tokens of the longest sequence, its prompt included.
         """
         self.model, self.slots = model, slots
-        self.runner = ModelRunner(
+        self.runner = runner_for(model, options.decoder)(
             model,
             variants,
             options.sampling,
@@ -344,8 +346,8 @@ class Batch:
             The sequences that lost their slot.
         """
         self.slots = slots
-        lost, self.sequences = self.sequences[slots:], self.sequences[:slots]
-        self.runner.shrink(slots)
+        kept = self.runner.shrink(slots)
+        lost, self.sequences = self.sequences[kept:], self.sequences[:kept]
         self._moved = True
         return lost
 
@@ -362,6 +364,7 @@ class Batch:
         passes = max(1, min(self.runner.stride, self.model.max_positions - used))
         table.widen(int(table.step[:n].max()) + passes)
         if self._moved or self._dirty:
+            self._read_again(self.runner.behind(table.prompt[:n] + table.step[:n] - 1))
             names = [s.request.variant.name for s in self.sequences]
             variants = [self._variant_number[name] for name in names] if self._moved else None
             self.runner.place(
@@ -378,6 +381,17 @@ class Batch:
             self._moved = self._dirty = False
         with self._threads.stride(n * passes):
             return self.runner.decode(n, used, passes, self._script(n, passes))
+
+    def _read_again(self, slots: Sequence[int]) -> None:
+        """Reads again what was given and generated in slots whose state the device has not."""
+        if not slots:
+            return
+        given = []
+        for slot in slots:
+            tokens = self.table.tokens[slot, : self.table.step[slot]]
+            given.append(replace(self.sequences[slot].request, prefix=tuple(tokens.tolist())))
+        width = max(len(request.read) for request in given)
+        self.load(slots, self.prefill(given, width - 1), range(len(given)), width)
 
     def _script(self, n: int, passes: int) -> np.ndarray | None:
         """Returns the tokens that the decoder writes, [n, passes]: -1 where the model chooses."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from interp.activations.reducers import Moments
 from interp.chains.chain import Budget, Chain, Chains
-from interp.decoding.decode_options import DecodeOptions, Progress
+from interp.decoding.decode_options import DecodeOptions, DecoderName, Progress
 from interp.decoding.recording import LiveMoments
 from interp.decoding.request import Request, check, cross
 from interp.decoding.sampling import Sampling
@@ -34,6 +34,7 @@ def generate(
     moments: Moments | None = None,
     compiled: bool | None = None,
     thinking: bool = True,
+    decoder: DecoderName = "auto",
 ) -> Chains:
     """Generates a chain for every prompt x variant x sample x budget, in that order.
 
@@ -61,6 +62,8 @@ def generate(
         compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
             blocks with torch.compile; False does neither.
         thinking: whether the model thinks before it answers.
+        decoder: "fast", "generic" (Hugging Face's own cache, for any architecture), or "auto" for
+            the fast one wherever it can decode the model.
 
     Returns:
         The chains.
@@ -96,6 +99,7 @@ def generate(
             moments=moments,
             compiled=compiled,
             progress=report,
+            decoder=decoder,
         )
         chains.extend(found)
     chains.sort(key=lambda c: order[c.problem, c.variant, c.sample, c.budget])
@@ -142,6 +146,7 @@ def decode(
     moments: Moments | None = None,
     compiled: bool | None = None,
     progress: Progress | None = None,
+    decoder: DecoderName = "auto",
 ) -> Generator[Chain, None, None]:
     """Decodes requests in one batch with continuous batching.
 
@@ -159,6 +164,7 @@ def decode(
         compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
             blocks with torch.compile; False does neither.
         progress: function called with (generated tokens, finished chains, total chains).
+        decoder: "fast", "generic", or "auto" for the fast one wherever it can decode the model.
 
     Yields:
         One chain per request and budget, as soon as it is finished, in no fixed order.
@@ -177,6 +183,7 @@ def decode(
         moments=moments,
         compiled=compiled,
         progress=progress,
+        decoder=decoder,
     )
     if slots is not None and slots < 1:
         raise UserError(f"slots={slots}: expected 1 or more.")

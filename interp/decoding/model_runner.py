@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from interp.chains.periods import LOOP_CHECK
 from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
@@ -159,14 +160,7 @@ class ModelRunner:
             for v in variants
             if any(o.window is not None and o.window.watches_loops for o in v.interventions())
         }
-        self.masks = MaskForm.of(model)
-        by_length = self.backend.kernels is not None
-        self.maskless = no_masks(self.masks, model.dtype) if by_length else None
-        capacity = longest if by_length or self.graphs else min(longest, 256)
-        if self.graphs is not None:
-            capacity = self.graphs.columns(longest)
-        self.cache = RowCache(model.n_blocks, slots, capacity, blank=not by_length)
-        self.short_ways = self._fuse()
+        self._allocate(longest)
         self.compiled = CompiledBlocks(model) if compiled else None
         self.live = LiveRecord(model, slots) if record else None
         self.moments = None if moments is None else LiveMoments(model, moments, slots)
@@ -180,6 +174,18 @@ class ModelRunner:
         self.n = 0  # rows in use
         # log-probability, entropy, log normalizer
         self.numbers = torch.zeros((slots, 3), device=model.device)
+
+    def _allocate(self, longest: int) -> None:
+        """Allocates the cache for sequences of up to `longest` tokens."""
+        model = self.model
+        self.masks = MaskForm.of(model)
+        by_length = self.backend.kernels is not None
+        self.maskless = no_masks(self.masks, model.dtype) if by_length else None
+        capacity = longest if by_length or self.graphs else min(longest, 256)
+        if self.graphs is not None:
+            capacity = self.graphs.columns(longest)
+        self.cache = RowCache(model.n_blocks, self.slots, capacity, blank=not by_length)
+        self.short_ways = self._fuse()
 
     # ---------------------------------------------------------------- prefill
 
@@ -260,20 +266,32 @@ class ModelRunner:
         if self.moments is not None:
             self.moments.clear(slot)
 
-    def shrink(self, slots: int) -> None:
-        """Frees the memory of all but the first `slots` rows."""
+    def shrink(self, slots: int) -> int:
+        """Frees the memory of all but the first `slots` rows; returns how many rows are left."""
         self.slots = slots
         self.graphs = None  # the graphs were captured for the old tensors
         self.hooks = RowHooks(self.model, self.hooks.variants, bypass=True)
         self.cache.shrink(slots)
         with holding(self.model):
             self.short_ways = self._fuse()
+        return slots
 
     def _fuse(self) -> dict[int, FusedBlock]:
         """Returns the fused blocks by index; none if the backend does not fuse."""
         if not self.backend.fused:
             return {}
         return fuse(self.model, self.cache, self.backend.kernels, self.fused_only)
+
+    def behind(self, positions: np.ndarray) -> list[int]:
+        """Returns the slots whose given and generated tokens must be read again: none here.
+
+        Args:
+            positions: tokens that each row has read before the next pass, [n].
+
+        Returns:
+            The slots.
+        """
+        return []
 
     # ---------------------------------------------------------------- decoding
 
@@ -334,7 +352,7 @@ class ModelRunner:
         device = self.model.device
         written = None if script is None else torch.from_numpy(script).to(device)
         with self._open():
-            self.cache.reserve(used + passes - 1)
+            self._reserve(used + passes - 1)
             for k in range(passes):
                 if written is not None:
                     self.script[:n] = written[:, k]
@@ -358,8 +376,7 @@ class ModelRunner:
         """Installs attention, interventions, backend and recorders while the context is open."""
         with torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(holding(self.model))
-            layout = self.cache.layout if self.maskless is not None else None
-            stack.enter_context(attending(self.model, layout))
+            stack.enter_context(self._attending())
             stack.enter_context(self.hooks)  # before the fused blocks, which look for hooks
             stack.enter_context(fused(self.model, self.short_ways))
             if self.compiled is not None:
@@ -369,6 +386,14 @@ class ModelRunner:
             if self.moments is not None:
                 stack.enter_context(self.moments.watching())
             yield
+
+    def _reserve(self, columns: int) -> None:
+        """Makes room for columns of the cache."""
+        self.cache.reserve(columns)
+
+    def _attending(self) -> AbstractContextManager[None]:
+        """Returns the context in which the blocks attend through the row cache."""
+        return attending(self.model, self.cache.layout if self.maskless is not None else None)
 
     def seconds_of_blocks(self, columns: int) -> float:
         """Times one pass of all slots through the blocks alone.
@@ -409,15 +434,7 @@ class ModelRunner:
         last, position, index, keys = (  # [n] each
             t[:n] for t in (self.last, self.position, self.index, self.keys)
         )
-        masks = self._look(n, used)
-        logits = self.model.hf(
-            input_ids=last[:, None],  # [n, 1]
-            attention_mask=masks,
-            position_ids=position[:, None],
-            use_cache=True,
-            **handing(self.model.hf, self.cache),
-        ).logits[:, -1]  # [n, V]
-        logits = logits.to(last.device, torch.float32)
+        logits = self._logits(n, used).to(last.device, torch.float32)  # [n, V]
         logp, entropy, norm = measure(logits)  # [n, V], [n], [n]
         token = choose_token(logits, self.sampling, keys, index)  # [n]
         if scripted:
@@ -433,6 +450,17 @@ class ModelRunner:
             trail[:, :-1] = trail[:, 1:].clone()
         if self.watches_events:
             self.trail[:n, -1] = token
+
+    def _logits(self, n: int, used: int) -> Tensor:
+        """Reads one token per row and returns the logits of the next, [n, V]."""
+        masks = self._look(n, used)
+        return self.model.hf(
+            input_ids=self.last[:n, None],
+            attention_mask=masks,
+            position_ids=self.position[:n, None],
+            use_cache=True,
+            **handing(self.model.hf, self.cache),
+        ).logits[:, -1]
 
     def _look(self, n: int, used: int) -> Masks:
         """Prepares cache and hooks for the next pass of rows 0..n-1 and returns its masks."""
