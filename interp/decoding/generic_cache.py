@@ -47,9 +47,13 @@ class CacheRows:
 
     @property
     def mask(self) -> np.ndarray | None:
-        """Which columns a row that reads one more token attends to, [n, columns + 1]; None: all."""
+        """Which columns a row that reads one more token attends to, [n, columns + 1].
+
+        None where no row is padded, or nothing has columns (a model of state spaces alone).
+        """
         gaps = self.columns - np.asarray(self.lengths)
-        if not gaps.any():
+        layers = [] if self.cache is None else self.cache.layers
+        if not gaps.any() or not any(hasattr(layer, COLUMNS[0]) for layer in layers):
             return None
         return np.arange(self.columns + 1) >= gaps[:, None]
 
@@ -127,6 +131,29 @@ def _stacked(parts: Sequence[tuple[Tensor | None, int]]) -> Tensor:
         else:
             rows.append(F.pad(tensor, (0, 0, like.shape[-2] - tensor.shape[-2], 0)))
     return torch.cat(rows)
+
+
+def row_bytes(cache: DynamicCache, columns: int) -> int:
+    """The bytes of a row of some length.
+
+    Args:
+        cache: a cache of one row that has read one token.
+        columns: tokens of the row.
+
+    Returns:
+        Bytes of its keys, values and states; a window holds no more than its width.
+    """
+    total = 0
+
+    def add(tensor: Tensor, tokens: int) -> Tensor:
+        nonlocal total
+        total += tensor.nbytes * tokens
+        return tensor
+
+    for layer in cache.layers:
+        tokens = min(columns, getattr(layer, "sliding_window", columns))
+        _each(layer, lambda tensor, tokens=tokens: add(tensor, tokens), lambda t: add(t, 1))
+    return total
 
 
 def _copied(cache: DynamicCache) -> DynamicCache:

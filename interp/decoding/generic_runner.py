@@ -14,6 +14,7 @@ Shapes: n rows in use, R requests, T tokens, V vocabulary.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from interp.decoding.block_backend import TORCH
-from interp.decoding.generic_cache import CacheRows, GenericCache, join
+from interp.decoding.generic_cache import CacheRows, GenericCache, join, row_bytes
 from interp.decoding.model_runner import ModelRunner
 from interp.interventions.timeline import Timeline, site
 from interp.model.holding import holding
@@ -33,6 +34,7 @@ from interp.model.kv_cache import Prefix, handing
 
 if TYPE_CHECKING:
     from interp.decoding.request import Request
+    from interp.model.reasoning_model import ReasoningModel
 
 
 class GenericPrefix(Prefix):
@@ -59,6 +61,19 @@ class GenericRunner(ModelRunner):
         """Allocates the state; see `ModelRunner`, whose `compiled` and `backend` do not apply."""
         super().__init__(*args, **{**options, "compiled": False, "backend": TORCH})
         self.stride = 1  # a row cannot go back to where something happened
+
+    @staticmethod
+    def row_bytes(model: ReasoningModel, columns: int) -> int | None:
+        """Returns the bytes of a row's state, measured on a pass over one token.
+
+        Args:
+            model: the model.
+            columns: tokens of the row.
+        """
+        cache, zero = DynamicCache(config=model.hf.config), torch.zeros((1, 1), dtype=torch.int64)
+        with torch.inference_mode(), holding(model):
+            forward(model.anatomy.base, zero.to(model.device), zero.to(model.device), cache, None)
+        return row_bytes(cache, columns)
 
     def _allocate(self, longest: int) -> None:
         self.rows, self.short_ways = GenericCache(), {}
@@ -106,7 +121,7 @@ class GenericRunner(ModelRunner):
             self.prefill_hooks.enter(site(lines, 0, length, keys=keys, reach=self.reach))
             with self.prefill_hooks:
                 at = torch.arange(length, device=device).expand(len(requests), length)
-                self._forward(self.model.anatomy.base, ids, at, cache, None)
+                forward(self.model.anatomy.base, ids, at, cache, None)
         return cache
 
     def load(self, slots: Sequence[int], prefix: Prefix, picks: Sequence[int], width: int) -> None:
@@ -166,17 +181,36 @@ class GenericRunner(ModelRunner):
         rows, device = self.rows.rows, self.model.device
         self.hooks.enter(self._site(n))
         cache = rows.cache or DynamicCache(config=self.model.hf.config)
-        mask = None if rows.mask is None else torch.from_numpy(rows.mask).long().to(device)
+        mask = rows.mask
+        if mask is not None:
+            mask = torch.from_numpy(mask).long().to(device)
         at = self.position[:n, None]
-        logits = self._forward(self.model.hf, self.last[:n, None], at, cache, mask).logits
+        logits = forward(self.model.hf, self.last[:n, None], at, cache, mask).logits
         self.rows.rows = CacheRows(cache, rows.lengths).grown()
         return logits[:, -1]
 
-    def _forward(
-        self, module: nn.Module, ids: Tensor, at: Tensor, cache: DynamicCache, mask: Tensor | None
-    ) -> Any:
-        """Runs a pass with a Hugging Face cache, as `generate` does."""
-        options: dict[str, Any] = {"position_ids": at, "attention_mask": mask}
-        known = inspect.signature(type(module).forward).parameters
-        options = {name: value for name, value in options.items() if name in known}
-        return module(input_ids=ids, use_cache=True, **options, **handing(module, cache))
+
+def forward(
+    module: nn.Module, ids: Tensor, at: Tensor, cache: DynamicCache, mask: Tensor | None
+) -> Any:
+    """Runs a pass with a Hugging Face cache, as `generate` does.
+
+    Args:
+        module: the model or its base.
+        ids: token ids, [n, T].
+        at: their positions, [n, T].
+        cache: what was read before; it grows.
+        mask: which columns are no padding, [n, columns + T]; None if none is padded.
+
+    Returns:
+        The output of the module.
+    """
+    options: dict[str, Any] = {"position_ids": at, "attention_mask": mask}
+    known = _arguments(type(module))
+    options = {name: value for name, value in options.items() if name in known}
+    return module(input_ids=ids, use_cache=True, **options, **handing(module, cache))
+
+
+@functools.cache  # called in every pass
+def _arguments(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)

@@ -137,6 +137,16 @@ class ModelRunner:
             self.backend = backend or (TORCH if compiled else choose(model, slots).backend)
             self._prepare(variants, longest, record, moments, compiled)
 
+    @staticmethod
+    def row_bytes(model: ReasoningModel, columns: int) -> int | None:
+        """Returns the bytes of a row's state; None if it is keys and values of every block.
+
+        Args:
+            model: the model.
+            columns: tokens of the row.
+        """
+        return None
+
     def _prepare(
         self,
         variants: Sequence[VariantLike],

@@ -32,10 +32,11 @@ NORM = (
     *("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm"),
     *("embedding_norm", "norm_f"),
 )
-# (a child that only these blocks have, the norm after attention, the norm after the MLP)
+# the norm after attention and the norm after the MLP, in blocks that have both
 NORM_BEHIND = (
-    ("post_feedforward_layernorm", "post_attention_layernorm", "post_feedforward_layernorm"),
-    ("post_mlp_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+    ("post_attention_layernorm", "post_mlp_layernorm"),
 )
 
 
@@ -84,7 +85,7 @@ class Anatomy:
         Raises:
             UserError: the attention module has no such linear layer.
         """
-        attention = self.attention[index]
+        attention = self.sublayer(index, "attention")
         for name in OUTPUT_PROJECTION:
             found = getattr(attention, name, None)
             if isinstance(found, nn.Linear) and found.in_features % self.n_heads == 0:
@@ -109,11 +110,35 @@ class Anatomy:
         """
         if part == "block":
             return self.blocks[index]
-        found = {"attention": self.adds_attention, "mlp": self.adds_mlp}[part][index]
+        return self._known(index, part, self.adds_attention, self.adds_mlp)
+
+    def sublayer(self, index: int, part: str) -> nn.Module:
+        """The attention or the MLP module of a block.
+
+        Args:
+            index: position of the block in this model.
+            part: "attention" or "mlp".
+
+        Returns:
+            The module.
+
+        Raises:
+            UserError: the block has no such part, or several modules make it up.
+        """
+        return self._known(index, part, self.attention, self.mlp)
+
+    def _known(
+        self,
+        index: int,
+        part: str,
+        attention: tuple[nn.Module | None, ...],
+        mlp: tuple[nn.Module | None, ...],
+    ) -> nn.Module:
+        found = {"attention": attention, "mlp": mlp}[part][index]
         if found is None:
             raise UserError(
-                f"Block {index} ({type(self.blocks[index]).__name__}) has no single module that "
-                f'adds its {part} to the stream: use part="block" there.'
+                f"Block {index} of this model ({type(self.blocks[index]).__name__}) has no {part}, "
+                "or several modules for it: work on whole blocks there."
             )
         return found
 
@@ -163,8 +188,8 @@ def dissect(hf: PreTrainedModel) -> Anatomy:
                 blocks=tuple(blocks),
                 attention=tuple(a for a, _ in ways),
                 mlp=tuple(m for _, m in ways),
-                adds_attention=tuple(_adds(b, a, 1) for b, (a, _) in zip(blocks, ways, strict=True)),
-                adds_mlp=tuple(_adds(b, m, 2) for b, (_, m) in zip(blocks, ways, strict=True)),
+                adds_attention=tuple(_adds(b, a, 0) for b, (a, _) in zip(blocks, ways, strict=True)),
+                adds_mlp=tuple(_adds(b, m, 1) for b, (_, m) in zip(blocks, ways, strict=True)),
                 final_norm=norm,
                 head=head,
             )
@@ -195,8 +220,21 @@ def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
     return next(iter(_children(module, names)), None)
 
 
+def norm_behind(block: nn.Module) -> tuple[str, str] | None:
+    """The names of the norms behind attention and behind the MLP.
+
+    Args:
+        block: a decoder block.
+
+    Returns:
+        The names; None if the block has no such norms.
+    """
+    for names in NORM_BEHIND:
+        if len(_children(block, names)) == len(names):
+            return names
+    return None
+
+
 def _adds(block: nn.Module, found: nn.Module | None, column: int) -> nn.Module | None:
-    for row in NORM_BEHIND:
-        if isinstance(getattr(block, row[0], None), nn.Module):
-            return getattr(block, row[column])
-    return found
+    names = norm_behind(block)
+    return found if names is None else _child(block, names[column : column + 1])

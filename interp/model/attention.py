@@ -63,7 +63,7 @@ class MaskForm:
         """
         config = model.anatomy.config
         types = set(getattr(config, "layer_types", None) or ())
-        if unknown := sorted(types - {"full_attention", "sliding_attention"}):
+        if unknown := unknown_types(model):
             raise UserError(
                 f"{model.name} has blocks of type {', '.join(unknown)}: only full and "
                 "sliding-window attention are supported."
@@ -95,6 +95,19 @@ class MaskForm:
         if full is None:
             return near
         return {"full_attention": full, "sliding_attention": near}
+
+
+def unknown_types(model: ReasoningModel) -> list[str]:
+    """The types of blocks for which no masks can be made here.
+
+    Args:
+        model: the model.
+
+    Returns:
+        Their names in the configuration, sorted.
+    """
+    types = set(getattr(model.anatomy.config, "layer_types", None) or ())
+    return sorted(types - {"full_attention", "sliding_attention"})
 
 
 def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -259,7 +272,7 @@ def _width(attention: nn.Module) -> int:
 
 
 def _first_weights(model: ReasoningModel) -> list[tuple[nn.Module, torch.Tensor]]:
-    return [(a, next(a.parameters())) for a in model.anatomy.attention]
+    return [(a, next(a.parameters())) for a in model.anatomy.attention if a is not None]
 
 
 def no_masks(form: MaskForm, dtype: torch.dtype) -> Masks:
