@@ -23,7 +23,7 @@ from interp.decoding.request import Request
 from interp.decoding.sampling import Sampling, measure
 from interp.errors import UserError
 from interp.interventions.interventions import dense
-from interp.model.attention import unknown_types
+from interp.model.attention import STANDARD, not_standard
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -32,9 +32,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# model types that each decoder is tested with, against `generate` (tests/architectures.py)
-FAST: tuple[str, ...] = ()
-GENERIC: tuple[str, ...] = ()
+# model types that are tested with the generic decoder only (tests/architectures.py)
+GENERIC = (
+    *("bamba", "bloom", "falcon_h1", "falcon_mamba", "gemma4_text", "gpt_oss", "granitemoehybrid"),
+    *("jamba", "lfm2", "lfm2_moe", "llama4_text", "mamba", "mamba2", "nemotron_h", "olmo_hybrid"),
+    *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "zamba2"),
+)
 TRIED = (9, 6)  # tokens of the rows of a trial
 SCRIPTED = 3  # of them are read one by one
 # nats by which log-probability and entropy of a trial may differ from those of a plain pass
@@ -57,7 +60,7 @@ def runner_for(model: ReasoningModel, name: DecoderName) -> type[ModelRunner]:
     Raises:
         UserError: the decoder, or neither, can decode the model.
     """
-    ways = {"fast": (_not_fast, ModelRunner), "generic": (_not_generic, GenericRunner)}
+    ways = {"fast": (not_standard, ModelRunner), "generic": (_not_generic, GenericRunner)}
     if name not in ("auto", *ways):
         raise UserError(f"decoder={name!r}: expected auto, {', '.join(ways)}.")
     refused: list[str] = []
@@ -71,21 +74,14 @@ def runner_for(model: ReasoningModel, name: DecoderName) -> type[ModelRunner]:
             refused.append(f"{each} decoder: {reason}")
     way_on = 'Use decoder="auto".' if name == "fast" else "Scores and pruning may still work."
     raise UserError(
-        f"{model.name} ({type(model.hf).__name__}) cannot be decoded: {'; '.join(refused)}. {way_on}"
+        f"{model.name} ({type(model.hf).__name__}) cannot be decoded: {'; '.join(refused)}. "
+        f"{way_on}"
     )
-
-
-def _not_fast(model: ReasoningModel) -> str | None:
-    """Why the fast decoder does not take a model; None if it does."""
-    kind = model.anatomy.config.model_type
-    if unknown := unknown_types(model):
-        return f"it has blocks of type {', '.join(unknown)}"
-    return None if kind in FAST else f"it is not tested with models of type {kind}"
 
 
 def _not_generic(model: ReasoningModel) -> str | None:
     """Why the generic decoder cannot decode a model; None if it can."""
-    if model.anatomy.config.model_type in (*FAST, *GENERIC):
+    if model.anatomy.config.model_type in (*STANDARD, *GENERIC):
         return None
     base = model.anatomy.base
     if base not in _tried:

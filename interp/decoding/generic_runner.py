@@ -63,7 +63,7 @@ class GenericRunner(ModelRunner):
         self.stride = 1  # a row cannot go back to where something happened
 
     @staticmethod
-    def row_bytes(model: ReasoningModel, columns: int) -> int | None:
+    def row_bytes(model: ReasoningModel, columns: int) -> int:
         """Returns the bytes of a row's state, measured on a pass over one token.
 
         Args:

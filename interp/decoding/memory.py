@@ -36,6 +36,19 @@ def most_columns(model: ReasoningModel, request: Request) -> int:
     return min(len(request.prompt_ids) + longest, model.max_positions)
 
 
+def kv_bytes(model: ReasoningModel, columns: int) -> int:
+    """Returns the bytes of a row's keys and values in every block.
+
+    Args:
+        model: a model with standard attention.
+        columns: tokens of the row.
+    """
+    config = model.anatomy.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * model.n_blocks * heads * width * columns * model.dtype.itemsize
+
+
 def slots_that_fit(
     model: ReasoningModel, columns: int, asked: int | None, row: int | None = None
 ) -> int:
@@ -54,11 +67,7 @@ def slots_that_fit(
     Returns:
         Rows, at least 1.
     """
-    if row is None:
-        config = model.anatomy.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        row = 2 * model.n_blocks * heads * width * columns * model.dtype.itemsize
+    row = kv_bytes(model, columns) if row is None else row
     usual = CPU_SLOTS
     free = available_bytes(model.device)
     if model.device.type == "cuda":

@@ -29,6 +29,7 @@ from interp.chains.periods import LOOP_CHECK
 from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
 from interp.decoding.cuda_graphs import CudaGraphs, wanted
 from interp.decoding.fused_blocks import CompiledBlocks, FusedBlock, fuse, fused
+from interp.decoding.memory import kv_bytes
 from interp.decoding.recording import LiveMoments, LiveRecord
 from interp.decoding.sampling import Sampling, measure
 from interp.decoding.sampling import choose as choose_token
@@ -138,14 +139,14 @@ class ModelRunner:
             self._prepare(variants, longest, record, moments, compiled)
 
     @staticmethod
-    def row_bytes(model: ReasoningModel, columns: int) -> int | None:
-        """Returns the bytes of a row's state; None if it is keys and values of every block.
+    def row_bytes(model: ReasoningModel, columns: int) -> int:
+        """Returns the bytes of a row's state.
 
         Args:
             model: the model.
             columns: tokens of the row.
         """
-        return None
+        return kv_bytes(model, columns)
 
     def _prepare(
         self,

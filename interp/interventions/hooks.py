@@ -199,11 +199,14 @@ class RowHooks:
         return hook
 
     def _on_sublayer(self, ops: list[_Op]) -> Callable[..., Any]:
-        def hook(_: nn.Module, _args: Any, output: Any) -> Any:
-            delta = output[0] if isinstance(output, tuple) else output
+        def hook(_: nn.Module, args: Any, output: Any) -> Any:
+            delta = given = output[0] if isinstance(output, tuple) else output
+            if delta.ndim == 2:  # some mixtures of experts return [B * T, D]
+                delta = delta.view(args[0].shape)
             for op in ops:
                 new = op.intervention.new_delta(delta, self._site)
                 delta = _select(op.mask, new, delta)
+            delta = delta.view(given.shape)
             return (delta, *output[1:]) if isinstance(output, tuple) else delta
 
         return hook

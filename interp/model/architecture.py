@@ -188,7 +188,9 @@ def dissect(hf: PreTrainedModel) -> Anatomy:
                 blocks=tuple(blocks),
                 attention=tuple(a for a, _ in ways),
                 mlp=tuple(m for _, m in ways),
-                adds_attention=tuple(_adds(b, a, 0) for b, (a, _) in zip(blocks, ways, strict=True)),
+                adds_attention=tuple(
+                    _adds(b, a, 0) for b, (a, _) in zip(blocks, ways, strict=True)
+                ),
                 adds_mlp=tuple(_adds(b, m, 1) for b, (_, m) in zip(blocks, ways, strict=True)),
                 final_norm=norm,
                 head=head,
