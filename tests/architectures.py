@@ -1,10 +1,14 @@
 """Tiny configurations of every architecture that is tested, by model type.
 
-The list in docs/architectures.md, and the lists of the decoders, are those of this table.
+The lists in docs/architectures.md, in the README and of the decoders are those of this table:
+`python -m tests.architectures` writes the documents anew.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 BLOCKS = 4
@@ -162,3 +166,81 @@ STANDARD: dict[str, dict[str, Any]] = {
 }
 
 TABLE = STANDARD | GENERIC
+
+NAMES = {
+    "apertus": "Apertus",
+    "bamba": "Bamba",
+    "bloom": "BLOOM",
+    "cohere": "Cohere",
+    "cohere2": "Cohere 2",
+    "deepseek_v3": "DeepSeek V3",
+    "ernie4_5": "Ernie 4.5",
+    "exaone4": "EXAONE 4",
+    "falcon_h1": "Falcon-H1",
+    "falcon_mamba": "Falcon Mamba",
+    "gemma": "Gemma",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3",
+    "gemma4_text": "Gemma 4",
+    "glm": "GLM",
+    "glm4": "GLM 4",
+    "gpt2": "GPT-2",
+    "gpt_neox": "GPT-NeoX",
+    "gpt_oss": "gpt-oss",
+    "granite": "Granite",
+    "granitemoe": "Granite MoE",
+    "granitemoehybrid": "Granite hybrid",
+    "hunyuan_v1_dense": "Hunyuan",
+    "jamba": "Jamba",
+    "lfm2": "LFM2",
+    "lfm2_moe": "LFM2 MoE",
+    "llama": "Llama",
+    "llama4_text": "Llama 4",
+    "mamba": "Mamba",
+    "mamba2": "Mamba-2",
+    "ministral": "Ministral",
+    "ministral3": "Ministral 3",
+    "mistral": "Mistral",
+    "mixtral": "Mixtral",
+    "nemotron": "Nemotron",
+    "nemotron_h": "Nemotron-H",
+    "olmo": "OLMo",
+    "olmo2": "OLMo 2",
+    "olmo3": "OLMo 3",
+    "olmo_hybrid": "OLMo hybrid",
+    "olmoe": "OLMoE",
+    "phi": "Phi",
+    "phi3": "Phi-3",
+    "qwen2": "Qwen2",
+    "qwen2_moe": "Qwen2 MoE",
+    "qwen3": "Qwen3",
+    "qwen3_5_moe_text": "Qwen3.5 MoE",
+    "qwen3_5_text": "Qwen3.5",
+    "qwen3_moe": "Qwen3 MoE",
+    "qwen3_next": "Qwen3-Next",
+    "seed_oss": "Seed-OSS",
+    "smollm3": "SmolLM3",
+    "stablelm": "StableLM",
+    "starcoder2": "StarCoder2",
+    "zamba2": "Zamba2",
+}
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "architectures.md")
+# where a document has the list of one table
+PLACE = re.compile(r"(<!-- (standard|generic): [^\n]* -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def written(text: str) -> str:
+    """A document with the lists of the tables in their places."""
+    tables = {"standard": STANDARD, "generic": GENERIC}
+
+    def listed(found: re.Match[str]) -> str:
+        names = sorted((NAMES[kind] for kind in tables[found[2]]), key=str.lower)
+        return found[1] + fill(", ".join(names), 110, break_on_hyphens=False) + found[3]
+
+    return PLACE.sub(listed, text)
+
+
+if __name__ == "__main__":
+    for document in DOCUMENTS:
+        document.write_text(written(document.read_text(encoding="utf-8")), encoding="utf-8")

@@ -36,6 +36,7 @@ from pruning.folder import prune_folder
 from pruning.plan import LayerPlan
 from pruning.surgery import prune, save
 from tests import architectures
+from tests.laws.test_replay_laws import replayed_logprobs
 from tests.models import config, tiny, tokenizer
 from tests.reference import same_chain, skipped, slow_logits, slow_logprobs
 from tests.tolerances import logit_noise
@@ -224,6 +225,16 @@ def test_interventions_row_by_row(kind: str) -> None:
     assert (cut.finish, cut.ids.tolist()) == ("stop", first.ids[:-1].tolist())
 
 
+@pytest.mark.parametrize("kind", ["qwen3_5_text", "gpt_oss"])
+def test_replay_is_live_recording(kind: str) -> None:
+    """Law 3: chains are read in whole rows where the blocks take no masks made here."""
+    model = model_of(kind)
+    variant = Variant("late", (Skip(1, window=Window(2)),))
+    chains = list(model.generate(PROMPTS, [variant], Budget(8, 2), sampling=LONG))
+    for chain, found in zip(chains, replayed_logprobs(model, chains, variant, 6), strict=True):
+        close(model, np.where(chain.forced, np.nan, found), chain.logprob)
+
+
 def test_natural_ends_waits_and_single_token_prompts() -> None:
     """Law 7 where rows go back over ends that the model chose, and a row that read nothing."""
     model = tiny("qwen3_5_text", architectures.BLOCKS, seed=1)
@@ -334,3 +345,10 @@ def test_the_lists_are_those_of_the_table() -> None:
     assert sorted(STANDARD) == sorted(architectures.STANDARD)
     assert sorted(GENERIC) == sorted(architectures.GENERIC)
     assert len(architectures.TABLE) - len(NOT_HERE) >= 30
+
+
+def test_the_documents_list_the_table() -> None:
+    for document in architectures.DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        assert len(architectures.PLACE.findall(text)) == 2
+        assert text == architectures.written(text), "run python -m tests.architectures"
