@@ -349,11 +349,25 @@ def bypass(model: ReasoningModel, blocks: Sequence[int]) -> Iterator[None]:
         blocks: positions in this model.
     """
 
-    def through(*args: Any, **kwargs: Any) -> Any:
-        return args[0] if args else kwargs["hidden_states"]
-
-    with replaced_forwards(model, dict.fromkeys(blocks, through)):
+    with replaced_forwards(model, {index: _through(model.blocks[index]) for index in blocks}):
         yield
+
+
+def _through(block: nn.Module) -> Callable[..., Any]:
+    """A `forward` that returns what entered, in the form in which the block returns its output."""
+    plain, kind = block.forward, type(block)
+
+    def through(*args: Any, **kwargs: Any) -> Any:
+        entered = args[0] if args else kwargs["hidden_states"]
+        if kind not in _tuples:  # some annotations are wrong, so the block itself tells, once
+            known = _returns_tensor(block)
+            _tuples[kind] = not known and isinstance(plain(*args, **kwargs), tuple)
+        return (entered, None) if _tuples[kind] else entered
+
+    return through
+
+
+_tuples: dict[type[nn.Module], bool] = {}  # whether blocks of a class return tuples
 
 
 def present(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:

@@ -26,7 +26,7 @@ from interp.decoding.generic_runner import GenericRunner
 from interp.decoding.request import cross, fork
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
-from interp.interventions.hooks import apply
+from interp.interventions.hooks import apply, bypass
 from interp.interventions.interventions import MeanDelta, Patch, Scale, Skip, Variant, dense
 from interp.interventions.windows import Window
 from interp.model.attention import STANDARD
@@ -233,6 +233,18 @@ def test_replay_is_live_recording(kind: str) -> None:
     chains = list(model.generate(PROMPTS, [variant], Budget(8, 2), sampling=LONG))
     for chain, found in zip(chains, replayed_logprobs(model, chains, variant, 6), strict=True):
         close(model, np.where(chain.forced, np.nan, found), chain.logprob)
+
+
+@pytest.mark.parametrize("kind", ["bamba", "granitemoehybrid", "falcon_h1"])
+def test_a_bypassed_block_returns_what_its_model_expects(kind: str) -> None:
+    """Blocks that return tuples, or tensors whatever their annotation says."""
+    model = model_of(kind)
+    ids = torch.tensor(np.random.default_rng(1).integers(6, model.vocab_size, (2, 9)))
+    with torch.no_grad(), apply(model, Variant("none", (Skip(0), Skip(1)))):
+        wanted = model.hf(ids, use_cache=False).logits
+    with torch.no_grad(), bypass(model, [0, 1]):
+        found = model.hf(ids, use_cache=False).logits
+    close(model, found.numpy(), wanted.numpy())
 
 
 def test_natural_ends_waits_and_single_token_prompts() -> None:
