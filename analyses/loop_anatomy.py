@@ -147,8 +147,10 @@ def _escapes(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     from analyses.plumbing.workbench import Workbench
     from interp.diagnosis import escape_mass
 
-    rows = chain_rows(study, settings["purpose"])
+    rows = chain_rows(study, settings["purpose"], live=True)
     rows = rows[(rows["benchmark"] == settings["benchmark"]) & (rows["looped"] == 1)]
+    if not len(rows):
+        return pd.DataFrame()
     bench = Workbench.of(study, settings["benchmark"], int(rows["thinking_budget"].max()))
     variants = variants_of(rows)
     parts = []

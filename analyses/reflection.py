@@ -102,7 +102,7 @@ def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     from analyses.plumbing.workbench import Workbench
     from interp.diagnosis import compare_openers, opener_mass, reflection_benefit
 
-    rows = chain_rows(study)
+    rows = chain_rows(study, live=True)
     rows = rows[(rows["benchmark"] == settings["benchmark"]) & (rows["kind"] != "block")]
     bench = Workbench.of(study, settings["benchmark"], int(rows["thinking_budget"].max()))
     variants = variants_of(rows)

@@ -323,10 +323,11 @@ def study_set(folder: Path, model: ReasoningModel) -> TrainingSet:
 
     from scaling.benchmarks import benchmarks
     from scaling.problem import Problem
+    from scaling.store.stored_benchmark import PROMPTING
     from scaling.store.study_store import Store
 
     with Store(folder, read_only=True) as store:
-        rows, problems = store.rows(ids=True), store.frame("problems")
+        rows, problems, meta = store.rows(ids=True), store.frame("problems"), store.meta()
     rows = rows[(rows["variant"] == "dense") & (rows["scoring"] == "generate")]
     rows = rows[(rows["waits_allowed"] == 0) & (rows["outcome"] == "correct")]
     rows = rows[(rows["finish"] == "stop") & (rows["forced_tokens"] == 0)]
@@ -340,6 +341,12 @@ def study_set(folder: Path, model: ReasoningModel) -> TrainingSet:
             continue
         stored = known.loc[(row["benchmark"], row["problem"])]
         question = str(stored["question"])
+        if f"{PROMPTING}{row['benchmark']}" in meta:
+            raise UserError(
+                f"The study in {str(folder)!r} asked {row['benchmark']!r} with worked examples or "
+                "without the chat template; training reads a question in the chat template. Give "
+                "a study that asks so."
+            )
         if entry.instruction:
             question = f"{question}\n\n{entry.instruction}"
         if len(model.prompt_ids(question, thinking=entry.thinking)) != row["prompt_tokens"]:

@@ -15,6 +15,13 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("PRUNESCOPE_KERNELS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import torch
+
+if not torch.cuda.is_available():  # before anything imports Triton
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from importlib.util import find_spec
+
 from jaxtyping import install_import_hook
 
 import tests.typechecking  # noqa: F401  (the hook looks it up by name)
@@ -22,9 +29,9 @@ import tests.typechecking  # noqa: F401  (the hook looks it up by name)
 # Of the testbed only what handles arrays: checking every step of a search would take minutes.
 PACKAGES = ["interp", "pruning", "scaling", "recovery", "analyses", "prunescope"]
 PACKAGES += ["testbed.training", "testbed.evaluation"]
+if find_spec("triton"):  # Triton compiles functions as they are written: no checks around them
+    import interp.kernels.triton_kernels
 install_import_hook(PACKAGES, "tests.typechecking.checked")
-
-import torch
 
 import interp.decoding.generate  # noqa: F401  (gives models their `generate`)
 from tests.drawing import load_profile

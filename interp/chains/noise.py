@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 
 # Constants of splitmix64 (Steele, Lea, Flood 2014), as signed 64-bit numbers: torch's int64
 # products wrap around, as splitmix64 requires.
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
-_MIX_2 = 0x94D049BB133111EB - 2**64
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+MIX_2 = 0x94D049BB133111EB - 2**64
 
 
 def noise_key(seed: int, problem: str, sample: int) -> int:
@@ -44,20 +44,35 @@ def mix(x: Int[torch.Tensor, ...]) -> Int[torch.Tensor, ...]:
     Returns:
         int64, the same shape.
     """
-    x = (x ^ ((x >> 30) & (2**34 - 1))) * _MIX_1
-    x = (x ^ ((x >> 27) & (2**37 - 1))) * _MIX_2
+    x = (x ^ ((x >> 30) & (2**34 - 1))) * MIX_1
+    x = (x ^ ((x >> 27) & (2**37 - 1))) * MIX_2
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
 def _mix_(x: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
     """`mix` in place, with a buffer of the same shape: one step's noise holds B x V numbers."""
-    for shift, multiplier in ((30, _MIX_1), (27, _MIX_2), (31, None)):
+    for shift, multiplier in ((30, MIX_1), (27, MIX_2), (31, None)):
         torch.bitwise_right_shift(x, shift, out=spare)
         spare &= 2 ** (64 - shift) - 1  # shifting a negative number right fills with ones
         x ^= spare
         if multiplier is not None:
             x *= multiplier
     return x
+
+
+def step_start(
+    keys: Int[torch.Tensor, " B"], steps: Int[torch.Tensor, " B"]
+) -> Int[torch.Tensor, " B"]:
+    """Where the hash of each row's noise starts at this step.
+
+    Args:
+        keys: the noise key of each row, int64 [B].
+        steps: the step of each row, int64 [B].
+
+    Returns:
+        int64 [B].
+    """
+    return mix(mix(keys) + steps * GOLDEN)
 
 
 def uniform(
@@ -73,8 +88,8 @@ def uniform(
     Returns:
         float32 [B, V].
     """
-    start = mix(mix(keys) + steps * _GOLDEN)
-    entry = torch.arange(1, vocab + 1, dtype=torch.int64, device=keys.device) * _GOLDEN
+    start = step_start(keys, steps)
+    entry = torch.arange(1, vocab + 1, dtype=torch.int64, device=keys.device) * GOLDEN
     bits = start[:, None] + entry  # [B, V]
     bits = _mix_(bits, torch.empty_like(bits))
     bits >>= 24

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp.chains.periods import loop_from, loop_start
+from interp.chains.periods import LOOP_CHECK, loop_from, loop_start
 from interp.decoding.decode_options import DecodeOptions
 from interp.decoding.decoder_choice import runner_for
+from interp.decoding.drafts import CPU_LANES, CUDA_LANES, Draft, shares
 from interp.decoding.model_runner import StepOutput
 from interp.decoding.request import Request
 from interp.decoding.sequence import SequenceState, SlotRecord, Task
@@ -149,17 +150,19 @@ class SlotTable:
             The step of every new token, [n, k], and whether the decoder wrote it, [n, k].
         """
         n, passes = output.tokens.shape
-        slots = np.arange(n)[:, None]  # [n, 1], broadcast against index
+        counts = np.full(n, passes) if output.counts is None else output.counts
         index = self.step[:n, None] + np.arange(passes)  # [n, k]
         forced = index < self.own[:n, None]
+        # where a row drops drafts, it writes them too: its next tokens overwrite them
+        slots = np.arange(n)[:, None]  # [n, 1], broadcast against index
         self.tokens[slots, index] = output.tokens
         self.logprob[slots, index] = np.where(forced, np.nan, output.logprob)
         self.entropy[slots, index] = np.where(forced, np.nan, output.entropy)
         self.forced[slots, index] = forced
         if self.stream is not None and output.stream is not None:
             self.stream[slots, index] = output.stream
-        self.step[:n] += passes
-        self.last[:n] = output.tokens[:, -1]
+        self.step[:n] += counts
+        self.last[:n] = output.tokens[np.arange(n), counts - 1]
         return index, forced
 
     def copy(self, source: int, target: int, cut: int) -> None:
@@ -192,18 +195,19 @@ class SlotTable:
             self.tokens[slot], self.logprob[slot], self.entropy[slot], self.forced[slot], stream
         )
 
-    def trail(self, n: int, reach: int) -> np.ndarray:
-        """Returns the last generated tokens of rows 0..n-1, up to the one that is read next.
+    def trail(self, rows: np.ndarray, step: np.ndarray, reach: int) -> np.ndarray:
+        """Returns the last generated tokens before each lane's step.
 
         Args:
-            n: rows in use.
+            rows: row of each lane, [lanes].
+            step: step of the token that each lane chooses, [lanes].
             reach: tokens before the one that is read next.
 
         Returns:
-            Token ids, [n, reach + 1]; `NO_TOKEN` before the first generated token.
+            Token ids, [lanes, reach + 1]; `NO_TOKEN` before the first generated token.
         """
-        index = self.step[:n, None] - 1 + np.arange(-reach, 1)  # [n, reach + 1]
-        tokens = self.tokens[np.arange(n)[:, None], np.maximum(index, 0)]
+        index = step[:, None] - 1 + np.arange(-reach, 1)  # [lanes, reach + 1]
+        tokens = self.tokens[rows[:, None], np.maximum(index, 0)]
         return np.where(index >= 0, tokens, NO_TOKEN)
 
 
@@ -237,12 +241,14 @@ class Batch:
             longest: tokens of the longest sequence, its prompt included.
         """
         self.model, self.slots = model, slots
+        most = CPU_LANES if model.device.type == "cpu" else CUDA_LANES
         self.runner = runner_for(model, options.decoder)(
             model,
             variants,
             options.sampling,
             slots=slots,
             longest=longest,
+            lanes=max(slots, most) if options.drafts else slots,
             record=options.record,
             moments=options.moments,
             compiled=options.compiled,
@@ -252,6 +258,8 @@ class Batch:
         self._variant_number = {variant.name: i for i, variant in enumerate(variants)}
         self._threads = ThreadTuner(None if model.device.type == "cpu" else (1,))
         self._moved = self._dirty = True  # rows came or went; the host changed the state of a row
+        # row, and tokens ahead of it, of each lane of the last stride, if it had drafts
+        self._lanes: tuple[np.ndarray, np.ndarray] | None = None
 
     def __len__(self) -> int:
         """Returns the number of rows in use."""
@@ -359,25 +367,16 @@ class Batch:
         Returns:
             What the passes gave, on the host.
         """
+        self._lanes = None
+        if drafts := self._draft():
+            return self._verify(drafts)
         n, table = len(self.sequences), self.table
         used = int((table.prompt[:n] + table.step[:n]).max())
         passes = max(1, min(self.runner.stride, self.model.max_positions - used))
         table.widen(int(table.step[:n].max()) + passes)
         if self._moved or self._dirty:
             self._read_again(self.runner.behind(table.prompt[:n] + table.step[:n] - 1))
-            names = [s.request.variant.name for s in self.sequences]
-            variants = [self._variant_number[name] for name in names] if self._moved else None
-            self.runner.place(
-                n,
-                variants,
-                last=table.last[:n],
-                position=table.prompt[:n] + table.step[:n] - 1,
-                index=table.step[:n],
-                noise=table.noise[:n],
-                answer_from=table.answer_from[:n],
-                loop_from=table.loop_from[:n],
-                trail=table.trail(n, self.runner.reach) if self.runner.watches_events else None,
-            )
+            self._place(np.arange(n), np.zeros(n, np.int64), None)
             self._moved = self._dirty = False
         with self._threads.stride(n * passes):
             return self.runner.decode(n, used, passes, self._script(n, passes))
@@ -392,6 +391,99 @@ class Batch:
             given.append(replace(self.sequences[slot].request, prefix=tuple(tokens.tolist())))
         width = max(len(request.read) for request in given)
         self.load(slots, self.prefill(given, width - 1), range(len(given)), width)
+
+    def _place(self, rows: np.ndarray, ahead: np.ndarray, drafted: np.ndarray | None) -> None:
+        """Sets the inputs of the next pass on the device.
+
+        Args:
+            rows: row of each lane, [lanes]; with drafts the lanes of a row are neighbors.
+            ahead: tokens that each lane is ahead of its row, [lanes].
+            drafted: the token that each lane reads, [lanes]; None without drafts.
+        """
+        table, watches = self.table, self.runner.watches_events
+        variants = None
+        if self._moved or drafted is not None:
+            numbers = [self._variant_number[s.request.variant.name] for s in self.sequences]
+            variants = [numbers[row] for row in rows]
+        step = table.step[rows] + ahead
+        self.runner.place(
+            len(rows),
+            variants,
+            rows=None if drafted is None else rows,
+            last=table.last[rows] if drafted is None else drafted,
+            position=table.prompt[rows] + step - 1,
+            index=step,
+            noise=table.noise[rows],
+            answer_from=table.answer_from[rows],
+            loop_from=table.loop_from[rows],
+            trail=table.trail(rows, step, self.runner.reach) if watches else None,
+        )
+
+    # ---------------------------------------------------------------- drafts
+
+    def _draft(self) -> dict[int, Draft]:
+        """Returns the drafts of the rows that repeat themselves, by slot; few rows leave lanes."""
+        n, table = len(self.sequences), self.table
+        free = self.runner.lanes - n
+        if free <= 0 or not self.runner.drafts:
+            return {}
+        found: dict[int, Draft] = {}
+        for slot, sequence in enumerate(self.sequences):
+            step = int(table.step[slot])
+            if step < table.own[slot]:  # the decoder writes the next tokens
+                continue
+            most = min(int(table.limit[slot]), sequence.max_tokens) - step - 1
+            if self.watches_loops(sequence) and table.loop_from[slot] == NEVER:
+                most = min(most, LOOP_CHECK - 1)  # a window may open after the next check
+            if (draft := sequence.drafter.draft(table.tokens[slot, :step], most)) is not None:
+                found[slot] = draft
+        given = shares([len(draft) for draft in found.values()], free)
+        return {
+            slot: draft[:lanes]
+            for (slot, draft), lanes in zip(found.items(), given, strict=True)
+            if lanes
+        }
+
+    def _verify(self, drafts: dict[int, Draft]) -> StepOutput:
+        """Runs one pass that reads every row's next token and the drafts after it.
+
+        Args:
+            drafts: token ids by slot.
+
+        Returns:
+            What the pass gave: of every row the first token, and one more for every draft token
+            that it chose itself.
+        """
+        n, table = len(self.sequences), self.table
+        sizes = np.array([1 + len(drafts.get(slot, ())) for slot in range(n)])
+        first = np.cumsum(sizes) - sizes  # lane of each row's first token, [n]
+        rows = np.repeat(np.arange(n), sizes)
+        ahead = np.arange(len(rows)) - first[rows]
+        width = int(sizes.max())
+        steps = table.step[:n]
+        table.widen(int(steps.max()) + width)
+        tokens = table.last[rows]
+        for slot, draft in drafts.items():
+            tokens[first[slot] + 1 : first[slot] + sizes[slot]] = draft
+            # the trails of the lanes look back on the draft
+            table.tokens[slot, steps[slot] : steps[slot] + len(draft)] = draft
+        self._place(rows, ahead, tokens)
+        self._moved = self._dirty = True  # the next stride without drafts has one lane per row
+        used = int((table.prompt[:n] + steps + sizes).max()) - 1
+        script = self._script(n, 1)
+        script = None if script is None else script[rows]
+        with self._threads.stride(len(rows)):
+            output = self.runner.decode(len(rows), used, 1, script)
+        lane_of = first[:, None] + np.minimum(np.arange(width), sizes[:, None] - 1)  # [n, width]
+        chosen = output.tokens[lane_of, 0]
+        counts = np.ones(n, np.int64)
+        for slot, draft in drafts.items():
+            right = chosen[slot, : len(draft)] == draft
+            counts[slot] += len(draft) if right.all() else int(right.argmin())
+            drafter, now = self.sequences[slot].drafter, int(steps[slot] + counts[slot])
+            drafter.learn(len(draft), int(counts[slot]) - 1, now)
+        self._lanes = (rows, ahead)
+        return output.by_row(lane_of, counts)
 
     def _script(self, n: int, passes: int) -> np.ndarray | None:
         """Returns the tokens that the decoder writes, [n, passes]: -1 where the model chooses."""
@@ -434,6 +526,6 @@ class Batch:
             done: slots whose chains are finished.
         """
         if (moments := self.runner.moments) is not None:
-            moments.fold(kept)
+            moments.fold(kept, self._lanes)
             for slot in done:
                 moments.done(slot)

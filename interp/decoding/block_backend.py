@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from interp.decoding.cuda_blocks import suitable
 from interp.decoding.fused_blocks import fits, fusable
 from interp.kernels.library import Kernels, builds, cache_folder, kernels, processor, source, wanted
 from interp.model.attention import kernel_ready
@@ -45,13 +46,17 @@ class BlockBackend:
 
     Attributes:
         name: the name in logs, the store and `prunescope doctor`.
-        kernels: the build that computes attention and, if `fused`, whole blocks; None for torch.
+        kernels: the build that computes attention and, if `fused`, whole blocks; None for torch
+            and for Triton.
+        triton: whether each recognized block runs through Triton kernels
+            (`interp.decoding.cuda_blocks`).
         fused: whether each recognized block is one compiled call (`interp.decoding.fused_blocks`).
     """
 
     name: str
     kernels: Kernels | None = None
     fused: bool = False
+    triton: bool = False
 
 
 TORCH = BlockBackend("torch")
@@ -74,6 +79,8 @@ class BackendChoice:
 
 def candidates(model: ReasoningModel) -> list[BlockBackend]:
     """Returns the backends that can decode this model, the one most likely to be fastest first."""
+    if any(suitable(model, block) for block in model.anatomy.blocks):
+        return [BlockBackend("Triton kernels", triton=True)]
     if not kernel_ready(model):
         return [TORCH]
     found = [run for build in builds() if (run := kernels(build)) is not None]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -50,7 +50,8 @@ class CudaGraphs:
             record: captures a pass and returns the function that replays it; by default a CUDA
                 graph.
         """
-        self._record = _capture if record is None else record
+        self._record = self._capture if record is None else record
+        self._pool: Any = None  # memory that all graphs share: they run one after the other
         self._replay: dict[Hashable, Run] = {}
         self._given_up = False
 
@@ -99,16 +100,17 @@ class CudaGraphs:
                 return
         replay()
 
+    def _capture(self, function: Run) -> Run:
+        """Captures a pass in a CUDA graph; capturing computes nothing."""
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool):
+            function()
+        return graph.replay
+
 
 def _NOT_YET() -> None:  # noqa: N802
     """Marks a shape that has run once and is not captured yet."""
     raise AssertionError("_NOT_YET only marks a shape that has run once; it must never be called.")
-
-
-def _capture(function: Run) -> Run:
-    """Captures a pass in a CUDA graph; capturing computes nothing."""
-    graph = torch.cuda.CUDAGraph()
-    torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        function()
-    return graph.replay

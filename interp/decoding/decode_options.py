@@ -29,6 +29,8 @@ class DecodeOptions:
             needs one budget per request. None takes nothing.
         compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
             blocks with torch.compile, on any device; False does neither.
+        drafts: whether rows that repeat themselves draft their next tokens
+            (`interp.decoding.drafts`); the chains are the same.
         progress: function called with (generated tokens, finished chains, total chains); None
             for no report.
         decoder: which decoder to use (`interp.decoding.decoder_choice`).
@@ -41,5 +43,6 @@ class DecodeOptions:
     record: bool = False
     moments: Moments | None = None
     compiled: bool | None = None
+    drafts: bool = True
     progress: Progress | None = None
     decoder: DecoderName = "auto"

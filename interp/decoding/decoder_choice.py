@@ -151,6 +151,7 @@ def _plain(
             logits = model.hf(input_ids=ids[None, :-1], use_cache=False).logits[0]
     finally:
         handle.remove()
-    logp, entropy, _ = measure(logits[start - 1 :].float())  # [SCRIPTED, V], [SCRIPTED]
-    chosen = logp.gather(1, ids[start:, None])[:, 0]
+    logits = logits[start - 1 :].float()  # [SCRIPTED, V]
+    entropy, norm = measure(logits)  # [SCRIPTED] each
+    chosen = logits.gather(1, ids[start:, None])[:, 0] - norm
     return torch.stack([chosen, entropy], 1).cpu().numpy(), seen

@@ -6,7 +6,8 @@ another `forward` for passes of one token per row: one call of `kernels.c` from 
 module, so hooks on blocks (row-wise interventions) run as usual. A block with a hook on a module
 inside it runs its own forward in that pass, and so does every other kind of block.
 
-The packed weights are copies, so only models up to `LARGEST` bytes are fused. Tests check that
+The packed weights are copies, so blocks are fused only where `SHARE` of the free memory holds
+them. Tests check that
 both forwards give the same logits. `CompiledBlocks` is the counterpart for torch.compile.
 
 Shapes: n rows of one token each, D residual width.
@@ -15,14 +16,23 @@ Shapes: n rows of one token each, D residual width.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
 
-from interp.kernels.library import BlockStruct, Kernels, WorkspaceStruct, kernels, panels, suits
+from interp.kernels.library import (
+    BlockStruct,
+    Kernels,
+    WorkspaceStruct,
+    address,
+    kernels,
+    panels,
+    suits,
+)
+from interp.model.available_memory import available_bytes
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -32,18 +42,18 @@ if TYPE_CHECKING:
 RECOMPILES = 64  # per block: torch.compile recompiles for each block index and as shapes grow
 
 KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-LARGEST = 2 * 2**30  # bytes of weights; a copy of a larger model takes too much memory
+SHARE = 0.25  # of the free memory that the packed weights may take
 
 
 class _Workspace:
-    """Buffers for the intermediate results of a block, shared by all blocks: [slots, ...] each."""
+    """Buffers for the intermediate results of a block, shared by all blocks: [lanes, ...] each."""
 
-    def __init__(self, slots: int, d: int, heads: int, kv: int, width: int, inner: int) -> None:
-        self.normed = torch.empty(slots, d)
-        self.qkv = torch.empty(slots, (heads + 2 * kv) * width)
-        self.attended = torch.empty(slots, heads * width)
-        self.middle = torch.empty(slots, d)
-        self.inner = torch.empty(slots, inner)
+    def __init__(self, lanes: int, d: int, heads: int, kv: int, width: int, inner: int) -> None:
+        self.normed = torch.empty(lanes, d)
+        self.qkv = torch.empty(lanes, (heads + 2 * kv) * width)
+        self.attended = torch.empty(lanes, heads * width)
+        self.middle = torch.empty(lanes, d)
+        self.inner = torch.empty(lanes, inner)
         names = [field[0] for field in WorkspaceStruct._fields_]
         self.struct = WorkspaceStruct(*(getattr(self, name).data_ptr() for name in names))
 
@@ -61,8 +71,8 @@ class FusedBlock:
         here: address of `struct`.
         there: address of the struct of `room`.
         shape: key/value heads and head width.
-        numbers: where to write the four recorded numbers of each row: an address, and the distance
-            between rows in floats; (None, 0) records nothing.
+        numbers: where to write the four recorded numbers of each lane: an address, and the
+            distance between lanes in floats; (None, 0) records nothing.
         inside: the modules inside the block.
     """
 
@@ -111,7 +121,7 @@ class FusedBlock:
             kv=kv,
             width=width,
             inner=inner,
-            window=int(_window(attn) or 0),
+            window=int(sliding_window(attn) or 0),
             scale=float(attn.scaling),
             eps=float(b.input_layernorm.variance_epsilon),
             eps_mlp=float(b.post_attention_layernorm.variance_epsilon),
@@ -120,7 +130,7 @@ class FusedBlock:
         )
         key = (d, heads, kv, width, inner)
         if key not in shared:
-            shared[key] = _Workspace(cache.layout.slots, *key)
+            shared[key] = _Workspace(cache.layout.lanes, *key)
         self.room = shared[key]
         self.here, self.there = (ctypes.addressof(x) for x in (self.struct, self.room.struct))
         self.shape = (kv, width)
@@ -132,6 +142,10 @@ class FusedBlock:
         """Whether no module inside the block has a hook."""
         return not any(m._forward_hooks or m._forward_pre_hooks for m in self.inside)
 
+    def record(self, place: torch.Tensor | None) -> None:
+        """Says where to write the four numbers of each lane, [lanes, 4]; None records nothing."""
+        self.numbers = (None, 0) if place is None else (place.data_ptr(), place.stride(0))
+
     def __call__(
         self,
         hidden_states: torch.Tensor,
@@ -139,7 +153,7 @@ class FusedBlock:
         position_embeddings: Any = None,
         **_: Any,
     ) -> torch.Tensor:
-        """Computes the block for one token per row, [n, 1, D]; takes what the block takes."""
+        """Computes the block for one token per lane, [n, 1, D]; takes what the block takes."""
         layer, layout = self.cache.rows[self.index], self.cache.layout
         if not layer.is_initialized:
             like = hidden_states.new_empty(1, self.shape[0], 1, self.shape[1])
@@ -151,17 +165,23 @@ class FusedBlock:
         self.run(
             self.here, self.there, x.data_ptr(), out.data_ptr(), x.shape[0], cos.data_ptr(),
             sin.data_ptr(), layer.keys.data_ptr(), layer.values.data_ptr(), layer.keys.shape[2],
-            layout.columns.data_ptr(), *self.numbers, torch.get_num_threads(),
+            layout.columns.data_ptr(), address(layout.lane_rows), *self.numbers,
+            torch.get_num_threads(),
         )  # fmt: skip
         return out
 
 
-def fusable(model: ReasoningModel, block: nn.Module) -> bool:
+def fusable(
+    model: ReasoningModel,
+    block: nn.Module,
+    suits: Callable[[int, torch.dtype, torch.device], bool] = suits,
+) -> bool:
     """Returns whether `FusedBlock` computes this block exactly.
 
     Args:
         model: the model.
         block: one of its blocks.
+        suits: whether the kernels take heads of a width, weights of a type, and a device.
 
     Returns:
         Whether the block can be fused.
@@ -190,8 +210,9 @@ def fusable(model: ReasoningModel, block: nn.Module) -> bool:
 
 
 def fits(model: ReasoningModel) -> bool:
-    """Returns whether the model is small enough for a second, packed copy of its weights."""
-    return sum(p.numel() * p.element_size() for p in model.hf.parameters()) <= LARGEST
+    """Returns whether there is memory for a second, packed copy of the blocks' weights."""
+    copies = sum(p.nbytes for block in model.anatomy.blocks for p in block.parameters())
+    return copies <= SHARE * available_bytes(model.device)
 
 
 def fuse(
@@ -223,8 +244,26 @@ def fuse(
         }
 
 
+@runtime_checkable
+class BlockForward(Protocol):
+    """A faster forward of a block, for passes of one token per lane."""
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether no module inside the block has a hook."""
+        ...
+
+    def record(self, place: torch.Tensor | None) -> None:
+        """Says where to write the four numbers of each lane; None records nothing."""
+        ...
+
+    def __call__(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Computes the block; takes what the block takes."""
+        ...
+
+
 @contextmanager
-def fused(model: ReasoningModel, blocks: dict[int, FusedBlock]) -> Iterator[None]:
+def fused(model: ReasoningModel, blocks: Mapping[int, BlockForward]) -> Iterator[None]:
     """Lets blocks without hooks inside run fused while the context is open.
 
     Args:
@@ -248,7 +287,7 @@ def fused(model: ReasoningModel, blocks: dict[int, FusedBlock]) -> Iterator[None
                 block.__dict__.pop("forward", None)
 
 
-def _window(attn: Any) -> int | None:
+def sliding_window(attn: Any) -> int | None:
     """Returns the sliding window of an attention in tokens, or None."""
     if type(attn).__name__ == "MistralAttention":
         return getattr(attn.config, "sliding_window", None)

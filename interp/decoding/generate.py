@@ -33,6 +33,7 @@ def generate(
     record: bool = False,
     moments: Moments | None = None,
     compiled: bool | None = None,
+    drafts: bool = True,
     thinking: bool = True,
     decoder: DecoderName = "auto",
 ) -> Chains:
@@ -42,7 +43,7 @@ def generate(
 
     Args:
         model: the model.
-        prompts: questions, lists of messages, or lists of token ids.
+        prompts: questions, lists of messages, `RawPrompt`s, or lists of token ids.
         variants: variants of the model, decoded in one batch; the dense model by default.
         budget: thinking and answer tokens; `Budget()` by default. With several budgets, the
             thinking at a smaller budget is a prefix of the thinking at a larger one.
@@ -61,6 +62,8 @@ def generate(
             needs one budget.
         compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
             blocks with torch.compile; False does neither.
+        drafts: whether rows that repeat themselves draft their next tokens, which is faster and
+            changes no chain.
         thinking: whether the model thinks before it answers.
         decoder: "fast", "generic" (Hugging Face's own cache, for any architecture), or "auto" for
             the fast one wherever it can decode the model.
@@ -98,6 +101,7 @@ def generate(
             record=record,
             moments=moments,
             compiled=compiled,
+            drafts=drafts,
             progress=report,
             decoder=decoder,
         )
@@ -145,6 +149,7 @@ def decode(
     record: bool = False,
     moments: Moments | None = None,
     compiled: bool | None = None,
+    drafts: bool = True,
     progress: Progress | None = None,
     decoder: DecoderName = "auto",
 ) -> Generator[Chain, None, None]:
@@ -163,6 +168,8 @@ def decode(
             needs one budget per request.
         compiled: None captures passes in CUDA graphs on a CUDA device; True also compiles the
             blocks with torch.compile; False does neither.
+        drafts: whether rows that repeat themselves draft their next tokens, which is faster and
+            changes no chain.
         progress: function called with (generated tokens, finished chains, total chains).
         decoder: "fast", "generic", or "auto" for the fast one wherever it can decode the model.
 
@@ -182,6 +189,7 @@ def decode(
         record=record,
         moments=moments,
         compiled=compiled,
+        drafts=drafts,
         progress=progress,
         decoder=decoder,
     )

@@ -18,7 +18,7 @@ import functools
 import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -57,9 +57,12 @@ class GenericRunner(ModelRunner):
         rows: the state of all slots.
     """
 
+    drafts: ClassVar[bool] = False  # a row that did not choose them would have to go back
+
     def __init__(self, *args: Any, **options: Any) -> None:
-        """Allocates the state; see `ModelRunner`, whose `compiled` and `backend` do not apply."""
-        super().__init__(*args, **{**options, "compiled": False, "backend": TORCH})
+        """Allocates the state; `compiled`, `backend` and `lanes` of `ModelRunner` do not apply."""
+        own = {"compiled": False, "backend": TORCH, "lanes": None}
+        super().__init__(*args, **{**options, **own})
         self.stride = 1  # a row cannot go back to where something happened
 
     @staticmethod
@@ -159,7 +162,7 @@ class GenericRunner(ModelRunner):
 
     def shrink(self, slots: int) -> int:
         """Frees the memory of all rows: the pass that failed has changed some of their blocks."""
-        self.slots = slots
+        self.slots = self.lanes = slots
         self.rows = GenericCache()
         return 0
 

@@ -1,24 +1,26 @@
 """The model runner: prefill, and forward passes that read one token per row.
 
-The inputs of a pass are preallocated tensors with one entry per slot, which the pass updates in
-place. So a pass depends only on (rows, columns): the device can run several passes before the host
-looks at the tokens, and on CUDA each pass can be captured once and replayed (`cuda_graphs`).
+The inputs of a pass are preallocated tensors with one entry per lane, which the pass updates in
+place. A lane is one token that a pass reads: lane r belongs to row r, unless tokens are drafted.
+Then a row has several lanes at consecutive positions (`interp.decoding.drafts`). So a pass depends
+only on (lanes, columns): the device can run several passes before the host looks at the tokens,
+and on CUDA each pass can be captured once and replayed (`cuda_graphs`).
 
-The blocks run as compiled CPU kernels, as the model's own modules, or as modules compiled by
-torch, all with the same logits. `block_backend` chooses the fastest for the model and processor.
-Hooks and the attention function are installed only while passes run, and the thread holds the
-model during that time (`interp.model.holding`).
+The blocks run as compiled CPU kernels, through Triton kernels on a CUDA device, as the model's own
+modules, or as modules compiled by torch, all with the same logits; `block_backend` chooses. Hooks
+and the attention function are installed only while passes run, and the thread holds the model
+during that time (`interp.model.holding`).
 
-Shapes: n rows in use, k passes of a stride, L blocks, D residual width, V vocabulary.
+Shapes: n lanes in use, k passes of a stride, L blocks, D residual width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -27,8 +29,9 @@ from torch import Tensor
 
 from interp.chains.periods import LOOP_CHECK
 from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
+from interp.decoding.cuda_blocks import CudaBlock, prepare
 from interp.decoding.cuda_graphs import CudaGraphs, wanted
-from interp.decoding.fused_blocks import CompiledBlocks, FusedBlock, fuse, fused
+from interp.decoding.fused_blocks import BlockForward, CompiledBlocks, fuse, fused
 from interp.decoding.memory import kv_bytes
 from interp.decoding.recording import LiveMoments, LiveRecord
 from interp.decoding.sampling import Sampling, measure
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from interp.model.reasoning_model import ReasoningModel
 
-CUDA_STRIDE, CPU_STRIDE = 8, 4  # passes before the host looks at the tokens
+CUDA_STRIDE, CPU_STRIDE = 16, 4  # passes before the host looks at the tokens
 TIMED_BLOCKS, TIMED_COLUMNS = 2, 128  # of a pass that times a backend
 assert max(CUDA_STRIDE, CPU_STRIDE) <= LOOP_CHECK, (
     "CUDA_STRIDE and CPU_STRIDE must be at most LOOP_CHECK; otherwise a window after a loop would "
@@ -66,6 +69,8 @@ class StepOutput:
         finite: whether the logits of the pass were usable, [n, k].
         stream: recorded numbers of the residual stream (`interp.chains.residual_record`),
             [n, k, L, 4], float32; None if nothing is recorded.
+        counts: how many of its k tokens each row keeps, [n]; None if all. Drafts that were not
+            chosen are dropped.
     """
 
     tokens: Int[np.ndarray, "n k"]
@@ -73,6 +78,28 @@ class StepOutput:
     entropy: Float[np.ndarray, "n k"]
     finite: Bool[np.ndarray, "n k"]
     stream: Float[np.ndarray, "n k L 4"] | None
+    counts: Int[np.ndarray, " n"] | None = None
+
+    def by_row(
+        self, lane_of: Int[np.ndarray, "rows k"], counts: Int[np.ndarray, " rows"]
+    ) -> StepOutput:
+        """Arranges the output of one drafted pass by rows.
+
+        Args:
+            lane_of: lane of each token of each row; any lane after its last, [rows, k].
+            counts: tokens that each row keeps.
+
+        Returns:
+            The output of these rows, k tokens each.
+        """
+        return StepOutput(
+            self.tokens[lane_of, 0],
+            self.logprob[lane_of, 0],
+            self.entropy[lane_of, 0],
+            self.finite[lane_of, 0],
+            None if self.stream is None else self.stream[lane_of, 0],
+            counts,
+        )
 
 
 class ModelRunner:
@@ -82,6 +109,8 @@ class ModelRunner:
         model: the model.
         sampling: temperature and filters.
         slots: rows that there is room for.
+        lanes: tokens that a pass can read.
+        drafts: whether a pass can read several tokens of a row.
         backend: what computes the blocks.
         stride: passes to run before the host looks at the tokens.
         graphs: captured passes; None where none are captured.
@@ -91,18 +120,22 @@ class ModelRunner:
         watches_events: whether an intervention has a window.
         watches_loops: names of the variants with a window after a loop.
         cache: keys and values of all slots.
-        last: token that the next pass reads, [slots].
-        position: position of this token in the sequence, [slots].
-        index: step of the token that the next pass chooses, [slots].
-        keys: noise keys, [slots].
-        answer_from: first step of the answer, [slots].
-        loop_from: first step after a loop, [slots].
-        script: token to write in this pass; negative where the model chooses, [slots].
-        trail: the last generated tokens, [slots, reach + 1].
-        numbers: log-probability, entropy and log normalizer of the last pass, [slots, 3], float32.
+        last: token that the next pass reads, [lanes].
+        position: position of this token in the sequence, [lanes].
+        index: step of the token that the next pass chooses, [lanes].
+        keys: noise keys, [lanes].
+        answer_from: first step of the answer, [lanes].
+        loop_from: first step after a loop, [lanes].
+        script: token to write in this pass; negative where the model chooses, [lanes].
+        lane_rows: row of each lane, [lanes]; read only if `drafted`.
+        drafted: whether a row has several lanes.
+        trail: the last generated tokens, [lanes, reach + 1].
+        numbers: log-probability, entropy and log normalizer of the last pass, [lanes, 3], float32.
         live: the record of the residual stream, or None.
         moments: the moments taken while decoding, or None.
     """
+
+    drafts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -112,6 +145,7 @@ class ModelRunner:
         *,
         slots: int,
         longest: int,
+        lanes: int | None = None,
         record: bool = False,
         moments: Moments | None = None,
         compiled: bool | None = None,
@@ -126,6 +160,7 @@ class ModelRunner:
             sampling: temperature and filters.
             slots: rows to make room for.
             longest: tokens of the longest sequence, its prompt included.
+            lanes: tokens that a pass can read; by default one per slot.
             record: whether to record the residual stream.
             moments: a reducer that takes moments while decoding, or None.
             compiled: the option `DecodeOptions.compiled`.
@@ -133,6 +168,7 @@ class ModelRunner:
             fused_only: indices of the blocks to fuse; by default all that can be fused.
         """
         self.model, self.sampling, self.slots = model, sampling, slots
+        self.lanes = slots if lanes is None else lanes
         self.fused_only = fused_only
         with holding(model):  # so that it sees no hooks of another thread
             self.backend = backend or (TORCH if compiled else choose(model, slots).backend)
@@ -161,7 +197,7 @@ class ModelRunner:
         self.stride = CPU_STRIDE if model.device.type == "cpu" else CUDA_STRIDE
         self.graphs = CudaGraphs() if wanted(model, compiled) else None
         self.prefill_hooks = RowHooks(model, variants, bypass=True)
-        static = None if self.graphs is None else slots
+        static = None if self.graphs is None else self.lanes
         self.hooks = RowHooks(model, variants, bypass=True, static=static)
         windows = [o.window for v in variants for o in v.interventions() if o.window is not None]
         self.reach = max((w.reach for w in windows), default=0)
@@ -173,29 +209,41 @@ class ModelRunner:
         }
         self._allocate(longest)
         self.compiled = CompiledBlocks(model) if compiled else None
-        self.live = LiveRecord(model, slots) if record else None
-        self.moments = None if moments is None else LiveMoments(model, moments, slots)
+        self.live = LiveRecord(model, self.lanes) if record else None
+        self.moments = None
+        if moments is not None:
+            self.moments = LiveMoments(model, moments, slots, self.lanes)
 
         def numbers(*shape: int) -> torch.Tensor:
-            return torch.zeros((slots, *shape), dtype=torch.int64, device=model.device)
+            return torch.zeros((self.lanes, *shape), dtype=torch.int64, device=model.device)
 
         self.last, self.position, self.index, self.keys = (numbers() for _ in range(4))
         self.answer_from, self.loop_from, self.script = (numbers() for _ in range(3))
+        self.lane_rows, self.drafted = numbers(), False
         self.trail = numbers(self.reach + 1)
-        self.n = 0  # rows in use
         # log-probability, entropy, log normalizer
-        self.numbers = torch.zeros((slots, 3), device=model.device)
+        self.numbers = torch.zeros((self.lanes, 3), device=model.device)
 
     def _allocate(self, longest: int) -> None:
         """Allocates the cache for sequences of up to `longest` tokens."""
-        model = self.model
+        model, slots = self.model, self.slots
         self.masks = MaskForm.of(model)
         by_length = self.backend.kernels is not None
-        self.maskless = no_masks(self.masks, model.dtype) if by_length else None
+        # whether no block reads masks; with Triton only as long as it runs every block (`_open`)
+        self.maskless = by_length
         capacity = longest if by_length or self.graphs else min(longest, 256)
         if self.graphs is not None:
             capacity = self.graphs.columns(longest)
-        self.cache = RowCache(model.n_blocks, self.slots, capacity, blank=not by_length)
+        # a captured pass also runs lanes without a row; when tokens are drafted, these need a row
+        spare = int(self.graphs is not None and self.lanes > slots)
+        self.cache = RowCache(
+            model.n_blocks,
+            slots + spare,
+            capacity,
+            blank=not by_length,
+            lanes=self.lanes,
+            by_length=by_length,
+        )
         self.short_ways = self._fuse()
 
     # ---------------------------------------------------------------- prefill
@@ -279,7 +327,7 @@ class ModelRunner:
 
     def shrink(self, slots: int) -> int:
         """Frees the memory of all but the first `slots` rows; returns how many rows are left."""
-        self.slots = slots
+        self.slots = self.lanes = slots
         self.graphs = None  # the graphs were captured for the old tensors
         self.hooks = RowHooks(self.model, self.hooks.variants, bypass=True)
         self.cache.shrink(slots)
@@ -287,8 +335,10 @@ class ModelRunner:
             self.short_ways = self._fuse()
         return slots
 
-    def _fuse(self) -> dict[int, FusedBlock]:
-        """Returns the fused blocks by index; none if the backend does not fuse."""
+    def _fuse(self) -> Mapping[int, BlockForward]:
+        """Returns the faster forwards of blocks by index; none if the backend has none."""
+        if self.backend.triton:
+            return prepare(self.model, self.cache)
         if not self.backend.fused:
             return {}
         return fuse(self.model, self.cache, self.backend.kernels, self.fused_only)
@@ -311,6 +361,7 @@ class ModelRunner:
         n: int,
         variants: Sequence[int] | None,
         *,
+        rows: np.ndarray | None = None,
         last: np.ndarray,
         position: np.ndarray,
         index: np.ndarray,
@@ -319,23 +370,27 @@ class ModelRunner:
         loop_from: np.ndarray,
         trail: np.ndarray | None,
     ) -> None:
-        """Sets the inputs of rows 0..n-1 on the device, int64 [n] each.
+        """Sets the inputs of lanes 0..n-1 on the device, int64 [n] each.
 
         Args:
-            n: rows in use.
-            variants: number of each row's variant; None if no row was added, moved or removed.
+            n: lanes in use.
+            variants: number of each lane's variant; None if they are the same as before.
+            rows: row of each lane; None if lane r belongs to row r.
             last: token that the next pass reads.
             position: position of this token in the sequence.
             index: step of the token that the next pass chooses.
-            noise: noise key of each row.
+            noise: noise key of each lane.
             answer_from: first step of the answer.
             loop_from: first step after a loop.
             trail: the last generated tokens, [n, reach + 1]; None if no window watches them.
         """
         if variants is not None:
             self.hooks.assign(variants)
-            self.n = n
         device = self.model.device
+        self.drafted = rows is not None
+        if rows is not None:
+            self.lane_rows[:n] = torch.from_numpy(rows).to(device)
+            self.lane_rows[n:] = self.cache.layout.slots - 1  # the spare row of a captured pass
         # one [6, n] array, so that there is a single copy to the device
         values = np.stack((last, position, index, noise, answer_from, loop_from))
         places = (self.last, self.position, self.index)
@@ -347,10 +402,10 @@ class ModelRunner:
             self.trail[:n] = torch.from_numpy(trail).to(device)
 
     def decode(self, n: int, used: int, passes: int, script: np.ndarray | None) -> StepOutput:
-        """Runs k passes over rows 0..n-1; each reads one token per row and chooses the next.
+        """Runs k passes over lanes 0..n-1; each reads one token per lane and chooses the next.
 
         Args:
-            n: rows in use.
+            n: lanes in use.
             used: columns of the cache that the first pass attends to.
             passes: number of passes, k.
             script: tokens to write in place of the model's choice, [n, k]; -1 where the model
@@ -390,6 +445,9 @@ class ModelRunner:
             stack.enter_context(self._attending())
             stack.enter_context(self.hooks)  # before the fused blocks, which look for hooks
             stack.enter_context(fused(self.model, self.short_ways))
+            if self.backend.triton:
+                own = (b.__dict__.get("forward") for b in self.model.blocks)
+                self.maskless = all(isinstance(f, CudaBlock) for f in own)
             if self.compiled is not None:
                 stack.enter_context(self.compiled.taken())
             if self.live is not None:
@@ -404,7 +462,9 @@ class ModelRunner:
 
     def _attending(self) -> AbstractContextManager[None]:
         """Returns the context in which the blocks attend through the row cache."""
-        return attending(self.model, self.cache.layout if self.maskless is not None else None)
+        return attending(
+            self.model, self.cache.layout if self.backend.kernels is not None else None
+        )
 
     def seconds_of_blocks(self, columns: int) -> float:
         """Times one pass of all slots through the blocks alone.
@@ -417,7 +477,6 @@ class ModelRunner:
         """
         n = self.slots
         self.hooks.assign([0] * n)
-        self.n = n
         self.position[:] = columns - 1
         with self._open():
             self.cache.reserve(columns)
@@ -437,21 +496,31 @@ class ModelRunner:
         if self.graphs is None:
             self._step(n, used, scripted)
             return
-        size, columns = self.graphs.rows(n, self.slots), self.graphs.columns(used)
-        self.graphs.run((size, columns), lambda: self._step(size, columns, True))
+        room = self.lanes if self.drafted else self.slots
+        size = self.graphs.rows(n, room)
+        columns = 0 if self.maskless else self.graphs.columns(used)
+        key = (size, columns, self.drafted)
+        self.graphs.run(key, lambda: self._step(size, columns, True))
 
     def _step(self, n: int, used: int, scripted: bool) -> None:
-        """Reads one token per row, attends to `used` columns, chooses and stores the next token."""
+        """Reads one token per lane, attends to `used` columns, chooses the next token."""
         last, position, index, keys = (  # [n] each
             t[:n] for t in (self.last, self.position, self.index, self.keys)
         )
-        logits = self._logits(n, used).to(last.device, torch.float32)  # [n, V]
-        logp, entropy, norm = measure(logits)  # [n, V], [n], [n]
-        token = choose_token(logits, self.sampling, keys, index)  # [n]
+        logits = self._logits(n, used).to(last.device)  # [n, V]
+        if self.backend.triton and self.sampling.unfiltered:
+            from interp.kernels.triton_kernels import choose_and_measure
+
+            heat = self.sampling.temperature
+            token, entropy, norm = choose_and_measure(logits, heat, keys, index)  # [n] each
+        else:
+            logits = logits.float()
+            entropy, norm = measure(logits)  # [n] each
+            token = choose_token(logits, self.sampling, keys, index)  # [n]
         if scripted:
             script = self.script[:n]
             token = torch.where(script >= 0, script, token)
-        chosen = logp.gather(1, token[:, None])[:, 0]  # [n]
+        chosen = logits.gather(1, token[:, None])[:, 0].float() - norm  # [n]
         self.numbers[:n] = torch.stack((chosen, entropy, norm), 1)
         last.copy_(token)
         position += 1
@@ -474,18 +543,18 @@ class ModelRunner:
         ).logits[:, -1]
 
     def _look(self, n: int, used: int) -> Masks:
-        """Prepares cache and hooks for the next pass of rows 0..n-1 and returns its masks."""
+        """Prepares cache and hooks for the next pass of lanes 0..n-1 and returns its masks."""
         position = self.position[:n]
-        self.cache.layout.aim(position, used)
+        self.cache.layout.aim(position, used, self.lane_rows[:n] if self.drafted else None)
         self.hooks.enter(self._site(n))
-        if self.maskless is not None:
-            return self.maskless
+        if self.maskless:
+            return no_masks(self.masks, self.model.dtype, position.device)
         gap = position[:, None] - torch.arange(used, device=position.device)  # [n, used]
         gap = gap[:, None, None, :]  # [n, 1, 1, used]: batch, heads, queries, keys
         return self.masks.build(gap >= 0, gap, self.model.dtype)
 
     def _site(self, n: int) -> Site:
-        """Returns where rows 0..n-1 are; the pass that chooses token i reads token i - 1."""
+        """Returns where lanes 0..n-1 are; the pass that chooses token i reads token i - 1."""
         steps, keys = (self.index[:n] - 1)[:, None], self.keys[:n]  # [n, 1], [n]
         if not self.watches_events:
             return Site(steps, keys)

@@ -24,9 +24,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.activations.capture import zeros_beside
+from interp.decoding.cuda_blocks import CudaBlock
 from interp.decoding.fused_blocks import FusedBlock
 from interp.errors import UserError
-from interp.kernels.library import kernels
+from interp.kernels.library import kernels, triton_installed, wanted
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -41,26 +42,28 @@ class LiveRecord:
     Attributes:
         model: the model.
         buffer: norms of the stream before a block, after it and of its delta, and the inner
-            product of the first two, [slots, L, 4], float32.
+            product of the first two, [lanes, L, 4], float32.
         kernels: the compiled loop that fills the buffer; None where torch does it.
+        triton: whether a Triton kernel fills it.
     """
 
-    def __init__(self, model: ReasoningModel, slots: int) -> None:
+    def __init__(self, model: ReasoningModel, lanes: int) -> None:
         """Allocates the buffer.
 
         Args:
             model: the model.
-            slots: rows to make room for.
+            lanes: tokens that a pass can read.
         """
         self.model = model
-        self.buffer = torch.zeros((slots, model.n_blocks, 4), device=model.device)
+        self.buffer = torch.zeros((lanes, model.n_blocks, 4), device=model.device)
         device, dtype = model.device, model.dtype
         compiled = device.type == "cpu" and dtype == torch.float32 and model.d_model % 16 == 0
         self.kernels = kernels() if compiled else None
+        self.triton = device.type == "cuda" and triton_installed() and wanted() != "0"
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Records every pass of one token per row while the context is open.
+        """Records every pass of one token per lane while the context is open.
 
         Yields:
             Nothing.
@@ -68,9 +71,9 @@ class LiveRecord:
         with holding(self.model), ExitStack() as hooks:
             for index, block in enumerate(self.model.blocks):
                 short = block.__dict__.get("forward")
-                if isinstance(short, FusedBlock) and not block._forward_hooks:
-                    short.numbers = (self.buffer[:, index].data_ptr(), self.buffer.stride(0))
-                    hooks.callback(setattr, short, "numbers", (None, 0))
+                if isinstance(short, FusedBlock | CudaBlock) and not block._forward_hooks:
+                    short.record(self.buffer[:, index])
+                    hooks.callback(short.record, None)
                     continue
                 handle = block.register_forward_hook(self._hook(index), with_kwargs=True)
                 hooks.callback(handle.remove)
@@ -94,6 +97,11 @@ class LiveRecord:
     def _write(self, index: int, x: Float[Tensor, "n D"], y: Float[Tensor, "n D"]) -> None:
         """Writes the four numbers of block `index` with torch."""
         n = x.shape[0]
+        if self.triton and x.device == self.buffer.device:
+            from interp.kernels.triton_kernels import stream_numbers
+
+            stream_numbers(x.contiguous(), y.contiguous(), self.buffer[:, index])
+            return
         x, y = x.float(), y.float()
         norm = torch.linalg.vector_norm
         # [n] each
@@ -112,25 +120,26 @@ class LiveMoments:
     Attributes:
         model: the model.
         reducer: the reducer to fill.
-        buffer: values of the pass that runs, per block, [slots, D].
+        buffer: values of the pass that runs, per block, [lanes, D].
         first: sums of each row, per block, [slots, D], float64.
         second: sums of squares of each row, per block, [slots, D], float64.
         count: passes in the sums of each row, [slots], int64.
         taken: values of each pass of the current stride, per block, [n, D].
     """
 
-    def __init__(self, model: ReasoningModel, reducer: Moments, slots: int) -> None:
+    def __init__(self, model: ReasoningModel, reducer: Moments, slots: int, lanes: int) -> None:
         """Allocates buffers and sums.
 
         Args:
             model: the model.
             reducer: the reducer to fill; it takes diagonal second moments only.
             slots: rows to make room for.
+            lanes: tokens that a pass can read.
         """
         self.model, self.reducer = model, reducer
         reducer.begin(model, 0)
         d = model.d_model
-        self.buffer = [zeros_beside(b, slots, d) for b in model.blocks]
+        self.buffer = [zeros_beside(b, lanes, d) for b in model.blocks]
         self.first = [zeros_beside(b, slots, d, dtype=torch.float64) for b in model.blocks]
         self.second = [zeros_beside(b, slots, d, dtype=torch.float64) for b in model.blocks]
         self.count = np.zeros(slots, np.int64)
@@ -162,7 +171,7 @@ class LiveMoments:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Takes the values of every pass of one token per row while the context is open.
+        """Takes the values of every pass of one token per lane while the context is open.
 
         Yields:
             Nothing.
@@ -186,23 +195,29 @@ class LiveMoments:
         return hook
 
     def take(self, n: int) -> None:
-        """Keeps the values of the pass that has just run, for rows 0..n-1."""
+        """Keeps the values of the pass that has just run, for lanes 0..n-1."""
         self.taken.append([b[:n].clone() for b in self.buffer])
 
-    def fold(self, kept: Int[np.ndarray, " n"]) -> None:
+    def fold(
+        self, kept: Int[np.ndarray, " n"], lanes: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> None:
         """Adds the values of the stride to the sums of their rows.
 
         Args:
-            kept: number of passes that count for each row, from the first one, [n].
+            kept: number of tokens that count for each row, from its first one, [n].
+            lanes: row and number (from 0) of the token of each lane, if the stride was one pass
+                over drafts; None if every pass read one token per row.
         """
-        n, passes = len(kept), np.arange(len(self.taken))
-        counts = torch.from_numpy(passes[:, None] < kept)[..., None]  # [k, n, 1]
+        n, passes = len(kept), len(self.taken)
+        rows, numbers = lanes or (np.tile(np.arange(n), passes), np.arange(passes).repeat(n))
+        counts = torch.from_numpy(numbers < kept[rows])[:, None]  # [tokens, 1]
+        of = torch.from_numpy(rows)
         for index in range(len(self.buffer)):
-            values = torch.stack([taken[index] for taken in self.taken]).double()
-            # [k, n, D]; a discarded pass may hold nan, so it is masked, not multiplied by 0
+            values = torch.cat([taken[index] for taken in self.taken]).double()
+            # [tokens, D]; a discarded pass may hold nan, so it is masked, not multiplied by 0
             values = values.masked_fill(~counts.to(values.device), 0.0)
-            self.first[index][:n] += values.sum(0)
-            self.second[index][:n] += values.square().sum(0)
+            self.first[index].index_add_(0, of.to(values.device), values)
+            self.second[index].index_add_(0, of.to(values.device), values.square())
         self.count[:n] += kept
         self.taken.clear()
 

@@ -52,6 +52,11 @@ class Sampling:
             raise UserError(f"min_p={self.min_p}: expected a number in [0, 1].")
 
     @property
+    def unfiltered(self) -> bool:
+        """Whether no token is ruled out."""
+        return not self.top_k and self.top_p == 1 and not self.min_p
+
+    @property
     def greedy(self) -> bool:
         """Whether the most likely token is always chosen."""
         return self.temperature == 0
@@ -107,14 +112,14 @@ def choose(
     if how.greedy:
         return logits.argmax(-1)
     noise = gumbel(keys, steps, logits.shape[-1])
-    plain = how.temperature == 1 and not how.top_k and how.top_p == 1 and not how.min_p
+    plain = how.temperature == 1 and how.unfiltered
     return noise.add_(logits if plain else filtered(logits, how)).argmax(-1)
 
 
 def measure(
     logits: Float[torch.Tensor, "B V"],
-) -> tuple[Float[torch.Tensor, "B V"], Float[torch.Tensor, " B"], Float[torch.Tensor, " B"]]:
-    """Returns log-probabilities, entropy and normalizer of each row.
+) -> tuple[Float[torch.Tensor, " B"], Float[torch.Tensor, " B"]]:
+    """Returns entropy and normalizer of each row.
 
     A logit of -inf (a token that the model rules out) is allowed and adds nothing to the entropy.
 
@@ -122,10 +127,9 @@ def measure(
         logits: logits of each row, [B, V], float32.
 
     Returns:
-        Log-probabilities in nats, [B, V]; entropy in nats, [B]; log of the normalizer, [B], which
-        is finite if and only if the logits are usable.
+        Entropy in nats, [B]; log of the normalizer, [B], which is finite if and only if the logits
+        are usable. A token's log-probability is its logit less the normalizer.
     """
     norm = torch.logsumexp(logits, dim=-1)
-    logp = logits - norm[:, None]
-    entropy = torch.special.entr(logp.exp()).sum(-1)
-    return logp, entropy, norm
+    p = (logits - norm[:, None]).exp_()  # [B, V]
+    return torch.special.entr(p).sum(-1), norm

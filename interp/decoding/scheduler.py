@@ -236,16 +236,20 @@ class Scheduler:
         event = ended | stopped | (index + 1 >= batch.table.limit[:n, None]) | ~output.finite
         if self.stop:
             event |= self.stop.may_complete(tokens) & ~thinks & ~forced
+        if self.events.line:
+            event |= self.events.line.may_complete(tokens) & ~thinks & ~forced
         if self.options.stop_on_loop:
             event |= ((index + 1) % LOOP_EVERY == 0) & ~forced
         if batch.runner.watches_loops:
             event |= self.events.looks(index) & ~forced
+        counts = np.full(n, passes) if output.counts is None else output.counts
+        event &= np.arange(passes) < counts[:, None]
 
-        self.made += n * passes
+        self.made += int(counts.sum())
         chains: list[Chain] = []
         broken: NonFiniteError | None = None
         done: list[int] = []
-        kept = np.full(n, passes)  # passes of the stride that the chain of each row keeps
+        kept = counts.copy()  # tokens of the stride that the chain of each row keeps
         for slot in np.flatnonzero(event.any(1)).tolist():
             for k in np.flatnonzero(event[slot]).tolist():
                 count = int(index[slot, k]) + 1
@@ -257,7 +261,7 @@ class Scheduler:
                 )
                 if what == "nothing":
                     continue
-                self.made -= passes - 1 - k
+                self.made -= int(counts[slot]) - 1 - k
                 kept[slot] = k + 1
                 if what == "done":
                     done.append(slot)

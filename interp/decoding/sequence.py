@@ -21,6 +21,7 @@ import numpy as np
 
 from interp.chains.chain import Budget, Chain, Finish, Span, ThinkingFinish
 from interp.chains.residual_record import StreamRecord
+from interp.decoding.drafts import Drafter
 from interp.decoding.request import Request
 from interp.decoding.thinking_marks import ThinkingMarks
 from interp.interventions.timeline import answer_from
@@ -57,6 +58,11 @@ class Task:
         """Position of the first token that the model chooses."""
         return self.cut + len(self.script)
 
+    @property
+    def forced(self) -> bool:
+        """Whether the decoder ends the thinking and asks for the answer."""
+        return self.phase == "answer" and self.thinking_finish in ("forced", "looped")
+
 
 @dataclass
 class SequenceState:
@@ -71,6 +77,7 @@ class SequenceState:
         limit: number of generated tokens at which the current task ends at the latest.
         limited_by_positions: whether the model's positions set the limit, not a budget.
         loop_at: number of generated tokens when a loop was found; None if none was found.
+        drafter: drafts the row's next tokens.
     """
 
     request: Request
@@ -81,6 +88,7 @@ class SequenceState:
     limit: int = 0
     limited_by_positions: bool = False
     loop_at: int | None = None
+    drafter: Drafter = field(default_factory=Drafter)
 
     @classmethod
     def begin(cls, request: Request, ids: DelimiterIds, max_positions: int) -> SequenceState:

@@ -82,6 +82,7 @@ class RowHooks:
         self._bypassed: list[int] = []
         self._site = Site(None, torch.zeros(1, dtype=torch.int64))
         self._undo: list[Callable[[], None]] = []
+        self._assigned: list[int] | None = None
         self._held = ExitStack()
         self.windowed = False
 
@@ -91,6 +92,9 @@ class RowHooks:
         Args:
             rows: for each row, the number of its variant; None gives every row the first variant.
         """
+        if rows is not None and rows == self._assigned:
+            return
+        self._assigned = None if rows is None else list(rows)
         if self.static is not None and rows is not None:
             self._assign_in_place(rows, self.static)
             return
@@ -348,7 +352,6 @@ def bypass(model: ReasoningModel, blocks: Sequence[int]) -> Iterator[None]:
         model: the model.
         blocks: positions in this model.
     """
-
     with replaced_forwards(model, {index: _through(model.blocks[index]) for index in blocks}):
         yield
 

@@ -245,31 +245,49 @@ INLINE void norm_rope(float *restrict x, i64 d, const float *weight, float eps,
     }
 }
 
-/* Attention of n rows. qkv: [n, stride], queries first, then (if `writes`) keys and values. K, V:
- * [slots, kv, cap_columns, d]. Row r attends columns (columns[r] - window, columns[r]]; window 0
- * means all. If `writes`, queries and keys are normed and rotated first, and the new key and value
- * are written to column columns[r]. d is a multiple of 16. out: [n, heads * d]. The threads of the
- * calling parallel region share the work. */
+/* Norms and rotates the queries and the key of key/value head j of one lane, and writes its key and
+ * value to place `at` of the cache, counted in heads of width d. row: queries, keys, values. */
+INLINE void store_one(float *row, const float *q_norm, const float *k_norm, float eps,
+                      const float *cos, const float *sin, float *K, float *V, i64 at, i64 heads,
+                      i64 kv, i64 j, i64 d) {
+    i64 group = heads / kv;
+    float *k = row + (heads + j) * d;
+    for (i64 g = 0; g < group; g++) norm_rope(row + (j * group + g) * d, d, q_norm, eps, cos, sin);
+    norm_rope(k, d, k_norm, eps, cos, sin);
+    memcpy(K + at * d, k, sizeof(float) * d);
+    memcpy(V + at * d, row + (heads + kv + j) * d, sizeof(float) * d);
+}
+
+/* Attention of n lanes. qkv: [n, stride], queries first, then (if `writes`) keys and values. K, V:
+ * [slots, kv, cap_columns, d]. Lane r belongs to row rows[r] of the cache (row r if `rows` is null;
+ * several lanes of a row lie at consecutive columns) and attends columns (columns[r] - window,
+ * columns[r]]; window 0 means all. If `writes`, queries and keys are normed and rotated first, and
+ * the new key and value are written to column columns[r]. d is a multiple of 16. out: [n, heads *
+ * d]. The threads of the calling parallel region share the work. */
 INLINE void attend_d(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
                      const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
-                     const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window, float scale,
-                     float softcap, int writes, float *out) {
+                     const i64 *columns, const i64 *rows, i64 n, i64 heads, i64 kv, i64 d,
+                     i64 window, float scale, float softcap, int writes, float *out) {
     i64 group = heads / kv;
+    if (writes && rows) { /* a lane reads what the lanes before it write: write all of them first */
+#pragma omp for schedule(static)
+        for (i64 task = 0; task < n * kv; task++) {
+            i64 r = task / kv, j = task % kv;
+            store_one(qkv + r * stride, q_norm, k_norm, eps, cos ? cos + r * d : 0,
+                      sin ? sin + r * d : 0, K, V, (rows[r] * kv + j) * cap_columns + columns[r],
+                      heads, kv, j, d);
+        }
+    }
 #pragma omp for schedule(dynamic, 4)
     for (i64 task = 0; task < n * kv; task++) {
-        i64 r = task / kv, j = task % kv, at = columns[r];
+        i64 r = task / kv, j = task % kv, at = columns[r], slot = rows ? rows[r] : r;
         float *row = qkv + r * stride;
         float *q = row + j * group * d;
-        float *Kr = K + (r * kv + j) * cap_columns * d;
-        float *Vr = V + (r * kv + j) * cap_columns * d;
-        if (writes) {
-            const float *c = cos ? cos + r * d : 0, *w = sin ? sin + r * d : 0;
-            float *k = row + (heads + j) * d;
-            for (i64 g = 0; g < group; g++) norm_rope(q + g * d, d, q_norm, eps, c, w);
-            norm_rope(k, d, k_norm, eps, c, w);
-            memcpy(Kr + at * d, k, sizeof(float) * d);
-            memcpy(Vr + at * d, row + (heads + kv + j) * d, sizeof(float) * d);
-        }
+        float *Kr = K + (slot * kv + j) * cap_columns * d;
+        float *Vr = V + (slot * kv + j) * cap_columns * d;
+        if (writes && !rows)
+            store_one(row, q_norm, k_norm, eps, cos ? cos + r * d : 0, sin ? sin + r * d : 0, K, V,
+                      (r * kv + j) * cap_columns + at, heads, kv, j, d);
         i64 lo = window > 0 && at + 1 > window ? at + 1 - window : 0;
         float s[2 * (at + 1 - lo + LANES)] __attribute__((aligned(64)));
         attend_one(q, Kr, Vr, lo, at + 1, d, group, scale, softcap, s,
@@ -280,29 +298,30 @@ INLINE void attend_d(float *qkv, i64 stride, const float *q_norm, const float *k
 /* attend_d() with the head width as a compile-time constant where it is a common one. */
 INLINE void attend_rows(float *qkv, i64 stride, const float *q_norm, const float *k_norm, float eps,
                         const float *cos, const float *sin, float *K, float *V, i64 cap_columns,
-                        const i64 *columns, i64 n, i64 heads, i64 kv, i64 d, i64 window,
-                        float scale, float softcap, int writes, float *out) {
+                        const i64 *columns, const i64 *rows, i64 n, i64 heads, i64 kv, i64 d,
+                        i64 window, float scale, float softcap, int writes, float *out) {
 #define CASE(D)                                                                                \
     if (d == D) {                                                                              \
-        attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, n,    \
-                 heads, kv, D, window, scale, softcap, writes, out);                           \
+        attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, rows, \
+                 n, heads, kv, D, window, scale, softcap, writes, out);                        \
         return;                                                                                \
     }
     CASE(32)
     CASE(64)
     CASE(128)
 #undef CASE
-    attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, n, heads, kv,
-             d, window, scale, softcap, writes, out);
+    attend_d(qkv, stride, q_norm, k_norm, eps, cos, sin, K, V, cap_columns, columns, rows, n, heads,
+             kv, d, window, scale, softcap, writes, out);
 }
 
 /* Attention of queries q [n, heads, d], already rotated, over the keys and values in the cache.
- * out: [n, heads, d]. */
-void attend(float *q, float *K, float *V, i64 cap_columns, const i64 *columns, i64 n, i64 heads,
-            i64 kv, i64 d, i64 window, float scale, float softcap, float *out, int threads) {
+ * rows: the row of each lane, or null. out: [n, heads, d]. */
+void attend(float *q, float *K, float *V, i64 cap_columns, const i64 *columns, const i64 *rows,
+            i64 n, i64 heads, i64 kv, i64 d, i64 window, float scale, float softcap, float *out,
+            int threads) {
 #pragma omp parallel num_threads(threads) if (threads > 1)
-    attend_rows(q, heads * d, 0, 0, 0.0f, 0, 0, K, V, cap_columns, columns, n, heads, kv, d, window,
-                scale, softcap, 0, out);
+    attend_rows(q, heads * d, 0, 0, 0.0f, 0, 0, K, V, cap_columns, columns, rows, n, heads, kv, d,
+                window, scale, softcap, 0, out);
 }
 
 typedef enum { PLAIN, ADD, SILU } Ending;
@@ -437,19 +456,20 @@ typedef struct {
     float *normed, *qkv, *attended, *middle, *inner;
 } Room;
 
-/* y [n, d] = the block's output for x [n, d], one token per row. The row's key and value are written
- * to column columns[r] of K, V [slots, kv, cap_columns, width]. cos, sin: [n, width]. numbers: if not
+/* y [n, d] = the block's output for x [n, d], one token per lane. The lane's key and value are
+ * written to row rows[r] (r if `rows` is null), column columns[r] of K, V [slots, kv, cap_columns,
+ * width]. cos, sin: [n, width]. numbers: if not
  * null, receives the four numbers of stream_numbers() for x and y. */
 void run_block(const Block *m, const Room *room, const float *x, float *y, i64 n, const float *cos,
                const float *sin, float *K, float *V, i64 cap_columns, const i64 *columns,
-               float *numbers, i64 stride, int threads) {
+               const i64 *rows, float *numbers, i64 stride, int threads) {
     i64 d = m->d, heads = m->heads * m->width, all = heads + 2 * m->kv * m->width;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         rms_norm(x, m->norm, m->eps, n, d, room->normed);
         project(room->normed, n, d, m->qkv, PANELS(all), PLAIN, m->qkv_bias, 0, room->qkv, all);
         attend_rows(room->qkv, all, m->q_norm, m->k_norm, m->eps_qk, cos, sin, K, V, cap_columns,
-                    columns, n, m->heads, m->kv, m->width, m->window, m->scale, 0.0f, 1,
+                    columns, rows, n, m->heads, m->kv, m->width, m->window, m->scale, 0.0f, 1,
                     room->attended);
         project(room->attended, n, heads, m->o, PANELS(d), ADD, m->o_bias, x, room->middle, d);
         rms_norm(room->middle, m->norm_mlp, m->eps_mlp, n, d, room->normed);

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
@@ -49,8 +50,8 @@ _NATIVE_FLAGS = (
 _SPINS = "2000"
 _P, _I, _F, _C = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES = {
-    "attend": [_P, _P, _P, _I, _P, _I, _I, _I, _I, _I, _F, _F, _P, _C],
-    "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _I, _C],
+    "attend": [_P, _P, _P, _I, _P, _P, _I, _I, _I, _I, _I, _F, _F, _P, _C],
+    "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _P, _I, _C],
     "stream_numbers": [_P, _P, _I, _I, _P, _I, _C],
 }
 SMALL = 2**16  # numbers in a stream that one thread finishes before a second has started
@@ -120,19 +121,21 @@ class Kernels:
         scale: float,
         window: int,
         softcap: float,
+        rows: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attention of one query per row over the used columns of the cache.
+        """Attention of one query per lane over the used columns of the cache.
 
-        Row r attends columns (columns[r] - window, columns[r]].
+        Lane r attends columns (columns[r] - window, columns[r]] of its row.
 
         Args:
             query: float32 [n, H, d], contiguous.
             key: float32 [n, kv heads, used, d], a view of the cache.
             value: float32 [n, kv heads, used, d], a view of the cache.
-            columns: int64 [n], the last column of each row.
+            columns: int64 [n], the last column of each lane.
             scale: factor of the scores.
             window: columns that a query sees; 0 for all.
             softcap: limit of the scores; 0 for none.
+            rows: int64 [n], the row of each lane; None if lane r is row r.
 
         Returns:
             float32 [n, H, d].
@@ -141,8 +144,8 @@ class Kernels:
         out = torch.empty_like(query)
         self.attend(  # type: ignore[attr-defined]
             query.data_ptr(), key.data_ptr(), value.data_ptr(), key.stride(1) // width,
-            columns.data_ptr(), n, heads, key.shape[1], width, window, scale, softcap,
-            out.data_ptr(), torch.get_num_threads(),
+            columns.data_ptr(), address(rows), n, heads, key.shape[1], width, window, scale,
+            softcap, out.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return out
 
@@ -159,6 +162,16 @@ class Kernels:
         n = x.numel() // d
         threads = torch.get_num_threads() if n * d > SMALL else 1
         self.stream_numbers(x.data_ptr(), y.data_ptr(), n, d, place, stride, threads)  # type: ignore[attr-defined]
+
+
+def address(numbers: torch.Tensor | None) -> int | None:
+    """The address of a tensor's numbers, None for no tensor."""
+    return None if numbers is None else numbers.data_ptr()
+
+
+def triton_installed() -> bool:
+    """Whether the Triton kernels can be imported (PyTorch for CUDA brings Triton along)."""
+    return importlib.util.find_spec("triton") is not None
 
 
 def suits(width: int, dtype: torch.dtype, device: torch.device) -> bool:

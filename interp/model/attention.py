@@ -227,8 +227,8 @@ def length_attention(
     Args:
         module: the attention module.
         query: [B, H, Q, d].
-        key: [B, kv heads, K, d], a view of the cache.
-        value: [B, kv heads, K, d], a view of the cache.
+        key: [B, kv heads, K, d], a view of the cache (all its rows if the layout has `lane_rows`).
+        value: as `key`.
         attention_mask: used by `row_attention` only.
         scaling: factor of the scores; default: d^-0.5.
         softcap: limit of the scores; None for no limit.
@@ -244,7 +244,9 @@ def length_attention(
     scale = width**-0.5 if scaling is None else scaling
     flat = query.reshape(batch, heads, width)  # [B, H, d]
     window = sliding_window or 0
-    out = run.attention(flat, key, value, layout.columns, scale, window, softcap or 0.0)
+    out = run.attention(
+        flat, key, value, layout.columns, scale, window, softcap or 0.0, layout.lane_rows
+    )
     return out.view(batch, 1, heads, width), None
 
 
@@ -288,7 +290,7 @@ def _first_weights(model: ReasoningModel) -> list[tuple[nn.Module, torch.Tensor]
     return [(a, next(a.parameters())) for a in model.anatomy.attention if a is not None]
 
 
-def no_masks(form: MaskForm, dtype: torch.dtype) -> Masks:
+def no_masks(form: MaskForm, dtype: torch.dtype, device: torch.device) -> Masks:
     """Placeholder masks for passes in which no block reads them.
 
     They keep the model from building masks of its own.
@@ -296,11 +298,12 @@ def no_masks(form: MaskForm, dtype: torch.dtype) -> Masks:
     Args:
         form: the form that the model takes.
         dtype: of the masks.
+        device: of the masks.
 
     Returns:
         One mask [1, 1, 1, 1], or one per layer type.
     """
-    none = torch.zeros((1, 1, 1, 1), dtype=dtype)
+    none = torch.zeros((1, 1, 1, 1), dtype=dtype, device=device)
     return {"full_attention": none, "sliding_attention": none} if form.by_type else none
 
 

@@ -5,6 +5,9 @@ modules. Rows are slots 0..n-1. The new key and value of row r go to column `col
 the lengths of the other rows; attention sees columns [0, used) of all rows, with a mask for the
 shorter ones. A step concatenates nothing, copies nothing and repeats nothing for grouped heads.
 
+A pass reads one token per lane. Usually lane r is row r. A row whose next tokens are drafted has
+several lanes, at consecutive columns: `Layout.lane_rows` then says which row each lane belongs to.
+
 Shapes: keys and values [slots, kv heads, capacity, d] per block. Capacity grows in large strides
 (the only copy there is), so memory follows the longest chain generated, not the longest allowed.
 
@@ -50,36 +53,50 @@ class Layout:
         slots: number of rows that the cache can hold.
         capacity: number of columns allocated.
         blank: whether unwritten columns are filled with zeros.
+        lanes: most tokens that one pass reads; default: `slots`.
+        by_length: whether attention goes by the length of each row, not by masks.
 
     Attributes:
-        n: rows in the batch.
-        columns: int64 [n], the column that each row writes.
+        n: lanes of the pass.
+        columns: int64 [n], the column that each lane writes.
         used: number of columns that attention sees.
+        lane_rows: int64 [n], the row of each lane; None if lane r is row r.
     """
 
-    def __init__(self, slots: int, capacity: int, blank: bool = True) -> None:
-        self.slots, self.blank = slots, blank
+    def __init__(
+        self,
+        slots: int,
+        capacity: int,
+        blank: bool = True,
+        lanes: int | None = None,
+        by_length: bool = False,
+    ) -> None:
+        self.slots, self.blank, self.by_length = slots, blank, by_length
+        self.lanes = slots if lanes is None else lanes
         self.capacity = capacity
         self.n = 0
         self.used = 0
         self.columns = torch.zeros(0, dtype=torch.int64)
+        self.lane_rows: torch.Tensor | None = None
         self._every = torch.arange(slots)
 
-    def aim(self, columns: torch.Tensor, used: int) -> None:
+    def aim(self, columns: torch.Tensor, used: int, lane_rows: torch.Tensor | None = None) -> None:
         """Set where the next pass writes and how many columns it sees.
 
         Args:
-            columns: int64 [n], the column that each row writes.
+            columns: int64 [n], the column that each lane writes.
             used: number of columns that attention sees.
+            lane_rows: int64 [n], the row of each lane; None if lane r is row r.
         """
         if self._every.device != columns.device:
             self._every = self._every.to(columns.device)
         self.n, self.columns, self.used = columns.shape[0], columns, used
+        self.lane_rows = lane_rows
 
     @property
     def rows(self) -> torch.Tensor:
-        """The slots of the batch, int64 [n]: a view, never a copy."""
-        return self._every[: self.n]
+        """The row of each lane, int64 [n]."""
+        return self._every[: self.n] if self.lane_rows is None else self.lane_rows
 
 
 class RowLayer(CacheLayerMixin):
@@ -125,16 +142,25 @@ class RowLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write one new column per row; return the used columns of the rows in the batch."""
+        """Write one new column per lane; return the used columns that attention reads.
+
+        With masks, these are the columns of each lane's row, copied if a row has several lanes.
+        Attention that goes by lengths finds a lane's row itself, so it gets all rows.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None
         at = self.layout
         rows, columns = at.rows.to(self.device), at.columns.to(self.device)
-        # one column per row: [n, kv heads, d]
+        # one column per lane: [n, kv heads, d]
         self.keys[rows, :, columns] = key_states[:, :, 0]
         self.values[rows, :, columns] = value_states[:, :, 0]
-        return self.keys[: at.n, :, : at.used], self.values[: at.n, :, : at.used]
+        keys, values = self.keys[:, :, : at.used], self.values[:, :, : at.used]
+        if at.lane_rows is None:
+            return keys[: at.n], values[: at.n]
+        if at.by_length:
+            return keys, values
+        return keys.index_select(0, rows), values.index_select(0, rows)
 
     def put(self, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Write columns [0, P) of some slots.
@@ -187,10 +213,20 @@ class RowCache(Cache):
         blank: False leaves unwritten columns undefined, for attention that goes by lengths. The
             operating system then provides memory only where it is written, so that a large capacity
             costs nothing.
+        lanes: most tokens that one pass reads; default: `slots`.
+        by_length: whether attention goes by the length of each row, not by masks.
     """
 
-    def __init__(self, n_blocks: int, slots: int, capacity: int, blank: bool = True) -> None:
-        self.layout = Layout(slots, capacity, blank)
+    def __init__(
+        self,
+        n_blocks: int,
+        slots: int,
+        capacity: int,
+        blank: bool = True,
+        lanes: int | None = None,
+        by_length: bool = False,
+    ) -> None:
+        self.layout = Layout(slots, capacity, blank, lanes, by_length)
         self.rows = [RowLayer(self.layout) for _ in range(n_blocks)]
         super().__init__(layers=list(self.rows))
 
@@ -213,7 +249,7 @@ class RowCache(Cache):
         Args:
             slots: number of slots to keep.
         """
-        self.layout.slots = slots
+        self.layout.slots = self.layout.lanes = slots
         for layer in self.rows:
             if layer.is_initialized:
                 assert layer.keys is not None and layer.values is not None

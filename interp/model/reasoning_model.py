@@ -25,7 +25,7 @@ from torch import nn
 from interp.chains.chain import Budget, Chains
 from interp.errors import UserError
 from interp.model.architecture import Anatomy, dissect
-from interp.model.chat import messages_of
+from interp.model.chat import RawPrompt, messages_of
 from interp.model.checkpoint_files import (
     Fingerprint,
     checked_layer_map,
@@ -314,6 +314,11 @@ class ReasoningModel:
         """
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template; without one, prompts are plain text."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
     def prompt_ids(self, question: Question, *, thinking: bool = True) -> list[int]:
         """Encodes the prompt of a question, up to where the model continues.
 
@@ -321,10 +326,12 @@ class ReasoningModel:
         beginning-of-sequence token if its tokenizer adds one.
 
         Args:
-            question: the user's text, or messages with "role" and "content" (`interp.model.chat`).
+            question: the user's text, messages with "role" and "content" (`interp.model.chat`), or
+                a `RawPrompt`, which is read as it is.
             thinking: True ends the prompt with the start of thinking; False with an empty thinking
                 that is closed already, so the answer comes next. In the plain format neither is
-                added: the template is asked not to think, and what it opens is closed.
+                added: the template is asked not to think, and what it opens is closed. False adds
+                nothing to a `RawPrompt`.
 
         Returns:
             Token ids.
@@ -332,8 +339,12 @@ class ReasoningModel:
         Raises:
             UserError: the question is empty or not made of text, or the template refuses it.
         """
-        text = self._prompt_text(messages_of(question), thinking)
         d, ids = self.delimiters, self.delimiter_ids
+        if isinstance(question, RawPrompt):
+            if not question.strip():
+                raise UserError("An empty prompt: expected some text to continue.")
+            return [*self._with_bos(self.encode(question)), *(ids.think_start if thinking else ())]
+        text = self._prompt_text(messages_of(question), thinking)
         if ids.plain:
             end = open_mark(text)
             return self._encode_prompt(f"{text.rstrip()}\n\n{end}\n\n" if end else text)
@@ -348,7 +359,7 @@ class ReasoningModel:
 
     def _prompt_text(self, turns: list[dict[str, Any]], thinking: bool) -> str:
         """Renders messages by the chat template, or a line each without one."""
-        if not getattr(self.tokenizer, "chat_template", None):
+        if not self.has_chat_template:
             return "\n".join(t["content"] for t in turns) + "\n"
         thinks = thinking and not self.delimiters.is_plain
         with refusing(
@@ -367,8 +378,13 @@ class ReasoningModel:
 
     def _encode_prompt(self, text: str) -> list[int]:
         """Token ids of a rendered prompt; a template has written its special tokens itself."""
-        ids, bos = self.encode(text), self.tokenizer.bos_token_id
-        if bos is None or getattr(self.tokenizer, "chat_template", None) or ids[:1] == [bos]:
+        ids = self.encode(text)
+        return ids if self.has_chat_template else self._with_bos(ids)
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        """Token ids after the beginning-of-sequence token, if the tokenizer adds one to a text."""
+        bos = self.tokenizer.bos_token_id
+        if bos is None or ids[:1] == [bos]:
             return ids
         adds = list(self.tokenizer.encode("a"))[:1] == [bos]
         return [int(cast("Any", bos)), *ids] if adds else ids

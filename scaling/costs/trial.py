@@ -255,7 +255,7 @@ def _alone(config: StudyConfig, engine: Engine) -> float:
     """Seconds per token of one dense chain decoded alone; 0 if nothing is generated."""
     from interp.decoding.request import Request
 
-    benches, _ = gather(config)
+    benches, _ = gather(config, engine)
     generated = [b for b in benches if b.scoring != LIKELIHOOD]
     if not generated:
         return 0.0
@@ -265,7 +265,10 @@ def _alone(config: StudyConfig, engine: Engine) -> float:
     budget = Budget(max(load.budgets), load.answer)
     request = Request("trial/alone", ids, budgets=(budget,), answering=not bench.thinking)
     began = time.monotonic()
-    chains = list(engine.decode([request], sampling=config.sampling(), stop_on_loop=True))
+    decoded = engine.decode(
+        [request], sampling=config.sampling(), stop_on_loop=True, stop=bench.stop
+    )
+    chains = list(decoded)
     return (time.monotonic() - began) / max(1, sum(c.n_tokens for c in chains))
 
 
@@ -320,7 +323,8 @@ def estimate_here(
         The estimate.
     """
     shape = ModelShape.of(engine.model.hf.config)
-    benches, _ = gather(config)
+    config = config.fitted(engine.model)
+    benches, _ = gather(config, engine)
     trial = run_trial(config, engine, problems=problems, on_event=on_event)
     parts = [
         replace(p, prompt=trial.prompts.get(p.benchmark, p.prompt))

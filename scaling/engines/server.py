@@ -27,8 +27,10 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.chains.chain import Chain
+from interp.decoding.forced_line import ForcedLine
 from interp.decoding.request import Request, check
 from interp.decoding.sampling import Sampling
+from interp.decoding.stop_strings import StopStrings
 from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import NonFiniteError, UserError
 from scaling.engines.budget_walk import PIECE, Walk
@@ -40,6 +42,8 @@ from scaling.engines.threads import spread
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from interp.model.delimiters import Delimiters, FormatChoice
+    from interp.model.reasoning_model import Question
+    from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
 __all__ = ["ServerEngine"]
@@ -101,7 +105,7 @@ class ServerEngine:
             self.model
         )  # threads must not share a tokenizer with the one that grades
         reader.tokenizer = copy.deepcopy(self.model.tokenizer)
-        self._marks = ThinkingMarks(reader)
+        self._reader, self._line = reader, ForcedLine(reader)
         self.concurrency = concurrency or (SIDE_BY_SIDE if self._dialect.parallel else 1)
         self.piece = piece
         window = listed.get(self.served)
@@ -139,8 +143,13 @@ class ServerEngine:
         how = "tokens" if self.exact else "text"
         return f"{identity(self.model)} served as {self.served!r} by {self.kind}, {how}"
 
-    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """Token ids of the chat prompt of a question."""
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return self.model.has_chat_template
+
+    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
+        """Token ids of the prompt of a question."""
         return self.model.prompt_ids(question, thinking=thinking)
 
     def encode(self, text: str) -> list[int]:
@@ -154,7 +163,12 @@ class ServerEngine:
     # ---------------------------------------------------------------- generation
 
     def decode(
-        self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool = False
+        self,
+        requests: Sequence[Request],
+        *,
+        sampling: Sampling,
+        stop_on_loop: bool = False,
+        stop: Sequence[str] = (),
     ) -> Iterator[Chain]:
         """Yield chains as they finish; EndpointError if the server stays away.
 
@@ -162,12 +176,16 @@ class ServerEngine:
         """
         self._check(requests)
         endpoint = self._endpoint.again()
+        strings = StopStrings(self._reader, stop)
+        marks = ThinkingMarks(self._reader, strings)
 
         def walk(request: Request) -> Iterator[Chain]:
             return Walk(
                 request,
                 self.model.delimiter_ids,
-                self._marks,
+                marks,
+                strings,
+                self._line,
                 self.model.stop_ids,
                 self.max_positions,
                 self.layer_map,
@@ -259,6 +277,13 @@ class ServerEngine:
         raise UserError(
             f"A server cannot score blocks ({criterion}). Score and prune the checkpoint with "
             f"`prunescope prune`, serve what it writes, and measure that."
+        )
+
+    def choose(self, repair: str, chains: Sequence[Chain], remove: int) -> LayerPlan:
+        """Always raises UserError, as `score` does."""
+        raise UserError(
+            f"A server cannot merge blocks ({repair}): write the checkpoint with `prunescope "
+            f"prune --repair {repair}`, serve it, and measure that."
         )
 
 

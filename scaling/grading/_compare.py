@@ -27,10 +27,17 @@ _UNITS = {
         "s": "s sec second seconds", "min": "min minute minutes", "h": "h hr hrs hour hours",
         "day": "day days", "week": "week weeks", "year": "year years",
         "degree": "degree degrees deg",
-        "dollar": "dollar dollars usd", "cent": "cent cents", "rad": "rad radian radians",
+        "am": "am", "pm": "pm", "/": "per", "cent": "cent cents", "rad": "rad radian radians",
+        "dollar": "dollar dollars usd",
     }.items()
     for name in names.split()
 }  # fmt: skip
+
+
+_SQUARE = re.compile(r"\b(square|sq|cubic)\s+([a-z]+)")
+_UNIT_PART = re.compile(r"[a-z]+|/|-?\d+")
+_VAGUE = frozenset("the a an on at in".split())
+_SAID = {"dne": "does not exist", "empty set": "empty"}
 
 
 def same_answer(gold: str, answer: str) -> bool | None:
@@ -43,6 +50,8 @@ def same_answer(gold: str, answer: str) -> bool | None:
     Returns:
         The verdict; None where one of the texts is not understood, or the two cannot be compared.
     """
+    if any("\\$" in one and "%" in two for one, two in ((gold, answer), (answer, gold))):
+        return False  # money is no share
     for lists in (False, True):
         try:
             if same(read(gold, lists), read(answer, lists)):
@@ -71,11 +80,14 @@ def same(gold: Node, answer: Node) -> bool:
         return True
     if gold.kind in SCALARS and answer.kind in SCALARS:
         return _same_scalar(gold, answer)
+    if "text" in (gold.kind, answer.kind) and (said := _words(gold)) and said == _words(answer):
+        return True
     inside = answer.args[1] if answer.kind == "rel" and answer.value == "in" else answer
     if inside.kind == "set" and gold.kind in ("list", "set"):
         return _collections(gold, inside)
-    if answer.kind == "set" and len(answer.args) == 1 and gold.kind in SCALARS:
+    if answer.kind == "set" and len(answer.args) == 1 and gold.kind in (*SCALARS, "tuple"):
         return same(gold, answer.args[0])
+    gold, answer = _coordinates(gold, answer), _coordinates(answer, gold)
     if is_equation(gold) or is_equation(answer):
         return _with_equations(gold, answer)
     if (is_region(gold) or is_region(answer)) and not (gold.kind == answer.kind == "tuple"):
@@ -84,8 +96,6 @@ def same(gold: Node, answer: Node) -> bool:
             return same_region(one, two)
     if gold.kind == answer.kind == "rel":
         return _same_inequality(gold, answer)
-    if "text" in (gold.kind, answer.kind):
-        return _words(gold) == _words(answer) != ""
     if gold.kind == answer.kind == "based":
         return gold.value == answer.value
     if gold.kind == answer.kind == "ratio":
@@ -103,9 +113,9 @@ def same(gold: Node, answer: Node) -> bool:
 def _same_scalar(gold: Node, answer: Node) -> bool:
     g, g_percent, g_unit = _undressed(gold)
     a, a_percent, a_unit = _undressed(answer)
-    one, two = _UNITS.get(g_unit), _UNITS.get(a_unit)
-    if one and two and one != two:
+    if _other_unit(g_unit, a_unit):
         return False
+    g, a = _with_letter(g, g_unit, a), _with_letter(a, a_unit, g)
     if (g_percent and a_unit) or (a_percent and g_unit):
         return False
     if same_value(g, a):
@@ -116,6 +126,29 @@ def _same_scalar(gold: Node, answer: Node) -> bool:
             return same_value(Node("div", (g, hundred)), a)
         return same_value(g, Node("div", (a, hundred)))
     return False
+
+
+def _other_unit(one: str, two: str) -> bool:
+    """Whether two units are known and different."""
+    if one.startswith("residue") and two.startswith("residue"):
+        return one != two
+    parts = [
+        [_UNITS.get(part, part) for part in _UNIT_PART.findall(_SQUARE.sub(_power, unit.lower()))]
+        for unit in (one, two)
+    ]
+    names = [part for unit in parts for part in unit if part and part.isalpha()]
+    if not all(parts) or not set(names) <= set(_UNITS.values()):
+        return False
+    return parts[0] != parts[1]
+
+
+def _power(match: re.Match[str]) -> str:
+    return f"{match[2]} {3 if match[1] == 'cubic' else 2}"
+
+
+def _with_letter(value: Node, unit: str, other: Node) -> Node:
+    """`value` times the letter of its unit where the other answer has that letter: 5 m and 5m."""
+    return Node("mul", (value, Node("sym", value=unit))) if unit in symbols(other) else value
 
 
 def _undressed(node: Node) -> tuple[Node, bool, str]:
@@ -131,8 +164,21 @@ def _undressed(node: Node) -> tuple[Node, bool, str]:
     return node, False, ""
 
 
+def _coordinates(node: Node, other: Node) -> Node:
+    """A named point or a column as the tuple of its coordinates where the other is a tuple."""
+    if other.kind != "tuple":
+        return node
+    if node.kind == "call" and node.value.isupper():
+        return Node("tuple", node.args, "()")
+    if node.kind == "matrix" and all(len(row.args) == 1 for row in node.args):
+        return Node("tuple", tuple(row.args[0] for row in node.args), "()")
+    return node
+
+
 def _spread(node: Node) -> Node:
-    r"""A tree in which `a \pm b` is the list of both values."""
+    r"""A tree in which `a \pm b` is the list of both values, and so is [1, 2, 3]."""
+    if node.kind == "tuple" and node.value == "[]" and len(node.args) > 2:
+        node = Node("list", node.args, ",")
     if node.kind in SCALARS:
         both = _signs(node)
         return Node("list", tuple(both), ",") if len(both) > 1 else node
@@ -177,7 +223,8 @@ def _signed(node: Node, ups: itertools.chain[bool] | object) -> Node:
 def _with_equations(gold: Node, answer: Node) -> bool:
     if not is_equation(gold):
         value = equation_value(answer)
-        return value is not None and same(gold, value)
+        about = answer.args[-1] if answer.value.endswith("~") and answer.args else None
+        return any(one is not None and same(gold, one) for one in (value, about))
     if not is_equation(answer):
         value = equation_value(gold, one_name=True)
         return value is not None and same(value, answer)
@@ -189,7 +236,8 @@ def _with_equations(gold: Node, answer: Node) -> bool:
     one = Node("add", (left, Node("neg", (right,))))
     two = Node("add", (other_left, Node("neg", (other_right,))))
     if symbols(one) != symbols(two):
-        return False
+        y, f = Node("sym", value="y"), Node("call", (Node("sym", value="x"),), "f")
+        return {left, other_left} == {y, f} and same(right, other_right)
     return proportional(one, two) != 0
 
 
@@ -256,6 +304,8 @@ def _same_ratio(gold: Node, answer: Node) -> bool:
     if not all(part.kind in SCALARS for part in (*gold.args, *answer.args)):
         return _in_order(gold, answer)
     (g, *rest), (a, *others) = gold.args, answer.args
+    if _other_unit(_undressed(rest[-1])[2], _undressed(others[-1])[2]):  # 3:45 a.m., 3:45 p.m.
+        return False
     return all(
         same_value(Node("mul", (g, other)), Node("mul", (a, one)))
         for one, other in zip(rest, others, strict=True)
@@ -267,11 +317,17 @@ def _same_ratio(gold: Node, answer: Node) -> bool:
 
 def _words(node: Node) -> str:
     if node.kind == "sym":
-        return node.value
+        return node.value if len(node.value) == 1 else node.value.lower()
+    if node.kind == "mul":  # YES, read as a product of letters
+        parts = [_words(part) for part in node.args]
+        words = "".join(parts).lower() if all(parts) else ""
+        return _SAID.get(words, words)
     if node.kind != "text":
         return ""
     said = re.sub(r"\\[,;:! ]|[~.,;:!?'\"()*]", " ", node.value).lower()
-    return " ".join(word for word in said.split() if word not in ("the", "a", "an"))
+    plain = [word.rstrip("s") if len(word) > 4 else word for word in said.split()]
+    words = " ".join(word for word in plain if word not in _VAGUE)
+    return _SAID.get(words, words)
 
 
 def _in_order(one: Node, two: Node) -> bool:

@@ -8,161 +8,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from scaling.grading._boxes import BOX_COMMAND
+from scaling.grading._dressing import bare
+from scaling.grading._notation import LOGIC
 
 REACH = 400  # characters of an announced passage
 _TRIES = 12  # announcements that are looked at, from the last
 
-# A box, a brace, or an escaped character. The second backslash of "\\" (a LaTeX line break) may
-# begin a box.
-_COMMAND = r"\\(?:boxed|fbox|framebox)\s*\{"
-_BRACES = re.compile(rf"{_COMMAND}|\\(?!{_COMMAND})[\s\S]|[{{}}]")
-
-
-@dataclass(frozen=True)
-class Box:
-    """A complete box.
-
-    Attributes:
-        start: position of its command.
-        end: position behind its closing brace.
-        content: its content without surrounding blanks.
-    """
-
-    start: int
-    end: int
-    content: str
-
-
-def boxes(text: str) -> tuple[list[Box], bool]:
-    r"""The complete \boxed{...} and \fbox{...} of a text, in the order in which they open.
-
-    One pass with a stack, because a chain that loops may open thousands of boxes and close none.
-
-    Args:
-        text: any text.
-
-    Returns:
-        The boxes, and whether the last one that opens is never closed.
-    """
-    found: list[Box] = []
-    opened: list[tuple[int, int]] = []  # starts of command and content; (-1, -1) for a brace
-    last = -1
-    for match in _BRACES.finditer(text):
-        token = match[0]
-        if token.endswith("{") and len(token) > 2:
-            opened.append((match.start(), match.end()))
-            last = match.start()
-        elif token == "{":
-            opened.append((-1, -1))
-        elif token == "}" and opened:
-            start, inside = opened.pop()
-            if start >= 0:
-                found.append(Box(start, match.end(), text[inside : match.start()].strip()))
-    found.sort(key=lambda box: box.start)
-    return found, last >= 0 and (not found or found[-1].start != last)
-
-
-def last_boxed(text: str) -> str | None:
-    r"""The content of the last complete box; None where there is no complete, non-empty one."""
-    found, _ = boxes(text)
-    return (found[-1].content or None) if found else None
-
-
-_CONNECTOR = re.compile(
-    r"(?:\s|\$|\\[,;:! ()\[\]]|\\q?quad|~|(?P<said>,|;|&|\b(?:and|or)\b"
-    r"|\\(?:text|mbox|mathrm)\s*\{\s*(?:and|or)?\s*,?\s*\}))*"
-)
-_OPERATOR_BEFORE = re.compile(r"(?:[-−+*/^]|\\(?:cdot|times|pm|div))\s*\$?\s*$")
-_EXPRESSION_BEFORE = re.compile(r"(?:^|[=\n$:<>≤≥≈]|\\[\[(]|\\(?:le|ge|leq|geq|in|approx)\b)"
-                                r"([^=\n$:<>≤≥≈]*)$")  # fmt: skip
-_BEHIND = re.compile(
-    r"\s*(?:\^\s*(?:\\circ|\{[^{}]{1,20}\}|\w)|_(?:\d+|\{\d+\})|\\%|%"
-    r"|\\pi\b|\\sqrt\s*(?:\{[^{}]{1,20}\}|\d)|\\(?:times|cdot)\s*10\s*\^\s*(?:\{-?\d+\}|\d)"
-    r"|!(?=\s*\$)"
-    r"|(?:\$?\s*|\\[,;: ]\s*)(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion|dozen)"
-    r"\b\s*\}?)"
-)
-
-
-def boxed_answer(text: str) -> tuple[bool, str | None]:
-    r"""The answer in the last box, or in boxes that "and", "or" or a comma joins.
-
-    A sign or factor before the box and a power, base or magnitude behind it belong to the answer:
-    `-\boxed{7}` is not 7.
-
-    Args:
-        text: any text.
-
-    Returns:
-        Whether a box was opened, and the answer; None where the last box is empty or never closed.
-    """
-    found, unfinished = boxes(text)
-    if unfinished:
-        return True, None
-    if not found:
-        return False, None
-    last = found[-1]
-    if not last.content:
-        return True, None
-    parts = [last.content]
-    first = last
-    for box in reversed(found[:-1]):
-        if box.end > first.start:  # the box is around the last one
-            continue
-        if len(parts) > 50 or first.start - box.end > 60:
-            break
-        between = _CONNECTOR.fullmatch(text, box.end, first.start)
-        if between is None or between["said"] is None or not box.content:
-            break
-        first = box
-        if same_text(box.content) not in map(same_text, parts):
-            parts.insert(0, box.content)
-    if len(parts) > 1:
-        return True, ", ".join(parts)
-    return True, _in_context(text, last)
-
-
-def _in_context(text: str, box: Box) -> str:
-    before = text[max(0, box.start - 80) : box.start]
-    behind = _BEHIND.match(text, box.end)
-    tail = behind[0].replace("$", "") if behind else ""
-    head = ""
-    if _OPERATOR_BEFORE.search(before) and not re.search(r"(?:^|\n)\s*[-*+]\s+\$?\s*$", before):
-        expression = _EXPRESSION_BEFORE.search(before)
-        head = expression[1] if expression else ""
-        if re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}", head):  # prose: only the sign is mathematics
-            head = "-" if re.search(r"\s[-−]\$?\s*$", before) else ""
-    if not (head or tail):
-        return box.content
-    return f"{head}({box.content}){tail}".strip()
-
-
-# ------------------------------------------------------------------ announcements
 
 _DRESS = r"[*_`]*"
 _VERB = (
     r"(?:is|are|equals|was|will[ \t]+be|would[ \t]+be|should[ \t]+be|must[ \t]+be"
-    r"|has[ \t]+to[ \t]+be|comes[ \t]+out[ \t]+to(?:[ \t]+be)?)"
+    r"|has[ \t]+to[ \t]+be|comes[ \t]+(?:out[ \t]+)?to(?:[ \t]+be)?)"
 )
 _ANNOUNCED = re.compile(
     r"(?:(?P<mark>####(?!#))"
     rf"|(?:^|\n)[ \t]*{_DRESS}(?P<short>A){_DRESS}[ \t]*:{_DRESS}"
     rf"|(?:^|\n)[ \t]*{_DRESS}ans{_DRESS}[.:]+{_DRESS}"
-    rf"|\banswer(?:,[^,\n]{{1,20}},|[ \t]+(?:here|choice|option|to[ \t]+[^\n.:]{{1,60}}?))?"
-    rf"{_DRESS}(?:['’]s\b|[ \t]*(?:[=:⇒→]|{_VERB}(?![A-Za-z]))){_DRESS}[ \t]*:?{_DRESS}"
+    r"|答案(?:[是为：:]\s*)+|\banswer[ \t]+of\b|\banswer[ \t]+[-–—][ \t]"
+    rf"|\banswers?(?:,[^,\n]{{1,20}},|[ \t]+(?:here|choice|option|to[ \t]+[^\n.:]{{1,60}}?))?"
+    rf"{_DRESS}(?:['’]s\b|['\"]?[ \t]*(?:[=:⇒→]|\b{_VERB}(?![A-Za-z]))){_DRESS}[ \t]*:?{_DRESS}"
     rf"|\banswer{_DRESS}[.:]?{_DRESS}[ \t]*(?=\n|\$|\\\[|\\\()"
-    r"|<answer>)",
+    r"|[<\[]answer[>\]])",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
-    r"\b(?:if|suppose|assume|assuming|imagine|whether|say|unless|perhaps|maybe|could|might)\b"
+    r"\b(?:if|suppose|assume|assuming|imagine|whether|say|unless|perhaps|maybe|could|might"
+    r"|wrong|incorrect|tempting|mistaken)\b"
     r"[^.\n!?]*$",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"(?:not|n't|never)\b"
+    r"|\S{1,12}(?:\?|(?:,?[ \t]+which)?[ \t]+is[ \t]+(?:wrong|incorrect|not\b))",
     re.IGNORECASE,
 )
 _REVERSED = re.compile(
     r"(?P<value>\$[^$\n]{1,200}\$|\\\([^\n]{1,200}?\\\)|(?<![^\s*$])-?\d[\d.,/]*\**)"
     r"[ \t]*(?:is|are)[ \t]+(?:our|the|my)[ \t]+(?:final[ \t]+|correct[ \t]+)*answer\b"
+)
+# The last sentence, where it draws a conclusion about one value.
+_SENTENCE = r"(?:[^.!?\n]|\.(?=\d))"
+_CONCLUSION = re.compile(
+    r"(?:^|[.!?:\n]|\s(?=(?-i:Therefore|Thus|Hence)))[\s*]*"
+    r"(?:(?:final[ \t]+)?(?:result|solution|total(?:[ \t]+\w+)?)\**[ \t]*[:=]\**|it['’]s"
+    r"|it[ \t]+is"
+    r"|(?:(?:therefore|thus|hence|so|finally|in[ \t]+(?:total|conclusion)|the|we|i)"
+    r"(?![A-Za-z])"
+    rf"{_SENTENCE}{{0,200}}?)(?:\b(?:{_VERB}|equals?|get|gives?|it['’]s)(?![A-Za-z])[ \t]*:?|=))"
+    rf"\s*(?P<value>{_SENTENCE}{{1,200}})[.!]?\**\s*$",
+    re.IGNORECASE,
 )
 # Where the next question begins: a base model goes on with problems of its own.
 _NEXT = re.compile(
@@ -175,9 +71,11 @@ _NEXT = re.compile(
 
 def own_part(text: str) -> str:
     """`text` up to the next question that follows an announced answer; all of it if none does."""
-    text = re.sub(r"(?:<\|[a-z_]+\|>|</s>)\s*$", "", text)
+    text = re.sub(r"\s*I hope (?:it|this|that) is correct\.?\s*$", "", text)
+    text = re.sub(r"<\|begin_of_box\|>(.*?)<\|end_of_box\|>", r"\\boxed{\1}", text)
+    text = re.sub(r"(?:<\|[a-z_]+\|>|</s>|<eos>|<end_of_turn>)\s*$|<<[^<>\n]*>>", "", text)
     first = _ANNOUNCED.search(text)
-    opened = re.search(_COMMAND, text)
+    opened = re.search(BOX_COMMAND, text)
     starts = [match.start() for match in (first, opened) if match is not None]
     if not starts:
         return text
@@ -204,14 +102,21 @@ def announced(text: str, short: bool = True) -> Iterator[str]:
         if not match["mark"] and not match["short"] and _SUPPOSED.search(before):
             continue
         rest = _passage(text, match.end())
-        if match[0].lower() == "<answer>":
-            rest = text[match.end() : match.end() + REACH].partition("</answer>")[0].strip()
-        if rest and not re.match(r"(?:not|n't|never)\b", rest, re.IGNORECASE):
+        if match[0][-1] in ">]":
+            rest = re.split(r"[<\[]/(?i:answer)", text[match.end() : match.end() + REACH])[
+                0
+            ].strip()
+        elif match[0].rstrip(": ")[-1] in "'\"":  # {"answer": 7}
+            rest = re.split(r"(?<=.)['\"]|[}\n]\s*$|\}$", rest)[0].strip("'\"")
+        if rest and not _DENIED.match(rest):
             found.append((match.end(), rest))
     for match in list(_REVERSED.finditer(text))[-_TRIES:]:
         found.append((match.end(), match["value"]))
     for _, rest in sorted(found, key=lambda pair: pair[0], reverse=True):
         yield rest
+    last = _CONCLUSION.search(text, max(0, len(text) - 2 * REACH)) if short and not found else None
+    if last and not re.search(r"\b(?:if|suppose|assume|not|maybe|perhaps|whether)\b", last[0]):
+        yield last["value"].strip()
 
 
 def _passage(text: str, start: int) -> str:
@@ -235,7 +140,7 @@ def last_announced(text: str) -> str | None:
 
 
 _FILLER = re.compile(
-    r"(?:\s|[*_`:=,]|(?:therefore|thus|then|hence|so|simply|just|clearly|exactly|now|indeed|still"
+    r"(?:\s|[*_`:=,→]|\.{3}|(?:therefore|thus|then|hence|so|simply|just|clearly|exactly|now|indeed|still"
     r"|actually|equal[ \t]+to|equals|given[ \t]+by|the[ \t]+(?:number|value)"
     r"|about|approximately|roughly|around)\b(?![\w-]))*",
     re.IGNORECASE,
@@ -265,6 +170,20 @@ def formula_content(match: re.Match[str]) -> str:
     return next(part for part in match.groups() if part is not None).strip()
 
 
+# A whole sentence in place of an answer: "Answer: the sum is 7", "Answer: Tom has 7 apples".
+_CLAIM = re.compile(
+    r"[A-Za-z][^$\\]*?\b(?:is|are|was|were|has|have|had|gets?|needs?|takes?|made|makes?|can|started"
+    r"|earn(?:s|ed)|spen[dt]s?|costs?|pa(?:ys|id)|that)\b\s*(?P<value>.+)"
+)
+_CHANGES = re.compile(
+    r"\b(?:"
+    + "|".join(sorted(LOGIC - {"is", "are", "was", "and", "for", "solutions", "all"}))
+    + r")\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"(?<![\w.,/])[-−]?\\?\$?\d[\d,]*(?:\.\d+)?(?![\w/^]|[.,]\d)")
+
+
 def candidates(passage: str) -> Iterator[str]:
     """What an announced passage may give as the answer: all of it, or what precedes its prose.
 
@@ -274,16 +193,28 @@ def candidates(passage: str) -> Iterator[str]:
     Yields:
         Texts to read, the fullest first.
     """
-    said = without_filler(passage)
+    said = without_filler(re.sub(r"(?<![\w*])\*\*([^*\n]+)\*\*(?=[\s.,;:!?]|$)", r"\1", passage))
     yield from _joined_formulas(said)
     if not re.search(r"[$\\]", said):
         said = said.rstrip().rstrip("!:,;")  # an exclamation, and no factorial
     end = next((match for match in _ENDS.finditer(said) if match.start() > 0), None)
-    if end is not None and re.search("[a-z]", end[0]):  # "7, as shown"
+    prose = end is not None and re.match(r";\s+[a-z]{2,}\s+[a-z]{2}", said[end.start() :])
+    if end is not None and (prose or re.search("[a-z]", end[0])):  # "7, as shown"
         yield bare(said[: end.start()])
     yield bare(said)
     if end is not None:
         yield bare(said[: end.start()])
+    sentence = re.match(rf"(?!\$){_SENTENCE}*", said)
+    claim = _CLAIM.match(sentence[0]) if sentence else None
+    if claim and not _CHANGES.search(claim[0]):
+        yield from _joined_formulas(claim["value"])
+        yield bare(claim["value"])
+        numbers = _NUMBER.findall(claim[0])
+        if len(numbers) == 1:
+            yield numbers[0]  # "Answer: Tom has 7 apples."
+
+
+_BETWEEN = re.compile(r"\s*(?P<said>,|;|&|\band\b|\bor\b)(?:\s|and\b|or\b)*(?=\$|\\\(|\\\[)|")
 
 
 def _joined_formulas(said: str) -> Iterator[str]:
@@ -293,7 +224,7 @@ def _joined_formulas(said: str) -> Iterator[str]:
     words = ""
     while match is not None:
         parts.append(formula_content(match))
-        between = _CONNECTOR.match(said, match.end())
+        between = _BETWEEN.match(said, match.end())
         words = said[match.end() :]
         if between is None or between["said"] is None:
             break
@@ -308,38 +239,3 @@ def without_filler(text: str) -> str:
     """`text` without "therefore", "is equal to" and the like at its start."""
     filler = _FILLER.match(text)
     return text[filler.end() :] if filler else text
-
-
-# ------------------------------------------------------------------ dressing
-
-
-_OPTION_LABEL = re.compile(
-    r"^\s*\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{\s*\([A-J]\)\s*~?\s*\}"
-    r"(?:\s|~|\\[ ,;:]|\\q?quad)*(?=\S)"
-)
-
-
-def bare(text: str) -> str:
-    """`text` without an answer's markup: $, *, LaTeX brackets around it, and a final full stop."""
-    text = text.strip().strip('*`_"').strip()
-    for left, right in (("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$")):
-        inside = text.rstrip(".").rstrip()
-        if inside.startswith(left) and inside.endswith(right) and len(inside) > len(left + right):
-            content = inside[len(left) : -len(right)]
-            if left not in content:
-                text = content.strip()
-    return text.rstrip(".").strip()
-
-
-def without_label(text: str) -> str:
-    r"""`text` without the label of an option before its value: `\textbf{(C) }12` is 12."""
-    return _OPTION_LABEL.sub("", text, count=1)
-
-
-def same_text(text: str) -> str:
-    """`text` without LaTeX markup and spaces that never change a value, to compare as text."""
-    # "7\\ 8" is not 78; three digits behind the space are a thousands group.
-    text = re.sub(r"(?<=\d)(?:\\[,;:! ]|\s)+(?=\d)(?!\d{3}(?!\d))", "_", bare(text))
-    text = re.sub(r"\\(?:left|right|displaystyle|,|!|;|:| )", "", text)
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    return re.sub(r"\s+", "", text)

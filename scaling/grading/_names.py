@@ -16,8 +16,9 @@ def is_equation(node: Node) -> bool:
 def equation_sides(node: Node) -> list[Node]:
     """The sides of an equation up to its first approximation."""
     operators = node.value.split()
-    last = operators.index("~") if "~" in operators and operators[0] == "=" else len(operators)
-    return list(node.args[: last + 1])
+    last = operators.index("~") if "~" in operators else len(operators)
+    sides = list(node.args[: last + 1])
+    return sides if not is_name(sides[-1]) else list(node.args)
 
 
 def is_name(node: Node) -> bool:
@@ -56,9 +57,18 @@ def is_quantity(node: Node) -> bool:
     parts = [
         part.args[0] if at and part.kind == "neg" else part for at, part in enumerate(node.args)
     ]
+    if node.kind == "add" and len(set(map(_denominator, parts)) - {None}) == len(parts):
+        return True  # 1/a + 1/b
     if node.kind == "add":  # 100m + n and m^2 + n^2 ask for a number; 2x and x^2 are to be solved
         parts = [_without_number(part) for part in parts]
+    if all(_without_number(part).value.isupper() for part in parts):  # AB^2
+        return True
     return all(is_quantity(part) for part in parts)
+
+
+def _denominator(node: Node) -> str | None:
+    single = node.kind == "div" and node.args[0].kind == "num" and node.args[1].kind == "sym"
+    return node.args[1].value if single else None
 
 
 def _without_number(node: Node) -> Node:

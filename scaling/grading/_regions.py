@@ -110,9 +110,10 @@ def _named(node: Node) -> Region | None:
     everything = Region((RealInterval(-_INFINITE, False, _INFINITE, False),))
     if node.kind == "sym" and node.value == "\\mathbbR":
         return everything
-    if node.kind == "text" and node.value.lower() in ("all real numbers", "all reals"):
+    if node.kind == "text" and node.value.lower() in ("all real numbers", "all reals", "all real"):
         return everything
-    if node == Node("sym", value="empty") or node == Node("set"):
+    nothing = node.kind == "text" and node.value.lower().removeprefix("the ") == "empty set"
+    if node == Node("sym", value="empty") or node == Node("set") or nothing:
         return Region(())
     return None
 
@@ -226,7 +227,13 @@ def _combined(node: Node) -> Region | None:
     names = {part.name for part in known if part.name}
     if len(names) > 1:
         return None
-    kind = {"list": "cap" if node.value == "and" else "cup"}.get(node.kind, node.kind)
+    everything = any(part.args[1:] == (Node("sym", value="\\mathbbR"),) for part in node.args)
+    # x > 1 and x < 3; x \in R, x \ne 2. "(1, 2) and (3, 4)" are both intervals.
+    both = everything or (node.value == "and" and all(part.kind == "rel" for part in node.args))
+    if node.value == "," and all(part.kind == "rel" for part in node.args) and not everything:
+        inside = _combined(Node("cap", node.args))  # "x > 1, x < 5"; "x < 1, x > 5" is a union
+        both = inside is not None and bool(inside.parts)
+    kind = {"list": "cap" if both else "cup"}.get(node.kind, node.kind)
     found = known[0].parts
     for part in known[1:]:
         if kind == "cup":

@@ -49,6 +49,11 @@ def same_value(one: Node, two: Node) -> bool:
     rounded = _rounded(one) or _rounded(two)
     if first is not None and second is not None and not rounded:
         return first == second
+    if first is not None and second is not None:
+        for value, node in ((first, one), (second, two)):
+            if not _rounded(node) and (value * 10**11).denominator == 1:
+                # 0.999999999999 is not 1; 0.30000000000000004 is 0.3, as floats are printed
+                return abs(first - second) <= abs(value) / 10**14
     names = sorted(symbols(one) | symbols(two))
     if not names:
         return _same_constant(one, two, rounded)
@@ -241,6 +246,9 @@ def _called(node: Node, values: list[Any], point: Mapping[str, Any]) -> Any:
         return mpmath.sign(real) * mpmath.power(
             abs(real), 1 / (values[1] if odd else mpmath.mpf(3))
         )
+    if name in ("C", "P") and len(values) == 2:
+        chosen = mpmath.binomial(*values)
+        return chosen if name == "C" else chosen * mpmath.factorial(values[1])
     if name == "root":
         return mpmath.power(values[0], 1 / values[1])
     if name == "ln" and len(values) == 2:

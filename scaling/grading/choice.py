@@ -11,12 +11,15 @@ import re
 
 from interp.errors import UserError
 from scaling.grading import Grader, grader
-from scaling.grading._extract import announced, bare, boxed_answer, own_part
+from scaling.grading._boxes import boxed_answer
+from scaling.grading._dressing import bare
+from scaling.grading._extract import announced, own_part
 from scaling.problem import Problem
 
 _LETTER = (
-    r"[*_`'\"(\[$]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?[*(]*(?P<letter>[A-Za-z])[*)\]}'\"`$]*"
+    r"[*_`'\"(<\[$]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?[*(]*(?P<letter>[A-Za-z])[*)\]}'\"`$]*"
 )
+_STYLE = re.compile(r"\\(?:text[a-z]*|math[a-z]+|mbox|rm|bf)\s*(?:\{([^{}]*)\})?")
 _OPTION = r"(?:(?:the[ \t]+)?(?:correct[ \t]+)?(?:option|choice|letter|answer)[ \t:]*)?"
 _FILLER = r"(?:(?:therefore|thus|then|hence|so|clearly|definitely|probably|likely)\b,?[ \t]*)*"
 # "C", "(C)", "**C**", "\\text{C}", "C. because ...", "option C", "C because ..."
@@ -34,8 +37,9 @@ _MORE = re.compile(
 _CHOSEN = re.compile(
     r"\b(?:choose|chose|pick|picked|select|go(?:ing)?[ \t]+with)[ \t]+"
     r"(?:(?:option|choice|answer|letter)[ \t]+)?[(*]*(?P<a>[A-Z])\b"
-    r"|\b(?:(?:it|this|that|which|choice|option|correct|best)(?:['’]s\b|:|[ \t]+"
-    r"(?:is|must[ \t]+be|should[ \t]+be|has[ \t]+to[ \t]+be))|[Ii]['’]d[ \t]+say|wrong,?[ \t]+so)"
+    r"|\b(?:(?:it|this|that|which|choice|option|statement|selection|correct"
+    r"|best)(?:['’]s\b|:|[ \t]+"
+    r"(?:is|(?:must|would|should)[ \t]+be|has[ \t]+to[ \t]+be))|[Ii]['’]d[ \t]+say|wrong,?[ \t]+so)"
     r"[ \t]+(?:option[ \t]+|choice[ \t]+)?(?:\((?P<b>[A-Z])\)|\**(?P<c>[A-Z])\**(?=[.,;!]|[ \t]*$))"
     r"|(?:^|[(*\s])(?P<d>[A-Z])\)?\**[ \t]+is[ \t]+(?:the[ \t]+)?(?:correct|right|best|true)\b"
     r"|(?:^|[.!?\n][ \t]*)(?:therefore|thus|hence|so),?[ \t]+(?:option[ \t]+|choice[ \t]+)?"
@@ -129,7 +133,7 @@ def _letter(text: str, problem: Problem, alone: bool) -> str | None:
         The letter; None where there is none, or where the passage goes on as a sentence that
         rejects it, or that names another letter too.
     """
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1", text).strip(" ,{}")
+    text = _STYLE.sub(r"\1", text).strip(" ,{}\\")
     match = _ALONE.fullmatch(bare(text))
     if match is None and not alone:
         match = _LEADS.fullmatch(text) or _BEHIND.fullmatch(text)

@@ -31,7 +31,9 @@ from interp.errors import UserError
 from interp.plumbing.command_line import File, Lines, command, run_command
 from interp.statistics import cohen_kappa
 from scaling.grading import Verdict, get_grader, grade_text
-from scaling.grading._extract import last_announced, last_boxed, same_text
+from scaling.grading._boxes import last_boxed
+from scaling.grading._dressing import same_text
+from scaling.grading._extract import last_announced
 from scaling.problem import Benchmark, Problem
 from scaling.records import Record, read_file
 

@@ -20,17 +20,15 @@ from pathlib import Path
 
 from interp.errors import PruneScopeError, UserError
 from scaling.grading import Grader, grader
+from scaling.grading._boxes import boxed_answer
+from scaling.grading._dressing import bare, same_text, without_label
 from scaling.grading._extract import (
     announced,
-    bare,
-    boxed_answer,
     candidates,
     formula_content,
     formulas,
     own_part,
-    same_text,
     without_filler,
-    without_label,
 )
 from scaling.grading._reader import understood
 from scaling.grading._tree import Node
@@ -41,7 +39,13 @@ START_LIMIT = 120.0  # seconds for the worker to start
 
 
 # An option of a question whose gold answer is its label: "(C)", perhaps with the option's text.
-_OPTION = re.compile(r"(?:\\(?:text|textbf|mathrm|mbox)\s*\{\s*)?\((?P<letter>[A-J])\)\s*\}?")
+_DRESS = r"(?:\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{\s*)?"
+_OPTION = re.compile(rf"{_DRESS}\(?{_DRESS}(?P<letter>[A-J])\}}?\)?\s*\}}?")
+_CHOSEN = re.compile(
+    rf"(?:{_DRESS}(?:option|choice)\s*)?{_DRESS}(?P<left>\(?){_DRESS}(?P<letter>(?-i:[A-J]))\}}?"
+    r"(?P<right>\)?)(?![A-Za-z\d])(?!\W*(?:\\text\s*\{)?\s*(?:and|or|&)\b)(?P<rest>.*)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class MathWorker:
@@ -205,8 +209,7 @@ class Math(Grader):
         """
         if same_text(answer) == same_text(gold):
             return True
-        option, chosen = _OPTION.fullmatch(bare(gold)), _OPTION.match(bare(answer))
-        if option and chosen and option["letter"] == chosen["letter"]:
+        if _same_option(bare(gold), bare(answer)):
             return True
         answer = without_label(answer)
         one, two = understood(bare(gold)), understood(bare(answer))
@@ -223,6 +226,15 @@ class Math(Grader):
                 "The grader 'math' needs sympy: pip install 'prunescope[math]', "
                 "or choose another grader."
             )
+
+
+def _same_option(gold: str, answer: str) -> bool:
+    """Whether the gold answer is the label of an option, and the other that label."""
+    option, chosen = _OPTION.fullmatch(gold), _CHOSEN.fullmatch(answer)
+    if not (option and chosen and option["letter"] == chosen["letter"]):
+        return False
+    label = chosen["right"] and (chosen["left"] or "(" in gold)
+    return bool(label) or ("(" in gold and not chosen["rest"].strip(" .}"))
 
 
 def _readable(text: str, words: bool) -> bool:

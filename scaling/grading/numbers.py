@@ -12,16 +12,9 @@ from fractions import Fraction
 
 from interp.errors import UserError
 from scaling.grading import Grader, grader
-from scaling.grading._extract import (
-    announced,
-    bare,
-    boxed_answer,
-    candidates,
-    last_announced,
-    own_part,
-    without_filler,
-    without_label,
-)
+from scaling.grading._boxes import boxed_answer
+from scaling.grading._dressing import bare, without_label
+from scaling.grading._extract import announced, candidates, last_announced, own_part, without_filler
 from scaling.grading._names import equation_sides, is_equation, is_quantity
 from scaling.grading._reader import understood
 from scaling.grading._tree import Node, exact_value

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from scaling.grading import get_grader
-from scaling.grading._extract import bare, same_text
+from scaling.grading._dressing import bare, same_text
 from scaling.grading._reader import understood
 from scaling.grading._tree import Node
 from scaling.grading.numbers import read_number

@@ -37,8 +37,36 @@ def check_names(config: StudyConfig) -> None:
     """
     for name in config.benchmark_names:
         check_name("benchmark", name)
-    for name in config.methods:
-        check_name("criterion", name)
+    for method in config.methods:
+        name, _ = method_of(method)
+        if not chooses(name):
+            check_name("criterion", name)
+
+
+def method_of(label: str) -> tuple[str, int]:
+    """The criterion (or repair) of a study's method, and which draw of it.
+
+    Args:
+        label: the method: "random" is draw 0, "random@1" the next.
+
+    Returns:
+        The name, and what is added to the study's seed.
+
+    Raises:
+        UserError: what follows the "@" is no whole number.
+    """
+    name, at, draw = label.partition("@")
+    if at and not draw.isdecimal():
+        raise UserError(f"Method {label!r}: expected NAME or NAME@DRAW, such as random@1.")
+    return name, int(draw or 0)
+
+
+def chooses(name: str) -> bool:
+    """Whether a method is a repair that chooses the blocks itself, such as "laco"."""
+    from pruning.repairs import repairs
+
+    found = repairs().get(name)
+    return found is not None and not found.needs_plan
 
 
 def _criteria() -> Collection[str]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from interp.errors import NonFiniteError, UserError
 from scaling.benchmarks import load_benchmark
 from scaling.grading import get_grader, grade_likelihood, grade_text, graders
-from scaling.grading._extract import boxes, last_boxed
+from scaling.grading._boxes import boxes, last_boxed
 from scaling.grading.numbers import read_number
 from scaling.problem import Benchmark, Problem
 from tests.drawing import max_examples
