@@ -41,7 +41,9 @@ def handing(model: nn.Module, cache: Cache | None) -> dict[str, Any]:
 @functools.cache  # called in every pass
 def _cache_name(kind: type[nn.Module]) -> str:
     """The argument's name; transformers 5.24 calls it `cache` and warns about `past_key_values`."""
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
+    known = inspect.signature(kind.forward).parameters
+    names = ("cache", "past_key_values", "cache_params")  # the last in state-space models
+    return next((name for name in names if name in known), "past_key_values")
 
 
 class Layout:

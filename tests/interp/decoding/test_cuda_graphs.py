@@ -21,6 +21,7 @@ from interp.decoding.request import cross
 from interp.decoding.sampling import Sampling
 from interp.interventions.interventions import MeanDelta, ResampleDelta, Scale, Skip, Variant, dense
 from interp.interventions.windows import AfterLoop, Answer, AtTokens, Window
+from interp.model.kv_cache import RowLayer
 from tests.backends import use
 from tests.models import tiny
 from tests.reference import same_chain
@@ -109,8 +110,11 @@ def test_a_captured_pass_never_reads_where_the_cache_was(monkeypatch: pytest.Mon
     requests = cross(model, [prompt], budgets=budgets, samples=2)
     want = {key(c): c for c in decode(model, requests, drafts=False)}
     counts: dict[str, int] = {}
+    moved = []
+    monkeypatch.setattr(RowLayer, "grow", lambda *_: moved.append(1))
     with captured(monkeypatch, counts):
         got = list(decode(model, requests, slots=2, drafts=False))
+    assert not moved
     for chain in got:
         assert same_chain(chain, want[key(chain)]), chain.budget
     assert counts["replayed"]
