@@ -106,7 +106,7 @@ def test_a_captured_pass_never_reads_where_the_cache_was(monkeypatch: pytest.Mon
     model = tiny("qwen3", ends=False)
     prompt = model.prompt_ids(PROMPTS[0])
     closing = len(model.delimiter_ids.closing)
-    budgets = [Budget(STEP - len(prompt) - closing - 40, 40), Budget(20, 3)]  # exactly a whole STEP
+    budgets = [Budget(STEP - len(prompt) - closing - 43, 43), Budget(20, 3)]  # exactly a whole STEP
     requests = cross(model, [prompt], budgets=budgets, samples=2)
     want = {key(c): c for c in decode(model, requests, drafts=False)}
     counts: dict[str, int] = {}
