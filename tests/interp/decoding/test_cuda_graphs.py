@@ -14,8 +14,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from interp.chains.chain import Budget, Chain
-from interp.decoding import model_runner
-from interp.decoding.cuda_graphs import STEP, CudaGraphs
+from interp.decoding import cuda_graphs, model_runner
+from interp.decoding.cuda_graphs import CudaGraphs
 from interp.decoding.generate import decode
 from interp.decoding.request import cross
 from interp.decoding.sampling import Sampling
@@ -106,7 +106,8 @@ def test_a_captured_pass_never_reads_where_the_cache_was(monkeypatch: pytest.Mon
     model = tiny("qwen3", ends=False)
     prompt = model.prompt_ids(PROMPTS[0])
     closing = len(model.delimiter_ids.closing)
-    budgets = [Budget(STEP - len(prompt) - closing - 43, 43), Budget(20, 3)]  # exactly a whole STEP
+    monkeypatch.setattr(cuda_graphs, "STEP", 64)
+    budgets = [Budget(64 - len(prompt) - closing - 13, 13), Budget(5, 3)]  # exactly a whole STEP
     requests = cross(model, [prompt], budgets=budgets, samples=2)
     want = {key(c): c for c in decode(model, requests, drafts=False)}
     counts: dict[str, int] = {}
