@@ -108,13 +108,15 @@ def test_a_captured_pass_never_reads_where_the_cache_was(monkeypatch: pytest.Mon
     closing = len(model.delimiter_ids.closing)
     monkeypatch.setattr(cuda_graphs, "STEP", 64)
     budgets = [Budget(64 - len(prompt) - closing - 13, 13), Budget(5, 3)]  # exactly a whole STEP
-    requests = cross(model, [prompt], budgets=budgets, samples=2)
-    want = {key(c): c for c in decode(model, requests, drafts=False)}
+    requests = cross(model, [prompt], budgets=budgets)
+    greedy = Sampling(temperature=0.0)
+    want = {key(c): c for c in decode(model, requests, drafts=False, sampling=greedy)}
+    assert max(len(c.ids) for c in want.values()) == 64 - len(prompt)
     counts: dict[str, int] = {}
     moved = []
     monkeypatch.setattr(RowLayer, "grow", lambda *_: moved.append(1))
     with captured(monkeypatch, counts):
-        got = list(decode(model, requests, slots=2, drafts=False))
+        got = list(decode(model, requests, slots=2, drafts=False, sampling=greedy))
     assert not moved
     for chain in got:
         assert same_chain(chain, want[key(chain)]), chain.budget
