@@ -28,6 +28,7 @@ from interp.model.holding import holding, unguarded
 from interp.model.loading import refusing
 from interp.model.reasoning_model import ReasoningModel
 from interp.model.tokenizer_ids import check_saved
+from interp.plumbing.arguments import checked
 from pruning.checkpoint import (
     SHARD_BYTES,
     free_target,
@@ -48,6 +49,7 @@ FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")  # so many blocks ar
 NOT_PER_BLOCK = ("architectures", "token", "keys_to_ignore", "multipliers", *INDEX_LISTS)
 
 
+@checked
 def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> ReasoningModel:
     """Return a new model without the plan's blocks.
 
@@ -71,6 +73,7 @@ def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> Rea
     return model.around(hf, name=f"{model.name} {plan.name}", layer_map=plan.layer_map)
 
 
+@checked
 def save(model: ReasoningModel, plan: LayerPlan, out_dir: str | Path) -> Path:
     """Write the checkpoint without the plan's blocks.
 

@@ -21,9 +21,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
+
 PURPOSES = ("accuracy", "sequential", "waits", "parallel", "blocks")
 
 
+@checked
+@brief
 @dataclass(frozen=True, eq=False)  # compared by identity, so that results can be cached by it
 class StudyData:
     """The frames of one study.

@@ -26,6 +26,7 @@ from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import number, share
 from analyses.report.findings import findings
 from analyses.report.pairs import ChainPair, chain_pairs, tokenizer_text
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +116,7 @@ class Section:
     tables: tuple[Sheet, ...]
 
 
+@checked
 def write_report(
     folder: str | Path,
     out: str | Path | None = None,

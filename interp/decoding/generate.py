@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 
 from interp.activations.reducers import Moments
-from interp.chains.chain import Budget, Chain, Chains
+from interp.chains.chain import Budget, Budgets, Chain, Chains
 from interp.decoding.decode_options import DecodeOptions, DecoderName, Progress
 from interp.decoding.recording import LiveMoments
 from interp.decoding.request import Request, check, cross
@@ -15,13 +15,15 @@ from interp.decoding.stop_strings import StopStrings
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import Question, ReasoningModel
+from interp.plumbing.arguments import checked
 
 
+@checked
 def generate(
     model: ReasoningModel,
     prompts: Sequence[Question] | Sequence[Sequence[int]],
     variants: Sequence[VariantLike] | None = None,
-    budget: Budget | Sequence[Budget] | None = None,
+    budget: Budgets | None = None,
     samples: int = 1,
     seed: int = 0,
     sampling: Sampling | None = None,
@@ -45,7 +47,8 @@ def generate(
         model: the model.
         prompts: questions, lists of messages, `RawPrompt`s, or lists of token ids.
         variants: variants of the model, decoded in one batch; the dense model by default.
-        budget: thinking and answer tokens; `Budget()` by default. With several budgets, the
+        budget: thinking and answer tokens, or the thinking tokens alone as a number; `Budget()` by
+            default. With several budgets, the
             thinking at a smaller budget is a prefix of the thinking at a larger one.
         samples: chains per prompt, variant and budget.
         seed: seed of the noise. All variants of one sample share the noise.
@@ -138,6 +141,7 @@ class _ProgressBar:
             self.bar.close()
 
 
+@checked
 def decode(
     model: ReasoningModel,
     requests: Sequence[Request],
