@@ -287,8 +287,7 @@ class SublayerPlan:
         copied = model.around(hf, name=f"{model.name} {self.name}")
         places = [Sublayer(self.base.index(l), part) for l, part in self.removed]
         for index, part in places:
-            modules = copied.anatomy.attention if part == "attention" else copied.anatomy.mlp
-            _zero_output(modules[index], part)
+            _zero_output(copied.anatomy.sublayer(index, part), part)
         _check_zero(copied, places)
         return copied
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from interp.activations.reducers import Moments
 from interp.chains.chain import Budget, Budgets, Chain, Chains
-from interp.decoding.decode_options import DecodeOptions, Progress
+from interp.decoding.decode_options import DecodeOptions, DecoderName, Progress
 from interp.decoding.recording import LiveMoments
 from interp.decoding.request import Request, check, cross
 from interp.decoding.sampling import Sampling
@@ -37,6 +37,7 @@ def generate(
     compiled: bool | None = None,
     drafts: bool = True,
     thinking: bool = True,
+    decoder: DecoderName = "auto",
 ) -> Chains:
     """Generates a chain for every prompt x variant x sample x budget, in that order.
 
@@ -67,6 +68,8 @@ def generate(
         drafts: whether rows that repeat themselves draft their next tokens, which is faster and
             changes no chain.
         thinking: whether the model thinks before it answers.
+        decoder: "fast", "generic" (Hugging Face's own cache, for any architecture), or "auto" for
+            the fast one wherever it can decode the model.
 
     Returns:
         The chains.
@@ -103,6 +106,7 @@ def generate(
             compiled=compiled,
             drafts=drafts,
             progress=report,
+            decoder=decoder,
         )
         chains.extend(found)
     chains.sort(key=lambda c: order[c.problem, c.variant, c.sample, c.budget])
@@ -151,6 +155,7 @@ def decode(
     compiled: bool | None = None,
     drafts: bool = True,
     progress: Progress | None = None,
+    decoder: DecoderName = "auto",
 ) -> Generator[Chain, None, None]:
     """Decodes requests in one batch with continuous batching.
 
@@ -170,6 +175,7 @@ def decode(
         drafts: whether rows that repeat themselves draft their next tokens, which is faster and
             changes no chain.
         progress: function called with (generated tokens, finished chains, total chains).
+        decoder: "fast", "generic", or "auto" for the fast one wherever it can decode the model.
 
     Yields:
         One chain per request and budget, as soon as it is finished, in no fixed order.
@@ -189,6 +195,7 @@ def decode(
         compiled=compiled,
         drafts=drafts,
         progress=progress,
+        decoder=decoder,
     )
     if slots is not None and slots < 1:
         raise UserError(f"slots={slots}: expected 1 or more.")

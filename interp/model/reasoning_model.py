@@ -9,7 +9,7 @@ built it.
 `pruning.json` for a checkpoint with blocks removed.
 
 Caveats: weights are read from safetensors and GGUF only; a model's own code runs only with
-`trust_remote_code=True`. State-space, linear-attention and encoder-decoder models are refused.
+`trust_remote_code=True`. Encoder-decoder models are refused.
 """
 
 from __future__ import annotations
