@@ -208,12 +208,15 @@ def measure(report: Stages, name: str, options: argparse.Namespace) -> None:
         }
 
     single = [Variant(f"-{b}", (Skip(b),)) for b in range(min(28, model.n_blocks))]
-    for some, how in (  # warm-up: libraries, memory, kernels compiled at first use
+    ways: list[
+        tuple[list[Request], dict[str, Any]]
+    ] = [  # warm-up: libraries, memory, kernels compiled at first use
         (ask(model, 2, 24), {}),
         (ask(model, 2, 24), {"record": True}),
         (ask(model, 2, 24, single), {}),
         (ask(model, 2, 24), {"sampling": Sampling(temperature=0.0)}),
-    ):
+    ]
+    for some, how in ways:
         list(decode(model, some, **how))
     stage = report.stage
     found = stage(f"{name} dense", dense_figures)

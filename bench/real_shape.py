@@ -47,7 +47,7 @@ def ask(
     found = load_benchmark("gsm8k", data=data, limit=count)
     closing = len(model.delimiter_ids.closing)
     budget = Budget(tokens - min(32, tokens // 4) - closing, min(32, tokens // 4))
-    return cross(model, [p.question for p in found], variants=variants, budgets=budget)
+    return cross(model, [p.question for p in found.problems], variants=variants, budgets=budget)
 
 
 def rate_at(clock: Clock, model: ReasoningModel, rows: int) -> float:

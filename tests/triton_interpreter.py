@@ -23,8 +23,9 @@ def triton_kernels() -> Any:
 
 def _mend_interpreter() -> None:
     """Lets the interpreter of Triton 3.6 loop over scalars with numpy 2.4, which it cannot."""
-    from triton.runtime import interpreter  # pyright: ignore[reportMissingImports]
+    from triton.runtime import interpreter as found
 
+    interpreter: Any = found
     patch = interpreter._patch_lang_tensor
     if getattr(patch, "mended", False):
         return
@@ -33,5 +34,5 @@ def _mend_interpreter() -> None:
         patch(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
 
-    mended.mended = True  # type: ignore[attr-defined]
+    mended.mended = True
     interpreter._patch_lang_tensor = mended

@@ -159,7 +159,7 @@ def prepare(model: ReasoningModel, cache: RowCache) -> dict[int, CudaBlock]:
     """
     found = [i for i, block in enumerate(model.anatomy.blocks) if suitable(model, block)]
     copies = sum(
-        m.weight.nbytes
+        cast("nn.Linear", m).weight.nbytes
         for i in found
         for name, m in model.anatomy.blocks[i].named_modules()
         if name.endswith(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"))

@@ -84,7 +84,7 @@ class Survival:
 
     model: ReasoningModel
     calibration: Calibration
-    pieces: tuple[np.ndarray, "*_"]
+    pieces: tuple[np.ndarray, ...]
     sizes: Float[np.ndarray, " N"]
     batch_tokens: int
 

@@ -377,7 +377,7 @@ def _refined(
     """
     sign, log_k, damping = np.sign(k), np.log(np.abs(k)), np.full(len(k), 1e-2)
 
-    def at(log_k: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, "*_"]:
+    def at(log_k: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, ...]:
         """Each row's curve, its squared norm, c before and after bounds, residual, its square."""
         s = _sigmoid((sign * np.exp(log_k))[:, None] * (u - m[:, None]))
         under = np.maximum(_dot(s, s), 1e-300)

@@ -130,7 +130,7 @@ def test_a_defect_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_become_the_configuration() -> None:
     one, two = commands.Study(
-        benchmarks=("arithmetic",), remove=(1, 4), budgets=(8, 16), seeds=(3, 5), limit=7
+        benchmarks=("arithmetic",), remove=(1, 4), budgets=(8, 16), seeds=(3, 5), limit=("7",)
     ).configs()
     assert (one.seed, two.seed) == (3, 5)
     assert one.out == Path("studies/testbed/seed-3")

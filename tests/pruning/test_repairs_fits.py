@@ -47,9 +47,8 @@ def at_cut(
 def mlp_before(model: ReasoningModel, data: Sequence[Any], block: int) -> np.ndarray:
     """What the MLP of `block` adds, [tokens, D]."""
     seen: list[torch.Tensor] = []
-    handle = model.anatomy.adds_mlp[block].register_forward_hook(
-        lambda _, args, out: seen.append(out[0])
-    )
+    mlp: Any = model.anatomy.adds_mlp[block]
+    handle = mlp.register_forward_hook(lambda _, args, out: seen.append(out[0]))
     with torch.no_grad():
         for ids in data:
             model.hf(torch.tensor(ids)[None])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -125,7 +126,7 @@ def test_a_captured_pass_never_reads_where_the_cache_was(monkeypatch: pytest.Mon
 
 def test_drafted_passes_are_captured_too(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny("qwen3", ends=False)
-    how = {"sampling": Sampling(temperature=0.0)}
+    how: Any = {"sampling": Sampling(temperature=0.0)}
     requests = cross(model, PROMPTS, variants=variants(), budgets=[Budget(90, 4)])
     want = {key(c): c for c in decode(model, requests, drafts=False, **how)}
     counts: dict[str, int] = {}

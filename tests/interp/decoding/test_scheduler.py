@@ -297,7 +297,8 @@ def test_the_fused_way_is_taken_and_hooks_are_respected() -> None:
     model = tiny("qwen3")
     short = fuse(model, RowCache(4, 8, 16))
     assert sorted(short) == [0, 1, 2, 3]
-    handle = model.anatomy.mlp[2].register_forward_hook(lambda *_: None)
+    mlp: Any = model.anatomy.mlp[2]
+    handle = mlp.register_forward_hook(lambda *_: None)
     with fused(model, short):
         taken = ["forward" in b.__dict__ for b in model.blocks]
     handle.remove()

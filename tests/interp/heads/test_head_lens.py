@@ -774,7 +774,8 @@ def test_patterns_that_would_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch
 
 def test_a_spread_model_is_refused() -> None:
     model = tiny("qwen3", 2)
-    model.anatomy.attention[1].q_proj.to("meta")
+    attention: Any = model.anatomy.attention[1]
+    attention.q_proj.to("meta")
     with pytest.raises(UserError, match="one device"):
         HeadLens(model)
 
