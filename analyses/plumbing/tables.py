@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.statistics import holm, mean_interval, paired_difference
+from interp.statistics import PairedDifference, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     }
 
 
-def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[str, Any]:
+def paired(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> PairedDifference | None:
     """Mean of a column in one frame minus another, paired by problem and sample.
 
     Args:
@@ -76,18 +76,34 @@ def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[st
         column: name of the column; a pair with a missing side is left out.
 
     Returns:
-        Cells of a row: change, change_low, change_high, p, pairs.
+        The difference; None without a pair.
     """
-    empty = {"change": np.nan, "change_low": np.nan, "change_high": np.nan, "p": np.nan, "pairs": 0}
     keys = ["problem", "sample"]
     both = frame[[*keys, column]].merge(dense[[*keys, column]], on=keys, suffixes=("", "_dense"))
     both = both.dropna()
     if not len(both):
-        return empty
+        return None
     problems = list(dict.fromkeys(both["problem"]))
     here = matrix(both, column, problems)
     there = matrix(both, f"{column}_dense", problems)
-    found = paired_difference(there, here)
+    return paired_difference(there, here)
+
+
+def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[str, Any]:
+    """The paired difference of a column as cells of a row.
+
+    Args:
+        frame: rows of a variant.
+        dense: rows of dense.
+        column: name of the column.
+
+    Returns:
+        Cells of a row: change, change_low, change_high, p, pairs.
+    """
+    found = paired(frame, dense, column)
+    if found is None:
+        none = dict.fromkeys(("change", "change_low", "change_high", "p"), np.nan)
+        return {**none, "pairs": 0}
     return {
         "change": found.value,
         "change_low": found.low,
@@ -285,11 +301,8 @@ def blocks_text(removed: Sequence[int]) -> str:
         else:
             runs.append([block])
     said = [
-        f"{run[0]}\u2013{run[-1]}"
-        if len(run) > 2
-        else listing([str(b) for b in run])
-        if len(runs) == 1
-        else ", ".join(map(str, run))
+        words
         for run in runs
+        for words in ([f"{run[0]}\u2013{run[-1]}"] if len(run) > 2 else map(str, run))
     ]
     return ("block " if len(blocks) == 1 else "blocks ") + listing(said)
