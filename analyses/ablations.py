@@ -20,19 +20,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
-from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN
-from analyses.plumbing.tables import ALPHA, blocks_text, interval, signed
+from analyses.plumbing.tables import ALPHA, blocks_text, capital, interval, signed, with_holm
 from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.errors import UserError
-from interp.statistics import holm, paired_difference
+from interp.statistics import paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -73,11 +73,12 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
     return asked_settings(study, n=[PROBLEMS, CALIBRATION, DOSED], gains=list(GAINS), version=1)
 
 
-def table(study: StudyData) -> pd.DataFrame:
+def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     """One row per outcome, ablation, part and block, with two comparisons and the dose response.
 
     Args:
         study: the study.
+        settings: those of `settings_of`.
 
     Returns:
         effect, low, high, p, p_holm, dense, variant: the comparison with dense. against, difference
@@ -86,18 +87,6 @@ def table(study: StudyData) -> pd.DataFrame:
         effects (0: they add up). slope (_low, _high, _p_holm), curvature: of a scaled block, in its
         rows of "scale" (`interp.effects.dose`).
     """
-    settings = settings_of(study)
-    return derived(study, "ablations", settings, lambda: _compute(study, settings or {}))
-
-
-def in_store(study: StudyData) -> bool:
-    """Whether the study already holds the result, so that `table` only reads it."""
-    return kept(study, "ablations", settings_of(study)) is not None
-
-
-def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     from interp.effects import Deltas, ablations, effects_of_chains
     from interp.interventions.interventions import PARTS, dense
 
@@ -142,6 +131,10 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     return frame.iloc[place].reset_index(drop=True)
 
 
+STORED = StoredTable("ablations", settings_of, _compute)
+table, in_store = STORED.table, STORED.in_store
+
+
 def most_needed(effects: Sequence[Effects], most: int) -> list[int]:
     """The blocks whose skipping changes some outcomes most.
 
@@ -174,7 +167,7 @@ def rows_of(effects: Effects) -> pd.DataFrame:
     }
     columns = ("difference", "difference_low", "difference_high", "difference_p")
     frame["against"] = ""
-    frame[[*columns, "difference_p_holm"]] = np.nan
+    frame[list(columns)] = np.nan
     for (ablation, part, block), r in place.items():
         name, keys = _against(ablation, part)
         others = [place.get((*key, block)) for key in keys]
@@ -187,9 +180,7 @@ def rows_of(effects: Effects) -> pd.DataFrame:
         one = paired_difference(np.zeros_like(change), change, level=effects.level)
         frame.loc[r, "against"] = name
         frame.loc[r, list(columns)] = [one.value, one.low, one.high, one.p]
-    for index in frame.groupby(["ablation", "part"]).groups.values():
-        p = frame.loc[index, "difference_p"].to_numpy(dtype=float)
-        frame.loc[index, "difference_p_holm"] = holm(p)
+    frame = with_holm(frame, ["ablation", "part"], p="difference_p", name="difference_p_holm")
     slopes = ("slope", "slope_low", "slope_high", "slope_p_holm", "curvature")
     frame[list(slopes)] = np.nan
     try:
@@ -263,7 +254,7 @@ def _halves(part: pd.DataFrame, said: str) -> str:
     n = int(part["n_problems"].max())
     if not parts:
         return f"No half of a block alone changes {said} clearly (n = {n})."
-    return f"{_capital(said)} changes clearly without {' and without '.join(parts)} (n = {n})."
+    return f"{capital(said)} changes clearly without {' and without '.join(parts)} (n = {n})."
 
 
 def _kinds(part: pd.DataFrame, said: str) -> str:
@@ -297,10 +288,6 @@ def _blocks(rows: pd.DataFrame) -> str:
     return blocks_text(rows["block"].tolist())
 
 
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
-
-
 # --------------------------------------------------------------------------------- figure
 
 
@@ -332,11 +319,7 @@ def plot(
         x = rows["block"].to_numpy(dtype=float) + 0.27 * (i - (len(groups) - 1) / 2)
         sure = (rows["p_holm"] < ALPHA).to_numpy()
         ax.vlines(x, rows["low"], rows["high"], color=colour, lw=1.1, alpha=0.7)
-        for shown, fill in ((sure, colour), (~sure, "white")):
-            ax.plot(
-                x[shown], rows["effect"][shown], ls="none", marker=marker, ms=4.4, mec=colour,
-                mfc=fill, zorder=4,
-            )  # fmt: skip
+        style.marks(ax, x, rows["effect"], sure, colour, marker=marker, size=4.4)
     ax.grid(axis="y")
     style.block_axis(ax, blocks)
     ax.set_xlim(blocks[0] - 0.6, blocks[-1] + 0.6)
@@ -371,11 +354,7 @@ def plot_dose(found: pd.DataFrame, outcome: str, ax: Axes | None = None) -> Axes
         aside = gains + 0.012 * (i - (len(blocks) - 1) / 2)
         ax.vlines(aside, rows["low"], rows["high"], color=colour, lw=0.9, alpha=0.55)
         sure = (rows["p_holm"] < ALPHA).to_numpy()
-        for shown, fill in ((sure, colour), (~sure, "white")):
-            ax.plot(
-                gains[shown], effects[shown], ls="none", marker=marker, ms=4.6, mec=colour,
-                mfc=fill, zorder=4,
-            )  # fmt: skip
+        style.marks(ax, gains, effects, sure, colour, marker=marker, size=4.6)
         ends.append((f"block {block}", float(gains[-1]), float(effects[-1]), colour))
     ax.set_xlabel("gain of the block's contribution (0: skipped, 1: dense)")
     ax.grid(axis="y")
@@ -443,16 +422,9 @@ def _named(
 
 
 register_analysis(
-    "ablations",
-    order=210,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
-    text=text,
-    in_store=in_store,
-    decodes=True,
-)
+    "ablations", order=210, title=TITLE, caption=caption, table=table, figure=figure, text=text,
+    in_store=in_store, decodes=True,
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -65,40 +65,20 @@ def plot(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
         line = line.sort_values("n_removed")
         look = look_of[method]
         shift = 0.07 * (i - (len(methods) - 1) / 2)
-        x = line["n_removed"] + shift
-        low, high = line["value"] - line["low"], line["high"] - line["value"]
-        ax.errorbar(
-            x,
-            line["value"],
-            [low.clip(0), high.clip(0)],
-            color=look.colour,
-            marker=look.marker,
-            lw=1.7,
-            elinewidth=0.9,
-            label=method,
-        )
+        x, y = line["n_removed"] + shift, line["value"]
+        bars = [(y - line["low"]).clip(0), (line["high"] - y).clip(0)]
+        drawn = {"color": look.colour, "lw": 1.7}
+        ax.errorbar(x, y, bars, marker=look.marker, elinewidth=0.9, label=method, **drawn)
         if len(dense):
-            ax.plot(
-                [0, x.iloc[0]],
-                [dense["value"].iloc[0], line["value"].iloc[0]],
-                color=look.colour,
-                lw=1.7,
-            )
-        last = line.iloc[-1]
-        ends.append((style.pretty(method), float(x.iloc[-1]), float(last["value"]), look.colour))
+            ax.plot([0, x.iloc[0]], [dense["value"].iloc[0], y.iloc[0]], **drawn)
+        ends.append((style.pretty(method), float(x.iloc[-1]), float(y.iloc[-1]), look.colour))
     if len(dense):
         row = dense.iloc[0]
+        bars = [[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]]
         ax.errorbar(
-            [0],
-            [row["value"]],
-            [[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]],
-            color=style.INK,
-            marker="o",
-            markersize=6,
-            elinewidth=1.1,
-            zorder=5,
-            label=style.DENSE,
-        )
+            [0], [row["value"]], bars, color=style.INK, marker="o", markersize=6, elinewidth=1.1,
+            zorder=5, label=style.DENSE,
+        )  # fmt: skip
         ax.axhline(row["value"], color=style.INK, lw=0.7, ls=(0, (2, 2)), alpha=0.5)
     most = int(part["n_removed"].max()) if len(part) else 1
     ax.set_xlim(-0.3, most + 0.2)
@@ -125,14 +105,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "accuracy_vs_removed",
-    order=10,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "accuracy_vs_removed", order=10, title=TITLE, caption=CAPTION, table=table, figure=figure,
     text=text,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

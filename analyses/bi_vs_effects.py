@@ -15,15 +15,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.block_effects import effects
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
-from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -72,8 +72,6 @@ def table(study: StudyData) -> pd.DataFrame:
         change). score: where Block Influence was taken. worst: the block that it underrates most,
         nan where none is clear.
     """
-    import pandas as pd
-
     parts = []
     for found in explained(study):
         frame = found.to_frame()
@@ -116,11 +114,8 @@ def scores_of(study: StudyData) -> tuple[dict[str, BlockScores], dict[str, Block
     value, low, high = (own[name].to_numpy(float) for name in ("score", "low", "high"))
     scores = {BI: BlockScores.of_interval(BI, value, low, high, own["block"].tolist())}
     controls: dict[str, BlockScores] = {}
-    settings = settings_of(study)
-    more = kept(study, "bi_vs_effects", settings) if settings is not None else None
-    if more is None:
-        return scores, controls
-    for name, part in more.groupby("score", sort=False):
+    more = STORED.read(study)
+    for name, part in more.groupby("score", sort=False) if more is not None else ():
         one = BlockScores(
             str(name),
             part["value"].to_numpy(float),
@@ -141,19 +136,8 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
     return {**problem_settings(study, benchmark), "chains": CHAINS, "version": 1}
 
 
-def on_chains(study: StudyData) -> pd.DataFrame:
-    """Block Influence along the stored dense chains, as stored in the study or computed now."""
-    import pandas as pd
-
-    settings = settings_of(study)
-    if settings is None or study.folder is None:
-        return pd.DataFrame()
-    return derived(study, "bi_vs_effects", settings, lambda: _on_chains(study, settings))
-
-
 def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
+    """Block Influence along the stored dense chains."""
     from analyses.plumbing.replayed import chain_rows, stored_chains
     from analyses.plumbing.workbench import Workbench
     from interp.diagnosis.events import mark
@@ -176,6 +160,9 @@ def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True)
 
 
+STORED = StoredTable("bi_vs_effects", settings_of, _on_chains)
+
+
 def _with_entropy(bench: Workbench, chains: list[Chain]) -> list[Chain]:
     """The chains with their entropies, which are not stored and which decisions need."""
     from interp.interventions.interventions import dense
@@ -188,8 +175,6 @@ def _with_entropy(bench: Workbench, chains: list[Chain]) -> list[Chain]:
 
 def points(study: StudyData) -> pd.DataFrame:
     """One row per benchmark and block: Block Influence and change in accuracy, with intervals."""
-    import pandas as pd
-
     scores = influence(study)
     of_accuracy = [one.to_frame() for one in effects(study) if one.outcome == "correct"]
     if not of_accuracy or not len(scores):
@@ -227,11 +212,8 @@ def plot(dots: pd.DataFrame, found: pd.DataFrame, benchmark: str, ax: Axes | Non
     sure = part["p_holm"] < tables.ALPHA
     under = part["underrated"] if "underrated" in part else sure & False
     for side, marker, colour in ((~under, "o", "#0072B2"), (under, "^", "#D55E00")):
-        for shown, fill in ((side & sure, colour), (side & ~sure, "white")):
-            ax.plot(
-                part.index[shown], part["effect"][shown], ls="none", marker=marker, ms=5.5,
-                mfc=fill, mec=colour, zorder=4,
-            )  # fmt: skip
+        mine = part[side]
+        style.marks(ax, mine.index, mine["effect"], sure[side], colour, marker=marker, size=5.5)
     every = -(-len(part) // 16)
     ticks = [
         f"{row.block}\n{tables.number(row.score, 3).removeprefix('0')}" if i % every == 0 else ""
@@ -241,22 +223,15 @@ def plot(dots: pd.DataFrame, found: pd.DataFrame, benchmark: str, ax: Axes | Non
     ax.set_xlabel("block (dense index) over its Block Influence, lowest first")
     ax.set_ylabel("change in accuracy")
     ax.grid(axis="y")
-    said = (
-        found[
-            (found["benchmark"] == benchmark)
-            & (found["outcome"] == "correct")
-            & (found["of"] == "size")
-            & (found["score"] == BI)
-        ]
-        if len(found)
-        else found
-    )
+    said = found
+    if len(found):
+        asked = {"benchmark": benchmark, "outcome": "correct", "of": "size", "score": BI}
+        said = found[(found[list(asked)] == list(asked.values())).all(axis=1)]
     title = benchmark
     if len(said) and np.isfinite(said["spearman"].iloc[0]):
         row = said.iloc[0]
-        title += (
-            f"   ρ = {tables.share(row['spearman'])} {tables.interval(row['low'], row['high'])}"
-        )
+        title += f"   ρ = {tables.share(row['spearman'])} "
+        title += tables.interval(row["low"], row["high"])
     ax.set_title(title)
     return ax
 
@@ -327,15 +302,10 @@ def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 
 register_analysis(
-    "bi_vs_effects",
-    order=80,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "bi_vs_effects", order=80, title=TITLE, caption=CAPTION, table=table, figure=figure
 )
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
 
-    main(__file__, first=on_chains)
+    main(__file__, first=STORED.table)

@@ -11,14 +11,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN, present, with_derived
+from analyses.plumbing.panels import figure_of_panels
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -45,12 +46,9 @@ def effects(study: StudyData) -> list[Effects]:
     if len(rows) and rows["block"].notna().any():
         for outcome in present(rows):
             part = rows[rows[outcome.column].notna()]
-            keep = [
-                b
-                for b, g in part.groupby("benchmark")
-                if g["block"].notna().any() and (g["variant"] == style.DENSE).any()
-            ]
-            part = part[part["benchmark"].isin(keep)]
+            dense, skipped = part["variant"] == style.DENSE, part["block"].notna()
+            sides = pd.DataFrame({"dense": dense, "skipped": skipped})
+            part = part[sides.groupby(part["benchmark"]).transform("any").all(axis=1)]
             try:
                 found.append(block_effects(part, outcome.column))
             except UserError:
@@ -62,8 +60,6 @@ def effects(study: StudyData) -> list[Effects]:
         blocks = samples[samples["kind"] == "block"]
         keys = ["benchmark", "problem", "budget", "samples"]
         dense = samples[samples["variant"] == style.DENSE].merge(blocks[keys].drop_duplicates())
-        import pandas as pd
-
         both = pd.concat([blocks, dense]).assign(sample=0)
         found += [block_effects(both, o.column) for o in present(both)]
     return found
@@ -71,12 +67,8 @@ def effects(study: StudyData) -> list[Effects]:
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per outcome, benchmark and block."""
-    import pandas as pd
-
     parts = [one.to_frame() for one in effects(study)]
-    if not parts:
-        return pd.DataFrame()
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
 def longest(found: pd.DataFrame) -> str:
@@ -111,29 +103,14 @@ def plot(found: pd.DataFrame, outcome: str, benchmark: str, ax: Axes | None = No
     ax.axhline(0, color=style.INK, lw=0.8)
     ax.vlines(part["block"], part["low"], part["high"], color=colour, lw=1.5)
     sure = (part["p_holm"] < 0.05).to_numpy()
-    for shown, fill in ((sure, colour), (~sure, "white")):
-        ax.plot(
-            part["block"][shown],
-            part["effect"][shown],
-            ls="none",
-            marker="o",
-            ms=5,
-            mec=colour,
-            mfc=fill,
-            zorder=4,
-        )
+    style.marks(ax, part["block"], part["effect"], sure, colour, size=5)
     known = BY_COLUMN.get(outcome)
     dense = float(part["dense"].mean())
     name = known.name if known else outcome
     words = known.words(dense) if known else f"{dense:.2f}"
     ax.set_title(f"accuracy, {benchmark}" if outcome == "correct" else name)
-    ax.set_title(
-        f"dense {words}, n = {int(part['n_problems'].max())}",
-        loc="right",
-        fontsize=8,
-        fontweight="normal",
-        color=style.QUIET,
-    )
+    note = f"dense {words}, n = {int(part['n_problems'].max())}"
+    ax.set_title(note, loc="right", fontsize=8, fontweight="normal", color=style.QUIET)
     if outcome == "correct":
         low = min(-0.25, float(np.nanmin(part["low"])))
         high = max(0.1, float(np.nanmax(part["high"])))
@@ -174,21 +151,15 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     """
     if not len(found):
         return None
-    wanted = panels_of(found, study)
-    with style.style():
-        whole, axes = style.panels(len(wanted), columns=2, width=5.4, height=2.05)
-        for (outcome, benchmark), ax in zip(wanted, axes, strict=True):
-            plot(found, outcome, benchmark, ax)
-    return whole
+    return figure_of_panels(
+        panels_of(found, study),
+        lambda pair, ax: plot(found, *pair, ax),
+        columns=2, width=5.4, height=2.05,
+    )  # fmt: skip
 
 
 register_analysis(
-    "block_effects",
-    order=70,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
+    "block_effects", order=70, title=TITLE, caption=caption, table=table, figure=figure
 )
 
 if __name__ == "__main__":

@@ -16,16 +16,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import numpy as np
+import pandas as pd
 
 from analyses.criterion_contest import KINDS, TOGETHER, Contest, Set, calibration
 from interp.errors import UserError
 from interp.plumbing.command_line import Lines, command, run_command
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FILE = "measures.json"
 
@@ -82,8 +80,6 @@ def table(contest: Contest, found: dict[str, dict[str, float]]) -> pd.DataFrame:
     Returns:
         The table, sorted by size and measure; the accuracy is over both kinds.
     """
-    import pandas as pd
-
     who: dict[Set, list[str]] = {}
     for method, plans in contest.plans.items():
         for plan in plans.values():
@@ -99,7 +95,6 @@ def table(contest: Contest, found: dict[str, dict[str, float]]) -> pd.DataFrame:
 
 def agreement(found: pd.DataFrame) -> pd.DataFrame:
     """Spearman's correlation of each measure with the accuracy kept, per size and over all sets."""
-    import pandas as pd
     from scipy.stats import spearmanr
 
     rows = []

@@ -23,17 +23,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import pandas as pd
 
-from analyses.plumbing import style
+from analyses.plumbing import style, tables
 from interp.chains.chain import Budget
 from interp.decoding.generate import generate as generate_chains
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant, dense
 from interp.plumbing.command_line import Lines, command, run_command
-from interp.statistics import holm, mean_interval, paired_difference
+from interp.statistics import mean_interval, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -215,8 +215,6 @@ def table(contest: Contest, methods: Sequence[str], sizes: Sequence[int]) -> pd.
     Returns:
         The table.
     """
-    import pandas as pd
-
     rows = []
     for kind in KINDS:
         for method in ("dense", *methods):
@@ -243,8 +241,6 @@ def differences(
     Returns:
         One row per other method and size, and one over all sizes ("all").
     """
-    import pandas as pd
-
     rows = []
     for method in methods:
         if method == ours:
@@ -260,12 +256,7 @@ def differences(
             row = {"other": method, "n_removed": name, "difference": found.value}
             row |= {"low": found.low, "high": found.high, "p": found.p, "n": found.n_problems}
             rows.append(row)
-    frame = pd.DataFrame(rows)
-    frame["p_holm"] = np.nan
-    for name in frame["n_removed"].unique():
-        here = frame["n_removed"] == name
-        frame.loc[here, "p_holm"] = holm(frame.loc[here, "p"].to_numpy())
-    return frame
+    return tables.with_holm(pd.DataFrame(rows), "n_removed")
 
 
 def plot_kept(found: pd.DataFrame, kind: str, ax: Axes | None = None) -> Axes:
@@ -297,9 +288,8 @@ def plot_kept(found: pd.DataFrame, kind: str, ax: Axes | None = None) -> Axes:
                 line["n_removed"], line["low"], line["high"], color=look.colour, alpha=0.15
             )
         end = line.iloc[-1]
-        ends.append(
-            (style.pretty(method), float(end["n_removed"]), float(end["value"]), look.colour)
-        )
+        place = (float(end["n_removed"]), float(end["value"]))
+        ends.append((style.pretty(method), *place, look.colour))
     ax.set_xticks(sorted(set(part["n_removed"]) - {0}))
     ax.set_xlabel("blocks removed")
     ax.set_title(kind)
@@ -326,8 +316,7 @@ def plot_differences(found: pd.DataFrame, ours: str, ax: Axes | None = None) -> 
     for place, row in enumerate(part.to_dict("records")):
         colour = look_of[row["other"]].colour
         ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.6)
-        fill = colour if row["p_holm"] < 0.05 else "white"
-        ax.plot([row["difference"]], [place], "o", mec=colour, mfc=fill, ms=6, zorder=4)
+        style.marks(ax, row["difference"], place, row["p_holm"] < tables.ALPHA, colour, size=6)
     ax.set_yticks(range(len(part)), [style.pretty(m) for m in part["other"]])
     ax.set_xlabel("kept more by " + ours)
     ax.set_title("both kinds, all sizes")

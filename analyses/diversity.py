@@ -15,13 +15,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -47,8 +47,6 @@ SHOWN = ("self_bleu", "vendi", "answer_entropy")
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per benchmark, measure and variant; accuracy of the same samples is a measure too."""
-    import pandas as pd
-
     measures = study.diversity
     if not len(measures):
         return pd.DataFrame()
@@ -70,8 +68,6 @@ def table(study: StudyData) -> pd.DataFrame:
 
 def beside(study: StudyData) -> pd.DataFrame:
     """Measures at equal length and number, from the stored token ids of the parallel chains."""
-    import pandas as pd
-
     from analyses.plumbing.replayed import chain_rows
     from interp.diagnosis import diversity_beside
     from interp.errors import UserError
@@ -167,10 +163,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     return panels.figure_of_panels(
         pairs,
         lambda pair, ax: plot(found, *pair, study, ax),
-        columns=len(measures),
-        width=3.5,
-        height=3.0,
-    )
+        columns=len(measures), width=3.5, height=3.0,
+    )  # fmt: skip
 
 
 register_analysis("diversity", order=120, title=TITLE, caption=CAPTION, table=table, figure=figure)

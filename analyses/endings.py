@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -38,15 +38,12 @@ def generated(study: StudyData) -> pd.DataFrame:
 
 def table(study: StudyData) -> pd.DataFrame:
     """Nine rows per benchmark and variant: chains, share, share_of_end with its interval."""
-    import pandas as pd
-
     from scaling.curves.outcomes import crossed
 
     rows = generated(study)
     if not len(rows):
         return pd.DataFrame()
-    found = crossed(rows, ("benchmark", "variant"))
-    return tables.order_rows(found, study)
+    return tables.order_rows(crossed(rows, ("benchmark", "variant")), study)
 
 
 def text(found: pd.DataFrame) -> list[str]:
@@ -123,24 +120,12 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    return panels.figure_of_panels(
-        panels.benchmarks_in(found, study),
-        lambda name, ax: plot(found, name, study, ax),
-        finish=legend,
-        columns=2,
-        width=5.2,
-        height=1.1 + 0.19 * len(study.variants),
-    )
+    tall = 1.1 + 0.19 * len(study.variants)
+    return panels.by_benchmark(plot, found, study, finish=legend, columns=2, width=5.2, height=tall)
 
 
 register_analysis(
-    "endings",
-    order=20,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
-    text=text,
+    "endings", order=20, title=TITLE, caption=CAPTION, table=table, figure=figure, text=text
 )
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TITLE = "Pruned against dense at equal cost"
 CAPTION = (
     "Accuracy of a variant minus that of dense at the same cost of a chain, at up to four costs "
-    "that both were measured at; a column a kind of cost. Filled: differs from dense "
+    "that both were measured at; a column per kind of cost. Filled: differs from dense "
     "(Holm-corrected p < .05). Bars: 95 % intervals, paired over problems. Where variants are "
     "many, some are in the table only."
 )
@@ -43,9 +43,7 @@ def table(study: StudyData) -> pd.DataFrame:
         The columns of `scaling.curves.equal_cost_comparison.EqualCost`.
     """
     found = sequential_scaling.equal_cost(study)
-    if not len(found):
-        return found
-    return tables.order_rows(found, study)
+    return tables.order_rows(found, study) if len(found) else found
 
 
 def text(found: pd.DataFrame) -> list[str]:
@@ -102,17 +100,9 @@ def plot(
         for row, x in zip(line.to_dict("records"), at, strict=True):
             ax.plot([x, x], [row["low"], row["high"]], color=look.colour, lw=0.8, alpha=0.7)
             sure = np.isfinite(row["p_holm"]) and row["p_holm"] < tables.ALPHA
-            ax.plot(
-                [x],
-                [row["difference"]],
-                ls="none",
-                marker=look.marker,
-                mec=look.colour,
-                mfc=look.colour if sure else "white",
-                zorder=4,
-            )
+            style.marks(ax, x, row["difference"], sure, look.colour, marker=look.marker)
         ends.append((style.pretty(name), float(at.iloc[-1]), float(y.iloc[-1]), look.colour))
-    ax.set_xscale("log")
+    style.log_axis(ax.xaxis)
     if len(part):
         low, high = float(part["cost"].min()), float(part["cost"].max())
         ax.set_xlim(low / 1.15, high * 1.15)
@@ -159,20 +149,12 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     return panels.figure_of_panels(
         [(name, axis) for name in panels.benchmarks_in(told, study) for axis in axes_],
         lambda pair, ax: plot(found, *pair, study, ax),
-        columns=len(axes_),
-        width=10.8 / max(2, len(axes_)),
-        height=3.1,
-    )
+        columns=len(axes_), width=10.8 / max(2, len(axes_)), height=3.1,
+    )  # fmt: skip
 
 
 register_analysis(
-    "equal_cost",
-    order=50,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
-    text=text,
+    "equal_cost", order=50, title=TITLE, caption=CAPTION, table=table, figure=figure, text=text
 )
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from analyses.endings import generated
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -31,15 +32,12 @@ CAPTION = (
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per benchmark and variant: both accuracies, and where the readings differ."""
-    import pandas as pd
-
     from scaling.curves.outcomes import extractors
 
     rows = generated(study)
     if not len(rows):
         return pd.DataFrame()
-    found = extractors(rows, ("benchmark", "variant"))
-    return tables.order_rows(found, study)
+    return tables.order_rows(extractors(rows, ("benchmark", "variant")), study)
 
 
 def text(found: pd.DataFrame) -> list[str]:
@@ -92,23 +90,12 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    return panels.figure_of_panels(
-        panels.benchmarks_in(found, study),
-        lambda name, ax: plot(found, name, study, ax),
-        columns=2,
-        width=5.2,
-        height=1.1 + 0.22 * len(study.variants),
-    )
+    tall = 1.1 + 0.22 * len(study.variants)
+    return panels.by_benchmark(plot, found, study, columns=2, width=5.2, height=tall)
 
 
 register_analysis(
-    "extraction",
-    order=30,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
-    text=text,
+    "extraction", order=30, title=TITLE, caption=CAPTION, table=table, figure=figure, text=text
 )
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style, tables
 from analyses.plumbing.catalogue import register_analysis
@@ -20,7 +21,6 @@ from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -64,8 +64,6 @@ def in_store(study: StudyData) -> bool:
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per benchmark, in the study's order, and one for all: kappa and crossed counts."""
-    import pandas as pd
-
     from scaling.judging.judge_study import AGREEMENT
 
     file = left_by_judge(study, AGREEMENT)
@@ -118,19 +116,10 @@ def plot(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot([row["kappa_low"], row["kappa_high"]], [place, place], color=style.INK, lw=1.5)
         known = np.isfinite(row["kappa"])
         middle = (row["kappa_low"] + row["kappa_high"]) / 2
-        ax.plot(
-            [row["kappa"] if known else middle],
-            [place],
-            ls="none",
-            marker="D" if row["benchmark"] == ALL else "o",
-            mec=style.INK,
-            mfc=style.INK if known else "white",
-            zorder=4,
-        )
+        marker, x = "D" if row["benchmark"] == ALL else "o", row["kappa"] if known else middle
+        style.marks(ax, x, place, known, style.INK, marker=marker)
     names = [f"{r['benchmark']}  (n = {int(r['n_problems'])})" for r in found.to_dict("records")]
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    style.row_axis(ax, names)
     ax.set_xlim(min(-0.02, float(found["kappa_low"].min()) - 0.03), 1.02)
     ax.axvline(0, color=style.INK, lw=0.7, ls=(0, (2, 2)), alpha=0.5)
     ax.grid(axis="x")
@@ -159,9 +148,7 @@ def plot_crossed(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
                 middle = left[place] + share / 2
                 ax.text(middle, place, f"{count:.0f}", ha="center", va="center", fontsize=7.6)
         left = left + width
-    ax.set_yticks(range(len(found)), [""] * len(found))
-    ax.set_ylim(len(found) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    style.row_axis(ax, [""] * len(found))
     ax.set_xlim(0, 1)
     ax.set_xticks([0, 0.5, 1.0], ["0", ".50", "1"])
     ax.set_xlabel("share of the answers")
@@ -189,15 +176,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:  # noqa: ARG
 
 
 register_analysis(
-    "judge",
-    order=310,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
-    text=text,
+    "judge", order=310, title=TITLE, caption=CAPTION, table=table, figure=figure, text=text,
     in_store=in_store,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

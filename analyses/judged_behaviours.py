@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.judge import left_by_judge
 from analyses.plumbing import panels, style, tables
@@ -21,13 +22,12 @@ from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "What chains do, by a judge and by the lexicon"
 CAPTION = (
-    "Episodes a chain, of the chains that both counted. Filled: the judge; open: the lexicon of "
+    "Episodes per chain, of the chains that both counted. Filled: the judge; open: the lexicon of "
     "words. Bars: 95 % intervals over problems. Spearman: whether both put the chains of a "
     "benchmark, all variants together, in the same order."
 )
@@ -43,8 +43,6 @@ def kinds() -> tuple[str, ...]:
 
 def counted(study: StudyData) -> pd.DataFrame:
     """The chains counted by both: columns judged_KIND and KIND for each kind."""
-    import pandas as pd
-
     from scaling.judging.judge_study import VERDICTS
 
     file = left_by_judge(study, VERDICTS)
@@ -79,41 +77,26 @@ def table(study: StudyData) -> pd.DataFrame:
         difference: judged minus lexicon, paired by chain, with its interval over problems and p
         (sign-flip test, Holm over the table). spearman: over the chains of the benchmark.
     """
-    import pandas as pd
-
     rows = counted(study)
     found: list[dict[str, Any]] = []
-    for benchmark in [b for b in study.benchmarks if len(rows) and b in set(rows["benchmark"])]:
+    for benchmark in panels.benchmarks_in(rows, study):
         here = rows[rows["benchmark"] == benchmark]
         for kind in [k for k in kinds() if k in rows]:
             order = spearman(here[f"judged_{kind}"], here[kind])
             for variant, part in here.groupby("variant", sort=False):
                 part = _numbered(part)
-                judged = tables.estimate(part, f"judged_{kind}")
-                lexicon = tables.estimate(part, kind)
-                here_, there = (part.assign(count=part[n]) for n in (f"judged_{kind}", kind))
-                paired = tables.difference(here_, there, "count")
-                found.append(
-                    {
-                        "benchmark": benchmark,
-                        "kind": kind.replace("_", " "),
-                        "variant": variant,
-                        "judged": judged["value"],
-                        "judged_low": judged["low"],
-                        "judged_high": judged["high"],
-                        "lexicon": lexicon["value"],
-                        "lexicon_low": lexicon["low"],
-                        "lexicon_high": lexicon["high"],
-                        "difference": paired["change"],
-                        "difference_low": paired["change_low"],
-                        "difference_high": paired["change_high"],
-                        "p": paired["p"],
-                        "problems": judged["problems"],
-                        "chains": judged["chains"],
-                        "spearman": order,
-                        "outcome": "difference",
-                    }
-                )
+                row = {"benchmark": benchmark, "kind": kind.replace("_", " "), "variant": variant}
+                columns = {"judged": f"judged_{kind}", "lexicon": kind}
+                for name, column in columns.items():
+                    one = tables.estimate(part, column)
+                    row |= {name: one["value"], f"{name}_low": one["low"]}
+                    row[f"{name}_high"] = one["high"]
+                judged, lexicon = (part.assign(count=part[c]) for c in columns.values())
+                paired = tables.difference(judged, lexicon, "count")
+                for end in ("", "_low", "_high"):
+                    row[f"difference{end}"] = paired[f"change{end}"]
+                row |= {"p": paired["p"], "problems": one["problems"], "chains": one["chains"]}
+                found.append(row | {"spearman": order, "outcome": "difference"})
     if not found:
         return pd.DataFrame()
     corrected = tables.with_holm(pd.DataFrame(found)).drop(columns="outcome")
@@ -163,7 +146,7 @@ def plot(
     panels.paired_marks(ax, part, study, ("judged", "lexicon"), 0.14)
     ax.set_xlim(left=0)
     ax.grid(axis="x")
-    ax.set_xlabel(f"{kind}, episodes a chain")
+    ax.set_xlabel(f"{kind}, episodes per chain")
     order = float(part["spearman"].iloc[0])
     said = f", Spearman {tables.share(order)}" if np.isfinite(order) else ""
     ax.set_title(f"{benchmark}  (n = {int(part['problems'].max())}{said})", fontsize=9)
@@ -187,21 +170,14 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     return panels.figure_of_panels(
         pairs,
         lambda pair, ax: plot(found, *pair, study, ax),
-        columns=2,
-        width=4.8,
-        height=1.2 + 0.26 * found["variant"].nunique(),
-    )
+        columns=2, width=4.8, height=1.2 + 0.26 * found["variant"].nunique(),
+    )  # fmt: skip
 
 
 register_analysis(
-    "judged_behaviours",
-    order=320,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "judged_behaviours", order=320, title=TITLE, caption=CAPTION, table=table, figure=figure,
     in_store=in_store,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -15,18 +15,19 @@ counted beside the loops.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style, tables
 from analyses.plumbing.catalogue import register_analysis
-from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.outcome_columns import with_derived
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -67,8 +68,6 @@ def table(study: StudyData) -> pd.DataFrame:
         For "loop_entries_per_1k" the value is the rate over all tokens with its interval, and the
         change is that of the chains' own rates. "chance of leaving" has one row per pass.
     """
-    import pandas as pd
-
     rows = rows_of(study)
     columns = [c for c in COLUMNS if c in rows and rows[c].notna().any()]
     found = tables.by_variant(rows, columns)
@@ -81,10 +80,8 @@ def table(study: StudyData) -> pd.DataFrame:
     for name in ("exact", "template", "median_period", "median_onset", "wasted_share"):
         found[name] = [one.get(name, np.nan) for one in anatomy]
     found = _with_rates(found, rows)
-    if (settings := settings_of(study)) is not None:
-        escapes = kept(study, "loop_anatomy", settings)
-        if escapes is not None and len(escapes):
-            found = pd.concat([found, escapes], ignore_index=True)
+    if (escapes := STORED.read(study)) is not None:
+        found = pd.concat([found, escapes], ignore_index=True)
     return tables.order_variants(found, study.variants)
 
 
@@ -130,25 +127,16 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
     }
 
 
-def escapes(study: StudyData) -> pd.DataFrame:
-    """The chances of leaving, stored or computed now: one row per variant and pass."""
-    import pandas as pd
-
-    settings = settings_of(study)
-    if settings is None or study.folder is None:
-        return pd.DataFrame()
-    return derived(study, "loop_anatomy", settings, lambda: _escapes(study, settings))
-
-
 def _escapes(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
+    """The chances of leaving: one row per variant and pass."""
     from analyses.plumbing.replayed import chain_rows, stored_chains, variants_of
     from analyses.plumbing.workbench import Workbench
     from interp.diagnosis import escape_mass
 
-    rows = chain_rows(study, settings["purpose"])
+    rows = chain_rows(study, settings["purpose"], live=True)
     rows = rows[(rows["benchmark"] == settings["benchmark"]) & (rows["looped"] == 1)]
+    if not len(rows):
+        return pd.DataFrame()
     bench = Workbench.of(study, settings["benchmark"], int(rows["thinking_budget"].max()))
     variants = variants_of(rows)
     parts = []
@@ -156,25 +144,16 @@ def _escapes(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         chains = stored_chains(bench, part.iloc[:CHAINS])
         mass = escape_mass(bench.model, chains, variants[str(name)], sampling=bench.sampling)
         found = mass.by_pass(PASSES)
-        parts.append(
-            pd.DataFrame(
-                {
-                    "benchmark": settings["benchmark"],
-                    "variant": str(name),
-                    "method": str(part["method"].iloc[0]),
-                    "n_removed": int(part["n_removed"].iloc[0]),
-                    "outcome": ESCAPE,
-                    "pass": found["pass"],
-                    "value": found["chance"],
-                    "low": found["low"],
-                    "high": found["high"],
-                    "problems": found["problems"],
-                    "chains": found["episodes"],
-                    "trapped": mass.trapped,
-                }
-            )
-        )
+        head = {"benchmark": settings["benchmark"], "variant": str(name)}
+        head |= {"method": str(part["method"].iloc[0])}
+        head |= {"n_removed": int(part["n_removed"].iloc[0]), "outcome": ESCAPE}
+        columns = ["pass", "chance", "low", "high", "problems", "episodes"]
+        renamed = found[columns].rename(columns={"chance": "value", "episodes": "chains"})
+        parts.append(pd.DataFrame({**head, **renamed, "trapped": mass.trapped}))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+STORED = StoredTable("loop_anatomy", settings_of, _escapes)
 
 
 def plot_escapes(found: pd.DataFrame, study: StudyData, ax: Axes | None = None) -> Axes:
@@ -261,6 +240,15 @@ def plot(
     return ax
 
 
+def occurring(
+    found: pd.DataFrame, study: StudyData, outcomes: Iterable[str]
+) -> list[tuple[str, str]]:
+    """The pairs (benchmark, outcome) with a value other than zero, in the order of a figure."""
+    some = found[found["value"].fillna(0) != 0]
+    there = set(zip(some["benchmark"], some["outcome"], strict=True))
+    return [(b, o) for o in outcomes for b in study.benchmarks if (b, o) in there]
+
+
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     """One panel per outcome and benchmark where it occurs, and the chances of leaving.
 
@@ -273,12 +261,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     """
     if not len(found):
         return None
-    pairs = []
-    for outcome in COLUMNS:
-        for benchmark in study.benchmarks:
-            here = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
-            if (here["value"] > 0).any():  # the outcome occurs there
-                pairs.append((benchmark, outcome))
+    pairs = occurring(found, study, COLUMNS)
     left = bool((found["outcome"] == ESCAPE).any())
     if not pairs and not left:
         return None
@@ -296,15 +279,10 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "loop_anatomy",
-    order=100,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "loop_anatomy", order=100, title=TITLE, caption=CAPTION, table=table, figure=figure
 )
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main
 
-    main(__file__, first=escapes)
+    main(__file__, first=STORED.table)

@@ -17,16 +17,19 @@ docs/internals.md describes each part.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import mechanism_panels as panels
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.copying_heads import DRAWS, HEADS, ROWS_OF_A_LOOP, copying, loop_rows, tidy
-from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
+from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, share, signed
 from analyses.plumbing.workbench import Looping, Workbench, asked_settings, most_looping
 from interp.chains.chain import Chain
@@ -34,7 +37,6 @@ from interp.errors import UserError
 from interp.interventions.interventions import dense
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.figure import Figure
 
 TITLE = "How blocks do it"
@@ -65,29 +67,18 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
     )
 
 
-def table(study: StudyData) -> pd.DataFrame:
+def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     """One row per part, name and block (or head): value, low, high, p, p_holm, n.
 
     Args:
         study: the study.
+        settings: those of `settings_of`.
 
     Returns:
         chance: what uniform attention would get (head), or the upper bound of the shuffled labels
         (probe). baseline: AUC of the position alone (probe). n: tokens (contribution, lens, kl),
         events (head), chains (ablation), examples (probe).
     """
-    settings = settings_of(study)
-    return derived(study, "mechanism", settings, lambda: _compute(study, settings or {}))
-
-
-def in_store(study: StudyData) -> bool:
-    """Whether the study already holds the result, so that `table` only reads it."""
-    return kept(study, "mechanism", settings_of(study)) is not None
-
-
-def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     wanted = max(PROBED, 2 * LOOPING)
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], wanted)
     every = bench.decode([dense], PROBED, PROBED_SAMPLES)[dense.name]
@@ -104,6 +95,10 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     for position, (name, value) in enumerate((("benchmark", bench.benchmark.name), ("base", base))):
         frame.insert(position, name, value)
     return frame
+
+
+STORED = StoredTable("mechanism", settings_of, _compute)
+table, in_store = STORED.table, STORED.in_store
 
 
 # ------------------------------------------------------------------------------- the parts
@@ -218,8 +213,6 @@ def damage(bench: Workbench, chains: Sequence[Chain], found: Looping) -> pd.Data
     Returns:
         A frame in the columns of `tidy`; KL in nats per token.
     """
-    import pandas as pd
-
     from interp.replay.divergence import damage_and_drift
     from scaling.study.variants import block_variant
 
@@ -293,34 +286,25 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
     if not len(found):
         return None
     parts = set(found["part"])
-    drawn = [p for p in ("contribution", "lens", "head", "ablation", "probe", "kl") if p in parts]
     makers = {
+        "contribution": partial(panels.plot_lines, part="contribution"),
+        "lens": partial(panels.plot_lines, part="lens"),
         "head": panels.plot_heads,
         "ablation": panels.plot_ablations,
         "probe": panels.plot_probes,
         "kl": panels.plot_kl,
     }
-    with style.style():
-        whole, axes = style.panels(len(drawn), columns=2, width=5.6, height=3.1)
-        for part, ax in zip(drawn, axes, strict=True):
-            if part in makers:
-                makers[part](found, ax)
-            else:
-                panels.plot_lines(found, part, ax)
-    return whole
+    return figure_of_panels(
+        [make for part, make in makers.items() if part in parts],
+        lambda make, ax: make(found, ax=ax),
+        columns=2, width=5.6, height=3.1,
+    )  # fmt: skip
 
 
 register_analysis(
-    "mechanism",
-    order=230,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
-    text=text,
-    in_store=in_store,
-    decodes=True,
-)
+    "mechanism", order=230, title=TITLE, caption=caption, table=table, figure=figure, text=text,
+    in_store=in_store, decodes=True,
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -9,34 +9,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 TITLE = "Parallel scaling: more samples"
 CAPTION = (
     "Solid with marks: pass@k, the chance that at least one of k samples is correct. Dotted: "
-    "maj@k, the chance that their majority vote is. Both from one set of samples a problem; "
+    "maj@k, the chance that their majority vote is. Both from one set of samples per problem; "
     "points with more than half of the samples are open. Bands: 95 % intervals over problems."
 )
 
 
 def table(study: StudyData) -> pd.DataFrame:
     """One row per benchmark, variant, measure (pass, cov, maj, best) and k."""
-    import pandas as pd
-
     from scaling.curves.parallel import parallel_scaling
 
     rows = study.rows("parallel")
     if not len(rows):
         return pd.DataFrame()
-    found = parallel_scaling(rows).to_frame()
-    return tables.order_variants(found, study.variants)
+    return tables.order_variants(parallel_scaling(rows).to_frame(), study.variants)
 
 
 def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None = None) -> Axes:
@@ -68,16 +66,7 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
                 continue
             ax.plot(x, y, color=look.colour, ls=look.line, lw=2.0, zorder=3)
             sure = line["steady"].astype(bool)
-            ax.plot(x[sure], y[sure], ls="none", marker=look.marker, color=look.colour, zorder=4)
-            ax.plot(
-                x[~sure],
-                y[~sure],
-                ls="none",
-                marker=look.marker,
-                mfc="white",
-                mec=look.colour,
-                zorder=4,
-            )
+            style.marks(ax, x, y, sure, look.colour, marker=look.marker)
             ax.fill_between(x, line["low"], line["high"], color=look.colour, alpha=0.09, lw=0)
             ends.append((style.pretty(name), float(x.iloc[-1]), float(y.iloc[-1]), look.colour))
     ks = sorted(part["k"].unique())
@@ -90,15 +79,9 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
     ax.set_title(f"{benchmark}  (n = {int(part['n_problems'].max())})")
     if part["suspect"].any():
         worst = part.loc[part["duplicates"].idxmax()]
-        ax.text(
-            0.02,
-            0.03,
-            f"{worst['duplicates']:.0%} of the samples of {style.pretty(worst['variant'])} repeat "
-            "another token by token",
-            transform=ax.transAxes,
-            fontsize=7.4,
-            color=style.QUIET,
-        )
+        note = f"{worst['duplicates']:.0%} of the samples of {style.pretty(worst['variant'])} "
+        note += "repeat another token by token"
+        ax.text(0.02, 0.03, note, transform=ax.transAxes, fontsize=7.4, color=style.QUIET)
     style.label_ends(ax, ends, room=0.3)
     return ax
 
@@ -113,22 +96,11 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    return panels.figure_of_panels(
-        panels.benchmarks_in(found, study),
-        lambda name, ax: plot(found, name, study, ax),
-        columns=2,
-        width=5.6,
-        height=3.7,
-    )
+    return panels.by_benchmark(plot, found, study, columns=2, width=5.6, height=3.7)
 
 
 register_analysis(
-    "parallel_scaling",
-    order=60,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "parallel_scaling", order=60, title=TITLE, caption=CAPTION, table=table, figure=figure
 )
 
 if __name__ == "__main__":

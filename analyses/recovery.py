@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import style, tables
 from analyses.plumbing.command import AnalysisOptions
@@ -31,10 +32,8 @@ from analyses.plumbing.recovery_data import (
     outcomes_of,
 )
 from interp.plumbing.command_line import Lines, command, run_command
-from interp.statistics import holm
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -61,25 +60,13 @@ MARKS = dict(zip(HUES, "osD^vPX", strict=True))
 
 def table(data: RecoveryData) -> pd.DataFrame:
     """One row per model, benchmark and outcome."""
-    import pandas as pd
-
     frames = {unit: outcomes_of(unit) for unit in data.units}
     rows = []
     for unit in data.units:
         before = data.before(unit) if unit.plan else None
         for (outcome, benchmark), mine in frames[unit].items():
-            row: dict[str, Any] = {
-                "plan": unit.plan,
-                "method": unit.label,
-                "n_removed": len(unit.removed),
-                "removed": list(unit.removed),
-                "tokens": unit.run.get("tokens"),
-                "rate": unit.run.get("rate"),
-                "seconds": unit.run.get("seconds"),
-                "benchmark": benchmark,
-                "outcome": outcome,
-                **tables.estimate(mine, outcome),
-            }
+            row = _head(unit) | {"rate": unit.run.get("rate"), "seconds": unit.run.get("seconds")}
+            row |= {"benchmark": benchmark, "outcome": outcome, **tables.estimate(mine, outcome)}
             dense = frames[data.dense].get((outcome, benchmark))
             if unit.plan and dense is not None:
                 row |= _renamed(tables.difference(mine, dense, outcome), "gap")
@@ -91,20 +78,19 @@ def table(data: RecoveryData) -> pd.DataFrame:
                         row["share"] = _share(mine, old, dense, outcome)
             rows.append(row)
     found = pd.DataFrame([*rows, *_fits(data), *_shifts(data)])
-    found["p_holm"] = np.nan
-    if "change_p" in found:
-        for index in found.groupby("outcome", sort=False).groups.values():
-            found.loc[index, "p_holm"] = holm(found.loc[index, "change_p"].to_numpy(dtype=float))
-    return found
+    return tables.with_holm(found, p="change_p")
+
+
+def _head(unit: MeasuredModel) -> dict[str, Any]:
+    """The first columns of a row: which model it is about."""
+    row = {"plan": unit.plan, "method": unit.label, "n_removed": len(unit.removed)}
+    return row | {"removed": list(unit.removed), "tokens": unit.run.get("tokens")}
 
 
 def _renamed(cells: dict[str, Any], name: str) -> dict[str, Any]:
     return {
-        name: cells["change"],
-        f"{name}_low": cells["change_low"],
-        f"{name}_high": cells["change_high"],
-        f"{name}_p": cells["p"],
-        f"{name}_pairs": cells["pairs"],
+        (key.replace("change", name) if key.startswith("change") else f"{name}_{key}"): value
+        for key, value in cells.items()
     }
 
 
@@ -131,21 +117,10 @@ def _fits(data: RecoveryData) -> list[dict[str, Any]]:
             for name in ("slope", "ceiling"):
                 value = getattr(point, name)
                 if np.isfinite(value):
-                    rows.append(
-                        {
-                            "plan": unit.plan,
-                            "method": unit.label,
-                            "n_removed": len(unit.removed),
-                            "removed": list(unit.removed),
-                            "tokens": unit.run.get("tokens"),
-                            "benchmark": point.benchmark,
-                            "outcome": name,
-                            "value": value,
-                            "low": getattr(point, f"{name}_low"),
-                            "high": getattr(point, f"{name}_high"),
-                            "problems": point.n_problems,
-                        }
-                    )
+                    row = _head(unit) | {"benchmark": point.benchmark, "outcome": name}
+                    row |= {"value": value, "problems": point.n_problems}
+                    ends = {end: getattr(point, f"{name}_{end}") for end in ("low", "high")}
+                    rows.append(row | ends)
     return rows
 
 
@@ -175,8 +150,6 @@ def blocks(data: RecoveryData) -> pd.DataFrame:
         the dense model, paired by problem; its p values are Holm-corrected over the blocks of a
         model.
     """
-    import pandas as pd
-
     dense = effect_changes(data.dense)
     rows = []
     for unit in data.units:
@@ -185,13 +158,8 @@ def blocks(data: RecoveryData) -> pd.DataFrame:
         groups = effects.groupby(["benchmark", "block"]) if len(effects) else ()
         for key, part in groups:
             benchmark, block = key
-            row: dict[str, Any] = {
-                "plan": unit.plan,
-                "method": unit.label,
-                "benchmark": benchmark,
-                "block": int(block),
-                "weight_change": moved.get(int(block), np.nan),
-            }
+            row: dict[str, Any] = {"plan": unit.plan, "method": unit.label, "benchmark": benchmark}
+            row |= {"block": int(block), "weight_change": moved.get(int(block), np.nan)}
             own = tables.estimate(part, "effect")
             row |= {"effect": own["value"], "low": own["low"], "high": own["high"]}
             if unit.plan and len(dense):
@@ -200,11 +168,8 @@ def blocks(data: RecoveryData) -> pd.DataFrame:
             rows.append(row)
     found = pd.DataFrame(rows)
     if "shift_p" in found:
-        found["shift_p_holm"] = np.nan
-        for index in found.groupby(["plan", "method", "benchmark"], sort=False).groups.values():
-            found.loc[index, "shift_p_holm"] = holm(
-                found.loc[index, "shift_p"].to_numpy(dtype=float)
-            )
+        each = ["plan", "method", "benchmark"]
+        found = tables.with_holm(found, each, p="shift_p", name="shift_p_holm")
     return found
 
 

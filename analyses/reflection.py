@@ -16,15 +16,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
-from analyses.loop_anatomy import rows_of
+from analyses.loop_anatomy import occurring, rows_of
 from analyses.plumbing import style, tables
 from analyses.plumbing.catalogue import register_analysis
-from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -57,12 +57,8 @@ def table(study: StudyData) -> pd.DataFrame:
         rows = rows.assign(noticed=rows["step_noticed"] / made)
     columns = [c for c in COLUMNS if c in rows and rows[c].notna().any() and (rows[c] != 0).any()]
     found = tables.by_variant(rows, columns)
-    if (settings := settings_of(study)) is not None:
-        more = kept(study, "reflection", settings)
-        if more is not None and len(more):
-            import pandas as pd
-
-            found = pd.concat([found, more], ignore_index=True)
+    if (more := STORED.read(study)) is not None:
+        found = pd.concat([found, more], ignore_index=True)
     return tables.order_variants(found, study.variants)
 
 
@@ -85,24 +81,13 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
     }
 
 
-def read_again(study: StudyData) -> pd.DataFrame:
-    """Opener mass and gains of every variant, as stored in the study or computed now."""
-    import pandas as pd
-
-    settings = settings_of(study)
-    if settings is None or study.folder is None:
-        return pd.DataFrame()
-    return derived(study, "reflection", settings, lambda: _read_again(study, settings))
-
-
 def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
+    """What reading the stored chains again tells: openers of reflections, and their gain."""
     from analyses.plumbing.replayed import chain_rows, stored_chains, variants_of
     from analyses.plumbing.workbench import Workbench
     from interp.diagnosis import compare_openers, opener_mass, reflection_benefit
 
-    rows = chain_rows(study)
+    rows = chain_rows(study, live=True)
     rows = rows[(rows["benchmark"] == settings["benchmark"]) & (rows["kind"] != "block")]
     bench = Workbench.of(study, settings["benchmark"], int(rows["thinking_budget"].max()))
     variants = variants_of(rows)
@@ -140,6 +125,9 @@ def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
             row |= {"chains": gain.n_samples, "helped": helped, "harmed": harmed}
             found.append(row)
     return tables.with_holm(pd.DataFrame(found))
+
+
+STORED = StoredTable("reflection", settings_of, _read_again)
 
 
 def plot(
@@ -185,12 +173,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     """
     if not len(found):
         return None
-    pairs = []
-    for kind in [k for k in COLUMNS if k in set(found["outcome"])]:
-        for benchmark in study.benchmarks:
-            here = found[(found["benchmark"] == benchmark) & (found["outcome"] == kind)]
-            if (here["value"].fillna(0) != 0).any():  # the kind occurs there
-                pairs.append((benchmark, kind))
+    pairs = occurring(found, study, COLUMNS)
     if not pairs:
         return None
     columns = min(3, len(pairs))
@@ -207,4 +190,4 @@ register_analysis("reflection", order=110, title=TITLE, caption=CAPTION, table=t
 if __name__ == "__main__":
     from analyses.plumbing.command import main
 
-    main(__file__, first=read_again)
+    main(__file__, first=STORED.table)

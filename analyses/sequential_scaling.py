@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
@@ -26,7 +27,6 @@ from interp.errors import UserError
 from interp.statistics import holm
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -64,8 +64,6 @@ def table(study: StudyData) -> pd.DataFrame:
         where dense was not measured at that cost. slope, ceiling: of the variant's logistic fit,
         with intervals; fit_reason says what the data could not determine.
     """
-    import pandas as pd
-
     plain = study.rows("sequential")
     plain = plain[plain["thinking_budget"] > 0] if len(plain) else plain
     waits = study.rows("waits")
@@ -143,8 +141,6 @@ def _plain(study: StudyData) -> pd.DataFrame:
 @lru_cache(maxsize=4)
 def fits(study: StudyData) -> pd.DataFrame:
     """Slope and ceiling of every benchmark and variant, by both forms (`scaling.curves.fits`)."""
-    import pandas as pd
-
     from scaling.curves.fits import scaling_fits
 
     rows = _plain(study)
@@ -161,8 +157,6 @@ def equal_cost(study: StudyData, points: int | None = 4) -> pd.DataFrame:
     Returns:
         The rows of `scaling.curves.equal_cost_comparison`, one axis after the other.
     """
-    import pandas as pd
-
     from scaling.curves.equal_cost_comparison import equal_cost as compare
 
     rows = _plain(study)
@@ -202,11 +196,8 @@ def text(found: pd.DataFrame) -> list[str]:
     if not len(found) or "slope" not in found:
         return said
     for benchmark, part in found[found["waits_allowed"] == 0].groupby("benchmark", sort=False):
-        last = (
-            part.sort_values("thinking_budget", kind="stable")
-            .groupby("variant", sort=False)
-            .tail(1)
-        )
+        ordered = part.sort_values("thinking_budget", kind="stable")
+        last = ordered.groupby("variant", sort=False).tail(1)
         told = last[np.isfinite(last["slope"].to_numpy(dtype=float))]
         if not len(told):
             continue
@@ -255,8 +246,6 @@ def gains(study: StudyData) -> pd.DataFrame:
         change: the gain, paired by problem and sample. less, less_low, less_high, less_p: the gain
         minus the dense model's gain on the same problems, also paired; p values are Holm-corrected.
     """
-    import pandas as pd
-
     rows = study.rows("sequential")
     rows = rows[rows["thinking_budget"] > 0] if len(rows) else rows
     keys = ["variant", "problem", "sample"]
@@ -292,8 +281,6 @@ def gains(study: StudyData) -> pd.DataFrame:
 
 def waits(study: StudyData) -> pd.DataFrame:
     """The effect of replacing early ends of thinking by "wait" (`scaling.curves.sequential`)."""
-    import pandas as pd
-
     from scaling.curves.sequential import wait_extensions
 
     rows = study.rows("waits")
@@ -336,16 +323,11 @@ def plot(
             continue
         look = look_of[name]
         at, y = line[x], line["value"]
+        lw, zorder = (2.2, 4) if name == style.DENSE else (1.5, 3)
         ax.plot(
-            at,
-            y,
-            color=look.colour,
-            ls=look.line,
-            marker=look.marker,
-            label=name,
-            lw=2.2 if name == style.DENSE else 1.5,
-            zorder=4 if name == style.DENSE else 3,
-        )
+            at, y, color=look.colour, ls=look.line, marker=look.marker, label=name, lw=lw,
+            zorder=zorder,
+        )  # fmt: skip
         if name == style.DENSE or method == first:
             ax.fill_between(at, line["low"], line["high"], color=look.colour, alpha=0.1, lw=0)
         ends.append((style.pretty(name), float(at.iloc[-1]), float(y.iloc[-1]), look.colour))
@@ -359,16 +341,8 @@ def plot(
     for name, _, _ in study.variants:
         mine = part[(part["variant"] == name) & (part["waits_allowed"] > 0)]
         for row in mine.to_dict("records"):
-            aside = 1 + 0.07 * row["waits_allowed"] if by_budget else 1
-            ax.plot(
-                [row[x] * aside],
-                [row["value"]],
-                ls="none",
-                marker=look_of[name].marker,
-                mfc="white",
-                mec=look_of[name].colour,
-                zorder=6,
-            )
+            at, look = row[x] * (1 + 0.07 * row["waits_allowed"] if by_budget else 1), look_of[name]
+            style.marks(ax, at, row["value"], False, look.colour, marker=look.marker, zorder=6)
     ax.set_xlabel(AXES[x])
     style.share_axis(ax)
     ax.set_title(benchmark)
@@ -425,26 +399,17 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         return None
     counts = found.groupby("benchmark")["thinking_budget"].nunique()
     names = [b for b in study.benchmarks if counts.get(b, 0) > 1]
-    axes_ = ["tokens", *(["flops"] if "flops" in found else [])]
-    pairs = [(name, x) for name in names for x in axes_]
     return panels.figure_of_panels(
-        pairs,
+        [(name, x) for name in names for x in ("tokens", "flops") if x in found],
         lambda pair, ax: plot(found, pair[0], study, ax, pair[1]),
-        columns=2,
-        width=5.2,
-        height=3.5,
-    )
+        columns=2, width=5.2, height=3.5,
+    )  # fmt: skip
 
 
 register_analysis(
-    "sequential_scaling",
-    order=40,
-    title=TITLE,
-    caption=CAPTION,
-    table=table,
-    figure=figure,
+    "sequential_scaling", order=40, title=TITLE, caption=CAPTION, table=table, figure=figure,
     text=text,
-)
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

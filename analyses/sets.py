@@ -23,18 +23,26 @@ from math import factorial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
-from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.tables import ALPHA, blocks_text, interval, p_value, signed
+from analyses.plumbing.panels import figure_of_panels
+from analyses.plumbing.tables import (
+    ALPHA,
+    blocks_text,
+    interval,
+    p_value,
+    paired,
+    signed,
+    with_holm,
+)
 from analyses.plumbing.workbench import Workbench, asked_settings
-from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -77,29 +85,18 @@ def plans_of(study: StudyData) -> dict[str, Blocks]:
     return dict(list(found.items())[:MOST_PLANS])
 
 
-def table(study: StudyData) -> pd.DataFrame:
+def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     """Rows of four kinds: "single", "pair" and "variant" (with sum and gap), and "member".
 
     Args:
         study: the study.
+        settings: those of `settings_of`.
 
     Returns:
         effect, low, high, p: of the set (of a member: its Shapley value). sum, sum_low, sum_high:
         of the single effects of its blocks. gap, gap_low, gap_high, gap_p, gap_p_holm: effect minus
         sum, the interaction.
     """
-    settings = settings_of(study)
-    return derived(study, "sets", settings, lambda: _compute(study, settings or {}))
-
-
-def in_store(study: StudyData) -> bool:
-    """Whether the study already holds the result, so that `table` only reads it."""
-    return kept(study, "sets", settings_of(study)) is not None
-
-
-def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], PROBLEMS)
     plans = {name: tuple(blocks) for name, blocks in settings["plans"].items()}
     singles = [(block,) for block in bench.model.layer_map]
@@ -114,6 +111,10 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "benchmark", settings["benchmark"])
     return frame
+
+
+STORED = StoredTable("sets", settings_of, _compute)
+table, in_store = STORED.table, STORED.in_store
 
 
 def _decoded(bench: Workbench, sets: Sequence[Blocks]) -> dict[str, dict[Blocks, np.ndarray]]:
@@ -169,21 +170,15 @@ def explained(
     Returns:
         The rows, with Holm-corrected p values within each kind of row.
     """
-    import pandas as pd
-
     rows = [
-        {"kind": "single", "name": str(s[0]), "blocks": str(s[0]), **_effect(outcomes, s)}
-        for s in outcomes
+        {"kind": "single", "name": str(s[0]), "blocks": str(s[0]), **paired(outcomes[()], values)}
+        for s, values in outcomes.items()
         if len(s) == 1
     ]
     for kind, sets in (("pair", {_words(s): s for s in pairs}), ("variant", plans)):
         for name, blocks in sets.items():
-            row = {
-                "kind": kind,
-                "name": name,
-                "blocks": _words(blocks),
-                **_effect(outcomes, blocks),
-            }
+            row = {"kind": kind, "name": name, "blocks": _words(blocks)}
+            row |= paired(outcomes[()], outcomes[blocks])
             rows.append(row | _additive(outcomes, blocks))
             if kind == "variant":
                 rows += [
@@ -192,12 +187,8 @@ def explained(
                 ]
     frame = pd.DataFrame(rows)
     for column in ("p", "gap_p"):
-        frame[f"{column}_holm"] = np.nan
-        if column not in frame:
-            frame[column] = np.nan
-        for index in frame.groupby("kind", sort=False).groups.values():
-            p = frame.loc[index, column].to_numpy(dtype=float)
-            frame.loc[index, f"{column}_holm"] = holm(p)
+        frame[column] = frame.get(column, np.nan)
+        frame = with_holm(frame, "kind", p=column, name=f"{column}_holm")
     return frame
 
 
@@ -205,44 +196,20 @@ def _words(blocks: Blocks) -> str:
     return " ".join(map(str, blocks))
 
 
-def _effect(outcomes: Outcomes, blocks: Blocks) -> dict[str, Any]:
-    found = paired_difference(outcomes[()], outcomes[blocks])
-    return {
-        "effect": found.value,
-        "low": found.low,
-        "high": found.high,
-        "p": found.p,
-        "dense": found.dense,
-        "n_problems": found.n_problems,
-    }
-
-
 def _of(values: Float[np.ndarray, " P"]) -> dict[str, Any]:
-    """The mean of one number per problem, as an effect."""
-    found = paired_difference(np.zeros_like(values), values)
-    return {
-        "effect": found.value,
-        "low": found.low,
-        "high": found.high,
-        "p": found.p,
-        "n_problems": found.n_problems,
-    }
+    """A change that is known per problem, against no change."""
+    found = paired(np.zeros_like(values), values)
+    del found["dense"]
+    return found
 
 
 def _additive(outcomes: Outcomes, blocks: Blocks) -> dict[str, Any]:
     dense = outcomes[()]
     added = sum((outcomes[(b,)] - dense for b in blocks), np.zeros_like(dense))
     total, gap = _of(added), _of(outcomes[blocks] - dense - added)
-    return {
-        "sum": total["effect"],
-        "sum_low": total["low"],
-        "sum_high": total["high"],
-        "gap": gap["effect"],
-        "gap_low": gap["low"],
-        "gap_high": gap["high"],
-        "gap_p": gap["p"],
-        "floored": bool(not 0 <= dense.mean() + added.mean() <= 1),
-    }
+    row = {"sum": total["effect"], "sum_low": total["low"], "sum_high": total["high"]}
+    row |= {"gap": gap["effect"]} | {f"gap_{name}": gap[name] for name in ("low", "high", "p")}
+    return row | {"floored": bool(not 0 <= dense.mean() + added.mean() <= 1)}
 
 
 def shapley(outcomes: Outcomes, blocks: Blocks) -> dict[int, Float[np.ndarray, " P"]]:
@@ -329,10 +296,7 @@ def plot_pairs(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "corr
     ax.vlines(part["sum"], part["low"], part["high"], color=colour, lw=0.9, alpha=0.45)
     ax.hlines(part["effect"], part["sum_low"], part["sum_high"], color=colour, lw=0.9, alpha=0.45)
     sure = part["gap_p_holm"] < ALPHA
-    for shown, fill in ((sure, colour), (~sure, "white")):
-        ax.plot(
-            part["sum"][shown], part["effect"][shown], "o", ms=5, mec=colour, mfc=fill, zorder=4
-        )
+    style.marks(ax, part["sum"], part["effect"], sure, colour, size=5)
     ax.set_xlim(low, high)
     ax.set_ylim(low, high)
     named = part[sure].sort_values("gap").head(8)
@@ -373,9 +337,8 @@ def plot_variants(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "c
         for name, value, low, high, kind in marks:
             colour = {"observed": style.INK, "sum": style.INK, "member": "#D55E00"}[kind]
             ax.plot([low, high], [place, place], color=colour, lw=1.4)
-            fill = "white" if kind == "sum" else colour
-            ax.plot([value], [place], "s" if kind == "member" else "o", ms=5, mec=colour, mfc=fill,
-                    zorder=4)  # fmt: skip
+            marker = "s" if kind == "member" else "o"
+            style.marks(ax, value, place, kind != "sum", colour, marker=marker, size=5)
             ticks.append((place, name))
             place += 1
         place += 0.6
@@ -403,27 +366,18 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
         return None
     kinds = set(found["kind"])
     drawn = [k for k in ("pair", "variant") if k in kinds]
-    if not drawn:
-        return None
     rows = int((found["kind"] == "member").sum() + 2 * (found["kind"] == "variant").sum()) // 2
-    with style.style():
-        whole, axes = style.panels(len(drawn), columns=2, width=5.2, height=max(4.0, 0.19 * rows))
-        for kind, ax in zip(drawn, axes, strict=True):
-            (plot_pairs if kind == "pair" else plot_variants)(found, ax)
-    return whole
+    return figure_of_panels(
+        drawn,
+        lambda kind, ax: (plot_pairs if kind == "pair" else plot_variants)(found, ax),
+        columns=2, width=5.2, height=max(4.0, 0.19 * rows),
+    )  # fmt: skip
 
 
 register_analysis(
-    "sets",
-    order=240,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
-    text=text,
-    in_store=in_store,
-    decodes=True,
-)
+    "sets", order=240, title=TITLE, caption=caption, table=table, figure=figure, text=text,
+    in_store=in_store, decodes=True,
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

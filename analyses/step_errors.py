@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TITLE = "The first wrong step"
 CAPTION = (
-    "Share of chains by the kind of their first wrong step, as a program read them; one bar a "
+    "Share of chains by the kind of their first wrong step, as a program read them; one bar per "
     "variant, at the largest budget. Shares of .06 and more are written in."
 )
 NONE = "none"
@@ -74,25 +74,14 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
         for kind in [k for k in dict.fromkeys([*COLOURS, *mine.index]) if k in mine.index]:
             width = float(mine[kind])
             ax.barh(
-                place,
-                width,
-                left=left,
-                height=0.74,
-                color=COLOURS.get(kind, "#999999"),
-                edgecolor="white",
-                linewidth=0.7,
-                label=kind if place == 0 else None,
-            )
+                place, width, left=left, height=0.74, color=COLOURS.get(kind, "#999999"),
+                edgecolor="white", linewidth=0.7, label=kind if place == 0 else None,
+            )  # fmt: skip
             if width >= 0.06:
                 ax.text(
-                    left + width / 2,
-                    place,
-                    tables.share(width),
-                    ha="center",
-                    va="center",
-                    fontsize=6.8,
-                    color="white" if kind in DARK else style.INK,
-                )
+                    left + width / 2, place, tables.share(width), ha="center", va="center",
+                    fontsize=6.8, color="white" if kind in DARK else style.INK,
+                )  # fmt: skip
             left += width
     style.variant_axis(ax, shown)
     ax.set_xlim(0, 1)
@@ -118,23 +107,12 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     def legend(whole: Figure) -> None:
         kinds = [k for k in COLOURS if (found.loc[found["outcome"] == k, "value"] > 0).any()]
         whole.legend(
-            [Patch(color=COLOURS[k]) for k in kinds],
-            kinds,
-            loc="outside upper left",
-            ncols=min(5, len(kinds)),
-            fontsize=8.5,
-            handlelength=1.1,
-            columnspacing=1.3,
-        )
+            [Patch(color=COLOURS[k]) for k in kinds], kinds, loc="outside upper left", fontsize=8.5,
+            ncols=min(5, len(kinds)), handlelength=1.1, columnspacing=1.3,
+        )  # fmt: skip
 
-    return panels.figure_of_panels(
-        panels.benchmarks_in(found, study),
-        lambda name, ax: plot(found, name, study, ax),
-        finish=legend,
-        columns=2,
-        width=5.4,
-        height=1.0 + 0.24 * len(study.variants),
-    )
+    tall = 1.0 + 0.24 * len(study.variants)
+    return panels.by_benchmark(plot, found, study, finish=legend, columns=2, width=5.4, height=tall)
 
 
 register_analysis("step_errors", order=90, title=TITLE, caption=CAPTION, table=table, figure=figure)

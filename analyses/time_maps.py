@@ -20,14 +20,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
-from analyses.plumbing.derived import derived, kept
+from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
+from analyses.plumbing.tables import ALPHA, interval, share, signed
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -65,43 +67,27 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
     )
 
 
-def table(study: StudyData) -> pd.DataFrame:
+def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     """One row per part, outcome, window and block: effect, low, high, p, p_holm, before, after.
 
     Args:
         study: the study.
+        settings: those of `settings_of`.
 
     Returns:
         base: the variant whose chains were changed. reached: share of chains that came to the
         window. block -1 (in restore): all of the variant's blocks given back at once.
     """
-    settings = settings_of(study)
-    return derived(study, "time_maps", settings, lambda: _compute(study, settings or {}))
-
-
-def in_store(study: StudyData) -> bool:
-    """Whether the study already holds the result, so that `table` only reads it."""
-    return kept(study, "time_maps", settings_of(study)) is not None
-
-
-def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
+    from interp.counterfactuals import window_maps as maps
     from interp.counterfactuals.forks import along, around_loops, handover
-    from interp.counterfactuals.window_maps import (
-        before_steps,
-        changed_blocks,
-        time_map,
-        usual_windows,
-    )
     from interp.interventions.interventions import dense
 
     wanted = max(PROBLEMS, 2 * LOOPING)
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], wanted)
     model, draw = bench.model, bench.sampling
     chains = bench.decode([dense], PROBLEMS)[dense.name]
-    windows = usual_windows(model, settings["thinking"], bench.openers)
-    mapped = time_map(model, chains, windows, bench.judge, sampling=draw)
+    windows = maps.usual_windows(model, settings["thinking"], bench.openers)
+    mapped = maps.time_map(model, chains, windows, bench.judge, sampling=draw)
     lost = handover(model, chains, along(chains), bench.judge, sampling=draw)
     frames = [
         mapped.to_frame().assign(part="map", base=dense.name),
@@ -113,10 +99,10 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         loops = [bench.loop(chain) for chain in looping]
         onsets = [None if loop is None else loop.onset for loop in loops]
         if any(onsets):
-            ahead = {f"{AHEAD} steps before the loop": before_steps(looping, onsets, AHEAD)}
-            gone = set(changed_blocks(variant))
+            ahead = {f"{AHEAD} steps before the loop": maps.before_steps(looping, onsets, AHEAD)}
+            gone = set(maps.changed_blocks(variant))
             rest = [block for block in model.layer_map if block not in gone]
-            also = time_map(
+            also = maps.time_map(
                 model, looping, ahead, bench.judge, blocks=rest, base=variant, sampling=draw
             )
             frames.append(also.to_frame().assign(part="before", base=variant.name))
@@ -131,6 +117,10 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     return frame[["benchmark", *first, *(c for c in frame if c not in ("benchmark", *first))]]
 
 
+STORED = StoredTable("time_maps", settings_of, _compute)
+table, in_store = STORED.table, STORED.in_store
+
+
 # -------------------------------------------------------------------------------- figure
 
 
@@ -141,8 +131,6 @@ def caption(found: pd.DataFrame) -> str:
 
 def text(found: pd.DataFrame) -> list[str]:
     """Sentences: which block is needed when, and what starts and ends loops."""
-    from analyses.plumbing.tables import ALPHA, interval, share, signed
-
     said = []
     accuracy = found[(found["part"] == "map") & (found["outcome"] == "correct")]
     for window, part in accuracy.groupby("window", sort=False):
@@ -151,11 +139,9 @@ def text(found: pd.DataFrame) -> list[str]:
             named = [f"{int(r.block)} ({signed(r.effect)})" for r in clear.head(4).itertuples()]
             more = f" and {len(clear) - 4} more" if len(clear) > 4 else ""
             said.append(f"{window}: {', '.join(named)}{more}")
-    lines = (
-        [f"Blocks whose loss in one part costs accuracy clearly: {'; '.join(said)}."]
-        if said
-        else []
-    )
+    lines = []
+    if said:
+        lines.append(f"Blocks whose loss in one part costs accuracy clearly: {'; '.join(said)}.")
     loops = found[(found["outcome"] == "looped") & (found["p_holm"] < ALPHA)]
     for part, sign, verb in (("lose", 1, "starts loops"), ("restore", -1, "ends loops")):
         rows = loops[(loops["part"] == part) & (sign * loops["effect"] > 0)]
@@ -196,8 +182,7 @@ def plot(found: pd.DataFrame, part: str, window: str, outcome: str, ax: Axes | N
     sure = (rows["p_holm"] < 0.05).to_numpy()
     ax.axhline(0, color=style.INK, lw=0.8)
     ax.vlines(x, rows["low"], rows["high"], color=colour, lw=1.4)
-    for shown, fill in ((sure, colour), (~sure, "white")):
-        ax.plot(x[shown], rows["effect"][shown], "o", ms=4.6, mec=colour, mfc=fill, zorder=4)
+    style.marks(ax, x, rows["effect"], sure, colour, size=4.6)
     ax.grid(axis="y")
     ax.set_ylim(-1.04, 1.04)
     ax.set_yticks([-1, -0.5, 0, 0.5, 1], ["−1", "−.5", "0", "+.5", "+1"])
@@ -220,15 +205,12 @@ def plot_restored(found: pd.DataFrame, ax: Axes | None = None, outcome: str = "l
     rows = found[(found["part"] == "restore") & (found["outcome"] == outcome)]
     names = []
     for place, row in enumerate(rows.to_dict("records")):
-        fill = LOOPS if row["p_holm"] < 0.05 else "white"
         ax.plot([row["low"], row["high"]], [place, place], color=LOOPS, lw=1.4)
-        ax.plot([row["effect"]], [place], "o", ms=4.6, mec=LOOPS, mfc=fill, zorder=4)
+        style.marks(ax, row["effect"], place, row["p_holm"] < ALPHA, LOOPS, size=4.6)
         what = "all blocks" if row["block"] == -1 else f"block {int(row['block'])}"
         names.append(f"{what} back,\n{row['window']}")
     ax.axvline(0, color=style.INK, lw=0.8)
-    ax.set_yticks(range(len(rows)), names, fontsize=7.6)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    style.row_axis(ax, names, fontsize=7.6)
     ax.set_xlim(-1.04, 1.04)
     ax.set_xlabel("change in the share of chains that loop")
     ax.grid(axis="x")
@@ -289,8 +271,6 @@ def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) 
     here = found[
         (found["part"] == part) & (found["window"] == window) & (found["outcome"] == outcome)
     ]
-    from analyses.plumbing.tables import share
-
     before, n = float(here["before"].mean()), int(here["n_problems"].max())
     if part == "map":
         name = f"gone {PLACES.get(window, f'at tokens {window}')}"
@@ -310,16 +290,9 @@ def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) 
 
 
 register_analysis(
-    "time_maps",
-    order=220,
-    title=TITLE,
-    caption=caption,
-    table=table,
-    figure=figure,
-    text=text,
-    in_store=in_store,
-    decodes=True,
-)
+    "time_maps", order=220, title=TITLE, caption=caption, table=table, figure=figure, text=text,
+    in_store=in_store, decodes=True,
+)  # fmt: skip
 
 if __name__ == "__main__":
     from analyses.plumbing.command import main

@@ -8,7 +8,7 @@ machine, and keeps its own type.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
 class PruneScopeError(Exception):
@@ -66,6 +66,21 @@ def printable(text: str, most: int) -> str:
     return safe if len(safe) <= most else safe[: most - 3] + "..."
 
 
+def check_known(name: object, options: Collection[str], what: str = "name") -> None:
+    """Refuse a name that is not among those known.
+
+    Args:
+        name: the name that was given.
+        options: the known names.
+        what: what the name stands for, such as "quantity" or "part".
+
+    Raises:
+        UserError: the name is unknown; the error says the closest one.
+    """
+    if name not in options:
+        raise UserError(did_you_mean(str(name), options, what))
+
+
 def did_you_mean(name: str, options: Iterable[str], what: str = "name") -> str:
     """Write the error sentence for an unknown name: the closest option, then all of them.
 
@@ -78,7 +93,7 @@ def did_you_mean(name: str, options: Iterable[str], what: str = "name") -> str:
         A sentence such as "Unknown part 'blok'. Did you mean 'block'? Known: attention, block,
         mlp."
     """
-    known = sorted(options)
+    known = sorted(printable(option, 60) for option in options)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown {what} {name!r}.{hint} Known: {', '.join(known) or 'none'}."

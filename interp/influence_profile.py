@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -26,16 +27,16 @@ from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
 from interp.chains.masks import Masks, check_masks
 from interp.chains.residual_record import StreamRecord
-from interp.errors import UserError
+from interp.errors import UserError, check_known
 from interp.interventions.interventions import VariantLike
 from interp.kernels.stream_numbers import two_streams
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.replay.teacher_forced import replay_chains
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 QUANTITIES: dict[str, Callable[[StreamRecord], np.ndarray]] = {
@@ -76,8 +77,6 @@ class Profile:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per group and block (dense index)."""
-        import pandas as pd
-
         depth = len(self.layer_map)
         columns = {"low": self.low, "high": self.high, "without_sinks": self.without_sinks}
         return pd.DataFrame(
@@ -102,7 +101,7 @@ class Profile:
         """
         import matplotlib.pyplot as plt
 
-        axes: Axes = plt.subplots(figsize=(7, 3.5), layout="constrained")[1] if ax is None else ax
+        axes = axes_of(ax, (7, 3.5))
         blocks = np.asarray(self.layer_map)
         shown = [g for g in range(len(self.groups)) if self.n_tokens[g]]
         for i, g in enumerate(shown):
@@ -245,10 +244,8 @@ def _profile(
     groups: Sequence[tuple[str, Sequence[Bool[np.ndarray, " _"]]]],
     quantity: str,
 ) -> Profile:
-    from interp.errors import did_you_mean
 
-    if quantity not in QUANTITIES:
-        raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+    check_known(quantity, QUANTITIES, "quantity")
     names = list(dict.fromkeys(c.problem for c in chains))
     problem = {name: i for i, name in enumerate(names)}
     depth = len(records[0].layer_map)

@@ -14,7 +14,7 @@ from typing import Any
 
 import tyro
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import check_known
 from interp.plumbing.command_line import execute
 from prunescope import commands
 
@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "recover": commands.Recover,
     "recover-study": commands.RecoverStudy,
     "report": commands.Report,
+    "view": commands.View,
     "rescue": commands.Rescue,
     "import-lm-eval": commands.ImportLmEval,
     "export-lm-eval": commands.ExportLmEval,
@@ -74,8 +75,7 @@ def parse(prog: str, known: Mapping[str, Any], arguments: list[str]) -> Any:
 
         print(f"prunescope {prunescope.__version__}")
         return None
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "command"))
+    check_known(name, known, "command")
     if isinstance(known[name], Mapping):
         return parse(f"{prog} {name}", known[name], rest)
     try:

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import pandas as pd
+import pandas as pd
 
+if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
 PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "safetensors", "tokenizers")
@@ -49,8 +49,6 @@ class Checkup:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per number of rows and backend: its seconds, and whether it is the chosen one."""
-        import pandas as pd
-
         rows = [
             {"rows": rows, "way": way, "seconds": s, "chosen": way == self.chosen[rows]}
             for rows, timed in self.backends.items()

@@ -6,8 +6,10 @@ On a terminal the bar redraws itself. In a file or a pipe, a line is written eve
 from __future__ import annotations
 
 import sys
-from types import TracebackType
 from typing import TYPE_CHECKING
+
+from interp.errors import printable
+from interp.plumbing.command_line import show
 
 if TYPE_CHECKING:
     from scaling.study.study_progress import Event
@@ -33,12 +35,7 @@ class StudyBar:
     def __enter__(self) -> StudyBar:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def __call__(self, event: Event) -> None:
@@ -49,7 +46,7 @@ class StudyBar:
             self.write(f"{event.stage}: {event.message}" if event.message else event.stage)
         words = describe(event)
         if self._terminal:
-            self._bar.set_description_str(event.stage, refresh=False)
+            self._bar.set_description_str(printable(event.stage, 60), refresh=False)
             self._bar.total = max(event.tokens_expected, event.tokens, 1)
             self._bar.n = event.tokens
             self._bar.set_postfix_str(words, refresh=False)
@@ -62,7 +59,8 @@ class StudyBar:
         """Write a line above the bar."""
         from tqdm import tqdm
 
-        tqdm.write(text, file=sys.stderr)
+        with tqdm.external_write_mode(sys.stderr):
+            show(text, sys.stderr)
 
 
 def describe(event: Event) -> str:

@@ -26,6 +26,7 @@ from jaxtyping import Bool, Int
 from interp.chains.chain import Chain
 from interp.errors import UserError, did_you_mean
 from interp.json_reader import parse_json, read_utf8, whole_text
+from interp.model.chat import RawPrompt
 from interp.model.reasoning_model import ReasoningModel
 
 Part = Literal["all", "prompt", "generated"]
@@ -113,6 +114,9 @@ class Calibration:
 
 def _read(model: ReasoningModel, item: Any, index: int) -> tuple[np.ndarray, int]:
     """The token ids of one item, and how many of them are prompt."""
+    if isinstance(item, RawPrompt):
+        ids = np.asarray(model.prompt_ids(item, thinking=False), dtype=np.int64)
+        return ids, len(ids)
     if isinstance(item, str):
         return np.asarray(model.encode(item), dtype=np.int64), 0
     if isinstance(item, Chain):

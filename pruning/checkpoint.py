@@ -3,6 +3,7 @@
 Everything is written to a hidden folder beside the target. That folder takes the target's name
 only when the last file is complete, so a full disk, an error or Ctrl-C leaves nothing under that
 name. The target must be new or an empty folder; `free_target` checks this before any work starts.
+A killed process cannot remove its hidden folder; the next one that writes beside it does.
 
 Weights are written in shards of a few gigabytes. The experts of a mixture are fused in memory and
 separate on disk, and separating them copies them. `save_pretrained` therefore gets one shard at a
@@ -11,9 +12,12 @@ time, so memory never holds two copies of the model.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,8 +76,9 @@ def whole_or_nothing(target: Path, n_bytes: int = 0) -> Iterator[Path]:
     """
     from safetensors import SafetensorError
 
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    partial = target.with_name(f".{target.name}.partial-{_machine()}-{os.getpid()}")
     try:
+        _sweep(target.parent)
         partial.mkdir(parents=True)
         room = shutil.disk_usage(partial).free
         if room < n_bytes:
@@ -89,6 +94,31 @@ def whole_or_nothing(target: Path, n_bytes: int = 0) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _machine() -> str:
+    """Tells machines apart that share a disk: the number of a process is its machine's own."""
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the unfinished checkpoints of processes of this machine that are no more."""
+    if os.name != "posix" or not folder.is_dir():  # elsewhere os.kill would end the process
+        return
+    for left in folder.iterdir():
+        match = re.fullmatch(rf"\..+\.partial-{_machine()}-(\d{{1,9}})", left.name)
+        if match and not _alive(int(match[1])):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def write_weights(

@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from pruning.calibration import Calibration
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 ANNOTATED = 40  # blocks up to which the ranks are written into the plot
@@ -62,8 +63,6 @@ class Comparison:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per criterion and block: score and rank (0 = removed first)."""
-        import pandas as pd
-
         rows = [
             {
                 "criterion": name,
@@ -79,8 +78,6 @@ class Comparison:
 
     def rankings(self) -> pd.DataFrame:
         """Return one row per place (0 = removed first), with the block of each criterion there."""
-        import pandas as pd
-
         order = [sorted(range(len(self.items)), key=lambda i: (rank[i], -i)) for rank in self.ranks]
         columns = {
             name: [self.items[i] for i in places]
@@ -118,8 +115,6 @@ class Comparison:
 
     def agreement(self) -> pd.DataFrame:
         """Return one row per pair of criteria: tau, rho, and the overlap of the first n removed."""
-        import pandas as pd
-
         rows = []
         for a, b in combinations(range(len(self.names)), 2):
             shared = {f"overlap_{n + 1}": v for n, v in enumerate(self.overlap[a, b].tolist())}
@@ -164,12 +159,8 @@ class Comparison:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
         n_criteria, depth = self.ranks.shape
-        if ax is None:
-            size = (1.6 + 0.32 * depth, 1.2 + 0.32 * n_criteria)
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+        ax = axes_of(ax, (1.6 + 0.32 * depth, 1.2 + 0.32 * n_criteria))
         ax.imshow(self.ranks, cmap="Blues_r", aspect="auto", vmin=0, vmax=depth - 1)
         ax.set_xticks(range(depth), self.items, rotation=0 if depth <= ANNOTATED else 90)
         ax.set_yticks(range(n_criteria), self.names)
@@ -191,12 +182,8 @@ class Comparison:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
         n = len(self.names)
-        if ax is None:
-            size = 2.5 + 0.5 * n
-            _, ax = plt.subplots(figsize=(size, size), layout="constrained")
+        ax = axes_of(ax, (2.5 + 0.5 * n, 2.5 + 0.5 * n))
         ax.imshow(self.kendall, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
         ax.set_xticks(range(n), self.names, rotation=90)
         ax.set_yticks(range(n), self.names)
@@ -330,8 +317,7 @@ def compare_criteria(
     known = criteria()
     chosen = [names] if isinstance(names, str) else list(names or at_once())
     for name in chosen:
-        if name not in known:
-            raise UserError(did_you_mean(name, known, "criterion"))
+        check_known(name, known, "criterion")
     if len(kinds := {known[name].removes for name in chosen}) > 1:
         raise UserError(
             f"compare: {chosen} score both {' and '.join(sorted(kinds))}; name criteria of one "

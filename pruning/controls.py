@@ -23,6 +23,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +31,7 @@ from torch import Tensor
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.distance import divergences
@@ -38,7 +40,6 @@ from pruning.surgery import prune
 from pruning.weights.matrices import Matrix, matrices
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 Quality = Callable[[LayerPlan], float]
@@ -81,8 +82,6 @@ class ChanceTest:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per random plan."""
-        import pandas as pd
-
         return pd.DataFrame(
             {
                 "reference": self.reference,
@@ -111,8 +110,6 @@ class AgainstChance:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per random plan of either reference."""
-        import pandas as pd
-
         both = (self.any_blocks, self.inner_blocks)
         return pd.concat([test.to_frame() for test in both], ignore_index=True)
 
@@ -125,10 +122,7 @@ class AgainstChance:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+        ax = axes_of(ax, (6.4, 3.2))
         every = np.concatenate([self.any_blocks.qualities, self.inner_blocks.qualities])
         edges = np.histogram_bin_edges(every, bins=min(30, 5 + len(every) // 10))
         for test, colour in ((self.any_blocks, "#9aa5b1"), (self.inner_blocks, "#4c72b0")):
@@ -335,8 +329,6 @@ class Noised:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per scale tried: sigma and KL."""
-        import pandas as pd
-
         frame = pd.DataFrame(self.trail, columns=["sigma", "kl"])  # pyright: ignore[reportArgumentType]
         return frame.assign(target=self.target, seed=self.seed, n_tokens=self.n_tokens)
 

@@ -10,10 +10,10 @@ from interp.errors import UserError
 from interp.interventions.hooks import running
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import forward
-from interp.replay.teacher_forced import Targets, finite, position_chunks, readout
+from interp.replay.teacher_forced import finite, position_chunks, readout, scored_batches
 from pruning.calibration import Calibration
 
 
@@ -47,10 +47,7 @@ def divergences(
         check_readout(each, calibration.sequences[0])
     sums = torch.zeros(len(others), dtype=torch.float64)
     tokens = 0
-    for batch in batches(model, calibration.sequences, batch_tokens):
-        targets = Targets.of(batch, counted)
-        if not len(targets.texts):
-            continue
+    for batch, targets in scored_batches(model, calibration.sequences, counted, batch_tokens):
         base = targets.pick(forward(model, batch.ids))
         tokens += len(base)
         for row, other in enumerate(others):

@@ -18,6 +18,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +70,12 @@ class LayerPlan:
             )
         base = tuple(int(l) for l in self.base) or tuple(range(self.n_blocks))
         removed = tuple(sorted(int(l) for l in self.removed))
-        if len(base) != self.n_blocks or list(base) != sorted(set(base)):
+        rising = all(a < b for a, b in pairwise((-1, *base, MOST_BLOCKS)))
+        if len(base) != self.n_blocks or not rising:
             raise UserError(
                 f"LayerPlan: `base` names {len(base)} blocks {short(list(base))}, expected "
-                f"{self.n_blocks} different dense indices in rising order."
+                f"{self.n_blocks} different dense indices from 0 to {MOST_BLOCKS - 1}, in rising "
+                "order."
             )
         twice = sorted(l for l, times in Counter(removed).items() if times > 1)
         if twice:
@@ -332,6 +335,6 @@ def _list(blocks: Sequence[int]) -> str:
 def _span(blocks: Sequence[int]) -> str:
     """Dense indices as text, a run of them as `0..15`."""
     blocks = tuple(blocks)
-    if len(blocks) > 2 and blocks == tuple(range(blocks[0], blocks[-1] + 1)):
+    if len(blocks) > 2 and all(b - a == 1 for a, b in pairwise(blocks)):
         return f"{blocks[0]}..{blocks[-1]}"
     return _list(blocks)

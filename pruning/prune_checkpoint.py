@@ -82,15 +82,7 @@ def as_stored(model: ReasoningModel, source: str | Path) -> ReasoningModel:
                     value = weight.to(dtype)
                 converted[id(weight)] = nn.Parameter(value, requires_grad=weight.requires_grad)
             module._parameters[name] = converted[id(weight)]
-    return ReasoningModel(
-        hf,
-        model.tokenizer,
-        name=model.name,
-        delimiters=model.delimiters,
-        layer_map=model.layer_map,
-        n_dense=model.n_dense,
-        provenance=model.provenance,
-    )
+    return model.around(hf)
 
 
 def _plan(model: ReasoningModel, plan: LayerPlan | Sequence[int]) -> LayerPlan:

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from pruning.calibration import Calibration
@@ -208,8 +209,6 @@ class Scores:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per block: dense index, score, interval, rank (0 = removed first)."""
-        import pandas as pd
-
         rank = np.empty(len(self.values), dtype=np.int64)
         rank[list(self.order)] = np.arange(len(rank))
         return pd.DataFrame(
@@ -236,10 +235,7 @@ class Scores:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+        ax = axes_of(ax, (6.4, 3.2))
         blocks = np.asarray(self.layer_map)
         shown = np.isfinite(self.values)  # protected blocks score inf and are left out
         values = np.where(shown, self.values, 0.0)

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 
 
 def parse_settings(given: Iterable[str], known: Sequence[str], what: str) -> dict[str, Any]:
@@ -31,8 +31,7 @@ def parse_settings(given: Iterable[str], known: Sequence[str], what: str) -> dic
             raise UserError(f"{item!r}: expected NAME=VALUE, a setting of {what}.")
         if name in found:
             raise UserError(f"{what} is given {name!r} twice.")
-        if name not in known:
-            raise UserError(did_you_mean(name, known, f"{what}: setting"))
+        check_known(name, known, f"{what}: setting")
         try:
             found[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError):

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import UserError, printable, reason_of
-from interp.json_reader import parse_json, short
+from interp.json_reader import parse_json, short, whole_text
 from interp.model.checkpoint_files import weight_files
 from pruning.checkpoint import shard_name
 
@@ -114,9 +114,13 @@ def _checked(file: Path) -> dict[str, Stored]:
         raise ValueError(f"its header is {short(header)}")
     start = 8 + n
     found: dict[str, Stored] = {}
+    notes = header.pop("__metadata__", {})
+    if not isinstance(notes, dict) or not all(isinstance(v, str) for v in notes.values()):
+        raise ValueError(f"its __metadata__ are {short(notes)}")
+    for text in (*header, *notes, *notes.values()):
+        whole_text(text, "its header")
     for key, entry in header.items():
-        if key != "__metadata__":
-            found[key] = _entry(file, key, entry, start)
+        found[key] = _entry(file, key, entry, start)
     end = start
     for key, weight in sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)):
         if weight.start != end:
@@ -132,6 +136,8 @@ def _entry(file: Path, key: str, entry: Any, start: int) -> Stored:
     """One weight of a header; `start` is where the header ends."""
     name = printable(key, 120)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if len(entry) > 3:
+        raise ValueError(f"{name} has the fields {short(sorted(entry))}")
     if dtype not in BITS:
         raise ValueError(f"{name} has the unknown dtype {short(dtype)}")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):

@@ -26,6 +26,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Skip
 from interp.model.holding import holding, unguarded
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
@@ -133,10 +134,7 @@ class SublayerScores(Scores):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Plot the score of every sublayer over its block's dense index."""
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
+        ax = axes_of(ax, (6.4, 3.2))
         shown = [part for part in PARTS if part in self.parts]
         width = 0.8 / len(shown)
         for place, part in enumerate(shown):
@@ -281,15 +279,7 @@ class SublayerPlan:
         self.check(model)
         with holding(model):  # no hook of another thread is copied
             hf = copy.deepcopy(model.hf, unguarded(model))
-        copied = ReasoningModel(
-            hf,
-            model.tokenizer,
-            name=f"{model.name} {self.name}",
-            delimiters=model.delimiters,
-            layer_map=model.layer_map,
-            n_dense=model.n_dense,
-            provenance=model.provenance,
-        )
+        copied = model.around(hf, name=f"{model.name} {self.name}")
         places = [Sublayer(self.base.index(l), part) for l, part in self.removed]
         for index, part in places:
             modules = copied.anatomy.attention if part == "attention" else copied.anatomy.mlp

@@ -65,15 +65,7 @@ def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> Rea
     kept = [i for i, block in enumerate(model.layer_map) if block not in gone]
     hf = without_blocks(model, kept, share)
     verify(hf, model.name)
-    return ReasoningModel(
-        hf,
-        model.tokenizer,
-        name=f"{model.name} {plan.name}",
-        delimiters=model.delimiters,
-        layer_map=plan.layer_map,
-        n_dense=model.n_dense,
-        provenance=model.provenance,
-    )
+    return model.around(hf, name=f"{model.name} {plan.name}", layer_map=plan.layer_map)
 
 
 def save(model: ReasoningModel, plan: LayerPlan, out_dir: str | Path) -> Path:

@@ -24,7 +24,9 @@ from interp.decoding.generate import decode
 from interp.decoding.request import Request
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
+from interp.json_reader import parse_json
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.whole_files import write_whole
 from recovery.examples import Example, TrainingSet
 from recovery.tokens import prompt_of
 
@@ -127,7 +129,7 @@ def rows_of(folder: Path) -> Iterator[dict[str, Any]]:
     for file in sorted(folder.glob("*.jsonl")):
         whole = file.read_text(encoding="utf-8").rpartition("\n")[0]
         for line in whole.splitlines():
-            yield json.loads(line)
+            yield parse_json(line, str(file))
 
 
 def _mend(file: Path) -> None:
@@ -135,7 +137,7 @@ def _mend(file: Path) -> None:
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     whole, newline, rest = text.rpartition("\n")
     if rest:
-        file.write_text(whole + newline, encoding="utf-8")
+        write_whole(file, whole + newline)
 
 
 def answered_set(train: TrainingSet, folder: Path, *, verified: bool) -> TrainingSet:

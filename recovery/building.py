@@ -16,9 +16,9 @@ import torch
 from interp.chains.chain import Budget
 from interp.decoding.sampling import Sampling
 from interp.decoding.thinking_marks import ThinkingMarks
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
-from recovery.examples import TrainingSet
+from recovery.examples import Example, TrainingSet
 from recovery.recovery_config import RecoveryConfig
 from recovery.watching import Log, OnStep, Watch
 from recovery.writing import Writer
@@ -57,6 +57,11 @@ class TrainingJob:
         """Whether matrix products are in bfloat16."""
         asked = self.config.bf16
         return self.device.type == "cuda" if asked is None else asked
+
+    @property
+    def examples(self) -> list[Example]:
+        """The examples to train on, then those held out."""
+        return [e for s in (self.train, self.held_out) if s is not None for e in s.examples]
 
     def student(self) -> ReasoningModel:
         """Load the model to train; weights that are trained are float32."""
@@ -137,8 +142,7 @@ def arguments(job: TrainingJob, config: RecoveryConfig, folder: Path, micro: int
 
 def _schedule(name: str) -> str:
     known = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
-    if name not in known:
-        raise UserError(did_you_mean(name, known, "schedule"))
+    check_known(name, known, "schedule")
     return known[name]
 
 
@@ -204,27 +208,27 @@ def build(job: TrainingJob, config: RecoveryConfig, folder: Path, watch: Watch) 
     from transformers import EarlyStoppingCallback, PrinterCallback
 
     student = job.student()
-    shared: dict[str, Any] = {
-        "model": student.hf,
-        "processing_class": student.tokenizer,
-        "peft_config": lora(config, student.hf) if config.weights == "lora" else None,
-        "watch": watch,
-        "schedule": config.schedule,
-        "callbacks": [EarlyStoppingCallback(config.patience)] if job.held_out is not None else [],
-    }
     make = {"distill": _distiller, "rl": _reinforcer}.get(config.method, _supervised)
-    trainer = make(job, config, folder, student, shared)
+    kind, own = make(job, config, student, arguments(job, config, folder, config.micro))
+    trainer = kind(
+        model=student.hf,
+        processing_class=student.tokenizer,
+        peft_config=lora(config, student.hf) if config.weights == "lora" else None,
+        watch=watch,
+        schedule=config.schedule,
+        callbacks=[EarlyStoppingCallback(config.patience)] if job.held_out is not None else [],
+        **own,
+    )
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
+Made = tuple[Any, dict[str, Any]]  # the class of a trainer, and what it is given of its own
+
+
 def _supervised(
-    job: TrainingJob,
-    config: RecoveryConfig,
-    folder: Path,
-    student: ReasoningModel,
-    shared: dict[str, Any],
-) -> Any:
+    job: TrainingJob, config: RecoveryConfig, student: ReasoningModel, given: dict[str, Any]
+) -> Made:
     from trl.trainer.sft_config import SFTConfig
 
     from recovery.tokens import dataset_of, tokens_of
@@ -235,20 +239,14 @@ def _supervised(
             return None
         return dataset_of([tokens_of(student, e) for e in examples.examples])
 
-    args = SFTConfig(
-        **arguments(job, config, folder, config.micro),
-        max_length=config.context,
-        packing=config.packing,
-        eval_packing=False,
-        completion_only_loss=True,
-    )
-    return Supervised(
-        args=args, train_dataset=rows(job.train), eval_dataset=rows(job.held_out), **shared
-    )
+    given |= {"max_length": config.context, "packing": config.packing, "eval_packing": False}
+    args = SFTConfig(**given, completion_only_loss=True)
+    sets = {"train_dataset": rows(job.train), "eval_dataset": rows(job.held_out)}
+    return Supervised, {"args": args, **sets}
 
 
 def _by_id(examples: TrainingSet | None) -> Any:
-    """The data set of on-policy trainers: an example's id in place of its prompt."""
+    """A data set of example ids: the prompts' token ids are looked up by id in the trainer."""
     from datasets import Dataset
 
     if examples is None:
@@ -256,93 +254,64 @@ def _by_id(examples: TrainingSet | None) -> Any:
     return Dataset.from_dict({"prompt": [e.id for e in examples.examples]})
 
 
-def _prompts(student: ReasoningModel, sets: Sequence[TrainingSet | None]) -> dict[str, Any]:
+def _sampled(config: RecoveryConfig) -> dict[str, Any]:
+    """TRL's settings of how answers are written."""
+    settings = {"temperature": config.temperature, "top_p": config.top_p}
+    return settings | {"max_completion_length": config.thinking + config.answer}
+
+
+def _on_prompts(
+    job: TrainingJob, config: RecoveryConfig, student: ReasoningModel
+) -> dict[str, Any]:
+    """What a trainer is given that lets the model write: the prompts, and who writes."""
     from recovery.tokens import prompt_of
 
-    return {e.id: prompt_of(student, e) for s in sets if s is not None for e in s.examples}
-
-
-def _writer(config: RecoveryConfig, student: ReasoningModel) -> Writer:
-    return Writer(
-        student,
-        Budget(config.thinking, config.answer),
-        Sampling(temperature=config.temperature, top_p=config.top_p),
-        config.seed,
-    )
+    return {
+        "train_dataset": _by_id(job.train),
+        "eval_dataset": _by_id(job.held_out),
+        "prompts": {e.id: prompt_of(student, e) for e in job.examples},
+        "writer": Writer(
+            student,
+            Budget(config.thinking, config.answer),
+            Sampling(temperature=config.temperature, top_p=config.top_p),
+            config.seed,
+        ),
+    }
 
 
 def _distiller(
-    job: TrainingJob,
-    config: RecoveryConfig,
-    folder: Path,
-    student: ReasoningModel,
-    shared: dict[str, Any],
-) -> Any:
+    job: TrainingJob, config: RecoveryConfig, student: ReasoningModel, given: dict[str, Any]
+) -> Made:
     from trl.trainer.distillation_config import DistillationConfig
 
     from recovery.tokens import tokens_of
     from recovery.trainers import Distiller
 
     assert job.teacher is not None
-    sets = (job.train, job.held_out)
-    given = None
+    answers = None
     if not config.on_policy:
-        given = {
-            e.id: tokens_of(student, e).completion
-            for s in sets
-            if s is not None
-            for e in s.examples
-        }
-    args = DistillationConfig(
-        **arguments(job, config, folder, config.micro),
-        beta=config.beta,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        max_completion_length=config.thinking + config.answer,
-    )
-    return Distiller(
-        args=args,
-        teacher_model=job.teacher.hf,
-        train_dataset=_by_id(job.train),
-        eval_dataset=_by_id(job.held_out),
-        prompts=_prompts(student, sets),
-        writer=_writer(config, student),
-        given=given,
-        **shared,
-    )
+        answers = {e.id: tokens_of(student, e).completion for e in job.examples}
+    return Distiller, {
+        "args": DistillationConfig(**given, **_sampled(config), beta=config.beta),
+        "teacher_model": job.teacher.hf,
+        "given": answers,
+        **_on_prompts(job, config, student),
+    }
 
 
 def _reinforcer(
-    job: TrainingJob,
-    config: RecoveryConfig,
-    folder: Path,
-    student: ReasoningModel,
-    shared: dict[str, Any],
-) -> Any:
+    job: TrainingJob, config: RecoveryConfig, student: ReasoningModel, given: dict[str, Any]
+) -> Made:
     from trl.trainer.grpo_config import GRPOConfig
 
     from recovery.trainers import Reinforcer
 
-    sets = (job.train, job.held_out)
-    given = arguments(job, config, folder, config.micro)
-    given["per_device_eval_batch_size"] = config.samples
-    args = GRPOConfig(
-        **given,
-        num_generations=config.samples,
-        beta=config.kl,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        max_completion_length=config.thinking + config.answer,
-    )
-    return Reinforcer(
-        args=args,
-        reward_funcs=verifier(student, sets),
-        train_dataset=_by_id(job.train),
-        eval_dataset=_by_id(job.held_out),
-        prompts=_prompts(student, sets),
-        writer=_writer(config, student),
-        **shared,
-    )
+    given |= {"per_device_eval_batch_size": config.samples, "num_generations": config.samples}
+    return Reinforcer, {
+        "args": GRPOConfig(**given, **_sampled(config), beta=config.kl),
+        "reward_funcs": verifier(student, (job.train, job.held_out)),
+        **_on_prompts(job, config, student),
+    }
 
 
 def verifier(student: ReasoningModel, sets: Sequence[TrainingSet | None]) -> Any:

@@ -11,17 +11,14 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.errors import UserError
 from interp.model.checkpoint_files import folder_blocks, locate, weight_files
 from interp.model.loading import refusing
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,6 @@ class BlockChanges:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per block."""
-        import pandas as pd
-
         return pd.DataFrame({"block": self.blocks, "change": self.change})
 
 

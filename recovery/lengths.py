@@ -89,6 +89,10 @@ class Lengths:
         """
         return replace(self, prompts=self.prompts[keep], answers=self.answers[keep])
 
+    def written(self, tokens: float) -> Lengths:
+        """The same prompts with answers of `tokens` tokens each."""
+        return replace(self, answers=np.full(len(self), tokens))
+
 
 def lengths_of(
     data: str, model: str, *, limit: int | None, seed: int, grader: str, trust_remote_code: bool

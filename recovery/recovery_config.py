@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known, did_you_mean
 
 METHODS = ("lora", "full", "self", "distill", "rl")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -136,8 +136,7 @@ class RecoveryConfig:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise UserError(did_you_mean(self.method, METHODS, "recovery method"))
+        check_known(self.method, METHODS, "recovery method")
         if self.weights not in (None, "lora", "all"):
             raise UserError(did_you_mean(str(self.weights), ("lora", "all"), "kind of weights"))
         if self.weights is None:
@@ -212,8 +211,7 @@ class RecoveryConfig:
         Raises:
             UserError: unknown preset, or a setting is out of range.
         """
-        if name not in PRESETS:
-            raise UserError(did_you_mean(name, PRESETS, "preset"))
+        check_known(name, PRESETS, "preset")
         return cls(method=method, **{**PRESETS[name], **changes})
 
     @property

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import TrainingSet
 from recovery.recovery_config import RecoveryConfig
-from recovery.run_folder import RunFolder, as_path
-
-if TYPE_CHECKING:
-    import pandas as pd
+from recovery.run_folder import RECORD, RunFolder, as_path
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,6 @@ class Recovered:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the course of the training: one row per line of the log, for every rate."""
-        import pandas as pd
-
         return pd.DataFrame(
             [{"rate": one["rate"], **row} for one in self.rates for row in one["history"]]
         )
@@ -81,12 +78,14 @@ class Recovered:
                 f"{run.path} holds no finished recovery run: name the folder of one, or run it to "
                 "the end."
             )
-        return cls(
-            folder=run.path,
-            model=run.model,
-            **{**result, "layer_map": tuple(result["layer_map"]),
-               "notes": tuple(result["notes"]), "rates": tuple(result["rates"])},
-        )  # fmt: skip
+        try:
+            tuples = {name: tuple(result[name]) for name in ("layer_map", "notes", "rates")}
+            return cls(folder=run.path, model=run.model, **{**result, **tuples})
+        except (KeyError, TypeError):
+            raise UserError(
+                f"{run.path / RECORD} holds no result of a recovery run: expected the file as "
+                "PruneScope wrote it."
+            ) from None
 
 
 def sentence(config: RecoveryConfig, result: Mapping[str, Any], train: TrainingSet) -> str:

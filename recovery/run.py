@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -125,7 +126,7 @@ class _RecoveryRun:
     on_step: OnStep | None
 
     def go(self) -> Recovered:
-        """Run all stages; a finished run is only read."""
+        """Run all stages, with no other process at work in the folder."""
         from accelerate import PartialState
 
         state: Any = PartialState(cpu=not torch.cuda.is_available(), timeout=WAIT)
@@ -135,6 +136,11 @@ class _RecoveryRun:
                 "one: start with `accelerate launch`, or make one visible "
                 "(CUDA_VISIBLE_DEVICES=0)."
             )
+        with self.run.alone() if state.is_main_process else nullcontext():
+            return self._stages(state)
+
+    def _stages(self, state: Any) -> Recovered:
+        """All stages; a finished run is only read."""
         if state.is_main_process:
             self.run.claim(self._settings())
         state.wait_for_everyone()

@@ -8,7 +8,8 @@
     OUT/model/            the result: a checkpoint like any other (and OUT/adapter/ with LoRA)
 
 A state is complete only with its mark (`complete.json`), which is written last. A process killed
-while it wrote a state leaves a folder without the mark, which is removed.
+while it wrote a state leaves a folder without the mark, which is removed. Records and marks are
+written whole or not at all. recovery.lock keeps a second process out.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from interp.errors import PruneScopeError, UserError
+from interp.json_reader import read_json_object
+from interp.plumbing.folder_lock import FolderLock, unused
+from interp.plumbing.whole_files import write_whole
 
 RECORD = "recovery.json"
+LOCK = "recovery.lock"
 MARK = "complete.json"
 FORMAT = 1
 
@@ -80,14 +85,21 @@ class RunFolder:
         file = self.path / RECORD
         if not file.is_file():
             return {}
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{file} is not valid JSON ({error}): remove the folder.") from error
-        return found if isinstance(found, dict) else {}
+        return read_json_object(file)
+
+    def alone(self) -> FolderLock:
+        """Create the folder, and keep every other process out of it.
+
+        Returns:
+            The lock, taken; a context manager that gives it back.
+
+        Raises:
+            UserError: another process is at work there (it is named), or the path is a file.
+        """
+        return FolderLock(self.path / LOCK, "the recovery run")
 
     def claim(self, settings: Mapping[str, Any]) -> None:
-        """Create the folder for this run, or check that it belongs to it.
+        """Begin this run in its folder, or check that the folder belongs to it.
 
         Args:
             settings: everything that determines the run.
@@ -95,12 +107,19 @@ class RunFolder:
         Raises:
             UserError: the folder holds another run, or something else.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; expected a folder for the run.")
-        found = self.record()
+        new = unused(self.path, RECORD)
+        try:
+            found = self.record()
+        except UserError as error:
+            if not new:
+                raise UserError(
+                    f"{error} What else is in {self.path} may be another run's: choose another "
+                    "folder (--out), or delete it."
+                ) from error
+            found = {}  # damaged before anything was made
         wanted = json.loads(json.dumps(dict(settings), sort_keys=True, default=str))
         if not found:
-            if self.path.exists() and any(self.path.iterdir()):
+            if not new:
                 raise UserError(
                     f"{self.path} is not empty and holds no {RECORD}: name a new folder (--out)."
                 )
@@ -122,9 +141,7 @@ class RunFolder:
     def write(self, content: Mapping[str, Any]) -> None:
         """Write recovery.json, whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
-        part = self.path / f".{RECORD}.part"
-        part.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-        part.replace(self.path / RECORD)
+        write_whole(self.path / RECORD, json.dumps(content, indent=2, default=str) + "\n")
 
     def last_state(self, states: Path | None = None) -> Path | None:
         """The newest complete state; folders of incomplete states are removed.
@@ -141,11 +158,26 @@ class RunFolder:
         whole: dict[int, Path] = {}
         for folder in where.glob("checkpoint-*"):
             number = folder.name.rpartition("-")[2]
-            if (folder / MARK).is_file() and number.isdigit():
+            if number.isdigit() and mark_of(folder) is not None:
                 whole[int(number)] = folder
             else:
                 shutil.rmtree(folder, ignore_errors=True)
         return whole[max(whole)] if whole else None
+
+
+def mark_of(state: Path) -> dict[str, Any] | None:
+    """The mark of a complete state.
+
+    Args:
+        state: the state's folder.
+
+    Returns:
+        Its content; None if there is none that can be read.
+    """
+    try:
+        return read_json_object(state / MARK)
+    except UserError:
+        return None
 
 
 def as_path(value: str | Path) -> Path:

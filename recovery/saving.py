@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from interp.errors import PruneScopeError, UserError
+from interp.json_reader import read_json_object
 from interp.model.checkpoint_files import PRUNING_FILE, locate, side_file
 from interp.model.loading import load_weights, refusing
 from interp.model.reasoning_model import ReasoningModel
@@ -101,15 +102,7 @@ def merged(base: ReasoningModel, adapter: Path) -> ReasoningModel:
     hf = attached(base, adapter).merge_and_unload()
     for name in ("peft_config", "_hf_peft_config_loaded"):
         hf.__dict__.pop(name, None)
-    return ReasoningModel(
-        hf,
-        base.tokenizer,
-        name=base.name,
-        delimiters=base.delimiters,
-        layer_map=base.layer_map,
-        n_dense=base.n_dense,
-        provenance=base.provenance,
-    )
+    return base.around(hf)
 
 
 def write_result(
@@ -182,7 +175,6 @@ def keep_adapter(trained: Path, out: Path, base: str) -> Path:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copyfile(trained / name, out / name)
     file = out / "adapter_config.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    content["base_model_name_or_path"] = str(base)
+    content = {**read_json_object(file), "base_model_name_or_path": str(base)}
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return out

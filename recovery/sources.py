@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known, did_you_mean
 from interp.model.chat import content_text
 from interp.model.delimiters import FORMATS
 from interp.model.reasoning_model import ReasoningModel
@@ -245,8 +245,7 @@ def testbed_set(model: ReasoningModel, kinds: str, limit: int, seed: int) -> Tra
 
     names = tuple(k for k in kinds.split(",") if k)
     for name in names:
-        if name not in KINDS:
-            raise UserError(did_you_mean(name, KINDS, "testbed kind"))
+        check_known(name, KINDS, "testbed kind")
     shares = {k: s for k, s in Recipe().shares if not names or k in names}
     rng = random.Random(f"recovery/{seed}")
     order = rng.choices(list(shares), weights=list(shares.values()), k=limit * 3)
@@ -323,10 +322,11 @@ def study_set(folder: Path, model: ReasoningModel) -> TrainingSet:
 
     from scaling.benchmarks import benchmarks
     from scaling.problem import Problem
+    from scaling.store.stored_benchmark import PROMPTING
     from scaling.store.study_store import Store
 
     with Store(folder, read_only=True) as store:
-        rows, problems = store.rows(ids=True), store.frame("problems")
+        rows, problems, meta = store.rows(ids=True), store.frame("problems"), store.meta()
     rows = rows[(rows["variant"] == "dense") & (rows["scoring"] == "generate")]
     rows = rows[(rows["waits_allowed"] == 0) & (rows["outcome"] == "correct")]
     rows = rows[(rows["finish"] == "stop") & (rows["forced_tokens"] == 0)]
@@ -340,6 +340,12 @@ def study_set(folder: Path, model: ReasoningModel) -> TrainingSet:
             continue
         stored = known.loc[(row["benchmark"], row["problem"])]
         question = str(stored["question"])
+        if f"{PROMPTING}{row['benchmark']}" in meta:
+            raise UserError(
+                f"The study in {str(folder)!r} asked {row['benchmark']!r} with worked examples or "
+                "without the chat template; training reads a question in the chat template. Give "
+                "a study that asks so."
+            )
         if entry.instruction:
             question = f"{question}\n\n{entry.instruction}"
         if len(model.prompt_ids(question, thinking=entry.thinking)) != row["prompt_tokens"]:

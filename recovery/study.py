@@ -26,12 +26,16 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
+from interp.json_reader import read_json_object
+from interp.plumbing.folder_lock import FolderLock, unused
+from interp.plumbing.whole_files import write_whole
 from pruning.plan import LayerPlan
 from recovery.recovery_config import RecoveryConfig
 from recovery.watching import Step
 
 FILE = "study.json"
+LOCK = "recovery-study.lock"
 DENSE = "dense"
 #: The methods of the study: the five, and the control of on-policy distillation.
 STUDY_METHODS = ("lora", "full", "self", "distill", "distill-off", "rl")
@@ -95,8 +99,7 @@ class RecoveryStudy:
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in STUDY_METHODS:
-                raise UserError(did_you_mean(method, STUDY_METHODS, "recovery method"))
+            check_known(method, STUDY_METHODS, "recovery method")
         for name in ("criteria", "remove", "methods", "benchmarks"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
@@ -232,6 +235,11 @@ def run_recovery_study(study: RecoveryStudy, on_step: Callable[[Step], None] | N
     Raises:
         UserError: the folder holds another study, or something else.
     """
+    with FolderLock(study.out / LOCK, "the recovery study"):
+        return _run(study, on_step)
+
+
+def _run(study: RecoveryStudy, on_step: Callable[[Step], None] | None) -> Path:
     plans = _claim(study)
     units = units_of(study, plans)
     left = [unit for unit in units if not _finished(study, unit)]
@@ -288,21 +296,23 @@ def _begin_worker() -> None:
 
 def _claim(study: RecoveryStudy) -> dict[str, LayerPlan]:
     """The plans, decided now or read from the folder."""
-    file = study.out / FILE
-    if not file.is_file():
-        if study.out.exists() and any(study.out.iterdir()):
+    file, unstarted = study.out / FILE, unused(study.out, FILE)
+    try:
+        found = read(study.out) if file.is_file() else None
+    except UserError:
+        if not unstarted:
+            raise
+        found = None  # damaged before anything was made
+    if found is None:
+        if not unstarted:
             raise UserError(f"{study.out} is not empty and holds no {FILE}: name a new folder.")
         plans = _decide(study)
-        study.out.mkdir(parents=True, exist_ok=True)
         content = {
             "settings": study.settings(),
             "plans": {name: json.loads(plan.to_json()) for name, plan in plans.items()},
         }
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=2), encoding="utf-8")
-        part.replace(file)
+        write_whole(file, json.dumps(content, indent=2))
         return plans
-    found = read(study.out)
     old, new = found["settings"], study.settings()
     differs = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     if differs:
@@ -328,7 +338,7 @@ def read(folder: Path) -> dict[str, Any]:
     file = folder / FILE
     if not file.is_file():
         raise UserError(f"No recovery study in {str(folder)!r} (no {FILE}); run one first.")
-    return json.loads(file.read_text(encoding="utf-8"))
+    return read_json_object(file)
 
 
 def plans_of(folder: Path) -> dict[str, LayerPlan]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
 from interp.model.chat import messages_of
+from interp.model.chat_template import render
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet
 
@@ -123,11 +124,7 @@ def _templated(
     turns = messages_of(example.question)
     said = f"{d.think_start} {example.reasoning} {d.think_end} {example.answer}"
     said = _plain(example) if d.is_plain else said
-    text = str(
-        model.tokenizer.apply_chat_template(
-            [*turns, {"role": "assistant", "content": said}], tokenize=False
-        )
-    )
+    text = render(model.tokenizer, [*turns, {"role": "assistant", "content": said}])
     ids = tuple(model.encode(text))
     if ids[: len(prompt)] != prompt:
         return None

@@ -61,11 +61,12 @@ def estimate_recovery(
         line, train, held = _answers(config, dense, train, held, machine, written)
         lines.append(line)
     elif not config.generates:
-        longest = train.prompts + train.answers <= config.context
-        train = train.part(longest & (train.answers > 0))
-        held = held.part((held.prompts + held.answers <= config.context) & (held.answers > 0))
+        train, held = (
+            x.part((x.prompts + x.answers <= config.context) & (x.answers > 0))
+            for x in (train, held)
+        )
     else:
-        train, held = (replace(x, answers=np.full(len(x), written)) for x in (train, held))
+        train, held = train.written(written), held.written(written)
     if not len(train):
         raise UserError(
             f"No example of {len(lengths)} has an answer and fits into {config.context} tokens: "
@@ -93,11 +94,8 @@ def estimate_recovery(
             f"{moved:.2%} of the weights move; "
             + ("blocks are computed twice (checkpointing)" if _again(config, machine) else
                "no gradient checkpointing"),
-            *(
-                [f"written answers take {share:.0%} of the tokens they may (at most: all)"]
-                if config.generates or config.method == "self"
-                else []
-            ),
+            *[f"written answers take {share:.0%} of the tokens they may (at most: all)"]
+            * (config.generates or config.method == "self"),
             "one device, no early stopping; loading and the checkpoint's writing are not counted",
         ),
     )  # fmt: skip
@@ -138,14 +136,8 @@ def _answers(
     n = asked + len(held) * config.samples
     line = _decoded("answers of the dense model", n, written, config, dense, machine,
                     float(train.prompts.mean()))  # fmt: skip
-    times = max(1, round(asked / max(1, len(train))))
-    few = np.resize(np.arange(len(train)), asked if times else len(train))
-    own = train.part(few)
-    return (
-        line,
-        replace(own, answers=np.full(len(own), written)),
-        replace(held, answers=np.full(len(held), written)),
-    )
+    own = train.part(np.resize(np.arange(len(train)), asked))
+    return line, own.written(written), held.written(written)
 
 
 def _decoded(
@@ -166,27 +158,8 @@ def _moved(config: RecoveryConfig, shape: ModelShape) -> float:
 
 def _lora(config: RecoveryConfig, shape: ModelShape) -> int:
     """Weights of the adapters, by the trained shape's widths (see `recovery.training_memory`)."""
-    one = _trained_shape(shape).lora(config.rank)
+    one = TrainedShape.of(shape.config).lora(config.rank)
     return round(one * len(config.targets) / 7)
-
-
-def _trained_shape(shape: ModelShape) -> TrainedShape:
-    """What `recovery.training_memory` asks of a model; only its heads' width is a guess."""
-    width = shape.cost.head // shape.vocab
-    first = shape.cost.blocks[0]
-    keys = max(1, shape.kv // (2 * shape.n_blocks))  # numbers of one token's keys
-    queries = max(1, first.attention // (2 * width) - keys)
-    head = math.gcd(queries, keys)
-    return TrainedShape(
-        blocks=shape.n_blocks,
-        width=width,
-        heads=queries // head,
-        key_value_heads=keys // head,
-        head_width=head,
-        feed_forward=first.mlp // (3 * width),
-        vocabulary=shape.vocab,
-        tied=shape.weights < sum(b.weights for b in shape.cost.blocks) + 2 * shape.cost.head,
-    )
 
 
 def _again(config: RecoveryConfig, machine: Machine) -> bool:
@@ -222,14 +195,16 @@ class _Plan:
     def training(self) -> Line:
         """Passes over the examples, padded to the longest of their micro-batch."""
         n = round(self.rows)
-        tokens, forward = _passed(self.shape, self.train, self.config.micro, n)
-        times = 2 + _moved(self.config, self.shape) + _again(self.config, self.machine)
-        flops = times * forward
+        passes = 2 + _moved(self.config, self.shape) + _again(self.config, self.machine)
+        return self._passes("training", self.train, n, passes).times(self.rates)
+
+    def _passes(self, stage: str, rows: Lengths, n: int, passes: float = 1.0) -> Line:
+        """N rows through the trained model, and once through the dense one where that grades."""
+        tokens, forward = _passed(self.shape, rows, self.config.micro, n)
+        flops = passes * forward
         if self.config.method == "distill":
-            flops += _passed(self.dense, self.train, self.config.micro, n)[1]
-        return Line.computed("training", flops, self.machine, tokens=tokens, requests=n).times(
-            self.rates
-        )
+            flops += _passed(self.dense, rows, self.config.micro, n)[1]
+        return Line.computed(stage, flops, self.machine, tokens=tokens, requests=n)
 
     def writing(self) -> Line:
         """What the model in training writes, a step's answers side by side."""
@@ -243,11 +218,8 @@ class _Plan:
         times = 1 + math.ceil(self.steps / self.config.check_every)
         of = self.config.samples if self.config.method == "rl" else 1
         n = len(self.held) * of
-        tokens, flops = _passed(self.shape, self.held, self.config.micro, n)
-        if self.config.method == "distill":
-            flops += _passed(self.dense, self.held, self.config.micro, n)[1]
         count = times * self.rates
-        line = Line.computed("looks", flops, self.machine, tokens=tokens, requests=n).times(count)
+        line = self._passes("looks", self.held, n).times(count)
         if not self.config.generates:
             return line
         mean = float(self.held.answers.mean())
@@ -262,14 +234,14 @@ class _Plan:
         longest = max(known, self.train.longest)
         context = int(min(config.context, math.ceil(longest)))
         need = memory(
-            _trained_shape(self.shape),
+            TrainedShape.of(self.shape.config),
             context=max(1, context),
             micro=config.micro,
             lora_rank=config.rank if config.weights == "lora" else None,
             sharded=False,
             checkpointing=_again(config, self.machine),
             fused_head=config.method in ("lora", "full", "self"),
-            teacher=_trained_shape(self.dense) if config.method == "distill" else None,
+            teacher=TrainedShape.of(self.dense.config) if config.method == "distill" else None,
         )
         if self.machine.number_bytes == 2:
             return need.gpu + WORKSPACE

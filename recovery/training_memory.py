@@ -16,12 +16,11 @@ Sources: Rajbhandari et al. 2020 (ZeRO, arXiv 1910.02054) for the shards; Korthi
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GIB = 2**30
 TILE = (4096, 32768)  # tokens and words that TRL's fused head takes at a time
@@ -137,8 +136,6 @@ class Memory:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row, in GiB."""
-        import pandas as pd
-
         row = {**asdict(self), "gpu": self.gpu}
         return pd.DataFrame([{name: value / GIB for name, value in row.items()}])
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from interp.errors import UserError
+from interp.json_reader import read_json_object
+from interp.plumbing.whole_files import write_whole
 from recovery.building import TrainingJob, build
 from recovery.recovery_config import RecoveryConfig
 from recovery.run_folder import RunFolder
@@ -46,6 +49,25 @@ class TrainingOutcome:
         """The outcome as JSON values."""
         return {**vars(self), "history": list(self.history)}
 
+    @classmethod
+    def read(cls, file: Path) -> TrainingOutcome:
+        """Read what `as_dict` wrote.
+
+        Args:
+            file: the JSON file.
+
+        Returns:
+            The outcome.
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        found = read_json_object(file)
+        try:
+            return cls(**{**found, "history": tuple(found["history"])})
+        except (KeyError, TypeError):
+            raise UserError(f"{file} is not the outcome of a training.") from None
+
 
 def train_one(
     job: TrainingJob, config: RecoveryConfig, folder: Path, stage: str
@@ -69,8 +91,10 @@ def train_one(
     """
     done = folder / OUTCOME
     if done.is_file():
-        found = json.loads(done.read_text(encoding="utf-8"))
-        return TrainingOutcome(**{**found, "history": tuple(found["history"])})
+        try:
+            return TrainingOutcome.read(done)
+        except UserError as error:
+            job.log.say(f"{stage}: {error} Training again from the newest state.")
     watch = Watch(
         job.log,
         tokens=config.tokens,
@@ -106,7 +130,7 @@ def _trained(
     )
     trainer.save_model(str(folder / TRAINED))
     if trainer.accelerator.is_main_process:
-        (folder / OUTCOME).write_text(json.dumps(outcome.as_dict()), encoding="utf-8")
+        write_whole(folder / OUTCOME, json.dumps(outcome.as_dict()))
         for old in folder.glob("checkpoint-*"):
             shutil.rmtree(old, ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

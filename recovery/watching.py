@@ -20,6 +20,8 @@ import torch
 from transformers import TrainerCallback
 
 from interp.errors import NonFiniteError
+from interp.json_reader import read_json_object
+from interp.plumbing.whole_files import write_whole
 from recovery.run_folder import MARK
 
 
@@ -182,9 +184,7 @@ class Watch(TrainerCallback):
             "seconds": self.seconds,
             "history": self.history,
         }
-        part = folder / f".{MARK}"
-        part.write_text(json.dumps(content), encoding="utf-8")
-        part.replace(folder / MARK)
+        write_whole(folder / MARK, json.dumps(content))
 
     def resume(self, folder: Path) -> None:
         """Continue counting from a state.
@@ -192,7 +192,7 @@ class Watch(TrainerCallback):
         Args:
             folder: the state's folder.
         """
-        mark = json.loads((folder / MARK).read_text(encoding="utf-8"))
+        mark = read_json_object(folder / MARK)
         self.trainer.tokens_seen = int(mark["tokens"])
         self.before = float(mark["seconds"])
         self.history = list(mark["history"])

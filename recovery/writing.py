@@ -55,14 +55,7 @@ class Writer:
         """
         training = hf.training
         try:
-            model = ReasoningModel(
-                hf,
-                self.like.tokenizer,
-                name=self.like.name,
-                delimiters=self.like.delimiters,
-                layer_map=self.like.layer_map,
-                n_dense=self.like.n_dense,
-            )
+            model = self.like.around(hf)
             requests = [
                 Request(
                     problem=f"{label}/{i}",

@@ -14,10 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
+
 from interp.errors import UserError
+from interp.json_reader import short, whole_text
+from scaling.prompting import STOP, Prompting
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from interp.model.reasoning_model import Question
 
 Scoring = Literal["generate", "likelihood"]
 
@@ -45,8 +49,10 @@ class Problem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "metadata", dict(self.metadata))
         for name in ("id", "question", "answer"):
-            if not getattr(self, name).strip():
-                raise UserError(f"Problem {self.id!r}: the field {name!r} is empty.")
+            text = getattr(self, name)
+            if not text.strip():
+                raise UserError(f"Problem {short(self.id)}: the field {name!r} is empty.")
+            whole_text(text, f"Problem {short(self.id)}, field {name!r}")
         if not self.choices:
             return
         if len(set(self.choices)) != len(self.choices) or len(self.choices) < 2:
@@ -84,6 +90,10 @@ class Benchmark:
         grader: name of the grader (see `scaling.grading`) for generated answers.
         thinking: whether the prompt opens the model's thinking; False gives an empty thinking span.
         instruction: text appended to every question, in the same turn.
+        by_length: whether the log-probability of a choice is divided by its characters, where
+            choices are scored by likelihood (acc_norm of lm-evaluation-harness).
+        prompting: worked examples and the chat template; None asks the question with its
+            instruction, in the chat template where there is one.
     """
 
     name: str
@@ -93,6 +103,8 @@ class Benchmark:
     grader: str = "numeric"
     thinking: bool = True
     instruction: str = ""
+    by_length: bool = False
+    prompting: Prompting | None = None
 
     def __post_init__(self) -> None:
         if not self.problems:
@@ -124,13 +136,35 @@ class Benchmark:
     @property
     def fingerprint(self) -> str:
         """Hash of the problems and of how they are asked and graded (16 hex digits)."""
-        how = [self.name, self.version, self.scoring, self.grader, self.thinking, self.instruction]
+        how: list[Any] = [self.name, self.version, self.scoring, self.grader, self.thinking]
+        how.append(self.instruction)
+        if self.by_length:
+            how.append("by length")
+        if self.prompting is not None:
+            how.append(self.prompting.to_dict())
         text = json.dumps([how, [p.as_dict() for p in self.problems]], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def prompt(self, problem: Problem) -> str:
-        """The text of the user's turn for `problem`."""
+    def prompt(self, problem: Problem) -> Question:
+        """What the model reads for `problem`: the user's turn, messages, or a `RawPrompt`."""
+        if self.prompting is not None:
+            asked = self.prompting.shots or self.scoring == "likelihood"
+            text = problem.question if asked else self._instructed(problem)
+            return self.prompting.prompt(text, str(problem.metadata.get("subject") or ""))
+        return self._instructed(problem)
+
+    def _instructed(self, problem: Problem) -> str:
         return f"{problem.question}\n\n{self.instruction}" if self.instruction else problem.question
+
+    def options(self, problem: Problem) -> tuple[str, ...]:
+        """The choices of `problem` as they follow the prompt."""
+        prompting = self.prompting
+        return tuple(prompting.option(c) if prompting else c for c in problem.choices)
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Strings that end an answer: the next question of a prompt with examples or raw text."""
+        return STOP if self.prompting is not None else ()
 
     def first(self, n: int) -> Benchmark:
         """The benchmark cut to its first `n` problems (all, if there are fewer)."""
@@ -138,8 +172,6 @@ class Benchmark:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per problem."""
-        import pandas as pd
-
         return pd.DataFrame([p.as_dict() for p in self.problems])
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from interp.errors import UserError
+from interp.errors import UserError, printable, reason_of
 from interp.json_reader import parse_json, read_utf8, short, whole_text
 
 
@@ -41,7 +41,7 @@ class Record:
         Returns:
             The error, to be raised by the caller.
         """
-        return UserError(f"{self.where}, field {name!r}: {problem}")
+        return UserError(f"{self.where}, field {name!r}: {printable(problem, 600)}")
 
     def get(self, *names: str) -> Any:
         """The value of the first of `names` that the record has.
@@ -204,7 +204,7 @@ def _parquet(file: Path) -> Iterator[tuple[str, Any]]:
     try:
         rows: Sequence[Any] = parquet.read_table(file).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{file.name}: not a readable parquet file ({error}).") from None
+        raise UserError(f"{file.name}: not a readable parquet file: {reason_of(error)}") from None
     for number, item in enumerate(rows, start=1):
         yield f"{file.name}, row {number}", item
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import decode
@@ -32,8 +33,6 @@ from testbed.problems import KINDS, GeneratedProblem, content, generate
 from testbed.verify import check_answer, check_chain
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from interp.model.reasoning_model import ReasoningModel
 
 BUDGETS: dict[str, tuple[int, ...]] = {
@@ -82,8 +81,6 @@ class Evaluation:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per kind and budget: accuracy with its interval."""
-        import pandas as pd
-
         rows = [
             {"kind": kind, "budget": budget, **asdict(interval)}
             for kind, by in self.by_budget.items()

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import permutations
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from testbed.vocabulary import ENTITIES, OPERATORS, RELATIONS
 
 KINDS = ("recall", "arithmetic", "countdown-3", "countdown-4", "countdown-5")
@@ -110,10 +110,8 @@ def generate(kind: str, n: int, seed: int = 0, split: str = "test") -> list[Gene
     Raises:
         UserError: unknown kind or split, or the kind has fewer than `n` problems.
     """
-    if kind not in KINDS:
-        raise UserError(did_you_mean(kind, KINDS, "testbed kind"))
-    if split not in ("train", "test"):
-        raise UserError(did_you_mean(split, ("train", "test"), "split"))
+    check_known(kind, KINDS, "testbed kind")
+    check_known(split, ("train", "test"), "split")
     if n < 1:
         raise UserError(f"{n} problems asked for; expected at least 1.")
     found: dict[str, GeneratedProblem] = {}

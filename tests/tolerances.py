@@ -34,7 +34,7 @@ def logit_noise(model: ReasoningModel) -> float:
     return SIGMAS * EPS * math.sqrt(longest * products) * _logit_size(model)
 
 
-def close_to(model: ReasoningModel) -> dict[str, float]:
+def close_to(model: ReasoningModel) -> dict[str, Any]:
     """The bound as options of `torch.testing.assert_close`."""
     return {"atol": logit_noise(model), "rtol": 0.0}
 

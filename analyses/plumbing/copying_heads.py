@@ -11,17 +11,15 @@ Shapes: C looping chains; 1 + `DRAWS` sets of heads.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing.workbench import Workbench
 from interp.chains.chain import Chain
 from interp.interventions.interventions import AblateHeads, Variant, VariantLike
 from interp.statistics import paired_difference
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HEADS, DRAWS = 4, 12  # heads ablated together, random sets of as many
 ROWS_OF_A_LOOP = 48  # most tokens per loop
@@ -154,8 +152,6 @@ def ablations(stays: np.ndarray, best: Sequence[tuple[int, int]]) -> pd.DataFram
         The rows. p of the best heads: the share of draws that end at least as many loops, with one
         draw added to both counts.
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     ones = np.ones_like(stays[0])
     named = "induction heads " + " ".join(f"{b}.{h}" for b, h in best)
@@ -188,8 +184,6 @@ def tidy(part: str, names: Any, rows: pd.DataFrame, values: Any, n: Any) -> pd.D
     Returns:
         The frame.
     """
-    import pandas as pd
-
     columns: dict[str, Any] = {"part": part, "name": np.asarray(names, dtype=object)}
     columns["block"] = rows["block"].to_numpy(dtype=float)
     columns["value"] = np.asarray(values, dtype=float)

@@ -3,7 +3,7 @@
 Decoding for a figure takes minutes, so its table is computed once and stored in the table
 `derived`: one row per (name, settings). The settings hold everything that decides the result: the
 model's fingerprint, the problems, and the analysis's options. Other settings make another row;
-nothing is overwritten.
+only a damaged one is overwritten.
 
     found = derived(study, "time_maps", settings, lambda: compute(...))
 
@@ -19,17 +19,18 @@ import json
 import sqlite3
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
+from interp.json_reader import parse_json
+from interp.model.loading import refusing
 
 FINGERPRINT = "model fingerprint"  # its key in a study's meta
 
@@ -56,8 +57,6 @@ def derived(
         UserError: another process holds the study, or the frame holds values that cannot be stored.
     """
     if settings is None:
-        import pandas as pd
-
         return pd.DataFrame()
     found = kept(study, name, settings)
     if found is not None:
@@ -80,7 +79,7 @@ def derived(
             "frame": as_text(frame),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        store.put("derived", [row], replace=False)
+        store.put("derived", [row])
     return frame
 
 
@@ -108,7 +107,39 @@ def kept(study: StudyData, name: str, settings: Mapping[str, Any] | None) -> pd.
             "SELECT frame FROM derived WHERE name = ? AND settings = ?",
             (name, _key(study, settings)),
         ).fetchone()
-    return None if row is None else from_text(row[0])
+    try:
+        return None if row is None else from_text(row[0])
+    except UserError:  # damaged: it is computed again
+        return None
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """A table that is computed with the model once and then read from the study's file.
+
+    Attributes:
+        name: name of the result.
+        settings_of: JSON values that decide the result; None where the study has nothing to try.
+        compute: computes the frame from the study and these settings.
+    """
+
+    name: str
+    settings_of: Callable[[StudyData], dict[str, Any] | None]
+    compute: Callable[[StudyData, dict[str, Any]], pd.DataFrame]
+
+    def table(self, study: StudyData) -> pd.DataFrame:
+        """The stored frame, else computed and stored; empty with nothing to try it on."""
+        settings = self.settings_of(study)
+        return derived(study, self.name, settings, lambda: self.compute(study, settings or {}))
+
+    def read(self, study: StudyData) -> pd.DataFrame | None:
+        """The stored frame; None where it is not computed or has no rows."""
+        found = kept(study, self.name, self.settings_of(study))
+        return found if found is not None and len(found) else None
+
+    def in_store(self, study: StudyData) -> bool:
+        """Whether the study already holds the result, so that `table` only reads it."""
+        return kept(study, self.name, self.settings_of(study)) is not None
 
 
 def _key(study: StudyData, settings: Mapping[str, Any]) -> str:
@@ -135,15 +166,18 @@ def as_text(frame: pd.DataFrame) -> str:
 
 
 def from_text(text: str) -> pd.DataFrame:
-    """The frame that `as_text` was given."""
-    import pandas as pd
+    """The frame that `as_text` was given.
 
-    content = json.loads(text)
-    columns = {
-        c["name"]: pd.Series(c["values"], dtype=c["dtype"], index=range(content["rows"]))
-        for c in content["columns"]
-    }
-    return pd.DataFrame(columns, index=range(content["rows"]))
+    Raises:
+        UserError: the text is damaged.
+    """
+    content = parse_json(text, "a stored table")
+    with refusing("A stored table is damaged", "Expected names, types and values of its columns."):
+        columns = {
+            c["name"]: pd.Series(c["values"], dtype=c["dtype"], index=range(content["rows"]))
+            for c in content["columns"]
+        }
+        return pd.DataFrame(columns, index=range(content["rows"]))
 
 
 def _plain(value: Any) -> Any:

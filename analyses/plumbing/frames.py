@@ -16,16 +16,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from interp.errors import UserError
 from interp.model.checkpoint_files import folder_blocks
 from scaling.study.variants import REMOVED_BEFORE, lacking
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PURPOSES = ("accuracy", "sequential", "waits", "parallel", "blocks")
 
@@ -88,16 +86,12 @@ class StudyData:
 
     def rows(self, purpose: str) -> pd.DataFrame:
         """The chains of one purpose; an empty frame where the study has none."""
-        import pandas as pd
-
         found = self.purposes.get(purpose)
         return pd.DataFrame() if found is None else found
 
     @cached_property
     def benchmarks(self) -> list[str]:
         """Benchmarks ordered by the mean length of the dense thinking, shortest first."""
-        import pandas as pd
-
         frames = [f for f in self.purposes.values() if len(f)]
         if not frames:
             return []

@@ -22,7 +22,7 @@ COLOURS = {
 }
 
 
-def plot_lines(found: pd.DataFrame, part: str, ax: Axes | None = None) -> Axes:
+def plot_lines(found: pd.DataFrame, *, part: str, ax: Axes | None = None) -> Axes:
     """Plot contributions or lens: one line per name over the blocks, with its interval.
 
     Args:
@@ -104,9 +104,7 @@ def plot_ablations(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         middle = place == (len(rows) - 1) // 2
         labels.append(str(row["name"]) if named else "as many at random" if middle else "")
     ax.axvline(0, color=style.INK, lw=0.8)
-    ax.set_yticks(range(len(rows)), [w.replace("heads ", "heads\n") for w in labels], fontsize=7.6)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.tick_params(axis="y", length=0)
+    style.row_axis(ax, [w.replace("heads ", "heads\n") for w in labels], fontsize=7.6)
     ax.set_xlabel("change in chains that stay in their loop")
     ax.grid(axis="x")
     ax.set_title(f"without heads  (n = {int(rows['n'].max())} chains)")
@@ -138,8 +136,7 @@ def plot_probes(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(
             ends_at, [float(line["baseline"].iloc[0])] * 2, color=colour, lw=0.9, ls=(0, (1, 2))
         )
-        for shown, fill in ((sure, colour), (~sure, "white")):
-            ax.plot(x[shown], line["value"][shown], "o", ms=4, mec=colour, mfc=fill, zorder=4)
+        style.marks(ax, x, line["value"], sure, colour, size=4)
         ends.append((str(name), float(x.iloc[-1]), float(line["value"].iloc[-1]), colour))
     ax.axhline(0.5, color=style.INK, lw=0.8)
     style.block_axis(ax, rows["block"].astype(int).tolist())
@@ -171,9 +168,9 @@ def plot_kl(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.vlines(x, line["low"].clip(lower=floor), line["high"], color=colour, lw=1.1)
         ax.plot(x, line["value"], "os"[i % 2], ms=4.2, color=colour)
         ends.append((str(name), float(x.iloc[-1]), float(line["value"].iloc[-1]), colour))
-    ax.set_yscale("log")
+    style.log_axis(ax.yaxis)
     style.block_axis(ax, rows["block"].astype(int).tolist())
-    ax.set_ylabel("KL from dense (nats a token)")
+    ax.set_ylabel("KL from dense (nats per token)")
     ax.grid(axis="y")
     ax.set_title("damage and drift without one block")
     handles = [

@@ -60,6 +60,24 @@ def figure_of_panels(
     return whole
 
 
+def by_benchmark(
+    plot: Callable[..., Any], found: pd.DataFrame, study: StudyData, **size: Any
+) -> Figure | None:
+    """Draw a figure of one panel per benchmark.
+
+    Args:
+        plot: draws the panel of a benchmark: (table, benchmark, study, axes).
+        found: the table.
+        study: the study.
+        **size: see `figure_of_panels`.
+
+    Returns:
+        The figure; None without a benchmark.
+    """
+    names = benchmarks_in(found, study)
+    return figure_of_panels(names, lambda name, ax: plot(found, name, study, ax), **size)
+
+
 def paired_marks(
     ax: Axes, found: pd.DataFrame, study: StudyData, columns: tuple[str, str], shift: float
 ) -> None:
@@ -80,13 +98,5 @@ def paired_marks(
             at += place
             ends = [row[f"{column}_low"], row[f"{column}_high"]]
             ax.plot(ends, [at, at], color=look.colour, lw=1.2)
-            ax.plot(
-                [row[column]],
-                [at],
-                ls="none",
-                marker=look.marker,
-                mec=look.colour,
-                mfc=look.colour if filled else "white",
-                zorder=4,
-            )
+            style.marks(ax, row[column], at, filled, look.colour, marker=look.marker)
     style.variant_axis(ax, shown)

@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.outcome_columns import with_derived
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DENSE, BEFORE = "dense", "untrained"
 CHAIN = ("correct", "no_answer", "entered", "persisted", "reflection_per_1k", "slips_per_1k")
@@ -184,8 +182,6 @@ class _Words:
 
 def gains(unit: MeasuredModel) -> pd.DataFrame:
     """Accuracy gained per doubling of the thinking budget: one row per problem and sample."""
-    import pandas as pd
-
     rows = unit.data.rows("sequential")
     found = []
     for benchmark, part in rows.groupby("benchmark", sort=False) if len(rows) else []:
@@ -211,8 +207,6 @@ def passes(unit: MeasuredModel, k: int) -> pd.DataFrame:
     Returns:
         One row per problem.
     """
-    import pandas as pd
-
     from interp.statistics import pass_at_k
 
     rows = unit.data.rows("parallel")
@@ -233,8 +227,6 @@ def samples_of(unit: MeasuredModel) -> int:
 
 def effect_changes(unit: MeasuredModel) -> pd.DataFrame:
     """The change in accuracy when each block is skipped: one row per problem, sample and block."""
-    import pandas as pd
-
     rows = unit.data.rows("blocks")
     if not len(rows):
         return pd.DataFrame()

@@ -21,22 +21,26 @@ if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
 
 
-def chain_rows(study: StudyData, purpose: str = "accuracy") -> pd.DataFrame:
+def chain_rows(study: StudyData, purpose: str = "accuracy", *, live: bool = False) -> pd.DataFrame:
     """The generated chains of one purpose with their token ids, at the largest budget.
 
     Args:
         study: the study, in a folder.
         purpose: name of the purpose.
+        live: whether to leave out variants whose blocks were merged: they cannot be skipped live.
 
     Returns:
         One row per chain.
     """
     from scaling.store.study_store import Store
+    from scaling.study.preflight import chooses, method_of
 
     assert study.folder is not None
     with Store(study.folder, read_only=True) as store:
         rows = prepared(store.rows(purpose, ids=True))
     rows = largest_budget(rows)
+    if live and len(rows):
+        rows = rows[[not chooses(method_of(str(m))[0]) for m in rows["method"]]]
     return rows[rows["scoring"] == "generate"] if len(rows) else rows
 
 

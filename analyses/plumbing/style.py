@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp.plumbing.plots import marks as marks  # the analyses draw with this module
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 DENSE = "dense"
@@ -117,6 +120,8 @@ def style() -> Iterator[None]:
         "svg.fonttype": "path",
         "svg.hashsalt": "prunescope",
         "figure.max_open_warning": 0,
+        # Names of benchmarks, variants and models are text: a $ in one starts no formula.
+        "text.parse_math": False,
     }
     with mpl.rc_context(settings):
         yield
@@ -146,6 +151,20 @@ def panels(
     for spare in grid[n:]:
         spare.remove()
     return figure, grid[:n]
+
+
+def log_axis(axis: Axis) -> None:
+    """Make an axis logarithmic, with plain numbers at its powers of ten.
+
+    Args:
+        axis: the axis, such as `ax.xaxis`. matplotlib's own labels are formulas, which `style` has
+            written as they are.
+    """
+    from matplotlib.ticker import NullFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})  # type: ignore[attr-defined]
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 3.6)) -> Axes:
@@ -284,7 +303,18 @@ def variant_axis(ax: Axes, names: Sequence[str], *, labels: bool = True) -> None
         names: The variants, as the study names them.
         labels: Whether to write the names (not beside a panel that has them).
     """
-    ax.set_yticks(range(len(names)), [pretty(n) if labels else "" for n in names])
+    row_axis(ax, [pretty(n) if labels else "" for n in names])
+
+
+def row_axis(ax: Axes, names: Sequence[str], **text: Any) -> None:
+    """A vertical axis of named rows, the first at the top.
+
+    Args:
+        ax: the axes.
+        names: a name per row.
+        **text: how the names are written, such as `fontsize`.
+    """
+    ax.set_yticks(range(len(names)), names, **text)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.tick_params(axis="y", length=0)
 
@@ -340,16 +370,7 @@ def variant_dots(
         if np.isfinite(row["low"]) and np.isfinite(row["high"]):
             ax.plot([row["low"], row["high"]], [place, place], color=look.colour, lw=1.5)
         sure = name == DENSE or (np.isfinite(row["p_holm"]) and row["p_holm"] < 0.05)
-        ax.plot(
-            [row["value"]],
-            [place],
-            ls="none",
-            marker=look.marker,
-            mec=look.colour,
-            mfc=look.colour if sure else "white",
-            markersize=6,
-            zorder=4,
-        )
+        marks(ax, row["value"], place, sure, look.colour, marker=look.marker, size=6)
     variant_axis(ax, shown, labels=names)
     ax.grid(axis="x")
     ax.set_xlabel(label)

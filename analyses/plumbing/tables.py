@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from interp.statistics import PairedDifference, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from analyses.plumbing.frames import StudyData
 
 ALPHA = 0.05
@@ -58,16 +57,13 @@ def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     if not len(values):
         return {"value": np.nan, "low": np.nan, "high": np.nan, "problems": 0, "chains": 0}
     found = mean_interval(matrix(values, column))
-    return {
-        "value": found.value,
-        "low": found.low,
-        "high": found.high,
-        "problems": int(values["problem"].nunique()),
-        "chains": len(values),
-    }
+    cells = {"value": found.value, "low": found.low, "high": found.high}
+    return cells | {"problems": int(values["problem"].nunique()), "chains": len(values)}
 
 
-def paired(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> PairedDifference | None:
+def paired_with_dense(
+    frame: pd.DataFrame, dense: pd.DataFrame, column: str
+) -> PairedDifference | None:
     """Mean of a column in one frame minus another, paired by problem and sample.
 
     Args:
@@ -100,17 +96,12 @@ def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[st
     Returns:
         Cells of a row: change, change_low, change_high, p, pairs.
     """
-    found = paired(frame, dense, column)
+    found = paired_with_dense(frame, dense, column)
     if found is None:
         none = dict.fromkeys(("change", "change_low", "change_high", "p"), np.nan)
         return {**none, "pairs": 0}
-    return {
-        "change": found.value,
-        "change_low": found.low,
-        "change_high": found.high,
-        "p": found.p,
-        "pairs": found.n_problems,
-    }
+    cells = {"change": found.value, "change_low": found.low, "change_high": found.high}
+    return cells | {"p": found.p, "pairs": found.n_problems}
 
 
 def by_variant(
@@ -126,8 +117,6 @@ def by_variant(
     Returns:
         The table. `p_holm`: the p values of one outcome, Holm-corrected over groups and variants.
     """
-    import pandas as pd
-
     rows: list[dict[str, Any]] = []
     if len(frame):
         for key, group in frame.groupby(list(by), sort=False, dropna=False):
@@ -154,23 +143,46 @@ def by_variant(
     return with_holm(pd.DataFrame(rows))
 
 
-def with_holm(table: pd.DataFrame, family: str = "outcome") -> pd.DataFrame:
+def with_holm(
+    table: pd.DataFrame,
+    family: str | list[str] = "outcome",
+    *,
+    p: str = "p",
+    name: str = "p_holm",
+) -> pd.DataFrame:
     """Add `p_holm`: the p values corrected within each value of a column.
 
     Args:
-        table: a table with a column `p`.
-        family: the column.
+        table: a table with p values.
+        family: the column or columns.
+        p: the column of the p values. Without it, nothing is known of any p value.
+        name: name of the new column.
 
     Returns:
-        The table with `p_holm`.
+        The table with the corrected values.
     """
     if not len(table):
         return table
-    table = table.copy()
-    table["p_holm"] = np.nan
-    for index in table.groupby(family, sort=False).groups.values():
-        table.loc[index, "p_holm"] = holm(table.loc[index, "p"].to_numpy(dtype=float))
+    table = table.assign(**{name: np.nan})
+    for index in table.groupby(family, sort=False).groups.values() if p in table else ():
+        table.loc[index, name] = holm(table.loc[index, p].to_numpy(dtype=float))
     return table
+
+
+def paired(dense: Any, variant: Any, level: float = 0.95) -> dict[str, Any]:
+    """A change paired over problems, as columns of a table.
+
+    Args:
+        dense: values of the dense model, one row per problem.
+        variant: values of the variant on the same problems.
+        level: confidence level of the interval.
+
+    Returns:
+        effect, low, high, p, dense, n_problems.
+    """
+    found = paired_difference(dense, variant, level=level)
+    columns = {"effect": found.value, "low": found.low, "high": found.high, "p": found.p}
+    return columns | {"dense": found.dense, "n_problems": found.n_problems}
 
 
 def order_variants(table: pd.DataFrame, variants: Sequence[tuple[str, str, int]]) -> pd.DataFrame:
@@ -281,6 +293,11 @@ def p_value(p: float) -> str:
         return "p < .001"
     text = f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
     return f"p = {text.removeprefix('0')}"
+
+
+def capital(words: str) -> str:
+    """The words with a capital first letter; the others stay as they are."""
+    return words[:1].upper() + words[1:]
 
 
 def listing(items: Sequence[str]) -> str:

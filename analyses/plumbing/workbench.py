@@ -10,9 +10,8 @@ is the one with the highest dense accuracy.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,16 +73,7 @@ class Workbench:
         Raises:
             UserError: the model differs from the study's.
         """
-        model = ReasoningModel.load(
-            str(study.config["model"]), delimiters=stored_format(study.meta)
-        )
-        expected = study.meta.get(FINGERPRINT)
-        if expected is not None and model.fingerprint() != expected:
-            raise UserError(
-                f"The model {study.config['model']!r} is not the one that this study was made "
-                f"with (its weights or configuration changed): run the study again, into another "
-                "folder."
-            )
+        model = study_model(study.config, study.meta)
         rows = study.rows("accuracy")
         answer = int(rows.loc[rows["benchmark"] == benchmark, "answer_budget"].max())
         return cls(study, model, _benchmark(study, benchmark, problems), Budget(thinking, answer))
@@ -212,14 +202,16 @@ def most_looping(bench: Workbench, tried: int, problems: int) -> Looping:
 
 
 def candidates(bench: Workbench) -> list[VariantLike]:
-    """Every single block skipped, then the plans of the study."""
+    """Every single block skipped, then the study's plans that are skipped live."""
+    from pruning.repaired_plan import RepairedPlan
     from scaling.store.study_store import Store
     from scaling.study.variants import block_variant, read_variants
 
     assert bench.study.folder is not None
     with Store(bench.study.folder, read_only=True) as store:
         known = read_variants(store)
-    plans = [v for name, v in known.items() if name != style.DENSE and len(v.interventions()) > 1]
+    live = [v for v in known.values() if not isinstance(v, RepairedPlan)]
+    plans = [v for v in live if v.name != style.DENSE and len(v.interventions()) > 1]
     return [*(block_variant(b) for b in bench.model.layer_map), *plans]
 
 
@@ -310,38 +302,43 @@ def problem_settings(study: StudyData, benchmark: str) -> dict[str, Any]:
     }
 
 
+def study_model(config: Mapping[str, Any], meta: Mapping[str, str]) -> ReasoningModel:
+    """Load the model of a study.
+
+    Args:
+        config: the study's settings.
+        meta: the facts of its store.
+
+    Returns:
+        The model, with the study's thinking format.
+
+    Raises:
+        UserError: the model differs from the study's.
+    """
+    model = ReasoningModel.load(str(config["model"]), delimiters=stored_format(meta))
+    expected = meta.get(FINGERPRINT)
+    if expected is not None and model.fingerprint() != expected:
+        raise UserError(
+            f"The model {config['model']!r} is not the one that this study was made with (its "
+            "weights or configuration changed): run the study again, into another folder."
+        )
+    return model
+
+
 def _benchmark(study: StudyData, name: str, wanted: int) -> Benchmark:
     """The benchmark as the study stores it: its problems in order, graded as registered."""
     from scaling.benchmarks import benchmarks
+    from scaling.store.stored_benchmark import stored_benchmark
     from scaling.store.study_store import Store
 
     if study.folder is None:
         raise UserError("This study is in no folder, so its problems are not available.")
     with Store(Path(study.folder), read_only=True) as store:
         rows = store.frame("problems")
-    rows = rows[rows["benchmark"] == name].sort_values("position")
-    base, _, rest = name.partition(":")
-    entry = benchmarks()[base]
-    problems = tuple(
-        Problem(
-            id=row["problem"],
-            question=row["question"],
-            answer=row["answer"],
-            choices=tuple(json.loads(row["choices"])),
-            metadata=json.loads(row["metadata"]),
-        )
-        for row in rows.to_dict("records")
-    )
-    if wanted > len(problems) and entry.make is not None:
-        more = tuple(entry.make(wanted, int(study.config.get("seed", 0))))
-        if more[: len(problems)] == problems:  # generated problems nest
-            problems = more
-    return Benchmark(
-        name=name,
-        version=entry.version,
-        problems=problems,
-        scoring=entry.scoring,
-        grader=rest.partition(":")[0] or entry.grader,
-        thinking=entry.thinking,
-        instruction=entry.instruction,
-    )
+    found = stored_benchmark(study.meta, rows, name)
+    make = benchmarks()[name.partition(":")[0]].make
+    if wanted > len(found) and make is not None:
+        more = tuple(make(wanted, int(study.config.get("seed", 0))))
+        if more[: len(found)] == found.problems:  # generated problems nest
+            return replace(found, problems=more)
+    return found

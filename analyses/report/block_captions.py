@@ -5,7 +5,7 @@ They stand below the figures of the blocks; for the rules see `analyses.report.r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from analyses.plumbing.outcome_columns import BY_COLUMN
 from analyses.plumbing.tables import (
     ALPHA,
     blocks_text,
+    capital,
     interval,
     listing,
     number,
@@ -23,21 +24,10 @@ from analyses.plumbing.tables import (
 )
 from analyses.report.changes import TOLERANCE, Change, Removals, single_blocks
 from analyses.report.verdict import needed_words
-from analyses.report.wording import MOST_NAMED, capital, change_words
+from analyses.report.wording import MOST_NAMED, as_change, change_words
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def _as_change(row: Any) -> dict[str, Any]:
-    """A row of block effects with the column names of a difference."""
-    return {
-        "change": row["effect"],
-        "change_low": row["low"],
-        "change_high": row["high"],
-        "p_holm": row["p_holm"],
-        "pairs": row["n_problems"],
-    }
 
 
 def _block(blocks: Removals, change: Change) -> int:
@@ -108,7 +98,7 @@ def which_block(study: StudyData, found: pd.DataFrame) -> list[str]:
         lines.append(
             f"Losing block {int(row['block'])} {verb} {known.said} on {long} the most: from "
             f"{known.words(row['dense'])} to {known.words(row['variant'])} "
-            f"({change_words(_as_change(row), known.words)})"
+            f"({change_words(as_change(row), known.words)})"
             + (
                 f"; {len(clear)} of {len(part)} blocks change it clearly."
                 if len(clear) > 1
@@ -183,7 +173,7 @@ def influence(study: StudyData, ties: pd.DataFrame, effects: pd.DataFrame) -> li
             row = lost.iloc[0]
             lines.append(
                 f"Its lowest block, {lowest} (Block Influence {value}), is not free: without it "
-                f"{row['benchmark']} changes by {change_words(_as_change(row))}."
+                f"{row['benchmark']} changes by {change_words(as_change(row))}."
             )
         elif len(here):
             lines.append(

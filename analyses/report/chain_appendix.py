@@ -24,13 +24,15 @@ from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.report.chain_text import ShownChain, shown_chain
 from analyses.report.changes import BEHAVIOURS, Removals
-from scaling.store.chain_row import unpack
+from analyses.viewer.links import HOST, PORT, chain_address, selection_address
+from scaling.store.chain_row import Key, unpack
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from scaling.store.study_store import Store
 
+VIEWER = f"http://{HOST}:{PORT}/"  # where `prunescope view STUDY` shows the study
 MOST_PAIRS = 400  # pairs of chains in a report
 MOST_TEXT = 4_000_000  # characters of all chains together
 LONGEST_TEXT = 12_000  # characters of one chain
@@ -49,6 +51,7 @@ class ChainPair:
         question: the question.
         answer: the right answer.
         chains: the two chains, dense first.
+        viewer: address of the whole chain in the viewer, beside dense.
     """
 
     anchor: str
@@ -57,6 +60,7 @@ class ChainPair:
     question: str
     answer: str
     chains: tuple[ShownChain, ...]
+    viewer: str
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,14 @@ class ChainGroup:
         title: the removal and the benchmark.
         counts: what became of the chains, in words.
         pairs: the chosen chains.
+        viewer: address of all its chains in the viewer.
     """
 
     anchor: str
     title: str
     counts: str
     pairs: tuple[ChainPair, ...]
+    viewer: str
 
 
 @dataclass(frozen=True)
@@ -125,8 +131,11 @@ def appendix(
                     [(name, benchmark, o) for o in choice.why if o in BEHAVIOURS], own
                 )
                 pairs.append(texts.pair(choice, own, label))
-            group = ChainGroup(anchor, f"{label}, {benchmark}", _counts(part), tuple(pairs))
-            groups.append(group)
+            all_ = {"benchmark": benchmark, "variant": name, "budget": str(part["budget"].iloc[0])}
+            groups.append(
+                ChainGroup(anchor, f"{label}, {benchmark}", _counts(part), tuple(pairs),
+                           VIEWER + selection_address(all_))
+            )  # fmt: skip
     return groups, links
 
 
@@ -248,7 +257,11 @@ class _Texts:
         question, answer = self._questions.get((benchmark, problem), ("", ""))
         why = ", ".join(WHY[reason] for reason in choice.why)
         chains = (self._dense[key], self._shown(row, label))
-        return ChainPair(anchor, why, title, question, answer, chains)
+        place = chain_address(
+            Key(*(row[k] for k in Key._fields)),
+            beside=style.DENSE if row["scoring"] == "generate" else None,
+        )
+        return ChainPair(anchor, why, title, question, answer, chains, VIEWER + place)
 
     def _shown(self, row: dict[str, Any], label: str) -> ShownChain:
         text = self._text

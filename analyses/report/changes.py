@@ -256,6 +256,6 @@ def _differences(
             for outcome in outcomes:
                 if outcome not in part:
                     continue
-                one = tables.paired(mine, dense, outcome)
+                one = tables.paired_with_dense(mine, dense, outcome)
                 if one is not None:
                     yield (name, str(benchmark), outcome), one

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,40 +40,11 @@ if TYPE_CHECKING:
 REPORT = "report.html"
 GLANCES = {"accuracy": "Every removal at a glance", "blocks": "Every block alone"}
 CHAINS = "The chains behind the numbers"
-_SHARES = {
-    "value",
-    "low",
-    "high",
-    "change",
-    "change_low",
-    "change_high",
-    "gain",
-    "gain_low",
-    "gain_high",
-    "effect",
-    "dense",
-    "variant_value",
-    "spearman",
-    "reliability",
-    "ceiling",
-    "wasted_share",
-    "share",
-    "share_of_end",
-    "strict",
-    "strict_low",
-    "strict_high",
-    "lenient",
-    "lenient_low",
-    "lenient_high",
-    "kappa",
-    "kappa_low",
-    "kappa_high",
-    "agreed",
-    "agreed_low",
-    "agreed_high",
-    "accuracy",
-    "difference",
-}
+_WITH_ENDS = ("change", "gain", "strict", "lenient", "kappa", "agreed")
+_SHARES = {f"{name}{end}" for name in _WITH_ENDS for end in ("", "_low", "_high")} | {
+    "value", "low", "high", "effect", "dense", "variant_value", "spearman", "reliability",
+    "ceiling", "wasted_share", "share", "share_of_end", "accuracy", "difference",
+}  # fmt: skip
 _NAMES = {
     "p_holm": "p (Holm)",
     "n_removed": "removed",
@@ -245,6 +217,7 @@ def render(
         chains_title=CHAINS,
         groups=groups,
         chains_note=note,
+        folder=shlex.quote(str(study.folder or "STUDY")),
         settings=settings(study),
         database="study.sqlite",
     )

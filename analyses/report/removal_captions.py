@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 from analyses import sequential_scaling
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.tables import ALPHA, interval, listing, p_value, share, signed
+from analyses.plumbing.panels import benchmarks_in
+from analyses.plumbing.tables import ALPHA, capital, interval, listing, p_value, share, signed
 from analyses.report.changes import TOLERANCE, Change, Removals, plans
 from analyses.report.verdict import CONTROLS, needed_words, subject
 from analyses.report.wording import (
     MOST_NAMED,
+    as_change,
     but_controls,
-    capital,
     change_words,
     chosen_plans,
     removed_words,
@@ -134,18 +135,12 @@ def more_thinking(study: StudyData) -> list[str]:
         waits = waits[(waits["waits"] == 1) & (waits["variant"] == style.DENSE)]
     for _, row in waits.iterrows():
         clear = "" if row["p_holm"] < ALPHA else "; too few problems to tell"
-        words = {
-            "change": row["difference"],
-            "change_low": row["low"],
-            "change_high": row["high"],
-            "pairs": row["n_problems"],
-            "p_holm": row["p_holm"],
-        }
+        said = change_words(as_change(row, "difference"))
         lines.append(
             f"With an early end of thinking replaced by “wait”, the dense model's accuracy on "
             f"{row['benchmark']} goes from {share(row['before'])} to {share(row['after'])} "
-            f"({change_words(words)}{clear}); “wait” was written in {share(row['extended'])} of "
-            f"the chains and took {row['extra_tokens']:.0f} tokens more."
+            f"({said}{clear}); “wait” was written in {share(row['extended'])} of the chains and "
+            f"took {row['extra_tokens']:.0f} tokens more."
         )
     return lines
 
@@ -161,7 +156,7 @@ def more_samples(study: StudyData, found: pd.DataFrame) -> list[str]:
         The sentences.
     """
     lines = []
-    for benchmark in [b for b in study.benchmarks if len(found) and b in set(found["benchmark"])]:
+    for benchmark in benchmarks_in(found, study):
         part = found[(found["benchmark"] == benchmark) & (found["measure"] == "pass")]
         said = []
         for name, _, _ in study.variants:

@@ -57,6 +57,7 @@ def change_words(row: Any, words: Any = share, p: str = "p_holm", n: str = "pair
     return ", ".join(said)
 
 
-def capital(text: str) -> str:
-    """The text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
+def as_change(row: Any, column: str = "effect") -> dict[str, Any]:
+    """A row of effects or of "wait" with the column names that `change_words` reads."""
+    found = {"change": row[column], "change_low": row["low"], "change_high": row["high"]}
+    return found | {"p_holm": row["p_holm"], "pairs": row["n_problems"]}

@@ -18,9 +18,10 @@ the whole text (replay ensures that); a row of one decoding step has no sinks.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -34,11 +35,6 @@ from interp.errors import NonFiniteError
 from interp.kernels.stream_numbers import cosine, sinks, two_streams
 from interp.model.reasoning_model import ReasoningModel
 from interp.statistics.jackknife import jackknife_ratio
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["BlockInfluence", "Moments", "PerText", "PerTextResult", "ResidualNorms"]
 
 
 class PerText(Reducer):
@@ -158,8 +154,6 @@ class PerTextResult:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per block; for each quantity its mean, interval and token count."""
-        import pandas as pd
-
         columns: dict[str, Any] = {"block": list(self.layer_map)}
         for name, (_, counts) in self.tables.items():
             low, high = self.interval(name)

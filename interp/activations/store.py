@@ -19,19 +19,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.capture import CapturedBatch, Reducer
-from interp.errors import NonFiniteError, PruneScopeError, UserError
+from interp.errors import NonFiniteError, PruneScopeError, UserError, printable
 from interp.interventions.hooks import present
+from interp.json_reader import read_json_object, short
 from interp.model.reasoning_model import ReasoningModel
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FORMAT = 1
 INDEX = "index.json"
@@ -196,6 +195,40 @@ def _runs(positions: list[int]) -> list[list[int]]:
     return runs
 
 
+def _whole(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _listed(value: Any, holds: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(holds, value))
+
+
+def _is_run(value: Any) -> bool:
+    return _listed(value, _whole) and len(value) == 2 and value[0] < value[1]
+
+
+def _is_piece(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("key"), str)
+        and isinstance(value.get("shard"), str)
+        and _whole(value.get("text"))
+        and _whole(value.get("block"))
+        and value.get("stream") in STREAMS
+        and _listed(value.get("positions"), _is_run)
+    )
+
+
+# The fields of index.json that are read again, and what they must hold.
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    "layer_map": lambda value: _listed(value, _whole),
+    "blocks": lambda value: _listed(value, _whole),
+    "streams": lambda value: _listed(value, lambda name: name in STREAMS),
+    "lengths": lambda value: value == [] or _listed(value, _whole),
+    "pieces": lambda value: value == [] or _listed(value, _is_piece),
+}
+
+
 @dataclass(frozen=True)
 class RawStreams:
     """A capture on disk; tensors are read on request.
@@ -244,9 +277,16 @@ class RawStreams:
             path = self.directory / piece["shard"]
             try:
                 with safe_open(path, framework="pt") as shard:
-                    read.append(shard.get_tensor(piece["key"]))
+                    part = shard.get_tensor(piece["key"])
             except SafetensorError as error:
-                raise UserError(f"{path} is damaged ({error}): run the capture again.") from error
+                why = printable(str(error), 200)
+                raise UserError(f"{path} is damaged ({why}): run the capture again.") from error
+            if part.ndim != 2 or len(part) != sum(b - a for a, b in piece["positions"]):
+                raise UserError(
+                    f"{path} is damaged: {short(piece['key'])} has the shape {tuple(part.shape)}, "
+                    f"and {INDEX} names other positions. Run the capture again."
+                )
+            read.append(part)
         return torch.cat(read)
 
     def positions(self, text: int, block: int, stream: Stream | None = None) -> Int[Tensor, " T"]:
@@ -286,8 +326,6 @@ class RawStreams:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per piece: text, block (dense index), stream, first position, tokens, shard."""
-        import pandas as pd
-
         rows = [
             {
                 **{k: p[k] for k in ("text", "block", "stream", "shard")},
@@ -316,16 +354,18 @@ def load_raw(directory: str | Path) -> RawStreams:
     if not path.is_file():
         state = "was stopped before it ended" if folder.is_dir() else "is not there"
         raise UserError(f"The capture {folder} {state}: it has no {INDEX}. Run it again.")
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): run the capture again.") from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    index = read_json_object(path)
+    if index.get("format") != FORMAT:
         raise UserError(
             f"{path} is not of format {FORMAT}: it was written by another version. "
             "Run the capture again."
         )
+    if wrong := next((name for name, holds in FIELDS.items() if not holds(index.get(name))), None):
+        raise UserError(
+            f"{path} is damaged: {wrong} is {short(index.get(wrong))}. Run the capture again."
+        )
     lacking = {p["shard"] for p in index["pieces"]} - {f.name for f in folder.iterdir()}
     if lacking:
-        raise UserError(f"{folder} lacks {', '.join(sorted(lacking))}: run the capture again.")
+        few = ", ".join(printable(name, 60) for name in sorted(lacking)[:3])
+        raise UserError(f"{folder} lacks {few}: run the capture again.")
     return RawStreams(folder, index)

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
+from typing import Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from interp.chains.residual_record import StreamRecord
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 Finish = Literal["stop", "cut", "looped", "positions"]
 ThinkingFinish = Literal["end", "forced", "looped", "none"]
@@ -236,8 +233,6 @@ class Chains(Sequence[Chain]):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per chain: keys, lengths, how it ended, thinking and answer as text."""
-        import pandas as pd
-
         rows = [
             {
                 "problem": c.problem,

@@ -1,7 +1,7 @@
 """Periods: whether the tail of a sequence of symbols repeats itself.
 
-`tail_period` finds the smallest period of a suffix. `certain_period` is stricter and faster: the
-decoder calls it every `LOOP_CHECK` tokens, and windows after a loop depend on it.
+`tail_period` finds the smallest period of a suffix. `certain_period` is stricter: the decoder calls
+it every `LOOP_CHECK` tokens, and windows after a loop depend on it.
 """
 
 from __future__ import annotations
@@ -43,65 +43,57 @@ def loop_start(ids: Int[np.ndarray, " S"]) -> int | None:
     return next((n for n in counts if certain_period(ids[:n]) is not None), None)
 
 
-def certain_period(ids: np.ndarray, repeats: int = 4, least: int = 64) -> int | None:
-    """The period of a tail that certainly loops.
+def certain_period(ids: np.ndarray) -> int | None:
+    """The period of a tail that certainly loops: at least four times, over at least 64 tokens.
 
     Args:
         ids: token ids [S].
-        repeats: how many times the period must occur at least.
-        least: how many tokens the repeating tail must have at least.
 
     Returns:
         The smallest p with ids[i] == ids[i - p] over the whole tail; None if there is no loop.
     """
-    n = len(ids)
-    if n < least:
-        return None
-    back = ids[::-1]
-    probe = min(8, n // repeats)
-    match = np.ones(n - probe + 1, dtype=bool)  # where the last 8-gram occurs, counted from the end
-    for j in range(probe):
-        match &= back[j : n - probe + 1 + j] == back[j]
-    for p in np.flatnonzero(match)[1:]:
-        if p * repeats > n:
-            return None
-        differs = np.flatnonzero(back[p:] != back[: n - p])
-        run = int(p) + (int(differs[0]) if differs.size else n - int(p))
-        if run >= max(least, repeats * int(p)):
-            return int(p)
-    return None
+    found = tail_period(np.asarray(ids, np.int64), 64, 4)  # an empty one is of floats
+    return None if found is None else found[0]
 
 
 def tail_period(
-    symbols: Sequence[int], min_tokens: int = MIN_TOKENS, min_repeats: float = MIN_REPEATS
+    symbols: Sequence[int] | Int[np.ndarray, " S"],
+    min_tokens: int = MIN_TOKENS,
+    min_repeats: float = MIN_REPEATS,
 ) -> tuple[int, int] | None:
-    """The smallest period of a repeating suffix, found in linear time.
+    """The smallest period of a repeating suffix.
 
-    For the reversed symbols r, let z[p] be the length of the longest common prefix of r and r[p:]
-    (the Z-algorithm). Then z[p] counts the positions at the end with t[i] = t[i - p], so the
-    suffix with period p has z[p] + p symbols.
+    Only periods after which the last few symbols occur again are compared symbol by symbol.
 
     Args:
         symbols: token ids or other integers.
         min_tokens: least length of the suffix.
-        min_repeats: how many periods the suffix must hold at least.
+        min_repeats: how many periods the suffix must hold at least; 2 or more.
 
     Returns:
         (p, m): the period p and the length m >= max(min_tokens, min_repeats * p) of the suffix, or
         None if there is no such suffix.
     """
-    r = list(symbols)[::-1]
-    n = len(r)
-    limit = int(n / min_repeats)
-    z = [0] * (limit + 1)
-    left = right = 0
-    for p in range(1, limit + 1):
-        k = min(right - p, z[p - left]) if p < right else 0
-        while p + k < n and r[k] == r[p + k]:
-            k += 1
-        if p + k > right:
-            left, right = p, p + k
-        z[p] = k
-        if k + p >= min_tokens and k + p >= min_repeats * p:
-            return p, k + p
+    back = np.asarray(symbols)[::-1]
+    n = len(back)
+    if n < min_tokens:
+        return None
+    # Of a suffix that counts, at least this many symbols equal those one period before.
+    probe = max(1, min(8, int(min_tokens * (1 - 1 / min_repeats))))
+    match = np.ones(n - probe + 1, dtype=bool)  # where the probe occurs, counted from the end
+    for j in range(probe):
+        match &= back[j : n - probe + 1 + j] == back[j]
+    for p in np.flatnonzero(match)[1:].tolist():
+        if p * min_repeats > n:
+            return None
+        length, step = p, 64  # compared in growing pieces: the whole chain for each would be n^2
+        while length < n:
+            stop = min(length + step, n)
+            differs = np.flatnonzero(back[length:stop] != back[length - p : stop - p])
+            if differs.size:
+                length += int(differs[0])
+                break
+            length, step = stop, 2 * step
+        if length >= max(min_tokens, min_repeats * p):
+            return p, length
     return None

@@ -14,13 +14,10 @@ that were given (the prefix of a fork) have nan rows if the record was made whil
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 NUMBERS = ("pre", "post", "delta", "dot")
 
@@ -78,8 +75,6 @@ class StreamRecord:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per token and block."""
-        import pandas as pd
-
         steps, depth = self.pre.shape
         columns = {name: getattr(self, name).ravel() for name in (*NUMBERS, "influence", "sinks")}
         return pd.DataFrame(

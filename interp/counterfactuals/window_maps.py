@@ -23,19 +23,20 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.chains.chain import Chain
 from interp.counterfactuals.edits import ALL, Edit, ablated, rerun, restored
 from interp.decoding.sampling import Sampling
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.interventions.interventions import Part, VariantLike, dense
 from interp.interventions.timeline import steps_inside
 from interp.interventions.windows import Answer, AtTokens, ChainWindows, When, Window
+from interp.plumbing.plots import axes_of
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from interp.model.reasoning_model import ReasoningModel
@@ -93,8 +94,7 @@ class TimeMap:
         Raises:
             UserError: The outcome is unknown.
         """
-        if outcome not in self.before:
-            raise UserError(did_you_mean(outcome, self.before, "outcome"))
+        check_known(outcome, self.before, "outcome")
         return self.after[outcome] - self.before[outcome]
 
     def to_frame(self, level: float = 0.95) -> pd.DataFrame:
@@ -108,8 +108,6 @@ class TimeMap:
             that came to the window; `passes`, their mean number of passes inside. Holm's correction
             runs over all windows and blocks of an outcome that at least one chain reached.
         """
-        import pandas as pd
-
         rows: list[dict[str, Any]] = []
         for outcome in self.outcomes:
             before = self._table(self.before[outcome])
@@ -149,17 +147,14 @@ class TimeMap:
         Raises:
             UserError: The outcome is unknown.
         """
-        import matplotlib.pyplot as plt
-
-        if outcome not in self.before:
-            raise UserError(did_you_mean(outcome, self.before, "outcome"))
+        check_known(outcome, self.before, "outcome")
         frame = self.to_frame()
         frame = frame[frame["outcome"] == outcome]
         shape = (len(self.windows), len(self.blocks))
         effect = frame["effect"].to_numpy().reshape(shape)
         sure = (frame["p_holm"] < 0.05).to_numpy().reshape(shape)
         size = (1.8 + 0.36 * shape[1], 1.1 + 0.3 * shape[0])
-        axes: Axes = plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+        axes = axes_of(ax, size)
         known = np.abs(effect[np.isfinite(effect)])
         top = float(known.max()) if known.size and known.max() > 0 else 1.0
         image = axes.imshow(effect, cmap="PuOr", vmin=-top, vmax=top, aspect="auto")

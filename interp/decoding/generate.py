@@ -42,7 +42,7 @@ def generate(
 
     Args:
         model: the model.
-        prompts: questions, lists of messages, or lists of token ids.
+        prompts: questions, lists of messages, `RawPrompt`s, or lists of token ids.
         variants: variants of the model, decoded in one batch; the dense model by default.
         budget: thinking and answer tokens; `Budget()` by default. With several budgets, the
             thinking at a smaller budget is a prefix of the thinking at a larger one.

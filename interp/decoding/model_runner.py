@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
+from interp.chains.noise import step_start
 from interp.chains.periods import LOOP_CHECK
 from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
 from interp.decoding.cuda_blocks import CudaBlock, prepare
@@ -478,8 +479,8 @@ class ModelRunner:
         if self.backend.triton and self.sampling.unfiltered:
             from interp.kernels.triton_kernels import choose_and_measure
 
-            heat = self.sampling.temperature
-            token, entropy, norm = choose_and_measure(logits, heat, keys, index)  # [n] each
+            starts, heat = step_start(keys, index), self.sampling.temperature
+            token, entropy, norm = choose_and_measure(logits, heat, starts)  # [n] each
         else:
             logits = logits.float()
             entropy, norm = measure(logits)  # [n] each

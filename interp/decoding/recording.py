@@ -28,6 +28,7 @@ from interp.decoding.cuda_blocks import CudaBlock
 from interp.decoding.fused_blocks import FusedBlock
 from interp.errors import UserError
 from interp.kernels.library import kernels, triton_installed, wanted
+from interp.kernels.stream_numbers import two_streams
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -95,18 +96,13 @@ class LiveRecord:
         return hook
 
     def _write(self, index: int, x: Float[Tensor, "n D"], y: Float[Tensor, "n D"]) -> None:
-        """Writes the four numbers of block `index` with torch."""
-        n = x.shape[0]
+        """Writes the four numbers of block `index`."""
         if self.triton and x.device == self.buffer.device:
             from interp.kernels.triton_kernels import stream_numbers
 
             stream_numbers(x.contiguous(), y.contiguous(), self.buffer[:, index])
             return
-        x, y = x.float(), y.float()
-        norm = torch.linalg.vector_norm
-        # [n] each
-        numbers = (norm(x, dim=-1), norm(y, dim=-1), norm(y - x, dim=-1), (x * y).sum(-1))
-        self.buffer[:n, index] = torch.stack(numbers, -1).to(self.buffer.device)
+        self.buffer[: len(x), index] = two_streams(x, y).to(self.buffer.device)
 
 
 class LiveMoments:

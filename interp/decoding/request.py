@@ -12,6 +12,7 @@ from interp.chains.chain import Budget, Chain
 from interp.chains.noise import noise_key
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike, dense, touches
+from interp.model.chat import RawPrompt
 
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
@@ -233,11 +234,12 @@ def cross(
         raise UserError(
             f"problem_ids repeat {', '.join(map(repr, twice))}: expected a unique name per prompt."
         )
-    # with delimiters, the prompt itself says that its thinking is closed
-    answering = not thinking and model.delimiter_ids.plain
     requests = []
     for name, prompt in zip(names, prompts, strict=True):
         ids = _ids(model, prompt, thinking)
+        # otherwise the prompt itself says that its thinking is closed
+        unmarked = model.delimiter_ids.plain or isinstance(prompt, RawPrompt)
+        answering = not thinking and unmarked
         for variant in chosen:
             for sample in range(samples):
                 requests.append(

@@ -15,6 +15,7 @@ import numpy as np
 from interp.chains.chain import Budget, Chain, Finish, ThinkingFinish
 from interp.chains.periods import LOOP_CHECK, certain_period, loop_from
 from interp.decoding.batch import Batch
+from interp.decoding.forced_line import ForcedLine
 from interp.decoding.sequence import (
     SequenceState,
     finish_answer,
@@ -39,6 +40,7 @@ class RowEvents:
         stop_on_loop: whether a row that certainly loops ends there.
         layer_map: index in this model -> dense index, recorded in every chain.
         marks: finds the end of thinking.
+        line: finds the end of a forced answer of the plain format.
     """
 
     def __init__(
@@ -53,7 +55,7 @@ class RowEvents:
             stop_on_loop: whether a row that certainly loops ends there.
         """
         self.batch, self.stop, self.stop_on_loop = batch, stop, stop_on_loop
-        self.marks = marks
+        self.marks, self.line = marks, ForcedLine(batch.model)
         self.layer_map = batch.model.layer_map
 
     def happened(
@@ -119,6 +121,10 @@ class RowEvents:
             return "stop", None
         if self.stop:
             found = self.stop.found(self.batch.table.tokens[slot, start:count])
+            if found is not None:
+                return "stop", start + found
+        if self.line and sequence.task.forced:
+            found = self.line.found(self.batch.table.tokens[slot, start:count])
             if found is not None:
                 return "stop", start + found
         if count >= sequence.limit:

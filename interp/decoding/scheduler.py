@@ -234,6 +234,8 @@ class Scheduler:
         event = ended | stopped | (index + 1 >= batch.table.limit[:n, None]) | ~output.finite
         if self.stop:
             event |= self.stop.may_complete(tokens) & ~thinks & ~forced
+        if self.events.line:
+            event |= self.events.line.may_complete(tokens) & ~thinks & ~forced
         if self.options.stop_on_loop:
             event |= ((index + 1) % LOOP_EVERY == 0) & ~forced
         if batch.runner.watches_loops:

@@ -58,6 +58,11 @@ class Task:
         """Position of the first token that the model chooses."""
         return self.cut + len(self.script)
 
+    @property
+    def forced(self) -> bool:
+        """Whether the decoder ends the thinking and asks for the answer."""
+        return self.phase == "answer" and self.thinking_finish in ("forced", "looped")
+
 
 @dataclass
 class SequenceState:

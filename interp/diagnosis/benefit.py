@@ -18,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import decode
@@ -35,9 +36,6 @@ from interp.errors import UserError
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.statistics import PairedDifference, paired_difference
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Verify = Callable[[Chain], bool | None]
 
@@ -85,8 +83,6 @@ class Benefit:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per reflection, with the columns of `Attempt`."""
-        import pandas as pd
-
         return pd.DataFrame(self.attempts, columns=list(Attempt._fields))
 
     def gain(self, kind: str | None = None, *, level: float = 0.95) -> PairedDifference | None:
@@ -141,8 +137,6 @@ class Benefit:
             Columns: `reflections`, how many `helped` and `harmed`, then `gain` and `beyond`, each
             with `_low`, `_high`, `_p` and `_n_problems`.
         """
-        import pandas as pd
-
         rows = []
         for kind in (None, *self.kinds):
             frame = self._of(kind)

@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.diagnosis.diversity_measures import Ids, diversity
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
+from interp.plumbing.plots import axes_of
 from interp.statistics import holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 #: Measures; +1 where a higher value means more diverse, -1 where it means less.
@@ -79,8 +80,6 @@ class Beside:
             Value with interval, change from dense, accuracy and its change, p values, and
             `reading`: what both changes say together, in words.
         """
-        import pandas as pd
-
         base = self.variants.index(self.dense)
         rows = []
         for name, table in self.values.items():
@@ -122,11 +121,8 @@ class Beside:
         Raises:
             UserError: The measure is unknown.
         """
-        import matplotlib.pyplot as plt
-
-        if measure not in self.values:
-            raise UserError(did_you_mean(measure, self.values, "measure"))
-        axes: Axes = plt.subplots(figsize=(5, 3.6))[1] if ax is None else ax
+        check_known(measure, self.values, "measure")
+        axes = axes_of(ax, (5, 3.6))
         for v, name in enumerate(self.variants):
             if not np.isfinite(self.values[measure][v]).any():
                 continue

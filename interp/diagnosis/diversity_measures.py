@@ -20,15 +20,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Int
 
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Ids = Sequence[int] | Int[np.ndarray, " _"]
 
@@ -73,8 +71,6 @@ class Diversity:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(self)])
 
 

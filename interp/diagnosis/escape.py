@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -34,12 +35,12 @@ from interp.diagnosis.positions import Variants, each_variant, logits_at
 from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -83,8 +84,6 @@ class EscapeMass:
             Columns: number of `tokens`, mean `mass` and `raw`, share `trapped`, and `chance`, the
             probability of leaving within the pass.
         """
-        import pandas as pd
-
         frame = pd.DataFrame(
             {
                 "problem": np.array(self.problems, dtype=object)[self.chain],
@@ -115,8 +114,6 @@ class EscapeMass:
             One row per variant and pass: mean `chance` with a 95 % jackknife interval over
             problems, and the numbers of episodes and problems.
         """
-        import pandas as pd
-
         frame = self.to_frame()
         frame = frame[frame["pass"] <= most]
         rows = []
@@ -142,9 +139,7 @@ class EscapeMass:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
+        axes = axes_of(ax, (6, 3.2))
         for i, (name, part) in enumerate(self.by_pass().groupby("variant", sort=False)):
             colour = f"C{i}"
             axes.plot(part["pass"], part["chance"], "-o", color=colour, ms=3.5, label=str(name))

@@ -23,15 +23,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from interp.chains.chain import Chain
 from interp.diagnosis.episodes import Episode, find_episodes
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of
 from interp.statistics import Interval, Rate, mean_interval, rate
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -59,8 +60,6 @@ class LoopDynamics:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row for entry, escape, persistence, and for entry per window."""
-        import pandas as pd
-
         rows = [{"measure": "entry", "start": 0} | asdict(self.entry)]
         rows.append({"measure": "escape", "start": 0} | asdict(self.escape))
         if (share := self.persistence) is not None:
@@ -82,9 +81,7 @@ class LoopDynamics:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
+        axes = axes_of(ax, (6, 3.2))
         shown = [w for w, one in enumerate(self.hazards) if one.exposure]
         low = [self.hazards[w].value - self.hazards[w].low for w in shown]
         high = [self.hazards[w].high - self.hazards[w].value for w in shown]

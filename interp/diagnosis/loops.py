@@ -18,17 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Int
 
 from interp.chains.periods import MIN_REPEATS, MIN_TOKENS, tail_period
 from interp.diagnosis.token_text import NUMBER, word_ids, words
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MIN_TEMPLATE = 3  # fewest different tokens in one period of a template, numbers aside
 MARK = -1  # stands for a run of number tokens
@@ -54,8 +52,6 @@ class Loop:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(self)])
 
 
@@ -89,19 +85,18 @@ def find_loop(
     size = int(tokens.shape[0])
     if size < min_tokens:
         return None
-    found = tail_period(tokens.tolist(), min_tokens, min_repeats)
+    found = tail_period(tokens, min_tokens, min_repeats)
     if found is not None:
         period, length = found
         return Loop("exact", period, size - length, length / period, length)
     if number_ids is None:
         return None
-    row, kept = marks_of(tokens, number_mask("find_loop", tokens, number_ids))
-    marks = row.tolist()
+    marks, kept = marks_of(tokens, number_mask("find_loop", tokens, number_ids))
     found = tail_period(marks, min_tokens, min_repeats)
     if found is None:
         return None
     period, length = found
-    if len(set(marks[-period:]) - {MARK}) < MIN_TEMPLATE:
+    if len(set(marks[-period:].tolist()) - {MARK}) < MIN_TEMPLATE:
         return None
     onset = int(np.flatnonzero(kept)[len(marks) - length])
     return Loop("template", period, onset, length / period, size - onset)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
@@ -30,13 +31,13 @@ from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon
 from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics import PairedDifference, paired_difference
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 SHORTEST = 3  # fewest letters of a first token that is not the whole word
@@ -70,8 +71,6 @@ class OpenerMass:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per chain: places, mean mass, share of places opened."""
-        import pandas as pd
-
         rows = []
         for i, problem in enumerate(self.problems):
             here = self.chain == i
@@ -109,9 +108,7 @@ class OpenerMass:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(6, 3.2))[1] if ax is None else ax
+        axes = axes_of(ax, (6, 3.2))
         by_read = np.array(self.read_as, dtype=object)[self.chain]
         for i, name in enumerate(dict.fromkeys(self.read_as)):
             values = np.sort(self.mass[by_read == name])[::-1]

@@ -19,17 +19,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Int
 
 from interp.diagnosis.loops import Loop
 from interp.diagnosis.token_text import TokenizedText, words
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _OPENING = r"(?:(?<=[.!?:;\n])|(?<=[.!?:;\n][\s\"'(*])|(?<=[.!?:;\n][\s\"'(*]{2})|\A)[\s\"'(*]*"
 
@@ -188,8 +185,6 @@ class Reflection:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per reflection."""
-        import pandas as pd
-
         return pd.DataFrame({"position": self.positions, "kind": list(self.kinds)})
 
 

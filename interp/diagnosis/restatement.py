@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
@@ -34,8 +35,6 @@ from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from interp.model.reasoning_model import ReasoningModel
 
 Embed = Callable[[Sequence[str]], Shaped[np.ndarray, "N D"]]
@@ -96,8 +95,6 @@ class Restatement:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per sentence."""
-        import pandas as pd
-
         columns = {"start": self.starts, "stop": self.stops, "similarity": self.similarity}
         return pd.DataFrame(columns | {"nearest": self.nearest, "restates": self.restates})
 

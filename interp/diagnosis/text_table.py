@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from interp.diagnosis.loops import text_loop
 from interp.diagnosis.reflection_lexicon import reflections
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FIELDS = ("text", "response", "output", "answer")  # of a record, where answers usually are
 
@@ -25,8 +23,6 @@ def diagnose_texts(texts: Iterable[str]) -> pd.DataFrame:
         `wasted` of the loop it ends in, in words; `reflections`, `per_1k` words, and the count of
         each kind of reflection.
     """
-    import pandas as pd
-
     rows = []
     for number, text in enumerate(texts):
         loop = text_loop(text)

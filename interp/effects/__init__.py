@@ -17,26 +17,3 @@ from interp.effects.explain import Explanation, Explanations, explain
 from interp.effects.measure import MeasuredEffects, effects_of_chains, measure_effects
 from interp.effects.paired_effects import Effects, block_effects, effects_of_pairs
 from interp.effects.tie import Tie, Ties, tie
-
-__all__ = [
-    "Ablation",
-    "BlockScores",
-    "Deltas",
-    "DoseResponse",
-    "Effects",
-    "Explanation",
-    "Explanations",
-    "MeasuredEffects",
-    "ScoresLike",
-    "Tie",
-    "Ties",
-    "ablations",
-    "block_effects",
-    "dose_response",
-    "effects_of_chains",
-    "effects_of_pairs",
-    "explain",
-    "measure_effects",
-    "split_half",
-    "tie",
-]

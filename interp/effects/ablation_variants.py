@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.chains.chain import Chain
-from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.errors import NonFiniteError, UserError, check_known
 from interp.interventions.hooks import present
 from interp.interventions.interventions import (
     PARTS,
@@ -240,8 +240,7 @@ def ablations(
             lacks a part or block.
     """
     for kind in kinds:
-        if kind not in KINDS:
-            raise UserError(did_you_mean(str(kind), KINDS, "ablation"))
+        check_known(kind, KINDS, "ablation")
     _check_parts(parts)
     needs = [kind for kind in kinds if kind in ("mean", "resample")]
     if needs and deltas is None:
@@ -289,5 +288,4 @@ def _check_parts(parts: Sequence[str]) -> None:
     if not parts:
         raise UserError("No part of the blocks was given; expected block, attention or mlp.")
     for part in parts:
-        if part not in PARTS:
-            raise UserError(did_you_mean(str(part), PARTS, "part"))
+        check_known(part, PARTS, "part")

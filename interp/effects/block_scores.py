@@ -13,18 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
 from interp.activations.reducers import PerTextResult
 from interp.chains.chain import Chain
-from interp.errors import NonFiniteError, UserError
+from interp.errors import NonFiniteError, UserError, check_known
 from interp.statistics import spearman
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HALVINGS = 50
 
@@ -116,11 +114,9 @@ class BlockScores:
             UserError: The quantity is unknown, there are no chains, a chain has no record, the
                 chains come from models with different blocks, or the event has no tokens.
         """
-        from interp.errors import did_you_mean
         from interp.influence_profile import QUANTITIES
 
-        if quantity not in QUANTITIES:
-            raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+        check_known(quantity, QUANTITIES, "quantity")
         records = [c.stream for c in chains]
         if not chains or any(r is None for r in records):
             raise UserError(
@@ -189,8 +185,6 @@ class BlockScores:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per block."""
-        import pandas as pd
-
         columns = {"block": list(self.layer_map), "score": self.name, "value": self.values}
         return pd.DataFrame(columns | {"reliability": self.reliability})
 

@@ -16,15 +16,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of
 from interp.statistics import holm, sign_flip
 from interp.statistics.intervals import check_level, t_limits
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -67,8 +68,6 @@ class DoseResponse:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per block: slope with interval, p values, curvature."""
-        import pandas as pd
-
         return pd.DataFrame(
             {
                 "part": self.part,
@@ -92,9 +91,7 @@ class DoseResponse:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(6, 3.6))[1] if ax is None else ax
+        axes = axes_of(ax, (6, 3.6))
         gains, values = (
             np.append(self.gains, 1.0),
             np.vstack([self.values, np.zeros(len(self.blocks))]),

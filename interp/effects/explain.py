@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from interp.effects.block_scores import BlockScores, as_scores, split_half
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of, marks
 from interp.statistics import (
     Correlation,
     holm,
@@ -37,7 +39,6 @@ from interp.statistics import (
 from interp.statistics.intervals import check_level
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 LEAST_RELIABILITY = 0.05
@@ -127,8 +128,6 @@ class Explanation:
             one side of 0, and for an underrated block that of its effect too (blocks without effect
             share a rank above that of some scores).
         """
-        import pandas as pd
-
         clear = self._clear()
         found = pd.DataFrame(
             {
@@ -163,9 +162,7 @@ class Explanation:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(5, 3.6))[1] if ax is None else ax
+        axes = axes_of(ax, (5, 3.6))
         axes.axhline(0, color="0.5", lw=0.8)
         axes.vlines(self.scores, self.low, self.high, color="#0072B2", lw=1.0, alpha=0.6)
         clear = self._clear()
@@ -176,11 +173,8 @@ class Explanation:
             (~clear, "o", "#0072B2"),
         )
         for side, marker, colour in sides:
-            for shown, fill in ((side & sure, colour), (side & ~sure, "white")):
-                axes.plot(
-                    self.scores[shown], self.effects[shown], marker, color=colour,
-                    markerfacecolor=fill, ms=5, ls="none", zorder=3,
-                )  # fmt: skip
+            x, y = self.scores[side], self.effects[side]
+            marks(axes, x, y, sure[side], colour, marker=marker, size=5, zorder=3)
         for i in np.flatnonzero(clear):
             axes.annotate(
                 str(self.blocks[i]), (self.scores[i], self.effects[i]), xytext=(5, 3),
@@ -205,8 +199,6 @@ class Explanations:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per group, score and sign ("effect" or "size")."""
-        import pandas as pd
-
         rows = []
         for one in self.found:
             row: dict[str, Any] = dict(zip(self.by, one.group, strict=True))
@@ -294,23 +286,14 @@ def explain(
     for group in dict.fromkeys(effects.groups):
         rows = effects.rows(group)
         blocks = effects.blocks[rows]
-        if len(set(blocks.tolist())) < len(blocks):
-            raise UserError(
-                f"explain: group {group} has several effects of one block; expected one."
-                " Add the column that separates them to `by`."
-            )
         if len(blocks) < 4:
             raise UserError(f"explain: group {group} has {len(blocks)} blocks; expected 4 or more.")
-        values, changes = effects.values[rows], effects.changes[rows]
-        changes = changes[:, np.isfinite(changes).any(axis=0)]
+        values, changes, noise = resampled(effects, rows, draws, seed)
         seen = np.isfinite(changes)
-        noise = resample_means(changes, draws, seed)
-        noise = noise[np.isfinite(noise).all(axis=1)]
-        noise = noise if len(noise) else values[None]
         fixed = {DEPTH: blocks.astype(float)}
-        fixed |= {name: _values(one, blocks) for name, one in held.items()}
+        fixed |= {name: values_of(one, blocks) for name, one in held.items()}
         for name, one in named.items():
-            score = _values(one, blocks)
+            score = values_of(one, blocks)
             size_ranks = _ranks(np.abs(noise))
             gaps = size_ranks - _ranks(score[None])
             low, high = np.quantile(gaps, [tail, 1 - tail], axis=0)
@@ -350,12 +333,54 @@ def explain(
     return Explanations(effects.by, tuple(found))
 
 
-def _values(scores: BlockScores, blocks: Int[np.ndarray, " L"]) -> Float[np.ndarray, " L"]:
+def resampled(
+    effects: Effects, rows: Int[np.ndarray, " L"], draws: int, seed: int
+) -> tuple[Float[np.ndarray, " L"], Float[np.ndarray, "L P"], Float[np.ndarray, "R L"]]:
+    """The effects of one group, and what they would be on resampled problems.
+
+    Args:
+        effects: the effects.
+        rows: the rows of the group, one per block.
+        draws: number of resamples.
+        seed: seed of the draws.
+
+    Returns:
+        The effects; their changes per problem, without problems that no block has; the effects on
+        each resample that gives every block one (the effects themselves where none does).
+
+    Raises:
+        UserError: a block has several effects.
+    """
+    blocks = effects.blocks[rows].tolist()
+    if len(set(blocks)) < len(blocks):
+        raise UserError(
+            f"Group {effects.groups[rows[0]]} has several effects of one block; expected one. Add "
+            "the column that separates them to `by`."
+        )
+    values, changes = effects.values[rows], effects.changes[rows]
+    changes = changes[:, np.isfinite(changes).any(axis=0)]
+    noise = resample_means(changes, draws, seed)
+    noise = noise[np.isfinite(noise).all(axis=1)]
+    return values, changes, noise if len(noise) else values[None]
+
+
+def values_of(scores: BlockScores, blocks: Int[np.ndarray, " L"]) -> Float[np.ndarray, " L"]:
+    """The scores of these blocks, in their order.
+
+    Args:
+        scores: the scores.
+        blocks: dense indices.
+
+    Returns:
+        One score per block.
+
+    Raises:
+        UserError: a block has no score.
+    """
     by_block = scores.by_block()
     if absent := [b for b in blocks.tolist() if b not in by_block]:
         raise UserError(
-            f"explain: {scores.name!r} has no value for block {absent[0]} (it has "
-            f"{sorted(by_block)})."
+            f"{scores.name!r} has no value for block {absent[0]} (it has {sorted(by_block)})."
         )
     return np.array([by_block[b] for b in blocks.tolist()], dtype=float)
 

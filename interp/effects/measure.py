@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import generate
@@ -33,12 +34,11 @@ from interp.diagnosis.token_text import Pieces
 from interp.effects.ablation_variants import Ablation
 from interp.effects.dose import DoseResponse, dose_response
 from interp.effects.paired_effects import Effects, block_effects, effects_of_pairs
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import Question, ReasoningModel
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 BY = ("ablation", "part")
@@ -83,14 +83,11 @@ class MeasuredEffects:
         """
         if outcome in self.missing:
             raise UserError(f"Outcome {outcome!r} is defined in no pair of chains.")
-        if outcome not in self.effects:
-            raise UserError(did_you_mean(outcome, self.effects, "outcome"))
+        check_known(outcome, self.effects, "outcome")
         return self.effects[outcome]
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per outcome, ablation, part and block."""
-        import pandas as pd
-
         return pd.concat([one.to_frame() for one in self.effects.values()], ignore_index=True)
 
     def plot(
@@ -242,8 +239,6 @@ def effects_of_chains(
         UserError: A chain is of no ablation, there is no dense chain, a problem and sample appear
             twice, or `extra` returns an outcome that exists already.
     """
-    import pandas as pd
-
     by_name = {t.variant.name: t for t in trials}
     known = {"dense", *by_name}
     if strange := sorted({c.variant for c in chains} - known):
@@ -361,8 +356,6 @@ def _between_samples(
     answer: Answer,
 ) -> pd.DataFrame:
     """One row per problem and ablation: measures of both sides at equal length and sample count."""
-    import pandas as pd
-
     groups: dict[tuple[str, str], dict[int, Chain]] = {}
     for chain in chains:
         groups.setdefault((chain.problem, chain.variant), {})[chain.sample] = chain

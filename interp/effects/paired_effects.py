@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known, did_you_mean
+from interp.plumbing.plots import axes_of, marks
 from interp.statistics import holm, paired_difference
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 KEYS = ("benchmark", "problem", "sample", "variant", "block")
@@ -74,8 +75,6 @@ class Effects:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row per group and block."""
-        import pandas as pd
-
         table: dict[str, Any] = {
             name: [group[i] for group in self.groups] for i, name in enumerate(self.by)
         }
@@ -109,8 +108,7 @@ class Effects:
             UserError: A name is not in `by`, or no group has these values.
         """
         for name in values:
-            if name not in self.by:
-                raise UserError(did_you_mean(name, self.by, "column of `by`"))
+            check_known(name, self.by, "column of `by`")
         wanted = [
             r
             for r, group in enumerate(self.groups)
@@ -138,9 +136,7 @@ class Effects:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
+        axes = axes_of(ax, (7, 3.5))
         axes.axhline(0, color="0.6", linewidth=0.8)
         groups = list(dict.fromkeys(self.groups))
         for i, group in enumerate(groups):
@@ -149,11 +145,8 @@ class Effects:
             colour = COLOURS[i % len(COLOURS)]
             line = axes.vlines(x, self.low[rows], self.high[rows], colors=colour, linewidth=1.4)
             sure = self.p_holm[rows] < 1 - self.level
-            for shown, fill in ((sure, colour), (~sure, "white")):
-                axes.plot(
-                    x[shown], self.values[rows][shown], MARKERS[i % len(MARKERS)], color=colour,
-                    markersize=4.5, markerfacecolor=fill, linestyle="none",
-                )  # fmt: skip
+            marker = MARKERS[i % len(MARKERS)]
+            marks(axes, x, self.values[rows], sure, colour, marker=marker, size=4.5)
             line.set_label(" ".join(map(str, group)) or "all")
         axes.set_xlabel("block (dense index)")
         axes.set_ylabel(f"change in {self.outcome}")
@@ -197,8 +190,7 @@ def block_effects(
             are no pairs.
     """
     _check_columns(frame, (*KEYS, outcome, *by))
-    if family not in ("group", "all"):
-        raise UserError(did_you_mean(str(family), ("group", "all"), "family"))
+    check_known(family, ("group", "all"), "family")
     is_dense = frame["variant"] == dense
     control: pd.DataFrame = frame.loc[is_dense]
     treated: pd.DataFrame = frame.loc[~is_dense & frame["block"].notna()]
@@ -258,8 +250,7 @@ def effects_of_pairs(
     """
     _check_columns(pairs, ("benchmark", "problem", "sample", "block", *by))
     _check_columns(pairs, (outcome, f"{outcome}__dense"))
-    if family not in ("group", "all"):
-        raise UserError(did_you_mean(str(family), ("group", "all"), "family"))
+    check_known(family, ("group", "all"), "family")
     _check_unique(
         pairs, list(dict.fromkeys(["benchmark", "problem", "sample", *by, "block"])), "paired"
     )

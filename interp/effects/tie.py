@@ -16,18 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.effects.block_scores import ScoresLike, as_scores, split_half
+from interp.effects.explain import resampled, values_of
 from interp.effects.paired_effects import Effects
-from interp.errors import UserError
-from interp.statistics import Correlation, resample_means, spearman_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
+from interp.statistics import Correlation, spearman_interval
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,6 @@ class Ties:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with two rows per group: "effect" and "size"."""
-        import pandas as pd
-
         rows = []
         for one in self.ties:
             for name in ("effect", "size"):
@@ -106,26 +102,12 @@ def tie(
         UserError: A group has several effects of one block, or fewer than 4 blocks, or a score is
             missing.
     """
-    by_block = as_scores("scores", scores).by_block()
+    named = as_scores("scores", scores)
     found = []
     for group in dict.fromkeys(effects.groups):
         rows = effects.rows(group)
-        blocks = effects.blocks[rows].tolist()
-        if len(set(blocks)) < len(blocks):
-            raise UserError(
-                f"tie: group {group} has several effects of one block; expected one."
-                " Add the column that separates them to `by`."
-            )
-        absent = [block for block in blocks if block not in by_block]
-        if absent:
-            raise UserError(f"tie: no score for block {absent[0]} (scores: {sorted(by_block)}).")
-        score = np.array([by_block[block] for block in blocks], dtype=float)
-        changes = effects.changes[rows]
-        changes = changes[:, np.isfinite(changes).any(axis=0)]
-        noise = resample_means(changes, draws, seed)
-        noise = noise[np.isfinite(noise).all(axis=1)]
-        noise = noise if len(noise) else effects.values[rows][None]
-        value = effects.values[rows]
+        value, changes, noise = resampled(effects, rows, draws, seed)
+        score = values_of(named, effects.blocks[rows])
         options = {"draws": draws, "level": level, "seed": seed}
         seen = np.isfinite(changes)
         reliability = split_half(np.where(seen, changes, 0.0), seen, halvings=halvings, seed=seed)

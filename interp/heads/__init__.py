@@ -20,15 +20,3 @@ from interp.heads.head_lens import HeadLens
 from interp.heads.head_names import Head, head_write
 from interp.heads.pattern_scores import SCORES, score_patterns
 from interp.heads.results import EFFECTS, HeadEffects, HeadScores, Patterns
-
-__all__ = [
-    "EFFECTS",
-    "SCORES",
-    "Head",
-    "HeadEffects",
-    "HeadLens",
-    "HeadScores",
-    "Patterns",
-    "head_write",
-    "score_patterns",
-]

@@ -86,15 +86,7 @@ class HeadLens:
         self.model = model
         self.n_heads = int(model.anatomy.config.num_attention_heads)
         hf = copied(model, dtype)
-        self._copy: ReasoningModel | None = ReasoningModel(
-            hf,
-            model.tokenizer,
-            name=model.name,
-            delimiters=model.delimiters,
-            layer_map=model.layer_map,
-            n_dense=model.n_dense,
-            provenance=model.provenance,
-        )
+        self._copy: ReasoningModel | None = model.around(hf)
         self._bridge: Any = bridged(hf, model)
         self._check()
 

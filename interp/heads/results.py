@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
+from interp.plumbing.plots import axes_of
 from interp.statistics.jackknife import jackknife_ratio
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 EFFECTS = ("logprob", "kl")
@@ -70,8 +71,6 @@ class Patterns:
         Returns:
             The table.
         """
-        import pandas as pd
-
         l, head, i, key = np.nonzero(self.weights >= least)
         return pd.DataFrame(
             {
@@ -100,12 +99,10 @@ class Patterns:
         Raises:
             UserError: the block or the head is not among them.
         """
-        import matplotlib.pyplot as plt
-
         pattern = self.of(block)
         if not 0 <= head < len(pattern):
             raise UserError(f"Head {head}: block {block} has heads 0..{len(pattern) - 1}.")
-        axes: Axes = plt.subplots(figsize=(5, 4), layout="constrained")[1] if ax is None else ax
+        axes = axes_of(ax, (5, 4))
         q, k = pattern.shape[1:]
         edges = (-0.5, k - 0.5, self.start + q - 0.5, self.start - 0.5)
         axes.imshow(pattern[head], cmap="viridis", vmin=0, aspect="auto", extent=edges)
@@ -175,14 +172,11 @@ class HeadTable:
         return low.reshape(sums.shape[:2]), high.reshape(sums.shape[:2])
 
     def _of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        if name not in self.sums:
-            raise UserError(did_you_mean(name, self.sums, self.what))
+        check_known(name, self.sums, self.what)
         return self.sums[name], self.counts[name]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per block, head and quantity: mean, interval, events and chains counted."""
-        import pandas as pd
-
         frames = []
         for name, counts in self.counts.items():
             value, (low, high) = self.mean(name), self.interval(name)
@@ -214,12 +208,10 @@ class HeadTable:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
         name = name or self.shown
         value = self.mean(name)
         size = (1.6 + 0.4 * value.shape[1], 1.2 + 0.3 * value.shape[0])
-        axes: Axes = plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+        axes = axes_of(ax, size)
         known = value[np.isfinite(value)]
         signed = bool((known < 0).any())
         top = float(np.abs(known).max()) if known.size else 1.0

@@ -29,22 +29,6 @@ from interp.interventions.windows import PREFILL_STEP, Site, When, ids_on
 if TYPE_CHECKING:
     from interp.chains.chain import Chain
 
-__all__ = [
-    "PARTS",
-    "AblateHeads",
-    "Intervention",
-    "MeanDelta",
-    "Part",
-    "Patch",
-    "ResampleDelta",
-    "Scale",
-    "Skip",
-    "Variant",
-    "VariantLike",
-    "ZeroDelta",
-    "dense",
-    "touches",
-]
 Part = Literal["block", "attention", "mlp"]
 PlaceName = Literal["block", "attention", "mlp", "heads"]  # parts, and the heads of attention
 PARTS = ("block", "attention", "mlp")
@@ -176,7 +160,7 @@ class ResampleDelta(Intervention):
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """A delta from the pool for every position [B, T, D]."""
-        from interp.chains.noise import mix
+        from interp.kernels.splitmix import mix
 
         pool = _needed(self.pool, "ResampleDelta(pool=...)", delta, ndim=2).to(delta)
         steps = _steps(at, delta, "ResampleDelta")

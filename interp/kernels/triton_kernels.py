@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from interp.chains.noise import GOLDEN, MIX_1, MIX_2, step_start
+from interp.kernels.splitmix import GOLDEN, MIX_1, MIX_2
 
 PROGRAMS = 264  # programs that keep a large device busy: two for each of 132 multiprocessors
 MOST_SPLITS = 16  # parts into which the columns of one row are divided at most
@@ -351,15 +351,15 @@ def stream_numbers(x: Tensor, y: Tensor, out: Tensor) -> None:
 
 
 def choose_and_measure(
-    logits: Tensor, temperature: float, keys: Tensor, steps: Tensor
+    logits: Tensor, temperature: float, starts: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Chooses the next token of every lane, and measures its distribution.
 
     Args:
         logits: [n, V]; the last dimension is contiguous.
         temperature: divisor of the logits; 0 chooses the most likely token.
-        keys: noise key of each lane, int64 [n].
-        steps: step of the token to choose, int64 [n].
+        starts: where the hash of each lane's noise starts (`interp.chains.noise.step_start`),
+            int64 [n].
 
     Returns:
         Token ids, int64 [n]; the entropy in nats and the log normalizer of the logits, not divided
@@ -371,7 +371,6 @@ def choose_and_measure(
     places = logits.new_empty((n, blocks), dtype=torch.int64)
     tokens = logits.new_empty(n, dtype=torch.int64)
     entropy, norm = logits.new_empty((2, n), dtype=torch.float32)
-    starts = step_start(keys, steps)
     _survey[(n, blocks)](
         logits, starts, numbers, places, vocab, logits.stride(0), temperature or 1.0, blocks,
         GOLDEN, MIX_1, MIX_2, temperature == 0, min(ENTRIES, triton.next_power_of_2(vocab)),

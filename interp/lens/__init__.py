@@ -19,6 +19,3 @@ from interp.lens.attribution import PARTS, Contributions, contributions
 from interp.lens.logit import EMBEDDING, Lens, lens
 from interp.lens.read_positions import NO_TOKEN, Events, Places
 from interp.lens.targets import CHOSEN, Target
-
-__all__ = ["CHOSEN", "EMBEDDING", "NO_TOKEN", "PARTS", "Contributions", "Events", "Lens"]
-__all__ += ["Places", "Target", "contributions", "lens"]

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
-from interp.errors import UserError, did_you_mean
+from interp.errors import check_known
 from interp.interventions.interventions import VariantLike
 from interp.lens.linear import FrozenNorm, Unembedding
 from interp.lens.logit import EMBEDDING
@@ -26,9 +27,6 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PARTS = ("block", "attention", "mlp")
 
@@ -72,10 +70,8 @@ class Contributions:
         Raises:
             UserError: the target or the part is unknown.
         """
-        if target not in self.parts:
-            raise UserError(did_you_mean(target, self.parts, "target"))
-        if part not in PARTS:
-            raise UserError(did_you_mean(part, PARTS, "part"))
+        check_known(target, self.parts, "target")
+        check_known(part, PARTS, "part")
         return self.parts[target][:, PARTS.index(part)]
 
     def to_frame(self) -> pd.DataFrame:
@@ -83,8 +79,6 @@ class Contributions:
 
         The embedding is block -1; it has neither attention nor MLP.
         """
-        import pandas as pd
-
         k, r = len(self.places), len(self.blocks) + 1
         tables = []
         for target in self.parts:
@@ -120,8 +114,6 @@ class Contributions:
         Raises:
             UserError: the unit is unknown, or an event has positions that were not read.
         """
-        import pandas as pd
-
         tables = []
         for event, inside in self.places.inside(events).items():
             for target, parts in self.parts.items():

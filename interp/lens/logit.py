@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
-from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.errors import NonFiniteError, UserError, check_known
 from interp.interventions.interventions import VariantLike
 from interp.lens.linear import normed_by
 from interp.lens.pieces import check_same, pieces, strange_model
 from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, read_texts
 from interp.lens.targets import Target, find_targets
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.replay.teacher_forced import position_chunks, readout
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 EMBEDDING = -1  # stands for the embedding in a list of blocks
@@ -72,8 +73,7 @@ class Lens:
         Raises:
             UserError: the quantity is unknown.
         """
-        if quantity not in self.quantities:
-            raise UserError(did_you_mean(quantity, self.quantities, "quantity"))
+        check_known(quantity, self.quantities, "quantity")
         if quantity in ("entropy", "kl"):
             return getattr(self, quantity)
         target, _, kind = quantity.rpartition("_")
@@ -83,8 +83,6 @@ class Lens:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per position and block: chain, step, block, and every quantity."""
-        import pandas as pd
-
         r, k = self.entropy.shape
         columns: dict[str, Any] = {
             "chain": np.repeat(self.places.chain, r),
@@ -108,8 +106,6 @@ class Lens:
         Raises:
             UserError: the unit is unknown, or an event has positions that were not read.
         """
-        import pandas as pd
-
         tables = []
         for event, inside in self.places.inside(events).items():
             for quantity in self.quantities:
@@ -132,16 +128,13 @@ class Lens:
         Raises:
             UserError: the chain has no position here, or the quantity is unknown.
         """
-        import matplotlib.pyplot as plt
-
         own = self.places.chain == chain
         if not own.any():
             raise UserError(
                 f"Chain {chain} has no position here: expected one of the chains "
                 f"{sorted(set(self.places.chain.tolist()))}."
             )
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
+        ax = axes_of(ax, (7.2, 3.6))
         steps, table = self.places.step[own], self.values(quantity)[:, own]
         low = {"entropy": 0.0, "kl": 0.0}.get(quantity, None if "logprob" in quantity else 0.0)
         image = ax.imshow(

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from interp.chains.chain import Chain
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.replay.batching import Ids
 from interp.statistics.jackknife import jackknife_ratio
 
@@ -90,8 +90,7 @@ class Places:
         Raises:
             UserError: the unit is unknown.
         """
-        if unit not in UNITS:
-            raise UserError(did_you_mean(unit, UNITS, "unit"))
+        check_known(unit, UNITS, "unit")
         names = {p: i for i, p in enumerate(dict.fromkeys(self.problems))}
         of_chain = np.array([names[p] for p in self.problems])
         units = self.chain if unit == "chain" else of_chain[self.chain]

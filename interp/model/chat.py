@@ -14,6 +14,13 @@ from typing import Any
 from interp.errors import UserError
 from interp.json_reader import short
 
+
+class RawPrompt(str):
+    """A prompt that is read as it is, without the chat template: what a base model continues."""
+
+    __slots__ = ()
+
+
 TEXT_PARTS = ("text", "input_text", "output_text")
 
 

@@ -27,7 +27,7 @@ DELIMITERS_FILE = "delimiters.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 BUNDLED = "testbed"
-MOST_BLOCKS = 10_000  # far above any real model; a larger number means a damaged file
+MOST_BLOCKS = 1_000  # far above any real model, and quick to build; more means a damaged file
 
 
 def locate(source: str, weights: bool = True) -> str:

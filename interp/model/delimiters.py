@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import UserError
+from interp.json_reader import short
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -117,12 +118,12 @@ class Delimiters:
         """
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(content) - known):
-            raise UserError(f"Delimiters with {unknown}: expected only {sorted(known)}.")
+            raise UserError(f"Delimiters with {short(unknown)}: expected only {sorted(known)}.")
         if missing := sorted({"think_start", "think_end"} - set(content)):
             raise UserError(f"Delimiters without {missing}.")
         if strange := [name for name, text in content.items() if not isinstance(text, str)]:
             raise UserError(
-                f"Delimiters with {strange[0]} {content[strange[0]]!r}: expected some text."
+                f"Delimiters with {strange[0]} {short(content[strange[0]])}: expected some text."
             )
         found = cls(**content)
         found.check_pair()
@@ -214,7 +215,9 @@ class Delimiters:
             texts |= {"think_start": "", "think_end": ""}
         for name, text in texts.items():
             if text and not spells(tokenizer, text):
-                raise UserError(f"The tokenizer cannot spell the delimiter {name}={text!r}. {HELP}")
+                raise UserError(
+                    f"The tokenizer cannot spell the delimiter {name}={short(text)}. {HELP}"
+                )
         return DelimiterIds(
             **{
                 name: tuple(tokenizer.encode(text, add_special_tokens=False)) if text else ()
@@ -433,6 +436,8 @@ def spells(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     """
     if not text:
         return True
+    if any("\ud800" <= c <= "\udfff" for c in text):  # half a character, which no tokenizer takes
+        return False
     ids = tokenizer.encode(text, add_special_tokens=False)
     if not ids or (tokenizer.unk_token_id in ids and tokenizer.unk_token != text):
         return False

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,7 +37,7 @@ from interp.model.checkpoint_files import (
 from interp.model.gguf_config import gguf_config
 from interp.model.gguf_file import is_gguf, read_gguf
 from interp.model.gguf_tokenizer import gguf_tokenizer
-from interp.model.gguf_weights import gguf_arguments, unquantised
+from interp.model.gguf_weights import gguf_arguments, slim_reader, unquantised
 from interp.model.memory_needed import check_room
 from interp.model.tokenizer_ids import with_own_ids
 
@@ -225,7 +225,7 @@ def load_weights(
         if (folder / WEIGHTS).exists() or (folder / INDEX).exists():
             weight_files(folder)
         side_file(str(place), "generation_config.json")  # transformers ignores a damaged one
-    with _unreported():
+    with _unreported(), slim_reader() if is_gguf(place) else nullcontext():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name,
             config=config,

@@ -25,7 +25,7 @@ from torch import nn
 from interp.chains.chain import Budget, Chains
 from interp.errors import UserError
 from interp.model.architecture import Anatomy, dissect
-from interp.model.chat import messages_of
+from interp.model.chat import RawPrompt, messages_of
 from interp.model.checkpoint_files import (
     Fingerprint,
     checked_layer_map,
@@ -216,6 +216,29 @@ class ReasoningModel:
             _ = model.stop_ids  # raises if the ids in generation_config.json are no numbers
         return model._said()
 
+    def around(
+        self, hf: Any, *, name: str | None = None, layer_map: Sequence[int] | None = None
+    ) -> ReasoningModel:
+        """The same model around other weights: tokenizer, thinking format and provenance stay.
+
+        Args:
+            hf: the Hugging Face model.
+            name: what to call the model. Default: as this one.
+            layer_map: dense index of each block. Default: as this one's.
+
+        Returns:
+            The model.
+        """
+        return ReasoningModel(
+            hf,
+            self.tokenizer,
+            name=name or self.name,
+            delimiters=self.delimiters,
+            layer_map=layer_map or self.layer_map,
+            n_dense=self.n_dense,
+            provenance=self.provenance,
+        )
+
     def _said(self) -> ReasoningModel:
         """Logs which thinking format the model has, and returns the model."""
         words, origin = self.delimiters.described, ORIGINS[self.format_origin]
@@ -314,6 +337,11 @@ class ReasoningModel:
         """
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template; without one, prompts are plain text."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
     def prompt_ids(self, question: Question, *, thinking: bool = True) -> list[int]:
         """Encodes the prompt of a question, up to where the model continues.
 
@@ -321,10 +349,12 @@ class ReasoningModel:
         beginning-of-sequence token if its tokenizer adds one.
 
         Args:
-            question: the user's text, or messages with "role" and "content" (`interp.model.chat`).
+            question: the user's text, messages with "role" and "content" (`interp.model.chat`), or
+                a `RawPrompt`, which is read as it is.
             thinking: True ends the prompt with the start of thinking; False with an empty thinking
                 that is closed already, so the answer comes next. In the plain format neither is
-                added: the template is asked not to think, and what it opens is closed.
+                added: the template is asked not to think, and what it opens is closed. False adds
+                nothing to a `RawPrompt`.
 
         Returns:
             Token ids.
@@ -332,8 +362,12 @@ class ReasoningModel:
         Raises:
             UserError: the question is empty or not made of text, or the template refuses it.
         """
-        text = self._prompt_text(messages_of(question), thinking)
         d, ids = self.delimiters, self.delimiter_ids
+        if isinstance(question, RawPrompt):
+            if not question.strip():
+                raise UserError("An empty prompt: expected some text to continue.")
+            return [*self._with_bos(self.encode(question)), *(ids.think_start if thinking else ())]
+        text = self._prompt_text(messages_of(question), thinking)
         if ids.plain:
             end = open_mark(text)
             return self._encode_prompt(f"{text.rstrip()}\n\n{end}\n\n" if end else text)
@@ -348,27 +382,32 @@ class ReasoningModel:
 
     def _prompt_text(self, turns: list[dict[str, Any]], thinking: bool) -> str:
         """Renders messages by the chat template, or a line each without one."""
-        if not getattr(self.tokenizer, "chat_template", None):
+        if not self.has_chat_template:
             return "\n".join(t["content"] for t in turns) + "\n"
+        from interp.model.chat_template import render
+
         thinks = thinking and not self.delimiters.is_plain
         with refusing(
             f"The chat template of {self.name!r} cannot render the question",
             "Expected a template that takes messages with `role` and `content`.",
         ):
-            return str(
-                self.tokenizer.apply_chat_template(
-                    turns,
-                    tokenize=False,
-                    add_generation_prompt=True,
-                    enable_thinking=thinks,  # Qwen3, SmolLM3, GLM, Gemma, Nemotron
-                    thinking=thinks,  # DeepSeek V3.1, Granite
-                )
+            return render(
+                self.tokenizer,
+                turns,
+                add_generation_prompt=True,
+                enable_thinking=thinks,  # Qwen3, SmolLM3, GLM, Gemma, Nemotron
+                thinking=thinks,  # DeepSeek V3.1, Granite
             )
 
     def _encode_prompt(self, text: str) -> list[int]:
         """Token ids of a rendered prompt; a template has written its special tokens itself."""
-        ids, bos = self.encode(text), self.tokenizer.bos_token_id
-        if bos is None or getattr(self.tokenizer, "chat_template", None) or ids[:1] == [bos]:
+        ids = self.encode(text)
+        return ids if self.has_chat_template else self._with_bos(ids)
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
+        """Token ids after the beginning-of-sequence token, if the tokenizer adds one to a text."""
+        bos = self.tokenizer.bos_token_id
+        if bos is None or ids[:1] == [bos]:
             return ids
         adds = list(self.tokenizer.encode("a"))[:1] == [bos]
         return [int(cast("Any", bos)), *ids] if adds else ids

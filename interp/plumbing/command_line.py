@@ -6,6 +6,7 @@ A command is a frozen dataclass whose fields are options, whose docstrings are t
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,9 @@ Numbers = Annotated[tuple[int, ...], unset("INT [INT ...]")]
 Reals = Annotated[tuple[float, ...], unset("FLOAT [FLOAT ...]")]
 Files = Annotated[tuple[str, ...], unset("NAME=FILE [NAME=FILE ...]")]
 Settings = Annotated[tuple[str, ...], unset("NAME=VALUE [NAME=VALUE ...]")]
+
+# Control characters but for tab and line feed, marks of direction, halves of surrogate pairs.
+_HARMFUL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 OWN = 10  # where the options that a command does not share stand
 
@@ -131,8 +135,7 @@ def execute(make: Callable[[], Runs | None], name: str, go_on: str = "\nStopped.
     try:
         parsed = make()
         for line in () if parsed is None else parsed.run():
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
+            show(line, sys.stdout)
     except UserError as error:
         return _said(f"{name}: {error}", 2)
     except (PruneScopeError, OSError) as error:
@@ -174,6 +177,21 @@ def run_command(kind: type[Runs], prog: str, arguments: Sequence[str] | None = N
     return execute(lambda: parse(kind, prog, arguments), prog.rpartition(" ")[2])
 
 
+def show(line: str, stream: Any) -> None:
+    r"""Write a line, whatever a name in it holds: every line of a command goes through here.
+
+    Args:
+        line: The line. Control characters, which a terminal would obey, marks of writing direction,
+            half characters (of file names that are not UTF-8) and what the stream's encoding lacks
+            are written as escapes, such as \x1b.
+        stream: Where to: a text file.
+    """
+    safe = "".join(repr(c)[1:-1] if _HARMFUL.match(c) else c for c in line)
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(safe.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
+
+
 def _said(text: str, code: int) -> int:
-    sys.stderr.write(f"{text}\n")
+    show(text, sys.stderr)
     return code

@@ -19,7 +19,7 @@ from importlib import metadata
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from interp.errors import UserError, did_you_mean, reason_of
+from interp.errors import UserError, check_known, reason_of
 
 T = TypeVar("T")
 Registered = TypeVar("Registered", bound=Callable[..., Any])
@@ -105,8 +105,7 @@ class Registry(Generic[T]):
             UserError: there is none; says the nearest name and all known ones.
         """
         known = self.entries()
-        if name not in known:
-            raise UserError(did_you_mean(name, known, self.kind))
+        check_known(name, known, self.kind)
         return known[name]
 
     def _load(self, point: metadata.EntryPoint) -> None:

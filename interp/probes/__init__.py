@@ -18,6 +18,3 @@ from interp.probes.features import STREAMS, gather
 from interp.probes.horizons import Horizons, probe_ahead
 from interp.probes.labels import Examples, foretell, outcome
 from interp.probes.probe import Probes, probe
-
-__all__ = ["STREAMS", "Examples", "Horizons", "Probes", "foretell", "gather", "outcome"]
-__all__ += ["probe", "probe_ahead"]

@@ -8,12 +8,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Shaped
 
 from interp.chains.chain import Chain
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.plots import axes_of
 from interp.probes.features import MAX_BYTES, gather
 from interp.probes.labels import Examples, check_masks, foretell
 from interp.probes.probe import Probes, draw, probe
@@ -21,7 +23,6 @@ from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -41,8 +42,6 @@ class Horizons:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per horizon and block."""
-        import pandas as pd
-
         tables = []
         for ahead, found, examples in zip(self.ahead, self.probes, self.examples, strict=True):
             table = found.to_frame().assign(unmatched=examples.unmatched)
@@ -59,9 +58,7 @@ class Horizons:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
+        axes = axes_of(ax, (7, 3.5))
         for i, (ahead, found) in enumerate(zip(self.ahead, self.probes, strict=True)):
             shift = (i - (len(self.ahead) - 1) / 2) * 0.6 / len(self.ahead)
             draw(found, axes, f"C{i}", f"within {ahead}", shift)

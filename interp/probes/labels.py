@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from interp.chains.chain import Chain, Span
 from interp.errors import UserError, did_you_mean
 from interp.probes.fitting import auc_of
 from interp.probes.folds import numbered, parts_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TOKENS_KEPT = 256  # most columns of the last-token baseline
 
@@ -84,8 +82,6 @@ class Examples:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per example."""
-        import pandas as pd
-
         names = ("chains", "rows", "labels", "problems", "bins", "folds")
         columns = {name[:-1]: getattr(self, name) for name in names}
         return pd.DataFrame({"asked": self.asked} | columns)

@@ -8,9 +8,11 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from interp.errors import NonFiniteError, UserError
+from interp.plumbing.plots import axes_of
 from interp.probes.fitting import FitDesign, against, auc_of
 from interp.probes.folds import checked_folds, numbered, shuffled, strata_of
 from interp.probes.labels import checked_labels
@@ -18,7 +20,6 @@ from interp.statistics import Interval, holm
 from interp.statistics.intervals import check_level
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -73,8 +74,6 @@ class Probes:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per block; the baselines repeat in every row."""
-        import pandas as pd
-
         names = ["auc", "low", "high", "control_mean", "control_high", "p", "p_holm"]
         columns: dict[str, Any] = {"block": list(self.blocks)}
         columns |= {
@@ -93,9 +92,7 @@ class Probes:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        axes: Axes = plt.subplots(figsize=(7, 3.5))[1] if ax is None else ax
+        axes = axes_of(ax, (7, 3.5))
         middle, top = self.control_mean, self.control_high
         axes.fill_between(
             self.blocks, 2 * middle - top, top, color="0.88", linewidth=0, label="shuffled labels"

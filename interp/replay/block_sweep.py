@@ -18,25 +18,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import NonFiniteError, PruneScopeError, UserError
 from interp.interventions.hooks import present
 from interp.interventions.interventions import PARTS, Part
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.batching import BATCH_TOKENS, Ids, batches
+from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.chunked_forward import forward
 from interp.replay.shared_prefix import Base, SharedPrefix
-from interp.replay.teacher_forced import Targets, finite, position_chunks, readout
+from interp.replay.teacher_forced import finite, position_chunks, readout, scored_batches
 from interp.statistics.jackknife import jackknife_ratio
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KEEP_BYTES = 2**30
 
@@ -92,8 +89,6 @@ class Sweep:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per skipped block: loss, excess loss and KL per token, with the KL's interval."""
-        import pandas as pd
-
         low, high = self.interval("kl")
         return pd.DataFrame(
             {
@@ -171,11 +166,8 @@ class Sweeper:
         self._check_base()
         if len(sequences):
             check_readout(model, sequences[0])
-        self._batches: list[tuple[Int[Tensor, "B T"], Targets]] = []
-        for batch in batches(model, sequences, batch_tokens):
-            targets = Targets.of(batch, scored)
-            if len(targets.texts):
-                self._batches.append((batch.ids, targets))
+        found = scored_batches(model, sequences, scored, batch_tokens)
+        self._batches = [(batch.ids, targets) for batch, targets in found]
         if not self._batches:
             raise UserError(
                 "No token to score: give texts of 2 tokens or more, and a part they have."

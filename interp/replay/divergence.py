@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -35,9 +35,6 @@ from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 from interp.replay.teacher_forced import position_chunks, readout
 from interp.statistics.jackknife import jackknife, jackknife_ratio
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 QUANTITIES = (
     "kl", "reverse_kl", "total_variation", "logprob_base", "logprob", "entropy_base", "entropy",
@@ -131,8 +128,6 @@ class Divergence:
         Raises:
             UserError: masks do not fit the chains.
         """
-        import pandas as pd
-
         self._check(events)
         rows = []
         for name, masks in events.items():
@@ -153,8 +148,6 @@ class Divergence:
         Raises:
             UserError: the edges do not rise.
         """
-        import pandas as pd
-
         if not len(edges) or any(b <= a for a, b in pairwise(edges)):
             raise UserError(
                 f"by_step(edges={list(edges)}): expected rising steps, such as [0, 64]."
@@ -172,8 +165,6 @@ class Divergence:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per chain and token."""
-        import pandas as pd
-
         sizes = [len(values) for values in self.quantities["kl"]]
         columns = {name: np.concatenate(values) for name, values in self.quantities.items()}
         return pd.DataFrame(
@@ -325,7 +316,6 @@ def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFra
     Raises:
         UserError: the base has two chains for one place, or no chain has a partner.
     """
-    import pandas as pd
 
     def key(c: Chain) -> tuple[object, ...]:
         return c.problem, c.sample, c.seed, c.budget
@@ -380,8 +370,6 @@ def damage_and_drift(
     Raises:
         UserError: masks do not fit the chains.
     """
-    import pandas as pd
-
     both = [divergence(model, chains, variant) for chains in (dense_chains, variant_chains)]
     masks = tuple({"all": list(found.chosen)} for found in both) if events is None else events
     for chains, few in zip((dense_chains, variant_chains), masks, strict=True):

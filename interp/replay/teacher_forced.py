@@ -25,20 +25,8 @@ from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch
+from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
-
-__all__ = [
-    "Targets",
-    "continuation_logprobs",
-    "finite",
-    "log_probability",
-    "losses",
-    "position_chunks",
-    "readout",
-    "replay",
-    "replay_chains",
-]
 
 LOGIT_FLOATS = 2**24  # most logits held at a time (64 MiB)
 
@@ -293,6 +281,29 @@ class Targets:
             [K, D].
         """
         return stream[self.rows.to(stream.device), self.positions.to(stream.device)]
+
+
+def scored_batches(
+    model: ReasoningModel,
+    sequences: Sequence[Ids],
+    scored: Sequence[np.ndarray] | None,
+    batch_tokens: int,
+) -> Iterator[tuple[TokenBatch, Targets]]:
+    """The batches of texts that hold a scored token, with their targets.
+
+    Args:
+        model: the model that reads them.
+        sequences: token ids of each text.
+        scored: for each text one boolean per token; None scores all but the first.
+        batch_tokens: the largest number of tokens per batch.
+
+    Yields:
+        A batch and its targets.
+    """
+    for batch in batches(model, sequences, batch_tokens):
+        targets = Targets.of(batch, scored)
+        if len(targets.texts):
+            yield batch, targets
 
 
 def log_probability(logits: Float[Tensor, "K V"], ids: Int[Tensor, " K"]) -> Float[Tensor, " K"]:

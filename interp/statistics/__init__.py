@@ -29,30 +29,3 @@ from interp.statistics.multiplicity import holm
 from interp.statistics.paired import PairedDifference, paired_difference, sign_flip, smallest_effect
 from interp.statistics.partial import partial_interval, partial_spearman
 from interp.statistics.rates import Rate, rate
-
-__all__ = [
-    "Correlation",
-    "Interval",
-    "PairedDifference",
-    "Rate",
-    "as_outcomes",
-    "best_of_n",
-    "clopper_pearson",
-    "cluster_bootstrap",
-    "cohen_kappa",
-    "cov_at_k",
-    "holm",
-    "jeffreys",
-    "maj_at_k",
-    "mean_interval",
-    "paired_difference",
-    "partial_interval",
-    "partial_spearman",
-    "pass_at_k",
-    "rate",
-    "resample_means",
-    "sign_flip",
-    "smallest_effect",
-    "spearman",
-    "spearman_interval",
-]

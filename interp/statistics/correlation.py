@@ -14,17 +14,14 @@ Compare with the ceiling that the reliability of the effects allows (`interp.eff
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
 from interp.errors import UserError
 from interp.statistics.intervals import check_level
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -49,8 +46,6 @@ class Correlation:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(self)])
 
 

@@ -18,16 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Shaped
 from scipy import stats
 
 from interp.errors import UserError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PRIOR_RATIO = 0.41  # the variance ratio is shrunk towards this value
 PRIOR_WEIGHT = 0.6  # weight of the prior ratio, in problems
@@ -59,8 +56,6 @@ class Interval:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(self)])
 
 

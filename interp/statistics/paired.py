@@ -16,17 +16,14 @@ problems. Caveat: p value and interval use different arguments and may disagree 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Shaped
 from scipy import optimize, stats
 
 from interp.errors import UserError
 from interp.statistics.intervals import check_level, effective_limits, t_limits
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ENUMERATED = 14  # most problems for which all 2^n sign patterns are listed
 LATTICE = 200_000  # longest distribution that is convolved, in steps
@@ -78,8 +75,6 @@ class PairedDifference:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a table with one row."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(self)])
 
 

@@ -13,23 +13,4 @@ from prunescope.commands.recover import Recover, RecoverStudy
 from prunescope.commands.shared import default_folder
 from prunescope.commands.studies import EffectsCommand, Report, Rescue, ScaleCommand, Study
 from prunescope.commands.testbed import Evaluate, Train
-
-__all__ = [
-    "Diagnose",
-    "Doctor",
-    "EffectsCommand",
-    "Evaluate",
-    "ExportLmEval",
-    "ImportLmEval",
-    "JudgeCommand",
-    "Prune",
-    "Recover",
-    "RecoverStudy",
-    "Report",
-    "Rescue",
-    "ScaleCommand",
-    "Score",
-    "Study",
-    "Train",
-    "default_folder",
-]
+from prunescope.commands.view import View

@@ -32,7 +32,14 @@ def estimate(config: StudyConfig, machine: str | None = None) -> Lines:
     from scaling.costs.trial import estimate_here
     from scaling.engines.local import LocalEngine
 
-    engine = LocalEngine(load(config.model, config.trust_remote_code, config.thinking_format))
+    model = load(
+        config.model,
+        config.trust_remote_code,
+        config.thinking_format,
+        config.device,
+        config.dtype,
+    )
+    engine = LocalEngine(model)
     with StudyBar() as bar:
         return estimate_here(config, engine, on_event=bar).report()
 
@@ -70,7 +77,9 @@ def scoring_estimate(
         from scaling.costs.measured_machine import this_machine
         from scaling.engines.local import LocalEngine
 
-        model = load(config.model, config.trust_remote_code)
+        model = load(
+            config.model, config.trust_remote_code, device=config.device, dtype=config.dtype
+        )
         shape, device = (
             replace(ModelShape.of(model.hf.config), name=config.model),
             this_machine(model),
@@ -101,7 +110,7 @@ def _calibration_of(config: StudyConfig, texts: Any, part: str | None) -> Calibr
         )
     if config.model.endswith(".json"):
         counts = [max(1.0, len(text) / CHARS_A_TOKEN) for text in texts]
-        how = f"{CHARS_A_TOKEN:.0f} characters a token"
+        how = f"{CHARS_A_TOKEN:.0f} characters per token"
     else:
         from pruning.calibration import Calibration as Sized
         from scaling.engines.served_model import weightless

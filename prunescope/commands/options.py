@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -18,6 +18,7 @@ from interp.plumbing.command_line import (
     Names,
     Number,
     Numbers,
+    Real,
     SeedOptions,
     Settings,
     Word,
@@ -30,15 +31,17 @@ if TYPE_CHECKING:
     from interp.model.delimiters import FormatChoice
     from interp.model.reasoning_model import ReasoningModel
     from pruning.plan import LayerPlan
+    from scaling.benchmarks import PromptChoice
     from scaling.study.calibration_source import CalibrationSource
     from scaling.study.config import StudyConfig
 
 
-def files_of(given: Sequence[str]) -> dict[str, str]:
+def files_of(given: Sequence[str], option: str = "--data") -> dict[str, str]:
     """Reads NAME=FILE options.
 
     Args:
         given: the options; the files must be there.
+        option: what the option is called.
 
     Returns:
         File by name.
@@ -50,17 +53,45 @@ def files_of(given: Sequence[str]) -> dict[str, str]:
     for item in given:
         name, equals, file = item.partition("=")
         if not equals or not name or not file:
-            raise UserError(f"--data {item!r}: expected NAME=FILE, such as gsm8k=test.jsonl.")
+            raise UserError(f"{option} {item!r}: expected NAME=FILE, such as gsm8k=test.jsonl.")
         if name in found:
-            raise UserError(f"--data names {name!r} twice; give each benchmark one file.")
+            raise UserError(f"{option} names {name!r} twice; give each benchmark one file.")
         if not Path(file).is_file():
-            raise UserError(f"--data {item!r}: there is no file {file!r}.")
+            raise UserError(f"{option} {item!r}: there is no file {file!r}.")
         found[name] = file
     return found
 
 
+def counts_of(given: Sequence[str], option: str) -> dict[str, int]:
+    """Reads NAME=N options.
+
+    Args:
+        given: the options.
+        option: what the option is called.
+
+    Returns:
+        Number by name.
+
+    Raises:
+        UserError: no "=", no whole number, or a name given twice.
+    """
+    found: dict[str, int] = {}
+    for item in given:
+        name, _, number = item.partition("=")
+        if not name or not number.isdecimal():
+            raise UserError(f"{option} {item!r}: expected NAME=N, such as gsm8k=8.")
+        if name in found:
+            raise UserError(f"{option} names {name!r} twice; give each benchmark one number.")
+        found[name] = int(number)
+    return found
+
+
 def load(
-    model: str, trust_remote_code: bool = False, thinking_format: FormatChoice | None = None
+    model: str,
+    trust_remote_code: bool = False,
+    thinking_format: FormatChoice | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> ReasoningModel:
     """Loads the model that --model names.
 
@@ -68,12 +99,30 @@ def load(
         model: "testbed", a Hub name, a folder or a GGUF file.
         trust_remote_code: whether it may run its own code.
         thinking_format: the thinking format; by default the model's own.
+        device: where to put the model; by default a GPU if there is one.
+        dtype: of the weights; by default the usual one of the device.
     """
     from interp.model.reasoning_model import ReasoningModel
 
     return ReasoningModel.load(
-        model, delimiters=thinking_format, trust_remote_code=trust_remote_code
+        model,
+        delimiters=thinking_format,
+        trust_remote_code=trust_remote_code,
+        device=device,
+        dtype=dtype,
     )
+
+
+@command
+class DeviceOptions:
+    """Where the model is, and in which precision."""
+
+    ORDER: ClassVar[int] = 68
+    device: Word = None
+    """Where to put the model, such as cpu or cuda:1 (default: a GPU if there is one)."""
+    dtype: Word = None
+    """Precision of the weights, such as bfloat16 (default: float32 on a CPU and for GGUF files,
+    else the checkpoint's own)."""
 
 
 @command
@@ -110,13 +159,13 @@ class ThinkingOptions:
 
 
 @command
-class LoadedModelOptions(ModelOptions, CodeOptions):
+class LoadedModelOptions(ModelOptions, DeviceOptions, CodeOptions):
     """A model that is loaded here."""
 
     def loaded(self) -> ReasoningModel:
         """The model."""
         chosen = self.thinking_format() if isinstance(self, ThinkingOptions) else None
-        return load(self.model, self.trust_remote_code, chosen)
+        return load(self.model, self.trust_remote_code, chosen, self.device, self.dtype)
 
 
 @command
@@ -128,6 +177,19 @@ class BenchmarkOptions:
     """Benchmarks by name; the model's usual ones if none are named."""
     data: Files = ()
     """Read a benchmark from a file of yours instead of the Hub."""
+    shots: Annotated[tuple[str, ...], unset("NAME=N [NAME=N ...]")] = ()
+    """Worked examples before each question of a benchmark, such as gsm8k=8 (docs/prompts.md)."""
+    shots_from: Files = ()
+    """Read the worked examples from a file of yours; GSM8K has eight of its own."""
+    chat_template: Literal["auto", "yes", "no"] = "auto"
+    """Ask through the model's chat template: auto (where it has one), yes or no."""
+
+    def prompts(self) -> PromptChoice:
+        """How the benchmarks are asked."""
+        from scaling.benchmarks import PromptChoice
+
+        shots = counts_of(self.shots, "--shots")
+        return PromptChoice(self.chat_template, shots, files_of(self.shots_from, "--shots-from"))
 
 
 @command
@@ -161,7 +223,9 @@ class CalibrationOptions(BenchmarkOptions, SeedOptions):
             check_name("part of a chain", self.part)
         texts = read_source(self.texts, self.field, paragraphs=self.paragraphs) if reading else None
         part: Any = self.part
-        return CalibrationSource(texts, part, self.benchmarks, files_of(self.data), self.seed)
+        return CalibrationSource(
+            texts, part, self.benchmarks, files_of(self.data), self.seed, self.prompts()
+        )
 
 
 @command
@@ -276,14 +340,23 @@ class PlaceOptions(ClusterOptions):
 
 
 @command
-class StudyOptions(ModelOptions, BenchmarkOptions, EstimateOptions, ThinkingOptions, CodeOptions):
+class StudyOptions(
+    ModelOptions, BenchmarkOptions, EstimateOptions, ThinkingOptions, DeviceOptions, CodeOptions
+):
     """A study of one model: its problems and budgets, its folder, its cost."""
 
     ORDER: ClassVar[int] = 22
-    limit: Number = None
-    """At most that many problems per benchmark."""
+    preset: Word = None
+    """Settings of a published protocol (paper-small), or of a .toml file of yours; what else is
+    given replaces them."""
+    limit: Annotated[tuple[str, ...], unset("N | NAME=N [NAME=N ...]")] = ()
+    """At most that many problems per benchmark: one number, or one by name."""
+    keep: Settings = ()
+    """Draw only from problems whose metadata say so, such as math500.level=1,2,3."""
     budgets: Numbers = ()
     """Thinking budgets in tokens (default: each benchmark's)."""
+    answer: Number = None
+    """Answer tokens (default: each benchmark's; 64 at most for a model without delimiters)."""
     quick: Flag = False
     """A small study of the same shape."""
     out: File = None
@@ -296,18 +369,58 @@ class StudyOptions(ModelOptions, BenchmarkOptions, EstimateOptions, ThinkingOpti
             **given: what the command decides itself.
         """
         from scaling.study.config import StudyConfig
+        from scaling.study.preset import preset_config
 
-        return StudyConfig(
-            model=self.model,
-            benchmarks=self.benchmarks,
-            data=files_of(self.data),
-            limit=self.limit,
-            budgets=self.budgets,
-            quick=self.quick,
-            trust_remote_code=self.trust_remote_code,
-            thinking_format=self.thinking_format(),
-            **given,
-        )
+        limit: Any = self.limit or None
+        if len(self.limit) == 1 and self.limit[0].isdecimal():
+            limit = int(self.limit[0])
+        elif limit is not None:
+            limit = counts_of(self.limit, "--limit")
+        asked: dict[str, Any] = {
+            "model": self.model,
+            "benchmarks": self.benchmarks,
+            "data": files_of(self.data),
+            "limit": limit,
+            "keep": kept_values(self.keep),
+            "prompts": self.prompts(),
+            "budgets": self.budgets,
+            "answer": self.answer,
+            "quick": self.quick,
+            "trust_remote_code": self.trust_remote_code,
+            "device": self.device,
+            "dtype": self.dtype,
+            "thinking_format": self.thinking_format(),
+        }
+        if self.preset is not None:
+            return preset_config(self.preset, **asked | given)
+        # what was not given is the default of the settings, and not None
+        usual = ("methods", "temperature")
+        given = {k: v for k, v in given.items() if v is not None or k not in usual}
+        return StudyConfig(**asked | given)
+
+
+def kept_values(given: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Reads NAME.FIELD=VALUE[,VALUE] options.
+
+    Args:
+        given: the options.
+
+    Returns:
+        By benchmark and field, its values.
+
+    Raises:
+        UserError: an option has another form.
+    """
+    found: dict[str, dict[str, tuple[str, ...]]] = {}
+    for item in given:
+        where, _, values = item.partition("=")
+        name, dot, field = where.rpartition(".")
+        if not (dot and name and field and values):
+            raise UserError(
+                f"--keep {item!r}: expected NAME.FIELD=VALUE[,VALUE], such as math500.level=1,2."
+            )
+        found.setdefault(name, {})[field] = tuple(values.split(","))
+    return found
 
 
 @command
@@ -319,8 +432,8 @@ class SamplingOptions:
     """Samples per problem for parallel scaling (default 8)."""
     waits: Annotated[tuple[int, ...] | None, unset("INT [INT ...]")] = None
     """How many early ends of thinking are replaced by "wait" (default 1 2)."""
-    temperature: float = 1.0
-    """Sampling temperature; 0 is greedy."""
+    temperature: Real = None
+    """Sampling temperature (default 1); 0 is greedy."""
 
 
 @command

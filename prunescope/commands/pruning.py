@@ -51,6 +51,9 @@ class ScoringOptions(
             methods=(),
             seed=self.seed,
             trust_remote_code=self.trust_remote_code,
+            device=self.device,
+            dtype=self.dtype,
+            prompts=source.prompts,
         )
         texts: Any = source.texts
         return scoring_estimate(
@@ -216,6 +219,8 @@ class Prune(PlanOptions, ScoringOptions):
             source=self.source(reading=False),
             trust_remote_code=self.trust_remote_code,
             thinking_format=self.thinking_format(),
+            device=self.device,
+            dtype=self.dtype,
         )
 
     def _estimated(self, config: PruneConfig) -> Lines:

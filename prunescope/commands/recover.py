@@ -86,7 +86,7 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
     tokens: Number = None
     """Stop after that many tokens with a loss."""
     batch: Number = None
-    """Examples a step, over all processes (rl: answers)."""
+    """Examples per step, over all processes (rl: answers)."""
     micro: Number = None
     """Of them at a time on one device."""
     context: Number = None
@@ -118,7 +118,7 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
     answer: Number = None
     """Answer tokens of one."""
     samples: Number = None
-    """Answers a problem (self 1, rl 8)."""
+    """Answers per problem (self 1, rl 8)."""
     verified: Flag = False
     """self: keep right answers only."""
     off_policy: Flag = False
@@ -188,22 +188,14 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
         plain = ("weights", "epochs", "tokens", "batch", "micro", "context", "rank", "alpha",
                  "dropout", "held_out", "check_every", "patience", "save_every", "log_every",
                  "thinking", "answer", "samples", "beta")  # fmt: skip
-        given |= {name: getattr(self, name) for name in plain if getattr(self, name) is not None}
-        if self.rates:
-            given["rates"] = self.rates
-        if self.targets:
-            given["targets"] = self.targets
-        if self.max_steps is not None:
-            given["steps"] = self.max_steps
-        for name in ("packing", "verified"):
-            if getattr(self, name):
-                given[name] = True
+        asked = {name: getattr(self, name) for name in plain} | {"steps": self.max_steps}
+        given |= {name: value for name, value in asked.items() if value is not None}
+        several = ("rates", "targets", "packing", "verified", "bf16")
+        given |= {name: value for name in several if (value := getattr(self, name))}
         if self.off_policy:
             given["on_policy"] = False
         if self.no_merge:
             given["merge"] = False
-        if self.bf16:
-            given["bf16"] = True
         if self.preset is not None:
             return RecoveryConfig.preset(self.preset, **given)
         return RecoveryConfig(**given)
@@ -289,14 +281,11 @@ class RecoverStudy(SeedOptions, EstimateOptions):
         from recovery.study import RecoveryStudy, run_recovery_study
 
         self.check_estimate()
-        given: dict[str, Any] = {}
-        for name in ("criteria", "remove", "methods"):
-            if getattr(self, name):
-                given[name] = getattr(self, name)
+        names = ("criteria", "remove", "methods", "controls", "tokens")
+        given = {name: getattr(self, name) for name in names}
+        given = {name: value for name, value in given.items() if value not in (None, ())}
         if self.controls is not None:
             given["controls"] = self.controls
-        if self.tokens is not None:
-            given["tokens"] = self.tokens
         default = Path("studies/recovery-quick" if self.quick else "studies/recovery")
         make = RecoveryStudy.quick if self.quick else RecoveryStudy
         study = make(out=self.out or default, seed=self.seed, jobs=self.jobs, **given)

@@ -31,9 +31,14 @@ def report(folder: Path, out: Path | None = None, trust_remote_code: bool = Fals
         return write_report(folder, out, trust_remote_code=trust_remote_code, on_step=step)
 
 
+def preset_name(preset: str | None) -> str:
+    """What a preset adds to the name of a folder."""
+    return Path(preset).stem if preset else ""
+
+
 def default_folder(model: str, quick: bool, what: str = "") -> Path:
     """studies/MODEL, studies/MODEL-quick: folders that do not clash."""
-    name = re.sub(r"[^\w.-]+", "-", Path(model).name if Path(model).is_dir() else model).strip("-")
+    name = re.sub(r"[^\w.-]+", "-", Path(model).name if Path(model).exists() else model).strip("-")
     return Path("studies") / "-".join([name or "model", *([what] if what else []),
                                        *(["quick"] if quick else [])])  # fmt: skip
 

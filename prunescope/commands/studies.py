@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -17,6 +17,7 @@ from interp.plumbing.command_line import (
     OutOptions,
     SeedOptions,
     command,
+    unset,
 )
 from prunescope.commands.judge_command import check_judge, said_of
 from prunescope.commands.machine_options import estimate
@@ -28,8 +29,7 @@ from prunescope.commands.options import (
     SamplingOptions,
     StudyOptions,
 )
-from prunescope.commands.shared import default_folder, report, table
-from scaling.study.defaults import METHODS
+from prunescope.commands.shared import default_folder, preset_name, report, table
 
 if TYPE_CHECKING:
     from scaling.study.config import StudyConfig
@@ -50,11 +50,14 @@ class Study(StudyOptions, SamplingOptions, PlaceOptions, JudgeOptions):
 
     prunescope study --model Qwen/Qwen3-8B --estimate --machine h200
 
+    prunescope study --preset paper-small --model qwen.gguf --benchmarks gsm8k --data gsm8k=t.jsonl
+
     prunescope study --model Qwen/Qwen3-8B --ray auto
     """
 
-    methods: tuple[str, ...] = METHODS
-    """Pruning criteria."""
+    methods: Annotated[tuple[str, ...] | None, unset("[NAME ...]")] = None
+    """Pruning criteria, random@1 for another random draw, laco to merge blocks (default shortgpt
+    reverse-order random perplexity skip-kl)."""
     remove: Numbers = ()
     """How many blocks each method removes (default 1 2 3; with --quick 1 2)."""
     seeds: tuple[int, ...] = (0,)
@@ -68,7 +71,7 @@ class Study(StudyOptions, SamplingOptions, PlaceOptions, JudgeOptions):
 
     def configs(self) -> list[StudyConfig]:
         """One study per seed."""
-        base = self.out or default_folder(self.model, self.quick)
+        base = self.out or default_folder(self.model, self.quick, preset_name(self.preset))
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"--seeds {list(self.seeds)}: expected at least one, each once.")
         return [
@@ -77,7 +80,7 @@ class Study(StudyOptions, SamplingOptions, PlaceOptions, JudgeOptions):
                 remove=self.remove,
                 samples=self.samples,
                 waits=self.waits,
-                blocks=not self.no_blocks,
+                blocks=False if self.no_blocks else None if self.preset else True,
                 temperature=self.temperature,
                 seed=seed,
                 out=base if len(self.seeds) == 1 else base / f"seed-{seed}",

@@ -19,9 +19,10 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
@@ -29,12 +30,6 @@ from interp.plumbing.registry import Registry
 from pruning.calibration import Calibration
 from pruning.cost import FORWARD, Cost, ScoringJob, Stated, checked_cost, cost_of
 from pruning.scores import ScoredBlocks, Scores
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["FORWARD", "Cost", "Criterion", "ScoredBlocks", "ScoringJob", "criteria"]
-__all__ += ["criteria_table", "criterion", "score"]
 
 Kind = Literal["one-shot", "contiguous", "greedy", "search"]
 Removes = Literal["blocks", "sublayers"]
@@ -242,8 +237,6 @@ def criteria_table(n_blocks: int = 32, remove: int | None = None) -> pd.DataFram
         A table; the columns forwards, backwards, readouts and generations count passes per text
         (`Cost`).
     """
-    import pandas as pd
-
     rows = []
     for c in criteria().values():
         cost = c.price(ScoringJob(n_blocks, remove))

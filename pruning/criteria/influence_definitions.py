@@ -26,7 +26,7 @@ from torch import Tensor
 
 from interp.activations.capture import CapturedBatch, capture
 from interp.activations.reducers import PerText, PerTextResult
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.kernels.stream_numbers import cosine, sinks
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import TokenBatch, batches
@@ -63,8 +63,7 @@ class Definition:
 
     def __post_init__(self) -> None:
         for name, known in SETTINGS.items():
-            if getattr(self, name) not in known:
-                raise UserError(did_you_mean(getattr(self, name), known, name))
+            check_known(getattr(self, name), known, name)
         if self.padded_batch < 1:
             raise UserError(
                 f"padded_batch={self.padded_batch}: expected at least 1 text per batch."

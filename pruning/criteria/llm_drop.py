@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from interp.activations.capture import CapturedBatch, capture
 from interp.activations.reducers import PerText
-from interp.errors import PruneScopeError, UserError, did_you_mean
+from interp.errors import PruneScopeError, check_known
 from interp.kernels.stream_numbers import cosine, two_streams
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
@@ -58,8 +58,7 @@ def llm_drop(
         UserError: `sublayer` is unknown, or the texts are unusable.
         PruneScopeError: a block's output is not its input plus attention plus MLP.
     """
-    if sublayer not in (*PARTS, "both"):
-        raise UserError(did_you_mean(sublayer, (*PARTS, "both"), "sublayer"))
+    check_known(sublayer, (*PARTS, "both"), "sublayer")
     asked: tuple[SublayerPart, ...] = PARTS
     if sublayer != "both":
         asked = ("attention",) if sublayer == "attention" else ("mlp",)

@@ -22,9 +22,9 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.batching import BATCH_TOKENS
 from interp.replay.shared_prefix import Base, SharedPrefix
-from interp.replay.teacher_forced import Targets, finite, position_chunks, readout
+from interp.replay.teacher_forced import Targets, finite, position_chunks, readout, scored_batches
 
 
 class SwappableBlocks(SharedPrefix):
@@ -223,10 +223,7 @@ def judge_sets(
     dense = Base(model)
     gone = [[i in removed for i in range(model.n_blocks)] for removed in candidates]
     order = sorted(range(len(candidates)), key=lambda row: gone[row])
-    for batch in batches(model, sequences, batch_tokens):
-        targets = Targets.of(batch, counted)
-        if not len(targets.texts):
-            continue
+    for batch, targets in scored_batches(model, sequences, counted, batch_tokens):
         if pieces is not None:
             targets = _by_piece(targets, pieces)
         tables.count(targets)

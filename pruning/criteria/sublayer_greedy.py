@@ -15,11 +15,10 @@ import torch
 from jaxtyping import Float
 
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.batching import batches
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import forward
 from interp.replay.shared_prefix import Base, SharedPrefix
-from interp.replay.teacher_forced import Targets
+from interp.replay.teacher_forced import scored_batches
 from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration
 from pruning.cost import Cost, ScoringJob
@@ -127,10 +126,7 @@ def _step(
     base = Base(model)
     for block, part in removed:
         base = base.without(model.layer_map.index(block), part)
-    for batch in batches(model, calibration.sequences, batch_tokens):
-        targets = Targets.of(batch, counted)
-        if not len(targets.texts):
-            continue
+    for batch, targets in scored_batches(model, calibration.sequences, counted, batch_tokens):
         tables.count(targets)
         dense = targets.pick(forward(model, batch.ids)) if measure.divergence and removed else None
         trunk, finals = SharedPrefix(base, batch.ids), []

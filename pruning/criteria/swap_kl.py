@@ -19,11 +19,11 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import check_readout
-from interp.replay.teacher_forced import Targets
+from interp.replay.teacher_forced import scored_batches
 from interp.statistics.jackknife import jackknife
 from pruning.calibration import Calibration
 from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
@@ -63,8 +63,7 @@ def swap_kl(
     Raises:
         UserError: `protocol` is unknown, the model has one block, or the texts are unusable.
     """
-    if protocol not in ARRANGEMENTS:
-        raise UserError(did_you_mean(protocol, ARRANGEMENTS, "protocol"))
+    check_known(protocol, ARRANGEMENTS, "protocol")
     depth = model.n_blocks
     if depth < 2:
         raise UserError("swap-kl: a model of one block has no neighbours to swap.")
@@ -74,10 +73,7 @@ def swap_kl(
     check_readout(model, calibration.sequences[0])
     tables = Tables(model, pairs * len(ways), n_texts, "kl")
     added = torch.zeros(depth, dtype=torch.float64)
-    for batch in batches(model, calibration.sequences, batch_tokens):
-        targets = Targets.of(batch, counted)
-        if not len(targets.texts):
-            continue
+    for batch, targets in scored_batches(model, calibration.sequences, counted, batch_tokens):
         tables.count(targets)
         walk = SwappableBlocks(model, batch.ids)
         added += _norms(walk, batch.mask & batch.pad(counted))

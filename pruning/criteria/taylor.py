@@ -20,9 +20,14 @@ from torch import nn
 from interp.errors import NonFiniteError, UserError
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.batching import BATCH_TOKENS, batches
+from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import forward
-from interp.replay.teacher_forced import Targets, log_probability, position_chunks, readout
+from interp.replay.teacher_forced import (
+    log_probability,
+    position_chunks,
+    readout,
+    scored_batches,
+)
 from pruning.calibration import Calibration
 from pruning.criteria import Cost, ScoredBlocks, criterion
 
@@ -69,10 +74,7 @@ def taylor(
     flat = [w for few in weights for w in few]
     gradients = [torch.zeros_like(w, dtype=torch.float32) for w in flat]
     with holding(model), _differentiable(model.hf, flat), torch.enable_grad():
-        for batch in batches(model, calibration.sequences, batch_tokens):
-            targets = Targets.of(batch, scored)
-            if not len(targets.texts):
-                continue
+        for batch, targets in scored_batches(model, calibration.sequences, scored, batch_tokens):
             picked = targets.pick(forward(model, batch.ids))
             loss = torch.zeros((), device=picked.device)
             for rows in position_chunks(model, len(picked)):

@@ -20,7 +20,9 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
@@ -28,12 +30,6 @@ from interp.plumbing.registry import Registry
 from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
 from pruning.repairs.machinery.live import Map, live
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Map", "Repair", "Repaired", "live", "mend", "per_cut", "repair", "repairs"]
-__all__ += ["save_repaired"]
 
 NOT_OPTIONS = ("model", "plan", "texts", "seed")
 
@@ -61,8 +57,6 @@ class Repaired:
 
         `block` is the dense index of the first removed block of the run, `removed` the whole run.
         """
-        import pandas as pd
-
         rows = [{"block": cut["removed"][0], **cut} for cut in self.record["cuts"]]
         frame = pd.DataFrame(rows)
         frame.insert(0, "repair", str(self.record.get("repair", "")))

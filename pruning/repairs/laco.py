@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.errors import NonFiniteError, UserError, check_known
 from interp.interventions.hooks import bypass
 from interp.model.forwards import replaced_forwards
 from interp.model.holding import holding
@@ -138,8 +138,7 @@ def laco(
     Raises:
         UserError: an argument is unusable, or the search finds no (or too few) merges.
     """
-    if rule not in RULES:
-        raise UserError(did_you_mean(rule, RULES, "LaCo rule"))
+    check_known(rule, RULES, "LaCo rule")
     calibration = None if texts is None else Calibration.of(model, texts, part)
     if plan is not None:
         if remove is not None:

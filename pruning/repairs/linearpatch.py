@@ -16,6 +16,8 @@ after their sublayers are refused.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,8 +42,7 @@ from pruning.repairs.machinery.fold import (
 from pruning.repairs.machinery.gains import read_gains
 from pruning.repairs.machinery.hadamard import hadamard
 from pruning.repairs.machinery.live import Map, live, on_the_stream
-from pruning.repairs.machinery.streams import CutErrors, at_cut
-from pruning.surgery import prune
+from pruning.repairs.machinery.streams import CutBatch, CutErrors, fitted_cuts
 
 
 def _cost(job: RepairJob) -> Cost:
@@ -76,25 +77,19 @@ def linearpatch(
         UserError: the architecture or its width is not supported, or the patch is not invertible.
         NonFiniteError: an activation is inf or nan.
     """
-    found = cuts(plan)
-    refuse(model, [on_the_stream(cut, torch.eye(1)) for cut in found])
+    refuse(model, [on_the_stream(cut, torch.eye(1)) for cut in cuts(plan)])
     calibration = Calibration.of(model, texts, part)
     width = model.d_model
     basis = hadamard(width) if rotate else torch.eye(width, dtype=torch.float64)
-    pruned = prune(model, plan)
-    maps: list[Map] = []
-    entries = []
-    for cut in found:
-        each, entry = _patch(model, pruned, maps, cut, calibration, basis, batch_tokens)
-        maps.append(each)
-        entries.append(entry)
+    fit = partial(_patch, basis)
+    pruned, maps, entries = fitted_cuts(model, plan, calibration, batch_tokens, fit)
     with live(pruned, maps):
         wanted = first_logits(pruned, calibration)
         kl_hook = divergences(model, [pruned], calibration, batch_tokens)[0]
     gains = read_gains(pruned, maps, calibration, batch_tokens)
     fold(pruned, maps, gains.kappa)
     errors = list(gains.errors.values()) or [0.0]
-    approximate = "approximate, one factor a token being replaced by its mean"
+    approximate = "approximate, one factor per token being replaced by its mean"
     record = {
         "cuts": entries,
         "fold": approximate if gains.errors else "exact",
@@ -106,19 +101,11 @@ def linearpatch(
 
 
 def _patch(
-    model: ReasoningModel,
-    pruned: ReasoningModel,
-    maps: list[Map],
-    cut: Cut,
-    calibration: Calibration,
-    basis: Float[Tensor, "D D"],
-    batch_tokens: int,
-) -> tuple[Map, dict[str, Any]]:
+    basis: Float[Tensor, "D D"], cut: Cut, batches: Iterator[CutBatch], errors: CutErrors
+) -> tuple[Map, float, dict[str, Any]]:
     """The patch of one cut, and its entry in the record."""
-    errors = CutErrors()
     sums = torch.zeros(4, len(basis), dtype=torch.float64)  # |x|, |y|, xy, xx per rotated channel
-    for batch in at_cut(model, pruned, maps, cut, calibration, batch_tokens):
-        errors.add(batch)
+    for batch in batches:
         here = basis.to(batch.entering.device)
         x, y = batch.entering.double() @ here, batch.target.double() @ here
         sums += torch.stack(
@@ -126,11 +113,8 @@ def _patch(
         ).cpu()
     gains = channel_gains(sums[0], sums[1])
     after = errors.target - float((2 * gains * sums[2] - gains.square() * sums[3]).sum())
-    entry = errors.entry(
-        cut, after, gain_mean=float(gains.mean()), gain_min=float(gains.min()),
-        gain_max=float(gains.max()),
-    )  # fmt: skip
-    return on_the_stream(cut, basis @ (gains[:, None] * basis.T)), entry
+    numbers = {f"gain_{name}": float(getattr(gains, name)()) for name in ("mean", "min", "max")}
+    return on_the_stream(cut, basis @ (gains[:, None] * basis.T)), after, numbers
 
 
 def channel_gains(

@@ -16,11 +16,12 @@ the run starts the model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import NonFiniteError, UserError
@@ -34,8 +35,7 @@ from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.fold import checked, fold, refuse
 from pruning.repairs.machinery.gains import read_gains
 from pruning.repairs.machinery.live import Map, on_the_stream
-from pruning.repairs.machinery.streams import CutErrors, at_cut, held_out
-from pruning.surgery import prune
+from pruning.repairs.machinery.streams import CutBatch, CutErrors, fitted_cuts, held_out
 
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 RIDGE_OF_ONE_TEXT = 1.0
@@ -76,15 +76,12 @@ def procrustes(
     """
     if ridge is not None and not ridge >= 0.0:
         raise UserError(f"ridge={ridge}: expected 0 or more, or None to choose it.")
-    found = cuts(plan)
-    refuse(model, [on_the_stream(cut, torch.eye(1)) for cut in found])
+    refuse(model, [on_the_stream(cut, torch.eye(1)) for cut in cuts(plan)])
     calibration = Calibration.of(model, texts, part)
-    pruned = prune(model, plan)
-    maps: list[Map] = []
-    entries = []
-    for cut in found:
-        errors = CutErrors()
-        fitted, tried = _sums(model, pruned, maps, cut, calibration, errors, batch_tokens)
+    held = held_out(len(calibration.sequences))
+
+    def fit(cut: Cut, batches: Iterator[CutBatch], errors: CutErrors) -> tuple[Map, float, Any]:
+        fitted, tried = _sums(batches, held, model.d_model)
         chosen = ridge
         if chosen is None and tried.squares:
             chosen = min(RIDGES, key=lambda r: tried.error(*nearest(fitted, r)))
@@ -95,8 +92,9 @@ def procrustes(
         turned = float((rotation - torch.eye(len(rotation))).norm())
         numbers = {"gain": gain, "turned": turned, "ridge": chosen}
         after = errors.target + whole.error(rotation, gain)
-        entries.append(errors.entry(cut, after, **numbers))
-        maps.append(on_the_stream(cut, gain * rotation))
+        return on_the_stream(cut, gain * rotation), after, numbers
+
+    pruned, maps, entries = fitted_cuts(model, plan, calibration, batch_tokens, fit)
     gains = read_gains(pruned, maps, calibration, batch_tokens)
     with checked(pruned, maps, calibration):
         fold(pruned, maps, gains.kappa)
@@ -131,21 +129,11 @@ class Sums:
         return gain * gain * self.squares - 2 * gain * float((rotation * self.cross).sum())
 
 
-def _sums(
-    model: ReasoningModel,
-    pruned: ReasoningModel,
-    maps: list[Map],
-    cut: Cut,
-    calibration: Calibration,
-    errors: CutErrors,
-    batch_tokens: int,
-) -> tuple[Sums, Sums]:
+def _sums(batches: Iterator[CutBatch], held: Bool[Tensor, " N"], width: int) -> tuple[Sums, Sums]:
     """The sums of the texts to fit on, and of the held-out texts."""
-    held = held_out(len(calibration.sequences))
-    nothing = Sums(torch.zeros(model.d_model, model.d_model, dtype=torch.float64), 0.0)
+    nothing = Sums(torch.zeros(width, width, dtype=torch.float64), 0.0)
     halves = [nothing, nothing]
-    for batch in at_cut(model, pruned, maps, cut, calibration, batch_tokens):
-        errors.add(batch)
+    for batch in batches:
         out = held.to(batch.texts.device)[batch.texts]
         for half, rows in enumerate((~out, out)):
             x, y = batch.entering[rows].double(), batch.target[rows].double()

@@ -17,6 +17,7 @@ further from its target than plain removal: compare `error_repaired` and `error_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -27,11 +28,10 @@ from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, per_cut, repair
-from pruning.repairs.machinery.cuts import cuts
+from pruning.repairs.machinery.cuts import Cut
 from pruning.repairs.machinery.fold import checked, fold
 from pruning.repairs.machinery.live import Map, on_the_stream
-from pruning.repairs.machinery.streams import CutErrors, at_cut
-from pruning.surgery import prune
+from pruning.repairs.machinery.streams import CutBatch, CutErrors, fitted_cuts
 
 AVERAGES = ("norms", "ratios")
 
@@ -66,14 +66,10 @@ def prune_comp(
     if average not in AVERAGES:
         raise UserError(f"average={average!r}: expected one of {', '.join(AVERAGES)}.")
     calibration = Calibration.of(model, texts, part)
-    pruned = prune(model, plan)
-    maps: list[Map] = []
-    entries = []
-    for cut in cuts(plan):
-        errors = CutErrors()
+
+    def fit(cut: Cut, batches: Iterator[CutBatch], errors: CutErrors) -> tuple[Map, float, Any]:
         entering = leaving = ratios = dots = squares = 0.0
-        for batch in at_cut(model, pruned, maps, cut, calibration, batch_tokens):
-            errors.add(batch)
+        for batch in batches:
             x, y = batch.entering.double(), batch.target.double()
             norm_x, norm_y = x.norm(dim=-1), y.norm(dim=-1)
             entering += float(norm_x.sum())
@@ -88,8 +84,10 @@ def prune_comp(
                 f"{entering:g} before them: no factor can repair that. Use another plan or repair."
             )
         after = errors.target - 2 * alpha * dots + alpha * alpha * squares
-        entries.append(errors.entry(cut, after, alpha=alpha))
-        maps.append(on_the_stream(cut, torch.tensor(alpha, dtype=torch.float64)))
+        factor = torch.tensor(alpha, dtype=torch.float64)
+        return on_the_stream(cut, factor), after, {"alpha": alpha}
+
+    pruned, maps, entries = fitted_cuts(model, plan, calibration, batch_tokens, fit)
     with checked(pruned, maps, calibration):
         fold(pruned, maps)
     return Repaired(pruned, plan, {"cuts": entries}, tuple(maps))

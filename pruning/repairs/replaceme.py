@@ -16,11 +16,13 @@ exactly into the embedding (a tied head is untied).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp.errors import UserError
@@ -32,8 +34,7 @@ from pruning.repairs import Repaired, per_cut, repair
 from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.fold import checked, fold, refuse
 from pruning.repairs.machinery.live import Map
-from pruning.repairs.machinery.streams import CutErrors, at_cut, held_out
-from pruning.surgery import prune
+from pruning.repairs.machinery.streams import CutBatch, CutErrors, fitted_cuts, held_out
 
 RIDGES = tuple(10.0**k for k in range(-6, 3))
 RIDGE_OF_ONE_TEXT = 1e-1
@@ -80,17 +81,12 @@ def replaceme(
         raise UserError(f"form={form!r}: expected 'full' or 'diagonal'.")
     if ridge is not None and not ridge >= 0.0:
         raise UserError(f"ridge={ridge}: expected 0 or more, or None to choose it.")
-    found = cuts(plan)
     shape = torch.eye(1) if form == "full" else torch.ones(1)
-    refuse(model, [_before(cut, shape) for cut in found])
+    refuse(model, [_before(cut, shape) for cut in cuts(plan)])
     calibration = Calibration.of(model, texts, part)
-    pruned = prune(model, plan)
-    maps: list[Map] = []
-    entries = []
-    for cut in found:
-        each, entry = _fit(model, pruned, maps, cut, calibration, ridge, toward, form, batch_tokens)
-        maps.append(each)
-        entries.append(entry)
+    held = held_out(len(calibration.sequences)) if ridge is None else None
+    fit = partial(_fit, held, ridge, toward, form)
+    pruned, maps, entries = fitted_cuts(model, plan, calibration, batch_tokens, fit)
     with checked(pruned, maps, calibration):
         fold(pruned, maps)
     return Repaired(pruned, plan, {"cuts": entries}, tuple(maps))
@@ -180,22 +176,17 @@ def _symmetric_solve(whole: Float[Tensor, "D D"], goal: Float[Tensor, "D D"]) ->
 
 
 def _fit(
-    model: ReasoningModel,
-    pruned: ReasoningModel,
-    maps: list[Map],
-    cut: Cut,
-    calibration: Calibration,
+    held: Bool[Tensor, " N"] | None,
     ridge: float | None,
     toward: str,
     form: str,
-    batch_tokens: int,
-) -> tuple[Map, dict[str, Any]]:
+    cut: Cut,
+    batches: Iterator[CutBatch],
+    _errors: CutErrors,
+) -> tuple[Map, float, dict[str, Any]]:
     """T of one cut, and its entry in the record."""
-    errors = CutErrors()
-    held = held_out(len(calibration.sequences)) if ridge is None else None
     halves: list[NormalEquations | None] = [None, None]  # texts to fit on, held-out texts
-    for batch in at_cut(model, pruned, maps, cut, calibration, batch_tokens):
-        errors.add(batch)
+    for batch in batches:
         added = batch.entering if batch.mlp is None else batch.mlp
         left = batch.target - batch.entering
         out = torch.zeros_like(batch.texts, dtype=torch.bool)
@@ -217,7 +208,7 @@ def _fit(
     numbers: dict[str, Any] = {"ridge": ridge}
     if fitted is not None and tried is not None and tried.squares:
         numbers["held_out_gain"] = 1.0 - tried.error(fitted.solve(ridge, toward)) / tried.squares
-    return _before(cut, t), errors.entry(cut, whole.error(t), **numbers)
+    return _before(cut, t), whole.error(t), numbers
 
 
 def _before(cut: Cut, t: Float[Tensor, "*shape"]) -> Map:

@@ -16,14 +16,15 @@ number, so zeros save no time and no memory (`matched.match_latency` measures it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
@@ -45,18 +46,6 @@ from pruning.weights.matrices import (
     lowest_of_all,
     matrices,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = [
-    "LatencyMatch",
-    "Sparse",
-    "decode_latency",
-    "match_latency",
-    "matched_sparsity",
-    "sparsify",
-]
 
 METHODS = ("wanda", "magnitude")
 ALLOCATIONS = ("uniform", "owl")
@@ -108,8 +97,6 @@ class Sparse:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per matrix: weights, zeros, sparsity."""
-        import pandas as pd
-
         frame = pd.DataFrame(self.table, columns=["block", "matrix", "weights", "zeros"])  # pyright: ignore[reportArgumentType]
         frame["sparsity"] = frame["zeros"] / frame["weights"]
         return frame.assign(method=self.method, allocation=self.allocation)
@@ -216,10 +203,8 @@ def _gone(
 
 
 def _check(method: str, allocation: str, texts: Any) -> None:
-    if method not in METHODS:
-        raise UserError(did_you_mean(method, METHODS, "method of unstructured pruning"))
-    if allocation not in ALLOCATIONS:
-        raise UserError(did_you_mean(allocation, ALLOCATIONS, "allocation"))
+    check_known(method, METHODS, "method of unstructured pruning")
+    check_known(allocation, ALLOCATIONS, "allocation")
     if texts is None and (method == "wanda" or allocation == "owl"):
         what = "Wanda" if method == "wanda" else "OWL"
         raise UserError(f"{what} measures activations: it needs calibration texts.")

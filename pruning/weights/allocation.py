@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from pruning.weights.matrices import Matrix
 
 RULES = ("code", "range")
@@ -93,8 +93,7 @@ def owl_sparsities(
     Raises:
         UserError: an unknown rule, or a `spread` that leads to a sparsity outside 0 to 1.
     """
-    if rule not in RULES:
-        raise UserError(did_you_mean(rule, RULES, "rule of OWL"))
+    check_known(rule, RULES, "rule of OWL")
     if not 0 <= spread <= min(sparsity, 1 - sparsity):
         raise UserError(
             f"spread={spread}: expected a number from 0 to {min(sparsity, 1 - sparsity):.3g}, so "

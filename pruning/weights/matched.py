@@ -20,9 +20,10 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -33,9 +34,6 @@ from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from pruning.weights.matrices import matrices
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def matched_sparsity(model: ReasoningModel, plan: LayerPlan) -> float:
@@ -114,8 +112,6 @@ class Latencies:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per model: median time per token, and speed relative to the first."""
-        import pandas as pd
-
         rows = []
         for name, times, nonzero in zip(self.names, self.milliseconds, self.nonzero, strict=True):
             value, low, high = self.speedup(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import check_known
 
 
 def names() -> tuple[str, ...]:
@@ -29,6 +29,5 @@ def path(name: str) -> Path:
     Raises:
         UserError: no such configuration.
     """
-    if name not in names():
-        raise UserError(did_you_mean(name, names(), "accelerate configuration"))
+    check_known(name, names(), "accelerate configuration")
     return Path(str(resources.files(__name__))) / f"{name}.yaml"

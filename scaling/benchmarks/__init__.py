@@ -11,7 +11,8 @@ From a program:
     @generated("arithmetic", version="1", grader="testbed", default_limit=100)
     def arithmetic(n: int, seed: int) -> list[Problem]: ...
 
-`load_benchmark` reads, checks, and draws `limit` problems (10 of seed 0 are among 20 of seed 0).
+`load_benchmark` reads, checks, and draws `limit` problems (10 of seed 0 are among 20 of seed 0);
+`with_prompting` adds worked examples and the chat template.
 """
 
 from __future__ import annotations
@@ -20,16 +21,18 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from interp.errors import UserError
 from interp.plumbing.registry import Registry
+from scaling.benchmarks._worked_examples import PromptChoice, subjects_of
 from scaling.problem import Benchmark, Problem, Scoring
+from scaling.prompting import PromptForm
 from scaling.records import Hub, Record, read_file, read_hub
 
-__all__ = ["Benchmark", "Entry", "Problem", "benchmark", "benchmarks", "generated"]
-__all__ += ["choose", "load_benchmark"]
+__all__ = ["Benchmark", "Entry", "Problem", "PromptChoice", "benchmark", "benchmarks", "generated"]
+__all__ += ["choose", "load_benchmark", "with_prompting"]
 
+USUAL_FORM = PromptForm()
 FromRecord = Callable[[Record], Problem]
 Make = Callable[[int, int], list[Problem]]
 
@@ -39,7 +42,8 @@ class Entry:
     """A registered benchmark: how its problems come about and are judged.
 
     typical: of a public set, how many problems it has and the mean number of characters of a
-    question; an estimate then needs no download.
+    question; an estimate then needs no download. form: how it writes a question in running text;
+    None if it is asked in its own way only. by_length: see `Benchmark`.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Entry:
     default_limit: int | None = None
     drop_repeats: bool = False
     typical: tuple[int, int] | None = None
+    form: PromptForm | None = None
+    by_length: bool = False
 
 
 REGISTRY = Registry[Entry]("benchmark", __name__, entry_points="prunescope.benchmarks")
@@ -71,12 +77,15 @@ def benchmark(
     hub: Hub | None = None,
     drop_repeats: bool = False,
     typical: tuple[int, int] | None = None,
+    form: PromptForm = USUAL_FORM,
+    by_length: bool = False,
 ) -> Callable[[FromRecord], FromRecord]:
     """Register a function that turns one record into one problem.
 
     drop_repeats: a public set that holds the same question twice keeps the first only (a
     user's file with one is an error instead). typical: problems of the public set and mean
-    characters of a question, for estimates.
+    characters of a question, for estimates. form: how it writes a question in running text.
+    by_length: whether the likelihood of a choice is divided by its characters.
     """
 
     def build(function: FromRecord) -> Entry:
@@ -92,6 +101,8 @@ def benchmark(
             from_record=function,
             drop_repeats=drop_repeats,
             typical=typical,
+            form=form,
+            by_length=by_length,
         )
 
     return REGISTRY.register(name, build)
@@ -195,6 +206,38 @@ def load_benchmark(
     return choose(_benchmark(name, entry, problems, grader, where), limit, seed)
 
 
+def with_prompting(
+    bench: Benchmark, choice: PromptChoice, has_template: bool, stand_in: bool = False
+) -> Benchmark:
+    """A benchmark as a model is asked it.
+
+    Args:
+        bench: the benchmark.
+        choice: what the user wants.
+        has_template: whether the model has a chat template.
+        stand_in: whether the problems stand in for those of a public set and have no subject.
+
+    Returns:
+        The benchmark with its prompting.
+
+    Raises:
+        UserError: see `PromptChoice.prompting`.
+    """
+    entry = REGISTRY.get(bench.name.partition(":")[0])
+    found = choice.prompting(
+        bench.name,
+        entry.form,
+        entry.from_record,
+        bench.scoring == "likelihood",
+        has_template,
+        None if stand_in else subjects_of(bench.problems),
+    )
+    made = replace(bench, prompting=found)
+    for problem in made.problems:  # a subject without an example is found now
+        made.prompt(problem)
+    return made
+
+
 def choose(whole: Benchmark, limit: int | None, seed: int = 0) -> Benchmark:
     """Draw `limit` problems of a benchmark; smaller draws are subsets of larger ones.
 
@@ -226,9 +269,9 @@ def _problem(function: FromRecord, record: Record) -> Problem:
 
 
 def _grader_in(records: list[Record]) -> str:
-    names: set[Any] = {record.fields.get("grader") for record in records}
-    if len(names) == 1 and isinstance(only := names.pop(), str):
-        return only
+    first = records[0].fields.get("grader")
+    if isinstance(first, str) and all(r.fields.get("grader") == first for r in records):
+        return first
     from scaling.grading import graders
 
     raise UserError(
@@ -277,4 +320,5 @@ def _benchmark(
         grader=judged_by,
         thinking=entry.thinking,
         instruction=entry.instruction,
+        by_length=entry.by_length,
     )

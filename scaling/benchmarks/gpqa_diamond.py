@@ -27,7 +27,8 @@ def gpqa_diamond(record: Record) -> Problem:
     correct = record.text("Correct Answer").strip()
     options = [correct]
     options += [record.text(f"Incorrect Answer {i}").strip() for i in (1, 2, 3)]
-    identity = str(record.fields.get("Record ID") or record.index)
+    given = record.fields.get("Record ID") not in (None, "")
+    identity = record.text("Record ID") if given else str(record.index)
     random.Random(f"gpqa/{identity}").shuffle(options)
     return Problem(
         id=f"gpqa/{identity}",

@@ -1,12 +1,14 @@
 """GSM8K: 1,319 school word problems, integer answers (Cobbe et al. 2021, arXiv 2110.14168).
 
-Schema: question, answer ("... #### 18"). The gold answer is the text after the last "####".
+Schema: question, answer ("... #### 18"). The gold answer is the text after the last "####". Worked
+examples for few-shot prompts (examples/gsm8k.jsonl) were written for this project in this form.
 """
 
 from __future__ import annotations
 
 from scaling.benchmarks import benchmark
 from scaling.problem import Problem
+from scaling.prompting import PromptForm
 from scaling.records import Hub, Record
 
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -19,6 +21,7 @@ STEP_BY_STEP = "Please reason step by step, and put your final answer within \\b
     instruction=STEP_BY_STEP,
     hub=Hub("openai/gsm8k", "test", "main"),
     typical=(1319, 240),
+    form=PromptForm("Q: {question}\nA:"),
 )
 def gsm8k(record: Record) -> Problem:
     """Grade-school word problems with integer answers."""

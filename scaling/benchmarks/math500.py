@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from scaling.benchmarks import benchmark
 from scaling.problem import Problem
+from scaling.prompting import PromptForm
 from scaling.records import Hub, Record
 
 
@@ -17,6 +18,7 @@ from scaling.records import Hub, Record
     instruction="Please reason step by step, and put your final answer within \\boxed{}.",
     hub=Hub("HuggingFaceH4/MATH-500", "test"),
     typical=(500, 196),
+    form=PromptForm("Problem:\n{question}\n\nSolution:"),
 )
 def math500(record: Record) -> Problem:
     """Competition mathematics with LaTeX answers."""

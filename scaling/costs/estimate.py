@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from interp.errors import UserError
 from scaling.costs.decode_speed import pace_of, spread_lengths
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 WORKSPACE = 1.5e9  # bytes beside weights and cache: activations, the runtime
 Spent = tuple[float, float, float]  # tokens, FLOPs, seconds
@@ -147,6 +146,11 @@ class Line:
         counts = {k: v * n for k, v in self.__dict__.items() if k != "stage"}
         return Line(stage=stage or self.stage, **counts)
 
+    def slower(self, factor: float) -> Line:
+        """The stage with `factor` times its seconds."""
+        seconds = {"seconds": factor * self.seconds, "most_seconds": factor * self.most_seconds}
+        return replace(self, **seconds)
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -189,8 +193,6 @@ class Estimate:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per stage."""
-        import pandas as pd
-
         return pd.DataFrame([line.__dict__ for line in self.lines])
 
     def report(self) -> Iterator[str]:

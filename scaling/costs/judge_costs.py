@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from scaling.costs.estimate import duration, quantity
 from scaling.costs.study_work import CHARS_A_TOKEN
 from scaling.judging.llm_judge import Planned
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ANSWER = {"same": 9.0, "behaviours": 32.0}  # tokens of the JSON object that is asked for
 WORDS = {"same": "verdicts", "behaviours": "counts of behaviours"}
@@ -70,8 +68,6 @@ class JudgeEstimate:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per task."""
-        import pandas as pd
-
         return pd.DataFrame(
             [
                 {
@@ -98,8 +94,8 @@ class JudgeEstimate:
         seconds = self.requests * SECONDS / self.concurrency
         yield f"  time {duration(seconds)}"
         yield "Assumed:"
-        yield f"  - {CHARS_A_TOKEN:.0f} characters a token; a judge that does not think first"
-        yield f"  - {SECONDS:.0f} s an answer, {self.concurrency} under way at a time; no retries"
+        yield f"  - {CHARS_A_TOKEN:.0f} characters per token; a judge that does not think first"
+        yield f"  - {SECONDS:.0f} s per answer, {self.concurrency} under way at a time; no retries"
 
 
 def estimate_judging(

@@ -5,7 +5,7 @@ No weights are read or allocated: parameters are counted on a model without stor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class ModelShape:
         weights: number of all parameters.
         kv: numbers per token in the key/value cache of all blocks.
         vocab: width of the logits V.
+        config: the Hugging Face configuration.
     """
 
     name: str
@@ -34,6 +35,7 @@ class ModelShape:
     weights: int
     kv: int
     vocab: int
+    config: Any = field(repr=False, compare=False)
 
     @property
     def n_blocks(self) -> int:
@@ -60,12 +62,16 @@ class ModelShape:
             text = config.get_text_config()
             groups = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
             width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+            cost = ModelCost.of(config)
+            if not cost.blocks or groups < 1 or width < 1:
+                raise ValueError("it has no blocks, or no attention heads.")
             return cls(
                 name=name,
-                cost=ModelCost.of(config),
+                cost=cost,
                 weights=sum(p.numel() for p in bare.parameters()),
                 kv=2 * int(text.num_hidden_layers) * groups * int(width),
                 vocab=int(text.vocab_size),
+                config=config,
             )
 
 

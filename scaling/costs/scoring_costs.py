@@ -161,7 +161,8 @@ def tried_share(config: StudyConfig, engine: Engine, problems: int = 3) -> float
     from scaling.study.problem_sets import gather
     from scaling.study.variants import calibration_chains
 
-    benches, spare = gather(config)
+    config = config.fitted(engine.model)
+    benches, spare = gather(config, engine)
     generated = [b for b in benches if b.scoring != LIKELIHOOD]
     if not generated:
         return SHARE
@@ -195,7 +196,8 @@ def cost_of_criteria(
     from pruning.criteria import criteria as known
 
     job = ScoringJob(n_blocks, removals, max(1, round(tokens)), max(1, texts))
-    return sum((known()[name].price(job, options) for name in criteria), Cost())
+    names = (name.partition("@")[0] for name in criteria)  # a study's "random@1" is a draw
+    return sum((known()[name].price(job, options) for name in names), Cost())
 
 
 def flops_of(cost: Cost, shape: ModelShape, tokens: float, texts: int, chain: float = 0.0) -> float:

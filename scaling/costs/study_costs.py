@@ -60,11 +60,9 @@ def estimate_on(config: StudyConfig, machine: Machine, *, share: float = SHARE) 
     benches = sized_benchmarks(config)
     parts = parts_of(config, benches, shape.n_blocks)
     longest = max(p.longest for p in parts)
-    lines = [_scoring(config, shape, machine, parts)] if scored(config) else []
-    for bench in benches:
-        lines.append(
-            _stage(bench, [p for p in parts if p.benchmark == bench.name], shape, machine, share)
-        )
+    lines = study_lines(
+        config, benches, parts, shape, machine, lambda p: (p.thinking(share), p.tokens(share))
+    )
     rows = rows_at_once(shape, machine, longest)
     stored = sum(p.requests * p.stored(p.tokens(share)) for p in parts)
     disk = ROW_BYTES * sum(p.chains for p in parts) + TOKEN_BYTES * stored
@@ -83,7 +81,7 @@ def estimate_on(config: StudyConfig, machine: Machine, *, share: float = SHARE) 
             *(
                 [
                     f"problems and lengths of {', '.join(public)} as of the public sets, "
-                    f"{CHARS_A_TOKEN:.0f} characters a token"
+                    f"{CHARS_A_TOKEN:.0f} characters per token"
                 ]
                 if public
                 else []
@@ -110,84 +108,77 @@ def memory_of(shape: ModelShape, rows: int, longest: float, number_bytes: int) -
     return numbers * number_bytes + rows * shape.vocab * 4 + WORKSPACE
 
 
-def likelihood_flops(shape: ModelShape, parts: Sequence[Part]) -> float:
-    """FLOPs of reading the prompts whose choices are scored by likelihood.
+#: Thinking tokens, and all tokens, that one request of a part decodes.
+Spending = Callable[[Part], tuple[float, float]]
+
+
+def study_lines(
+    config: StudyConfig,
+    benches: Sequence[Benchmark],
+    parts: Sequence[Part],
+    shape: ModelShape,
+    machine: Machine,
+    spending: Spending,
+    share: float = SHARE,
+) -> list[Line]:
+    """The stages of a study on a machine: its calibration, then its benchmarks.
 
     Args:
-        shape: the shape of the model.
+        config: the settings of the study.
+        benches: the benchmarks, with their problems.
         parts: the requests.
+        shape: the shape of the model.
+        machine: the machine that runs it.
+        spending: what a request is expected to decode.
+        share: the part of the tokens allowed that calibration chains use.
 
     Returns:
-        The number of FLOPs.
+        A line per stage, from what is expected to every chain as long as its budget allows.
     """
-    return float(sum(p.requests * shape.cost.chain(max(1, round(p.prompt)), 1) for p in parts))
-
-
-def decoding(
-    shape: ModelShape, parts: Sequence[Part], each: Callable[[Part], float]
-) -> tuple[float, float]:
-    """Tokens and FLOPs of decoding.
-
-    Args:
-        shape: the shape of the model.
-        parts: the requests.
-        each: the number of tokens that one request of a part decodes.
-
-    Returns:
-        Tokens and FLOPs of all requests.
-    """
-    tokens = flops = 0.0
-    for p in parts:
-        tokens += p.requests * each(p)
-        chain = shape.cost.chain(max(1, round(p.prompt)), max(1, round(each(p))))
-        flops += p.requests * float(chain)
-    return tokens, flops
+    lines = [_scoring(config, shape, machine, parts, share)] if scored(config) else []
+    for bench in benches:
+        own = [p for p in parts if p.benchmark == bench.name]
+        lines.append(_stage(bench, own, shape, machine, spending))
+    return lines
 
 
 def _stage(
-    bench: Benchmark, parts: Sequence[Part], shape: ModelShape, machine: Machine, share: float
+    bench: Benchmark, parts: Sequence[Part], shape: ModelShape, machine: Machine, spending: Spending
 ) -> Line:
     requests, chains = sum(p.requests for p in parts), sum(p.chains for p in parts)
-    reading = Line.computed("reading", likelihood_flops(shape, parts), machine)
+    prompts = {p: max(1, round(p.prompt)) for p in parts}
+    read = sum(p.requests * float(shape.cost.chain(prompts[p], 1)) for p in parts)
+    reading = Line.computed("reading", read, machine)
     if bench.scoring == LIKELIHOOD:
         spent = (0.0, reading.flops, reading.seconds)
         return Line.between(bench.name, requests, chains, spent, spent)
     found: list[Spent] = []
-    for taken in (share, 1.0):
-        tokens, flops = decoding(shape, parts, lambda p, taken=taken: p.tokens(taken))
-        read = sum(p.requests * p.tokens(taken) * (p.prompt + p.thinking(taken) / 2) for p in parts)
-        pace = pace_of(shape, machine, read / tokens, max(p.longest for p in parts))
-        lengths = [spread_lengths(p.tokens(taken), p.cap + p.answers, p.requests) for p in parts]
+    for one in (spending, lambda p: (p.cap, p.cap + p.answers)):
+        each = [(p, *one(p)) for p in parts]
+        tokens = sum(p.requests * n for p, _, n in each)
+        flops = sum(
+            p.requests * float(shape.cost.chain(prompts[p], max(1, round(n)))) for p, _, n in each
+        )
+        context = sum(p.requests * n * (p.prompt + thought / 2) for p, thought, n in each)
+        pace = pace_of(shape, machine, context / tokens, max(p.longest for p in parts))
+        lengths = [spread_lengths(n, p.cap + p.answers, p.requests) for p, _, n in each]
         found.append((tokens, flops, pace.seconds(np.concatenate(lengths)) + reading.seconds))
     return Line.between(bench.name, requests, chains, *found)
 
 
 def _scoring(
-    config: StudyConfig, shape: ModelShape, machine: Machine, parts: Sequence[Part]
+    config: StudyConfig, shape: ModelShape, machine: Machine, parts: Sequence[Part], share: float
 ) -> Line:
     """Decoding the calibration chains and scoring the blocks on them."""
+    removals = max(config.remove_counts, default=1)
     found = []
-    for share in (SHARE, 1.0):
-        calibration = own_calibration(config, shape.n_blocks, share, parts=parts)
-        lines = scoring_lines(
-            shape, scored(config), calibration, machine, removals=most_removed(config)
-        )
+    for taken in (share, 1.0):
+        calibration = own_calibration(config, shape.n_blocks, taken, parts=parts)
+        lines = scoring_lines(shape, scored(config), calibration, machine, removals=removals)
         whole = Line.together("calibration", [line for line in lines if line.stage != "scoring"])
         every = Line.together("calibration", lines)
         found.append((whole.tokens, every.flops, every.seconds))
     return Line.between("calibration", calibration.texts, 0, *found)
-
-
-def most_removed(config: StudyConfig) -> int:
-    """The largest number of removals that a study asks of its criteria.
-
-    Args:
-        config: the settings of the study.
-
-    Returns:
-        The number of removals, 1 if none are set.
-    """
-    return max(config.remove_counts, default=1)
 
 
 def _check_remove(config: StudyConfig, shape: ModelShape) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from interp.chains.chain import Budget
 from scaling.problem import Benchmark, Problem
+from scaling.prompting import prompt_length
 from scaling.store.chain_row import LIKELIHOOD
 from scaling.study.cells import cut, wanted
 from scaling.study.config import StudyConfig
@@ -119,7 +120,8 @@ def parts_of(config: StudyConfig, benchmarks: Sequence[Benchmark], n_blocks: int
             (kinds[variant][0], removed[variant], tuple(sorted(budgets, key=_order)))
             for (variant, _, _), budgets in asked.items()
         )
-        prompt = float(np.mean([len(bench.prompt(p)) for p in bench.problems])) / CHARS_A_TOKEN
+        characters = [prompt_length(bench.prompt(p)) for p in bench.problems]
+        prompt = float(np.mean(characters)) / CHARS_A_TOKEN
         for (kind, count, budgets), n in counted.items():
             found.append(
                 Part(
@@ -154,7 +156,7 @@ def sized_benchmarks(config: StudyConfig) -> list[Benchmark]:
     Nothing is downloaded: a file of the caller's is read, what a program makes is made, and of a
     public set the number of problems and the length of a question are known.
     """
-    from scaling.benchmarks import benchmarks, load_benchmark
+    from scaling.benchmarks import benchmarks, load_benchmark, with_prompting
 
     found = []
     for name in config.benchmark_names:
@@ -162,22 +164,22 @@ def sized_benchmarks(config: StudyConfig) -> list[Benchmark]:
         entry = benchmarks().get(name.partition(":")[0])
         size = typical_size(name)
         if name in config.data or entry is None or size is None:
-            found.append(load_benchmark(name, config.data.get(name), limit, config.seed))
+            bench = load_benchmark(name, config.data.get(name), limit, config.seed)
+            found.append(with_prompting(bench, config.prompts, has_template=True))
             continue
         n, chars = size
         choices = ("A", "B", "C", "D") if entry.scoring == LIKELIHOOD else ()
         problems = tuple(
             Problem(str(i), f"{i} ".ljust(chars, "x"), "A", choices) for i in range(min(n, limit))
         )
-        found.append(
-            Benchmark(
-                name,
-                entry.version,
-                problems,
-                entry.scoring,
-                entry.grader,
-                entry.thinking,
-                entry.instruction,
-            )
+        bench = Benchmark(
+            name,
+            entry.version,
+            problems,
+            entry.scoring,
+            entry.grader,
+            entry.thinking,
+            entry.instruction,
         )
+        found.append(with_prompting(bench, config.prompts, has_template=True, stand_in=True))
     return found

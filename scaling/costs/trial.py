@@ -1,16 +1,14 @@
 """A trial: a small study of the same shape, run in a temporary folder and measured.
 
 It has the study's benchmarks, budgets, samples and single blocks, on a few problems each. Removals
-are drawn at random, because no criterion has chosen blocks yet. It measures:
+are drawn at random, because no criterion has chosen blocks yet. It measures the share of the tokens
+allowed that is decoded, by benchmark, kind of variant and budgets, and the seconds of each stage.
+Stages of the study itself are estimated as for a named machine, with the speed measured here
+(scaling/costs/measured_machine.py), and corrected by what the same estimate of the trial misses:
+grading, diagnosis and the store among it.
 
-- share: tokens decoded over tokens allowed, by benchmark, kind of variant and budgets.
-- pace: a pass over n rows takes a + b n seconds. One chain decoded alone gives a + b, and all the
-  decoding of the trial a P + b T: T tokens in P passes, with P by list scheduling of the requests.
-- likelihood: seconds per problem and variant.
-- one pass: Block Influence on the calibration chains, for the criteria that need more passes.
-
-Grading, diagnosis and the store are in b, as they are in the study. Random removals harm more than
-chosen ones and loop more, so the estimate of tokens is rather too high.
+Random removals harm more than chosen ones and loop more, so the estimate of tokens is rather too
+high.
 """
 
 from __future__ import annotations
@@ -18,34 +16,23 @@ from __future__ import annotations
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from interp.chains.chain import Budget
-from scaling.costs.decode_speed import Pace, makespan, spread_lengths
-from scaling.costs.estimate import Estimate, Line, Spent
+from scaling.costs.estimate import Estimate, Line
+from scaling.costs.measured_machine import this_machine
 from scaling.costs.model_shape import ModelShape
-from scaling.costs.scoring_costs import cost_of_criteria, flops_of, own_calibration
-from scaling.costs.study_costs import (
-    ROW_BYTES,
-    decoding,
-    likelihood_flops,
-    memory_of,
-    most_removed,
-)
+from scaling.costs.study_costs import ROW_BYTES, memory_of, study_lines
 from scaling.costs.study_work import Part, parts_of
 from scaling.engines.engine import Engine
-from scaling.problem import Benchmark
 from scaling.store.chain_row import LIKELIHOOD
 from scaling.store.study_store import FILE, Store
 from scaling.study.config import StudyConfig
 from scaling.study.problem_sets import gather
 from scaling.study.study_progress import Event
-from scaling.study.variants import INFLUENCE, scored
 
 PROBLEMS, LIKELIHOOD_PROBLEMS = 3, 64  # of a benchmark, in a trial
 OnEvent = Callable[[Event], None]
@@ -56,59 +43,35 @@ class Trial:
     """What a small study measured.
 
     Attributes:
+        config: its settings.
         shares: tokens decoded over tokens allowed, by `Part.key` and its prefixes.
-        pace: how long a decoding pass takes.
         stages: seconds per stage.
-        likelihood: seconds per problem and variant, by benchmark.
-        one_pass: seconds of a forward pass over the calibration chains.
         row_bytes: bytes per chain in the store, by benchmark.
         chains: number of chains of the trial.
         seconds: duration of the trial.
         prompts: mean tokens of a prompt, by benchmark.
     """
 
+    config: StudyConfig
     shares: Mapping[tuple[Any, ...], float]
-    pace: Pace
     stages: Mapping[str, float]
-    likelihood: Mapping[str, float]
-    one_pass: float
     row_bytes: Mapping[str, float]
     chains: int
     seconds: float
     prompts: Mapping[str, float]
 
-    def share(self, part: Part) -> float:
-        """The part of the tokens allowed that requests like these used.
+    def spending(self, part: Part) -> tuple[float, float]:
+        """Thinking tokens, and all tokens, that a request like these decodes.
 
         Args:
             part: the requests.
 
         Returns:
-            The share of the longest prefix of `part.key` that was measured.
+            Both, by the share of the longest prefix of `part.key` that was measured.
         """
-        for n in range(len(part.key), 0, -1):
-            if part.key[:n] in self.shares:
-                return self.shares[part.key[:n]]
-        return self.shares[()]
-
-
-class _Watched:
-    """An engine whose calls are timed."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.scoring = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-    def score(self, criterion: str, *arguments: Any) -> Any:
-        """Timed where it is Block Influence: one pass."""
-        began = time.monotonic()
-        found = self._engine.score(criterion, *arguments)
-        if criterion == INFLUENCE:
-            self.scoring = time.monotonic() - began
-        return found
+        known = (part.key[:n] for n in range(len(part.key), -1, -1))
+        share = next(self.shares[key] for key in known if key in self.shares)
+        return share * part.cap, share * (part.cap + part.answers)
 
 
 def trial_config(config: StudyConfig, problems: int, out: Path) -> StudyConfig:
@@ -165,31 +128,21 @@ def run_trial(
         if on_event is not None:
             on_event(event)
 
-    watched: Any = _Watched(engine)
     with tempfile.TemporaryDirectory(prefix="prunescope-trial-") as folder:
         small = trial_config(config, problems, Path(folder) / "study")
-        run_study(small, listen, engine=watched)
+        run_study(small, listen, engine=engine)
         with Store(small.out, read_only=True) as store:
-            rows = store.rows()
-            seconds = float(store.frame("sessions")["decode_seconds"].sum())
-            raw = store.frame("chains")
+            rows, raw = store.rows(), store.frame("chains")
         size = (small.out / FILE).stat().st_size
-    measured = _requests(rows)
-    one = _alone(small, engine)
-    pace = _pace(measured, seconds, one, _rows_at_once(engine))
-    likely = rows[rows["scoring"] == LIKELIHOOD].groupby("benchmark").size()
+    prompts = rows.groupby("benchmark")["prompt_tokens"].mean()
     return Trial(
-        shares=_shares(measured),
-        pace=pace,
+        config=small,
+        shares=_shares(rows),
         stages=dict(stages),
-        likelihood={str(name): stages[str(name)] / n for name, n in likely.items()},
-        one_pass=watched.scoring,
         row_bytes=_row_bytes(raw, size),
         chains=len(rows),
         seconds=time.monotonic() - began,
-        prompts={
-            str(k): float(v) for k, v in rows.groupby("benchmark")["prompt_tokens"].mean().items()
-        },
+        prompts={str(k): float(v) for k, v in prompts.items()},
     )
 
 
@@ -200,105 +153,29 @@ def _row_bytes(chains: Any, size: int) -> dict[str, float]:
     return {str(k): float(v) for k, v in shared.groupby(chains["benchmark"]).mean().items()}
 
 
-@dataclass(frozen=True)
-class _Request:
-    """One request of the trial: where it belongs, what it decoded, what it might have."""
-
-    key: tuple[Any, ...]
-    tokens: int
-    allowed: int
-    length: int  # of its longest row in the batch
-
-
-def _requests(rows: Any) -> list[_Request]:
-    found = []
+def _shares(rows: Any) -> dict[tuple[Any, ...], float]:
+    """Tokens over tokens allowed, for every `Part.key` and every beginning of one."""
+    spent: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
     generated = rows[rows["scoring"] != LIKELIHOOD]
-    for (benchmark, _, _, _), own in generated.groupby(
-        ["benchmark", "problem", "variant", "sample"], sort=False
-    ):
+    keys = ["benchmark", "problem", "variant", "sample"]
+    for (benchmark, _, _, _), own in generated.groupby(keys, sort=False):
         own = own.sort_values(["waits_allowed", "thinking_budget"])
-        thinks = (own["thinking_finish"] != "none").any()
-        budgets = [
-            Budget(int(t), int(a), int(w))
-            for t, a, w in zip(
-                own["thinking_budget"], own["answer_budget"], own["waits_allowed"], strict=True
-            )
-        ]
+        columns = (own[name] for name in ("thinking_budget", "answer_budget", "waits_allowed"))
         part = Part(
             benchmark=str(benchmark),
             kind=str(own["kind"].iloc[0]),
             removed=int(own["n_removed"].iloc[0]),
-            budgets=tuple(budgets),
+            budgets=tuple(Budget(*map(int, row)) for row in zip(*columns, strict=True)),
             requests=1,
             chains=len(own),
             prompt=0.0,
-            thinks=bool(thinks),
+            thinks=bool((own["thinking_finish"] != "none").any()),
         )
-        thinking = int(own["thinking_tokens"].max())
-        answers = int(own["answer_tokens"].sum())
-        length = thinking + int(own["answer_tokens"].max())
-        found.append(_Request(part.key, thinking + answers, part.cap + part.answers, length))
-    return found
-
-
-def _shares(requests: Sequence[_Request]) -> dict[tuple[Any, ...], float]:
-    """Tokens over tokens allowed, for every key and every beginning of one."""
-    spent: dict[tuple[Any, ...], list[int]] = defaultdict(lambda: [0, 0])
-    for r in requests:
-        for n in range(len(r.key) + 1):
-            spent[r.key[:n]][0] += r.tokens
-            spent[r.key[:n]][1] += r.allowed
+        tokens = int(own["thinking_tokens"].max()) + int(own["answer_tokens"].sum())
+        for n in range(len(part.key) + 1):
+            spent[part.key[:n]][0] += tokens
+            spent[part.key[:n]][1] += part.cap + part.answers
     return {key: tokens / allowed for key, (tokens, allowed) in spent.items()} or {(): 0.0}
-
-
-def _alone(config: StudyConfig, engine: Engine) -> float:
-    """Seconds per token of one dense chain decoded alone; 0 if nothing is generated."""
-    from interp.decoding.request import Request
-
-    benches, _ = gather(config)
-    generated = [b for b in benches if b.scoring != LIKELIHOOD]
-    if not generated:
-        return 0.0
-    bench = generated[-1]
-    load = config.workload(bench.name)
-    ids = tuple(engine.prompt_ids(bench.prompt(bench.problems[0]), thinking=bench.thinking))
-    budget = Budget(max(load.budgets), load.answer)
-    request = Request("trial/alone", ids, budgets=(budget,), answering=not bench.thinking)
-    began = time.monotonic()
-    chains = list(engine.decode([request], sampling=config.sampling(), stop_on_loop=True))
-    return (time.monotonic() - began) / max(1, sum(c.n_tokens for c in chains))
-
-
-def _rows_at_once(engine: Engine) -> int:
-    """Rows that the engine decodes side by side."""
-    slots = getattr(engine, "slots", None)
-    if slots:
-        return int(slots)
-    from interp.decoding.memory import CPU_SLOTS, CUDA_SLOTS
-
-    device = getattr(getattr(engine.model, "device", None), "type", "cpu")
-    return CUDA_SLOTS if device == "cuda" else CPU_SLOTS
-
-
-def _pace(requests: Sequence[_Request], seconds: float, one: float, rows: int) -> Pace:
-    """A and b of a pass over n rows, from a chain alone (a + b) and the whole (a P + b T)."""
-    passes = tokens = 0.0
-    by_benchmark: dict[str, list[_Request]] = defaultdict(list)
-    for r in requests:
-        by_benchmark[r.key[0]].append(r)
-    for few in by_benchmark.values():
-        lengths = np.array([r.length for r in few], dtype=np.float64)
-        passes += makespan(lengths, rows)
-        tokens += sum(r.tokens for r in few)
-    if not tokens:
-        return Pace(0.0, 0.0, rows)
-    if tokens <= passes:  # one row at a time: the two cannot be told apart
-        return Pace(seconds / passes, 0.0, rows)
-    each = min(max((seconds - one * passes) / (tokens - passes), 0.0), seconds / tokens)
-    return Pace(max((seconds - each * tokens) / passes, 0.0), each, rows)
-
-
-# ------------------------------------------------------------------ from a trial to an estimate
 
 
 def estimate_here(
@@ -319,63 +196,40 @@ def estimate_here(
     Returns:
         The estimate.
     """
-    shape = ModelShape.of(engine.model.hf.config)
-    benches, _ = gather(config)
+    config = config.fitted(engine.model)
     trial = run_trial(config, engine, problems=problems, on_event=on_event)
-    parts = [
-        replace(p, prompt=trial.prompts.get(p.benchmark, p.prompt))
-        for p in parts_of(config, benches, len(engine.layer_map))
-    ]
-    lines = [_scoring(config, shape, trial, parts)] if scored(config) else []
-    lines += [_stage(b, [p for p in parts if p.benchmark == b.name], shape, trial) for b in benches]
-    number = int(getattr(engine.model.dtype, "itemsize", 4))
-    longest = max(p.longest for p in parts)
-    requests = max(sum(p.requests for p in parts if p.benchmark == b.name) for b in benches)
-    rows = min(trial.pace.rows, requests)
+    shape, machine = ModelShape.of(engine.model.hf.config), this_machine(engine.model)
+    machine = replace(machine, rows=getattr(engine, "slots", None) or machine.rows)
+
+    def planned(what: StudyConfig) -> tuple[list[Part], list[Line]]:
+        benches, _ = gather(what, engine)
+        parts = [
+            replace(p, prompt=trial.prompts.get(p.benchmark, p.prompt))
+            for p in parts_of(what, benches, len(engine.layer_map))
+        ]
+        args = (shape, machine, trial.spending, trial.shares[()])
+        return parts, study_lines(what, benches, parts, *args)
+
+    missed = {
+        line.stage: trial.stages[line.stage] / line.seconds
+        for line in planned(trial.config)[1]
+        if line.seconds and line.stage in trial.stages
+    }
+    parts, lines = planned(config)
+    rows = min(machine.rows, max(sum(p.requests for p in parts if p.benchmark == b)
+                                 for b in config.benchmark_names))  # fmt: skip
     return Estimate(
         what=f"the study of {config.model} ({shape.weights / 1e9:.3g} G parameters)",
-        lines=tuple(lines),
-        memory=memory_of(shape, rows, longest, number),
+        lines=tuple(line.slower(missed.get(line.stage, 1.0)) for line in lines),
+        memory=memory_of(shape, rows, max(p.longest for p in parts), machine.number_bytes),
         disk=sum(trial.row_bytes.get(p.benchmark, ROW_BYTES) * p.chains for p in parts),
         assumptions=(
             f"measured here by a trial of {trial.chains:,} chains in {trial.seconds:.0f} s, "
-            f"{problems} problems a benchmark ({LIKELIHOOD_PROBLEMS} where choices are scored)",
-            f"a pass over n rows takes {trial.pace.fixed * 1e3:.2f} + {trial.pace.each * 1e3:.3f} "
-            f"n ms; {trial.pace.rows} rows side by side at most",
+            f"{problems} problems per benchmark ({LIKELIHOOD_PROBLEMS} where choices are scored)",
+            f"{machine.about}; at most {machine.rows} rows side by side; every stage takes the "
+            "multiple of the computed time that it took in the trial",
             "chains of removals as long as those of random ones in the trial (at most: all that "
             "the budgets allow)",
             "loading the model and the report are not counted",
         ),
     )
-
-
-def _stage(bench: Benchmark, parts: Sequence[Part], shape: ModelShape, trial: Trial) -> Line:
-    requests, chains = sum(p.requests for p in parts), sum(p.chains for p in parts)
-    if bench.scoring == LIKELIHOOD:
-        seconds = trial.likelihood.get(bench.name, 0.0) * requests
-        spent = (0.0, likelihood_flops(shape, parts), seconds)
-        return Line.between(bench.name, requests, chains, spent, spent)
-    found: list[Spent] = []
-    for full in (False, True):
-        shares = {p: 1.0 if full else trial.share(p) for p in parts}
-        tokens, flops = decoding(shape, parts, lambda p, s=shares: s[p] * (p.cap + p.answers))
-        # A request's answers are decoded side by side once its slot's thinking is over.
-        alone = {p: shares[p] * (p.cap + p.answers / max(1, len(p.budgets))) for p in parts}
-        lengths = [spread_lengths(alone[p], p.cap + p.answers, p.requests) for p in parts]
-        extra = tokens - sum(p.requests * alone[p] for p in parts)
-        seconds = trial.pace.seconds(np.concatenate(lengths)) + trial.pace.each * extra
-        found.append((tokens, flops, seconds))
-    return Line.between(bench.name, requests, chains, *found)
-
-
-def _scoring(config: StudyConfig, shape: ModelShape, trial: Trial, parts: Sequence[Part]) -> Line:
-    """The calibration stage as it was in the trial, and the passes of criteria not tried."""
-    calibration = own_calibration(config, shape.n_blocks, trial.shares[()], parts=parts)
-    tokens, texts = calibration.tokens, calibration.texts
-    chain = float(shape.cost.chain(1, max(1, round(tokens / texts))))
-    cost = cost_of_criteria(scored(config), shape.n_blocks, most_removed(config), tokens, texts)
-    seconds = trial.stages.get("calibration", 0.0) * (1 + cost.generations)
-    seconds += max(0.0, cost.passes - 1) * trial.one_pass
-    flops = texts * chain + flops_of(cost, shape, tokens, texts, chain)
-    spent = (tokens * (1 + cost.generations), flops, seconds)
-    return Line.between("calibration", 0, 0, spent, spent)

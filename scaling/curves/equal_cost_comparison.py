@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
@@ -26,9 +27,6 @@ from interp.statistics.intervals import check_level
 from interp.statistics.paired import mover_limits
 from scaling.costs.flops import ModelCost
 from scaling.curves.outcomes import BudgetTable, by_budget, check_rows, groups
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 T = TypeVar("T")
 AXES = ("spent", "flops", "seconds")
@@ -91,8 +89,6 @@ class EqualCosts:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per benchmark, variant and cost."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(point) for point in self.points])
 
 

@@ -18,17 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
 from interp.statistics.intervals import check_level
 from scaling.curves.outcomes import by_budget, check_rows, groups
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FORMS = ("logistic", "power")
 TOLD = 5  # problems that must be solved, failed and changed for a bootstrap to mean something
@@ -92,8 +90,6 @@ class ScalingFits:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per benchmark, variant and form."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(point) for point in self.points])
 
 

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
 from interp.statistics import jeffreys, mean_interval
 from scaling.grading.voting import candidate, candidates_of
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 OUTCOMES = ("correct", "wrong", "no answer")
 ENDS = ("finished", "looped", "cut")
@@ -260,8 +258,6 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
         this way (nan if there are none), with Jeffreys' interval (low, high) over chains. With
         several samples per problem that interval is too narrow.
     """
-    import pandas as pd
-
     check_rows(rows, (*NEEDED, "finish", "thinking_finish"))
     rows = rows.assign(end=ended(rows))
     found: list[dict[str, Any]] = []
@@ -300,8 +296,6 @@ def extractors(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
         `saved`, chains without an announced answer that the lenient reading finds correct;
         `guessed`, the same but wrong; `no_answer`, chains in which neither finds an answer.
     """
-    import pandas as pd
-
     check_rows(rows, (*NEEDED, "strict_outcome", "lenient_outcome"))
     found = []
     for key, part in groups(rows, by):

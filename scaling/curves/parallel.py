@@ -20,14 +20,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.plots import axes_of
 from interp.statistics import Interval, best_of_n, cov_at_k, jeffreys, maj_at_k, mean_interval
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, votes
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 LOGPROB = "mean_logprob"
@@ -81,8 +82,6 @@ class ParallelScaling:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per benchmark, variant, budget, measure and k."""
-        import pandas as pd
-
         return pd.DataFrame([{**asdict(p), "suspect": p.suspect} for p in self.points])
 
     def plot(self, ax: Axes | None = None, measure: str = "pass") -> Axes:
@@ -95,10 +94,7 @@ class ParallelScaling:
         Returns:
             The axes.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            ax = plt.subplots()[1]
+        ax = axes_of(ax)
         lines: dict[str, list[ParallelPoint]] = {}
         for point in self.points:
             if point.measure == measure:

@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import check_known
+from interp.plumbing.plots import axes_of
 from interp.statistics import holm, mean_interval, paired_difference
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, where
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 AXES = ("thinking_budget", "thinking_tokens", "tokens", "flops", "seconds")
@@ -81,8 +82,6 @@ class SequentialScaling:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per benchmark, variant and budget."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(point) for point in self.points])
 
     def plot(self, ax: Axes | None = None, *, x: str = "thinking_budget") -> Axes:
@@ -98,12 +97,8 @@ class SequentialScaling:
         Raises:
             UserError: an unknown `x`.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            ax = plt.subplots()[1]
-        if x not in AXES:
-            raise UserError(did_you_mean(x, AXES, "axis"))
+        ax = axes_of(ax)
+        check_known(x, AXES, "axis")
         lines: dict[str, list[SequentialPoint]] = {}
         for point in self.points:
             lines.setdefault(f"{point.benchmark}, {point.variant}", []).append(point)
@@ -208,8 +203,6 @@ class WaitExtensions:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per benchmark, variant, thinking budget and number of waits."""
-        import pandas as pd
-
         return pd.DataFrame([asdict(point) for point in self.points])
 
 

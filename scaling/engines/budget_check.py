@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from scaling.engines.dialects import Ask
 from scaling.engines.server import ServerEngine
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["BudgetCheck", "BudgetRow", "check_budget"]
 
@@ -86,8 +84,6 @@ class BudgetCheck:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per budget."""
-        import pandas as pd
-
         same = {"kind": self.kind, "served": self.served, "exact": self.exact}
         return pd.DataFrame([{**same, **asdict(row), "obeys": row.obeys} for row in self.rows])
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from interp.chains.chain import Budget, Chain, Finish, ThinkingFinish
 from interp.chains.periods import certain_period
+from interp.decoding.forced_line import ForcedLine
 from interp.decoding.request import Request
 from interp.decoding.row_events import LOOP_EVERY
 from interp.decoding.sampling import Sampling
@@ -32,6 +33,7 @@ from interp.decoding.sequence import (
     finish_plain,
     finish_without_answer,
 )
+from interp.decoding.stop_strings import StopStrings
 from interp.decoding.thinking_marks import ThinkingMarks
 from interp.model.delimiters import DelimiterIds
 from scaling.engines.dialects import Ask, Said
@@ -95,6 +97,8 @@ class Walk:
         request: the request.
         delimiter_ids: token ids of the thinking format.
         marks: finds the end of thinking.
+        stop: the strings that end an answer.
+        line: finds the end of a forced answer of the plain format.
         stop_ids: token ids that end a sequence.
         max_positions: positions that the server has.
         layer_map: dense index of each block of the served model.
@@ -107,6 +111,8 @@ class Walk:
     request: Request
     delimiter_ids: DelimiterIds
     marks: ThinkingMarks
+    stop: StopStrings
+    line: ForcedLine
     stop_ids: tuple[int, ...]
     max_positions: int
     layer_map: tuple[int, ...]
@@ -168,7 +174,8 @@ class Walk:
         row, tokens = self.row, self.made.tokens
         stopped = tokens[-1] in self.stop_ids
         if not row.thinking:
-            if stopped:
+            kept = None if stopped else self._answer_before(count)
+            if stopped or kept is not None:
                 how: Finish = "stop"
             elif count >= row.limit:
                 how = "positions" if row.limited_by_positions else "cut"
@@ -176,7 +183,8 @@ class Walk:
                 how = "looped"
             else:
                 return None
-            return finish_answer(row, self.made.record(), count, how, self.layer_map, self.marks)
+            record = self.made.record()
+            return finish_answer(row, record, count, how, self.layer_map, self.marks, kept)
         if (n := self._thinking_before(count)) is not None:
             here = row.thinking_ended(n, count)
             if row.ids.plain:  # the answer is inside
@@ -203,6 +211,17 @@ class Walk:
         if not len(own) or not self.marks.may_end(own[-1:])[0]:
             return None
         found = self.marks.before_end(own)
+        return None if found is None else start + found
+
+    def _answer_before(self, count: int) -> int | None:
+        """Tokens before the string or line break that ends the answer here, or None."""
+        start = self.row.task.start
+        own = np.array(self.made.tokens[start:count], dtype=np.int64)
+        found = None
+        if self.stop and self.stop.may_complete(own[-1:])[0]:
+            found = self.stop.found(own)
+        if found is None and self.line and self.row.task.forced:
+            found = self.line.found(own)
         return None if found is None else start + found
 
     def _loops(self, begin: int, count: int) -> bool:

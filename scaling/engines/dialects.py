@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import threading
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from jaxtyping import Float
 from interp.decoding.sampling import Sampling
 from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import NonFiniteError, UserError
+from interp.json_reader import short
 from interp.model.reasoning_model import ReasoningModel
 from scaling.engines.endpoint import Endpoint, EndpointError, Retry
 
@@ -34,6 +36,8 @@ __all__ = ["Ask", "Dialect", "Kind", "RetokenisedWarning", "Said", "recognise"]
 
 Kind = Literal["vllm", "sglang", "transformers"]
 PROBE = "1 + 1 ="
+ROUNDING = 1e-3  # nats by which a log-probability may be above 0
+MOST_NATS = 1e6  # below its negative no float32 softmax gets
 
 
 class RetokenisedWarning(UserWarning):
@@ -190,7 +194,7 @@ class TokenDialect:
         text = self.model.delimiters.think_end.strip()
         if ask.ends and (why == text or [why] == list(ask.ends)):
             return ids + list(ask.ends)
-        if isinstance(why, int) and why in self.model.stop_ids:
+        if type(why) is int and why in self.model.stop_ids:
             return [*ids, why]
         return [*ids, self.model.stop_ids[0]]
 
@@ -270,6 +274,8 @@ class TextDialect:
         prompt_tokens, tokens = _usage(reply)
         if not isinstance(text, str) or tokens is None:
             raise EndpointError("nonsense", "The server sent no text, or no count of its tokens.")
+        if any("\ud800" <= c <= "\udfff" for c in text):  # JSON may hold half a character
+            raise EndpointError("nonsense", f"The server's text is not Unicode: {short(text)}.")
         with self._lock:
             ids = list(self._tokenizer.encode(text, add_special_tokens=False))
         if prompt_tokens is not None and prompt_tokens != len(ask.ids):
@@ -378,35 +384,78 @@ def _choice(reply: dict[str, Any]) -> dict[str, Any]:
     choices = reply.get("choices")
     choice = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
     if not isinstance(choice, dict):
-        raise EndpointError("nonsense", f"Expected one choice, not {str(choices)[:80]!r}.")
+        raise EndpointError("nonsense", f"Expected one choice, not {short(choices, 80)}.")
     if choice.get("finish_reason") not in ("stop", "length"):
         raise EndpointError(
-            "server error", f"A completion ended as {choice.get('finish_reason')!r}."
+            "server error", f"A completion ended as {short(choice.get('finish_reason'))}."
         )
     return choice
 
 
 def _token_ids(choice: dict[str, Any]) -> list[int] | None:
-    found = choice.get("token_ids")
+    found: Any = choice.get("token_ids")
     if found is None:
-        tokens = (choice.get("logprobs") or {}).get("tokens")
+        tokens = logprobs_of(choice).get("tokens")
         if not isinstance(tokens, list) or not all(str(t).startswith("token_id:") for t in tokens):
             return None
-        found = [str(t).removeprefix("token_id:") for t in tokens]
-    try:
-        return [int(i) for i in found]
-    except (TypeError, ValueError):
-        raise EndpointError("nonsense", f"Not token ids: {str(found)[:80]!r}.") from None
+        names = [str(t).removeprefix("token_id:") for t in tokens]
+        # at most nine digits: any id fits, and none is too long to be read as a number
+        found = [int(n) if n.isascii() and n.isdecimal() and len(n) < 10 else n for n in names]
+    if not isinstance(found, list) or any(type(i) is not int for i in found):
+        raise EndpointError("nonsense", f"Not token ids: {short(found, 80)}.")
+    return found
+
+
+def logprobs_of(choice: dict[str, Any]) -> dict[str, Any]:
+    """The `logprobs` object of a completion; empty where the server sends none.
+
+    Args:
+        choice: the completion.
+
+    Returns:
+        The object.
+
+    Raises:
+        EndpointError: it is something else.
+    """
+    found = choice.get("logprobs")
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise EndpointError("nonsense", f"Expected logprobs to be an object, not {short(found)}.")
+    return found
+
+
+def checked_logprob(value: Any) -> float:
+    """A log-probability in nats as a server sends it.
+
+    Args:
+        value: the JSON value.
+
+    Returns:
+        The number, at most 0; nan for null.
+
+    Raises:
+        EndpointError: it is no finite number, or above 0 by more than rounding.
+        NonFiniteError: it is NaN, which says that the model's logits are.
+    """
+    if value is None:
+        return math.nan
+    if isinstance(value, float) and math.isnan(value):
+        raise NonFiniteError("The server sent a log-probability that is not a number.")
+    if type(value) not in (int, float) or not -MOST_NATS <= value <= ROUNDING:
+        raise EndpointError("nonsense", f"Not a log-probability: {short(value)}.")
+    return min(float(value), 0.0)
 
 
 def _token_logprobs(choice: dict[str, Any], n: int) -> Float[np.ndarray, " S"]:
     """The log-probability of each of `n` tokens; nan where the server gives none."""
-    values = (choice.get("logprobs") or {}).get("token_logprobs")
-    if not isinstance(values, list) or len(values) != n:
+    values = logprobs_of(choice).get("token_logprobs")
+    if values is not None and not isinstance(values, list):
+        raise EndpointError("nonsense", f"Expected a list of log-probabilities: {short(values)}.")
+    if values is None or len(values) != n:
         return np.full(n, np.nan)
-    if any(isinstance(v, float) and np.isnan(v) for v in values):
-        raise NonFiniteError("The server sent a log-probability that is not a number.")
-    return np.array([np.nan if v is None else float(v) for v in values], dtype=np.float64)
+    return np.array([checked_logprob(v) for v in values], dtype=np.float64)
 
 
 def _usage(reply: dict[str, Any]) -> tuple[int | None, int | None]:
@@ -415,8 +464,8 @@ def _usage(reply: dict[str, Any]) -> tuple[int | None, int | None]:
     usage = usage if isinstance(usage, dict) else {}
     prompt, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
     return (
-        prompt if isinstance(prompt, int) else None,
-        made if isinstance(made, int) else None,
+        prompt if type(prompt) is int and prompt >= 0 else None,
+        made if type(made) is int and made >= 0 else None,
     )
 
 

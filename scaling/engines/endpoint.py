@@ -16,11 +16,13 @@ import contextlib
 import copy
 import email.utils
 import http.client
+import io
 import ipaddress
 import json
 import os
 import random
 import re
+import socket
 import threading
 import time
 import urllib.error
@@ -28,6 +30,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from interp.errors import PruneScopeError, UserError
@@ -117,6 +120,61 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+class _Timely(io.RawIOBase):
+    """What a socket receives, until a moment after which reading is a TimeoutError.
+
+    The timeout of a socket is for each piece: a server that sends a byte now and then never meets
+    it, in the status line, the headers or the body.
+    """
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock, self._deadline = sock, deadline
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, deadline: float, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Timely(sock, deadline))
+
+
+def _on_time(kind: type[http.client.HTTPConnection]) -> Any:
+    """Connections of a kind that give up when the whole answer is late, not just a piece of it."""
+
+    def connect(host: str, *, timeout: float, **options: Any) -> http.client.HTTPConnection:
+        made = kind(host, timeout=timeout, **options)
+        deadline = time.monotonic() + timeout
+        made.response_class = partial(_Response, deadline=deadline)  # type: ignore[assignment]
+        return made
+
+    return connect
+
+
+class _TimelyHTTP(urllib.request.HTTPHandler):
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_on_time(http.client.HTTPConnection), req)
+
+
+class _TimelyHTTPS(urllib.request.HTTPSHandler):
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_on_time(http.client.HTTPSConnection), req)
+
+
 class Endpoint:
     """An endpoint at a URL (http://host:8000, or with a path such as .../v1).
 
@@ -126,7 +184,7 @@ class Endpoint:
         url: base URL; without a path, /v1 is added.
         key_env: name of the environment variable with the key; None sends no key.
         key_needed: whether a missing key is an error (never for this machine's own endpoints).
-        timeout: seconds for one whole answer.
+        timeout: seconds for one whole answer, headers and body together.
         retry: how often and how long to try; None takes the defaults of `Retry`.
     """
 
@@ -148,7 +206,7 @@ class Endpoint:
             raise UserError(f"timeout={timeout}: expected seconds > 0.")
         self._stopped = threading.Event()
         own = [urllib.request.ProxyHandler({})] if self.local else []
-        self._opener = urllib.request.build_opener(_NoRedirect, *own)
+        self._opener = urllib.request.build_opener(_NoRedirect, _TimelyHTTP, _TimelyHTTPS, *own)
         self._check_key(key_needed)
 
     def __repr__(self) -> str:
@@ -254,10 +312,9 @@ class Endpoint:
         request.add_header("User-Agent", "prunescope")
         if key:
             request.add_unredirected_header("Authorization", f"Bearer {key}")
-        began = time.monotonic()
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
-                return _object(self._read(response, began), blot)
+                return _object(self._read(response), blot)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._status(error, blot) from None
@@ -273,14 +330,12 @@ class Endpoint:
     def _late(self) -> _Failed:
         return _Failed("timeout", f"no whole answer within {self.timeout:g} s", again=True)
 
-    def _read(self, response: Any, began: float) -> bytes:
-        """The whole body; a server that sends too slowly is given up like one that is silent."""
+    def _read(self, response: Any) -> bytes:
+        """The whole body."""
         blocks, size = [], 0
         while block := response.read1(_BLOCK):
             blocks.append(block)
             size += len(block)
-            if time.monotonic() - began > self.timeout:
-                raise TimeoutError
             if size > MOST_BYTES:
                 raise _Failed("nonsense", f"an answer of over {MOST_BYTES >> 20} MiB", again=False)
         return b"".join(blocks)

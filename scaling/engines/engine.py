@@ -17,6 +17,8 @@ from interp.chains.chain import Chain
 if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
+    from interp.model.reasoning_model import Question
+    from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
 __all__ = ["Engine"]
@@ -41,11 +43,11 @@ class Engine(Protocol):
         """Identity of the weights and configuration."""
         ...
 
-    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """Token ids of the chat prompt of a question.
+    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
+        """Token ids of the prompt of a question.
 
         Args:
-            question: text of the user's turn.
+            question: text of the user's turn, messages, or a `RawPrompt`.
             thinking: whether the prompt opens the model's thinking.
 
         Returns:
@@ -70,7 +72,12 @@ class Engine(Protocol):
         ...
 
     def decode(
-        self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool
+        self,
+        requests: Sequence[Request],
+        *,
+        sampling: Sampling,
+        stop_on_loop: bool,
+        stop: Sequence[str] = (),
     ) -> Iterator[Chain]:
         """Decode requests.
 
@@ -78,6 +85,7 @@ class Engine(Protocol):
             requests: what to decode.
             sampling: sampling settings.
             stop_on_loop: whether to end chains that certainly loop.
+            stop: strings that end an answer, and in the plain format a completion.
 
         Yields:
             Every chain, as soon as it is finished.
@@ -114,5 +122,18 @@ class Engine(Protocol):
 
         Returns:
             One score per block.
+        """
+        ...
+
+    def choose(self, repair: str, chains: Sequence[Chain], remove: int) -> LayerPlan:
+        """Let a repair that chooses the blocks itself choose them.
+
+        Args:
+            repair: name of the repair, such as "laco".
+            chains: chains to calibrate on.
+            remove: number of blocks.
+
+        Returns:
+            The plan; `pruning.repaired_plan.RepairedPlan` makes a variant of it.
         """
         ...

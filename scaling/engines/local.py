@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,13 @@ from interp.decoding.generate import decode
 from interp.decoding.memory import CPU_SLOTS
 from interp.decoding.request import Request
 from interp.decoding.sampling import Sampling
-from interp.model.reasoning_model import ReasoningModel
+from interp.interventions.interventions import Variant
+from interp.model.reasoning_model import Question, ReasoningModel
 from interp.replay.teacher_forced import continuation_logprobs
+from pruning.repaired_plan import by_repair
 
 if TYPE_CHECKING:
+    from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
 
@@ -54,8 +58,13 @@ class LocalEngine:
         """Identity of weights and configuration."""
         return self.model.fingerprint()
 
-    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """Token ids of the chat prompt of a question."""
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return self.model.has_chat_template
+
+    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
+        """Token ids of the prompt of a question."""
         return self.model.prompt_ids(question, thinking=thinking)
 
     def encode(self, text: str) -> list[int]:
@@ -67,12 +76,25 @@ class LocalEngine:
         return self.model.text(ids, skip_special)
 
     def decode(
-        self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool
+        self,
+        requests: Sequence[Request],
+        *,
+        sampling: Sampling,
+        stop_on_loop: bool,
+        stop: Sequence[str] = (),
     ) -> Iterator[Chain]:
-        """Yield chains as they finish."""
-        return decode(
-            self.model, requests, sampling=sampling, slots=self.slots, stop_on_loop=stop_on_loop
-        )
+        """Yield chains as they finish; those of repaired models after those of the own model."""
+        for plan, part in by_repair(requests, lambda r: r.variant):
+            if plan is not None:
+                part = [replace(r, variant=Variant(r.variant.name)) for r in part]
+            yield from decode(
+                self.model if plan is None else plan.model_of(self.model),
+                part,
+                sampling=sampling,
+                slots=self.slots,
+                stop_on_loop=stop_on_loop,
+                stop=stop,
+            )
 
     def option_logprobs(
         self,
@@ -81,7 +103,13 @@ class LocalEngine:
         variants: Sequence[Any],
     ) -> np.ndarray:
         """Log-probabilities of options in nats: [V, P, O]."""
-        return continuation_logprobs(self.model, prompts, options, variants)
+        found: dict[str, np.ndarray] = {}
+        for plan, part in by_repair(variants, lambda v: v):
+            own = part if plan is None else [Variant(v.name) for v in part]
+            model = self.model if plan is None else plan.model_of(self.model)
+            table = continuation_logprobs(model, prompts, options, own)
+            found |= {v.name: rows for v, rows in zip(part, table, strict=True)}
+        return np.stack([found[v.name] for v in variants])
 
     def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
         """Score the blocks by a criterion; a greedy one is followed for `remove` removals."""
@@ -90,3 +118,9 @@ class LocalEngine:
         known = criteria().get(criterion)
         options = {"remove": remove} if known and "remove" in known.options else {}
         return score(criterion, self.model, list(chains), seed=seed, **options)
+
+    def choose(self, repair: str, chains: Sequence[Chain], remove: int) -> LayerPlan:
+        """The plan of a repair that chooses the blocks itself."""
+        from pruning.repaired_plan import RepairedPlan
+
+        return RepairedPlan.chosen(self.model, repair, list(chains), remove).plan

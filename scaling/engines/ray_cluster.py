@@ -33,6 +33,8 @@ from scaling.engines.ray_worker import DecodeJob, TextReader, Worker, WorkerCall
 if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
+    from interp.model.reasoning_model import Question
+    from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
 LOSSES = 3  # workers lost over one piece, after which the piece counts as the cause
@@ -185,8 +187,13 @@ class ClusterEngine:
         assert self._said is not None
         return self._said["fingerprint"]
 
-    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """Token ids of the chat prompt of a question."""
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return self._reader.has_chat_template
+
+    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
+        """Token ids of the prompt of a question."""
         return self._reader.prompt_ids(question, thinking=thinking)
 
     def encode(self, text: str) -> list[int]:
@@ -198,11 +205,16 @@ class ClusterEngine:
         return self._reader.text(ids, skip_special)
 
     def decode(
-        self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool
+        self,
+        requests: Sequence[Request],
+        *,
+        sampling: Sampling,
+        stop_on_loop: bool,
+        stop: Sequence[str] = (),
     ) -> Iterator[Chain]:
         """Yield chains as they come from the workers."""
         pieces = cut_pieces(requests, self.workers)
-        jobs = [DecodeJob.of(piece, sampling, stop_on_loop) for piece in pieces]
+        jobs = [DecodeJob.of(piece, sampling, stop_on_loop, stop) for piece in pieces]
         for _, chains in self._run(jobs):
             yield from chains
 
@@ -233,6 +245,11 @@ class ClusterEngine:
             r for _, r in self._run([WorkerCall("score", (criterion, list(chains), seed, remove))])
         ]
         return found
+
+    def choose(self, repair: str, chains: Sequence[Chain], remove: int) -> LayerPlan:
+        """The plan of a repair that chooses the blocks itself, found on one worker."""
+        call = WorkerCall("choose", (repair, list(chains), remove))
+        return next(iter(self._run([call])))[1]
 
     # ------------------------------------------------------------------ giving out
 

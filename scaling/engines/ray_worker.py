@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
     from interp.model.delimiters import FormatChoice
+    from interp.model.reasoning_model import Question
 
 BATCH_CHAINS, BATCH_SECONDS = 32, 1.0  # chains are sent together, this many or this often
 PIECES_A_WORKER = 4  # most pieces per worker: a lost one costs little, the last end together
@@ -67,19 +68,27 @@ class DecodeJob(WorkerCall):
     open: dict[tuple[str, str, int], list[Budget]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, requests: Sequence[Request], sampling: Sampling, stop_on_loop: bool) -> DecodeJob:
+    def of(
+        cls,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        stop_on_loop: bool,
+        stop: Sequence[str] = (),
+    ) -> DecodeJob:
         """Make the job of decoding a piece.
 
         Args:
             requests: the requests of the piece.
             sampling: sampling settings.
             stop_on_loop: whether to end chains that certainly loop.
+            stop: strings that end an answer.
 
         Returns:
             The job, with all budgets open.
         """
         waiting = {(r.problem, r.variant.name, r.sample): list(r.budgets) for r in requests}
-        return cls("decode", (tuple(requests), sampling, stop_on_loop), open=waiting)
+        arguments = (tuple(requests), sampling, stop_on_loop, tuple(stop))
+        return cls("decode", arguments, open=waiting)
 
     def take(self, result: Sequence[Chain]) -> None:
         """Note the chains that have come."""
@@ -89,7 +98,7 @@ class DecodeJob(WorkerCall):
 
     def left(self) -> DecodeJob | None:
         """The open requests with their open budgets; None if nothing remains."""
-        requests, sampling, stop_on_loop = self.arguments
+        requests, *how = self.arguments
         again = []
         for r in requests:
             budgets = tuple(self.open[r.problem, r.variant.name, r.sample])
@@ -97,7 +106,7 @@ class DecodeJob(WorkerCall):
                 again.append(replace(r, budgets=budgets))
         if not again:
             return None
-        job = DecodeJob.of(again, sampling, stop_on_loop)
+        job = DecodeJob.of(again, *how)
         job.losses = self.losses
         return job
 
@@ -155,7 +164,7 @@ class Worker:
         """Run one call.
 
         Args:
-            what: name of the method: "decode", "option_logprobs" or "score".
+            what: name of the method: "decode", "option_logprobs", "score" or "choose".
             arguments: its arguments.
 
         Yields:
@@ -168,12 +177,18 @@ class Worker:
             yield getattr(self._engine, what)(*arguments)
 
     def _decode(
-        self, requests: Sequence[Request], sampling: Sampling, stop_on_loop: bool
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        stop_on_loop: bool,
+        stop: Sequence[str] = (),
     ) -> Iterator[list[Chain]]:
         assert self._engine is not None
         batch: list[Chain] = []
         sent = time.monotonic()
-        for chain in self._engine.decode(requests, sampling=sampling, stop_on_loop=stop_on_loop):
+        for chain in self._engine.decode(
+            requests, sampling=sampling, stop_on_loop=stop_on_loop, stop=stop
+        ):
             batch.append(chain)
             if len(batch) >= BATCH_CHAINS or time.monotonic() - sent > BATCH_SECONDS:
                 yield batch
@@ -189,8 +204,13 @@ class Worker:
 class TextReader(Protocol):
     """The part of a model that needs no weights: texts to token ids and back."""
 
-    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """Token ids of the chat prompt of a question (see `Engine.prompt_ids`)."""
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        ...
+
+    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
+        """Token ids of the prompt of a question (see `Engine.prompt_ids`)."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -203,7 +223,11 @@ class TextReader(Protocol):
 
 
 def load_local(
-    source: str, trust_remote_code: bool = False, thinking_format: FormatChoice | None = None
+    source: str,
+    trust_remote_code: bool = False,
+    thinking_format: FormatChoice | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> Engine:
     """Load the local engine that a worker of the command line holds.
 
@@ -211,6 +235,8 @@ def load_local(
         source: "testbed", a folder or a Hub name.
         trust_remote_code: whether the checkpoint's own code may run.
         thinking_format: the thinking format; None takes the model's own.
+        device: where to put the model; None is CUDA if there is a GPU.
+        dtype: of the weights; None is the usual one of the device.
 
     Returns:
         The engine.
@@ -219,6 +245,10 @@ def load_local(
     from scaling.engines.local import LocalEngine
 
     model = ReasoningModel.load(
-        source, delimiters=thinking_format, trust_remote_code=trust_remote_code
+        source,
+        delimiters=thinking_format,
+        trust_remote_code=trust_remote_code,
+        device=device,
+        dtype=dtype,
     )
     return LocalEngine(model)

@@ -27,12 +27,14 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.chains.chain import Chain
+from interp.decoding.forced_line import ForcedLine
 from interp.decoding.request import Request, check
 from interp.decoding.sampling import Sampling
+from interp.decoding.stop_strings import StopStrings
 from interp.decoding.thinking_marks import ThinkingMarks
-from interp.errors import NonFiniteError, UserError
+from interp.errors import UserError
 from scaling.engines.budget_walk import PIECE, Walk
-from scaling.engines.dialects import Ask, Kind, Said, recognise
+from scaling.engines.dialects import Ask, Kind, Said, checked_logprob, logprobs_of, recognise
 from scaling.engines.endpoint import Endpoint, EndpointError, Retry
 from scaling.engines.served_model import identity, weightless
 from scaling.engines.threads import spread
@@ -40,6 +42,8 @@ from scaling.engines.threads import spread
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from interp.model.delimiters import Delimiters, FormatChoice
+    from interp.model.reasoning_model import Question
+    from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
 __all__ = ["ServerEngine"]
@@ -101,7 +105,7 @@ class ServerEngine:
             self.model
         )  # threads must not share a tokenizer with the one that grades
         reader.tokenizer = copy.deepcopy(self.model.tokenizer)
-        self._marks = ThinkingMarks(reader)
+        self._reader, self._line = reader, ForcedLine(reader)
         self.concurrency = concurrency or (SIDE_BY_SIDE if self._dialect.parallel else 1)
         self.piece = piece
         window = listed.get(self.served)
@@ -139,8 +143,13 @@ class ServerEngine:
         how = "tokens" if self.exact else "text"
         return f"{identity(self.model)} served as {self.served!r} by {self.kind}, {how}"
 
-    def prompt_ids(self, question: str, *, thinking: bool) -> list[int]:
-        """Token ids of the chat prompt of a question."""
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return self.model.has_chat_template
+
+    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
+        """Token ids of the prompt of a question."""
         return self.model.prompt_ids(question, thinking=thinking)
 
     def encode(self, text: str) -> list[int]:
@@ -154,7 +163,12 @@ class ServerEngine:
     # ---------------------------------------------------------------- generation
 
     def decode(
-        self, requests: Sequence[Request], *, sampling: Sampling, stop_on_loop: bool = False
+        self,
+        requests: Sequence[Request],
+        *,
+        sampling: Sampling,
+        stop_on_loop: bool = False,
+        stop: Sequence[str] = (),
     ) -> Iterator[Chain]:
         """Yield chains as they finish; EndpointError if the server stays away.
 
@@ -162,12 +176,16 @@ class ServerEngine:
         """
         self._check(requests)
         endpoint = self._endpoint.again()
+        strings = StopStrings(self._reader, stop)
+        marks = ThinkingMarks(self._reader, strings)
 
         def walk(request: Request) -> Iterator[Chain]:
             return Walk(
                 request,
                 self.model.delimiter_ids,
-                self._marks,
+                marks,
+                strings,
+                self._line,
                 self.model.stop_ids,
                 self.max_positions,
                 self.layer_map,
@@ -238,8 +256,9 @@ class ServerEngine:
 
         def read(reply: dict[str, Any]) -> float:
             choices = reply.get("choices")
-            choice = choices[0] if isinstance(choices, list) and choices else {}
-            values = (choice.get("logprobs") or {}).get("token_logprobs") or []
+            choice = choices[0] if isinstance(choices, list) and choices else None
+            values = logprobs_of(choice).get("token_logprobs") if isinstance(choice, dict) else None
+            values = values if isinstance(values, list) else []
             own = values[len(prompt) : len(prompt) + len(option)]
             if len(values) < len(prompt) + len(option) or any(v is None for v in own):
                 raise EndpointError(
@@ -247,18 +266,22 @@ class ServerEngine:
                     f"{len(values)} log-probabilities for an echo of {len(prompt + option)} "
                     f"tokens: this server does not score its prompt.",
                 )
-            return math.fsum(map(float, own))
+            return math.fsum(map(checked_logprob, own))
 
-        value = endpoint.post("completions", body, read=read)
-        if not math.isfinite(value):
-            raise NonFiniteError(f"The server gave an option the log-probability {value}.")
-        return value
+        return endpoint.post("completions", body, read=read)
 
     def score(self, criterion: str, chains: Sequence[Chain], seed: int, remove: int) -> Scores:
         """Always raises UserError: criteria need weights, which only the server has."""
         raise UserError(
             f"A server cannot score blocks ({criterion}). Score and prune the checkpoint with "
             f"`prunescope prune`, serve what it writes, and measure that."
+        )
+
+    def choose(self, repair: str, chains: Sequence[Chain], remove: int) -> LayerPlan:
+        """Always raises UserError, as `score` does."""
+        raise UserError(
+            f"A server cannot merge blocks ({repair}): write the checkpoint with `prunescope "
+            f"prune --repair {repair}`, serve it, and measure that."
         )
 
 
@@ -286,7 +309,7 @@ def _listed(endpoint: Endpoint) -> dict[str, int | None]:
     found: dict[str, int | None] = {}
     for entry in entries:
         window = entry.get("max_model_len")
-        found[str(entry.get("id"))] = window if isinstance(window, int) and window > 0 else None
+        found[str(entry.get("id"))] = window if type(window) is int and window > 0 else None
     return found
 
 

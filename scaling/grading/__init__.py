@@ -241,17 +241,22 @@ def _outcome(judge: Grader, extracted: str | None, problem: Problem) -> Outcome:
 
 
 def grade_likelihood(
-    problem: Problem, logprobs: Sequence[float] | np.ndarray, lengths: Sequence[int]
+    problem: Problem,
+    logprobs: Sequence[float] | np.ndarray,
+    lengths: Sequence[int],
+    *,
+    by_length: bool = False,
 ) -> Verdict:
     """Judge a problem by the log-probabilities of its choices.
 
     Args:
         problem: the problem with its choices and gold answer.
         logprobs: log-probability of each choice, in nats: [choices].
-        lengths: number of tokens of each choice.
+        lengths: number of tokens (or characters) of each choice.
+        by_length: whether the means per token (or character) decide; the sums do otherwise.
 
     Returns:
-        The verdict: strict compares sums of log-probabilities, lenient compares means per token.
+        The verdict: strict compares sums of log-probabilities, lenient compares means.
 
     Raises:
         NonFiniteError: a log-probability is nan; a broken model gets no default answer.
@@ -266,6 +271,8 @@ def grade_likelihood(
     by_token = problem.choices[int((values / np.asarray(lengths)).argmax())]
     strict: Outcome = "correct" if chosen == problem.answer else "wrong"
     lenient: Outcome = "correct" if by_token == problem.answer else "wrong"
+    if by_length:
+        return Verdict(lenient, by_token, strict, lenient)
     return Verdict(strict, chosen, strict, lenient)
 
 

@@ -339,7 +339,7 @@ class Judge:
         }
 
         def answer(reply: dict[str, Any]) -> R:
-            text = _content(reply)
+            text = _content(reply, self.max_tokens)
             value = read(text)
             if value is None:
                 raise EndpointError("nonsense", f"no verdict in the answer {text[-120:]!r}")
@@ -348,14 +348,20 @@ class Judge:
         return endpoint.post("chat/completions", body, read=answer)
 
 
-def _content(reply: dict[str, Any]) -> str:
-    """The text of a chat completion."""
+def _content(reply: dict[str, Any], limit: int) -> str:
+    """The whole text of a chat completion.
+
+    Raises:
+        EndpointError: there is none, or it was cut at the limit: what is there may be thinking.
+    """
     choices = reply.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     message = first.get("message") if isinstance(first, dict) else None
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str):
         raise EndpointError("nonsense", "an answer without a message")
+    if isinstance(first, dict) and first.get("finish_reason") == "length":
+        raise EndpointError("nonsense", f"an answer cut at {limit} tokens (raise --max-tokens)")
     return content
 
 

@@ -105,10 +105,13 @@ def _messages(system: str, data: Mapping[str, str]) -> list[dict[str, str]]:
 def _last_object(text: str, keys: set[str]) -> dict[str, Any]:
     """The last flat JSON object in a text with exactly these keys, after any thinking."""
     found: dict[str, Any] = {}
-    for match in re.finditer(r"\{[^{}]*\}", text.rpartition("</think>")[2]):
+    said = text.rpartition("</think>")[2]
+    if "<think>" in said:  # not at its end: whatever it says may be a thought
+        return {}
+    for match in re.finditer(r"\{[^{}]*\}", said):
         try:
             value = json.loads(match[0])
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, dict) and set(value) == keys:
             found = value

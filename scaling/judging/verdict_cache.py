@@ -87,7 +87,7 @@ class JudgeCache:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError, TypeError, RecursionError) as error:
             raise UserError(
                 f"The judge's cache {str(self.path)!r} cannot be used ({error}): delete it, or "
                 f"name another file. It holds only answers that were already paid for."

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import UserError
 from scaling.lm_eval.importer import OURS
 from scaling.store.chain_row import LIKELIHOOD, answer_ids, thinking_ids
+from scaling.store.stored_benchmark import stored_benchmarks
 from scaling.store.study_store import Store
 
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
+    from scaling.problem import Benchmark
 
 
 def export_samples(study: str | Path, out: str | Path, model: ReasoningModel) -> list[Path]:
@@ -43,16 +45,13 @@ def export_samples(study: str | Path, out: str | Path, model: ReasoningModel) ->
     Raises:
         UserError: the study has no rows.
     """
-    from scaling.benchmarks import benchmarks
-
     with Store(study, read_only=True) as store:
-        rows, problems = store.rows(ids=True), store.frame("problems")
+        rows, problems, meta = store.rows(ids=True), store.frame("problems"), store.meta()
+    benches = stored_benchmarks(meta, problems)
     asked = {(p["benchmark"], p["problem"]): p for p in problems.to_dict("records")}
     written = []
     for (variant, benchmark, budget), part in rows.groupby(["variant", "benchmark", "budget"]):
-        entry = benchmarks().get(str(benchmark).partition(":")[0])
-        writing = _Writing(model, entry.thinking if entry else True)
-        writing.instruction = entry.instruction if entry else ""
+        writing = _Writing(model, benches.get(str(benchmark)))
         path = (
             Path(out)
             / _safe(str(variant))
@@ -73,10 +72,9 @@ def export_samples(study: str | Path, out: str | Path, model: ReasoningModel) ->
 class _Writing:
     """Turns the rows of one problem into a line."""
 
-    instruction = ""
-
-    def __init__(self, model: ReasoningModel, thinking: bool) -> None:
-        self.model, self.thinking = model, thinking
+    def __init__(self, model: ReasoningModel, benchmark: Benchmark | None) -> None:
+        self.model, self.benchmark = model, benchmark
+        self.by_id = {} if benchmark is None else {p.id: p for p in benchmark.problems}
 
     def line(self, problem: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One document with all its samples."""
@@ -87,7 +85,7 @@ class _Writing:
             "choices": json.loads(problem["choices"]),
             "metadata": json.loads(problem["metadata"]),
         }
-        prompt = self._prompt(problem["question"])
+        prompt = self._prompt(problem)
         first = rows[0]
         right = float(first["outcome"] == "correct")
         if first["scoring"] == LIKELIHOOD:
@@ -129,9 +127,10 @@ class _Writing:
             },
         }
 
-    def _prompt(self, question: str) -> str:
-        whole = f"{question}\n\n{self.instruction}" if self.instruction else question
-        ids = self.model.prompt_ids(whole, thinking=self.thinking)
+    def _prompt(self, problem: Mapping[str, Any]) -> str:
+        bench, own = self.benchmark, self.by_id.get(problem["problem"])
+        question = problem["question"] if bench is None or own is None else bench.prompt(own)
+        ids = self.model.prompt_ids(question, thinking=bench is None or bench.thinking)
         return self.model.text(ids, skip_special=False)
 
     def _text(self, row: Mapping[str, Any]) -> str:

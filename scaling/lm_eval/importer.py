@@ -15,15 +15,17 @@ https://github.com/EleutherAI/lm-evaluation-harness, `lm_eval/loggers/evaluation
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from interp.chains.chain import Budget, Chain, Span
+from interp.chains.chain import Budget, Chain, Finish, Span, ThinkingFinish
 from interp.errors import UserError
+from interp.json_reader import short, whole_text
 from scaling.grading import grade, grade_likelihood
 from scaling.problem import Benchmark, Problem
 from scaling.records import Record, read_file
@@ -35,6 +37,8 @@ from scaling.study.preflight import check_name
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
+UNLIMITED = 2**20  # tokens; stands for a log without a limit
+MOST_METRIC = 1e300
 OURS = "prunescope"  # field of an exported line for values without a place in the format
 BOOKKEEPING = {"doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter"}
 BOOKKEEPING |= {"metrics", "doc_hash", "prompt_hash", "target_hash", OURS}
@@ -57,34 +61,84 @@ class LogDocument:
     @property
     def prompt(self) -> str:
         """The prompt that the model got; "" where the log does not have it."""
-        arguments = self.record.fields.get("arguments")
-        found: Any = arguments
-        if isinstance(arguments, Mapping):
-            found = (arguments.get("gen_args_0") or {}).get("arg_0", "")
-        elif isinstance(arguments, list) and arguments and isinstance(arguments[0], list):
-            found = arguments[0][0] if arguments[0] else ""
+        found = self._asked()[0]
         if isinstance(found, list):
             found = found[0] if found else ""
-        return found if isinstance(found, str) else ""
+        return self._whole("arguments", found) if isinstance(found, str) else ""
 
     @property
     def limit(self) -> int | None:
         """The length limit of a response in tokens; None where the log does not have it."""
-        arguments = self.record.fields.get("arguments")
-        options: Any = None
-        if isinstance(arguments, Mapping):
-            options = (arguments.get("gen_args_0") or {}).get("arg_1")
-        elif isinstance(arguments, list) and arguments and isinstance(arguments[0], list):
-            options = arguments[0][1] if len(arguments[0]) > 1 else None
+        options = self._asked()[1]
         limit = options.get("max_gen_toks") if isinstance(options, Mapping) else None
-        return limit if isinstance(limit, int) and limit > 0 else None
+        if type(limit) is not int or limit <= 0:
+            return None
+        return min(limit, UNLIMITED)
+
+    def _asked(self) -> tuple[Any, Any]:
+        """The prompt and the options of the first request, as the log has them."""
+        arguments = self.record.fields.get("arguments")
+        if isinstance(arguments, Mapping):
+            first = arguments.get("gen_args_0")
+            return (
+                (first.get("arg_0"), first.get("arg_1")) if isinstance(first, Mapping) else ("", "")
+            )
+        first = arguments[0] if isinstance(arguments, list) and arguments else None
+        return tuple((*first, "", "")[:2]) if isinstance(first, list) else ("", "")  # type: ignore[return-value]
+
+    def _whole(self, name: str, text: str) -> str:
+        return whole_text(text, f"{self.record.where}, field {name!r}")
 
     def texts(self) -> list[str]:
         """The responses of a generated document, one per sample."""
         (responses,) = self._responses(1)
         if not isinstance(responses, list) or not all(isinstance(r, str) for r in responses):
             raise self.record.wrong("resps", "expected a list of texts per request.")
-        return responses
+        return [self._whole("resps", response) for response in responses]
+
+    def own(self, name: str, samples: int, known: Sequence[str]) -> list[Any] | None:
+        """A field that PruneScope's export adds, with a value per sample.
+
+        Args:
+            name: the field.
+            samples: number of samples.
+            known: the values that it may have.
+
+        Returns:
+            The values; None where the log does not have the field.
+        """
+        found = self._ours().get(name)
+        if found is None:
+            return None
+        if (
+            not isinstance(found, list)
+            or len(found) != samples
+            or any(v not in known for v in found)
+        ):
+            raise self.record.wrong(
+                OURS, f"{name!r} is {short(found)}; expected {samples} of {', '.join(known)}."
+            )
+        return found
+
+    def budget(self) -> Budget:
+        """The budget: the one that was exported, or the log's limit of a response."""
+        found = self._ours().get("budget")
+        if found is None:
+            limit = self.limit or UNLIMITED
+            return Budget(limit, limit)
+        if (
+            not isinstance(found, list)
+            or len(found) != 3
+            or any(type(v) is not int or v > 2**31 for v in found)
+        ):
+            raise self.record.wrong(
+                OURS, f"'budget' is {short(found)}; expected thinking and answer tokens and waits."
+            )
+        return Budget(*found)
+
+    def _ours(self) -> Mapping[str, Any]:
+        found = self.record.fields.get(OURS)
+        return found if isinstance(found, Mapping) else {}
 
     def logprobs(self, n: int) -> np.ndarray:
         """The log-likelihoods of `n` choices, in nats: [n]."""
@@ -92,11 +146,13 @@ class LogDocument:
         for request in self._responses(n):
             value = _first(request)  # [[value, greedy]], numbers as text or not
             try:
-                values.append(float(value))
-            except (TypeError, ValueError):
+                values.append(math.nan if isinstance(value, bool) else float(value))
+            except (TypeError, ValueError, OverflowError):
+                values.append(math.nan)
+            if not -math.inf < values[-1] <= 1e-3:  # above 0 by rounding alone
                 raise self.record.wrong(
-                    "resps", f"expected a log-likelihood per choice, got {request!r:.60}."
-                ) from None
+                    "resps", f"expected a log-likelihood per choice, got {short(request)}."
+                )
         return np.array(values)
 
     def _responses(self, n: int) -> list[Any]:
@@ -209,7 +265,7 @@ def _documents(records: Sequence[Record]) -> dict[int, LogDocument]:
     for record in records:
         number = record.get("doc_id")
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise record.wrong("doc_id", f"expected a whole number, got {number!r}.")
+            raise record.wrong("doc_id", f"expected a whole number, got {short(number)}.")
         if not isinstance(record.get("doc"), Mapping):
             raise record.wrong("doc", "expected an object: the record that was asked.")
         first = found.setdefault(number, LogDocument(record, number, {}))
@@ -217,9 +273,14 @@ def _documents(records: Sequence[Record]) -> dict[int, LogDocument]:
             raise record.wrong(
                 "resps", f"document {number} has other responses at {first.record.where}."
             )
-        name = str(record.fields.get("filter", "none"))
+        name = record.fields.get("filter", "none")
+        if not isinstance(name, str):
+            raise record.wrong("filter", f"expected a name, got {short(name)}.")
         for key, value in record.fields.items():
             if key not in BOOKKEEPING and isinstance(value, (bool, int, float)):
+                whole_text(key + name, f"{record.where}, the name of a metric or filter")
+                if abs(value) > MOST_METRIC:
+                    raise record.wrong(key, f"expected a metric, got {short(value)}.")
                 if (label := f"lm_eval_{key}_{name}") in first.metrics:
                     raise record.wrong("doc_id", f"document {number} is there twice ({name}).")
                 first.metrics[label] = float(value)
@@ -228,7 +289,9 @@ def _documents(records: Sequence[Record]) -> dict[int, LogDocument]:
 
 def _first(value: Any) -> Any:
     """The first value inside nested lists."""
-    return _first(value[0]) if isinstance(value, list) and value else value
+    while isinstance(value, list) and value:
+        value = value[0]
+    return value
 
 
 def _benchmark(name: str, documents: Sequence[LogDocument]) -> Benchmark:
@@ -247,8 +310,10 @@ def _benchmark(name: str, documents: Sequence[LogDocument]) -> Benchmark:
         record = document.record
         inner = Record(dict(record.fields["doc"]), f"{record.where}, doc", document.number)
         if set(inner.fields) == {"id", "question", "answer", "choices", "metadata"}:
-            fields = dict(inner.fields)
-            problems.append(Problem(**{**fields, "choices": tuple(fields["choices"])}))
+            if not isinstance(about := inner.fields["metadata"], Mapping):
+                raise inner.wrong("metadata", f"expected an object, got {short(about)}.")
+            texts = {name: inner.text(name) for name in ("id", "question", "answer")}
+            problems.append(Problem(**texts, choices=inner.texts("choices"), metadata=about))
         elif entry.from_record is None:
             raise UserError(
                 f"{inner.where}: {name!r} generates its problems; this is not one of them."
@@ -291,11 +356,12 @@ class _Reading:
                 self.bench.name, problem, position, self.variant, prompt, values, verdict
             )
             return
-        ours = document.record.fields.get(OURS)
-        said: Mapping[str, Any] = ours if isinstance(ours, Mapping) else {}
         texts = document.texts()
+        finishes = document.own("finish", len(texts), get_args(Finish))
+        ends = document.own("thinking_finish", len(texts), get_args(ThinkingFinish))
         for sample, text in enumerate(texts):
-            chain = self._chain(problem, sample, text, document, said)
+            said = tuple(None if v is None else v[sample] for v in (finishes, ends))
+            chain = self._chain(problem, sample, text, document, *said)
             verdict = grade(self.bench, problem, chain, self.model)
             self._compare(verdict.outcome, document, len(texts))
             columns = self.diagnoser.columns(problem, chain)
@@ -317,7 +383,8 @@ class _Reading:
         sample: int,
         text: str,
         document: LogDocument,
-        said: Mapping[str, Any],
+        finish: Any,
+        ended: Any,
     ) -> Chain:
         """A response as a chain: thinking up to its end delimiter, then the answer."""
         words, ends = self.model.delimiters, self.model.delimiter_ids
@@ -333,19 +400,16 @@ class _Reading:
         ids = np.array([*thinking, *middle, *answer], dtype=np.int64)
         limit = document.limit
         start = len(thinking) + len(middle)
-        finishes, forced = said.get("finish"), said.get("thinking_finish")
         cut = limit is not None and len(ids) >= limit
-        finish: Any = finishes[sample] if finishes else ("cut" if cut else "stop")
-        ended: Any = forced[sample] if forced else ("end" if closed else "forced" if cut else "end")
+        finish = finish or ("cut" if cut else "stop")
+        ended = ended or ("end" if closed else "forced" if cut else "end")
         unknown = np.full(len(ids), np.nan)
         return Chain(
             problem=problem.id,
             variant=self.variant,
             sample=sample,
             seed=0,
-            budget=Budget(*said["budget"])
-            if "budget" in said
-            else Budget(limit or 2**20, limit or 2**20),
+            budget=document.budget(),
             prompt_ids=np.array(self.model.encode(document.prompt), dtype=np.int64),
             ids=ids,
             forced=np.zeros(len(ids), dtype=bool),

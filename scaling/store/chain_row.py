@@ -246,6 +246,7 @@ def likelihood_row(
     prompt_tokens: int,
     logprobs: np.ndarray,
     verdict: Verdict,
+    compared: np.ndarray | None = None,
 ) -> ChainRow:
     """Make the row of a problem that is scored by likelihood; no tokens are generated.
 
@@ -257,13 +258,16 @@ def likelihood_row(
         prompt_tokens: number of prompt tokens.
         logprobs: log-probability of each choice, in nats: [choices].
         verdict: the verdict.
+        compared: what the verdict compares, where it is not the log-probabilities: [choices].
 
     Returns:
-        The row; its diagnosis holds `choice_logprobs` and `margin` (gold minus best other choice).
+        The row; its diagnosis holds `choice_logprobs` and `margin` (gold minus best other choice,
+        of what is compared).
     """
     gold = problem.choices.index(problem.answer)
-    best_other = max(v for i, v in enumerate(logprobs) if i != gold)
-    margin = float(logprobs[gold] - best_other)
+    scores = logprobs if compared is None else compared
+    best_other = max(v for i, v in enumerate(scores) if i != gold)
+    margin = float(scores[gold] - best_other)
     diagnosis = {"choice_logprobs": list(map(float, logprobs)), "margin": margin}
     return ChainRow(
         {

@@ -12,17 +12,19 @@ stays unchanged and a copy in memory is upgraded.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from interp.errors import PruneScopeError, UserError
+from interp.plumbing.folder_lock import FolderLock
+from interp.plumbing.whole_files import file_identity
 from scaling.store import checksums, schema
 from scaling.store.chain_row import ChainRow, Key, unpack
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 FILE = "study.sqlite"
 LOCK = "study.lock"
 PATIENCE = 30.0  # seconds to wait for another program that holds the file
+COARSE = 50_000_000  # nanoseconds by which a file's time of change may be late
 CHECKED = 3  # first schema version in which rows have checksums
 DAMAGE = ("no such", "decode", "malformed", "duplicate column", "already exists", "corrupt")
 
@@ -55,51 +58,46 @@ class Store:
     def __init__(self, folder: str | Path, *, read_only: bool = False) -> None:
         self.folder = Path(folder)
         self.path = self.folder / FILE
-        self._lock: Any = None
+        self._lock: FolderLock | None = None
         if read_only:
             if not self.path.is_file():
                 raise UserError(f"No study in {str(self.folder)!r} (no {FILE}); run one first.")
         else:
-            self._prepare_folder()
-            self._lock = _locked(self.folder / LOCK)
+            self._lock = FolderLock(self.folder / LOCK, "the study")
         try:
             self._db = self._connect(read_only)
+            self._opened = file_identity(self.path)
         except BaseException:
             self._release()
             raise
 
-    def _prepare_folder(self) -> None:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(
-                f"{str(self.folder)!r} is a file; expected a folder for the study."
-            ) from None
-        except OSError as error:
-            raise UserError(f"Cannot make the folder {str(self.folder)!r}: {error}.") from error
-
     def _connect(self, read_only: bool) -> sqlite3.Connection:
+        checked = _Checked(self.path)
         with self._explained():
             if read_only:
                 uri = f"{self.path.resolve().as_uri()}?mode=ro"
-                db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=PATIENCE)
+                db = sqlite3.connect(
+                    uri, uri=True, isolation_level=None, timeout=PATIENCE, check_same_thread=False
+                )  # nothing is written, and SQLite serialises the threads of one connection
             else:
                 db = sqlite3.connect(self.path, isolation_level=None, timeout=PATIENCE)
             try:
-                self._ready(db, read_only)
+                self._ready(db, read_only, check=not checked.before)
                 if read_only and self._version(db) < schema.SCHEMA_VERSION:
                     db = _in_memory(db)
                 self._migrate(db)
-                if bad := checksums.damaged_rows(db):
-                    raise sqlite3.DatabaseError(
-                        f"rows that are not as written: {checksums.said(bad)}"
-                    )
+                if not checked.before:
+                    if bad := checksums.damaged_rows(db):
+                        raise sqlite3.DatabaseError(
+                            f"rows that are not as written: {checksums.said(bad)}"
+                        )
+                    checked.remember()
             except BaseException:
                 db.close()
                 raise
         return db
 
-    def _ready(self, db: sqlite3.Connection, read_only: bool) -> None:
+    def _ready(self, db: sqlite3.Connection, read_only: bool, *, check: bool) -> None:
         if not read_only:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")  # in WAL, a crashed process loses no commit
@@ -112,9 +110,8 @@ class Store:
             db.execute("BEGIN IMMEDIATE")
             schema.create(db)
             db.execute("COMMIT")
-        check = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
-        if check != "ok":
-            raise sqlite3.DatabaseError(str(check))
+        if check and (said := db.execute("PRAGMA integrity_check(1)").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(str(said))
 
     @staticmethod
     def _version(db: sqlite3.Connection) -> int:
@@ -187,6 +184,7 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._in_place()
         with self._explained():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -196,6 +194,26 @@ class Store:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+        self._in_place()  # a file removed during the commit has taken it along
+
+    def _in_place(self) -> None:
+        """Refuse to write into a file that nobody will find again.
+
+        A file removed, moved or replaced while it is open still takes every row without an error.
+
+        Raises:
+            StoreError: the file or its lock is not the one that was opened.
+        """
+        there = file_identity(self.path)
+        if there == self._opened and not (self._lock and self._lock.lost):
+            return
+        gone = self.path if there != self._opened else self.folder / LOCK
+        raise StoreError(
+            f"{gone} was removed, moved or replaced while the study was writing to it, so the "
+            f"study has stopped. Rows written after that moment are lost. If the folder was moved, "
+            f"move it back or name its new place (--out); then run the same command again: it "
+            f"keeps what it finds there and makes the rest."
+        )
 
     # ------------------------------------------------------------------ identity of the study
 
@@ -292,7 +310,13 @@ class Store:
         """A whole table, unchanged."""
         return self._frame(f"SELECT * FROM {table}")
 
-    def rows(self, purpose: str | None = None, *, ids: bool = False) -> pd.DataFrame:
+    def rows(
+        self,
+        purpose: str | None = None,
+        *,
+        ids: bool = False,
+        where: Mapping[str, Any] | None = None,
+    ) -> pd.DataFrame:
         """The chains, one row each, with their variant's columns and their diagnosis as columns.
 
         Args:
@@ -300,6 +324,7 @@ class Store:
                 "parallel", "blocks"); None returns all.
             ids: whether to include token ids (int32) and the mask of tokens that the engine wrote
                 (bool), as arrays [S].
+            where: only the chains with these values of columns of their key.
 
         Returns:
             The rows, sorted by key.
@@ -313,7 +338,7 @@ class Store:
             f"SELECT {', '.join(columns)}, v.kind, v.method, v.n_removed, v.removed "
             "FROM chains c LEFT JOIN variants v ON v.variant = c.variant"
         )
-        parameters: tuple[str, ...] = ()
+        parameters: tuple[Any, ...] = ()
         if purpose is not None:
             sql += (
                 " JOIN cells e ON e.benchmark = c.benchmark AND e.variant = c.variant AND "
@@ -321,6 +346,10 @@ class Store:
                 "AND e.purpose = ?"
             )
             parameters = (purpose,)
+        if where:
+            parts = {name: value for name, value in where.items() if name in Key._fields}
+            sql += " WHERE " + " AND ".join(f"c.{name} = ?" for name in parts)
+            parameters += tuple(parts.values())
         frame = self._frame(
             f"{sql} ORDER BY {', '.join('c.' + k for k in Key._fields)}", parameters
         )
@@ -333,6 +362,25 @@ class Store:
         found = pd.DataFrame(texts, frame.index)
         found = found[[name for name in found.columns if name not in frame.columns]]
         return pd.concat([frame, found], axis=1)
+
+    def ids_of(self, key: Key) -> np.ndarray:
+        """The token ids of one chain: int32 [S].
+
+        Args:
+            key: the chain's key.
+
+        Returns:
+            The ids.
+
+        Raises:
+            UserError: there is no such chain.
+        """
+        sql = f"SELECT ids FROM chains WHERE {' AND '.join(f'{k} = ?' for k in Key._fields)}"
+        with self._explained():
+            found = self._db.execute(sql, key).fetchone()
+            if found is None:
+                raise UserError(f"The study in {str(self.folder)!r} has no chain {tuple(key)}.")
+            return unpack(found[0], np.int32)
 
     def several_samples(self) -> list[tuple[str, str, str, str, int]]:
         """Tuples (benchmark, problem, variant, budget, samples) with more than one sample."""
@@ -361,7 +409,7 @@ class Store:
         )
         return self._frame(sql, (benchmark, problem, variant, budget))
 
-    def _frame(self, sql: str, parameters: tuple[str, ...] = ()) -> pd.DataFrame:
+    def _frame(self, sql: str, parameters: tuple[Any, ...] = ()) -> pd.DataFrame:
         import pandas as pd
 
         with self._explained():
@@ -406,29 +454,35 @@ def held(path: Path, text: str) -> str:
 
 def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
     """A copy in memory; the original is closed."""
-    copy = sqlite3.connect(":memory:", isolation_level=None)
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     db.backup(copy)
     db.close()
     return copy
 
 
-def _locked(path: Path) -> Any:
-    """Take the lock on a study folder; the system releases it when the process ends."""
-    import filelock
+class _Checked:
+    """Whether this process has checked every row of a file that has not changed since.
 
-    lock = filelock.FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise UserError(
-            f"Another process is at work on the study in {str(path.parent)!r}. Wait for it to "
-            f"finish, or choose another folder (--out)."
-        ) from None
-    except OSError as error:
-        if os.access(path.parent, os.W_OK):
-            raise
-        raise UserError(f"Cannot write into {str(path.parent)!r}: {error}.") from error
-    return lock
+    A report opens its study a dozen times, and a check reads all of it. As in git's index, a file
+    that changed just before it was looked at counts as changed: its clock is coarse.
+    """
+
+    _known: ClassVar[dict[Path, tuple[Any, ...]]] = {}
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
+        now = time.time_ns()
+        log = path.with_name(f"{path.name}-wal")
+        found = [file.stat() for file in (path, log) if file.is_file()]
+        files = [f for f in found if f.st_size]  # to read only leaves an empty log
+        self._state = tuple((f.st_dev, f.st_ino, f.st_size, f.st_mtime_ns) for f in files)
+        self._settled = all(f.st_mtime_ns < now - COARSE for f in files)
+        self.before = bool(files) and self._known.get(self._path) == self._state
+
+    def remember(self) -> None:
+        """Note that every row was checked."""
+        if self._settled:
+            self._known[self._path] = self._state
 
 
 def _json(value: Any) -> str:

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.errors import UserError
+from interp.model.chat import RawPrompt
+from scaling.benchmarks import PromptChoice
 from scaling.study.preflight import check_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from interp.chains.chain import Budget, Chain
-    from interp.model.reasoning_model import ReasoningModel
+    from interp.model.reasoning_model import Question, ReasoningModel
     from pruning.calibration import Calibration, Part
     from scaling.problem import Benchmark, Problem
     from scaling.study.config import StudyConfig
@@ -38,6 +40,7 @@ class CalibrationSource:
         benchmarks: the benchmarks, by name; the model's usual ones if empty.
         data: file by benchmark name, for what is not read from the Hub.
         seed: seed of the chains and of the choice of problems.
+        prompts: how the benchmarks are asked.
     """
 
     texts: Sequence[str] | Path | None = None
@@ -45,6 +48,7 @@ class CalibrationSource:
     benchmarks: tuple[str, ...] = ()
     data: Mapping[str, str] = field(default_factory=dict, hash=False)
     seed: int = 0
+    prompts: PromptChoice = field(default_factory=PromptChoice)
 
     def __post_init__(self) -> None:
         if self.part is not None:
@@ -96,7 +100,7 @@ class CalibrationSource:
                 "and name --benchmarks (a file of yours with --data)."
             )
         config = self._config(model)
-        asked = [pair for pair in self._spare(config) if pair[0].scoring == "generate"]
+        asked = [pair for pair in self._spare(config, model) if pair[0].scoring == "generate"]
         if not asked:
             raise UserError(f"{criterion} needs a benchmark whose answers are generated.")
         loads = [config.workload(bench.name) for bench, _ in asked]
@@ -111,25 +115,34 @@ class CalibrationSource:
         from scaling.study.config import StudyConfig
 
         return StudyConfig(
-            model=model.name, benchmarks=self.benchmarks, data=self.data, seed=self.seed
-        )
+            model=model.name,
+            benchmarks=self.benchmarks,
+            data=self.data,
+            seed=self.seed,
+            prompts=self.prompts,
+        ).fitted(model)
 
-    def _spare(self, config: StudyConfig) -> list[tuple[Benchmark, Problem]]:
+    def _spare(self, config: StudyConfig, model: ReasoningModel) -> list[tuple[Benchmark, Problem]]:
         """Problems that a study would calibrate on; measured ones if none are spare."""
         from scaling.study.defaults import CALIBRATION_PROBLEMS
         from scaling.study.problem_sets import gather
 
-        problems, spare = gather(config)
+        problems, spare = gather(config, model)
         return [
             (bench, problem)
             for bench in problems
             for problem in (spare[bench.name] or bench.problems)[:CALIBRATION_PROBLEMS]
         ]
 
-    def _questions(self, model: ReasoningModel) -> list[list[dict[str, str]]]:
-        """The questions as messages."""
-        asked = self._spare(self._config(model))
-        return [[{"role": "user", "content": b.prompt(problem)}] for b, problem in asked]
+    def _questions(self, model: ReasoningModel) -> list[Question]:
+        """The questions as prompts: messages or raw text."""
+        asked = [b.prompt(p) for b, p in self._spare(self._config(model), model)]
+        return [
+            [{"role": "user", "content": q}]
+            if isinstance(q, str) and not isinstance(q, RawPrompt)
+            else q
+            for q in asked
+        ]
 
     def _own_chains(self, model: ReasoningModel) -> list[Chain]:
         """The model's own chains on spare problems."""
@@ -138,7 +151,7 @@ class CalibrationSource:
         from scaling.study.variants import calibration_chains
 
         config = self._config(model)
-        problems, spare = gather(config)
+        problems, spare = gather(config, model)
         generated = [b for b in problems if b.scoring == "generate"]
         return calibration_chains(config, LocalEngine(model), generated, spare)
 
@@ -206,8 +219,8 @@ def study_chains(folder: str | Path, model: ReasoningModel, most: int = MOST_CHA
     Raises:
         UserError: the study is of another model, asked otherwise, or has no such chain.
     """
-    from scaling.benchmarks import benchmarks
     from scaling.store.chain_row import stored_chain
+    from scaling.store.stored_benchmark import stored_benchmarks
     from scaling.store.study_store import Store
 
     with Store(folder, read_only=True) as store:
@@ -217,16 +230,14 @@ def study_chains(folder: str | Path, model: ReasoningModel, most: int = MOST_CHA
             f"The study in {str(folder)!r} is of another model than {model.name!r}; these would "
             "not be its own chains. Give the model of the study, or texts."
         )
-    asked = problems.set_index(["benchmark", "problem"])["question"]
+    asked = stored_benchmarks(meta, problems)
+    by_id = {(b.name, p.id): (b, p) for b in asked.values() for p in b.problems}
     found = []
     for row in dense_rows(folder, most).to_dict("records"):
-        entry = benchmarks().get(str(row["benchmark"]).partition(":")[0])
-        if entry is None:
+        if row["benchmark"] not in asked:
             continue
-        question = asked[row["benchmark"], row["problem"]]
-        if entry.instruction:
-            question = f"{question}\n\n{entry.instruction}"
-        prompt = model.prompt_ids(question, thinking=entry.thinking)
+        bench, problem = by_id[row["benchmark"], row["problem"]]
+        prompt = model.prompt_ids(bench.prompt(problem), thinking=bench.thinking)
         if len(prompt) != row["prompt_tokens"]:
             raise UserError(
                 f"The study in {str(folder)!r} asked {row['problem']!r} in another way than this "

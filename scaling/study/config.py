@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
+from scaling.benchmarks import PromptChoice, benchmarks
 from scaling.study import defaults
 from scaling.study.defaults import Workload
 
@@ -30,10 +31,14 @@ class StudyConfig:
         benchmarks: names of benchmarks.
         data: file by benchmark name, for benchmarks that read one.
         limit: most problems per benchmark: one number for all, or by name.
-        methods: criteria that choose the blocks to remove.
+        methods: criteria that choose the blocks to remove; "random@1" is another draw of one that
+            draws, and a repair that chooses blocks itself ("laco") is a method too.
         remove: numbers of blocks that each method removes.
+        keep: by benchmark, the values that a field of its problems' metadata may have, such as
+            {"math500": {"level": (1, 2, 3)}}; problems are drawn from these.
+        prompts: worked examples and the chat template.
         budgets: thinking tokens.
-        answer: answer tokens.
+        answer: answer tokens: one number for all, or by name.
         samples: samples per problem for parallel scaling.
         waits: numbers of "wait" extensions to try.
         blocks: whether to skip every single block in turn, or the benchmarks on which to do so.
@@ -43,6 +48,8 @@ class StudyConfig:
         seed: seed of problems, calibration and sampling.
         quick: whether to use the small default sizes.
         trust_remote_code: whether the checkpoint's own code may run.
+        device: where to put the model; None is CUDA if there is a GPU.
+        dtype: of the weights; None is float32 on a CPU and for GGUF, else the checkpoint's own.
         thinking_format: the thinking format; None takes the model's own. The format that the model
             then has is part of the study's identity.
         out: folder of the study; it does not decide any row.
@@ -52,10 +59,12 @@ class StudyConfig:
     benchmarks: tuple[str, ...] = ()
     data: Mapping[str, str] = field(default_factory=dict, hash=False)
     limit: int | Mapping[str, int] | None = field(default=None, hash=False)
+    keep: Mapping[str, Mapping[str, tuple[Any, ...]]] = field(default_factory=dict, hash=False)
+    prompts: PromptChoice = field(default_factory=PromptChoice)
     methods: tuple[str, ...] = defaults.METHODS
     remove: tuple[int, ...] = ()
     budgets: tuple[int, ...] = ()
-    answer: int | None = None
+    answer: int | Mapping[str, int] | None = field(default=None, hash=False)
     samples: int | None = None
     waits: tuple[int, ...] | None = None
     blocks: bool | tuple[str, ...] = True
@@ -65,6 +74,8 @@ class StudyConfig:
     seed: int = 0
     quick: bool = False
     trust_remote_code: bool = False
+    device: str | None = None
+    dtype: str | None = None
     thinking_format: FormatChoice | None = None
     out: Path = Path("study")
 
@@ -77,13 +88,11 @@ class StudyConfig:
             values = getattr(self, name) or ()
             if len(set(values)) != len(values):
                 raise UserError(f"{name}: {list(values)} names something twice.")
-        for name in ("answer", "samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name}: {value} is not at least 1.")
-        limits = self.limit.values() if isinstance(self.limit, Mapping) else (self.limit,)
-        if any(value is not None and value < 1 for value in limits):
-            raise UserError(f"limit: {self.limit} is not at least 1 problem.")
+        for name in ("answer", "samples", "limit"):
+            given = getattr(self, name)
+            for value in given.values() if isinstance(given, Mapping) else (given,):
+                if value is not None and value < 1:
+                    raise UserError(f"{name}: {given} is not at least 1.")
         if not self.temperature >= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
             raise UserError("Expected temperature >= 0, 0 < top_p <= 1, top_k >= 0.")
         if self.temperature == 0 and (self.samples or 1) > 1:
@@ -92,7 +101,9 @@ class StudyConfig:
                 f"chain; raise the temperature or ask for one sample."
             )
         names = self.benchmark_names
-        for what, given in (("data", self.data), ("limit", self.limit), ("blocks", self.blocks)):
+        self.prompts.check_names(names)
+        for what in ("data", "limit", "keep", "answer", "blocks"):
+            given = getattr(self, what)
             if isinstance(given, (Mapping, tuple)):
                 strange = sorted(set(given) - set(names))
                 if strange:
@@ -136,8 +147,9 @@ class StudyConfig:
                 given[part] = min(getattr(usual, part), limit)
         if self.budgets:
             given["budgets"] = tuple(sorted(self.budgets))
-        if self.answer is not None:
-            given["answer"] = self.answer
+        answer = self.answer.get(benchmark) if isinstance(self.answer, Mapping) else self.answer
+        if answer is not None:
+            given["answer"] = answer
         if self.samples is not None:
             given["parallel_samples"] = self.samples
             if self.samples > 1 and usual.parallel_problems == 0 and self.benchmarks:
@@ -150,6 +162,28 @@ class StudyConfig:
             given["block_problems"] = given.get("problems", usual.problems)
         return replace(usual, **given)
 
+    def fitted(self, model: Any) -> StudyConfig:
+        """The settings for a model: a plain one gives short answers where nobody said how long.
+
+        In the plain format only an answer that a budget forces has an answer budget; with
+        delimiters it holds the whole solution that the model writes after its thinking.
+
+        Args:
+            model: a model, or None where the thinking format is not known.
+
+        Returns:
+            These settings, or those with `defaults.PLAIN_ANSWER` tokens at most for an answer.
+        """
+        words = getattr(model, "delimiters", None)
+        if self.answer is not None or words is None or not words.is_plain:
+            return self
+        short = {
+            name: min(self.workload(name).answer, defaults.PLAIN_ANSWER)
+            for name in self.benchmark_names
+            if benchmarks()[name.partition(":")[0]].thinking
+        }
+        return replace(self, answer=short)
+
     def sampling(self) -> Sampling:
         """The sampling settings of the decoder."""
         from interp.decoding.sampling import Sampling
@@ -158,7 +192,7 @@ class StudyConfig:
 
     def settings(self) -> dict[str, Any]:
         """Everything that decides a row, as values for JSON; `out` is left out."""
-        return {
+        found = {
             "model": self.model,
             "methods": list(self.methods),
             "remove": list(self.remove_counts),
@@ -167,3 +201,11 @@ class StudyConfig:
             "seed": self.seed,
             "workloads": {name: asdict(self.workload(name)) for name in self.benchmark_names},
         }
+        if self.prompts != PromptChoice():  # a study without them was stored without the key
+            found["prompts"] = self.prompts.settings()
+        if self.keep:
+            found["keep"] = {
+                name: {field: [str(v) for v in values] for field, values in own.items()}
+                for name, own in self.keep.items()
+            }
+        return found

@@ -15,6 +15,7 @@ METHODS = ("shortgpt", "reverse-order", "random", "perplexity", "skip-kl")
 REMOVE = (1, 2, 3)
 WAITS = (1, 2)
 CALIBRATION_PROBLEMS = 8  # per generated benchmark
+PLAIN_ANSWER = 64  # tokens of an answer that a budget forces from a model without delimiters
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ class PruneConfig:
         trust_remote_code: whether a model of the Hub may run its own code.
         thinking_format: the thinking format of chains that are generated to calibrate on; None
             takes the model's own.
+        device: where to put the model; None is CUDA if there is a GPU.
+        dtype: of the weights while they are scored; None is the usual one of the device.
     """
 
     model: str = "testbed"
@@ -49,6 +51,8 @@ class PruneConfig:
     source: CalibrationSource = field(default_factory=CalibrationSource)
     trust_remote_code: bool = False
     thinking_format: FormatChoice | None = None
+    device: str | None = None
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         from pruning.repairs import repairs
@@ -119,7 +123,11 @@ def prune_model(config: PruneConfig, out: str | Path) -> PrunedCheckpoint:
         removed = plan.removed if plan else tuple(sorted(config.blocks))
         return PrunedCheckpoint(folder, removed, plan.source if plan else "")
     model = ReasoningModel.load(
-        config.model, delimiters=config.thinking_format, trust_remote_code=trust
+        config.model,
+        delimiters=config.thinking_format,
+        trust_remote_code=trust,
+        device=config.device,
+        dtype=config.dtype,
     )
     if config.blocks:
         plan = LayerPlan.without(model, *config.blocks)

@@ -51,7 +51,14 @@ def run_on_cluster(
         delimiters=config.thinking_format,
         trust_remote_code=config.trust_remote_code,
     )
-    make = partial(load_local, config.model, config.trust_remote_code, config.thinking_format)
+    make = partial(
+        load_local,
+        config.model,
+        config.trust_remote_code,
+        config.thinking_format,
+        config.device,
+        config.dtype,
+    )
     with ClusterEngine(make, reader, address, workers=workers) as engine:
         return run_study(config, on_event, engine=engine)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Literal
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 
 if TYPE_CHECKING:
     from scaling.study.config import StudyConfig
@@ -25,8 +25,7 @@ def check_name(kind: Kind, name: str) -> None:
     """
     known = _KNOWN[kind]()
     base = name.partition(":")[0] if kind == "benchmark" else name
-    if base not in known:
-        raise UserError(did_you_mean(base, known, kind))
+    check_known(base, known, kind)
 
 
 def check_names(config: StudyConfig) -> None:
@@ -37,8 +36,36 @@ def check_names(config: StudyConfig) -> None:
     """
     for name in config.benchmark_names:
         check_name("benchmark", name)
-    for name in config.methods:
-        check_name("criterion", name)
+    for method in config.methods:
+        name, _ = method_of(method)
+        if not chooses(name):
+            check_name("criterion", name)
+
+
+def method_of(label: str) -> tuple[str, int]:
+    """The criterion (or repair) of a study's method, and which draw of it.
+
+    Args:
+        label: the method: "random" is draw 0, "random@1" the next.
+
+    Returns:
+        The name, and what is added to the study's seed.
+
+    Raises:
+        UserError: what follows the "@" is no whole number.
+    """
+    name, at, draw = label.partition("@")
+    if at and not draw.isdecimal():
+        raise UserError(f"Method {label!r}: expected NAME or NAME@DRAW, such as random@1.")
+    return name, int(draw or 0)
+
+
+def chooses(name: str) -> bool:
+    """Whether a method is a repair that chooses the blocks itself, such as "laco"."""
+    from pruning.repairs import repairs
+
+    found = repairs().get(name)
+    return found is not None and not found.needs_plan
 
 
 def _criteria() -> Collection[str]:

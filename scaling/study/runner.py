@@ -11,7 +11,8 @@ budgets of a chain in one decode.
 4. Every chain is graded and diagnosed as it comes, and committed in batches.
 
 A study that was killed decodes only what is missing when it is run again, and ends with the same
-rows: nothing in a row depends on batch, clock or order.
+rows: nothing in a row depends on clock or order, and on the batch only the float noise of mean
+log-probabilities (docs/store.md).
 """
 
 from __future__ import annotations
@@ -25,13 +26,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from interp.chains.chain import Budget, Chain
+from interp.model.chat import RawPrompt
 from interp.model.gguf_file import described
 from scaling.engines.engine import Engine
 from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
 from scaling.problem import Benchmark, Problem
 from scaling.store.chain_row import LIKELIHOOD, ChainRow, Key, chain_row, likelihood_row
+from scaling.store.stored_benchmark import prompting_facts
 from scaling.store.study_store import Store, StoreError
 from scaling.store.thinking_format import format_fact
 from scaling.study.cells import Cell, cut, requests_left, subtract, wanted
@@ -49,6 +54,7 @@ if TYPE_CHECKING:
 __all__ = ["StudyResult", "run_study"]
 
 RECIPE = "2"  # raised when the meaning of a row changes; an older folder is then refused
+PLAIN_RECIPE = "3"  # of the plain format: a forced answer ends with its line
 BATCH_CHAINS = 64  # chains per commit
 BATCH_SECONDS = 2.0  # seconds between commits
 LIKELIHOOD_PROBLEMS = 64  # problems per batch
@@ -98,7 +104,8 @@ def run_study(
     engine = engine or _local_engine(config)
     if origin := getattr(engine, "provenance", None):
         progress.note(f"weights dequantised from {described(origin)}")
-    problems, spare = gather(config)
+    config = config.fitted(engine.model)
+    problems, spare = gather(config, engine)
     check_methods(config, engine)
     words = getattr(engine.model, "delimiters", None)  # an engine of one's own may know none
     if words is not None:
@@ -117,6 +124,8 @@ def _local_engine(config: StudyConfig) -> Engine:
         config.model,
         delimiters=config.thinking_format,
         trust_remote_code=config.trust_remote_code,
+        device=config.device,
+        dtype=config.dtype,
     )
     return LocalEngine(model)
 
@@ -128,16 +137,17 @@ def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
         found["model file"] = described(origin)
     words = getattr(engine.model, "delimiters", None)  # an engine of one's own may know none
     found |= {} if words is None else format_fact(words)
-    return {"recipe": RECIPE, "model fingerprint": engine.fingerprint(), **found}
+    found |= prompting_facts(problems)
+    recipe = PLAIN_RECIPE if words is not None and words.is_plain else RECIPE
+    return {"recipe": recipe, "model fingerprint": engine.fingerprint(), **found}
 
 
 @contextmanager
 def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]:
     """Record the duration and the engine of this run, however it ends."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    try:
-        yield
-    finally:
+
+    def note() -> None:
         row = {
             "started": started,
             "seconds": progress.seconds,
@@ -147,8 +157,15 @@ def _session(store: Store, progress: Progress, engine: Engine) -> Iterator[None]
             "engine": str(getattr(engine, "about", type(engine).__name__)),
             "program": program(),
         }
-        with suppress(StoreError):  # the error that ended the run is already raised
-            store.put("sessions", [row])
+        store.put("sessions", [row])
+
+    try:
+        yield
+    except BaseException:
+        with suppress(StoreError):  # the error that ended the run is the one to raise
+            note()
+        raise
+    note()
 
 
 class _Study:
@@ -230,7 +247,7 @@ class _Study:
         if scored(self.config):
             self.progress.begin("calibration", "dense chains on spare problems, the blocks' scores")
             chains = calibration_chains(self.config, self.engine, self.problems, self.spare)
-        decide(self.config, self.engine, self.store, chains)
+        decide(self.config, self.engine, self.store, chains, self.progress.note)
         return read_variants(self.store)
 
     def plan(
@@ -287,16 +304,30 @@ class _Study:
         prompts = [
             self.engine.prompt_ids(bench.prompt(p), thinking=bench.thinking) for _, p in problems
         ]
-        options = [[self.engine.encode(choice) for choice in p.choices] for _, p in problems]
+        options = [
+            [option_ids(self.engine, bench.prompt(p), text) for text in bench.options(p)]
+            for _, p in problems
+        ]
         table = self.engine.option_logprobs(prompts, options, [variants[name] for name in names])
         rows = []
         for v, name in enumerate(names):
             for i, (position, problem) in enumerate(problems):
                 values = table[v, i, : len(problem.choices)]
-                verdict = grade_likelihood(problem, values, [len(o) for o in options[i]])
+                lengths = [
+                    len(text) if bench.by_length else len(option)
+                    for text, option in zip(problem.choices, options[i], strict=True)
+                ]
+                verdict = grade_likelihood(problem, values, lengths, by_length=bench.by_length)
                 rows.append(
                     likelihood_row(
-                        bench.name, problem, position, name, len(prompts[i]), values, verdict
+                        bench.name,
+                        problem,
+                        position,
+                        name,
+                        len(prompts[i]),
+                        values,
+                        verdict,
+                        values / np.array(lengths) if bench.by_length else None,
                     )
                 )
         return rows
@@ -310,7 +341,9 @@ class _Study:
         began = flushed = time.monotonic()
         sampling = self.config.sampling()
         try:
-            for chain in self.engine.decode(requests, sampling=sampling, stop_on_loop=True):
+            for chain in self.engine.decode(
+                requests, sampling=sampling, stop_on_loop=True, stop=bench.stop
+            ):
                 position, problem = by_id[chain.problem]
                 pending.append(self._row(bench, problem, position, chain))
                 request = (chain.problem, chain.variant, chain.sample)
@@ -341,3 +374,22 @@ class _Study:
 
 def _json(value: Any) -> str:
     return json.dumps(value, default=str, sort_keys=True)
+
+
+def option_ids(engine: Engine, prompt: Any, option: str) -> list[int]:
+    """Token ids of an option after its prompt, which may decide how it is split.
+
+    Args:
+        engine: its tokenizer.
+        prompt: the prompt.
+        option: the option as it follows the prompt.
+
+    Returns:
+        The ids that the option adds to the last word of a `RawPrompt`; its own ids elsewhere.
+    """
+    if isinstance(prompt, RawPrompt):
+        word = prompt.split()[-1]
+        alone, both = engine.encode(word), engine.encode(word + option)
+        if both[: len(alone)] == alone and len(both) > len(alone):
+            return both[len(alone) :]
+    return engine.encode(option)

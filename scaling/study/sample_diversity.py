@@ -9,17 +9,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from scaling.store.chain_row import plain, unpack
 from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
 from scaling.study.study_progress import Progress
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LONG_ENOUGH = 32  # tokens; two shorter chains may be equal by chance
 GROUP = ["benchmark", "problem", "variant", "budget"]
@@ -86,8 +84,6 @@ def duplicate_samples(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         One row per benchmark, variant and budget: samples, duplicates and their share.
     """
-    import pandas as pd
-
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     long = rows[(rows["tokens"] >= LONG_ENOUGH) & (rows["scoring"] == "generate")]
     seen: dict[tuple[str, ...], list[str]] = {}

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from interp.chains.chain import Budget, Chain
@@ -19,13 +20,14 @@ from scaling.problem import Benchmark, Problem
 from scaling.store.study_store import Store
 from scaling.study import defaults
 from scaling.study.config import StudyConfig
-from scaling.study.preflight import check_name
+from scaling.study.preflight import chooses, method_of
 
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
 
 REMOVED_BEFORE = "removed before"  # key in `meta`: JSON list of blocks that the model itself lacks
 INFLUENCE = "shortgpt"  # Block Influence: scored in every study, whatever its methods are
+DRAW = 1000  # between the seeds of two draws, so that studies of seeds 0, 1, 2 have others
 LONGEST_CALIBRATION = 1024  # thinking tokens per chain
 
 
@@ -44,13 +46,17 @@ def check_methods(config: StudyConfig, engine: Engine) -> None:
         engine: gives the number of blocks.
 
     Raises:
-        UserError: a criterion that is unknown or unsuitable for a study, or too many blocks.
+        UserError: a method that is unsuitable for a study, or too many blocks.
     """
     from pruning.criteria import criteria
 
     known = criteria()
-    for name in config.methods:
-        check_name("criterion", name)
+    for label in config.methods:
+        name, draw = method_of(label)
+        if chooses(name):
+            continue
+        if draw and not known[name].draws:
+            raise UserError(f"Method {label!r}: {name!r} draws nothing, so it has one draw only.")
         if known[name].removes != "blocks":
             raise UserError(
                 f"Criterion {name!r} removes {known[name].removes}; a study removes whole blocks. "
@@ -72,14 +78,15 @@ def check_methods(config: StudyConfig, engine: Engine) -> None:
 
 
 def scored(config: StudyConfig) -> tuple[str, ...]:
-    """The criteria that a study scores: its methods, and Block Influence.
+    """The criteria that a study scores: its methods that score blocks, and Block Influence.
 
     Empty where no block is removed or skipped: there is nothing to compare the scores with.
     """
     skips = any(config.workload(name).block_problems for name in config.benchmark_names)
     if not config.methods and not skips:
         return ()
-    return tuple(dict.fromkeys((INFLUENCE, *config.methods)))
+    scoring = (m for m in config.methods if not chooses(method_of(m)[0]))
+    return tuple(dict.fromkeys((INFLUENCE, *scoring)))
 
 
 def calibration_chains(
@@ -102,9 +109,10 @@ def calibration_chains(
     from interp.decoding.request import Request
     from interp.interventions.interventions import dense
 
-    requests = []
+    chains: list[Chain] = []
     generated = [b for b in benchmarks if b.scoring == "generate"]
     for bench in generated or benchmarks:
+        requests = []
         load = config.workload(bench.name)
         few = spare.get(bench.name) or bench.problems
         thinking = min(max(load.budgets), LONGEST_CALIBRATION)
@@ -120,11 +128,19 @@ def calibration_chains(
                     answering=not bench.thinking,
                 )
             )
-    chains = engine.decode(requests, sampling=config.sampling(), stop_on_loop=True)
+        chains += engine.decode(
+            requests, sampling=config.sampling(), stop_on_loop=True, stop=bench.stop
+        )
     return sorted(chains, key=lambda c: c.problem)
 
 
-def decide(config: StudyConfig, engine: Engine, store: Store, chains: Sequence[Chain]) -> None:
+def decide(
+    config: StudyConfig,
+    engine: Engine,
+    store: Store,
+    chains: Sequence[Chain],
+    note: Callable[[str], object] = str,
+) -> None:
     """Score the blocks, make the plans, and commit both.
 
     Args:
@@ -132,14 +148,28 @@ def decide(config: StudyConfig, engine: Engine, store: Store, chains: Sequence[C
         engine: scores the blocks.
         store: the open store.
         chains: calibration chains.
+        note: is told of a plan that a repair does not find; the study does without it.
     """
     from pruning.plan import LayerPlan
 
     scores, variants = [], [_row("dense", "dense", "", (), "")]
     most = max(config.remove_counts, default=1)
-    for method in scored(config):
-        found = engine.score(method, chains, config.seed, most)
-        scores += [_score_row(row) for row in found.to_frame().to_dict("records")]
+    first = [method for method in scored(config) if method not in config.methods]
+    for method in (*first, *config.methods):
+        name, draw = method_of(method)
+        if chooses(name):
+            for count in config.remove_counts:
+                try:
+                    plan = replace(engine.choose(name, chains, count), name=f"{method}-{count}")
+                except UserError as error:
+                    note(f"{method}-{count} is left out: {error}")
+                    continue
+                variants.append(_row(plan.name, "plan", method, plan.removed, plan.to_json()))
+            continue
+        found = engine.score(name, chains, config.seed + DRAW * draw, most)
+        scores += [
+            {**_score_row(row), "criterion": method} for row in found.to_frame().to_dict("records")
+        ]
         if method not in config.methods:
             continue
         for count in config.remove_counts:
@@ -172,13 +202,15 @@ def read_variants(store: Store) -> dict[str, VariantLike]:
     """The study's decided variants by name; empty if they are not decided yet."""
     from interp.interventions.interventions import dense
     from pruning.plan import LayerPlan
+    from pruning.repaired_plan import RepairedPlan
 
     found: dict[str, Any] = {}
     for row in store.frame("variants").to_dict("records"):
         if row["kind"] == "dense":
             found[row["variant"]] = dense
         elif row["kind"] == "plan":
-            found[row["variant"]] = LayerPlan.from_json(row["plan"])
+            plan, name = LayerPlan.from_json(row["plan"]), method_of(row["method"])[0]
+            found[row["variant"]] = RepairedPlan(plan, name) if chooses(name) else plan
         else:
             found[row["variant"]] = block_variant(json.loads(row["removed"])[0])
     return found

@@ -85,6 +85,35 @@ def test_it_is_computed_once_and_anew_for_other_settings_or_another_model(own: S
     assert json.loads(rows["settings"][0]) == {"n": 1, "model fingerprint": "f00d"}
 
 
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "{",
+        "[" * 100_000,
+        "[]",
+        '{"rows": 1}',
+        '{"rows": "1", "columns": []}',
+        '{"rows": 1, "columns": [3]}',
+        '{"rows": 2, "columns": [{"name": "x", "dtype": "int64", "values": [1]}]}',
+        '{"rows": 1, "columns": [{"name": "x", "dtype": "none", "values": [1]}]}',
+        '{"rows": 1, "columns": [{"name": "x", "dtype": "int64", "values": ["a"]}]}',
+    ],
+)
+def test_a_damaged_table_is_computed_again(own: StudyData, frame: str) -> None:
+    assert own.folder is not None
+    derived(own, "map", {}, lambda: pd.DataFrame({"x": [1]}))
+    with Store(own.folder) as store:
+        row = store.frame("derived").iloc[0].to_dict()
+        store.put("derived", [row | {"frame": frame}])
+    with pytest.raises(UserError):
+        from_text(frame)
+    assert kept(own, "map", {}) is None
+    assert derived(own, "map", {}, lambda: pd.DataFrame({"x": [2]}))["x"].tolist() == [2]
+    found = kept(own, "map", {})
+    assert found is not None and found["x"].tolist() == [2]
+
+
 def test_a_study_in_no_folder_keeps_nothing(own: StudyData) -> None:
     made = replace(own, folder=None)
     calls = []

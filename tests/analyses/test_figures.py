@@ -1,7 +1,10 @@
 """Figures draw what the tables say, into the axes they are given."""
 
 import importlib
+import warnings
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +54,43 @@ def test_every_analysis_makes_a_table_and_files(
     assert len(found) > 0
     assert {path.suffix for path in written} == {".csv", ".png", ".svg"}
     assert all(path.stat().st_size > 500 for path in written)
+
+
+HOSTILE = "$\\frac$ \x1b[31m\n{x} \\"
+
+
+@pytest.mark.parametrize("name", ALWAYS)
+def test_names_of_any_kind_are_drawn_as_they_are(
+    name: str, study: StudyData, tmp_path: Path
+) -> None:
+    """A benchmark or variant may be named by a stranger: nothing in it is a formula."""
+
+    def renamed(frame: Any) -> Any:
+        frame = frame.copy()
+        for column in {"benchmark", "method"} & set(frame.columns):
+            own = frame[column].isin(["arithmetic", "countdown-4", "shortgpt"])
+            frame.loc[own, column] = frame.loc[own, column] + HOSTILE
+        return frame
+
+    tables = {key: renamed(frame) for key, frame in study.purposes.items()}
+    odd = replace(
+        study, purposes=tables, scores=renamed(study.scores), diversity=renamed(study.diversity)
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # no font draws a control character
+        _, written = make(name, odd, tmp_path)
+    assert {path.suffix for path in written} >= ({".csv"} if name == "diversity" else {".svg"})
+
+
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    with style.style():
+        ax = new_axes()
+        ax.plot([0.003, 200.0], [0.5, 3.0])
+        style.log_axis(ax.xaxis)
+        ax.figure.canvas.draw()
+        said = [label.get_text() for label in ax.get_xticklabels()]
+    assert ax.get_xscale() == "log" and {"0.01", "1", "100"} <= set(said)
+    assert not any("$" in text for text in said)
 
 
 @pytest.mark.parametrize("name", ALWAYS)

@@ -29,10 +29,12 @@ from analyses.report import (
 from analyses.report import page as report
 from analyses.report.captions import captions
 from analyses.report.glance import glance
+from analyses.viewer.links import key_of
 from interp.errors import UserError
 from interp.plumbing.command_line import parse
 from interp.statistics import smallest_effect
 from prunescope.commands.studies import Study
+from scaling.store.study_store import Store
 from scaling.study.variants import REMOVED_BEFORE
 from tests.analyses import fake
 
@@ -83,7 +85,8 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(page: str) -> No
     assert "script" not in tags.seen
     assert "link" not in tags.seen
     for source in tags.sources:
-        assert source.startswith(("data:image/svg+xml;base64,", "#")), source[:80]
+        own = ("data:image/svg+xml;base64,", "#", chain_appendix.VIEWER)
+        assert source.startswith(own), source[:80]
     assert tags.seen.count("img") == len(ALWAYS)
 
 
@@ -205,10 +208,16 @@ def test_every_cell_of_the_table_is_the_stores_own_difference(folder: Path, page
             assert text == signed(float(change)), (variant, benchmark)
 
 
-def test_every_number_links_to_chains_of_its_removal_on_its_benchmark(page: str) -> None:
+def test_every_number_links_to_chains_of_its_removal_on_its_benchmark(
+    folder: Path, page: str
+) -> None:
     ids = set(re.findall(r' id="([^"]+)"', page))
     links = re.findall(r'href="#([^"]+)"', page)
     assert set(links) <= ids
+    chains = re.findall(r'href="http://[^/]*/#/chain/([^"?]+)', page)
+    with Store(folder, read_only=True) as store:
+        assert {key_of(link) for link in chains} <= store.done()
+    assert len(chains) == page.count('class="pair"')
     cells = re.findall(r'title="([^"]*)"><a href="#(chains-\d+)', page)
     assert len(cells) == (len(fake.VARIANTS) - 1) * (len(fake.PROBLEMS) + 4)
     titles = dict(re.findall(r'<article class="group" id="([^"]+)">\s*<h3>([^<]*)</h3>', page))
@@ -272,7 +281,8 @@ def test_the_command_that_would_tell_is_one_that_the_program_takes(study: StudyD
     program, name, *words = shlex.split(unknown.command)
     assert (program, name) == ("prunescope", "study")
     options = parse(Study, "prunescope study", words, "")
-    assert options.limit is not None and options.limit > 6
+    (limit,) = options.limit
+    assert int(limit) > 6
     assert set(options.benchmarks) <= set(fake.PROBLEMS)
     assert options.out is not None and options.out.name != Path(str(study.folder)).name
 

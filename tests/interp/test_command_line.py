@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +21,7 @@ from interp.plumbing.command_line import (
     execute,
     parse,
     run_command,
+    show,
 )
 
 
@@ -90,6 +93,33 @@ def test_errors_become_exit_codes(
     seen = capsys.readouterr()
     assert seen.out == "testbed 3 2\n"
     assert said in seen.err and bool(said) == bool(seen.err)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_a_line_does_not_command_the_terminal(encoding: str) -> None:
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, newline="\n")
+    folder = os.fsdecode(b"caf\xe9")  # a name that is not UTF-8
+    show(f"\x1b[31mred\r\x9b2J\x07\u202eabc {folder}\tof 3 \u2212 2\nnext", stream)
+    said = raw.getvalue().decode(encoding)
+    escaped = r"\x1b[31mred\r\x9b2J\x07\u202eabc caf\udce9"
+    minus = "\u2212" if encoding == "utf-8" else r"\u2212"
+    assert said == f"{escaped}\tof 3 {minus} 2\nnext\n"
+
+
+def test_errors_and_lines_are_cleaned(capsys: pytest.CaptureFixture[str]) -> None:
+    class Hostile:
+        def run(self) -> list[str]:
+            raise UserError("unknown field '\x1b[31mred'")
+
+    class Talks:
+        def run(self) -> list[str]:
+            return ["\x1b[31mred", os.fsdecode(b"Rows: \xe9")]
+
+    assert execute(Hostile, "x") == 2 and execute(Talks, "x") == 0
+    seen = capsys.readouterr()
+    assert seen.err == "x: unknown field '\\x1b[31mred'\n"
+    assert seen.out == "\\x1b[31mred\nRows: \\udce9\n"
 
 
 def test_a_defect_keeps_its_traceback() -> None:

@@ -6,9 +6,6 @@ The checkpoint loads with no missing, unexpected or newly initialised weight. Th
 blocks removed from a folder that is never loaded, whose weights keep every byte.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 # Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from pruning.checkpoint import plan_record
 from pruning.folder import prune_folder
 from pruning.plan import LayerPlan
 from pruning.surgery import prune, save, write_checkpoint
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.tolerances import close_to
 
 REMOVED = ((0,), (3,), (1, 2), (0, 2, 4))
@@ -67,7 +64,7 @@ def reloaded(model: ReasoningModel, plan: LayerPlan, folder: Path) -> Any:
 def loaded(folder: Path, like: ReasoningModel) -> Any:
     """A checkpoint through AutoModelForCausalLM, its loading checked."""
     attention = like.hf.config._attn_implementation
-    hf, info = AutoModelForCausalLM.from_pretrained(
+    hf, info = untyped(AutoModelForCausalLM).from_pretrained(
         folder, output_loading_info=True, attn_implementation=attention
     )
     assert not any(info.values()), info

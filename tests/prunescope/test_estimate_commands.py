@@ -34,7 +34,7 @@ def test_every_long_command_has_one() -> None:
         ("score --method evopress --remove 3 --model config.json --machine h200", "by evopress"),
         ("score --compare shortgpt sleb --model config.json --machine a100", "shortgpt, sleb"),
         ("score --texts texts.txt --machine cpu", "on 2 texts"),
-        ("score --texts texts.txt --model config.json --machine cpu", "4 characters a token"),
+        ("score --texts texts.txt --model config.json --machine cpu", "4 characters per token"),
         ("score --method sleb --part prompt --benchmarks arithmetic", "measured by a trial"),
         ("prune --out x --remove 2 --method sleb --model config.json --machine h200", "GB"),
         ("prune --out x --blocks 1 --estimate", "Nothing is scored"),

@@ -22,6 +22,7 @@ ELSEWHERE = {
     ("diagnose",): "tests/prunescope/test_cli.py",
     ("doctor",): "tests/prunescope/test_cli.py",
     ("report",): "tests/prunescope/test_cli.py",
+    ("view",): "tests/analyses/viewer/test_view_command.py",
     ("judge",): "tests/scaling/judging/test_judge_study.py",
     ("recover",): "tests/recovery/test_command.py",
     ("import-lm-eval",): "tests/prunescope/test_exchange_command.py",

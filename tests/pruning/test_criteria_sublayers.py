@@ -1,8 +1,5 @@
 """Sublayers: scores against copies without the sublayer, plans live and with zeroed weights."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportGeneralTypeIssues=false
-
 from __future__ import annotations
 
 import copy
@@ -21,7 +18,7 @@ from pruning.criteria import criteria, score
 from pruning.plan import LayerPlan
 from pruning.sublayers import Sublayer, SublayerPlan, SublayerScores
 from pruning.surgery import prune
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.slow_streams import (
     hooks_of,
     logprobs,
@@ -34,7 +31,7 @@ from tests.slow_streams import (
 
 LENGTHS = (6, 17, 4, 9)
 NAMES = ("blockpruner", "finercut", "llm-drop")
-ALL = {"llm-drop": {"sublayer": "both"}}
+ALL: dict[str, Any] = {"llm-drop": {"sublayer": "both"}}
 
 
 def run(name: str, model: ReasoningModel, data: Any, **options: Any) -> SublayerScores:
@@ -90,6 +87,7 @@ def slow_cosines(model: ReasoningModel, data: list[np.ndarray]) -> dict[Sublayer
             hook.remove()
         for l in range(model.n_blocks):
             x, middle, y = kept[l], kept[l] + added[l], kept[l + 1]
+            part: Any
             for part, a, b in (("attention", x, middle), ("mlp", middle, y)):
                 size = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
                 turned.setdefault(Sublayer(l, part), []).extend(1 - (a * b).sum(-1) / size)
@@ -197,13 +195,13 @@ def test_llm_drop_takes_one_kind_or_both() -> None:
 def test_llm_drop_in_half_precision() -> None:
     model = tiny("llama", 3)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight.mul_(2000)
-        for block in model.blocks:
+        untyped(model.hf.get_input_embeddings()).weight.mul_(2000)
+        for block in untyped(model.blocks):
             block.self_attn.o_proj.weight.mul_(300)
             block.mlp.down_proj.weight.mul_(300)
     data = texts(model, LENGTHS)
     wide = run("llm-drop", model, data)
-    model.hf.to(torch.float16)
+    untyped(model.hf).to(torch.float16)
     half = run("llm-drop", model, data)
     np.testing.assert_allclose(half.values, wide.values, rtol=0.05, atol=2e-3)
 
@@ -246,7 +244,7 @@ def test_a_zeroed_copy_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
     ids = torch.tensor(np.stack(texts(model, (15, 15))))
     zeroed = SublayerPlan.without(model, (1, "mlp")).zeroed(model)
     zeroed.hf.save_pretrained(tmp_path)
-    found, said = AutoModelForCausalLM.from_pretrained(
+    found, said = untyped(AutoModelForCausalLM).from_pretrained(
         tmp_path, dtype=torch.float32, output_loading_info=True
     )
     assert not said["missing_keys"] and not said["unexpected_keys"]
@@ -256,7 +254,7 @@ def test_a_zeroed_copy_is_an_ordinary_checkpoint(tmp_path: Path) -> None:
 
 def test_a_sublayer_that_writes_by_another_name_is_refused() -> None:
     model = tiny("llama", 2)
-    mlp = model.blocks[0].mlp
+    mlp = untyped(model.blocks[0]).mlp
     mlp.writes = mlp.down_proj
     del mlp.down_proj
     mlp.forward = lambda x: mlp.writes(mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x))
@@ -294,7 +292,7 @@ def test_plans_and_scores_refuse_what_does_not_fit() -> None:
     with pytest.raises(UserError, match="named twice"):
         SublayerPlan.without(model, (1, "mlp"), (1, "mlp"))
     with pytest.raises(UserError, match="expected one of attention, mlp"):
-        SublayerPlan((Sublayer(1, "block"),), (0, 1, 2))
+        SublayerPlan((Sublayer(1, untyped("block")),), (0, 1, 2))
     plan = SublayerPlan.lowest(found, remove=2)
     assert plan.name == "llm-drop, both-2"
     with pytest.raises(UserError, match="fingerprint"):

@@ -336,6 +336,10 @@ MALFORMED: dict[str, Any] = {
     "a shape beyond counting": changed(LAST, shape=[10**30]),
     "no shape": lambda header: header | {LAST: {"dtype": "F32", "data_offsets": [0, 0]}},
     "a list": lambda header: [header],
+    "a field that is no number in JSON": changed(FIRST, more=float("-inf")),
+    "a number in the metadata": lambda header: header | {"__metadata__": {"format": 1}},
+    "a list for the metadata": lambda header: header | {"__metadata__": ["pt"]},
+    "half a character": lambda header: header | {"__metadata__": {"\ud83e": "pt"}},
     "text for a weight": lambda header: header | {LAST: "x"},
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ from safetensors.torch import load_file
 
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from pruning import folder
 from pruning.folder import NotStreamable, prune_folder
 from pruning.plan import LayerPlan
 from pruning.prune_checkpoint import as_stored, prune_checkpoint
 from pruning.settings import parse_settings
+from tests.interp.test_whole_files import die, in_a_child, needs_fork
 from tests.models import tiny
 
 
@@ -131,3 +135,31 @@ def test_a_plan_by_file_or_by_name(tmp_path: Path) -> None:
         LayerPlan.named(str(tmp_path / "other.json"))
     with pytest.raises(UserError, match="Unknown published plan"):
         LayerPlan.named("nobody/knows-1")
+
+
+@needs_fork
+@pytest.mark.parametrize("stage", ["weights", "card"])
+def test_what_a_killed_prune_left_is_gone_after_the_next(
+    stage: str, dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "place"
+
+    def work() -> None:
+        if stage == "weights":
+            monkeypatch.setattr(folder.shutil, "copyfile", die)
+            monkeypatch.setattr(folder, "write_json", die)
+        else:
+            monkeypatch.setattr(Path, "rename", die)
+        prune_folder(dense, (1,), place / "out")
+
+    _, status = os.waitpid(in_a_child(work), 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    (left,) = place.iterdir()  # nothing half has the target's name
+    assert left.name.startswith(".out.partial-") and (left / "model.safetensors").is_file()
+    kept = [".out.partial-7", ".other.partial-00000000-999999999", "out.partial-x"]
+    alive = left.name.rpartition("-")[0] + f"-{os.getppid()}"
+    for name in (*kept, alive):  # another machine's, a running process's, no such folder
+        (place / name).mkdir()
+    prune_folder(dense, (2,), place / "another")
+    assert {p.name for p in place.iterdir()} == {*kept, alive, "another"}
+    assert prune_folder(dense, (1,), place / "out").is_dir()

@@ -191,7 +191,7 @@ def test_the_folder_says_what_was_repaired(tmp_path: Path) -> None:
     assert record["repair"] == json.loads(json.dumps(plain(repaired.record)))
     assert LayerPlan.from_json(json.dumps(record["plan"])) == plan
     card = (folder / "README.md").read_text()
-    for part in ("`prune-comp`", "2507.18212", "nats a token", repaired.record["calibration"]):
+    for part in ("`prune-comp`", "2507.18212", "nats per token", repaired.record["calibration"]):
         assert part in card
     assert "Nothing was trained" not in card
     again = ReasoningModel.load(folder)

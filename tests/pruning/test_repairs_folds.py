@@ -5,9 +5,6 @@ for the norms' eps, so their models have an eps of 1e-12; what the usual eps doe
 LinearPatch is folded exactly where its map is a rotation times a number, and only there.
 """
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 # Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
 
 from __future__ import annotations
@@ -30,11 +27,11 @@ from pruning.repairs.machinery.fold import checked, fold, untie
 from pruning.repairs.machinery.gains import read_gains
 from pruning.repairs.machinery.wiring import norm_offset, sublayers
 from pruning.surgery import prune
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.slow_streams import plant_identity, texts
 from tests.tolerances import close_to, kl_noise
 
-NO_EPS = {"rms_norm_eps": 1e-12}
+NO_EPS: dict[str, Any] = {"rms_norm_eps": 1e-12}
 PLANS = ((1, 3), (4,), (0, 2, 3))
 LENGTHS = (24, 15, 24, 9, 20, 24)
 BEHIND = ("gemma2", "gemma3", "olmo2")  # a norm behind their sublayers
@@ -64,7 +61,7 @@ def reloaded(repaired: Repaired, folder: Path) -> Any:
     """The saved checkpoint through AutoModelForCausalLM, its loading checked."""
     save_repaired(repaired, folder)
     attention = repaired.model.hf.config._attn_implementation
-    hf, info = AutoModelForCausalLM.from_pretrained(
+    hf, info = untyped(AutoModelForCausalLM).from_pretrained(
         folder, output_loading_info=True, attn_implementation=attention
     )
     assert not any(info.values()), info
@@ -132,7 +129,7 @@ def test_a_run_that_starts_the_model_goes_into_the_embedding_of_every_architectu
 ) -> None:
     model = tiny(arch, 4, tie_word_embeddings=True)
     plan = LayerPlan.without(model, 0)
-    head = model.head.weight.clone()
+    head = untyped(model.head).weight.clone()
     for name in ("prune-comp", "replaceme", "linearpatch", "procrustes"):
         repaired = mend(name, model, plan, data_of(model), measure=False)
         holds(repaired, model, plan, tmp_path / name if name == "replaceme" else None)
@@ -267,10 +264,11 @@ def test_kappa_is_the_best_number_for_each_read() -> None:
     data = data_of(model)
     got = read_gains(pruned, maps, data, 50)
     seen: dict[str, list[torch.Tensor]] = {}
-    places: dict[str, nn.Module] = {"head": pruned.final_norm}
+    places: dict[str, Any] = {"head": pruned.final_norm}
     for index in (2, 3):
-        places[f"blocks[{index}].attention"] = pruned.blocks[index].input_layernorm
-        places[f"blocks[{index}].mlp"] = pruned.blocks[index].post_attention_layernorm
+        block = untyped(pruned.blocks[index])
+        places[f"blocks[{index}].attention"] = block.input_layernorm
+        places[f"blocks[{index}].mlp"] = block.post_attention_layernorm
     assert set(got.kappa) == set(places)
     with live(pruned, maps), torch.no_grad():
         handles = [
@@ -311,11 +309,11 @@ def test_a_matrix_through_a_norm_behind_is_refused(arch: str) -> None:
 class Renamed(nn.Module):
     """An MLP whose weights have names that no fold knows."""
 
-    def __init__(self, inner: nn.Module) -> None:
+    def __init__(self, inner: Any) -> None:
         super().__init__()
-        self.odd_proj = inner.gate_proj
-        self.up_proj = inner.up_proj
-        self.down_proj = inner.down_proj
+        self.odd_proj: nn.Module = inner.gate_proj
+        self.up_proj: nn.Module = inner.up_proj
+        self.down_proj: nn.Module = inner.down_proj
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(torch.nn.functional.silu(self.odd_proj(x)) * self.up_proj(x))
@@ -323,18 +321,20 @@ class Renamed(nn.Module):
 
 def test_wiring_that_is_not_known_is_refused() -> None:
     model = tiny("qwen3", 3)
-    model.blocks[1].mlp = Renamed(model.blocks[1].mlp)
+    block = untyped(model.blocks[1])
+    block.mlp = Renamed(block.mlp)
     renamed = ReasoningModel.load(model.hf, model.tokenizer)
     with pytest.raises(UserError, match="in its mlp, which folding does not know"):
         sublayers(renamed, 1)
     model = tiny("qwen3", 3)
-    model.blocks[1].input_layernorm = nn.Identity()
+    block = untyped(model.blocks[1])
+    block.input_layernorm = nn.Identity()
     with pytest.raises(UserError, match="no plain RMS norm"):
-        norm_offset(model, model.blocks[1].input_layernorm)
-    model.blocks[1].self_attn.o_proj.weight = nn.Parameter(torch.zeros(16, 64))
+        norm_offset(model, block.input_layernorm)
+    block.self_attn.o_proj.weight = nn.Parameter(torch.zeros(16, 64))
     with pytest.raises(UserError, match="other shapes"):
         sublayers(model, 1)
-    del model.blocks[1].input_layernorm
+    del block.input_layernorm
     with pytest.raises(UserError, match="no norm in front"):
         sublayers(model, 1)
 
@@ -344,7 +344,7 @@ def test_norms_multiply_by_w_or_by_one_plus_w(arch: str) -> None:
     model = tiny(arch, 2)
     wanted = 1.0 if arch.startswith("gemma") else 0.0
     assert norm_offset(model, model.final_norm) == wanted
-    model.hf.to(torch.bfloat16)
+    untyped(model.hf).to(torch.bfloat16)
     assert norm_offset(model, model.final_norm) == wanted
 
 
@@ -352,7 +352,7 @@ def test_a_fold_that_does_not_equal_its_hook_is_caught() -> None:
     """An MLP whose output is multiplied behind the down-projection by something not linear."""
     model = tiny("qwen3", 4)
     data = data_of(model)
-    for block in model.blocks:
+    for block in untyped(model.blocks):
         block.mlp.register_forward_hook(lambda _, args, out: torch.tanh(out))
     with pytest.raises(PruneScopeError, match="the result would be wrong"):
         mend("replaceme", model, LayerPlan.without(model, 2), data)

@@ -1,8 +1,5 @@
 """LaCo: both merging rules by their definitions, the search, and its limits."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 # Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from pruning.calibration import Calibration
 from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, mend, save_repaired
 from pruning.surgery import prune
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.slow_streams import plant_identity, texts
 from tests.tolerances import close_to
 
@@ -56,7 +53,7 @@ def almost_identity(arch: str, n_blocks: int, scale: float = 0.05) -> ReasoningM
     """A model whose blocks but the first add little, so that merging is mild."""
     model = tiny(arch, n_blocks)
     with torch.no_grad():
-        for block in model.blocks[1:]:
+        for block in untyped(model.blocks[1:]):
             block.self_attn.o_proj.weight *= scale
             block.mlp.down_proj.weight *= scale
     return model
@@ -108,7 +105,7 @@ def test_merged_is_the_model_with_the_merged_block_in_place(arch: str, tmp_path:
         wanted = whole(edited.hf)
     torch.testing.assert_close(whole(repaired.model.hf), wanted, **close_to(model))
     save_repaired(repaired, tmp_path / "out")
-    hf, info = AutoModelForCausalLM.from_pretrained(
+    hf, info = untyped(AutoModelForCausalLM).from_pretrained(
         tmp_path / "out",
         output_loading_info=True,
         attn_implementation=model.hf.config._attn_implementation,
@@ -297,7 +294,7 @@ def test_bad_requests_are_refused() -> None:
 def test_a_last_state_that_is_not_finite_is_an_error() -> None:
     model = tiny("qwen3", 5)
     with torch.no_grad():
-        model.final_norm.weight[0] = torch.nan
+        untyped(model.final_norm).weight[0] = torch.nan
     data = texts(model, LENGTHS)
     with pytest.raises(NonFiniteError, match="last hidden state"):
         mend("laco", model, None, data, measure=False)

@@ -1,8 +1,5 @@
 """LLM-Streamline: the block that takes the place of a run is trained, kept, numbered and saved."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 # Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
 
 from __future__ import annotations
@@ -23,7 +20,7 @@ from pruning.plan import LayerPlan
 from pruning.repairs import Repaired, mend, save_repaired
 from pruning.repairs.llm_streamline import BlockTraining, split
 from pruning.surgery import prune
-from tests.models import ARCHS, tiny
+from tests.models import ARCHS, tiny, untyped
 from tests.slow_streams import plant_identity, same_weights, snapshot, streams, texts
 from tests.tolerances import close_to
 
@@ -65,7 +62,7 @@ def test_a_run_becomes_one_trained_block_of_an_ordinary_checkpoint(
     start = dict(model.blocks[1].named_parameters())
     assert all(not torch.equal(trained[name], start[name]) for name in start)
     save_repaired(repaired, tmp_path / "out")
-    hf, info = AutoModelForCausalLM.from_pretrained(
+    hf, info = untyped(AutoModelForCausalLM).from_pretrained(
         tmp_path / "out",
         output_loading_info=True,
         attn_implementation=model.hf.config._attn_implementation,
@@ -132,7 +129,7 @@ def test_the_run_is_learned_better_than_it_is_removed() -> None:
     """With enough steps, on texts held out, and in the divergence of texts never seen."""
     model = tiny("qwen3", 5)
     with torch.no_grad():  # runs that one block can learn: they add less
-        for block in model.blocks[2:4]:
+        for block in untyped(model.blocks[2:4]):
             block.self_attn.o_proj.weight *= 0.3
             block.mlp.down_proj.weight *= 0.3
     plan = LayerPlan.without(model, 2, 3)

@@ -55,7 +55,7 @@ def sentence(record: Mapping[str, Any]) -> str:
     if kl := record.get("kl"):
         said += (
             f" On {record['n_tokens']} calibration tokens the KL divergence from the unpruned "
-            f"model is {kl['repaired']:.3g} nats a token, and {kl['removed']:.3g} without the "
+            f"model is {kl['repaired']:.3g} nats per token, and {kl['removed']:.3g} without the "
             "repair."
         )
     if hashed := record.get("calibration"):

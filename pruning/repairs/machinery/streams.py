@@ -12,7 +12,7 @@ current batch is in memory: K tokens, float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -28,8 +28,10 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import batches
 from interp.replay.chunked_forward import forward
 from pruning.calibration import Calibration
-from pruning.repairs.machinery.cuts import Cut
+from pruning.plan import LayerPlan
+from pruning.repairs.machinery.cuts import Cut, cuts
 from pruning.repairs.machinery.live import Map, live
+from pruning.surgery import prune
 
 
 @dataclass(frozen=True)
@@ -276,3 +278,41 @@ class CutErrors:
             "tokens": self.tokens,
             **numbers,
         }
+
+    def watched(self, batches: Iterator[CutBatch]) -> Iterator[CutBatch]:
+        """The same batches, each added as it passes."""
+        for batch in batches:
+            self.add(batch)
+            yield batch
+
+
+#: Fits one cut: from the cut, its batches and the errors (complete once the batches are read) to
+#: the map, the sum of squares that it leaves, and numbers for the record.
+Fit = Callable[[Cut, Iterator[CutBatch], CutErrors], tuple[Map, float, dict[str, Any]]]
+
+
+def fitted_cuts(
+    model: ReasoningModel, plan: LayerPlan, calibration: Calibration, batch_tokens: int, fit: Fit
+) -> tuple[ReasoningModel, list[Map], list[dict[str, Any]]]:
+    """Prune, and fit one map per cut, from the bottom up.
+
+    Args:
+        model: the unpruned model.
+        plan: the plan.
+        calibration: the texts.
+        batch_tokens: the largest number of tokens per forward pass.
+        fit: fits the map of a cut; the maps below it are in place while its batches are read.
+
+    Returns:
+        The pruned model with nothing folded, the maps, and an entry of the record per cut.
+    """
+    pruned = prune(model, plan)
+    maps: list[Map] = []
+    entries = []
+    for cut in cuts(plan):
+        errors = CutErrors()
+        batches_here = at_cut(model, pruned, maps, cut, calibration, batch_tokens)
+        each, after, numbers = fit(cut, errors.watched(batches_here), errors)
+        entries.append(errors.entry(cut, after, **numbers))
+        maps.append(each)
+    return pruned, maps, entries

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,5 +199,52 @@ def test_what_cannot_be_captured_or_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lacks streams-00000"):
         load_raw(tmp_path / "r")
     (tmp_path / "r" / module.INDEX).write_text("{")
-    with pytest.raises(UserError, match="not valid JSON"):
+    with pytest.raises(UserError, match="not JSON"):
         load_raw(tmp_path / "r")
+
+
+def changed_piece(**fields: Any) -> Any:
+    return lambda index: index["pieces"][0].update(fields)
+
+
+# What is said, and what was done to the index.
+DAMAGED: list[tuple[str, Any]] = [
+    ("layer_map is None", lambda index: index.update(layer_map=None)),
+    ("blocks is", lambda index: index.update(blocks=["0"])),
+    ("streams is", lambda index: index.update(streams=["resid"])),
+    ("streams is", lambda index: index.update(streams=[["resid_post"]])),
+    ("lengths is 3", lambda index: index.update(lengths=3)),
+    ("pieces is None", lambda index: index.pop("pieces")),
+    ("pieces is", lambda index: index.update(pieces=[3])),
+    ("pieces is", changed_piece(text="no text")),
+    ("pieces is", changed_piece(shard=7)),
+    ("pieces is", changed_piece(block=True)),
+    ("pieces is", changed_piece(stream=["resid_post"])),
+    ("pieces is", changed_piece(positions=[[2, 1]])),
+    ("lacks ../outside", changed_piece(shard="../outside.safetensors")),
+    ("is damaged: .*names other positions", changed_piece(positions=[[0, 4]])),
+    ("is damaged", changed_piece(key="another")),
+]
+
+
+@pytest.mark.parametrize(("said", "change"), DAMAGED)
+def test_an_index_that_is_not_as_it_was_written_is_refused(
+    tmp_path: Path, said: str, change: Any
+) -> None:
+    model = tiny("qwen3")
+    replay(model, texts(model, (5,)), [RawCapture(tmp_path / "r", blocks=[1])])
+    shard = next((tmp_path / "r").glob("*.safetensors"))
+    shutil.copyfile(shard, tmp_path / "outside.safetensors")
+    file = tmp_path / "r" / module.INDEX
+    index = json.loads(file.read_text())
+    change(index)
+    file.write_text(json.dumps(index))
+    with pytest.raises(UserError, match=said):
+        load_raw(tmp_path / "r").stream(0, 1)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"[" * 100_000, b"9" * 5_000, b"[]"])
+def test_an_index_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / module.INDEX).write_bytes(content)
+    with pytest.raises(UserError, match=module.INDEX):
+        load_raw(tmp_path)

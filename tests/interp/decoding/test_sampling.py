@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from interp.chains.noise import gumbel, mix, noise_key, uniform
+from interp.chains.noise import gumbel, noise_key, uniform
 from interp.decoding.sampling import Sampling, choose, filtered, measure
 from interp.errors import UserError
+from interp.kernels.splitmix import mix
 from tests.drawing import max_examples
 
 

@@ -1,8 +1,5 @@
 """Attention heads: patterns, scores at events and ablation, against plain Hugging Face passes."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 # Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,7 +42,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.statistics.jackknife import jackknife_ratio
 from tests.chains import Ids, make_chain
 from tests.drawing import max_examples
-from tests.models import ARCHS, config, tiny, tiny_hf, tokenizer
+from tests.models import ARCHS, config, tiny, tiny_hf, tokenizer, untyped
 from tests.reference import slow_logits, slow_logprobs
 from tests.slow_streams import hooks_of, same_weights, snapshot
 
@@ -99,7 +97,8 @@ def slow_ablated(
     value: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """Log-probabilities [T, V] with columns of one o_proj's input overwritten by a plain hook."""
-    d = model.anatomy.attention[index].o_proj.in_features // model.hf.config.num_attention_heads
+    projection = untyped(model.anatomy.attention[index]).o_proj
+    d = projection.in_features // model.hf.config.num_attention_heads
 
     def hook(_: torch.nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
         z = args[0].clone()
@@ -108,7 +107,7 @@ def slow_ablated(
             z[0, at, head * d : (head + 1) * d] = torch.as_tensor(value)
         return (z,)
 
-    handle = model.anatomy.attention[index].o_proj.register_forward_pre_hook(hook)
+    handle = projection.register_forward_pre_hook(hook)
     try:
         return slow_logits(model, list(ids)).double().log_softmax(-1).numpy()
     finally:
@@ -276,7 +275,7 @@ def test_intervals_treat_chains_as_the_draws() -> None:
     assert one["value"] == pytest.approx(sums.sum() / counts.sum())
     assert (one["n"], one["n_chains"]) == (17 + 16 + 15, 3)
     axes = found.plot("previous")
-    np.testing.assert_allclose(axes.images[0].get_array(), found.mean("previous"))
+    np.testing.assert_allclose(untyped(axes.images[0].get_array()), found.mean("previous"))
     with pytest.raises(UserError, match="Did you mean 'previous'"):
         found.mean("previos")
 
@@ -297,7 +296,7 @@ def induction_model() -> ReasoningModel:
     asks for the current token's code among the codes of tokens before, in slow rotary pairs. All
     else is zero: other heads attend uniformly and write nothing, and the MLPs are silent.
     """
-    conf = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    conf: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
     conf |= {"rope_parameters": {"rope_type": "default", "rope_theta": 1e12}}
     hf = tiny_hf("qwen2", 2, **conf)
     d, vocab = 32, hf.config.vocab_size
@@ -377,7 +376,7 @@ def slow_effects(
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("where", ["events", "everywhere"])
 def test_ablating_a_head_is_overwriting_its_columns_before_the_output_projection(
-    arch: str, where: str, monkeypatch: pytest.MonkeyPatch
+    arch: str, where: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lens = lens_of(arch)
     chain = random_chain(lens.model, 26)
@@ -399,7 +398,7 @@ def test_a_head_can_become_its_mean_and_any_tokens_be_watched() -> None:
     events = [mask(chains[0], 0, 5, 19), mask(chains[1], 4)]
     tokens = [9, 17, 30]
     z: list[torch.Tensor] = []
-    projection = lens.model.anatomy.attention[1].o_proj
+    projection = untyped(lens.model.anatomy.attention[1]).o_proj
     handle = projection.register_forward_pre_hook(lambda _, args: z.append(args[0][0]))
     for chain in chains:
         slow_logits(lens.model, whole(chain)[:-1])  # the last token is never read
@@ -550,7 +549,7 @@ def test_heads_that_are_not_there() -> None:
 def test_what_the_heads_write_adds_up_to_what_attention_adds() -> None:
     model = tiny("llama", 2)
     seen: dict[str, torch.Tensor] = {}
-    projection = model.anatomy.attention[1].o_proj
+    projection = untyped(model.anatomy.attention[1]).o_proj
     handle = projection.register_forward_hook(lambda _, z, out: seen.update(z=z[0], out=out))
     slow_logits(model, list(range(6, 20)))
     handle.remove()
@@ -580,7 +579,7 @@ def test_the_callers_model_is_untouched_and_the_copy_freed(fails: bool) -> None:
         lens = HeadLens(model)
         try:
             with lens:
-                copied = weakref.ref(lens._copy.hf)
+                copied = weakref.ref(untyped(lens._copy).hf)
                 lens.ablate([chain], [mask(chain, 4)], [(0, 0)], method="mean")
                 lens.scores([chain], [mask(chain, 4)])
                 if fails:
@@ -616,7 +615,7 @@ def test_a_pruned_model_is_read_by_its_dense_indices() -> None:
             with pytest.raises(UserError, match=words):
                 lens.patterns(chain, blocks=[block])
     torch.testing.assert_close(
-        head_write(model, 2, 1), model.anatomy.attention[1].o_proj.weight[:, 16:32].T
+        head_write(model, 2, 1), untyped(model.anatomy.attention[1]).o_proj.weight[:, 16:32].T
     )
 
 
@@ -657,7 +656,7 @@ def test_an_architecture_that_is_not_rendered_faithfully_is_refused(
 
     def drifted(hf: Qwen3ForCausalLM, model: ReasoningModel) -> object:
         with torch.no_grad():
-            hf.model.layers[1].self_attn.v_proj.weight.mul_(1.001)
+            untyped(hf).model.layers[1].self_attn.v_proj.weight.mul_(1.001)
         return bridged(hf, model)
 
     monkeypatch.setattr(module, "bridged", drifted)
@@ -667,7 +666,7 @@ def test_an_architecture_that_is_not_rendered_faithfully_is_refused(
     class Mute:
         """Hooks that never fire."""
 
-        def __init__(self, bridge: object) -> None:
+        def __init__(self, bridge: Any) -> None:
             self.bridge = bridge
 
         def hooks(self, fwd_hooks: list) -> object:
@@ -681,7 +680,7 @@ def test_an_architecture_that_is_not_rendered_faithfully_is_refused(
         """Patterns that are not the ones in use."""
 
         def hooks(self, fwd_hooks: list) -> object:
-            def wrapped(name: str, hook: object) -> object:
+            def wrapped(name: str, hook: Any) -> object:
                 turned = name.endswith("hook_pattern")
                 return lambda t, **more: hook(t.flip(1) if turned else t, **more)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from interp.chains.noise import gumbel
+from interp.chains.noise import gumbel, step_start
 from interp.decoding.sampling import Sampling, choose, measure
 from interp.kernels.library import triton_installed
 from tests.triton_interpreter import CUDA, triton_kernels
@@ -120,7 +120,7 @@ def test_choose_and_measure(run: Any, vocab: int, temperature: float) -> None:
     logits[1, 3:] = float("-inf")  # tokens that the model rules out
     keys = torch.tensor([5, -9, 2**62, 0, 1, 7], device=DEVICE)
     steps = torch.tensor([0, 1, 2, 1000, 5, 6], device=DEVICE)
-    tokens, entropy, norm = run.choose_and_measure(logits, temperature, keys, steps)
+    tokens, entropy, norm = run.choose_and_measure(logits, temperature, step_start(keys, steps))
     want_entropy, want_norm = measure(logits)
     torch.testing.assert_close(norm, want_norm)
     torch.testing.assert_close(entropy, want_entropy, atol=2e-5, rtol=2e-5)
@@ -138,7 +138,7 @@ def test_the_noise_is_that_of_every_other_device(run: Any) -> None:
     steps = torch.arange(200, device=DEVICE)
     logits = torch.zeros(200, 300, device=DEVICE)
     keys = torch.full_like(steps, 12345)
-    tokens, _, _ = run.choose_and_measure(logits, 1.0, keys, steps)
+    tokens, _, _ = run.choose_and_measure(logits, 1.0, step_start(keys, steps))
     assert torch.equal(tokens, gumbel(keys, steps, 300).argmax(1))
 
 
@@ -146,5 +146,5 @@ def test_a_logit_that_is_no_number_shows_in_the_norm(run: Any) -> None:
     logits = numbers(2, 60)
     logits[1, 7] = float("nan")
     zero = torch.zeros(2, dtype=torch.int64, device=DEVICE)
-    _, _, norm = run.choose_and_measure(logits, 1.0, zero, zero)
+    _, _, norm = run.choose_and_measure(logits, 1.0, zero)
     assert norm.isfinite().tolist() == [True, False]

@@ -1,13 +1,10 @@
 """The lens and the contributions: equal to a slow float64 reading of one text at a time."""
 
-# pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false
-# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
-# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 # Hugging Face modules are untyped from the outside: their children are `Tensor | Module`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +29,7 @@ from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from tests.chains import make_chain
 from tests.drawing import max_examples
-from tests.models import ARCHS, tiny, tokenizer
+from tests.models import ARCHS, tiny, tokenizer, untyped
 from tests.reference import skipped, slow_logits
 from tests.slow_streams import hooks_of, plant_identity, same_weights, snapshot, texts
 
@@ -80,7 +77,7 @@ class SlowLens:
         return (vectors * self.scale()[-1] * self.gain) @ self.head.T
 
 
-def slow(model: ReasoningModel, ids: Sequence[int]) -> SlowLens:
+def slow(model: ReasoningModel, ids: Any) -> SlowLens:
     """Hooks written here, one text, unpadded. Where Gemma has its norms behind, they are read."""
     kept: dict[tuple[str, int], np.ndarray] = {}
     handles = []
@@ -506,16 +503,16 @@ def test_a_planted_block_is_named() -> None:
     model = tiny("qwen3", 4)
     token = 9
     with torch.no_grad():
-        for block in model.blocks:
+        for block in untyped(model.blocks):
             block.self_attn.o_proj.weight.mul_(0.05)
             block.mlp.down_proj.weight.mul_(0.05)
         plant_identity(model, 2)
-        toward = model.hf.lm_head.weight[token] / model.hf.model.norm.weight
-        embedding = model.hf.get_input_embeddings().weight
+        toward = untyped(model.hf).lm_head.weight[token] / model.hf.model.norm.weight
+        embedding = untyped(model.hf.get_input_embeddings()).weight
         embedding[:, 3] = 0
         embedding[8] = 0
         embedding[8, 3] = 4.0  # the gate of one neuron opens on this token alone
-        planted = model.blocks[2]
+        planted = untyped(model.blocks[2])
         planted.mlp.gate_proj.weight[0] = 0
         planted.mlp.gate_proj.weight[0, 3] = 20.0
         planted.mlp.up_proj.weight[0] = 0
@@ -545,7 +542,7 @@ def test_half_precision(arch: str) -> None:
     model = tiny(arch, 3)
     sequences = texts(model, LENGTHS)
     exact, exact_lens = contributions(model, sequences), lens(model, sequences)
-    model.hf.to(torch.bfloat16)
+    untyped(model.hf).to(torch.bfloat16)
     found, found_lens = contributions(model, sequences), lens(model, sequences)
     known = ~np.isnan(found.logit[CHOSEN])
     size = np.abs(exact.logit[CHOSEN][known]).max()
@@ -690,7 +687,7 @@ def test_the_model_is_left_as_it_was() -> None:
         contributions(model, chains, variant=variant)
     assert same_weights(model, before)
     assert hooks_of(model) == hooks
-    handle = model.blocks[2].mlp.register_forward_hook(fails)
+    handle = untyped(model.blocks[2]).mlp.register_forward_hook(fails)
     with pytest.raises(RuntimeError, match="planted"):
         lens(model, chains, variant=Variant("y", (Scale(0, gain=0.5),)))
     assert hooks_of(model) == hooks + 1
@@ -709,7 +706,7 @@ def fails(_: nn.Module, args: Any, out: torch.Tensor) -> None:
 def test_numbers_that_are_not_finite_are_an_error() -> None:
     model = tiny("qwen3", 2)
     with torch.no_grad():
-        model.hf.get_input_embeddings().weight[9] = torch.nan
+        untyped(model.hf.get_input_embeddings()).weight[9] = torch.nan
     ids = np.array([8, 10, 11, 12, 13, 14, 15, 16, 17, 9, 10])
     for call in (lens, contributions):
         with pytest.raises(NonFiniteError, match="inf or nan"):
@@ -771,7 +768,8 @@ def test_an_unknown_part_or_target_is_named() -> None:
     with pytest.raises(UserError, match="Did you mean 'mlp'"):
         found.part(CHOSEN, "mpl")
     quantised = tiny("qwen3", 2)
-    quantised.head.weight.data = quantised.head.weight.data[:30]
+    head = untyped(quantised.head)
+    head.weight.data = head.weight.data[:30]
     with pytest.raises(UserError, match="does not hold its weight"):
         contributions(quantised, texts(model, (5,)))
 

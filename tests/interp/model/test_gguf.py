@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from interp.errors import UserError
 from interp.interventions.hooks import apply
+from interp.model import gguf_weights
 from interp.model.checkpoint_files import locate
 from interp.model.delimiters import Delimiters
 from interp.model.gguf_config import llama3_divisors
@@ -476,3 +477,27 @@ def test_estimates_need_no_weights(qwen3: Path) -> None:
     from scaling.costs.model_shape import ModelShape
 
     assert ModelShape.of(qwen3).weights == sum(p.numel() for p in loaded(qwen3).parameters())
+
+
+@pytest.mark.parametrize("shortest", [2, 4096])
+def test_the_reader_passes_over_the_vocabulary_and_is_quiet(
+    shortest: int, qwen3: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import transformers.modeling_gguf_pytorch_utils as reader
+
+    module: Any = reader
+    before = (gguf.GGUFReader, module.tqdm)
+    monkeypatch.setattr(gguf_weights, "LONG_ARRAY", shortest)
+    whole = gguf.GGUFReader(qwen3)
+    with gguf_weights.slim_reader():
+        slim = gguf.GGUFReader(qwen3)
+    assert list(slim.fields) == list(whole.fields)
+    tokens = slim.fields["tokenizer.ggml.tokens"]
+    assert bool(tokens.data) == (shortest == 4096)
+    assert tokens.types == whole.fields["tokenizer.ggml.tokens"].types
+    assert [(t.name, t.data_offset) for t in slim.tensors] == [
+        (t.name, t.data_offset) for t in whole.tensors
+    ]
+    torch.testing.assert_close(logits(loaded(qwen3)), logits(dense("qwen3")), atol=1e-5, rtol=0)
+    assert "Converting" not in capfd.readouterr().err
+    assert (gguf.GGUFReader, module.tqdm) == before

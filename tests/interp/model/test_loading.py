@@ -203,6 +203,7 @@ DAMAGED: dict[str, Callable[[Path], None]] = {
     "a list for an architecture": config(model_type=["qwen3"]),
     "an encoder-decoder": config(model_type="t5"),
     "three thousand million blocks": config(num_hidden_layers=3_000_000_000, layer_types=None),
+    "two thousand blocks": config(num_hidden_layers=2_000, layer_types=None),
     "blocks beyond counting": config(num_hidden_layers=10**30, layer_types=None),
     "config.json cut": content("config.json", "{"),
     "config.json a list": content("config.json", "[]"),

@@ -20,11 +20,18 @@ from interp.model.reasoning_model import ReasoningModel
 from pruning.criteria import score
 from pruning.plan import LayerPlan
 from pruning.surgery import save
+from scaling.benchmarks import PromptChoice
+from scaling.engines.local import LocalEngine
+from scaling.store.study_store import Store
+from scaling.study.config import StudyConfig
+from scaling.study.runner import run_study
 
 FILE = os.environ.get("PRUNESCOPE_SMOLLM2", "")
 pytestmark = [
     pytest.mark.skipif(
-        not FILE, reason="set PRUNESCOPE_SMOLLM2 to the file SmolLM2-135M-Instruct.Q4_1.gguf"
+        not FILE,
+        reason="no real model: `make real-model` fetches it for `make test`, or set "
+        "PRUNESCOPE_SMOLLM2 to the file SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the memory maps of the package gguf
 ]
@@ -111,3 +118,74 @@ def test_a_pruned_checkpoint(model: ReasoningModel, tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(folder).encode(TEXT) == model.encode(TEXT)
     record = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
     assert record["provenance"]["quantization"] == "Q4_1"
+
+
+RECORDS = [
+    ("Which planet is closest to the Sun?", ["Mercury", "Venus", "Mars", "Earth"], 0),
+    ("What is the capital of France?", ["Rome", "Berlin", "Paris", "Madrid"], 2),
+    ("How many legs does a spider have?", ["Four", "Six", "Ten", "Eight"], 3),
+    ("Water freezes at which temperature in degrees Celsius?", ["0", "32", "100", "-10"], 0),
+    ("Which of these is a mammal?", ["Trout", "Whale", "Hen", "Frog"], 1),
+]
+
+
+@pytest.mark.parametrize("chat", ["yes", "no"])
+@pytest.mark.parametrize("name", ["mmlu", "mmlu-text"])
+def test_mmlu_by_likelihood(
+    name: str, chat: str, model: ReasoningModel, plain: tuple[Any, Any], tmp_path: Path
+) -> None:
+    rows = [{"question": q, "choices": c, "answer": a, "subject": ""} for q, c, a in RECORDS]
+    for file, part in (("test.jsonl", rows[:3]), ("dev.jsonl", rows[3:])):
+        (tmp_path / file).write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+    own = ReasoningModel.load(model.hf, model.tokenizer, delimiters=Delimiters.plain())
+    config = StudyConfig(
+        benchmarks=(name,),
+        data={name: str(tmp_path / "test.jsonl")},
+        prompts=PromptChoice(chat, {name: 2}, {name: str(tmp_path / "dev.jsonl")}),
+        methods=(),
+        blocks=False,
+        out=tmp_path / "study",
+    )
+    run_study(config, engine=LocalEngine(own))
+    with Store(config.out, read_only=True) as store:
+        stored = store.rows().set_index("position")
+    hf, tokenizer = plain
+    bare = name == "mmlu-text"
+    header = (
+        "The following are " + ("" if bare else "multiple choice ") + "questions (with answers)."
+    )
+    asked = []
+    for question, choices, answer in RECORDS:
+        lines = [f"{letter}. {c}" for letter, c in zip("ABCD", choices, strict=True)]
+        ask = f"Question: {question}" if bare else "\n".join([question, *lines])
+        asked.append((f"{ask}\nAnswer:", choices if bare else list("ABCD"), answer))
+    for i, (ask, options, gold) in enumerate(asked[:3]):
+        shots = [(a, o[g]) for a, o, g in asked[3:]]
+        if chat == "yes":
+            turns = [
+                {"role": role, "content": text}
+                for pair in shots
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ]
+            turns.append({"role": "user", "content": ask})
+            turns[0]["content"] = f"{header}\n\n{turns[0]['content']}"
+            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        else:
+            told = "\n\n".join(f"{a} {o}" for a, o in shots)
+            text = f"{header}\n\n{told}\n\n{ask}"
+        values = []
+        for option in options:
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            more = tokenizer.encode(
+                option if chat == "yes" else f" {option}", add_special_tokens=False
+            )
+            with torch.no_grad():
+                logp = hf(torch.tensor([[*ids, *more]])).logits[0].double().log_softmax(-1)
+            at = range(len(ids) - 1, len(ids) + len(more) - 1)
+            values.append(sum(logp[p, t].item() for p, t in zip(at, more, strict=True)))
+        row = stored.loc[i]
+        assert row["prompt_tokens"] == len(ids)
+        assert row["choice_logprobs"] == pytest.approx(values, abs=1e-3)
+        means = [v / len(o) for v, o in zip(values, options, strict=True)] if bare else values
+        assert row["extracted"] == options[means.index(max(means))]
+        assert (row["outcome"] == "correct") == (row["extracted"] == options[gold])

@@ -158,6 +158,7 @@ def test_a_folder_says_its_format_and_the_log_says_it_once(
 def test_what_a_tokenizer_can_spell() -> None:
     tok = tokenizer()
     assert spells(tok, "to make") and spells(tok, "") and not spells(tok, "Wait")
+    assert not spells(tok, "\ud83e") and not spells(byte_level(), "to\ud83e")  # half a character
     assert spells(byte_level(), "◁think▷\n") and find_format(byte_level())[1] == "none"
     lossy = byte_level()
     lossy.backend_tokenizer.model = models.BPE({"a": 0}, [])  # what it lacks it drops

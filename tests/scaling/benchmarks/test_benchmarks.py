@@ -68,6 +68,7 @@ def test_made_problems_take_no_file(tmp_path: Path) -> None:
         ([GOOD | {"choices": ["3", "4"], "answer": "5"}], r"line 1, field 'answer'"),
         ([], "holds no records"),
         (["", GOOD, "", "{"], r"line 4: not JSON"),
+        ([GOOD, GOOD | {"id": "b", "question": "q", "answer": "two" * 9_000}], "^.{10,1000}$"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, lines: list[Any], said: str) -> None:
@@ -104,6 +105,9 @@ def test_own_file_needs_a_grader_that_exists(tmp_path: Path) -> None:
         load_benchmark("jsonl:numeric")
     with pytest.raises(UserError, match="No file"):
         load_benchmark("jsonl:numeric", data=tmp_path / "gone.jsonl")
+    for odd in (["integer"], {"integer": 1}, 3):
+        with pytest.raises(UserError, match="needs the name of a grader"):
+            load_benchmark("jsonl", data=write(tmp_path, [GOOD | {"grader": odd}]))
     named = write(tmp_path, [GOOD | {"grader": "integer"}], "named.jsonl")
     assert load_benchmark("jsonl", data=named).grader == "integer"
 
@@ -151,6 +155,29 @@ def test_gpqa_options_are_shuffled_and_stay(tmp_path: Path) -> None:
         assert f"{problem.answer}. right" in problem.question
     again = load_benchmark("gpqa_diamond", data=write(tmp_path, [record(7)]))
     assert again.problems[0].answer == letters[7]
+    for odd, said in (("\ud83e", "half of a character"), (["r"], "expected a text")):
+        with pytest.raises(UserError, match=f"line 1, field 'Record ID': {said}"):
+            load_benchmark("gpqa_diamond", data=write(tmp_path, [record(0) | {"Record ID": odd}]))
+    without = {k: v for k, v in record(0).items() if k != "Record ID"}
+    assert (
+        load_benchmark("gpqa_diamond", data=write(tmp_path, [without])).problems[0].id == "gpqa/0"
+    )
+
+
+@pytest.mark.parametrize("odd", ["\ud83e", "x\udc80", "", " "])
+@pytest.mark.parametrize("name", ["id", "question", "answer"])
+def test_a_problem_is_made_of_whole_texts(name: str, odd: Any) -> None:
+    fields: dict[str, Any] = {"id": "i", "question": "q", "answer": "a"}
+    with pytest.raises(UserError, match=name):
+        Problem(**(fields | {name: odd}))
+
+
+def test_half_a_character_in_a_public_id_is_refused_before_it_reaches_the_store(
+    tmp_path: Path,
+) -> None:
+    record = {"problem": "q", "answer": "1", "unique_id": "\ud83e"}
+    with pytest.raises(UserError, match=r"line 1: .*'id': half of a character"):
+        load_benchmark("math500", data=write(tmp_path, [record]))
 
 
 def test_an_empty_benchmark_is_refused() -> None:

@@ -132,6 +132,20 @@ def test_a_shape_is_that_of_the_weights(arch: str) -> None:
     assert found.vocab == hf.get_output_embeddings().weight.shape[0]
 
 
+@pytest.mark.parametrize(
+    "field", [{"num_hidden_layers": 0}, {"num_hidden_layers": -1}, {"num_key_value_heads": -2}]
+)
+def test_a_shape_without_blocks_or_heads_is_refused(
+    qwen: Path, tmp_path: Path, field: dict[str, int]
+) -> None:
+    found = json.loads(qwen.read_text(encoding="utf-8")) | field
+    found.pop("layer_types", None)  # it would contradict the number of blocks
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(found), encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json"):
+        ModelShape.of(file)
+
+
 def test_qwen3_8b_by_its_configuration(qwen: Path) -> None:
     found = ModelShape.of(qwen)
     assert found.weights == 8_190_735_360  # as its card has it: 8.2 billion

@@ -8,6 +8,8 @@ with the next requests, in their order:
 | ("status", 429, {"Retry-After": "1"}) | that status and these headers |
 | ("hang", 5.0) | nothing is said for so many seconds |
 | ("drip", 0.05) | the body comes byte by byte, with that pause |
+| ("drip head", 0.05) | the status line and headers come byte by byte, without end |
+| ("drip error", 0.05) | a status 400 whose body comes byte by byte |
 | ("half",) | the headers promise the whole body, half of it comes |
 | ("text", "...") | a body that is not JSON |
 | ("line", "...") | a status line that is none, with these words |
@@ -123,6 +125,11 @@ class FakeEndpoint:
             request.wfile.write(f"{details[0]}\r\n\r\n".encode())
             request.close_connection = True
             return
+        if kind == "drip head":
+            self._done()
+            self._drip(request, b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 10_000, details[0])
+            request.close_connection = True
+            return
         if kind == "hang":
             time.sleep(details[0])
         if request.path.endswith("/models"):
@@ -133,6 +140,8 @@ class FakeEndpoint:
         if kind == "status":
             status, headers = int(details[0]), dict(details[1]) if len(details) > 1 else {}
             found = {"error": {"message": details[2] if len(details) > 2 else "no"}}
+        if kind == "drip error":
+            status, kind = 400, "drip"
         self._done()
         data = details[0].encode() if kind == "text" else json.dumps(found).encode()
         request.send_response(status)
@@ -144,12 +153,16 @@ class FakeEndpoint:
             request.wfile.write(data[: len(data) // 2])
             request.close_connection = True
         elif kind == "drip":
-            for i in range(len(data)):
-                request.wfile.write(data[i : i + 1])
-                request.wfile.flush()
-                time.sleep(details[0])
+            self._drip(request, data, details[0])
         else:
             request.wfile.write(data)
+
+    @staticmethod
+    def _drip(request: BaseHTTPRequestHandler, data: bytes, pause: float) -> None:
+        for i in range(len(data)):
+            request.wfile.write(data[i : i + 1])
+            request.wfile.flush()
+            time.sleep(pause)
 
 
 class FakeModel:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -26,8 +28,8 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.teacher_forced import continuation_logprobs
 from scaling.engines.budget_check import check_budget
 from scaling.engines.budget_walk import seed_of
-from scaling.engines.dialects import RetokenisedWarning
-from scaling.engines.endpoint import EndpointError, Retry
+from scaling.engines.dialects import Ask, RetokenisedWarning, TextDialect, TokenDialect
+from scaling.engines.endpoint import Endpoint, EndpointError, Retry
 from scaling.engines.engine import Engine
 from scaling.engines.server import ServerEngine
 from tests import models
@@ -461,6 +463,105 @@ def test_nonsense_is_not_borne_for_long(
     with pytest.raises(EndpointError, match="11 tokens where 6 were requested") as caught:
         list(engine.decode(request, sampling=GREEDY))
     assert caught.value.kind == "nonsense" and len(server.posts()) - before == 3
+
+
+ODD: list[Any] = [
+    True, False, 0, 5.0, 1.7, -1, 10**400, -(10**400), math.inf, -math.inf, 1e300, -1e300, "a", "",
+    "1", [], [1, 2], [[]], {}, {"1": 2}, {"token_logprobs": 5}, {"token_logprobs": "a"},
+    {"token_logprobs": {}}, {"tokens": 1}, {"tokens": ["token_id:" + "9" * 5000]},
+    {"tokens": ["token_id:\u0665"]}, {"tokens": ["token_id:-1"]}, "\x1b[31mred", "\ud800",
+]  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::scaling.engines.dialects.RetokenisedWarning")
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "transformers"])
+def test_an_odd_field_of_a_reply_is_read_or_counts_as_nonsense(
+    kind: Any, tiny: tuple[ReasoningModel, str], talking: tuple[ReasoningModel, str]
+) -> None:
+    """Every field, and every value inside it, is anything JSON can hold; none of it raises."""
+    model, _ = talking if kind == "transformers" else tiny
+    dialect = TextDialect("m", model) if kind == "transformers" else TokenDialect(kind, "m", model)
+    ask = Ask(tuple(model.prompt_ids("what is 1 + 1 ?")), 4, (), 0, Sampling())
+    whole = FakeModel(model, kind)("completions", dialect.body(ask))[1]
+    assert len(dialect.read(ask, whole).ids) == 4
+    places = [("choices",), ("usage",), ("choices", 0), ("usage", "prompt_tokens")]
+    places += [("usage", "completion_tokens")]
+    names = ["finish_reason", "text", "logprobs", "token_ids", "stop_reason", "matched_stop"]
+    places += [("choices", 0, name) for name in names]
+    if kind != "transformers":
+        places += [("choices", 0, "token_ids", 1), ("choices", 0, "logprobs", "token_logprobs", 1)]
+        places += [
+            ("choices", 0, "logprobs", "token_logprobs"),
+            ("choices", 0, "logprobs", "tokens"),
+        ]
+        places += [("choices", 0, "logprobs", "tokens", 0)]
+    errors: list[EndpointError] = []
+    for place in places:
+        for value in ODD:
+            for without_ids in (False, True):
+                reply = copy.deepcopy(whole)
+                if without_ids and place != ("choices",):
+                    reply["choices"][0].pop("token_ids", None)
+                inner = reply
+                try:
+                    for step in place[:-1]:
+                        inner = inner[step]
+                    inner[place[-1]] = value
+                except KeyError:  # the part that was left out
+                    continue
+                try:
+                    said = dialect.read(ask, reply)
+                except EndpointError as error:
+                    errors.append(error)
+                else:
+                    assert all(type(i) is int and 0 <= i < model.vocab_size for i in said.ids)
+                    assert not (said.logprob > 0).any() and not np.isinf(said.logprob).any()
+                    assert said.tokens is None or type(said.tokens) is int
+    assert len(errors) > (40 if kind == "transformers" else 100)
+    assert {error.kind for error in errors} <= {"nonsense", "server error"}
+    assert all(len(str(error)) < 300 and str(error).isprintable() for error in errors)
+
+
+@pytest.mark.parametrize("value", [*ODD, float("nan")])
+def test_an_odd_log_probability_of_an_option_is_an_error(
+    value: Any, tiny: tuple[ReasoningModel, str]
+) -> None:
+    model, folder = tiny
+    good = FakeModel(model)
+
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        status, reply = good(path, body)
+        if body.get("echo"):
+            reply["choices"][0]["logprobs"]["token_logprobs"][-2] = value
+        return status, reply
+
+    retry = Retry(tries=1, patience=5.0, first=0.01, longest=0.02)
+    with FakeEndpoint(answer) as fake:
+        engine = engine_of(fake, folder, retry=retry)
+        ids = model.encode("what is 1 + 1 ?")
+        if value in (0, -1) and type(value) is int:
+            assert np.isfinite(engine.option_logprobs([ids], [[ids[:1]]], [dense])).all()
+            return
+        with pytest.raises((EndpointError, NonFiniteError)):
+            engine.option_logprobs([ids], [[ids[:1]]], [dense])
+
+
+@pytest.mark.parametrize("fault", [("drip head", 0.02), ("drip", 0.02), ("drip error", 0.02)])
+def test_a_server_that_drips_is_given_up_after_the_timeout(fault: tuple[Any, ...]) -> None:
+    def answer(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        return 200, {"much": "x" * 10_000}
+
+    retry = Retry(tries=1, patience=5.0, first=0.01, longest=0.02)
+    with FakeEndpoint(answer) as fake:
+        fake.faults = [fault]
+        began = time.monotonic()
+        with pytest.raises(EndpointError) as caught:
+            Endpoint(fake.url, timeout=0.5, retry=retry).post("x", {"a": 1}, read=dict)
+        assert 0.1 < time.monotonic() - began < 2
+        kinds = {"drip head": "timeout", "drip": "timeout", "drip error": "refused"}
+        assert caught.value.kind == kinds[fault[0]]
+        assert fake.posts()
+        assert Endpoint(fake.url, timeout=5.0).post("x", {"a": 1}, read=dict)["much"]
 
 
 def test_a_number_that_is_none_is_not_retried(tiny: tuple[ReasoningModel, str]) -> None:

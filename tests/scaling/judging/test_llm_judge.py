@@ -21,6 +21,7 @@ from scaling.engines.endpoint import Endpoint, EndpointError, Retry
 from scaling.judging import Item, Judge, Judgement, agreement, kappa_interval
 from scaling.judging.llm_judge import GIVE_UP, LONGEST_TEXT, gold_first
 from scaling.judging.prompts import KINDS, behaviour_messages, read_counts, read_verdict
+from scaling.judging.verdict_cache import JudgeCache
 from tests.scaling.engines.fake_endpoint import FakeEndpoint
 
 QUICK = Retry(tries=4, patience=5.0, first=0.01, longest=0.03)
@@ -101,6 +102,11 @@ def test_the_judge_cannot_tell_which_answer_is_gold(fake: FakeEndpoint) -> None:
         ("", None),
         ('{"verdict": null}', None),
         ('{"verdict": ["same"]}', None),
+        ('<think> maybe {"verdict":"different"} hmm', None),
+        ('<think> a </think> so <think> maybe {"verdict":"different"}', None),
+        ('{"verdict": "same"} <think> or not', None),
+        ("{" * 100_000 + "}", None),
+        ('{"verdict": ' + "9" * 5000 + "}", None),
     ],
 )
 def test_reading_verdicts(text: str, verdict: str | None) -> None:
@@ -225,6 +231,15 @@ def test_a_damaged_cache_is_said(fake: FakeEndpoint, tmp_path: Path) -> None:
     path.write_bytes(b"not a database" * 100)
     with pytest.raises(UserError, match="delete it"):
         judge_at(fake, cache=path)
+    for odd in ("NULL", "3", "'{'", "'" + "[" * 100_000 + "'"):
+        kept = JudgeCache(tmp_path / f"{len(odd)}.sqlite")
+        kept._db.execute("CREATE TABLE other (key, task, model, answer)")
+        kept._db.execute("DROP TABLE answers")
+        kept._db.execute("ALTER TABLE other RENAME TO answers")
+        kept._db.execute(f"INSERT INTO answers VALUES ('k', 't', 'm', {odd})")
+        with pytest.raises(UserError, match="delete it"):
+            kept.get("k")
+        kept.close()
 
 
 # ----------------------------------------------------------------------------------- faults
@@ -236,6 +251,8 @@ def test_a_damaged_cache_is_said(fake: FakeEndpoint, tmp_path: Path) -> None:
         (("die",), "down"),
         (("hang", 0.6), "timeout"),
         (("drip", 0.2), "timeout"),
+        (("drip head", 0.1), "timeout"),
+        (("drip error", 0.1), "refused"),
         (("status", 429), "rate limit"),
         (("status", 500), "server error"),
         (("half",), "nonsense"),
@@ -250,14 +267,29 @@ def test_a_fault_is_an_error_on_its_item_alone(
     fault: tuple[Any, ...], word: str, fake: FakeEndpoint
 ) -> None:
     retry = Retry(tries=2, patience=5.0, first=0.01, longest=0.02, nonsense=2)
+    began = time.monotonic()
     with judge_at(fake, concurrency=1, timeout=0.4, retry=retry) as judge:
         fake.faults = [fault] * (1 if word == "refused" else 2)
         found = judge.compare(ITEMS)
+    assert time.monotonic() - began < 5  # two timeouts, however slowly a reply drips
     assert found[0].verdict is None and found[0].error is not None
     assert found[0].error.startswith(f"{word}: ")
     assert all(j.error is None and j.verdict is not None for j in found[1:])
     counted = agreement([i.gold == i.answer for i in ITEMS], found)
     assert counted.errors == 1 and counted.n == 11
+
+
+def test_an_answer_cut_at_its_limit_is_no_verdict() -> None:
+    """Its template may have opened the thinking, which then closes nowhere."""
+
+    def cut(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        status, reply = said('maybe {"verdict": "different"} hmm')
+        reply["choices"][0]["finish_reason"] = "length"
+        return status, reply
+
+    with FakeEndpoint(cut) as fake, judge_at(fake, max_tokens=7) as judge:
+        found = judge.compare(ITEMS[:1])[0]
+    assert found.verdict is None and "cut at 7 tokens (raise --max-tokens)" in str(found.error)
 
 
 @pytest.mark.parametrize("fault", [("die",), ("status", 503), ("half",), ("text", "x")])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +202,76 @@ def test_what_does_not_fit_the_folder_is_refused(study: Path, tmp_path: Path) ->
         import_samples([file], study, model, "gsm8k")
     with pytest.raises(UserError, match="Did you mean 'gsm8k'"):
         import_samples([file], tmp_path / "in", model, "gsm9k")
+
+
+# ------------------------------------------------------------------ odd logs
+
+ODD: list[Any] = [
+    None, True, -1, 0, 1.7, 10**400, 10**30, math.nan, math.inf, "", "a", "\ud800", "\x1b[31m", [],
+    [1], [[]], [[[]]], [["\ud800"]], [None], {}, {"gen_args_0": [1]}, {"gen_args_0": {"arg_0": 5}},
+    {"gen_args_0": {"arg_0": ["\ud800"], "arg_1": {"max_gen_toks": 10**30}}},
+    {"gen_args_0": {"arg_0": "q", "arg_1": {"max_gen_toks": True}}}, {"budget": 5}, {"budget": [1]},
+    {"budget": [1, 2, 3, 4]}, {"budget": [0, 1, 0]}, {"budget": [10**30, 1, 0]}, {"finish": []},
+    {"budget": ["1", "2", "3"]}, {"finish": ["stop", "stop"]}, {"finish": ["no"]}, {"finish": [[]]},
+    {"finish": "stop"}, {"thinking_finish": [None]}, {"question": "q", "answer": 5},
+    {"id": 1, "question": [], "answer": "5", "choices": [], "metadata": {}},
+    {"id": "1", "question": "q", "answer": "5", "choices": 7, "metadata": {}},
+    {"id": "1", "question": "q", "answer": "5", "choices": [], "metadata": 3},
+    {"id": "1", "question": "q", "answer": "\ud800", "choices": [], "metadata": {}},
+]  # fmt: skip
+FIELDS = ["doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics"]
+
+
+@pytest.mark.parametrize("field", [*FIELDS, "exact_match", "prunescope"])
+def test_an_odd_field_is_read_or_said_with_its_line(field: str, tmp_path: Path) -> None:
+    """Each field of a log is anything that JSON can hold."""
+    model, said = models.tiny(n_blocks=1), list[str]()
+    for number, value in enumerate(ODD):
+        file = write(tmp_path / "samples.jsonl", [line(1, "4 </think> 4", 1.0), line(2, "5", 0.0)])
+        text = file.read_text(encoding="utf-8").splitlines()
+        text[1] = json.dumps({**json.loads(text[1]), field: value})
+        file.write_text("\n".join(text), encoding="utf-8")
+        out = tmp_path / f"out-{number}"
+        try:
+            import_samples([file], out, model, "gsm8k")
+        except UserError as error:
+            said.append(str(error))
+        else:
+            with Store(out, read_only=True) as store:  # what was taken can be read
+                assert len(store.rows(ids=True)) >= 1
+    assert all("\x1b" not in text and len(text) < 500 for text in said)
+    if field not in ("target", "filtered_resps", "metrics"):
+        assert said
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_an_odd_log_likelihood_is_read_or_said(value: Any, tmp_path: Path) -> None:
+    doc = {"question": "q", "choices": ["a", "b", "c", "d"], "answer": 1, "subject": "s"}
+    good = [[[-1.0, False]], [["-2.5", "True"]], [[-3, False]], [[-4.0, False]]]
+    record = {"doc_id": 0, "doc": doc, "resps": [*good[:3], value], "arguments": {}, "acc": 1.0}
+    file = write(tmp_path / "samples.jsonl", [record])
+    model = models.tiny(n_blocks=1)
+    if type(value) is int and value in (-1, 0):
+        assert import_samples([file], tmp_path / "out", model, "mmlu").chains == 1
+        return
+    with pytest.raises(UserError, match=r"resps.*expected a log-likelihood"):
+        import_samples([file], tmp_path / "out", model, "mmlu")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"doc_id": 0, "doc": "\xe9"}', "not UTF-8"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"doc_id": ' + b"9" * 5000 + b"}", "not JSON"),
+        (b'{"doc_id": 0, "doc_id": 1}', "there twice"),
+        (b"\x00\x01", "not JSON"),
+        (b"", "no records"),
+        (b"5", "expected an object"),
+    ],
+)
+def test_a_file_that_is_no_log_is_said(content: bytes, said: str, tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"samples_\xe9.jsonl")  # nor is its name UTF-8
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        import_samples([file], tmp_path / "out", models.tiny(n_blocks=1), "gsm8k")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -449,3 +452,102 @@ def test_a_file_that_another_program_holds(
             rescue(path.parent, tmp_path / "new")
     other.close()
     assert len(contents(path.parent)["rows"]) == len(CHAINS)
+
+
+# ------------------------------------------------------------------ a file that goes away
+
+
+def gone(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def moved(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def replaced(folder: Path) -> None:
+    Store(folder.with_name("other")).close()
+    (folder.with_name("other") / FILE).replace(folder / FILE)
+
+
+def unlinked(folder: Path) -> None:
+    (folder / FILE).unlink()
+
+
+def without_lock(folder: Path) -> None:
+    (folder / "study.lock").unlink()
+
+
+ACCIDENTS: list[Callable[[Path], None]] = [gone, moved, replaced, unlinked, without_lock]
+
+
+@pytest.mark.parametrize("how", ACCIDENTS)
+def test_a_store_that_went_away_takes_no_more_rows(
+    how: Callable[[Path], None], tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    with Store(folder) as store:
+        store.add_chains([row()])
+        how(folder)
+        with pytest.raises(StoreError, match=r"removed, moved or replaced.*run the same command"):
+            store.add_chains([row(sample=1)])
+        assert not store._db.in_transaction
+    kept = {"moved": tmp_path / "elsewhere", "without_lock": folder}
+    if where := kept.get(how.__name__):  # what was committed before is there, and the study goes on
+        with Store(where) as store:
+            assert len(store.done()) == 1
+            store.add_chains([row(sample=1)])
+
+
+def test_a_store_that_goes_away_during_a_commit_is_said(tmp_path: Path) -> None:
+    with (
+        Store(tmp_path / "study") as store,
+        pytest.raises(StoreError, match="moved or replaced"),
+        store._transaction(),
+    ):
+        gone(tmp_path / "study")
+
+
+def test_the_holder_of_a_folder_is_named(tmp_path: Path) -> None:
+    with Store(tmp_path):
+        for _ in range(2):  # whoever asks does not wipe the name out
+            with pytest.raises(UserError, match=rf"Another process.*process {os.getpid()} on .*"):
+                Store(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["study.lock", FILE]
+
+
+# ------------------------------------------------------------------ rows are checked once
+
+
+def aged(folder: Path) -> None:
+    """Moves the file's time of change into the past, as if it had lain for a while."""
+    then = time.time_ns() - 10**9
+    os.utime(folder / FILE, ns=(then, then))
+
+
+def test_a_file_is_checked_once_until_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = study(tmp_path)
+    checks: list[int] = []
+    real = checksums.damaged_rows
+    monkeypatch.setattr(checksums, "damaged_rows", lambda db: checks.append(1) or real(db))
+    Store(tmp_path, read_only=True).close()
+    Store(tmp_path, read_only=True).close()
+    assert len(checks) == 2  # it changed just before: a later change might leave the same time
+    aged(tmp_path)
+    for _ in range(3):
+        Store(tmp_path, read_only=True).close()
+    assert len(checks) == 3
+    with Store(tmp_path) as store:  # a study that goes on checks no twice either
+        store.put("config", [{"key": "new", "value": "1"}])
+    assert len(checks) == 3
+    Store(tmp_path, read_only=True).close()
+    assert len(checks) == 4
+    aged(tmp_path)
+    Store(tmp_path, read_only=True).close()
+    data = path.read_bytes()
+    at = data.index(b"how much?")
+    path.write_bytes(data[:at] + b"H" + data[at + 1 :])
+    with pytest.raises(DamagedStoreError, match="of problems"):
+        Store(tmp_path, read_only=True)

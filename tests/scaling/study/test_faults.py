@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 from interp.errors import UserError
+from interp.plumbing.command_line import execute
 from scaling.engines.local import LocalEngine
 from scaling.store.rescue import rescue
 from scaling.store.schema import DERIVED
@@ -28,8 +30,8 @@ from tests import models
 from tests.scaling.study.same import disturb, same_rows
 
 
-def engine() -> LocalEngine:
-    return LocalEngine(models.tiny(n_blocks=3), slots=9)
+def engine(slots: int = 9) -> LocalEngine:
+    return LocalEngine(models.tiny(n_blocks=3), slots=slots)
 
 
 def config(out: Path) -> StudyConfig:
@@ -51,6 +53,12 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("calm") / "study"
     run_study(config(out), engine=engine())
     return out
+
+
+def test_another_batch_changes_a_row_by_float_noise_alone(tmp_path: Path, calm: Path) -> None:
+    """What docs/store.md says of a study that is decoded anew in part, on another machine."""
+    run_study(config(tmp_path), engine=engine(slots=2))
+    same_rows(calm, tmp_path)
 
 
 # ------------------------------------------------------------------ Ctrl-C
@@ -96,6 +104,42 @@ def test_a_disk_that_fills_up_in_mid_run(
     result = run_study(config(tmp_path), engine=engine())
     assert result.chains_added == result.chains - kept > 0
     same_rows(calm, tmp_path)
+
+
+# ------------------------------------------------------------------ a folder that goes away
+
+
+class Deleting(LocalEngine):
+    """The local engine; whoever shares the machine deletes the study's folder meanwhile."""
+
+    def __init__(self, folder: Path, after: int) -> None:
+        super().__init__(models.tiny(n_blocks=3), slots=9)
+        self.folder, self.after = folder, after
+
+    def decode(self, requests: Any, **options: Any) -> Iterator[Any]:
+        for n, chain in enumerate(super().decode(requests, **options)):
+            if n == self.after and not requests[0].problem.startswith("calibration/"):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            yield chain
+
+
+@pytest.mark.parametrize("after", [0, 12])
+def test_a_folder_deleted_in_mid_run_ends_the_study_with_an_error(
+    after: int, tmp_path: Path, calm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "study"
+
+    class Command:
+        def run(self) -> list[str]:
+            run_study(config(out), engine=Deleting(out, after))
+            return ["Rows: here"]
+
+    assert execute(Command, "prunescope") == 1
+    said = capsys.readouterr()
+    assert said.out == "" and "removed, moved or replaced" in said.err
+    assert not out.exists()
+    run_study(config(out), engine=engine())
+    same_rows(calm, out)
 
 
 # ------------------------------------------------------------------ a damaged store

@@ -1,0 +1,1 @@
+"""Disturbs studies at random moments and compares their rows: `python -m tests.chaos --help`."""
