@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 TITLE = "Pruned against dense at equal cost"
 CAPTION = (
-    "Accuracy of a variant minus that of dense at the same cost of a chain, at up to four costs "
+    "Accuracy of a variant minus that of dense at the same cost per chain, at up to four costs "
     "that both were measured at; a column per kind of cost. Filled: differs from dense "
     "(Holm-corrected p < .05). Bars: 95 % intervals, paired over problems. Where variants are "
     "many, some are in the table only."
@@ -109,7 +109,7 @@ def plot(
         # As far as the data only: across the panel it would strike the names at the right through.
         ax.plot([low / 1.15, high * 1.15], [0, 0], color=style.INK, lw=0.9)
         _ticks(ax, low, high, "s" if axis == "seconds" else "")
-    ax.set_xlabel(f"{COSTS[axis]} of a chain")
+    ax.set_xlabel(f"{COSTS[axis]} per chain")
     ax.set_ylabel("accuracy less dense's")
     ax.grid(axis="y")
     ax.set_title(benchmark)

@@ -167,8 +167,9 @@ def _column(removals: Removals, benchmark: str, outcome: str) -> GlanceColumn:
     few, most = (f(c.n for c in mine) for f in (min, max))
     least = float(np.median([c.visible for c in mine]))
     visible = f"±{_words(known, least)}" if math.isfinite(least) else "nothing"
+    visible = visible if least > 0 else "–"  # nothing varied: there is no noise to go by
     name = benchmark if outcome == "correct" else SHORT[outcome]
-    dense = float(np.mean([c.found.dense for c in mine]))
+    dense = float(np.median([c.found.dense for c in mine]))
     n = f"{most}" if few == most else f"{few} to {most}"
     return GlanceColumn(name, SHORT.get(outcome, ""), n, _words(known, dense), visible)
 

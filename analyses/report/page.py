@@ -193,6 +193,7 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False, lstrip_blocks=True
     )
+    environment.filters["unbroken"] = _unbroken
     template = environment.from_string((here / "report.html.jinja").read_text(encoding="utf-8"))
     sides = {"accuracy": plans(study), "blocks": single_blocks(study)}
     groups, links = appendix(study, list(sides.items()), text)
@@ -221,6 +222,11 @@ def render(
         settings=settings(study),
         database="study.sqlite",
     )
+
+
+def _unbroken(text: str) -> str:
+    """A sentence whose "n = 40" and "p < .001" are not broken at the end of a line."""
+    return text.replace(" = ", "\u00a0=\u00a0").replace(" < ", "\u00a0<\u00a0")
 
 
 def model_name(model: str) -> str:

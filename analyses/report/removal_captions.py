@@ -15,7 +15,7 @@ from analyses.plumbing.frames import StudyData
 from analyses.plumbing.panels import benchmarks_in
 from analyses.plumbing.tables import ALPHA, capital, interval, listing, p_value, share, signed
 from analyses.report.changes import TOLERANCE, Change, Removals, plans
-from analyses.report.verdict import CONTROLS, needed_words, subject
+from analyses.report.verdict import is_control, needed_words, subject
 from analyses.report.wording import (
     MOST_NAMED,
     as_change,
@@ -39,7 +39,7 @@ def what_broke(study: StudyData) -> list[str]:
         The sentences.
     """
     removals = plans(study)
-    chosen = [v for v, m in removals.methods.items() if m not in CONTROLS] or [*removals.methods]
+    chosen = [v for v, m in removals.methods.items() if not is_control(m)] or [*removals.methods]
     found = [c for v in chosen for c in removals.of(v)]
     broken = [c for c in found if c.clear and c.worse > 0]
     lines = _first_losses(removals, found, broken) if broken else []

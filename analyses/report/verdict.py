@@ -19,7 +19,6 @@ from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import blocks_text, listing, share, signed
 from analyses.report.changes import TOLERANCE, Change, Removals, plans, single_blocks
 
-CONTROLS = ("random",)
 SAFE, UNSAFE, UNKNOWN = "Safe to remove", "Do not remove", "Cannot tell"
 MOST_NAMED = 3
 
@@ -52,6 +51,11 @@ class Advice:
     kind: str
     lines: tuple[tuple[str, str], ...]
     command: str = ""
+
+
+def is_control(method: str) -> bool:
+    """Whether a method only draws blocks ("random", "random@1"): not counted among the criteria."""
+    return method.partition("@")[0] == "random"
 
 
 def decide(removals: Removals, variant: str) -> Decision:
@@ -142,7 +146,7 @@ def _vital(blocks: Removals) -> str:
 
 
 def _of_removals(study: StudyData, removals: Removals, verb: str) -> str:
-    made = [d for d in decisions(removals) if removals.methods[d.variant] not in CONTROLS]
+    made = [d for d in decisions(removals) if not is_control(removals.methods[d.variant])]
     made = made or decisions(removals)
     size = {d.variant: len(removals.removed[d.variant]) for d in made}
     unsafe = [d for d in made if d.kind == UNSAFE]
@@ -166,7 +170,8 @@ def _of_removals(study: StudyData, removals: Removals, verb: str) -> str:
     worst = max(changes, key=lambda c: c.worse)
     said = f"Too few problems to tell: none of the {len(every)} removals changes anything clearly"
     if worst.worse > 0:
-        said += f" (at worst {where(worst)}, {_named(removals, worst.variant)})"
+        without = blocks_text(removals.removed[worst.variant])
+        said += f" (at worst {where(worst)} without {without})"
     n = f"{_problems(changes):,}"
     return f"{said}; about {n} problems are needed to see a change of {share(TOLERANCE)}."
 
@@ -203,7 +208,7 @@ def _harm(study: StudyData, removals: Removals, decision: Decision, verb: str) -
             break
     if lost and (why := _why(study, removals, lost[0])):
         tail.append(why)
-    sentence = f"{verb} {_named(removals, variant)} {' and '.join(parts)}"
+    sentence = f"{verb} {_named(removals, variant)} {' but '.join(parts)}"
     if not parts:
         sentence = f"{verb} {_named(removals, variant)} breaks chains"
     return "; ".join([sentence, *tail]) + "."

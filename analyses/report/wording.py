@@ -9,7 +9,7 @@ import numpy as np
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import blocks_text, interval, p_value, share, signed
-from analyses.report.verdict import CONTROLS
+from analyses.report.verdict import is_control
 
 WORDS = {1: "one block", 2: "two blocks", 3: "three blocks", 4: "four blocks", 5: "five blocks"}
 MOST_NAMED = 4
@@ -17,13 +17,13 @@ MOST_NAMED = 4
 
 def but_controls(study: StudyData) -> str:
     """A note where a control took part, because it is not counted among the criteria."""
-    used = any(method in CONTROLS for _, method, _ in study.variants)
+    used = any(is_control(method) for _, method, _ in study.variants)
     return ", random removal not counted" if used else ""
 
 
 def chosen_plans(study: StudyData) -> list[str]:
     """The plans of the methods that are not controls."""
-    return [v for v, m, _ in study.variants if v != style.DENSE and m not in CONTROLS]
+    return [v for v, m, _ in study.variants if v != style.DENSE and not is_control(m)]
 
 
 def removed_words(n: int) -> str:
