@@ -57,7 +57,7 @@ def text(found: pd.DataFrame) -> list[str]:
         clear = told[told["p_holm"] < tables.ALPHA]
         less, more = int((clear["difference"] < 0).sum()), int((clear["difference"] > 0).sum())
         line = f"At equal {words}, of {len(told)} comparisons {less} are clearly below dense and "
-        line += f"{more} clearly above"
+        line += f"{more} clearly above; the other {len(told) - less - more} are not clear"
         if missing := len(part) - len(told):
             line += f"; {missing} could not be made ({_most_common(part)})"
         said.append(f"{line}.")

@@ -22,8 +22,8 @@ from analyses.plumbing.tables import (
     share,
     signed,
 )
-from analyses.report.changes import TOLERANCE, Change, Removals, single_blocks
-from analyses.report.verdict import needed_words
+from analyses.report.decisions import needed_words
+from analyses.report.removal_changes import TOLERANCE, Change, Removals, single_blocks
 from analyses.report.wording import MOST_NAMED, as_change, change_words
 
 if TYPE_CHECKING:

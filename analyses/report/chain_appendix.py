@@ -23,7 +23,7 @@ import numpy as np
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.report.chain_text import ShownChain, shown_chain
-from analyses.report.changes import BEHAVIOURS, Removals
+from analyses.report.removal_changes import BEHAVIOURS, Removals
 from analyses.viewer.links import HOST, PORT, chain_address, selection_address
 from scaling.store.chain_row import Key, unpack
 

@@ -16,8 +16,8 @@ from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN, OutcomeColumn
 from analyses.plumbing.tables import blocks_text, p_value, signed
-from analyses.report.changes import Change, Removals
-from analyses.report.verdict import SAFE, UNKNOWN, UNSAFE, decisions
+from analyses.report.decisions import SAFE, UNKNOWN, UNSAFE, decisions
+from analyses.report.removal_changes import Change, Removals
 
 SHORT = {
     "looped": "loops",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analyses.plumbing.tables import share
-from analyses.report.changes import TOLERANCE
+from analyses.report.removal_changes import TOLERANCE
 
 GLOSSARY = {
     "block": "One decoder layer. Blocks are numbered from 0 in the dense model, always.",

@@ -26,13 +26,14 @@ from analyses.plumbing import catalogue, style
 from analyses.plumbing.command import make
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import number, share
+from analyses.report.advice import advice, warnings
 from analyses.report.captions import captions
 from analyses.report.chain_appendix import appendix
 from analyses.report.chain_text import tokenizer_text
-from analyses.report.changes import plans, single_blocks
 from analyses.report.glance import dense_name, glance
 from analyses.report.glossary import GLOSSARY
-from analyses.report.verdict import advice, headline, warnings
+from analyses.report.removal_changes import plans, single_blocks
+from analyses.report.verdict import headline
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,8 @@ from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.panels import benchmarks_in
 from analyses.plumbing.tables import ALPHA, capital, interval, listing, p_value, share, signed
-from analyses.report.changes import TOLERANCE, Change, Removals, plans
-from analyses.report.verdict import is_control, needed_words, subject
+from analyses.report.decisions import is_control, needed_words, subject
+from analyses.report.removal_changes import TOLERANCE, Change, Removals, plans
 from analyses.report.wording import (
     MOST_NAMED,
     as_change,

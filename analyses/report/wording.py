@@ -9,7 +9,7 @@ import numpy as np
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import blocks_text, interval, p_value, share, signed
-from analyses.report.verdict import is_control
+from analyses.report.decisions import is_control
 
 WORDS = {1: "one block", 2: "two blocks", 3: "three blocks", 4: "four blocks", 5: "five blocks"}
 MOST_NAMED = 4

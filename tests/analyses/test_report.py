@@ -16,17 +16,19 @@ import pytest
 
 from analyses import accuracy_vs_removed
 from analyses.plumbing import catalogue, style
-from analyses.plumbing.frames import StudyData
+from analyses.plumbing.frames import StudyData, prepared
 from analyses.plumbing.tables import signed
 from analyses.report import (
+    advice,
     chain_appendix,
     chain_captions,
     chain_text,
-    changes,
+    decisions,
     removal_captions,
     verdict,
 )
 from analyses.report import page as report
+from analyses.report import removal_changes as changes
 from analyses.report.captions import captions
 from analyses.report.glance import glance
 from analyses.viewer.links import key_of
@@ -229,16 +231,72 @@ def test_every_number_links_to_chains_of_its_removal_on_its_benchmark(
 
 def test_no_removal_is_called_safe_that_was_made_to_harm(study: StudyData) -> None:
     for removals in (changes.plans(study), changes.single_blocks(study)):
-        for decision in verdict.decisions(removals):
+        for decision in decisions.decisions(removals):
             removed = fake.VARIANTS[decision.variant][2]
             harmful = bool({0, 2, 5} & set(removed))
-            assert decision.kind == (verdict.UNSAFE if harmful else verdict.SAFE), decision.variant
+            assert decision.kind == (decisions.UNSAFE if harmful else decisions.SAFE), (
+                decision.variant
+            )
 
 
 def test_the_headline_names_what_was_made_to_break_and_what_held(study: StudyData) -> None:
     said = verdict.headline(study)
     assert said.startswith("Removing block 5 (Reverse-order")
     assert re.search(r"keeps recall .* but halves countdown-4 \(\.\d\d to \.\d\d\)", said)
+
+
+def planted(n: int, plan_fails: float, block_fails: dict[int, float]) -> StudyData:
+    """Blocks 2 and 3 removed together, and alone; what fails loops. `quick` loses nothing."""
+
+    def rows(variant: str, kind: str, removed: tuple[int, ...], fails: float) -> pd.DataFrame:
+        one = {"kind": kind, "variant": variant, "method": {"plan": "shortgpt"}.get(kind, kind)}
+        frame = pd.DataFrame([
+            {**one, "benchmark": b, "problem": f"{b}/{i}", "position": i, "sample": 0,
+             "budget": "64", "thinking_budget": 64, "waits_allowed": 0, "scoring": "generate",
+             "outcome": "no answer" if (lost := b == "slow" and i < fails * n) else "correct",
+             "looped": int(lost), "thinking_tokens": 10 if b == "quick" else 60,
+             "reflection_per_1k": 1.0, "n_removed": len(removed), "removed": json.dumps(removed)}
+            for b in ("quick", "slow") for i in range(n)
+        ])  # fmt: skip
+        return prepared(frame)
+
+    dense = rows("dense", "dense", (), 0.0)
+    plan = rows("shortgpt-2", "plan", (2, 3), plan_fails)
+    blocks = [rows(f"skip {b}", "block", (b,), fails) for b, fails in block_fails.items()]
+    purposes = {"accuracy": pd.concat([dense, plan]), "blocks": pd.concat([dense, *blocks])}
+    return StudyData(purposes, pd.DataFrame(), pd.DataFrame())
+
+
+def test_the_headline_says_what_chains_do_now_and_which_block_is_why() -> None:
+    said = verdict.headline(planted(50, 0.5, {2: 0.0, 3: 0.4}))
+    assert said == (
+        "Removing blocks 2 and 3 (ShortGPT\u2009−2) keeps quick (1.00 to 1.00) but halves slow "
+        "(1.00 to .50); 50 % of its chains now loop (dense 0 %); block 3 is why (alone −.40)."
+    )
+
+
+@pytest.mark.parametrize("alone", [{2: 0.4, 3: 0.4}, {2: 0.0, 3: 0.0}, {2: 0.0, 3: 0.2}, {}])
+def test_no_block_is_blamed_that_is_not_alone_in_it(alone: dict[int, float]) -> None:
+    """Two do harm, none does, the one costs less than half, or no block was skipped."""
+    study = planted(50, 0.5, alone)
+    assert "is why" not in verdict.headline(study)
+
+
+@pytest.mark.parametrize(
+    ("fails", "verb"), [(1.0, "destroys"), (0.7, "breaks"), (0.5, "halves"), (0.3, "lowers")]
+)
+def test_the_verb_fits_the_loss(fails: float, verb: str) -> None:
+    assert f" but {verb} slow " in verdict.headline(planted(50, fails, {}))
+
+
+def test_a_removal_that_changes_nothing_is_safe_with_enough_problems_only() -> None:
+    assert "is safe on these benchmarks" in verdict.headline(planted(60, 0.0, {}))
+    assert verdict.headline(planted(8, 0.0, {})).startswith("Too few problems to tell")
+
+
+def test_blocks_that_must_stay_are_named_where_no_plan_does_harm() -> None:
+    said = verdict.headline(planted(60, 0.0, {2: 0.0, 3: 0.5}))
+    assert said.endswith("Block 3 must stay: without block 3 alone, slow falls from 1.00 to .50.")
 
 
 # ---------------------------------------------------------------------- few problems
@@ -254,12 +312,12 @@ def test_with_few_problems_nothing_is_called_safe_and_the_number_needed_is_said(
     study: StudyData,
 ) -> None:
     small = few(study, 6)
-    made = verdict.decisions(changes.plans(small))
-    assert {d.kind for d in made} == {verdict.UNKNOWN}
+    made = decisions.decisions(changes.plans(small))
+    assert {d.kind for d in made} == {decisions.UNKNOWN}
     said = verdict.headline(small)
     assert said.startswith("Too few problems to tell")
     assert re.search(r"about [\d,]+ problems are needed", said)
-    whole = " ".join([said, *(w for a in verdict.advice(small) for line in a.lines for w in line)])
+    whole = " ".join([said, *(w for a in advice.advice(small) for line in a.lines for w in line)])
     assert "no clear difference" not in whole.lower()
     for lines in (removal_captions.what_broke(small),):
         assert all("held" not in line or "ruled out" in line for line in lines)
@@ -277,7 +335,7 @@ def test_no_change_is_visible_where_no_test_could_come_out(study: StudyData) -> 
 
 def test_the_command_that_would_tell_is_one_that_the_program_takes(study: StudyData) -> None:
     small = few(study, 6, config={**study.config, "model": "testbed"})
-    (unknown,) = [a for a in verdict.advice(small) if a.kind == verdict.UNKNOWN]
+    (unknown,) = [a for a in advice.advice(small) if a.kind == decisions.UNKNOWN]
     program, name, *words = shlex.split(unknown.command)
     assert (program, name) == ("prunescope", "study")
     options = parse(Study, "prunescope study", words, "")
@@ -301,7 +359,7 @@ def test_a_study_of_quick_sizes_is_called_a_smoke_test(
     study: StudyData, sizes: dict[str, int], smoke: bool
 ) -> None:
     config = {"workloads": {name: {"problems": n} for name, n in sizes.items()}}
-    said = verdict.warnings(replace(study, config=config))
+    said = advice.warnings(replace(study, config=config))
     assert any(line.startswith("Smoke test") for line in said) == smoke
 
 
@@ -310,7 +368,7 @@ def test_a_study_of_quick_sizes_is_called_a_smoke_test(
 
 def test_a_pruned_checkpoint_is_not_called_dense_without_removals(study: StudyData) -> None:
     given = replace(study, meta={**study.meta, REMOVED_BEFORE: "[14, 17]"})
-    assert any("blocks 14 and 17" in line for line in verdict.warnings(given))
+    assert any("blocks 14 and 17" in line for line in advice.warnings(given))
     sheet = report.as_sheet(accuracy_vs_removed.table(given), "Table", given)
     rows = [dict(zip(sheet.head, row, strict=True)) for row in sheet.rows]
     assert "dense" not in {row["variant"] for row in rows}
@@ -338,7 +396,7 @@ def test_a_study_without_removals_says_so(study: StudyData) -> None:
     said = verdict.headline(alone)
     assert said.startswith("The model solves")
     assert said.endswith("this study removed no block and compares nothing.")
-    assert verdict.advice(alone) == []
+    assert advice.advice(alone) == []
     assert glance(alone, changes.plans(alone), "", {}) is None
 
 
@@ -346,7 +404,10 @@ def test_a_study_without_removals_says_so(study: StudyData) -> None:
 
 
 def test_the_worst_chain_is_one_that_dense_solves(study: StudyData) -> None:
-    sides = [("accuracy", changes.plans(study)), ("blocks", changes.single_blocks(study))]
+    sides = [
+        ("accuracy", changes.plans(study)),
+        ("blocks", changes.single_blocks(study)),
+    ]
     groups, _ = chain_appendix.appendix(study, sides, fake.text)
     worst = [p for g in groups for p in g.pairs if p.why.startswith("worst")]
     assert worst

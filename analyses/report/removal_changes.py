@@ -225,7 +225,7 @@ def _compared(
         longest = next((b for b in reversed(benchmarks) if b in written), "")
         first = rows.drop_duplicates("variant").set_index("variant")["removed"]
         removed = {name: first[name] for name, _ in names if name in first}
-        found = dict(_differences(rows, [name for name, _ in names]))
+        found = dict(_differences(rows, [name for name, _ in names], longest))
     changes: dict[tuple[str, str, str], Change] = {}
     families: dict[Any, list[tuple[str, str, str]]] = {}
     for key in found:
@@ -246,11 +246,12 @@ def _compared(
 
 
 def _differences(
-    rows: pd.DataFrame, names: Sequence[str]
+    rows: pd.DataFrame, names: Sequence[str], longest: str
 ) -> Iterator[tuple[tuple[str, str, str], PairedDifference]]:
     for (benchmark, scoring), part in rows.groupby(["benchmark", "scoring"], sort=False):
         dense = part[part["variant"] == style.DENSE]
-        outcomes = ("correct", *BEHAVIOURS) if scoring == "generate" else ("correct",)
+        outcomes = ("correct", *BEHAVIOURS) if benchmark == longest else HARMFUL
+        outcomes = outcomes if scoring == "generate" else ("correct",)
         for name in names:
             mine = part[part["variant"] == name]
             for outcome in outcomes:
