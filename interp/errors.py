@@ -8,7 +8,10 @@ machine, and keeps its own type.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class PruneScopeError(Exception):
@@ -79,6 +82,24 @@ def check_known(name: object, options: Collection[str], what: str = "name") -> N
     """
     if name not in options:
         raise UserError(did_you_mean(str(name), options, what))
+
+
+def look_up(name: str, options: Mapping[str, T], what: str = "name") -> T:
+    """Return the entry of a table.
+
+    Args:
+        name: The name that was given.
+        options: The known names.
+        what: What the name stands for, such as "quantity" or "part".
+
+    Returns:
+        The entry.
+
+    Raises:
+        UserError: The name is unknown; says the closest one and all known ones.
+    """
+    check_known(name, options, what)
+    return options[name]
 
 
 def did_you_mean(name: str, options: Iterable[str], what: str = "name") -> str:

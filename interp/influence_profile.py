@@ -31,6 +31,8 @@ from interp.errors import UserError, check_known
 from interp.interventions.interventions import VariantLike
 from interp.kernels.stream_numbers import two_streams
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.replay.teacher_forced import replay_chains
@@ -48,6 +50,7 @@ QUANTITIES: dict[str, Callable[[StreamRecord], np.ndarray]] = {
 }
 
 
+@brief
 @dataclass(frozen=True)
 class Profile:
     """Means of one quantity per group and block; nan where a group has no token.
@@ -139,6 +142,7 @@ class _Numbers(Reducer):
         return np.stack([np.concatenate(pieces) for pieces in self.pieces[text]], axis=1)
 
 
+@checked
 def recorded(
     model: ReasoningModel,
     chains: Sequence[Chain],
@@ -172,6 +176,7 @@ def recorded(
     return [replace(c, stream=s) for c, s in zip(chains, streams, strict=True)]
 
 
+@checked
 def by_event(chains: Sequence[Chain], events: Masks, quantity: str = "influence") -> Profile:
     """Average a quantity over the tokens of each event.
 
@@ -192,6 +197,7 @@ def by_event(chains: Sequence[Chain], events: Masks, quantity: str = "influence"
     return _profile(chains, records, list(events.items()), quantity)
 
 
+@checked
 def by_step(chains: Sequence[Chain], edges: Sequence[int], quantity: str = "influence") -> Profile:
     """Average a quantity over ranges of steps.
 

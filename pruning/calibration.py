@@ -28,6 +28,8 @@ from interp.errors import UserError, did_you_mean
 from interp.json_reader import parse_json, read_utf8, whole_text
 from interp.model.chat import RawPrompt
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 Part = Literal["all", "prompt", "generated"]
 PARTS = ("all", "prompt", "generated")
@@ -35,6 +37,8 @@ FIELDS = ("text", "question", "problem", "prompt", "content")  # tried in this o
 KINDS = "a text, a list of messages, token ids or a Chain"
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Calibration:
     """Token sequences for calibration.
@@ -169,6 +173,7 @@ def _built(
 # ------------------------------------------------------------------------- texts from outside
 
 
+@checked
 def read_texts(
     file: str | Path,
     field: str | None = None,
@@ -214,6 +219,7 @@ def read_texts(
     return found
 
 
+@checked
 def hub_texts(
     name: str,
     config: str | None = None,

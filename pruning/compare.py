@@ -26,6 +26,8 @@ from jaxtyping import Float
 
 from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from pruning.calibration import Calibration
 from pruning.scores import Scores
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 ANNOTATED = 40  # blocks up to which the ranks are written into the plot
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Comparison:
     """C criteria over the same L blocks (or sublayers).
@@ -195,6 +199,7 @@ class Comparison:
         return ax
 
 
+@checked
 def compare(scores: Sequence[Scores], most: int | None = None) -> Comparison:
     """Compare the scores of at least two criteria on one model.
 
@@ -284,6 +289,7 @@ def _names(scores: Sequence[Scores]) -> tuple[str, ...]:
     return tuple(names)
 
 
+@checked
 def compare_criteria(
     model: ReasoningModel,
     texts: Any,

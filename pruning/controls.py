@@ -30,7 +30,10 @@ from torch import Tensor
 
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
+from interp.json_reader import short
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
@@ -50,6 +53,7 @@ ANY, INNER = "any blocks", "inner blocks"
 # --------------------------------------------------------------------------- random plans
 
 
+@brief
 @dataclass(frozen=True)
 class ChanceTest:
     """A plan's quality among random plans of its size.
@@ -96,6 +100,7 @@ class ChanceTest:
         )
 
 
+@brief
 @dataclass(frozen=True)
 class AgainstChance:
     """A plan against random plans.
@@ -144,6 +149,7 @@ class AgainstChance:
         return ax
 
 
+@checked
 def against_chance(
     plan: LayerPlan,
     quality: Quality,
@@ -183,7 +189,14 @@ def against_chance(
 
     def worth(of: LayerPlan) -> float:
         if of.removed not in known:
-            known[of.removed] = float(quality(of))
+            value = quality(of)
+            try:
+                known[of.removed] = float(value)
+            except (TypeError, ValueError):
+                raise UserError(
+                    f"against_chance: quality({of.name!r}) returned {short(value)}: expected a "
+                    "number."
+                ) from None
             if not math.isfinite(known[of.removed]):
                 raise NonFiniteError(
                     f"The quality of {of.name!r} is {known[of.removed]}: expected a finite number."
@@ -333,6 +346,7 @@ class Noised:
         return frame.assign(target=self.target, seed=self.seed, n_tokens=self.n_tokens)
 
 
+@checked
 @torch.no_grad()
 def noise_at_kl(
     model: ReasoningModel,

@@ -40,6 +40,7 @@ from interp.model.checkpoint_files import (
 from interp.model.gguf_file import is_gguf
 from interp.model.loading import load_config, refuse_adapter, refusing, without_storage
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from pruning.checkpoint import (
     free_target,
     plan_card,
@@ -66,6 +67,7 @@ class NotStreamable(UserError):  # noqa: N818
     """The checkpoint must be loaded to be pruned."""
 
 
+@checked
 def prune_folder(
     source: str | Path,
     plan: LayerPlan | Sequence[int],

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import UserError
 from interp.json_reader import parse_json, read_utf8, short
 from interp.model.checkpoint_files import MOST_BLOCKS
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from interp.interventions.interventions import Intervention
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
+@checked
 @dataclass(frozen=True)
 class LayerPlan:
     """Blocks to remove from a model of `n_blocks` blocks.

@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from pruning.checkpoint import free_target
 from pruning.folder import NotStreamable, prune_folder, stored_dtype
 from pruning.plan import LayerPlan
 from pruning.surgery import save, without_blocks
 
 
+@checked
 def prune_checkpoint(
     source: str | Path | ReasoningModel,
     plan: LayerPlan | Sequence[int],

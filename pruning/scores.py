@@ -8,6 +8,7 @@ removal, and a contiguous one removes a run of neighbours. They fill `picks`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 
 if TYPE_CHECKING:
@@ -46,6 +49,8 @@ class ScoredBlocks:
     calibration: Calibration | None = None
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Scores:
     """One criterion's scores of one model on one calibration set.
@@ -88,13 +93,19 @@ class Scores:
         if self.tie_break is not None:
             sizes.add(len(self.tie_break))
         if len(sizes) != 1:
-            raise ValueError(f"Scores: values, low, high and layer_map differ in length: {sizes}.")
+            raise UserError(f"Scores: values, low, high and layer_map differ in length: {sizes}.")
         if np.isnan(self.values).any():
             blocks = [self.layer_map[i] for i in np.flatnonzero(np.isnan(self.values))]
-            raise ValueError(f"Scores of {self.criterion!r}: block {blocks} scored nan.")
+            raise UserError(f"Scores of {self.criterion!r}: block {blocks} scored nan.")
 
     @classmethod
-    def plain(cls, criterion: str, values: Any, layer_map: tuple[int, ...], **more: Any) -> Scores:
+    def plain(
+        cls,
+        criterion: str,
+        values: Sequence[float] | Float[np.ndarray, " L"],
+        layer_map: tuple[int, ...],
+        **more: Any,
+    ) -> Scores:
         """Make scores without an interval.
 
         Args:

@@ -26,6 +26,8 @@ from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Skip
 from interp.model.holding import holding, unguarded
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from pruning.scores import Scores
 
@@ -53,6 +55,8 @@ class Sublayer(NamedTuple):
         return f"{self.block} {self.part}"
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class SublayerScores(Scores):
     """Scores whose `values[i]` belongs to part `parts[i]` of block `layer_map[i]`.
@@ -69,7 +73,7 @@ class SublayerScores(Scores):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.parts) != len(self.layer_map):
-            raise ValueError(
+            raise UserError(
                 f"SublayerScores: {len(self.parts)} parts for {len(self.layer_map)} values."
             )
 
@@ -148,6 +152,7 @@ class SublayerScores(Scores):
         return ax
 
 
+@checked
 @dataclass(frozen=True)
 class SublayerPlan:
     """Sublayers to remove from a model whose blocks have the dense indices `base`.
@@ -282,8 +287,7 @@ class SublayerPlan:
         copied = model.around(hf, name=f"{model.name} {self.name}")
         places = [Sublayer(self.base.index(l), part) for l, part in self.removed]
         for index, part in places:
-            modules = copied.anatomy.attention if part == "attention" else copied.anatomy.mlp
-            _zero_output(modules[index], part)
+            _zero_output(copied.anatomy.sublayer(index, part), part)
         _check_zero(copied, places)
         return copied
 

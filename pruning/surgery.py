@@ -25,8 +25,10 @@ from torch import nn
 from interp.errors import UserError
 from interp.model.checkpoint_files import PRUNING_FILE
 from interp.model.holding import holding, unguarded
+from interp.model.loading import refusing
 from interp.model.reasoning_model import ReasoningModel
 from interp.model.tokenizer_ids import check_saved
+from interp.plumbing.arguments import checked
 from pruning.checkpoint import (
     SHARD_BYTES,
     free_target,
@@ -41,10 +43,13 @@ from pruning.plan import LayerPlan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-INDEX_LISTS = ("mlp_only_layers", "moe_layers")  # values are block indices
-NOT_PER_BLOCK = ("architectures", "token", "keys_to_ignore", *INDEX_LISTS)
+# lists whose values are block indices
+INDEX_LISTS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "hybrid_layer_ids")
+FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")  # so many blocks are no mixtures
+NOT_PER_BLOCK = ("architectures", "token", "keys_to_ignore", "multipliers", *INDEX_LISTS)
 
 
+@checked
 def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> ReasoningModel:
     """Return a new model without the plan's blocks.
 
@@ -68,6 +73,7 @@ def prune(model: ReasoningModel, plan: LayerPlan, *, share: bool = False) -> Rea
     return model.around(hf, name=f"{model.name} {plan.name}", layer_map=plan.layer_map)
 
 
+@checked
 def save(model: ReasoningModel, plan: LayerPlan, out_dir: str | Path) -> Path:
     """Write the checkpoint without the plan's blocks.
 
@@ -165,8 +171,12 @@ def without_blocks(model: ReasoningModel, kept: list[int], share: bool) -> PreTr
         pruned = copy.deepcopy(hf, memo | unguarded(model))
     for index, block in enumerate(blocks):
         for module in block.modules():
-            if isinstance(getattr(module, "layer_idx", None), int):
-                module.layer_idx = index  # pyright: ignore[reportArgumentType]
+            for name in ("layer_idx", "layer_id"):
+                if getattr(module, name, None) == kept[index]:  # a module shared by blocks has -1
+                    setattr(module, name, index)
+    for module in pruned.modules():
+        if hasattr(module, "first_kv_shared_layer_idx"):  # Gemma 4: none, as `shorten` checks
+            setattr(module, "first_kv_shared_layer_idx", len(kept))  # noqa: B010
     config = pruned.config.get_text_config()
     shorten(config, kept, model.n_blocks)
     pruned.config.use_cache = config.use_cache = True
@@ -225,7 +235,14 @@ def shorten(config: Any, kept: list[int], n_blocks: int) -> None:
         listed = getattr(config, name, None)
         if listed:
             setattr(config, name, [new for new, old in enumerate(kept) if old in listed])
+    spec = getattr(config, "_heterogeneity_spec", None)  # settings of single blocks (Gemma 4)
     config.num_hidden_layers = len(kept)
+    if spec is not None:
+        theirs = spec.per_layer_overrides
+        config.per_layer_config = None
+        config.per_layer_config = {
+            new: theirs[old] for new, old in enumerate(kept) if old in theirs
+        } or None
 
 
 def _renumber_experts(config: Any, kept: list[int]) -> None:
@@ -235,9 +252,13 @@ def _renumber_experts(config: Any, kept: list[int]) -> None:
         named = set(getattr(config, "mlp_only_layers", None) or ())
         config.mlp_only_layers = sorted(named | {i for i in kept if (i + 1) % step != 0})
         config.decoder_sparse_step = 1
-    first_dense = getattr(config, "first_k_dense_replace", None)
-    if isinstance(first_dense, int):
-        config.first_k_dense_replace = sum(i < first_dense for i in kept)
+    for name in FIRST_DENSE:
+        if isinstance(first := getattr(config, name, None), int):
+            setattr(config, name, sum(i < first for i in kept))
+    if isinstance(start := getattr(config, "moe_layer_start_index", None), int):  # Ernie 4.5
+        stop = config.moe_layer_end_index
+        config.moe_layer_start_index = sum(i < start for i in kept)
+        config.moe_layer_end_index = sum(i <= stop for i in kept) - 1
 
 
 def verify(hf: PreTrainedModel, name: str) -> None:
@@ -248,10 +269,12 @@ def verify(hf: PreTrainedModel, name: str) -> None:
         name: what the error message calls it.
 
     Raises:
-        UserError: shapes or settings differ.
+        UserError: shapes or settings differ, or the configuration is refused.
     """
-    with torch.device("meta"):
-        rebuilt = type(hf)(copy.deepcopy(hf.config))
+    what = f"{name} ({type(hf).__name__}) cannot be saved without these blocks"
+    with refusing(what, "Remove others, or run the plan live."), torch.device("meta"):
+        read = type(hf.config).from_dict(hf.config.to_dict())  # as from config.json
+        rebuilt: Any = type(hf)(read)
     wanted = {k: tuple(v.shape) for k, v in rebuilt.state_dict().items()}
     made = {k: tuple(v.shape) for k, v in hf.state_dict().items()}
     differing = sorted(k for k in wanted.keys() | made.keys() if wanted.get(k) != made.get(k))
@@ -262,9 +285,8 @@ def verify(hf: PreTrainedModel, name: str) -> None:
             differing += [f"{path}.{k}" for k in sorted(a.keys() & b.keys()) if a[k] != b[k]]
     if differing:
         raise UserError(
-            f"{name} ({type(hf).__name__}) cannot be saved without these blocks: its configuration "
-            f"would rebuild something else ({', '.join(differing[:3])}). This architecture is not "
-            "supported for surgery; a live Skip works."
+            f"{what}: its configuration would rebuild something else "
+            f"({', '.join(differing[:3])}). Remove others, or run the plan live."
         )
 
 

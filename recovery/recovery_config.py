@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from interp.errors import UserError, check_known, did_you_mean
+from interp.plumbing.arguments import checked
 
 METHODS = ("lora", "full", "self", "distill", "rl")
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -45,6 +46,7 @@ PAPER: Mapping[str, Any] = {
 PRESETS: Mapping[str, Mapping[str, Any]] = {"paper": PAPER}
 
 
+@checked
 @dataclass(frozen=True)
 class RecoveryConfig:
     """The settings of a run; a batch is counted over all processes and devices.

@@ -11,11 +11,13 @@ import pandas as pd
 
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from recovery.examples import TrainingSet
 from recovery.recovery_config import RecoveryConfig
 from recovery.run_folder import RECORD, RunFolder, as_path
 
 
+@checked
 @dataclass(frozen=True)
 class Recovered:
     """A finished run.

@@ -24,6 +24,7 @@ from interp.chains.chain import Budget
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from pruning.plan import LayerPlan
 from recovery.answers import answered_set, ask
 from recovery.examples import Example, TrainingSet
@@ -47,6 +48,7 @@ __all__ = ["Recovered", "recover"]
 WAIT = timedelta(hours=24)  # how long a process waits for another, which may be generating
 
 
+@checked
 def recover(
     model: str | Path | ReasoningModel,
     config: RecoveryConfig,

@@ -18,6 +18,8 @@ import pandas as pd
 
 from interp.errors import UserError
 from interp.json_reader import short, whole_text
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from scaling.prompting import STOP, Prompting
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 Scoring = Literal["generate", "likelihood"]
 
 
+@checked
 @dataclass(frozen=True)
 class Problem:
     """One question with its gold answer.
@@ -77,6 +80,8 @@ class Problem:
         }
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Benchmark:
     """A versioned list of problems.

@@ -10,11 +10,11 @@ from functools import cache
 from typing import Any
 
 import torch
-import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from interp.model.reasoning_model import ReasoningModel
+from tests.architectures import BLOCKS, TABLE
 
 
 def untyped(module: Any) -> Any:
@@ -66,7 +66,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def config(arch: str, n_blocks: int = 4, **overrides: Any) -> Any:
-    """A tiny configuration of `arch`; mixed and single sliding windows where it has them."""
+    """A tiny configuration of `arch` (`tests.architectures`)."""
     shape: dict[str, Any] = {
         "vocab_size": len(SPECIAL) + len(WORDS),
         "hidden_size": 32,
@@ -80,42 +80,14 @@ def config(arch: str, n_blocks: int = 4, **overrides: Any) -> Any:
         "pad_token_id": 1,
         "tie_word_embeddings": False,
     }
-    mixed = [("full_attention", "sliding_attention")[i % 2] for i in range(n_blocks)]
-    special: dict[str, dict[str, Any]] = {
-        "qwen2": {"num_attention_heads": 2, "num_key_value_heads": 1},
-        "qwen3": {"head_dim": 16},
-        "qwen3_moe": {
-            "head_dim": 16,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 24,
-        },
-        "llama": {},
-        "mistral": {"sliding_window": 9, "head_dim": 16},
-        "gemma2": {"head_dim": 16, "sliding_window": 9, "query_pre_attn_scalar": 8},
-        "gemma3": {
-            "head_dim": 16,
-            "sliding_window": 9,
-            "query_pre_attn_scalar": 8,
-            "layer_types": mixed,
-        },
-        "phi3": {"sliding_window": None},
-        "olmo2": {},
+    kind = {"gemma3": "gemma3_text"}.get(arch, arch)
+    own = {
+        name: [value[i % BLOCKS] for i in range(n_blocks)]
+        if isinstance(value, list) and len(value) == BLOCKS
+        else value
+        for name, value in TABLE[kind].items()
     }
-    if arch not in special:
-        raise KeyError(arch)
-    names = {
-        "qwen2": "Qwen2Config",
-        "qwen3": "Qwen3Config",
-        "qwen3_moe": "Qwen3MoeConfig",
-        "llama": "LlamaConfig",
-        "mistral": "MistralConfig",
-        "gemma2": "Gemma2Config",
-        "gemma3": "Gemma3TextConfig",
-        "phi3": "Phi3Config",
-        "olmo2": "Olmo2Config",
-    }
-    return getattr(transformers, names[arch])(**(shape | special[arch] | overrides))
+    return AutoConfig.for_model(kind, **(shape | own | overrides))
 
 
 def tiny_hf(
@@ -128,9 +100,10 @@ def tiny_hf(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         conf = config(arch, n_blocks, **overrides)
-        soft_capped = getattr(conf, "attn_logit_softcapping", None) is not None
+        kind: Any = AutoModelForCausalLM._model_mapping[type(conf)]
+        plain = getattr(conf, "attn_logit_softcapping", None) is None and kind._supports_sdpa
         hf = AutoModelForCausalLM.from_config(
-            conf, attn_implementation="eager" if soft_capped else "sdpa", dtype=torch.float32
+            conf, attn_implementation="sdpa" if plain else "eager", dtype=torch.float32
         )
         with torch.no_grad():
             for name, weight in hf.named_parameters():

@@ -44,7 +44,7 @@ def slow_logits(
                 before = args[0] if args else kwargs["hidden_states"]
                 new = before + edit((main - before)[0])[None]
             else:
-                new = edit(main[0])[None]
+                new = edit(main if main.ndim == 2 else main[0]).view(main.shape)  # [T, D] of some
             return (new, *out[1:]) if isinstance(out, tuple) else new
 
         return hook

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from pruning.repairs.machinery.wiring import norm_offset
 
@@ -29,7 +30,8 @@ def logit_noise(model: ReasoningModel) -> float:
     near 0, says nothing. (Tiny models differ from float64 by a tenth to half of this bound.)
     """
     hf: Any = model.hf
-    longest = max(hf.config.hidden_size, hf.config.intermediate_size)
+    config = hf.config
+    longest = max(config.hidden_size, getattr(config, "intermediate_size", None) or 0)
     products = 4 * model.n_blocks + 1
     return SIGMAS * EPS * math.sqrt(longest * products) * _logit_size(model)
 
@@ -41,7 +43,12 @@ def close_to(model: ReasoningModel) -> dict[str, Any]:
 
 def _logit_size(model: ReasoningModel) -> float:
     norm: Any = model.final_norm
-    gain = norm_offset(model, norm) + norm.weight.detach().float()
+    gain: Any = 1.0  # of a norm without weights
+    if (weight := getattr(norm, "weight", None)) is not None:
+        try:
+            gain = norm_offset(model, norm) + weight.detach().float()
+        except UserError:  # no RMS norm: a layer norm multiplies by its weight, or by 1 + weight
+            gain = 1.0 + weight.detach().float().abs()
     head: Any = model.head
     return float((head.weight.detach().float() * gain).norm(dim=-1).max())
 

@@ -23,11 +23,15 @@ import pandas as pd
 
 from interp.errors import UserError
 from interp.model.checkpoint_files import folder_blocks
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from scaling.study.variants import REMOVED_BEFORE, lacking
 
 PURPOSES = ("accuracy", "sequential", "waits", "parallel", "blocks")
 
 
+@checked
+@brief
 @dataclass(frozen=True, eq=False)  # compared by identity, so that results can be cached by it
 class StudyData:
     """The frames of one study.

@@ -34,6 +34,7 @@ from analyses.report.glance import dense_name, glance
 from analyses.report.glossary import GLOSSARY
 from analyses.report.removal_changes import plans, single_blocks
 from analyses.report.verdict import headline
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,6 +122,7 @@ class Section:
     tables: tuple[Sheet, ...]
 
 
+@checked
 def write_report(
     folder: str | Path,
     out: str | Path | None = None,

@@ -31,9 +31,10 @@ from interp.activations.capture import (
     Reducer,
     zeros_beside,
 )
-from interp.errors import NonFiniteError
+from interp.errors import NonFiniteError, look_up
 from interp.kernels.stream_numbers import cosine, sinks, two_streams
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.brief_repr import brief
 from interp.statistics.jackknife import jackknife_ratio
 
 
@@ -99,6 +100,7 @@ class PerText(Reducer):
         return PerTextResult(named, self.layer_map)
 
 
+@brief
 @dataclass(frozen=True)
 class PerTextResult:
     """Token sums and token counts by quantity.
@@ -120,7 +122,7 @@ class PerTextResult:
         Returns:
             [L]; nan where no token counts.
         """
-        sums, counts = self._table(quantity)
+        sums, counts = self.sums(quantity)
         with np.errstate(invalid="ignore"):
             return sums.sum(1) / counts.sum(1)
 
@@ -136,7 +138,7 @@ class PerTextResult:
         Returns:
             Lower and upper bounds, each [L].
         """
-        return jackknife_ratio(*self._table(quantity), confidence)
+        return jackknife_ratio(*self.sums(quantity), confidence)
 
     def n_tokens(self, quantity: str | None = None) -> int:
         """Number of tokens that count.
@@ -147,10 +149,21 @@ class PerTextResult:
         Returns:
             For each text the largest count of any block, summed over texts.
         """
-        return int(self._table(quantity)[1].max(0).sum())
+        return int(self.sums(quantity)[1].max(0).sum())
 
-    def _table(self, quantity: str | None) -> tuple[np.ndarray, np.ndarray]:
-        return self.tables[quantity or next(iter(self.tables))]
+    def sums(self, quantity: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Token sums and token counts of one quantity.
+
+        Args:
+            quantity: name of a quantity; default: the first.
+
+        Returns:
+            Sums and counts, each [L, N].
+
+        Raises:
+            UserError: the quantity is unknown.
+        """
+        return look_up(quantity or next(iter(self.tables)), self.tables, "quantity")
 
     def to_frame(self) -> pd.DataFrame:
         """One row per block; for each quantity its mean, interval and token count."""

@@ -31,6 +31,7 @@ from interp.errors import NonFiniteError, PruneScopeError, UserError, printable
 from interp.interventions.hooks import present
 from interp.json_reader import read_json_object, short
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 
 FORMAT = 1
 INDEX = "index.json"
@@ -40,6 +41,7 @@ STREAMS = ("resid_pre", "resid_post", "delta")
 Key = tuple[int, int, str]  # text, block (dense index), stream
 
 
+@checked
 class RawCapture(Reducer):
     """Writes streams of some blocks into an empty or new directory.
 
@@ -68,7 +70,8 @@ class RawCapture(Reducer):
     ) -> None:
         self.directory = Path(directory).expanduser()
         self.blocks, self.streams, self.dtype = blocks, tuple(streams), dtype
-        if not self.streams or (unknown := set(self.streams) - set(STREAMS)):
+        unknown = set(self.streams) - set(STREAMS)
+        if unknown or not self.streams:
             raise UserError(f"RawCapture(streams={unknown or '()'}): expected some of {STREAMS}.")
         if blocks is not None and (not len(blocks) or len(set(blocks)) < len(blocks)):
             raise UserError(f"RawCapture(blocks={list(blocks)}): expected some, none named twice.")
@@ -229,6 +232,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class RawStreams:
     """A capture on disk; tensors are read on request.
@@ -337,6 +341,7 @@ class RawStreams:
         return pd.DataFrame(rows)
 
 
+@checked
 def load_raw(directory: str | Path) -> RawStreams:
     """Open a finished capture.
 

@@ -17,11 +17,13 @@ from jaxtyping import Bool, Float, Int
 
 from interp.chains.residual_record import StreamRecord
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 Finish = Literal["stop", "cut", "looped", "positions"]
 ThinkingFinish = Literal["end", "forced", "looped", "none"]
 
 
+@checked
 @dataclass(frozen=True)
 class Budget:
     """How many tokens a chain may spend.
@@ -50,6 +52,24 @@ class Budget:
         return f"{self.thinking}" + (f"+{self.waits}wait" if self.waits else "")
 
 
+#: What a caller may say: one budget or several, each as a `Budget` or as its thinking tokens.
+Budgets = Budget | int | Sequence[Budget | int]
+
+
+def budgets_of(given: Budgets) -> tuple[Budget, ...]:
+    """Read one or several budgets.
+
+    Args:
+        given: a budget or several; a number stands for `Budget(number)`.
+
+    Returns:
+        The budgets.
+    """
+    each = given if isinstance(given, Sequence) else (given,)
+    return tuple(one if isinstance(one, Budget) else Budget(one) for one in each)
+
+
+@checked
 @dataclass(frozen=True)
 class Span:
     """Half-open range [start, stop) of generated positions.
@@ -66,6 +86,7 @@ class Span:
         return self.stop - self.start
 
 
+@checked
 @dataclass(frozen=True)
 class Chain:
     """One generated answer.
@@ -192,6 +213,7 @@ def answer_texts(chain: Chain, model: TextDecoder) -> tuple[str, ...]:
     return (*own, whole) if chain.n_answer else (whole,)
 
 
+@checked
 class Chains(Sequence[Chain]):
     """The chains of one call, with the model that can turn them into text.
 
@@ -228,7 +250,12 @@ class Chains(Sequence[Chain]):
 
         Returns:
             The text, special tokens included.
+
+        Raises:
+            UserError: there is no such chain.
         """
+        if not -len(self) <= index < len(self):
+            raise UserError(f"Chains.text(index={index}): there are {len(self)} chains, from 0.")
         return self.model.text(self._chains[index].ids.tolist(), skip_special=False)
 
     def to_frame(self) -> pd.DataFrame:

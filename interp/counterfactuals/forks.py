@@ -30,6 +30,8 @@ from interp.diagnosis.loops import Loop
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike, dense
 from interp.interventions.windows import ChainWindows
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 Points = Mapping[str, Sequence[int | None]]
 
 
+@brief
 @dataclass(frozen=True)
 class Handover:
     """The effect of losing (or restoring) each block from chosen steps on.
@@ -72,6 +75,7 @@ class Handover:
         return self.effects.plot(outcome, ax)
 
 
+@checked
 def handover(
     model: ReasoningModel,
     chains: Sequence[Chain],
@@ -151,6 +155,7 @@ def _reproduced(
     return float(np.mean(same))
 
 
+@checked
 def along(chains: Sequence[Chain], fractions: Sequence[float] = (0.25, 0.5, 0.75)) -> Points:
     """Make points at fractions of each chain's thinking.
 
@@ -174,6 +179,7 @@ def along(chains: Sequence[Chain], fractions: Sequence[float] = (0.25, 0.5, 0.75
     }
 
 
+@checked
 def around_loops(loops: Sequence[Loop | None], before: int = 16, passes: float = 2.0) -> Points:
     """Make points before each loop, and after some passes of it.
 

@@ -33,6 +33,9 @@ from interp.errors import UserError, check_known
 from interp.interventions.interventions import Part, VariantLike, dense
 from interp.interventions.timeline import steps_inside
 from interp.interventions.windows import Answer, AtTokens, ChainWindows, When, Window
+from interp.json_reader import short
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.statistics import holm, paired_difference
 
@@ -45,6 +48,7 @@ Judge = Callable[[Chain], Mapping[str, float]]
 WHOLE = "whole"  # the window that is always open
 
 
+@brief
 @dataclass(frozen=True)
 class TimeMap:
     """Outcomes of chains with one block changed in one window, beside the unchanged chains.
@@ -186,6 +190,7 @@ def _compared(before: np.ndarray, after: np.ndarray, level: float) -> dict[str, 
     }
 
 
+@checked
 def time_map(
     model: ReasoningModel,
     chains: Sequence[Chain],
@@ -243,7 +248,7 @@ def time_map(
         for name, when in windows.items()
         for block in blocks
     ]
-    judged = [dict(judge(chain)) for chain in chains]
+    judged = [_judged(judge, chain) for chain in chains]
     before = {name: np.array([float(one[name]) for one in judged]) for name in judged[0]}
     shape = (len(windows), len(blocks), len(chains))
     after = {name: np.broadcast_to(values, shape).copy() for name, values in before.items()}
@@ -252,7 +257,7 @@ def time_map(
         model, chains, edits, sampling=sampling, slots=slots, stop_on_loop=stop_on_loop
     ):
         place = (*divmod(e, len(blocks)), c)
-        found = judge(chain)
+        found = _judged(judge, chain)
         for name in before:
             after[name][place] = float(found[name])
         inside[place] = max(1, len(steps_inside(chain, edits[e].when)))
@@ -270,6 +275,17 @@ def time_map(
         after=after,
         inside=inside,
     )
+
+
+def _judged(judge: Judge, chain: Chain) -> dict[str, float]:
+    """The outcomes of a chain, by name."""
+    found = judge(chain)
+    if not isinstance(found, Mapping):
+        raise UserError(
+            f"judge(chain) returned {short(found)}: expected a mapping of outcomes to numbers, "
+            'such as {"correct": 1.0}.'
+        )
+    return dict(found)
 
 
 def changed_blocks(variant: VariantLike) -> tuple[int, ...]:
@@ -299,6 +315,7 @@ def _changed(
 # --------------------------------------------------------------------------------- windows
 
 
+@checked
 def usual_windows(
     model: ReasoningModel,
     thinking: int,

@@ -13,14 +13,16 @@ Shapes: n rows in use of `slots`, L blocks, k passes of a stride. Numbers are in
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from interp.chains.periods import LOOP_CHECK, loop_from, loop_start
 from interp.decoding.decode_options import DecodeOptions
+from interp.decoding.decoder_choice import runner_for
 from interp.decoding.drafts import CPU_LANES, CUDA_LANES, Draft, shares
-from interp.decoding.model_runner import ModelRunner, StepOutput
+from interp.decoding.model_runner import StepOutput
 from interp.decoding.request import Request
 from interp.decoding.sequence import SequenceState, SlotRecord, Task
 from interp.decoding.thread_tuner import ThreadTuner
@@ -240,7 +242,7 @@ class Batch:
         """
         self.model, self.slots = model, slots
         most = CPU_LANES if model.device.type == "cpu" else CUDA_LANES
-        self.runner = ModelRunner(
+        self.runner = runner_for(model, options.decoder)(
             model,
             variants,
             options.sampling,
@@ -352,8 +354,8 @@ class Batch:
             The sequences that lost their slot.
         """
         self.slots = slots
-        lost, self.sequences = self.sequences[slots:], self.sequences[:slots]
-        self.runner.shrink(slots)
+        kept = self.runner.shrink(slots)
+        lost, self.sequences = self.sequences[kept:], self.sequences[:kept]
         self._moved = True
         return lost
 
@@ -373,10 +375,22 @@ class Batch:
         passes = max(1, min(self.runner.stride, self.model.max_positions - used))
         table.widen(int(table.step[:n].max()) + passes)
         if self._moved or self._dirty:
+            self._read_again(self.runner.behind(table.prompt[:n] + table.step[:n] - 1))
             self._place(np.arange(n), np.zeros(n, np.int64), None)
             self._moved = self._dirty = False
         with self._threads.stride(n * passes):
             return self.runner.decode(n, used, passes, self._script(n, passes))
+
+    def _read_again(self, slots: Sequence[int]) -> None:
+        """Reads again what was given and generated in slots whose state the device has not."""
+        if not slots:
+            return
+        given = []
+        for slot in slots:
+            tokens = self.table.tokens[slot, : self.table.step[slot]]
+            given.append(replace(self.sequences[slot].request, prefix=tuple(tokens.tolist())))
+        width = max(len(request.read) for request in given)
+        self.load(slots, self.prefill(given, width - 1), range(len(given)), width)
 
     def _place(self, rows: np.ndarray, ahead: np.ndarray, drafted: np.ndarray | None) -> None:
         """Sets the inputs of the next pass on the device.
@@ -411,7 +425,7 @@ class Batch:
         """Returns the drafts of the rows that repeat themselves, by slot; few rows leave lanes."""
         n, table = len(self.sequences), self.table
         free = self.runner.lanes - n
-        if free <= 0:
+        if free <= 0 or not self.runner.drafts:
             return {}
         found: dict[int, Draft] = {}
         for slot, sequence in enumerate(self.sequences):

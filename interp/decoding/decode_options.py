@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from interp.activations.reducers import Moments
 from interp.decoding.sampling import Sampling
 
 Progress = Callable[[int, int, int], None]
+# "fast": the decoder's own key/value cache; "generic": Hugging Face's; "auto": fast where it can
+DecoderName = Literal["auto", "fast", "generic"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class DecodeOptions:
             (`interp.decoding.drafts`); the chains are the same.
         progress: function called with (generated tokens, finished chains, total chains); None
             for no report.
+        decoder: which decoder to use (`interp.decoding.decoder_choice`).
     """
 
     sampling: Sampling = field(default_factory=Sampling)
@@ -41,3 +45,4 @@ class DecodeOptions:
     compiled: bool | None = None
     drafts: bool = True
     progress: Progress | None = None
+    decoder: DecoderName = "auto"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 
 from interp.activations.reducers import Moments
-from interp.chains.chain import Budget, Chain, Chains
-from interp.decoding.decode_options import DecodeOptions, Progress
+from interp.chains.chain import Budget, Budgets, Chain, Chains
+from interp.decoding.decode_options import DecodeOptions, DecoderName, Progress
 from interp.decoding.recording import LiveMoments
 from interp.decoding.request import Request, check, cross
 from interp.decoding.sampling import Sampling
@@ -15,13 +15,15 @@ from interp.decoding.stop_strings import StopStrings
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import Question, ReasoningModel
+from interp.plumbing.arguments import checked
 
 
+@checked
 def generate(
     model: ReasoningModel,
     prompts: Sequence[Question] | Sequence[Sequence[int]],
     variants: Sequence[VariantLike] | None = None,
-    budget: Budget | Sequence[Budget] | None = None,
+    budget: Budgets | None = None,
     samples: int = 1,
     seed: int = 0,
     sampling: Sampling | None = None,
@@ -35,6 +37,7 @@ def generate(
     compiled: bool | None = None,
     drafts: bool = True,
     thinking: bool = True,
+    decoder: DecoderName = "auto",
 ) -> Chains:
     """Generates a chain for every prompt x variant x sample x budget, in that order.
 
@@ -44,7 +47,8 @@ def generate(
         model: the model.
         prompts: questions, lists of messages, `RawPrompt`s, or lists of token ids.
         variants: variants of the model, decoded in one batch; the dense model by default.
-        budget: thinking and answer tokens; `Budget()` by default. With several budgets, the
+        budget: thinking and answer tokens, or the thinking tokens alone as a number; `Budget()` by
+            default. With several budgets, the
             thinking at a smaller budget is a prefix of the thinking at a larger one.
         samples: chains per prompt, variant and budget.
         seed: seed of the noise. All variants of one sample share the noise.
@@ -64,6 +68,8 @@ def generate(
         drafts: whether rows that repeat themselves draft their next tokens, which is faster and
             changes no chain.
         thinking: whether the model thinks before it answers.
+        decoder: "fast", "generic" (Hugging Face's own cache, for any architecture), or "auto" for
+            the fast one wherever it can decode the model.
 
     Returns:
         The chains.
@@ -100,6 +106,7 @@ def generate(
             compiled=compiled,
             drafts=drafts,
             progress=report,
+            decoder=decoder,
         )
         chains.extend(found)
     chains.sort(key=lambda c: order[c.problem, c.variant, c.sample, c.budget])
@@ -134,6 +141,7 @@ class _ProgressBar:
             self.bar.close()
 
 
+@checked
 def decode(
     model: ReasoningModel,
     requests: Sequence[Request],
@@ -147,6 +155,7 @@ def decode(
     compiled: bool | None = None,
     drafts: bool = True,
     progress: Progress | None = None,
+    decoder: DecoderName = "auto",
 ) -> Generator[Chain, None, None]:
     """Decodes requests in one batch with continuous batching.
 
@@ -166,6 +175,7 @@ def decode(
         drafts: whether rows that repeat themselves draft their next tokens, which is faster and
             changes no chain.
         progress: function called with (generated tokens, finished chains, total chains).
+        decoder: "fast", "generic", or "auto" for the fast one wherever it can decode the model.
 
     Yields:
         One chain per request and budget, as soon as it is finished, in no fixed order.
@@ -185,6 +195,7 @@ def decode(
         compiled=compiled,
         drafts=drafts,
         progress=progress,
+        decoder=decoder,
     )
     if slots is not None and slots < 1:
         raise UserError(f"slots={slots}: expected 1 or more.")

@@ -36,7 +36,22 @@ def most_columns(model: ReasoningModel, request: Request) -> int:
     return min(len(request.prompt_ids) + longest, model.max_positions)
 
 
-def slots_that_fit(model: ReasoningModel, columns: int, asked: int | None) -> int:
+def kv_bytes(model: ReasoningModel, columns: int) -> int:
+    """Returns the bytes of a row's keys and values in every block.
+
+    Args:
+        model: a model with standard attention.
+        columns: tokens of the row.
+    """
+    config = model.anatomy.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * model.n_blocks * heads * width * columns * model.dtype.itemsize
+
+
+def slots_that_fit(
+    model: ReasoningModel, columns: int, asked: int | None, row: int | None = None
+) -> int:
     """Returns how many rows to decode at a time, given the free memory of the device.
 
     A warning says so if fewer rows fit than wanted.
@@ -47,15 +62,12 @@ def slots_that_fit(model: ReasoningModel, columns: int, asked: int | None) -> in
         asked: rows that the caller asked for, which may fill 90 % of the free memory; None for
             at most 128 rows on a CPU or 256 on a CUDA device, which may fill half of it (the
             passes need memory too, and so may other processes).
+        row: bytes of one row; None for keys and values of every block.
 
     Returns:
         Rows, at least 1.
     """
-    config = model.anatomy.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    # bytes per row: keys and values of every block
-    row = 2 * model.n_blocks * heads * width * columns * model.dtype.itemsize
+    row = kv_bytes(model, columns) if row is None else row
     usual = CPU_SLOTS
     free = available_bytes(model.device)
     if model.device.type == "cuda":

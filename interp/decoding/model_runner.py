@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from interp.chains.noise import step_start
 from interp.chains.periods import LOOP_CHECK
@@ -32,6 +33,7 @@ from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, ch
 from interp.decoding.cuda_blocks import CudaBlock, prepare
 from interp.decoding.cuda_graphs import CudaGraphs, wanted
 from interp.decoding.fused_blocks import BlockForward, CompiledBlocks, fuse, fused
+from interp.decoding.memory import kv_bytes
 from interp.decoding.recording import LiveMoments, LiveRecord
 from interp.decoding.sampling import Sampling, measure
 from interp.decoding.sampling import choose as choose_token
@@ -109,6 +111,7 @@ class ModelRunner:
         sampling: temperature and filters.
         slots: rows that there is room for.
         lanes: tokens that a pass can read.
+        drafts: whether a pass can read several tokens of a row.
         backend: what computes the blocks.
         stride: passes to run before the host looks at the tokens.
         graphs: captured passes; None where none are captured.
@@ -132,6 +135,8 @@ class ModelRunner:
         live: the record of the residual stream, or None.
         moments: the moments taken while decoding, or None.
     """
+
+    drafts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -170,6 +175,16 @@ class ModelRunner:
             self.backend = backend or (TORCH if compiled else choose(model, slots).backend)
             self._prepare(variants, longest, record, moments, compiled)
 
+    @staticmethod
+    def row_bytes(model: ReasoningModel, columns: int) -> int:
+        """Returns the bytes of a row's state.
+
+        Args:
+            model: the model.
+            columns: tokens of the row.
+        """
+        return kv_bytes(model, columns)
+
     def _prepare(
         self,
         variants: Sequence[VariantLike],
@@ -193,24 +208,7 @@ class ModelRunner:
             for v in variants
             if any(o.window is not None and o.window.watches_loops for o in v.interventions())
         }
-        self.masks = MaskForm.of(model)
-        by_length = self.backend.kernels is not None
-        # whether no block reads masks; with Triton only as long as it runs every block (`_open`)
-        self.maskless = by_length
-        capacity = longest if by_length or self.graphs else min(longest, 256)
-        if self.graphs is not None:
-            capacity = self.graphs.columns(longest)
-        # a captured pass also runs lanes without a row; when tokens are drafted, these need a row
-        spare = int(self.graphs is not None and self.lanes > slots)
-        self.cache = RowCache(
-            model.n_blocks,
-            slots + spare,
-            capacity,
-            blank=not by_length,
-            lanes=self.lanes,
-            by_length=by_length,
-        )
-        self.short_ways = self._fuse()
+        self._allocate(longest)
         self.compiled = CompiledBlocks(model) if compiled else None
         self.live = LiveRecord(model, self.lanes) if record else None
         self.moments = None
@@ -226,6 +224,29 @@ class ModelRunner:
         self.trail = numbers(self.reach + 1)
         # log-probability, entropy, log normalizer
         self.numbers = torch.zeros((self.lanes, 3), device=model.device)
+
+    def _allocate(self, longest: int) -> None:
+        """Allocates the cache for sequences of up to `longest` tokens."""
+        model, slots = self.model, self.slots
+        self.masks = MaskForm.of(model)
+        by_length = self.backend.kernels is not None
+        # whether no block reads masks; with Triton only as long as it runs every block (`_open`)
+        self.maskless = by_length
+        capacity = longest if by_length or self.graphs else min(longest, 256)
+        if self.graphs is not None:
+            # a row runs past its end until the host looks; graphs keep the addresses of the cache
+            capacity = self.graphs.columns(longest + self.stride)
+        # a captured pass also runs lanes without a row; when tokens are drafted, these need a row
+        spare = int(self.graphs is not None and self.lanes > slots)
+        self.cache = RowCache(
+            model.n_blocks,
+            slots + spare,
+            capacity,
+            blank=not by_length,
+            lanes=self.lanes,
+            by_length=by_length,
+        )
+        self.short_ways = self._fuse()
 
     # ---------------------------------------------------------------- prefill
 
@@ -306,14 +327,15 @@ class ModelRunner:
         if self.moments is not None:
             self.moments.clear(slot)
 
-    def shrink(self, slots: int) -> None:
-        """Frees the memory of all but the first `slots` rows."""
+    def shrink(self, slots: int) -> int:
+        """Frees the memory of all but the first `slots` rows; returns how many rows are left."""
         self.slots = self.lanes = slots
         self.graphs = None  # the graphs were captured for the old tensors
         self.hooks = RowHooks(self.model, self.hooks.variants, bypass=True)
         self.cache.shrink(slots)
         with holding(self.model):
             self.short_ways = self._fuse()
+        return slots
 
     def _fuse(self) -> Mapping[int, BlockForward]:
         """Returns the faster forwards of blocks by index; none if the backend has none."""
@@ -322,6 +344,17 @@ class ModelRunner:
         if not self.backend.fused:
             return {}
         return fuse(self.model, self.cache, self.backend.kernels, self.fused_only)
+
+    def behind(self, positions: np.ndarray) -> list[int]:
+        """Returns the slots whose given and generated tokens must be read again: none here.
+
+        Args:
+            positions: tokens that each row has read before the next pass, [n].
+
+        Returns:
+            The slots.
+        """
+        return []
 
     # ---------------------------------------------------------------- decoding
 
@@ -387,7 +420,7 @@ class ModelRunner:
         device = self.model.device
         written = None if script is None else torch.from_numpy(script).to(device)
         with self._open():
-            self.cache.reserve(used + passes - 1)
+            self._reserve(used + passes - 1)
             for k in range(passes):
                 if written is not None:
                     self.script[:n] = written[:, k]
@@ -411,8 +444,7 @@ class ModelRunner:
         """Installs attention, interventions, backend and recorders while the context is open."""
         with torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(holding(self.model))
-            layout = self.cache.layout if self.backend.kernels is not None else None
-            stack.enter_context(attending(self.model, layout))
+            stack.enter_context(self._attending())
             stack.enter_context(self.hooks)  # before the fused blocks, which look for hooks
             stack.enter_context(fused(self.model, self.short_ways))
             if self.backend.triton:
@@ -425,6 +457,17 @@ class ModelRunner:
             if self.moments is not None:
                 stack.enter_context(self.moments.watching())
             yield
+
+    def _reserve(self, columns: int) -> None:
+        """Makes room for columns of the cache."""
+        if self.cache.reserve(columns) and self.graphs is not None:
+            self.graphs = CudaGraphs()  # the old ones read where the cache was
+
+    def _attending(self) -> AbstractContextManager[None]:
+        """Returns the context in which the blocks attend through the row cache."""
+        return attending(
+            self.model, self.cache.layout if self.backend.kernels is not None else None
+        )
 
     def seconds_of_blocks(self, columns: int) -> float:
         """Times one pass of all slots through the blocks alone.
@@ -467,15 +510,7 @@ class ModelRunner:
         last, position, index, keys = (  # [n] each
             t[:n] for t in (self.last, self.position, self.index, self.keys)
         )
-        masks = self._look(n, used)
-        logits = self.model.hf(
-            input_ids=last[:, None],  # [n, 1]
-            attention_mask=masks,
-            position_ids=position[:, None],
-            use_cache=True,
-            **handing(self.model.hf, self.cache),
-        ).logits[:, -1]  # [n, V]
-        logits = logits.to(last.device)
+        logits = self._logits(n, used).to(last.device)  # [n, V]
         if self.backend.triton and self.sampling.unfiltered:
             from interp.kernels.triton_kernels import choose_and_measure
 
@@ -498,6 +533,17 @@ class ModelRunner:
             trail[:, :-1] = trail[:, 1:].clone()
         if self.watches_events:
             self.trail[:n, -1] = token
+
+    def _logits(self, n: int, used: int) -> Tensor:
+        """Reads one token per row and returns the logits of the next, [n, V]."""
+        masks = self._look(n, used)
+        return self.model.hf(
+            input_ids=self.last[:n, None],
+            attention_mask=masks,
+            position_ids=self.position[:n, None],
+            use_cache=True,
+            **handing(self.model.hf, self.cache),
+        ).logits[:, -1]
 
     def _look(self, n: int, used: int) -> Masks:
         """Prepares cache and hooks for the next pass of lanes 0..n-1 and returns its masks."""

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from interp.chains.chain import Budget, Chain
+from interp.chains.chain import Budget, Budgets, Chain, budgets_of
 from interp.chains.noise import noise_key
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike, dense, touches
 from interp.model.chat import RawPrompt
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
 
+@checked
 @dataclass(frozen=True)
 class Request:
     """One sample of one problem under one variant, at one or more budgets.
@@ -143,12 +145,13 @@ def _check_prefix(model: ReasoningModel, r: Request) -> None:
         )
 
 
+@checked
 def fork(
     chain: Chain,
     at: int,
     variants: Sequence[VariantLike] = (dense,),
     *,
-    budgets: Budget | Sequence[Budget] | None = None,
+    budgets: Budgets | None = None,
 ) -> list[Request]:
     """Makes requests that continue from the first tokens of a chain, one per variant.
 
@@ -176,7 +179,7 @@ def fork(
             f"its thinking, 0 to {chain.thinking.stop}."
         )
     chosen = chain.budget if budgets is None else budgets
-    allowed = (chosen,) if isinstance(chosen, Budget) else tuple(chosen)
+    allowed = budgets_of(chosen)
     prompt, prefix = tuple(chain.prompt_ids.tolist()), tuple(chain.ids[:at].tolist())
     return [
         Request(chain.problem, prompt, v, chain.sample, chain.seed, allowed, prefix)
@@ -189,7 +192,7 @@ def cross(
     prompts: Sequence[Any],
     *,
     variants: Sequence[VariantLike] | None = None,
-    budgets: Budget | Sequence[Budget] = Budget(),
+    budgets: Budgets = Budget(),
     samples: int = 1,
     seed: int = 0,
     problem_ids: Sequence[str] | None = None,
@@ -223,7 +226,7 @@ def cross(
     chosen = (dense,) if variants is None else tuple(variants)
     if not chosen:
         raise UserError("variants is empty: expected at least one, or None for the dense model.")
-    allowed = (budgets,) if isinstance(budgets, Budget) else tuple(budgets)
+    allowed = budgets_of(budgets)
     names = [str(i) for i in range(len(prompts))] if problem_ids is None else list(problem_ids)
     if len(names) != len(prompts):
         raise UserError(

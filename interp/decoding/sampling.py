@@ -17,8 +17,10 @@ from jaxtyping import Float, Int
 
 from interp.chains.noise import gumbel
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 
+@checked
 @dataclass(frozen=True)
 class Sampling:
     """How a token is chosen.

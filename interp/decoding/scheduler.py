@@ -27,6 +27,7 @@ import numpy as np
 from interp.chains.chain import Chain
 from interp.decoding.batch import Batch
 from interp.decoding.decode_options import DecodeOptions
+from interp.decoding.decoder_choice import runner_for
 from interp.decoding.memory import most_columns, out_of_memory, slots_that_fit
 from interp.decoding.model_runner import StepOutput
 from interp.decoding.request import Request
@@ -106,7 +107,8 @@ class Scheduler:
         self.prefills: dict[Any, _SharedPrefill] = {}
 
         longest = max(most_columns(model, r) for r in requests)
-        slots = min(slots_that_fit(model, longest, options.slots), len(requests) * 4)
+        row = runner_for(model, options.decoder).row_bytes(model, longest)
+        slots = min(slots_that_fit(model, longest, options.slots, row), len(requests) * 4)
         self.batch = Batch(model, list(variants.values()), options, slots=slots, longest=longest)
         self.stop = StopStrings(model, options.stop)
         self.marks = ThinkingMarks(model, self.stop)

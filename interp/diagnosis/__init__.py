@@ -28,10 +28,12 @@ from interp.diagnosis.openers import OpenerMass, compare_openers, opener_mass
 from interp.diagnosis.reflection_lexicon import NATURAL, TESTBED, Lexicon, Reflection, reflections
 from interp.diagnosis.restatement import Restatement, restatement, stream_embedder
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, TokenizedText, read, words
+from interp.plumbing.arguments import checked
 
 WINDOW = 128  # tokens over which repetition is measured
 
 
+@checked
 def diagnose(
     chain: Chain, model: Reads, lexicon: Lexicon | None = None
 ) -> dict[str, str | int | float | None]:

@@ -35,6 +35,7 @@ from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.statistics import PairedDifference, paired_difference
 
 Verify = Callable[[Chain], bool | None]
@@ -182,6 +183,7 @@ class _Cut(NamedTuple):
     control: int | None  # start of a stretch of this length without a reflection
 
 
+@checked
 def reflection_benefit(
     model: ReasoningModel,
     chains: Sequence[Chain],

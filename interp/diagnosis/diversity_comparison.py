@@ -23,6 +23,8 @@ from jaxtyping import Float
 
 from interp.diagnosis.diversity_measures import Ids, diversity
 from interp.errors import UserError, check_known
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.statistics import holm, mean_interval, paired_difference
 
@@ -46,6 +48,7 @@ COLOURS = ("#1a1a1a", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#5
 MARKERS = "os^DvPX<>"
 
 
+@brief
 @dataclass(frozen=True)
 class Beside:
     """Diversity measures per variant and problem, with the accuracy of the same samples.
@@ -157,6 +160,7 @@ def _reading(row: Mapping[str, Any], sign: int, alpha: float) -> str:
     return f"{more}, {'more' if row['accuracy_change'] > 0 else 'less'} accurate"
 
 
+@checked
 def diversity_beside(
     samples: Mapping[str, Mapping[str, Sequence[Ids]]],
     correct: Mapping[str, Mapping[str, Sequence[bool]]],
@@ -190,11 +194,13 @@ def diversity_beside(
     variants = (dense, *(v for v in samples if v != dense))
     for v in variants:
         for problem, few in samples[v].items():
-            if len(correct.get(v, {}).get(problem, ())) != len(few):
-                raise UserError(
-                    f"diversity_beside: variant {v!r}, problem {problem!r} has {len(few)} samples "
-                    "but not as many verdicts; expected one verdict per sample."
-                )
+            for what, table in (("verdict", correct), ("answer", answers)):
+                said = few if table is None else table.get(v, {}).get(problem, ())
+                if len(said) != len(few):
+                    raise UserError(
+                        f"diversity_beside: variant {v!r}, problem {problem!r} has {len(few)} "
+                        f"samples but {len(said)} {what}s; expected one {what} per sample."
+                    )
     every = list(dict.fromkeys(p for v in variants for p in samples[v]))
     kept, lengths, sizes = [], [], []
     for problem in every:

@@ -27,6 +27,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 Ids = Sequence[int] | Int[np.ndarray, " _"]
 
@@ -74,6 +75,7 @@ class Diversity:
         return pd.DataFrame([asdict(self)])
 
 
+@checked
 def diversity(
     samples: Sequence[Ids],
     answers: Sequence[Hashable | None] | None = None,

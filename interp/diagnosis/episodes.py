@@ -31,6 +31,7 @@ from interp.diagnosis.loops import (
     number_mask,
 )
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 SURE_TOKENS, SURE_REPEATS = 64, 4.0
 
@@ -68,9 +69,10 @@ class _RepeatRun(NamedTuple):
     stop: int
 
 
+@checked
 def find_episodes(
-    ids: Sequence[int] | Int[np.ndarray, ...],
-    number_ids: Collection[int] | Bool[np.ndarray, ...] | None = None,
+    ids: Sequence[int] | Int[np.ndarray, "*_"],
+    number_ids: Collection[int] | Bool[np.ndarray, "*_"] | None = None,
     *,
     ended: bool = False,
     min_tokens: int = SURE_TOKENS,

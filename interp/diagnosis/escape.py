@@ -35,6 +35,8 @@ from interp.diagnosis.positions import Variants, each_variant, logits_at
 from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@brief
 @dataclass(frozen=True)
 class EscapeMass:
     """Escape mass of every measured token.
@@ -161,6 +164,7 @@ class _Places:
     numbers: Bool[np.ndarray, " k"]
 
 
+@checked
 def escape_mass(
     model: ReasoningModel,
     chains: Sequence[Chain],

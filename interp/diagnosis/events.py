@@ -28,11 +28,13 @@ from interp.diagnosis.loops import find_loop
 from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon, reflections
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 DECISION = 0.5  # nats
 NEAR = 16  # tokens
 
 
+@checked
 def mark(
     chains: Sequence[Chain],
     model: Reads,

@@ -29,6 +29,8 @@ from interp.chains.chain import Chain
 from interp.diagnosis.episodes import Episode, find_episodes
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.statistics import Interval, Rate, mean_interval, rate
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 EDGES = (0, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
+@brief
 @dataclass(frozen=True)
 class LoopDynamics:
     """Entry and escape rates of the loops of many chains.
@@ -111,6 +114,7 @@ def episodes_of(chain: Chain, model: Reads) -> tuple[Episode, ...]:
     return find_episodes(ids, read(pieces, ids).mask(NUMBER), ended=own) if len(ids) else ()
 
 
+@checked
 def loop_dynamics(
     chains: Sequence[Chain],
     model: Reads,

@@ -27,6 +27,7 @@ from jaxtyping import Bool, Int
 from interp.chains.periods import MIN_REPEATS, MIN_TOKENS, tail_period
 from interp.diagnosis.token_text import NUMBER, word_ids, words
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 MIN_TEMPLATE = 3  # fewest different tokens in one period of a template, numbers aside
 MARK = -1  # stands for a run of number tokens
@@ -55,9 +56,10 @@ class Loop:
         return pd.DataFrame([asdict(self)])
 
 
+@checked
 def find_loop(
-    ids: Sequence[int] | Int[np.ndarray, ...],
-    number_ids: Collection[int] | Bool[np.ndarray, ...] | None = None,
+    ids: Sequence[int] | Int[np.ndarray, "*_"],
+    number_ids: Collection[int] | Bool[np.ndarray, "*_"] | None = None,
     *,
     min_tokens: int = MIN_TOKENS,
     min_repeats: float = MIN_REPEATS,
@@ -163,7 +165,7 @@ def marks_of(
 
 
 def number_mask(
-    who: str, tokens: Int[np.ndarray, " S"], numbers: Collection[int] | Bool[np.ndarray, ...]
+    who: str, tokens: Int[np.ndarray, " S"], numbers: Collection[int] | Bool[np.ndarray, "*_"]
 ) -> Bool[np.ndarray, " S"]:
     """Mark the number tokens of a row, from a mask or from a collection of ids.
 

@@ -31,6 +31,8 @@ from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon
 from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 SHORTEST = 3  # fewest letters of a first token that is not the whole word
 
 
+@brief
 @dataclass(frozen=True)
 class OpenerMass:
     """Probability of reflection openers at every place where one may begin.
@@ -176,6 +179,7 @@ def places_of(
     return places if looked is None else places[looked[places]]
 
 
+@checked
 def opener_mass(
     model: ReasoningModel,
     chains: Sequence[Chain],
@@ -247,6 +251,7 @@ def opener_mass(
     )
 
 
+@checked
 def compare_openers(one: OpenerMass, other: OpenerMass, *, level: float = 0.95) -> PairedDifference:
     """Compare the mean opener mass of two readings of the same chains, problems as the unit.
 

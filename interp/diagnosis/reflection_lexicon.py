@@ -26,7 +26,8 @@ from jaxtyping import Bool, Int
 
 from interp.diagnosis.loops import Loop
 from interp.diagnosis.token_text import TokenizedText, words
-from interp.errors import UserError
+from interp.errors import UserError, look_up
+from interp.plumbing.arguments import checked
 
 _OPENING = r"(?:(?<=[.!?:;\n])|(?<=[.!?:;\n][\s\"'(*])|(?<=[.!?:;\n][\s\"'(*]{2})|\A)[\s\"'(*]*"
 
@@ -174,8 +175,11 @@ class Reflection:
 
         Returns:
             The rate; nan where no token was searched.
+
+        Raises:
+            UserError: The kind is unknown.
         """
-        count = self.total if kind is None else self.counts[kind]
+        count = self.total if kind is None else look_up(kind, self.counts, "kind of reflection")
         return 1000 * count / self.tokens if self.tokens else float("nan")
 
     @property
@@ -188,6 +192,7 @@ class Reflection:
         return pd.DataFrame({"position": self.positions, "kind": list(self.kinds)})
 
 
+@checked
 def reflections(
     text: TokenizedText | str,
     lexicon: Lexicon | None = None,

@@ -33,6 +33,7 @@ from interp.activations.capture import CapturedBatch, Reducer
 from interp.diagnosis.token_text import WORD
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
@@ -118,6 +119,7 @@ def sentences(text: str) -> list[tuple[int, int]]:
     return found
 
 
+@checked
 def restatement(
     text: str, embed: Embed | None = None, *, threshold: float | None = None
 ) -> Restatement:

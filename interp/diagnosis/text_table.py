@@ -8,10 +8,12 @@ import pandas as pd
 
 from interp.diagnosis.loops import text_loop
 from interp.diagnosis.reflection_lexicon import reflections
+from interp.plumbing.arguments import checked
 
 FIELDS = ("text", "response", "output", "answer")  # of a record, where answers usually are
 
 
+@checked
 def diagnose_texts(texts: Iterable[str]) -> pd.DataFrame:
     """Diagnoses texts word by word, without a tokenizer.
 

@@ -43,6 +43,8 @@ from interp.interventions.interventions import (
 from interp.interventions.windows import When
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 
@@ -74,6 +76,8 @@ class Ablation:
         return f"scale {self.gain:g}" if self.kind == "scale" else self.kind
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Deltas:
     """What each part of each block added on calibration text: its mean, and a pool of samples.
@@ -209,6 +213,7 @@ def _watched(model: ReasoningModel, taken: dict[Any, _Taken]) -> Iterator[None]:
         yield
 
 
+@checked
 def ablations(
     model: ReasoningModel,
     kinds: Sequence[str] = ("skip",),

@@ -22,6 +22,9 @@ from jaxtyping import Bool, Float, Shaped
 from interp.activations.reducers import PerTextResult
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError, check_known
+from interp.json_reader import short
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics import spearman
 
 HALVINGS = 50
@@ -37,6 +40,8 @@ class ScoresLike(Protocol):
         ...
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class BlockScores:
     """One score for every block.
@@ -82,7 +87,7 @@ class BlockScores:
         Returns:
             The scores with their split-half reliability over texts.
         """
-        sums, counts = result.tables[quantity or next(iter(result.tables))]
+        sums, counts = result.sums(quantity)
         return cls(
             name, result.values(quantity), result.layer_map, split_half(sums, counts, seed=seed)
         )
@@ -128,6 +133,8 @@ class BlockScores:
         problems = {p: i for i, p in enumerate(dict.fromkeys(c.problem for c in chains))}
         sums, counts = np.zeros((2, len(first.layer_map), len(problems)))
         several = [~c.forced for c in chains] if masks is None else masks
+        if len(several) != len(chains):
+            raise UserError(f"Scores {name!r}: {len(several)} masks for {len(chains)} chains.")
         for chain, record, mask in zip(chains, records, several, strict=True):
             assert record is not None
             if record.layer_map != first.layer_map:
@@ -207,12 +214,19 @@ def as_scores(name: str, scores: Any) -> BlockScores:
     if isinstance(scores, BlockScores):
         return scores
     if isinstance(scores, Mapping):
+        if odd := [block for block in scores if not isinstance(block, (int, np.integer))]:
+            raise UserError(f"Scores {name!r}: {odd[0]!r} is no dense index of a block.")
         return BlockScores(
             name,
             np.array([float(v) for v in scores.values()]),
             tuple(int(b) for b in scores),
         )
-    values = np.asarray(scores.values if hasattr(scores, "values") else scores, dtype=float)
+    try:
+        values = np.asarray(getattr(scores, "values", scores), dtype=float)
+    except (TypeError, ValueError):
+        values = np.zeros(())
+    if not values.ndim:
+        raise UserError(f"Scores {name!r}: {short(scores)} is no array of scores, one per block.")
     blocks = getattr(scores, "layer_map", None) or range(len(values))
     return BlockScores(name, values, tuple(int(b) for b in blocks))
 

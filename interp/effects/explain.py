@@ -27,6 +27,8 @@ from jaxtyping import Bool, Float, Int
 from interp.effects.block_scores import BlockScores, as_scores, split_half
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of, marks
 from interp.statistics import (
     Correlation,
@@ -185,6 +187,7 @@ class Explanation:
         return axes
 
 
+@brief
 @dataclass(frozen=True)
 class Explanations:
     """Every score against every group of effects on one outcome.
@@ -247,6 +250,7 @@ class Explanations:
         return several[0]
 
 
+@checked
 def explain(
     effects: Effects,
     scores: Mapping[str, Any],

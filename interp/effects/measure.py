@@ -36,7 +36,10 @@ from interp.effects.dose import DoseResponse, dose_response
 from interp.effects.paired_effects import Effects, block_effects, effects_of_pairs
 from interp.errors import UserError, check_known
 from interp.interventions.interventions import dense
+from interp.json_reader import short
 from interp.model.reasoning_model import Question, ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +50,7 @@ Extra = Callable[[str, Chain], Mapping[str, float | None]]
 Answer = Callable[[Chain], Hashable | None]
 
 
+@brief
 @dataclass(frozen=True)
 class MeasuredEffects:
     """Effects by outcome, with the chains' outcomes from which they were computed.
@@ -119,6 +123,7 @@ class MeasuredEffects:
         return dose_response(self.of(outcome), part)
 
 
+@checked
 def measure_effects(
     model: ReasoningModel,
     prompts: Sequence[Question] | Sequence[Sequence[int]],
@@ -322,7 +327,13 @@ def _row(
     row |= {"thinking_tokens": float(chain.n_thinking), "tokens": float(chain.n_tokens)}
     row["mean_logprob"] = chain.mean_logprob
     if extra is not None:
-        for name, value in extra(chain.problem, chain).items():
+        found = extra(chain.problem, chain)
+        if not isinstance(found, Mapping):
+            raise UserError(
+                f"measure_effects: `extra` returned {short(found)}: expected a mapping of names to "
+                "numbers."
+            )
+        for name, value in found.items():
             if name in row:
                 raise UserError(
                     f"measure_effects: `extra` returns {name!r}, which exists already; use "

@@ -20,6 +20,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.errors import UserError, check_known, did_you_mean
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of, marks
 from interp.statistics import holm, paired_difference
 
@@ -32,6 +34,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = "os^DvPX"
 
 
+@brief
 @dataclass(frozen=True)
 class Effects:
     """The effect of every block on one outcome, one entry per group and block.
@@ -156,6 +159,7 @@ class Effects:
         return axes
 
 
+@checked
 def block_effects(
     frame: pd.DataFrame,
     outcome: str,

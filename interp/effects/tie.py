@@ -25,6 +25,7 @@ from jaxtyping import Float
 from interp.effects.block_scores import ScoresLike, as_scores, split_half
 from interp.effects.explain import resampled, values_of
 from interp.effects.paired_effects import Effects
+from interp.plumbing.arguments import checked
 from interp.statistics import Correlation, spearman_interval
 
 
@@ -75,6 +76,7 @@ class Ties:
         return pd.DataFrame(rows)
 
 
+@checked
 def tie(
     effects: Effects,
     scores: ScoresLike | Mapping[int, float] | Float[np.ndarray, " L"],

@@ -25,6 +25,7 @@ from interp.heads.results import EFFECTS, HeadEffects, HeadScores, Patterns
 from interp.interventions.hooks import present
 from interp.model.kv_cache import handing
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS, batches
 from interp.replay.teacher_forced import readout
 
@@ -61,6 +62,7 @@ class _Marked:
         return ((self.positions >= a) & (self.positions < b)).nonzero()[:, 0]
 
 
+@checked
 class HeadLens:
     """Attention heads of a copy of a model; close it (or use `with`) to free the copy.
 
@@ -224,7 +226,7 @@ class HeadLens:
     def scores(
         self,
         chains: Sequence[Chain],
-        events: Sequence[Bool[np.ndarray, ...]],
+        events: Sequence[Bool[np.ndarray, "*_"]],
         blocks: Sequence[int] | None = None,
         periods: Sequence[int | None] | None = None,
     ) -> HeadScores:
@@ -281,7 +283,7 @@ class HeadLens:
     def ablate(
         self,
         chains: Sequence[Chain],
-        events: Sequence[Bool[np.ndarray, ...]],
+        events: Sequence[Bool[np.ndarray, "*_"]],
         heads: Sequence[Head] | None = None,
         *,
         method: Literal["zero", "mean"] = "zero",
@@ -447,7 +449,7 @@ class HeadLens:
         return present(self.model, sorted(blocks))
 
     def _marked(
-        self, chains: Sequence[Chain], events: Sequence[Bool[np.ndarray, ...]]
+        self, chains: Sequence[Chain], events: Sequence[Bool[np.ndarray, "*_"]]
     ) -> list[_Marked]:
         """The chains that have an event, each up to its last one."""
         if len(chains) != len(events):

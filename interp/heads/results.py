@@ -10,6 +10,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from interp.errors import UserError, check_known
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.statistics.jackknife import jackknife_ratio
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 EFFECTS = ("logprob", "kl")
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Patterns:
     """Attention of some rows of one chain to every earlier position.
@@ -225,6 +229,8 @@ class HeadTable:
         return axes
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class HeadScores(HeadTable):
     """Scores of heads at events.
@@ -242,6 +248,8 @@ class HeadScores(HeadTable):
         return {"chance": self.chance[name]}
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class HeadEffects(HeadTable):
     """What ablating one head does to the next token, over events, in nats.

@@ -203,11 +203,14 @@ class RowHooks:
         return hook
 
     def _on_sublayer(self, ops: list[_Op]) -> Callable[..., Any]:
-        def hook(_: nn.Module, _args: Any, output: Any) -> Any:
-            delta = output[0] if isinstance(output, tuple) else output
+        def hook(_: nn.Module, args: Any, output: Any) -> Any:
+            delta = given = output[0] if isinstance(output, tuple) else output
+            if delta.ndim == 2:  # some mixtures of experts return [B * T, D]
+                delta = delta.view(args[0].shape)
             for op in ops:
                 new = op.intervention.new_delta(delta, self._site)
                 delta = _select(op.mask, new, delta)
+            delta = delta.view(given.shape)
             return (delta, *output[1:]) if isinstance(output, tuple) else delta
 
         return hook
@@ -349,12 +352,25 @@ def bypass(model: ReasoningModel, blocks: Sequence[int]) -> Iterator[None]:
         model: the model.
         blocks: positions in this model.
     """
+    with replaced_forwards(model, {index: _through(model.blocks[index]) for index in blocks}):
+        yield
+
+
+def _through(block: nn.Module) -> Callable[..., Any]:
+    """A `forward` that returns what entered, in the form in which the block returns its output."""
+    plain, kind = block.forward, type(block)
 
     def through(*args: Any, **kwargs: Any) -> Any:
-        return args[0] if args else kwargs["hidden_states"]
+        entered = args[0] if args else kwargs["hidden_states"]
+        if kind not in _tuples:  # some annotations are wrong, so the block itself tells, once
+            known = _returns_tensor(block)
+            _tuples[kind] = not known and isinstance(plain(*args, **kwargs), tuple)
+        return (entered, None) if _tuples[kind] else entered
 
-    with replaced_forwards(model, dict.fromkeys(blocks, through)):
-        yield
+    return through
+
+
+_tuples: dict[type[nn.Module], bool] = {}  # whether blocks of a class return tuples
 
 
 def present(model: ReasoningModel, blocks: Sequence[int]) -> list[int]:

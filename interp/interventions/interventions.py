@@ -23,8 +23,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
-from interp.errors import UserError
+from interp.errors import UserError, printable
 from interp.interventions.windows import PREFILL_STEP, Site, When, ids_on
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 
 if TYPE_CHECKING:
     from interp.chains.chain import Chain
@@ -60,6 +62,22 @@ class Intervention:
             raise UserError(f"Block {self.block}: expected a dense index of 0 or more.")
         if self.window is not None and not isinstance(self.window, When):
             raise UserError(f"window={self.window!r}: expected a window, such as Window(40).")
+
+    @property
+    def name(self) -> str:
+        """The name of the variant that consists of this intervention, such as "skip 3"."""
+        said = [type(self).__name__.removesuffix("Delta").lower(), str(self.block)]
+        said += [] if self.part in ("block", "heads") else [self.part]
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name not in ("block", "part", "window") and isinstance(value, (int, float, tuple)):
+                said += [] if value == f.default else [f"{f.name}={value}"]
+        said += [] if self.window is None else [printable(repr(self.window), 60)]
+        return " ".join(said)
+
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The intervention alone: it can be given wherever a variant is expected."""
+        return (self,)
 
     def touches(self, step: int) -> bool:
         """Whether the intervention may be in force at a step or before it.
@@ -101,6 +119,7 @@ class Intervention:
         raise NotImplementedError
 
 
+@checked
 @dataclass(frozen=True)
 class Skip(Intervention):
     """Skip the part, as if it were removed; a whole block may be left out of the computation."""
@@ -128,6 +147,8 @@ class ZeroDelta(Intervention):
         return torch.zeros_like(delta)
 
 
+@checked
+@brief
 @dataclass(frozen=True, eq=False)
 class MeanDelta(Intervention):
     """Add a constant vector, whatever the part read.
@@ -144,6 +165,8 @@ class MeanDelta(Intervention):
         return mean.to(delta).expand_as(delta)
 
 
+@checked
+@brief
 @dataclass(frozen=True, eq=False)
 class ResampleDelta(Intervention):
     """Add a delta drawn from a pool, anew at each position.
@@ -169,6 +192,7 @@ class ResampleDelta(Intervention):
         return pool[draw % pool.shape[0]]  # [n, D] at [B, T] -> [B, T, D]
 
 
+@checked
 @dataclass(frozen=True)
 class Scale(Intervention):
     """Multiply the part's delta by a constant.
@@ -184,6 +208,8 @@ class Scale(Intervention):
         return delta * self.gain
 
 
+@checked
+@brief
 @dataclass(frozen=True, eq=False)
 class Patch(Intervention):
     """Add the delta of another row of the batch, or of a stored stream.
@@ -283,6 +309,8 @@ class Patch(Intervention):
         return torch.where(inside[..., None], taken, delta)
 
 
+@checked
+@brief
 @dataclass(frozen=True, eq=False)
 class AblateHeads(Intervention):
     """Set the outputs of some attention heads to zero or to a mean.
@@ -350,6 +378,7 @@ class VariantLike(Protocol):
         ...
 
 
+@checked
 @dataclass(frozen=True)
 class Variant:
     """A named sequence of interventions.

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from interp.chains.noise import noise_key
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from interp.chains.chain import Chain
@@ -115,6 +116,7 @@ class When:
         return _Combined("not", (self,))
 
 
+@checked
 @dataclass(frozen=True)
 class Window(When):
     """Steps [start, stop).
@@ -160,6 +162,7 @@ class Window(When):
         return inside if self.stop is None else inside & (steps < self.stop)
 
 
+@checked
 @dataclass(frozen=True)
 class AtTokens(When):
     """The steps that read one of some tokens, and a number of steps after each.
@@ -198,10 +201,8 @@ class AtTokens(When):
             The window.
 
         Raises:
-            UserError: `words` is a single string, or the tokenizer knows none of the words.
+            UserError: the tokenizer knows none of the words.
         """
-        if isinstance(words, str):
-            raise UserError(f"AtTokens.of(words={words!r}): expected a list of words.")
         unknown = model.tokenizer.unk_token_id
         found = set()
         for word in words:
@@ -249,6 +250,7 @@ def ids_on(ids: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.tensor(ids, device=device)
 
 
+@checked
 @dataclass(frozen=True)
 class Thinking(When):
     """The generated steps before the answer; the last of them reads the end of thinking."""
@@ -260,6 +262,7 @@ class Thinking(When):
         return (steps >= 0) & (steps < answer)
 
 
+@checked
 @dataclass(frozen=True)
 class Answer(When):
     """The steps that choose the answer's tokens."""
@@ -270,6 +273,7 @@ class Answer(When):
         return steps >= at.needed("answer_from", "Answer()")[:, None]
 
 
+@checked
 @dataclass(frozen=True)
 class AfterLoop(When):
     """From the step at which the chain certainly loops (see `loop_start`) to its end."""

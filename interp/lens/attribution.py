@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
-from interp.errors import check_known
+from interp.errors import UserError, check_known
 from interp.interventions.interventions import VariantLike
 from interp.lens.linear import FrozenNorm, Unembedding
 from interp.lens.logit import EMBEDDING
@@ -24,6 +24,8 @@ from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, re
 from interp.lens.targets import CHOSEN, Target, find_targets
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
@@ -31,6 +33,8 @@ from interp.replay.chunked_forward import CHUNK_TOKENS
 PARTS = ("block", "attention", "mlp")
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Contributions:
     """What each block adds to the logit of each target, with the final norm's scale held fixed.
@@ -129,6 +133,8 @@ class Contributions:
                     "block": pd.array([*self.blocks * 3, EMBEDDING, None], dtype="Int64"),
                 }
                 tables.append(pd.DataFrame(head | self.places.means(np.stack(rows), inside, unit)))
+        if not tables:
+            raise UserError("by_event: no event was given; expected at least one, or events=None.")
         return pd.concat(tables, ignore_index=True)
 
 
@@ -216,6 +222,7 @@ class _Written(Reducer):
         return max(float(gap) for gap in self.gaps)
 
 
+@checked
 @torch.no_grad()
 def contributions(
     model: ReasoningModel,

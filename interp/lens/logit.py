@@ -21,6 +21,8 @@ from interp.lens.pieces import check_same, pieces, strange_model
 from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, read_texts
 from interp.lens.targets import Target, find_targets
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 EMBEDDING = -1  # stands for the embedding in a list of blocks
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Lens:
     """What every block's stream predicts at every position, read as if the model ended there.
@@ -112,6 +116,8 @@ class Lens:
                 head = {"event": event, "quantity": quantity, "block": list(self.blocks)}
                 found = self.places.means(self.values(quantity), inside, unit)
                 tables.append(pd.DataFrame(head | found))
+        if not tables:
+            raise UserError("by_event: no event was given; expected at least one, or events=None.")
         return pd.concat(tables, ignore_index=True)
 
     def plot(self, quantity: str = "entropy", chain: int = 0, ax: Axes | None = None) -> Axes:
@@ -169,6 +175,7 @@ class _Streams(Reducer):
         self.kept.append(self.pick(y))
 
 
+@checked
 @torch.no_grad()
 def lens(
     model: ReasoningModel,

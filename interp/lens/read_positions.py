@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from interp.chains.chain import Chain
 from interp.errors import UserError, check_known
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import Ids
 from interp.statistics.jackknife import jackknife_ratio
 
@@ -20,6 +21,7 @@ ALL = "all"  # the event of a call that names none
 NO_TOKEN = -1  # nothing was chosen here
 
 
+@brief
 @dataclass(frozen=True)
 class Places:
     """The positions that a result holds, and the events that selected them.

@@ -5,6 +5,10 @@ hidden layer, each with an attention and an MLP module. `adds_attention[l]` is t
 output IS what attention adds to the residual stream: the attention module itself, or the norm that
 follows it where a block has one there (Gemma 2 and 3, OLMo 2, GLM 4). Scaling the input of such a
 norm would change nothing. `adds_mlp[l]` is the same for the MLP.
+
+Blocks of hybrid models have linear attention, a state space or a convolution in the place of
+attention; some have no MLP, or nothing but one. A part that a block lacks, or that two modules
+share (attention and a state space side by side), is None, and `adds` refuses it.
 """
 
 from __future__ import annotations
@@ -20,13 +24,19 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ATTENTION = ("self_attn", "attention", "attn", "self_attention")
+# what mixes positions in the place of attention: linear attention, state spaces, convolutions
+MIXERS = ("linear_attn", "mamba", "conv", "short_conv", "mixer")
 OUTPUT_PROJECTION = ("o_proj", "out_proj", "dense", "c_proj")
-MLP = ("mlp", "feed_forward", "block_sparse_moe", "moe", "ffn")
-NORM = ("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm")
-# (a child that only these blocks have, the norm after attention, the norm after the MLP)
+MLP = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "moe", "ffn")
+NORM = (
+    *("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm"),
+    *("embedding_norm", "norm_f"),
+)
+# the norm after attention and the norm after the MLP, in blocks that have both
 NORM_BEHIND = (
-    ("post_feedforward_layernorm", "post_attention_layernorm", "post_feedforward_layernorm"),
-    ("post_mlp_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+    ("post_attention_layernorm", "post_mlp_layernorm"),
 )
 
 
@@ -38,10 +48,12 @@ class Anatomy:
         config: the text model's configuration.
         base: the transformer under the head.
         blocks: the decoder blocks, in order.
-        attention: the attention module of each block.
-        mlp: the MLP module of each block.
-        adds_attention: the module of each block whose output is added to the stream as attention.
-        adds_mlp: the module of each block whose output is added to the stream as the MLP.
+        attention: the module of each block that mixes positions, mostly attention; None if a block
+            has none, or several.
+        mlp: the MLP module of each block; None if a block has none, or several.
+        adds_attention: the module of each block whose output is added to the stream as attention,
+            or None.
+        adds_mlp: the module of each block whose output is added to the stream as the MLP, or None.
         final_norm: the norm before the head.
         head: the unembedding.
     """
@@ -49,10 +61,10 @@ class Anatomy:
     config: Any
     base: nn.Module  # the transformer under the head
     blocks: tuple[nn.Module, ...]
-    attention: tuple[nn.Module, ...]
-    mlp: tuple[nn.Module, ...]
-    adds_attention: tuple[nn.Module, ...]
-    adds_mlp: tuple[nn.Module, ...]
+    attention: tuple[nn.Module | None, ...]
+    mlp: tuple[nn.Module | None, ...]
+    adds_attention: tuple[nn.Module | None, ...]
+    adds_mlp: tuple[nn.Module | None, ...]
     final_norm: nn.Module
     head: nn.Module
 
@@ -73,7 +85,7 @@ class Anatomy:
         Raises:
             UserError: the attention module has no such linear layer.
         """
-        attention = self.attention[index]
+        attention = self.sublayer(index, "attention")
         for name in OUTPUT_PROJECTION:
             found = getattr(attention, name, None)
             if isinstance(found, nn.Linear) and found.in_features % self.n_heads == 0:
@@ -92,10 +104,43 @@ class Anatomy:
 
         Returns:
             The module; for "block" it is the block itself, whose output is the whole stream.
+
+        Raises:
+            UserError: the block has no such part, or several modules make it up.
         """
         if part == "block":
             return self.blocks[index]
-        return {"attention": self.adds_attention, "mlp": self.adds_mlp}[part][index]
+        return self._known(index, part, self.adds_attention, self.adds_mlp)
+
+    def sublayer(self, index: int, part: str) -> nn.Module:
+        """The attention or the MLP module of a block.
+
+        Args:
+            index: position of the block in this model.
+            part: "attention" or "mlp".
+
+        Returns:
+            The module.
+
+        Raises:
+            UserError: the block has no such part, or several modules make it up.
+        """
+        return self._known(index, part, self.attention, self.mlp)
+
+    def _known(
+        self,
+        index: int,
+        part: str,
+        attention: tuple[nn.Module | None, ...],
+        mlp: tuple[nn.Module | None, ...],
+    ) -> nn.Module:
+        found = {"attention": attention, "mlp": mlp}[part][index]
+        if found is None:
+            raise UserError(
+                f"Block {index} of this model ({type(self.blocks[index]).__name__}) has no {part}, "
+                "or several modules for it: work on whole blocks there."
+            )
+        return found
 
 
 def dissect(hf: PreTrainedModel) -> Anatomy:
@@ -126,49 +171,72 @@ def dissect(hf: PreTrainedModel) -> Anatomy:
         for name, module in hf.named_modules()
         if isinstance(module, nn.ModuleList) and len(module) == n and n > 0
     ]
-    for name, blocks in lists:
-        attention = [_child(b, ATTENTION) for b in blocks]
-        mlp = [_child(b, MLP) for b in blocks]
-        if all(a is not None for a in attention) and all(m is not None for m in mlp):
+    parts = [(name, blocks, [_parts(b) for b in blocks]) for name, blocks in lists]
+    # blocks that all have attention and an MLP come first, then those of mixed kinds
+    for whole in (True, False):
+        for name, blocks, found in parts:
+            if not (all(a and m for a, m in found) if whole else any(a or m for a, m in found)):
+                continue
             parent = hf.get_submodule(name.rpartition(".")[0]) if "." in name else hf
             norm = _child(parent, NORM)
             if norm is None:
                 raise UserError(f"{kind} has no final norm beside its blocks ({name}).")
+            ways = [(_one(a), _one(m)) for a, m in found]
             return Anatomy(
                 config=config,
                 base=parent,
                 blocks=tuple(blocks),
-                attention=tuple(a for a in attention if a is not None),
-                mlp=tuple(m for m in mlp if m is not None),
-                adds_attention=tuple(_adds(b, ATTENTION, 1) for b in blocks),
-                adds_mlp=tuple(_adds(b, MLP, 2) for b in blocks),
+                attention=tuple(a for a, _ in ways),
+                mlp=tuple(m for _, m in ways),
+                adds_attention=tuple(
+                    _adds(b, a, 0) for b, (a, _) in zip(blocks, ways, strict=True)
+                ),
+                adds_mlp=tuple(_adds(b, m, 1) for b, (_, m) in zip(blocks, ways, strict=True)),
                 final_norm=norm,
                 head=head,
             )
-    if lists:
-        raise UserError(
-            f"{kind}: not every block of {lists[0][0]} has attention and an MLP "
-            "(a state-space, convolution or linear-attention model?); only standard attention "
-            "is supported."
-        )
     raise UserError(
-        f"{kind}: found no list of {n} decoder blocks; only decoder-only transformers with "
-        "standard attention are supported."
+        f"{kind}: found no list of {n} decoder blocks with attention (or what mixes positions in "
+        "its place) or an MLP; only decoder-only models with such blocks are supported."
     )
 
 
+def _parts(block: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """The modules of a block that mix positions, and its MLPs."""
+    mixers, mlps = _children(block, (*ATTENTION, *MIXERS)), _children(block, MLP)
+    if getattr(block, "block_type", None) in ("mlp", "moe"):  # a block that is only an MLP
+        return [], [*mixers, *mlps]
+    return mixers, mlps
+
+
+def _one(modules: list[nn.Module]) -> nn.Module | None:
+    return modules[0] if len(modules) == 1 else None
+
+
+def _children(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
+    found = (getattr(module, name, None) for name in names)
+    return [child for child in found if isinstance(child, nn.Module)]
+
+
 def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
-    for name in names:
-        child = getattr(module, name, None)
-        if isinstance(child, nn.Module):
-            return child
+    return next(iter(_children(module, names)), None)
+
+
+def norm_behind(block: nn.Module) -> tuple[str, str] | None:
+    """The names of the norms behind attention and behind the MLP.
+
+    Args:
+        block: a decoder block.
+
+    Returns:
+        The names; None if the block has no such norms.
+    """
+    for names in NORM_BEHIND:
+        if len(_children(block, names)) == len(names):
+            return names
     return None
 
 
-def _adds(block: nn.Module, names: tuple[str, ...], column: int) -> nn.Module:
-    for row in NORM_BEHIND:
-        if isinstance(getattr(block, row[0], None), nn.Module):
-            return getattr(block, row[column])
-    found = _child(block, names)
-    assert found is not None
-    return found
+def _adds(block: nn.Module, found: nn.Module | None, column: int) -> nn.Module | None:
+    names = norm_behind(block)
+    return found if names is None else _child(block, names[column : column + 1])

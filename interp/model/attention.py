@@ -31,6 +31,14 @@ if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
 BY_MASK, BY_LENGTH = "prunescope", "prunescope by length"
+# model types whose attention is tested with masks and caches made here (tests/architectures.py)
+STANDARD = (
+    *("cohere", "cohere2", "deepseek_v3", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text"),
+    *("glm", "glm4", "gpt2", "gpt_neox", "granite", "granitemoe", "hunyuan_v1_dense", "llama"),
+    *("ministral", "ministral3", "mistral", "mixtral", "nemotron", "olmo", "olmo2", "olmo3"),
+    *("olmoe", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss"),
+    *("apertus", "smollm3", "stablelm", "starcoder2"),
+)
 Masks = torch.Tensor | dict[str, torch.Tensor]
 # the layout of the cache in use, for kernels that go by lengths instead of masks
 _layout: ContextVar[Layout | None] = ContextVar("layout", default=None)
@@ -95,6 +103,24 @@ class MaskForm:
         if full is None:
             return near
         return {"full_attention": full, "sliding_attention": near}
+
+
+def not_standard(model: ReasoningModel) -> str | None:
+    """Why the blocks of a model cannot be given masks and a cache made here.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The reason; None if its attention is of a kind that is tested with them.
+    """
+    config = model.anatomy.config
+    types = set(getattr(config, "layer_types", None) or ())
+    if unknown := sorted(types - {"full_attention", "sliding_attention"}):
+        return f"it has blocks of type {', '.join(unknown)}"
+    if config.model_type not in STANDARD:
+        return f"models of type {config.model_type} are not tested with it"
+    return None
 
 
 def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -261,7 +287,7 @@ def _width(attention: nn.Module) -> int:
 
 
 def _first_weights(model: ReasoningModel) -> list[tuple[nn.Module, torch.Tensor]]:
-    return [(a, next(a.parameters())) for a in model.anatomy.attention]
+    return [(a, next(a.parameters())) for a in model.anatomy.attention if a is not None]
 
 
 def no_masks(form: MaskForm, dtype: torch.dtype, device: torch.device) -> Masks:

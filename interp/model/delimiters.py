@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from interp.errors import UserError
 from interp.json_reader import short
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,6 +73,7 @@ def _last(ids: tuple[int, ...], part: tuple[int, ...]) -> int:
     return next((i for i in range(len(ids) - n, -1, -1) if ids[i : i + n] == part), -1)
 
 
+@checked
 @dataclass(frozen=True)
 class Delimiters:
     """A thinking format as text.

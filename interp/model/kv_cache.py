@@ -41,7 +41,9 @@ def handing(model: nn.Module, cache: Cache | None) -> dict[str, Any]:
 @functools.cache  # called in every pass
 def _cache_name(kind: type[nn.Module]) -> str:
     """The argument's name; transformers 5.24 calls it `cache` and warns about `past_key_values`."""
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
+    known = inspect.signature(kind.forward).parameters
+    names = ("cache", "past_key_values", "cache_params")  # the last in state-space models
+    return next((name for name in names if name in known), "past_key_values")
 
 
 class Layout:
@@ -228,18 +230,22 @@ class RowCache(Cache):
         self.rows = [RowLayer(self.layout) for _ in range(n_blocks)]
         super().__init__(layers=list(self.rows))
 
-    def reserve(self, columns: int) -> None:
+    def reserve(self, columns: int) -> bool:
         """Make room for more columns. Grows by at least half, so that copies stay rare.
 
         Args:
             columns: number of columns needed.
+
+        Returns:
+            Whether keys and values have moved.
         """
         if columns <= self.layout.capacity:
-            return
+            return False
         capacity = max(columns, self.layout.capacity * 3 // 2)
         self.layout.capacity = capacity
         for layer in self.rows:
             layer.grow(capacity)
+        return True
 
     def shrink(self, slots: int) -> None:
         """Keep the first slots and free the memory of the others.

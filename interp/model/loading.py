@@ -352,7 +352,12 @@ def load_pretrained(
     Raises:
         UserError: the model cannot be loaded whole and unchanged.
     """
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise UserError(
+            f"device={device!r}: expected a device, such as 'cpu' or 'cuda:0'."
+        ) from None
     if dtype is None:
         dtype = torch.float32 if where.type == "cpu" and device_map is None else "auto"
     options: dict[str, Any] = {} if device_map is None else {"device_map": device_map}

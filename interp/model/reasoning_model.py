@@ -9,7 +9,7 @@ built it.
 `pruning.json` for a checkpoint with blocks removed.
 
 Caveats: weights are read from safetensors and GGUF only; a model's own code runs only with
-`trust_remote_code=True`. State-space, linear-attention and encoder-decoder models are refused.
+`trust_remote_code=True`. Encoder-decoder models are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import torch
 from torch import nn
 
-from interp.chains.chain import Budget, Chains
+from interp.chains.chain import Budgets, Chains
 from interp.errors import UserError
 from interp.model.architecture import Anatomy, dissect
 from interp.model.chat import RawPrompt, messages_of
@@ -44,6 +44,7 @@ from interp.model.delimiters import (
     open_mark,
 )
 from interp.model.loading import load_pretrained, refusing
+from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -64,6 +65,7 @@ ORIGINS: dict[Origin, str] = {
 }
 
 
+@checked
 class ReasoningModel:
     """A causal language model and how it thinks. Build it with `ReasoningModel.load`.
 
@@ -334,8 +336,14 @@ class ReasoningModel:
 
         Returns:
             The text.
+
+        Raises:
+            UserError: a number cannot be a token id.
         """
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+        try:
+            return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+        except OverflowError:
+            raise UserError("text(ids=...): expected token ids, from 0.") from None
 
     @property
     def has_chat_template(self) -> bool:
@@ -448,7 +456,7 @@ class ReasoningModel:
         self,
         prompts: Sequence[Question] | Sequence[Sequence[int]],
         variants: Sequence[Any] | None = None,
-        budget: Budget | Sequence[Budget] | None = None,
+        budget: Budgets | None = None,
         **options: Any,
     ) -> Chains:
         """Generates a chain for every prompt x variant x sample x budget, in that order.
@@ -458,7 +466,8 @@ class ReasoningModel:
         Args:
             prompts: questions, lists of messages ("role" and "content"), or lists of token ids.
             variants: variants of the model, decoded in one batch; the dense model by default.
-            budget: thinking and answer tokens, one budget or several; `Budget()` by default.
+            budget: thinking and answer tokens, one budget or several, or thinking tokens alone as
+                numbers; `Budget()` by default.
             **options: further options of `interp.decoding.generate.generate`, such as `samples`,
                 `seed`, `sampling` and `slots`.
 

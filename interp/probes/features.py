@@ -16,6 +16,7 @@ from interp.errors import NonFiniteError, UserError, did_you_mean
 from interp.interventions.hooks import bypass, present
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 
@@ -23,6 +24,7 @@ STREAMS = ("resid_pre", "resid_post", "delta")
 MAX_BYTES = 2 * 2**30
 
 
+@checked
 @torch.no_grad()
 def gather(
     model: ReasoningModel,

@@ -15,6 +15,8 @@ from interp.chains.chain import Chain
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.probes.features import MAX_BYTES, gather
 from interp.probes.labels import Examples, check_masks, foretell
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Horizons:
     """Probes and their examples for each number of tokens ahead.
@@ -65,16 +69,17 @@ class Horizons:
         return axes
 
 
+@checked
 def probe_ahead(
     model: ReasoningModel,
     chains: Sequence[Chain],
-    masks: Sequence[Shaped[np.ndarray, ...]],
+    masks: Sequence[Shaped[np.ndarray, "*_"]],
     ahead: Sequence[int] = (1, 8, 32),
     blocks: Sequence[int] | None = None,
     *,
     stream: Literal["resid_pre", "resid_post", "delta"] = "resid_post",
     variant: VariantLike | None = None,
-    within: Sequence[Shaped[np.ndarray, ...]] | None = None,
+    within: Sequence[Shaped[np.ndarray, "*_"]] | None = None,
     per_event: int | None = 4,
     negatives_from: Literal["all", "event", "never"] = "all",
     bin_tokens: int = 16,

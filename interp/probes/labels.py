@@ -13,12 +13,15 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from interp.chains.chain import Chain, Span
 from interp.errors import UserError, did_you_mean
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.probes.fitting import auc_of
 from interp.probes.folds import numbered, parts_of
 
 TOKENS_KEPT = 256  # most columns of the last-token baseline
 
 
+@brief
 @dataclass(frozen=True)
 class Examples:
     """Rows of chains with labels, sorted by chain and row, which is the order of `gather`.
@@ -87,12 +90,13 @@ class Examples:
         return pd.DataFrame({"asked": self.asked} | columns)
 
 
+@checked
 def foretell(
-    masks: Sequence[Shaped[np.ndarray, ...]],
+    masks: Sequence[Shaped[np.ndarray, "*_"]],
     ahead: int,
     problems: Sequence[Any],
     *,
-    within: Sequence[Shaped[np.ndarray, ...]] | None = None,
+    within: Sequence[Shaped[np.ndarray, "*_"]] | None = None,
     per_event: int | None = 4,
     negatives: int = 1,
     negatives_from: Literal["all", "event", "never"] = "all",
@@ -254,6 +258,7 @@ def _matched(
     return np.array(kept, dtype=np.int64).reshape(-1, 2), found
 
 
+@checked
 def outcome(
     chains: Sequence[Chain],
     labels: Sequence[bool] | Shaped[np.ndarray, " _"],

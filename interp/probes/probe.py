@@ -12,6 +12,8 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from interp.errors import NonFiniteError, UserError
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.probes.fitting import FitDesign, against, auc_of
 from interp.probes.folds import checked_folds, numbered, shuffled, strata_of
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class Probes:
     """What a probe on each block finds, together with its controls.
@@ -128,16 +132,17 @@ def draw(found: Probes, axes: Axes, colour: str, label: str, shift: float = 0.0)
     axes.legend(frameon=False, fontsize="small")
 
 
+@checked
 def probe(
-    features: Float[np.ndarray, ...],
-    labels: Shaped[np.ndarray, ...],
-    groups: Sequence[Any] | Shaped[np.ndarray, ...],
+    features: Float[np.ndarray, "*_"],
+    labels: Shaped[np.ndarray, "*_"],
+    groups: Sequence[Any] | Shaped[np.ndarray, "*_"],
     *,
     blocks: Sequence[int] | None = None,
-    rows: Int[np.ndarray, ...] | None = None,
-    bins: Int[np.ndarray, ...] | None = None,
-    baselines: Mapping[str, Shaped[np.ndarray, ...]] | None = None,
-    folds: int | Int[np.ndarray, ...] = 5,
+    rows: Int[np.ndarray, "*_"] | None = None,
+    bins: Int[np.ndarray, "*_"] | None = None,
+    baselines: Mapping[str, Shaped[np.ndarray, "*_"]] | None = None,
+    folds: int | Int[np.ndarray, "*_"] = 5,
     C: float | Sequence[float] = 1.0,
     components: int | None = None,
     permutations: int = 20,

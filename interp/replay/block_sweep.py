@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import NonFiniteError, PruneScopeError, UserError
+from interp.errors import NonFiniteError, PruneScopeError, UserError, look_up
 from interp.interventions.hooks import present
 from interp.interventions.interventions import PARTS, Part
 from interp.model.reasoning_model import ReasoningModel
@@ -83,8 +83,12 @@ class Sweep:
 
         Returns:
             Lower and upper bounds, each [L].
+
+        Raises:
+            UserError: the metric is unknown.
         """
-        sums = {"loss": self.loss, "kl": self.kl, "excess": self.loss - self.base_loss}[metric]
+        known = {"loss": self.loss, "kl": self.kl, "excess": self.loss - self.base_loss}
+        sums = look_up(metric, known, "metric")
         return jackknife_ratio(sums, np.broadcast_to(self.counts, sums.shape))
 
     def to_frame(self) -> pd.DataFrame:

@@ -32,7 +32,7 @@ from interp.interventions.hooks import only_bypassed, running
 from interp.interventions.interventions import Patch, VariantLike
 from interp.interventions.timeline import Timeline, site
 from interp.interventions.windows import Site
-from interp.model.attention import MaskForm, attending
+from interp.model.attention import MaskForm, attending, not_standard
 from interp.model.kv_cache import ChunkCache, handing
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
@@ -63,7 +63,8 @@ class ChunkedReader:
         model: the model.
         sequences: token ids of each sequence.
         batch_tokens: tokens per pass.
-        chunk_tokens: columns per chunk; None for whole rows.
+        chunk_tokens: columns per chunk; None for whole rows. Blocks with other than standard
+            attention (`interp.model.attention.not_standard`) are read in whole rows.
         prompts: number of prompt tokens P of each sequence; position j is then step j - P, and the
             prompt is step -1. Windows need it.
 
@@ -89,6 +90,8 @@ class ChunkedReader:
                 f"{len(prompts)} prompts for {len(sequences)} sequences: expected one each."
             )
         self.model, self.sequences = model, sequences
+        if chunk_tokens is not None and not_standard(model):
+            chunk_tokens = None  # whole rows, by the model's own masks
         self.batch_tokens, self.chunk_tokens = batch_tokens, chunk_tokens
         self.prompts = prompts
         self.chains: Sequence[Chain] | None = None

@@ -28,9 +28,11 @@ from torch import Tensor
 
 from interp.chains.chain import Chain
 from interp.chains.masks import Masks, check_masks
-from interp.errors import NonFiniteError, UserError, did_you_mean
+from interp.errors import NonFiniteError, UserError, did_you_mean, look_up
 from interp.interventions.interventions import VariantLike, dense
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 from interp.replay.teacher_forced import position_chunks, readout
@@ -42,6 +44,7 @@ QUANTITIES = (
 )  # fmt: skip
 
 
+@brief
 @dataclass(frozen=True)
 class Divergence:
     """Per-token differences between two variants along chains.
@@ -146,7 +149,7 @@ class Divergence:
             The table.
 
         Raises:
-            UserError: the edges do not rise.
+            UserError: the edges do not rise, or the quantity is unknown.
         """
         if not len(edges) or any(b <= a for a, b in pairwise(edges)):
             raise UserError(
@@ -155,7 +158,8 @@ class Divergence:
         bounds = [*edges, None]
         rows = []
         for start, stop in pairwise(bounds):
-            steps = [np.arange(len(v)) for v in self.quantities[quantity]]
+            read = look_up(quantity, self.quantities, "quantity")
+            steps = [np.arange(len(v)) for v in read]
             inside = [(s >= start) & (stop is None or s < stop) for s in steps]
             masks = [a & b for a, b in zip(inside, self.chosen, strict=True)]
             value, low, high, n = self.mean(quantity, masks)
@@ -189,6 +193,7 @@ class Divergence:
                 )
 
 
+@checked
 @torch.no_grad()
 def divergence(
     model: ReasoningModel,
@@ -274,6 +279,7 @@ def _compare(
     )
 
 
+@checked
 def first_divergence(a: Chain, b: Chain) -> int | None:
     """The first generated index at which two chains differ.
 
@@ -301,6 +307,7 @@ def first_divergence(a: Chain, b: Chain) -> int | None:
     return int(differs[0]) if differs.size else None
 
 
+@checked
 def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFrame:
     """Every chain compared with the base's chain of the same problem, sample, seed and budget.
 
@@ -344,6 +351,7 @@ def divergence_table(chains: Sequence[Chain], base: str = "dense") -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+@checked
 def damage_and_drift(
     model: ReasoningModel,
     dense_chains: Sequence[Chain],

@@ -25,6 +25,7 @@ from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 
@@ -34,6 +35,7 @@ LOGIT_FLOATS = 2**24  # most logits held at a time (64 MiB)
 # ------------------------------------------------------------------------------- reducers
 
 
+@checked
 @torch.no_grad()
 def replay(
     model: ReasoningModel,
@@ -66,6 +68,7 @@ def replay(
     _replay(reader, reducers, [variant] * len(sequences), counted)
 
 
+@checked
 @torch.no_grad()
 def replay_chains(
     model: ReasoningModel,

@@ -22,14 +22,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.statistics.intervals import Interval, as_outcomes, check_level, effective_limits
 
 
+@checked
 def pass_at_k(
-    n: int | np.integer | Int[np.ndarray, ...],
-    correct: int | np.integer | Int[np.ndarray, ...],
+    n: int | np.integer | Int[np.ndarray, "*_"],
+    correct: int | np.integer | Int[np.ndarray, "*_"],
     k: int,
-) -> Float[np.ndarray, ...]:
+) -> Float[np.ndarray, "*_"]:
     """Estimate the chance that at least one of k samples is correct; unbiased.
 
     Formula: 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374).
@@ -55,7 +57,8 @@ def pass_at_k(
     return np.asarray(1.0 - missed)
 
 
-def cov_at_k(values: Shaped[np.ndarray, ...], k: int, level: float = 0.95) -> Interval:
+@checked
+def cov_at_k(values: Shaped[np.ndarray, "*_"], k: int, level: float = 0.95) -> Interval:
     """Estimate coverage: the share of problems with at least one correct answer among k samples.
 
     Args:
@@ -89,6 +92,7 @@ def cov_at_k(values: Shaped[np.ndarray, ...], k: int, level: float = 0.95) -> In
     )
 
 
+@checked
 def maj_at_k(
     answers: Sequence[Hashable | None],
     correct: Sequence[bool] | Bool[np.ndarray, " n"],

@@ -21,6 +21,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.statistics.intervals import check_level
 
 
@@ -69,12 +70,13 @@ def spearman(
         return np.where(scale > 0, (rank_x * rank_y).sum(axis=1) / scale, np.nan)
 
 
+@checked
 def spearman_interval(
-    x: Float[np.ndarray, ...],
-    y: Float[np.ndarray, ...],
+    x: Float[np.ndarray, "*_"],
+    y: Float[np.ndarray, "*_"],
     *,
-    x_replicates: Float[np.ndarray, ...] | None = None,
-    y_replicates: Float[np.ndarray, ...] | None = None,
+    x_replicates: Float[np.ndarray, "*_"] | None = None,
+    y_replicates: Float[np.ndarray, "*_"] | None = None,
     draws: int = 2000,
     level: float = 0.95,
     seed: int = 0,
@@ -124,8 +126,8 @@ def spearman_interval(
 
 
 def _draw(
-    values: Float[np.ndarray, ...],
-    replicates: Float[np.ndarray, ...] | None,
+    values: Float[np.ndarray, "*_"],
+    replicates: Float[np.ndarray, "*_"] | None,
     picks: np.ndarray,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draws n"]:

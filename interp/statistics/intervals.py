@@ -25,6 +25,7 @@ from jaxtyping import Float, Shaped
 from scipy import stats
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 PRIOR_RATIO = 0.41  # the variance ratio is shrunk towards this value
 PRIOR_WEIGHT = 0.6  # weight of the prior ratio, in problems
@@ -76,7 +77,7 @@ def check_level(level: float) -> float:
     return (1 - level) / 2
 
 
-def as_outcomes(values: Shaped[np.ndarray, ...], what: str = "values") -> Float[np.ndarray, "P N"]:
+def as_outcomes(values: Shaped[np.ndarray, "*_"], what: str = "values") -> Float[np.ndarray, "P N"]:
     """Check outcomes and return them as a float table; problems without a sample are left out.
 
     Args:
@@ -105,8 +106,8 @@ def as_outcomes(values: Shaped[np.ndarray, ...], what: str = "values") -> Float[
 
 
 def jeffreys_limits(
-    successes: Float[np.ndarray, ...], trials: Float[np.ndarray, ...], tail: float = 0.025
-) -> tuple[Float[np.ndarray, ...], Float[np.ndarray, ...]]:
+    successes: Float[np.ndarray, "*_"], trials: Float[np.ndarray, "*_"], tail: float = 0.025
+) -> tuple[Float[np.ndarray, "*_"], Float[np.ndarray, "*_"]]:
     """Compute Jeffreys' limits for proportions, element by element.
 
     Args:
@@ -123,6 +124,7 @@ def jeffreys_limits(
     return low, high
 
 
+@checked
 def jeffreys(successes: float, trials: float, level: float = 0.95) -> Interval:
     """Compute Jeffreys' interval for a proportion, with one sample per problem.
 
@@ -145,6 +147,7 @@ def jeffreys(successes: float, trials: float, level: float = 0.95) -> Interval:
     return _proportion(successes, trials, float(low), float(high), level, "jeffreys")
 
 
+@checked
 def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interval:
     """Compute the exact interval for a proportion, with one sample per problem.
 
@@ -169,7 +172,8 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
     return _proportion(x, n, low, high, level, "clopper-pearson")
 
 
-def mean_interval(values: Shaped[np.ndarray, ...], level: float = 0.95) -> Interval:
+@checked
+def mean_interval(values: Shaped[np.ndarray, "*_"], level: float = 0.95) -> Interval:
     """Compute an interval for the mean of outcomes over problems.
 
     Outcomes in {0, 1} give Jeffreys' interval on effective counts (see the module). Any other
@@ -266,7 +270,7 @@ def resample_means(
 
 
 def cluster_bootstrap(
-    values: Shaped[np.ndarray, ...],
+    values: Shaped[np.ndarray, "*_"],
     statistic: Callable[[Float[np.ndarray, "P N"]], float] | None = None,
     *,
     draws: int = 2000,

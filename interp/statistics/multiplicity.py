@@ -10,8 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 
+@checked
 def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     """Correct p values for multiple tests, with Holm's method.
 

@@ -23,6 +23,7 @@ from jaxtyping import Float, Shaped
 from scipy import optimize, stats
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.statistics.intervals import check_level, effective_limits, t_limits
 
 ENUMERATED = 14  # most problems for which all 2^n sign patterns are listed
@@ -78,9 +79,10 @@ class PairedDifference:
         return pd.DataFrame([asdict(self)])
 
 
+@checked
 def paired_difference(
-    dense: Shaped[np.ndarray, ...],
-    variant: Shaped[np.ndarray, ...],
+    dense: Shaped[np.ndarray, "*_"],
+    variant: Shaped[np.ndarray, "*_"],
     *,
     level: float = 0.95,
     seed: int = 0,
@@ -172,6 +174,7 @@ def _combine(x: float, y: float, tied: float) -> float:
     return float(np.sqrt(max(x * x + y * y - 2 * tied * x * y, 0.0)))
 
 
+@checked
 def sign_flip(differences: Float[np.ndarray, " P"], *, draws: int = 20_000, seed: int = 0) -> float:
     """Compute a two-sided p value of no difference, by flipping the signs of the differences.
 

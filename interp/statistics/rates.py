@@ -42,7 +42,7 @@ class Rate:
 
 
 def rate(
-    events: Shaped[np.ndarray, ...], exposure: Shaped[np.ndarray, ...], level: float = 0.95
+    events: Shaped[np.ndarray, "*_"], exposure: Shaped[np.ndarray, "*_"], level: float = 0.95
 ) -> Rate:
     """Estimate the rate of an event per 1k tokens, with problems as clusters (see the module).
 

@@ -26,6 +26,7 @@ import pandas as pd
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
 from pruning.calibration import Calibration
 from pruning.cost import FORWARD, Cost, ScoringJob, Stated, checked_cost, cost_of
@@ -105,6 +106,7 @@ REGISTRY = Registry[Criterion](
 )
 
 
+@checked
 def criterion(
     name: str,
     *,
@@ -168,9 +170,19 @@ def criterion(
             found = function(model, *given, **options)
             return _stamped(found, name, model, calibration, seed if draws else None)
 
-        entry = Criterion(name, scored, paper, stated, how, needs_texts, removes, calibrates)
+        own = inspect.signature(function)
+        scored.__signature__ = own.replace(  # type: ignore[attr-defined]
+            parameters=[
+                p.replace(name="texts", default=None, annotation=Any)
+                if p.name == "calibration"
+                else p
+                for p in own.parameters.values()
+            ]
+        )
+        made = checked(scored)
+        entry = Criterion(name, made, paper, stated, how, needs_texts, removes, calibrates)
         REGISTRY.add(name, entry, function)
-        return scored
+        return made
 
     return register
 
@@ -210,6 +222,7 @@ def _stamped(
     return replace(mine, **said)
 
 
+@checked
 def criteria() -> Mapping[str, Criterion]:
     """Every criterion by name, in alphabetical order."""
     return REGISTRY.entries()
@@ -226,6 +239,7 @@ def at_once() -> tuple[str, ...]:
     )
 
 
+@checked
 def criteria_table(n_blocks: int = 32, remove: int | None = None) -> pd.DataFrame:
     """One row per criterion: its name, source, kind and cost.
 
@@ -253,6 +267,7 @@ def criteria_table(n_blocks: int = 32, remove: int | None = None) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
+@checked
 def score(
     name: str, model: ReasoningModel, texts: Any = None, seed: int = 0, **options: Any
 ) -> Scores:

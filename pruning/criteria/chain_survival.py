@@ -84,7 +84,7 @@ class Survival:
 
     model: ReasoningModel
     calibration: Calibration
-    pieces: tuple[np.ndarray, ...]
+    pieces: tuple[np.ndarray, "*_"]
     sizes: Float[np.ndarray, " N"]
     batch_tokens: int
 

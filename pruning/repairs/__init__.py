@@ -26,6 +26,7 @@ import pandas as pd
 
 from interp.errors import UserError, did_you_mean
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
 from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
@@ -128,7 +129,7 @@ def repair(
 
     def build(function: Callable[..., Repaired]) -> Repair:
         stated = checked_cost(f"repair {name!r}", cost, function)
-        return Repair(name, function, paper, stated, needs_texts, needs_plan)
+        return Repair(name, checked(function), paper, stated, needs_texts, needs_plan)
 
     return REGISTRY.register(name, build)
 
@@ -145,11 +146,13 @@ def per_cut(job: RepairJob) -> Cost:
     return FORWARD * (2 * job.cuts)
 
 
+@checked
 def repairs() -> Mapping[str, Repair]:
     """Every repair by name, in alphabetical order."""
     return REGISTRY.entries()
 
 
+@checked
 def mend(
     name: str,
     model: ReasoningModel,
@@ -224,6 +227,7 @@ def mend(
     return replace(found, record=record)
 
 
+@checked
 def save_repaired(repaired: Repaired, out_dir: str | Path) -> Path:
     """Write the repaired model as an ordinary checkpoint, with its record in pruning.json.
 

@@ -302,7 +302,7 @@ def merged(
 
 def _parts(model: ReasoningModel, index: int) -> tuple[str, str]:
     """The names of attention and MLP in the block at `index`."""
-    inside = (model.anatomy.attention[index], model.anatomy.mlp[index])
+    inside = [model.anatomy.sublayer(index, part) for part in ("attention", "mlp")]
     names = {id(child): name for name, child in model.blocks[index].named_children()}
     return names[id(inside[0])], names[id(inside[1])]
 

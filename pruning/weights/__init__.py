@@ -26,6 +26,8 @@ from torch import Tensor
 
 from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
 from pruning.plan import LayerPlan
@@ -51,6 +53,7 @@ METHODS = ("wanda", "magnitude")
 ALLOCATIONS = ("uniform", "owl")
 
 
+@brief
 @dataclass(frozen=True)
 class Sparse:
     """A copy of a model with weights set to zero.
@@ -102,6 +105,7 @@ class Sparse:
         return frame.assign(method=self.method, allocation=self.allocation)
 
 
+@checked
 @torch.no_grad()
 def sparsify(
     model: ReasoningModel,

@@ -31,11 +31,13 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.kv_cache import handing
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.arguments import checked
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from pruning.weights.matrices import matrices
 
 
+@checked
 def matched_sparsity(model: ReasoningModel, plan: LayerPlan) -> float:
     """The share of all blocks' weights that equals the plan's number of parameters.
 
@@ -132,6 +134,7 @@ class Latencies:
         return pd.DataFrame(rows)
 
 
+@checked
 def decode_latency(
     models: Mapping[str, ReasoningModel],
     *,
@@ -268,6 +271,7 @@ class LatencyMatch:
         return self.latencies.to_frame().assign(latency_match=self.verdict)
 
 
+@checked
 def match_latency(
     model: ReasoningModel, plan: LayerPlan, zeros: ReasoningModel, **options: Any
 ) -> LatencyMatch:

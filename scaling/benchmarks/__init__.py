@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
 from scaling.benchmarks._worked_examples import PromptChoice, subjects_of
 from scaling.problem import Benchmark, Problem, Scoring
@@ -147,11 +148,13 @@ def generated(
     return REGISTRY.register(name, build)
 
 
+@checked
 def benchmarks() -> Mapping[str, Entry]:
     """Every benchmark by name."""
     return REGISTRY.entries()
 
 
+@checked
 def load_benchmark(
     name: str,
     data: str | Path | None = None,

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 
 GATED = ("gemma", "gemma2", "gemma3_text", "llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3")
 EXPERTS = ("qwen3_moe",)
@@ -52,6 +53,7 @@ class BlockCost:
         return self.attention + self.mlp
 
 
+@checked
 @dataclass(frozen=True)
 class ModelCost:
     """What a model's forward passes cost.

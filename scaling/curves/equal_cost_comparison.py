@@ -22,6 +22,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics import holm, sign_flip, smallest_effect
 from interp.statistics.intervals import check_level
 from interp.statistics.paired import mover_limits
@@ -81,6 +83,7 @@ class EqualCost:
     reason: str
 
 
+@brief
 @dataclass(frozen=True)
 class EqualCosts:
     """All comparisons of one axis."""
@@ -176,6 +179,7 @@ def modelled_seconds(
     }
 
 
+@checked
 def equal_cost(
     rows: pd.DataFrame,
     axis: str = "spent",

@@ -25,6 +25,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from interp.statistics.intervals import check_level
 from scaling.curves.outcomes import by_budget, check_rows, groups
 
@@ -82,6 +84,7 @@ class ScalingFit:
     reason: str
 
 
+@brief
 @dataclass(frozen=True)
 class ScalingFits:
     """All fits of a study."""
@@ -120,7 +123,7 @@ class Curves:
 
 
 def fit_curves(
-    u: Float[np.ndarray, ...], accuracy: Float[np.ndarray, ...], form: str = "logistic"
+    u: Float[np.ndarray, "*_"], accuracy: Float[np.ndarray, "*_"], form: str = "logistic"
 ) -> Curves:
     """Fit the least-squares curve of every row.
 
@@ -149,6 +152,7 @@ def _checked(form: str) -> str:
     return form
 
 
+@checked
 def scaling_fits(
     rows: pd.DataFrame,
     axis: str = "spent",
@@ -373,7 +377,7 @@ def _refined(
     """
     sign, log_k, damping = np.sign(k), np.log(np.abs(k)), np.full(len(k), 1e-2)
 
-    def at(log_k: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, ...]:
+    def at(log_k: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, "*_"]:
         """Each row's curve, its squared norm, c before and after bounds, residual, its square."""
         s = _sigmoid((sign * np.exp(log_k))[:, None] * (u - m[:, None]))
         under = np.maximum(_dot(s, s), 1e-300)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from scaling.engines.dialects import Ask
 from scaling.engines.server import ServerEngine
 
@@ -88,6 +89,7 @@ class BudgetCheck:
         return pd.DataFrame([{**same, **asdict(row), "obeys": row.obeys} for row in self.rows])
 
 
+@checked
 def check_budget(
     engine: ServerEngine,
     budgets: Sequence[int] = (1, 16, 256),

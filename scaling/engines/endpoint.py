@@ -39,6 +39,7 @@ __all__ = ["Endpoint", "EndpointError", "Failure", "Retry"]
 
 R = TypeVar("R")
 Failure = Literal["down", "timeout", "rate limit", "server error", "nonsense", "refused", "stopped"]
+MOST_SECONDS = 86400
 MOST_BYTES = 2**28  # a longer answer is an error
 _BLOCK = 2**16  # bytes read at a time
 _BLOTTED = "***"
@@ -202,8 +203,10 @@ class Endpoint:
         self.key_env = key_env or None
         self.timeout = timeout
         self.retry = retry or Retry()
-        if not timeout > 0:
-            raise UserError(f"timeout={timeout}: expected seconds > 0.")
+        if not 0 < timeout <= MOST_SECONDS:
+            raise UserError(
+                f"timeout={timeout}: expected seconds > 0, and at most {MOST_SECONDS} (a day)."
+            )
         self._stopped = threading.Event()
         own = [urllib.request.ProxyHandler({})] if self.local else []
         self._opener = urllib.request.build_opener(_NoRedirect, _TimelyHTTP, _TimelyHTTPS, *own)

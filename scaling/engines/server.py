@@ -33,6 +33,7 @@ from interp.decoding.sampling import Sampling
 from interp.decoding.stop_strings import StopStrings
 from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from scaling.engines.budget_walk import PIECE, Walk
 from scaling.engines.dialects import Ask, Kind, Said, checked_logprob, logprobs_of, recognise
 from scaling.engines.endpoint import Endpoint, EndpointError, Retry
@@ -53,6 +54,7 @@ FIRST = Retry(tries=3, patience=20.0)  # for the requests before any decoding
 PATIENCE = Retry(tries=10_000, patience=900.0, first=1.0, longest=15.0)  # big models load slowly
 
 
+@checked
 class ServerEngine:
     """An `Engine` over the server at a URL.
 

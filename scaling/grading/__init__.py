@@ -21,6 +21,7 @@ import numpy as np
 
 from interp.chains.chain import Chain, answer_texts
 from interp.errors import NonFiniteError
+from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
 from scaling.problem import Benchmark, Problem
 
@@ -144,6 +145,7 @@ class TextModel(Protocol):
         ...
 
 
+@checked
 def grade(benchmark: Benchmark, problem: Problem, chain: Chain, model: TextModel) -> Verdict:
     """Judge a chain by the first of its `answer_texts` that announces an answer.
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, did_you_mean
+from interp.plumbing.arguments import checked
+from interp.plumbing.brief_repr import brief
 from scaling.judging.judge_agreement import JudgeAgreement, agreement
 from scaling.judging.llm_judge import Item, Judge
 from scaling.judging.prompts import KINDS
@@ -31,6 +33,8 @@ AGREEMENT, VERDICTS = "judge_agreement.csv", "judge_verdicts.csv"  # in its tabl
 KEYS = ["benchmark", "problem", "variant", "budget", "sample"]
 
 
+@checked
+@brief
 @dataclass(frozen=True)
 class JudgedStudy:
     """A judge's verdicts on a study.
@@ -101,6 +105,7 @@ def check_study(folder: str | Path) -> None:
         raise UserError(f"There is no study in {str(folder)!r}: expected a folder of one.")
 
 
+@checked
 def judge_at(
     folder: str | Path,
     url: str,
@@ -145,6 +150,7 @@ def judge_at(
         )
 
 
+@checked
 def judge_study(
     folder: str | Path,
     judge: Judge,

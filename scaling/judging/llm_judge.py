@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from scaling.engines.endpoint import Endpoint, EndpointError, Retry
 from scaling.engines.threads import spread
 from scaling.judging.prompts import (
@@ -128,6 +129,7 @@ def gold_first(item: Item) -> bool:
     return bool(hashlib.sha256(text.encode()).digest()[0] & 1)
 
 
+@checked
 class Judge:
     """A judge at an endpoint, with a cache of its answers.
 

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from interp.errors import PruneScopeError, UserError
+from interp.errors import PruneScopeError, UserError, did_you_mean, look_up
+from interp.plumbing.arguments import checked
 from interp.plumbing.folder_lock import FolderLock
 from interp.plumbing.whole_files import file_identity
 from scaling.store import checksums, schema
@@ -47,6 +48,7 @@ class DamagedStoreError(StoreError, UserError):
     """The file exists but is damaged; the message says where, and how to rescue the rest."""
 
 
+@checked
 class Store:
     """An open study folder, to be used as a context manager.
 
@@ -280,11 +282,17 @@ class Store:
             sqlite3.IntegrityError: a row violates a constraint, or its key exists and `replace` is
                 False.
             StoreError: the file cannot be written.
+            UserError: the table or a column is unknown, or the rows have different columns.
         """
         rows = [dict(row) for row in rows]
         if not rows:
             return
         names = list(rows[0])
+        known = self._columns(table)
+        if wrong := [name for row in rows for name in row if name not in known]:
+            raise UserError(did_you_mean(wrong[0], known, f"column of {table!r}:"))
+        if any(row.keys() != rows[0].keys() for row in rows) or not names:
+            raise UserError(f"Store.put({table!r}): expected rows of the same columns.")
         verb = "INSERT OR REPLACE" if replace else "INSERT"
         with self._transaction() as db:
             db.executemany(
@@ -293,6 +301,15 @@ class Store:
                 rows,
             )
             checksums.seal(db, table, rows)
+
+    def _columns(self, table: str) -> list[str]:
+        """Columns of a table."""
+        with self._explained():
+            tables = self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            look_up(table, {name: name for (name,) in tables}, "table")
+            return [
+                n for (n,) in self._db.execute("SELECT name FROM pragma_table_info(?)", [table])
+            ]
 
     def add_chains(self, rows: Iterable[ChainRow]) -> None:
         """Write a batch of finished chains, all or none; an existing key is an error."""
@@ -307,7 +324,8 @@ class Store:
             return {Key(*row) for row in self._db.execute(sql)}
 
     def frame(self, table: str) -> pd.DataFrame:
-        """A whole table, unchanged."""
+        """A whole table, unchanged; an unknown one is a `UserError`."""
+        self._columns(table)
         return self._frame(f"SELECT * FROM {table}")
 
     def rows(

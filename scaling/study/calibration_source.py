@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from interp.errors import UserError
 from interp.model.chat import RawPrompt
+from interp.plumbing.arguments import checked
 from scaling.benchmarks import PromptChoice
 from scaling.study.preflight import check_name
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MOST_CHAINS = 32  # of a finished study, per benchmark
 
 
+@checked
 @dataclass(frozen=True)
 class CalibrationSource:
     """Where the calibration of a criterion or repair comes from.
@@ -202,6 +204,7 @@ def read_source(
     return read_texts(texts, field, paragraphs=paragraphs)
 
 
+@checked
 def study_chains(folder: str | Path, model: ReasoningModel, most: int = MOST_CHAINS) -> list[Chain]:
     """The dense chains of a finished study of the same model.
 

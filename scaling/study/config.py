@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from scaling.benchmarks import PromptChoice, benchmarks
 from scaling.study import defaults
 from scaling.study.defaults import Workload
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from interp.model.delimiters import FormatChoice
 
 
+@checked
 @dataclass(frozen=True)
 class StudyConfig:
     """The settings of a study. None (or empty) means the default of scaling/study/defaults.py.

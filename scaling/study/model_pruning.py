@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from scaling.study.calibration_source import CalibrationSource
 from scaling.study.model_scoring import check_removal, choose_plan
 from scaling.study.preflight import check_name
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pruning.plan import LayerPlan
 
 
+@checked
 @dataclass(frozen=True)
 class PruneConfig:
     """Which blocks of a model go, and how. Checked on construction, before any weight is read.
@@ -95,6 +97,7 @@ class PrunedCheckpoint:
     repair: Mapping[str, Any] = field(default_factory=dict)
 
 
+@checked
 def prune_model(config: PruneConfig, out: str | Path) -> PrunedCheckpoint:
     """Write the checkpoint that `config` describes.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from scaling.study.calibration_source import CalibrationSource
 from scaling.study.preflight import check_name
 
@@ -51,6 +52,7 @@ def check_steps(method: str, remove: int | None) -> None:
         )
 
 
+@checked
 def score_model(
     model: ReasoningModel,
     method: str = "shortgpt",
@@ -95,6 +97,7 @@ def score_model(
     return score(method, model, given, seed=source.seed, **options)
 
 
+@checked
 def choose_plan(
     model: ReasoningModel,
     remove: int,

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from interp.errors import UserError
+from interp.plumbing.arguments import checked
 from scaling.study.preflight import check_names
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from scaling.study.study_progress import OnEvent
 
 
+@checked
 def run_on_cluster(
     config: StudyConfig,
     address: str,
@@ -63,6 +65,7 @@ def run_on_cluster(
         return run_study(config, on_event, engine=engine)
 
 
+@checked
 def run_on_server(
     config: StudyConfig,
     url: str,

@@ -31,6 +31,7 @@ import numpy as np
 from interp.chains.chain import Budget, Chain
 from interp.model.chat import RawPrompt
 from interp.model.gguf_file import described
+from interp.plumbing.arguments import checked
 from scaling.engines.engine import Engine
 from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
@@ -60,6 +61,7 @@ BATCH_SECONDS = 2.0  # seconds between commits
 LIKELIHOOD_PROBLEMS = 64  # problems per batch
 
 
+@checked
 @dataclass(frozen=True)
 class StudyResult:
     """A finished study, and what this run added to it.
@@ -79,6 +81,7 @@ class StudyResult:
     seconds: float
 
 
+@checked
 def run_study(
     config: StudyConfig, on_event: OnEvent | None = None, *, engine: Engine | None = None
 ) -> StudyResult:

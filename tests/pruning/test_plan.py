@@ -125,7 +125,7 @@ def test_text_that_is_no_plan_is_refused(text: str, message: str) -> None:
         (b'{"removed": [0], "n_blocks": ' + b"9" * 5000 + b"}", "not JSON"),
         (b'{"removed": [0], "n_blocks": 4, "n_blocks": 5}', "'n_blocks' is there twice"),
         (b'{"removed":[0],"n_blocks":3000000000}', "none has more than"),
-        (b'{"removed":[0],"n_blocks":1' + b"0" * 30 + b"}", "none has more than"),
+        (b'{"removed":[0],"n_blocks":1' + b"0" * 30 + b"}", "n_blocks.*whole number from"),
         (b'{"removed":[1' + b"0" * 30 + b'],"n_blocks":4}', "is not there"),
         (b'{"removed":[0],"n_blocks":1,"scores":[1' + b"0" * 400 + b"]}", "scores is"),
         (b'{"removed":[0],"n_blocks":4,"base":[0,0,1,2]}', "different dense indices"),
@@ -239,9 +239,11 @@ def test_a_plan_knows_its_model() -> None:
 def test_scores_refuse_what_makes_no_sense() -> None:
     scores = Scores.plain("x", [1.0, 2.0, np.inf], (0, 1, 2))
     assert scores.lowest(0) == ()
-    for n in (3, -1, True):
+    for n in (3, -1):
         with pytest.raises(UserError, match="Cannot remove"):
             scores.lowest(n)
+    with pytest.raises(UserError, match=r"Scores.lowest\(n=True\)"):
+        scores.lowest(True)
     with pytest.raises(ValueError, match="differ in length"):
         Scores.plain("x", [1.0], (0, 1))
     with pytest.raises(ValueError, match="nan"):

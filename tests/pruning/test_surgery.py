@@ -324,7 +324,7 @@ def test_an_architecture_that_its_configuration_would_not_rebuild_is_refused() -
     model = tiny("qwen3", 4)
     for index, block in enumerate(model.blocks):
         untyped(block).self_attn.scaling = 0.1 * (index + 1)
-    with pytest.raises(UserError, match=r"scaling.*not supported for surgery"):
+    with pytest.raises(UserError, match=r"scaling.*run the plan live"):
         prune(model, LayerPlan.without(model, 1))
     model = tiny("qwen3", 4)
     model.hf.config.num_kv_shared_layers = 2

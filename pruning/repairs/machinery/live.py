@@ -120,7 +120,7 @@ def place(model: ReasoningModel, each: Map) -> nn.Module:
             f"A map is set on block {each.block}, which was removed from {model.name}; expected "
             f"one of {model.layer_map}."
         )
-    return model.blocks[index] if each.site == "stream" else model.anatomy.adds_mlp[index]
+    return model.blocks[index] if each.site == "stream" else model.anatomy.adds(index, "mlp")
 
 
 def _entering(each: Map) -> Any:

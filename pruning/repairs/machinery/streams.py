@@ -100,7 +100,7 @@ def _cut_batch(
         ours = stack.enter_context(tap_input(pruned, entrance(pruned, index)))
         added = None
         if cut.before is not None:
-            adds = pruned.anatomy.adds_mlp[position(pruned, cut.before)]
+            adds = pruned.anatomy.adds(position(pruned, cut.before), "mlp")
             added = stack.enter_context(tap_output(pruned, adds))
         forward_to(pruned, ids, index)
     device = theirs[0].device

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
-from interp.model.architecture import NORM_BEHIND
+from interp.model.architecture import norm_behind
 from interp.model.reasoning_model import ReasoningModel
 
 READS = ("q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
@@ -87,21 +87,13 @@ def mlp_of(model: ReasoningModel, index: int) -> SublayerWiring:
 
 def has_norm_behind(model: ReasoningModel) -> bool:
     """Whether a norm is between sublayers and the stream."""
-    return any(_norm_behind(block) for block in model.blocks)
-
-
-def _norm_behind(block: nn.Module) -> tuple[str, str] | None:
-    """Names of the norms behind attention and behind the MLP."""
-    for sign, attention, mlp in NORM_BEHIND:
-        if isinstance(getattr(block, sign, None), nn.Module):
-            return attention, mlp
-    return None
+    return any(norm_behind(block) for block in model.blocks)
 
 
 def _sublayer(model: ReasoningModel, index: int, part: str) -> SublayerWiring:
     block = model.blocks[index]
-    module = (model.anatomy.attention if part == "attention" else model.anatomy.mlp)[index]
-    behind = _norm_behind(block)
+    module = model.anatomy.sublayer(index, part)
+    behind = norm_behind(block)
     own = None if behind is None else behind[part == "mlp"]
     front = None
     for name in IN_FRONT[part]:

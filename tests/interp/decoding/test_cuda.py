@@ -86,7 +86,7 @@ def test_the_triton_blocks_decode_what_the_modules_decode(
             found[backend.name] = model.generate(PROMPTS[: 2 if CUDA else 1], **ask)
         for a, b in zip(*found.values(), strict=True):
             same = int(np.argmin(np.append(a.ids == b.ids, False)))
-            assert same >= 4, "float noise may turn a tie, not a whole chain"
+            assert same >= min(4, len(a.ids)), "float noise may turn a tie, not a whole chain"
             np.testing.assert_allclose(a.logprob[:same], b.logprob[:same], atol=1e-3)
             np.testing.assert_allclose(a.entropy[:same], b.entropy[:same], atol=1e-3)
             assert a.stream is not None

@@ -14,12 +14,14 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from interp.chains.chain import Budget, Chain
-from interp.decoding import model_runner
+from interp.decoding import cuda_graphs, model_runner
 from interp.decoding.cuda_graphs import CudaGraphs
 from interp.decoding.generate import decode
 from interp.decoding.request import cross
+from interp.decoding.sampling import Sampling
 from interp.interventions.interventions import MeanDelta, ResampleDelta, Scale, Skip, Variant, dense
 from interp.interventions.windows import AfterLoop, Answer, AtTokens, Window
+from interp.model.kv_cache import RowLayer
 from tests.backends import use
 from tests.models import tiny
 from tests.reference import same_chain
@@ -97,3 +99,38 @@ def test_replayed_passes_give_the_same_chains(arch: str, monkeypatch: pytest.Mon
     for chain in got:
         assert same_chain(chain, want[key(chain)]), chain.variant
     assert counts["replayed"] > 3 * counts["traced"] > 0
+
+
+def test_a_captured_pass_never_reads_where_the_cache_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows run past their end until the host looks; the cache has room, so that it never moves."""
+    model = tiny("qwen3", ends=False)
+    prompt = model.prompt_ids(PROMPTS[0])
+    closing = len(model.delimiter_ids.closing)
+    monkeypatch.setattr(cuda_graphs, "STEP", 64)
+    budgets = [Budget(64 - len(prompt) - closing - 13, 13), Budget(5, 3)]  # exactly a whole STEP
+    requests = cross(model, [prompt], budgets=budgets)
+    greedy = Sampling(temperature=0.0)
+    want = {key(c): c for c in decode(model, requests, drafts=False, sampling=greedy)}
+    assert max(len(c.ids) for c in want.values()) == 64 - len(prompt)
+    counts: dict[str, int] = {}
+    moved = []
+    monkeypatch.setattr(RowLayer, "grow", lambda *_: moved.append(1))
+    with captured(monkeypatch, counts):
+        got = list(decode(model, requests, slots=2, drafts=False, sampling=greedy))
+    assert not moved
+    for chain in got:
+        assert same_chain(chain, want[key(chain)]), chain.budget
+    assert counts["replayed"]
+
+
+def test_drafted_passes_are_captured_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("qwen3", ends=False)
+    how = {"sampling": Sampling(temperature=0.0)}
+    requests = cross(model, PROMPTS, variants=variants(), budgets=[Budget(90, 4)])
+    want = {key(c): c for c in decode(model, requests, drafts=False, **how)}
+    counts: dict[str, int] = {}
+    with captured(monkeypatch, counts):
+        got = list(decode(model, requests, slots=len(requests), **how))
+    for chain in got:
+        assert same_chain(chain, want[key(chain)]), chain.variant
+    assert counts["replayed"]

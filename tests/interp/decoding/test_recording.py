@@ -22,7 +22,7 @@ PROMPTS = ["use 3 7 to make 21", "compute 3 + 4 x 2 - 5 + 6 + 7"]
 LONG = Sampling(top_k=8)
 
 
-def slow_streams(model: ReasoningModel, chain: Chain, edits: dict) -> tuple[np.ndarray, ...]:
+def slow_streams(model: ReasoningModel, chain: Chain, edits: dict) -> tuple[np.ndarray, "*_"]:
     """What enters and what leaves every block in the passes that chose the tokens: [S, L, D]."""
     seen: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
     slow_logits(model, [*chain.prompt_ids.tolist(), *chain.ids.tolist()], edits, seen)

@@ -136,9 +136,11 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
 def test_unsupported_architectures() -> None:
     tok = tokenizer()
     small: dict[str, Any] = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 2}
-    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(**small, state_size=4))
-    with pytest.raises(UserError, match="standard attention"):
-        ReasoningModel.load(mamba, tok)
+    griffin = transformers.RecurrentGemmaForCausalLM(
+        transformers.RecurrentGemmaConfig(**small, intermediate_size=48, lru_width=16)
+    )
+    with pytest.raises(UserError, match="found no list of 2 decoder blocks"):
+        ReasoningModel.load(griffin, tok)
     t5 = transformers.T5ForConditionalGeneration(
         transformers.T5Config(vocab_size=60, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2)
     )

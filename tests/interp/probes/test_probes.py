@@ -372,12 +372,12 @@ def test_outcome_refuses_what_makes_no_sense() -> None:
     cases: list[tuple[str, Any, dict[str, Any]]] = [
         ("3 labels for 4 chains", wrong[:3], {"fraction": 0.5}),
         ("0 and 1", [2, 0, 1, 1], {"fraction": 0.5}),
-        ("0 and 1", ["yes", "no", "yes", "no"], {"fraction": 0.5}),
+        ("True or False", ["yes", "no", "yes", "no"], {"fraction": 0.5}),
         ("either fraction or before_end", wrong, {}),
         ("either fraction or before_end", wrong, {"fraction": 0.5, "before_end": 1}),
         ("from 0 to 1", wrong, {"fraction": 1.5}),
         ("0 tokens or more", wrong, {"before_end": -1}),
-        ("1 or more", wrong, {"fraction": 0.5, "n_bins": 0}),
+        ("from 1 to", wrong, {"fraction": 0.5, "n_bins": 0}),
         ("no chain has a thinking that long", wrong, {"before_end": 50}),
         ("cannot be cut into 5", wrong, {"fraction": 0.5}),
     ]
