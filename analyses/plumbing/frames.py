@@ -111,7 +111,10 @@ class StudyData:
         A study made before this was recorded is asked for the pruning.json of its model's folder.
         """
         if REMOVED_BEFORE in self.meta:
-            return as_blocks(self.meta[REMOVED_BEFORE])
+            try:
+                return as_blocks(self.meta[REMOVED_BEFORE])
+            except (ValueError, TypeError):  # not what the runner writes: a stranger's file
+                return ()
         place = str(self.config.get("model") or "")
         if not place or not Path(place).is_dir():
             return ()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,8 +135,9 @@ def next_command(study: StudyData, made: Sequence[Decision]) -> str:
     places = [b for b in removals.benchmarks if b in {c.benchmark for c in open_}]
     words: list[Any] = ["prunescope", "study", "--model", model, "--benchmarks", *places]
     words += ["--methods", *methods, "--remove", *counts, "--limit", problems_needed(open_)]
-    temperature = (study.config.get("sampling") or [1.0])[0]
-    words += ["--temperature", f"{temperature:g}"] if temperature != 1 else []
+    match study.config.get("sampling"):
+        case [int() | float() as temperature, *_] if temperature != 1:
+            words += ["--temperature", f"{temperature:g}"]
     words += ["--seeds", study.config["seed"]] if study.config.get("seed") else []
     words += ["--no-blocks", "--out", f"{study.folder or 'study'}-more"]
     return shlex.join(map(str, words))
@@ -172,8 +172,12 @@ def is_smoke_test(study: StudyData) -> bool:
     """Whether every benchmark has at most as many problems as with --quick."""
     from scaling.study import defaults
 
-    loads = study.config.get("workloads") or {}
-    return bool(loads) and all(
-        load.get("problems", math.inf) <= defaults.QUICK.get(name, defaults.QUICK_GENERIC).problems
-        for name, load in loads.items()
-    )
+    loads = study.config.get("workloads")
+    if not isinstance(loads, Mapping) or not loads:
+        return False
+    for name, load in loads.items():
+        n = load.get("problems") if isinstance(load, Mapping) else None
+        most = defaults.QUICK.get(name, defaults.QUICK_GENERIC).problems
+        if not isinstance(n, int) or n > most:
+            return False
+    return True

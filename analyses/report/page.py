@@ -167,7 +167,7 @@ def write_report(
     html = render(study, sections, decode, note)
     path = target / REPORT
     partial = path.with_suffix(".html.partial")
-    partial.write_text(html, encoding="utf-8")
+    partial.write_text(html, encoding="utf-8", errors="replace")  # a lone surrogate in a setting
     partial.replace(path)
     return path
 

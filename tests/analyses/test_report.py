@@ -363,6 +363,25 @@ def test_a_study_of_quick_sizes_is_called_a_smoke_test(
     assert any(line.startswith("Smoke test") for line in said) == smoke
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"workloads": [1]},
+        {"workloads": {"b": 3}},
+        {"workloads": {"b": {"problems": "many"}}},
+        {"sampling": "hot", "model": "m\ud800", "methods": "shortgpt"},
+        {"sampling": [], "model": 3, "methods": ["x"]},
+    ],
+)
+def test_settings_of_a_strangers_study_do_not_stop_the_report(
+    study: StudyData, config: dict[str, Any]
+) -> None:
+    strange = few(study, 6, config=config, meta={REMOVED_BEFORE: "all"})
+    assert advice.warnings(strange) == []
+    assert advice.advice(strange)
+    assert report.render(strange, [], None).encode(errors="replace")
+
+
 # ---------------------------------------------------------------------- a pruned checkpoint
 
 
