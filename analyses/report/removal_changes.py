@@ -108,12 +108,7 @@ class Change:
     @property
     def needed(self) -> int:
         """Problems with which a change of a share by `TOLERANCE` would be seen."""
-        low, high = max(2, least_problems(self.tests)), MOST_PROBLEMS
-        while low < high:
-            middle = (low + high) // 2
-            seen = smallest_effect(self._sd, middle, tests=self.tests) <= TOLERANCE
-            low, high = (low, middle) if seen else (middle + 1, high)
-        return low
+        return _needed(self._sd, self.tests)
 
     @property
     def interval(self) -> str:
@@ -137,6 +132,16 @@ class Change:
 def least_problems(tests: int) -> int:
     """The fewest changed problems with which a sign-flip test can be clear among `tests` tests."""
     return math.ceil(1 + math.log2(max(tests, 1) / tables.ALPHA))
+
+
+@lru_cache(maxsize=4096)  # shares have few different standard deviations
+def _needed(sd: float, tests: int) -> int:
+    low, high = max(2, least_problems(tests)), MOST_PROBLEMS
+    while low < high:
+        middle = (low + high) // 2
+        seen = smallest_effect(sd, middle, tests=tests) <= TOLERANCE
+        low, high = (low, middle) if seen else (middle + 1, high)
+    return low
 
 
 @dataclass(frozen=True)
