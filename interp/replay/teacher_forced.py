@@ -65,6 +65,8 @@ def replay(
     if not all(reducer.chunked for reducer in reducers):
         chunk_tokens = None
     reader = ChunkedReader(model, sequences, batch_tokens, chunk_tokens, prompts=prompts)
+    if counted is not None and len(counted) != len(sequences):
+        raise UserError(f"{len(counted)} masks for {len(sequences)} sequences: expected one each.")
     _replay(reader, reducers, [variant] * len(sequences), counted)
 
 

@@ -314,7 +314,7 @@ def cluster_bootstrap(
 
 
 def _check_counts(successes: float, trials: float) -> None:
-    if not trials > 0 or not 0 <= successes <= trials:
+    if not 0 < trials < float("inf") or not 0 <= successes <= trials:
         raise UserError(
             f"{successes} successes of {trials} trials: expected trials > 0 and successes between "
             "0 and trials."

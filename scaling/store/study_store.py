@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from interp.errors import PruneScopeError, UserError, did_you_mean, look_up
+from interp.errors import PruneScopeError, UserError, check_known, did_you_mean, look_up
 from interp.plumbing.arguments import checked
 from interp.plumbing.folder_lock import FolderLock
 from interp.plumbing.whole_files import file_identity
@@ -365,7 +365,9 @@ class Store:
             )
             parameters = (purpose,)
         if where:
-            parts = {name: value for name, value in where.items() if name in Key._fields}
+            for name in where:
+                check_known(name, Key._fields, "column of the key:")
+            parts = dict(where)
             sql += " WHERE " + " AND ".join(f"c.{name} = ?" for name in parts)
             parameters += tuple(parts.values())
         frame = self._frame(
