@@ -46,7 +46,7 @@ CAPTION = (
     "lost, what only skipping costs is a strange input to later blocks, what only a resampled one "
     "costs is that it says something wrong. Bottom: the contribution "
     "of the blocks that matter most scaled (0: skipped, 1: dense). Filled: Holm-corrected p < .05 "
-    "over the blocks; open: no clear difference. Bars: 95 % intervals over problems, uncorrected."
+    "over the blocks; open: not clear. Bars: 95 % intervals over problems, uncorrected."
 )
 PROBLEMS = 32
 CALIBRATION = 12  # further problems: their whole dense chains (with prompt) give means and pools

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TITLE = "Accuracy against blocks removed"
 CAPTION = (
-    "Accuracy at the largest thinking budget over the number of blocks removed; one panel a "
+    "Accuracy at the largest thinking budget over the number of blocks removed; a panel per "
     "benchmark, from no chain to the longest. Bars: 95 % intervals over problems."
 )
 

@@ -261,7 +261,7 @@ def text(found: pd.DataFrame) -> list[str]:
     for name, rows in found[found["part"] == "probe"].groupby("name", sort=False):
         sure = rows[rows["p_holm"] < ALPHA]
         top = (sure if len(sure) else rows).sort_values("value").iloc[-1]
-        clear = "" if len(sure) else ", no clear difference from shuffled labels"
+        clear = "" if len(sure) else ", not clearly different from shuffled labels"
         lines.append(
             f"{str(name).capitalize()} is read best behind block {int(top['block'])}: AUC "
             f"{share(top['value'])} {interval(top['low'], top['high'])}{clear} (position "

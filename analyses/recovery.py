@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 TITLE = "Can training mend it?"
 CAPTION = (
-    "Accuracy at the largest budget by recovery method, at equal training tokens: one mark a plan, "
+    "Accuracy at the largest budget by recovery method, at equal training tokens: a mark per plan, "
     "the bar their mean; dashed, the dense model. Then, for the plan that lost most, accuracy over "
     "the budget, how far each block's weights moved, and what skipping each block costs."
 )

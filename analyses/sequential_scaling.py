@@ -44,8 +44,8 @@ CAPTION = (
 AXES = {
     "thinking_budget": "thinking budget (tokens)",
     "tokens": "tokens spent",
-    "flops": "FLOPs of a chain",
-    "seconds": "seconds of a chain (modelled)",
+    "flops": "FLOPs per chain",
+    "seconds": "seconds per chain (modelled)",
 }
 EQUAL = {"spent": "equal_tokens", "flops": "equal_flops", "seconds": "equal_seconds"}
 MOST_LINES = 8

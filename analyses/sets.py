@@ -252,7 +252,7 @@ def text(found: pd.DataFrame) -> list[str]:
         members = accuracy[(accuracy["kind"] == "member") & (accuracy["name"] == row["name"])]
         most = members.loc[members["effect"].idxmin()]
         clear = row["gap_p_holm"] < ALPHA
-        adds = "they do not add up" if clear else "no clear difference from their sum"
+        adds = "they do not add up" if clear else "not clearly different from their sum"
         which = blocks_text([int(b) for b in row["blocks"].split()])
         lines.append(
             f"{style.pretty(row['name'])} ({which}): "

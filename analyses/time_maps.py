@@ -40,7 +40,7 @@ CAPTION = (
     "how many chains came there). Brown: change in the share of chains that end in a loop: when a "
     "block is lost from a point of a dense chain on; when, of a looping variant, another block is "
     "gone just before its loops, or its own are given back. Filled: Holm-corrected p < .05; open: "
-    "no clear difference. Bars: 95 % intervals over problems, uncorrected."
+    "not clear. Bars: 95 % intervals over problems, uncorrected."
 )
 PROBLEMS = 24  # of the map and of the forks
 TRIED = 16  # problems on which the variant that loops most is chosen

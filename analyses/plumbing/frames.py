@@ -21,8 +21,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from interp.errors import UserError
+from interp.model.checkpoint_files import folder_blocks
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
+from scaling.study.variants import REMOVED_BEFORE, lacking
 
 PURPOSES = ("accuracy", "sequential", "waits", "parallel", "blocks")
 
@@ -100,6 +103,26 @@ class StudyData:
         lengths = rows[rows["variant"] == "dense"].groupby("benchmark")["thinking_tokens"].mean()
         names = dict.fromkeys(rows["benchmark"])
         return sorted(names, key=lambda name: (float(lengths.get(name, np.inf)), str(name)))
+
+    @cached_property
+    def removed_before(self) -> tuple[int, ...]:
+        """Blocks of the dense model that the study's own model lacks: a pruned checkpoint's.
+
+        A study made before this was recorded is asked for the pruning.json of its model's folder.
+        """
+        if REMOVED_BEFORE in self.meta:
+            try:
+                return as_blocks(self.meta[REMOVED_BEFORE])
+            except (ValueError, TypeError):  # not what the runner writes: a stranger's file
+                return ()
+        place = str(self.config.get("model") or "")
+        if not place or not Path(place).is_dir():
+            return ()
+        try:
+            layer_map, n_dense = folder_blocks(place)
+        except UserError:  # the folder was changed since: the study's own numbers stand
+            return ()
+        return lacking(layer_map or (), n_dense)
 
     @cached_property
     def variants(self) -> list[tuple[str, str, int]]:

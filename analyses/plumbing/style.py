@@ -347,7 +347,7 @@ def variant_dots(
 ) -> Axes:
     """Plot one row per variant in the study's order: the value with its interval.
 
-    A filled point differs from dense (p_holm < .05); an open one shows no clear difference.
+    A filled point differs from dense (p_holm < .05); the change of an open one is not clear.
 
     Args:
         ax: the axes.

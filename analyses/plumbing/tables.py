@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from interp.statistics import holm, mean_interval, paired_difference
+from interp.statistics import PairedDifference, holm, mean_interval, paired_difference
 
 if TYPE_CHECKING:
     from analyses.plumbing.frames import StudyData
@@ -61,7 +61,9 @@ def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     return cells | {"problems": int(values["problem"].nunique()), "chains": len(values)}
 
 
-def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[str, Any]:
+def paired_with_dense(
+    frame: pd.DataFrame, dense: pd.DataFrame, column: str
+) -> PairedDifference | None:
     """Mean of a column in one frame minus another, paired by problem and sample.
 
     Args:
@@ -70,18 +72,34 @@ def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[st
         column: name of the column; a pair with a missing side is left out.
 
     Returns:
-        Cells of a row: change, change_low, change_high, p, pairs.
+        The difference; None without a pair.
     """
-    empty = {"change": np.nan, "change_low": np.nan, "change_high": np.nan, "p": np.nan, "pairs": 0}
     keys = ["problem", "sample"]
     both = frame[[*keys, column]].merge(dense[[*keys, column]], on=keys, suffixes=("", "_dense"))
     both = both.dropna()
     if not len(both):
-        return empty
+        return None
     problems = list(dict.fromkeys(both["problem"]))
     here = matrix(both, column, problems)
     there = matrix(both, f"{column}_dense", problems)
-    found = paired_difference(there, here)
+    return paired_difference(there, here)
+
+
+def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[str, Any]:
+    """The paired difference of a column as cells of a row.
+
+    Args:
+        frame: rows of a variant.
+        dense: rows of dense.
+        column: name of the column.
+
+    Returns:
+        Cells of a row: change, change_low, change_high, p, pairs.
+    """
+    found = paired_with_dense(frame, dense, column)
+    if found is None:
+        none = dict.fromkeys(("change", "change_low", "change_high", "p"), np.nan)
+        return {**none, "pairs": 0}
     cells = {"change": found.value, "change_low": found.low, "change_high": found.high}
     return cells | {"p": found.p, "pairs": found.n_problems}
 
@@ -300,11 +318,8 @@ def blocks_text(removed: Sequence[int]) -> str:
         else:
             runs.append([block])
     said = [
-        f"{run[0]}\u2013{run[-1]}"
-        if len(run) > 2
-        else listing([str(b) for b in run])
-        if len(runs) == 1
-        else ", ".join(map(str, run))
+        words
         for run in runs
+        for words in ([f"{run[0]}\u2013{run[-1]}"] if len(run) > 2 else map(str, run))
     ]
     return ("block " if len(blocks) == 1 else "blocks ") + listing(said)

@@ -1,15 +1,17 @@
-"""The report: one self-contained HTML file with the findings, figures and tables of a study.
+"""The report: one self-contained HTML file with the verdict, figures and tables of a study.
 
-It begins with sentences computed from the data (`analyses.report.findings`), then shows every
-analysis with figure, caption and table, sample chains side by side, and the study's settings.
-Styles and figures are inside the file; the template escapes all text from models and problems. The
-figures are also beside it as PNG and SVG, the tables as CSV.
+It begins with the verdict (`analyses.report.verdict`) and the table at a glance
+(`analyses.report.glance`), whose cells link to the chains behind them
+(`analyses.report.chain_appendix`). Then come every analysis with figure, captions and table, and
+the study's settings. Styles and figures are inside the file; the template escapes all text from
+models and problems. The figures are also beside it as PNG and SVG, the tables as CSV.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,20 +26,22 @@ from analyses.plumbing import catalogue, style
 from analyses.plumbing.command import make
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import number, share
-from analyses.report.findings import findings
-from analyses.report.pairs import ChainPair, chain_pairs, tokenizer_text
+from analyses.report.advice import advice, warnings
+from analyses.report.captions import captions
+from analyses.report.chain_appendix import appendix
+from analyses.report.chain_text import tokenizer_text
+from analyses.report.glance import dense_name, glance
+from analyses.report.glossary import GLOSSARY
+from analyses.report.removal_changes import plans, single_blocks
+from analyses.report.verdict import headline
 from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
 
 REPORT = "report.html"
-READING = (
-    "Intervals are 95 %, over problems, each for itself. Differences are paired: the same "
-    "problems, the same sampling noise. p values are from sign-flip tests and Holm-corrected "
-    "within an outcome; “no clear difference” means p ≥ .05 after that, not that there is none."
-    " Blocks are numbered from 0 in the dense model, always."
-)
+GLANCES = {"accuracy": "Every removal at a glance", "blocks": "Every block alone"}
+CHAINS = "The chains behind the numbers"
 _WITH_ENDS = ("change", "gain", "strict", "lenient", "kappa", "agreed")
 _SHARES = {f"{name}{end}" for name in _WITH_ENDS for end in ("", "_low", "_high")} | {
     "value", "low", "high", "effect", "dense", "variant_value", "spearman", "reliability",
@@ -105,6 +109,7 @@ class Section:
         id: anchor.
         title: heading.
         text: paragraphs before the figures.
+        said: what the figures show, in sentences.
         figures: the figures.
         tables: the tables.
     """
@@ -112,6 +117,7 @@ class Section:
     id: str
     title: str
     text: tuple[str, ...]
+    said: tuple[str, ...]
     figures: tuple[Image, ...]
     tables: tuple[Sheet, ...]
 
@@ -148,39 +154,37 @@ def write_report(
     target = Path(out or folder)
     if not any(len(frame) for frame in study.purposes.values()):
         raise UserError(f"The study in {str(folder)!r} has no chains yet; run it, then report.")
-    found, sections = {}, []
+    found: dict[str, pd.DataFrame] = {}
+    sections = []
     for analysis in catalogue.reported(study):  # what was computed is shown
         if on_step is not None:
             on_step(analysis.title)
-        table, written = make(analysis.name, study, target)
-        found[analysis.name] = table
-        section = _section(analysis, table, written)
+        found[analysis.name], written = make(analysis.name, study, target)
+        section = _section(analysis, study, found, written)
         if section is not None:
             sections.append(section)
-    pairs, note = _pairs(study, text, trust_remote_code)
-    html = render(study, found, sections, pairs, note)
+    decode, note = _text(study, text, trust_remote_code)
+    html = render(study, sections, decode, note)
     path = target / REPORT
     partial = path.with_suffix(".html.partial")
-    partial.write_text(html, encoding="utf-8")
+    partial.write_text(html, encoding="utf-8", errors="replace")  # a lone surrogate in a setting
     partial.replace(path)
     return path
 
 
 def render(
     study: StudyData,
-    found: dict[str, pd.DataFrame],
     sections: Sequence[Section],
-    pairs: Sequence[ChainPair],
+    text: Callable[[Sequence[int]], str] | None,
     note: str = "",
 ) -> str:
     """Render the HTML of a report.
 
     Args:
         study: the study.
-        found: tables by name of the analysis.
         sections: the sections.
-        pairs: sample chains side by side.
-        note: why there are no sample chains; empty where there are.
+        text: token ids to text; None shows chains without their text.
+        note: why chains are shown without it; empty where they are not.
 
     Returns:
         The HTML.
@@ -192,10 +196,14 @@ def render(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=False, lstrip_blocks=True
     )
+    environment.filters["unbroken"] = _unbroken
     template = environment.from_string((here / "report.html.jinja").read_text(encoding="utf-8"))
+    sides = {"accuracy": plans(study), "blocks": single_blocks(study)}
+    groups, links = appendix(study, list(sides.items()), text)
+    tables = {name: glance(study, sides[name], title, links) for name, title in GLANCES.items()}
     contents = [{"id": s.id, "title": s.title} for s in sections]
-    if pairs:
-        contents.append({"id": "chains", "title": "Chains side by side"})
+    if groups:
+        contents.append({"id": "chains", "title": CHAINS})
     contents.append({"id": "made", "title": "How this was made"})
     model = str(study.config.get("model", "the model"))
     return template.render(
@@ -203,14 +211,25 @@ def render(
         title=f"What removing blocks does to {model_name(model)}",
         byline=byline(study),
         version=version("prunescope"),
-        findings=findings(study, found),
-        reading=READING,
+        warnings=warnings(study),
+        headline=headline(study),
+        tables=[table for table in tables.values() if table is not None],
+        advice=advice(study),
+        glossary=GLOSSARY,
         contents=contents,
         sections=sections,
-        pairs=pairs,
-        settings=settings(study, note),
+        chains_title=CHAINS,
+        groups=groups,
+        chains_note=note,
+        folder=shlex.quote(str(study.folder or "STUDY")),
+        settings=settings(study),
         database="study.sqlite",
     )
+
+
+def _unbroken(text: str) -> str:
+    """A sentence whose "n = 40" and "p < .001" are not broken at the end of a line."""
+    return text.replace(" = ", "\u00a0=\u00a0").replace(" < ", "\u00a0<\u00a0")
 
 
 def model_name(model: str) -> str:
@@ -248,16 +267,8 @@ def version(package: str) -> str:
         return "(not installed)"
 
 
-def settings(study: StudyData, note: str = "") -> list[tuple[str, str]]:
-    """The study's settings, fingerprints and versions as rows.
-
-    Args:
-        study: the study.
-        note: why there are no sample chains; empty where there are.
-
-    Returns:
-        Pairs (name, value).
-    """
+def settings(study: StudyData) -> list[tuple[str, str]]:
+    """The study's settings, fingerprints and versions as pairs (name, value)."""
     rows = []
     for key, value in study.config.items():
         if isinstance(value, dict):
@@ -270,8 +281,6 @@ def settings(study: StudyData, note: str = "") -> list[tuple[str, str]]:
     if not judge.in_store(study):
         rows.append(("judge", f"none has read this study yet: prunescope judge {study.folder}"))
     rows.append(("report made with", ", ".join(f"{p} {version(p)}" for p in packages)))
-    if note:
-        rows.append(("chains", note))
     return rows
 
 
@@ -283,22 +292,25 @@ def _flat(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _pairs(
+def _text(
     study: StudyData, text: Callable[[Sequence[int]], str] | None, trust_remote_code: bool
-) -> tuple[list[ChainPair], str]:
-    """The sample chains, or the reason why there are none."""
+) -> tuple[Callable[[Sequence[int]], str] | None, str]:
+    """The function from token ids to text, or the reason why there is none."""
     from interp.errors import UserError
 
     try:
-        text = text or tokenizer_text(str(study.config.get("model")), trust_remote_code)
+        return text or tokenizer_text(str(study.config.get("model")), trust_remote_code), ""
     except UserError as error:  # no tokenizer here; the rest of the report does not need it
-        return [], f"not shown: the tokenizer could not be loaded ({error})"
-    return chain_pairs(study, text), ""
+        return None, f"Their text is not shown: the tokenizer could not be loaded ({error})."
 
 
 def _section(
-    analysis: catalogue.Analysis, table: pd.DataFrame, written: Sequence[Path]
+    analysis: catalogue.Analysis,
+    study: StudyData,
+    found: dict[str, pd.DataFrame],
+    written: Sequence[Path],
 ) -> Section | None:
+    table = found[analysis.name]
     if not len(table):
         return None
     figures = []
@@ -309,9 +321,10 @@ def _section(
             figures.append(
                 Image(_embedded(path), f"{analysis.title}. {caption}", caption, width, height)
             )
-    sheet = as_sheet(table, "Table")
+    said = tuple(captions(analysis.name, study, found))
     text = tuple(analysis.text_of(table))
-    return Section(analysis.name, analysis.title, text, tuple(figures), (sheet,))
+    sheet = as_sheet(table, "Table", study)
+    return Section(analysis.name, analysis.title, text, said, tuple(figures), (sheet,))
 
 
 def _embedded(path: Path) -> str:
@@ -328,16 +341,18 @@ def _size(path: Path) -> tuple[int, int]:
     return round(width * 96 / 72), round(height * 96 / 72)
 
 
-def as_sheet(table: pd.DataFrame, title: str) -> Sheet:
+def as_sheet(table: pd.DataFrame, title: str, study: StudyData | None = None) -> Sheet:
     """A frame as text: two digits, true minus signs, no columns without values.
 
     Args:
         table: the frame.
         title: heading.
+        study: the study; its reference is named as what it is if it is a pruned checkpoint.
 
     Returns:
         The sheet.
     """
+    table = table if study is None else _with_given(table, study)
     shown = table.loc[:, [c for c in table.columns if c != "method" and table[c].notna().any()]]
     numeric = tuple(shown[c].dtype.kind in "fiu" for c in shown.columns)
     rows = tuple(
@@ -346,6 +361,19 @@ def as_sheet(table: pd.DataFrame, title: str) -> Sheet:
     )
     head = tuple(str(_NAMES.get(c, str(c).replace("_", " "))) for c in shown.columns)
     return Sheet(title, head, rows, numeric)
+
+
+def _with_given(table: pd.DataFrame, study: StudyData) -> pd.DataFrame:
+    """The rows of a pruned checkpoint under its own name, with the blocks that it lacks."""
+    lacks = study.removed_before
+    if not lacks or "variant" not in table:
+        return table
+    given = table["variant"] == style.DENSE
+    own: dict[str, Any] = {"variant": dense_name(study), "n_removed": len(lacks), "removed": lacks}
+    return table.assign(**{
+        column: [value if here else old for here, old in zip(given, table[column], strict=True)]
+        for column, value in own.items() if column in table
+    })  # fmt: skip
 
 
 def _cell(column: str, value: Any) -> str:

@@ -13,6 +13,8 @@ from urllib.parse import quote, unquote, urlencode
 from interp.errors import UserError
 from scaling.store.chain_row import Key
 
+HOST, PORT = "127.0.0.1", 8765  # where `prunescope view` serves, unless the port is taken
+
 
 def chain_id(key: Key) -> str:
     """The five parts of a chain's key, percent-encoded and joined by slashes.

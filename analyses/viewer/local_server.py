@@ -21,10 +21,10 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from analyses.viewer import page_assets
+from analyses.viewer.links import HOST, PORT
 from analyses.viewer.viewed_study import ViewedStudy
 from interp.errors import UserError
 
-HOST, PORT = "127.0.0.1", 8765
 LONGEST_QUERY = 400  # characters
 MOST_TEXTS = 100  # per request
 HEADERS = {

@@ -25,6 +25,7 @@ from scaling.study.preflight import chooses, method_of
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
 
+REMOVED_BEFORE = "removed before"  # key in `meta`: JSON list of blocks that the model itself lacks
 INFLUENCE = "shortgpt"  # Block Influence: scored in every study, whatever its methods are
 DRAW = 1000  # between the seeds of two draws, so that studies of seeds 0, 1, 2 have others
 LONGEST_CALIBRATION = 1024  # thinking tokens per chain
@@ -176,8 +177,25 @@ def decide(
             variants.append(_row(plan.name, "plan", method, plan.removed, plan.to_json()))
     blocks = [(block_variant(block).name, block) for block in engine.layer_map]
     variants += [_row(name, "block", "single", (block,), "") for name, block in blocks]
+    n_dense = getattr(engine.model, "n_dense", None)
+    before = json.dumps(lacking(engine.layer_map, n_dense))
+    store.put("meta", [{"key": REMOVED_BEFORE, "value": before}])
     store.put("scores", scores)
     store.put("variants", variants)  # last: the rows mark the stage as complete
+
+
+def lacking(layer_map: Sequence[int], n_dense: int | None) -> tuple[int, ...]:
+    """The dense blocks that a model lacks.
+
+    Args:
+        layer_map: dense index of each block that it has.
+        n_dense: number of blocks of the dense model; None takes the last block for its last.
+
+    Returns:
+        The blocks, rising; none for an empty map.
+    """
+    most = n_dense or max(layer_map, default=-1) + 1
+    return tuple(sorted(set(range(most)) - set(layer_map))) if len(layer_map) else ()
 
 
 def read_variants(store: Store) -> dict[str, VariantLike]:

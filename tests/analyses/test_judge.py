@@ -122,7 +122,7 @@ def test_counts_are_those_of_the_same_chains(judged: StudyData) -> None:
 
 
 def test_a_report_has_the_section_and_without_a_judge_a_line(
-    judged: StudyData, study: StudyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    judged: StudyData, study: StudyData, tmp_path: Path
 ) -> None:
     assert judged.folder is not None
     judge = catalogue.load("judge")
@@ -130,11 +130,10 @@ def test_a_report_has_the_section_and_without_a_judge_a_line(
     assert dict(report.settings(study))["judge"].startswith("none has read this study yet")
     assert "judge" not in dict(report.settings(judged))
     assert judge in catalogue.reported(judged)
-    monkeypatch.setattr(report, "findings", lambda *_: [])
     found, files = make("judge", judged, tmp_path)
-    section = report._section(judge, found, files)
+    section = report._section(judge, judged, {"judge": found}, files)
     assert section is not None
-    page = report.render(judged, {}, [section], [])
+    page = report.render(judged, [section], None)
     assert judge.title.replace("'", "&#39;") in page
     assert "&lt;b&gt;m&lt;/b&gt;" in page  # the name of a judge is data, as all from outside
     assert "<b>m</b>" not in page

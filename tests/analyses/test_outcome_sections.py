@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
 from analyses import endings, equal_cost, extraction, sequential_scaling
+from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget
 from scaling.curves.outcomes import ended
 
@@ -71,3 +73,26 @@ def test_equal_cost_is_that_of_the_measurement(study: StudyData) -> None:
     (line,) = equal_cost.text(found)
     clear = found[(found["p_holm"] < 0.05) & (found["difference"] < 0)]
     assert f"{len(clear)} are clearly below dense" in line
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1.04, 1.3, 2.0, 8.0])
+@pytest.mark.parametrize("unit", ["", "s"])
+def test_labels_of_costs_do_not_touch(study: StudyData, ratio: float, unit: str) -> None:
+    found = equal_cost.table(study)
+    axis = "seconds" if unit else "spent"
+    part = found[(found["benchmark"] == "countdown-4") & (found["axis"] == "spent")]
+    part = part[part["difference"].notna()].copy()
+    part["axis"] = axis
+    part["cost"] = np.geomspace(0.21, 0.21 * ratio, len(part)) * (1 if unit else 1.15e9)
+    with style.style():
+        whole, (ax, *_) = style.panels(3, columns=3, width=3.6, height=3.1)
+        equal_cost.plot(part, "countdown-4", axis, study, ax)
+        whole.draw_without_rendering()
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+        names = [text.get_window_extent() for text in ax.texts]
+        zero = next(line for line in ax.get_lines() if set(np.atleast_1d(line.get_ydata())) == {0})
+        end = zero.get_window_extent().x1
+    assert 1 <= len(boxes) <= 3
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+    assert names
+    assert all(box.x0 >= end - 1 for box in names)  # the line of dense strikes no name through

@@ -91,7 +91,7 @@ def test_words_and_panels(costed: StudyData) -> None:
     whole = analysis.figure(found, costed)
     assert isinstance(whole, Figure)
     labels = [ax.get_xlabel() for ax in whole.axes]
-    assert labels == ["tokens spent", "FLOPs of a chain"] * 2
+    assert labels == ["tokens spent", "FLOPs per chain"] * 2
     with pytest.raises(UserError, match="expected one of"):
         analysis.plot(found, "countdown-4", costed, x="hours")
 

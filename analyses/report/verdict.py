@@ -1,0 +1,170 @@
+"""The verdict: one sentence about the removals, two where single blocks must stay."""
+
+from __future__ import annotations
+
+import math
+
+from analyses.plumbing.frames import StudyData, largest_budget
+from analyses.plumbing.tables import blocks_text, estimate, listing, share, signed
+from analyses.report.decisions import (
+    SAFE,
+    UNSAFE,
+    Decision,
+    decisions,
+    is_control,
+    problems_needed,
+    where,
+)
+from analyses.report.removal_changes import TOLERANCE, Change, Removals, plans, single_blocks
+
+
+def headline(study: StudyData) -> str:
+    """The verdict in one sentence, or two where blocks say why.
+
+    Args:
+        study: the study.
+
+    Returns:
+        The text.
+    """
+    removals, blocks = plans(study), single_blocks(study)
+    if removals.labels:
+        said = _of_removals(study, removals, "Removing")
+        return said if any(d.kind == UNSAFE for d in decisions(removals)) else said + _vital(blocks)
+    return _of_removals(study, blocks, "Skipping") if blocks.labels else _without_removals(study)
+
+
+def _vital(blocks: Removals) -> str:
+    """A sentence about the single blocks that must stay; empty where none is known."""
+    unsafe = [d for d in decisions(blocks) if d.kind == UNSAFE]
+    if not unsafe:
+        return ""
+    worst = max(unsafe, key=_loss).decisive[0]
+    found = blocks_text([blocks.removed[d.variant][0] for d in unsafe])
+    return (
+        f" {found.capitalize()} must stay: without {blocks.labels[worst.variant]} alone, "
+        f"{_moved(worst)}."
+    )
+
+
+def _of_removals(study: StudyData, removals: Removals, verb: str) -> str:
+    made = [d for d in decisions(removals) if not is_control(removals.methods[d.variant])]
+    made = made or decisions(removals)
+    size = {d.variant: len(removals.removed[d.variant]) for d in made}
+    unsafe = [d for d in made if d.kind == UNSAFE]
+    if unsafe:
+        fewest = min(size[d.variant] for d in unsafe)
+        first = [d for d in unsafe if size[d.variant] == fewest]
+        return _harm(study, removals, max(first, key=_loss), verb)
+    safe = [d for d in made if d.kind == SAFE]
+    if safe:
+        best = max(safe, key=lambda d: size[d.variant])
+        worst = best.decisive[0]
+        return (
+            f"{verb} {_named(removals, best.variant)} is safe on these benchmarks: a loss of more "
+            f"than {share(TOLERANCE)} is ruled out on all of them (the largest change for the "
+            f"worse: {where(worst)}, {worst.said})."
+        )
+    every = decisions(removals)
+    changes = [c for d in every for c in d.decisive]
+    if not changes:
+        return "No removal can be compared with dense: they share no problem."
+    worst = max(changes, key=lambda c: c.worse)
+    said = f"Too few problems to tell: none of the {len(every)} removals does clear harm"
+    if worst.worse > 0:
+        without = blocks_text(removals.removed[worst.variant])
+        said += f" (at worst {where(worst)} without {without})"
+    n = f"{problems_needed(changes):,}"
+    return f"{said}; about {n} problems are needed to see a change of {share(TOLERANCE)}."
+
+
+def _loss(decision: Decision) -> float:
+    return max(c.worse for c in decision.decisive)
+
+
+def _named(removals: Removals, variant: str) -> str:
+    """The blocks first: "blocks 6 and 7 (ShortGPT −2)"."""
+    label, blocks = removals.labels[variant], blocks_text(removals.removed[variant])
+    return blocks if label == blocks else f"{blocks} ({label})"
+
+
+def _harm(study: StudyData, removals: Removals, decision: Decision, verb: str) -> str:
+    """What a harmful removal keeps, what it breaks, what its chains do, and which block is why."""
+    variant = decision.variant
+    accuracy = removals.of(variant)
+    parts = []
+    kept = [c for c in accuracy if c.ruled_out]
+    if kept:
+        said = [f"{c.benchmark} ({c.levels})" for c in kept[-2:]]
+        parts.append(f"keeps {listing(said)}")
+    lost = sorted((c for c in accuracy if c.clear and c.worse > 0), key=lambda c: -c.worse)
+    if lost:
+        parts.append(f"{_falls(lost[0])} {lost[0].benchmark} ({lost[0].levels})")
+    tail = []
+    place = lost[0].benchmark if lost else decision.decisive[0].benchmark
+    for outcome, words in (("looped", "loop"), ("no_answer", "give no answer")):
+        change = removals.changes.get((variant, place, outcome))
+        if change is not None and change.clear and change.worse > 0:
+            of, now, before = "its" if lost else f"{place}'s", *_percent(change)
+            tail.append(f"{now} of {of} chains now {words} (dense {before})")
+            break
+    if lost and (why := _why(study, removals, lost[0])):
+        tail.append(why)
+    sentence = f"{verb} {_named(removals, variant)} {' but '.join(parts)}"
+    if not parts:
+        sentence = f"{verb} {_named(removals, variant)} breaks chains"
+    return "; ".join([sentence, *tail]) + "."
+
+
+def _falls(change: Change) -> str:
+    """A loss of accuracy as a verb."""
+    left = change.found.variant / change.found.dense if change.found.dense > 0 else math.nan
+    if left <= 0.1:
+        return "destroys"
+    return "halves" if 0.4 <= left <= 0.6 else "lowers" if left > 0.6 else "breaks"
+
+
+def _percent(change: Change) -> tuple[str, str]:
+    return f"{100 * change.found.variant:.0f} %", f"{100 * change.found.dense:.0f} %"
+
+
+def _why(study: StudyData, removals: Removals, loss: Change) -> str:
+    """The member that alone costs at least half of the loss, where a single one does."""
+    blocks = single_blocks(study)
+    members = set(removals.removed[loss.variant])
+    if len(members) < 2:
+        return ""
+    alone = {
+        next(iter(blocks.removed[c.variant])): c
+        for (_, benchmark, outcome), c in blocks.changes.items()
+        if benchmark == loss.benchmark and outcome == "correct"
+    }
+    clear = [b for b in members if b in alone and alone[b].clear and alone[b].worse > 0]
+    if len(clear) != 1 or alone[clear[0]].worse < loss.worse / 2:
+        return ""
+    return f"block {clear[0]} is why (alone {signed(alone[clear[0]].found.value)})"
+
+
+def _without_removals(study: StudyData) -> str:
+    """The sentence of a study that removes nothing: accuracy at the largest budget."""
+    rows = next((largest_budget(study.rows(p)) for p in study.purposes if len(study.rows(p))), None)
+    if rows is None or not len(rows):
+        return "The study has no chains at a plain budget yet."
+    said = []
+    for benchmark in [b for b in study.benchmarks if b in set(rows["benchmark"])]:
+        one = estimate(rows[rows["benchmark"] == benchmark], "correct")
+        said.append(
+            f"{share(one['value'])} [{share(one['low'])}, {share(one['high'])}] of {benchmark} "
+            f"(n = {one['problems']})"
+        )
+    lacks = study.removed_before
+    who = f"The checkpoint as given, without {blocks_text(lacks)}," if lacks else "The model"
+    return f"{who} solves {listing(said)}; this study removed no block and compares nothing."
+
+
+def _moved(change: Change) -> str:
+    """A change with its place as a clause: "arithmetic falls from 1.00 to .00"."""
+    place = change.benchmark
+    if change.outcome.column != "correct":
+        place = f"{change.outcome.name} on {place}"
+    return f"{place} {'falls' if change.found.value < 0 else 'rises'} from {change.levels}"
