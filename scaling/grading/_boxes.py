@@ -11,6 +11,11 @@ from scaling.grading._dressing import same_text
 # begin a box.
 BOX_COMMAND = r"\\(?:boxed|fbox|framebox)\s*\{"
 _BRACES = re.compile(rf"{BOX_COMMAND}|\\(?!{BOX_COMMAND})[\s\S]|[{{}}]")
+# what makes a brace hold a part of an expression, not a group: \frac{, \frac{1}{, \sqrt[3]{, ^{
+_PART = re.compile(
+    r"(?:\\[dtc]?frac\s*(?:\{[^{}]*\}\s*)?|\\d?binom\s*(?:\{[^{}]*\}\s*)?"
+    r"|\\sqrt\s*(?:\[[^\]]*\]\s*)?|[\^_]\s*)$"
+)
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,14 @@ class Box:
         start: position of its command.
         end: position behind its closing brace.
         content: its content without surrounding blanks.
+        part: whether it stands inside a fraction, a root, a power or an index, so that its content
+            is not the whole value.
     """
 
     start: int
     end: int
     content: str
+    part: bool = False
 
 
 def boxes(text: str) -> tuple[list[Box], bool]:
@@ -40,19 +48,24 @@ def boxes(text: str) -> tuple[list[Box], bool]:
         The boxes, and whether the last one that opens is never closed.
     """
     found: list[Box] = []
-    opened: list[tuple[int, int]] = []  # starts of command and content; (-1, -1) for a brace
+    # starts of command and content, -1 for a brace; whether what opened is part of an expression
+    opened: list[tuple[int, int, bool]] = []
     last = -1
     for match in _BRACES.finditer(text):
         token = match[0]
         if token.endswith("{") and len(token) > 2:
-            opened.append((match.start(), match.end()))
+            opened.append((match.start(), match.end(), bool(opened) and opened[-1][2]))
             last = match.start()
         elif token == "{":
-            opened.append((-1, -1))
+            before = text[max(0, match.start() - 60) : match.start()]
+            inside = not opened or opened[-1][0] < 0  # a new box begins a new expression
+            part = bool(_PART.search(before)) or (inside and bool(opened) and opened[-1][2])
+            opened.append((-1, -1, part))
         elif token == "}" and opened:
-            start, inside = opened.pop()
+            start, begin, part = opened.pop()
             if start >= 0:
-                found.append(Box(start, match.end(), text[inside : match.start()].strip()))
+                content = text[begin : match.start()].strip()
+                found.append(Box(start, match.end(), content, part))
     found.sort(key=lambda box: box.start)
     return found, last >= 0 and (not found or found[-1].start != last)
 
@@ -97,7 +110,8 @@ def boxed_answer(text: str) -> tuple[bool, str | None]:
         text: any text.
 
     Returns:
-        Whether a box was opened, and the answer; None where the last box is empty or never closed.
+        Whether a box was opened, and the answer; None where the last box is empty, never closed, or
+        only part of an expression.
     """
     found, unfinished = boxes(text)
     if unfinished:
@@ -105,7 +119,7 @@ def boxed_answer(text: str) -> tuple[bool, str | None]:
     if not found:
         return False, None
     last = found[-1]
-    if not last.content:
+    if not last.content or last.part:
         return True, None
     inside = _PROOF.search(last.content)  # \boxed{\text{The answer is } 7}
     if inside:

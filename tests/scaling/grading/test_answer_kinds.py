@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scaling.grading import grade_text
+from scaling.grading._boxes import boxed_answer
 from scaling.grading._compare import same_answer
 from scaling.grading._reader import read, understood
 from scaling.grading._tokens import NotUnderstoodError
@@ -665,3 +666,21 @@ def test_equal_answers_vote_together() -> None:
     found = candidates_of(answers)
     assert [found.index(one) for one in found] == [0, 0, 2, 3, 3, 5, 5, 7]
     assert candidates_of([]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"so $\frac{\boxed{5}}{2}$", None),
+        (r"so $\frac{1}{\boxed{4}}$", None),
+        (r"so $\sqrt{\boxed{9}}$", None),
+        (r"so $\sqrt[3]{2 + \boxed{6}}$", None),
+        (r"so $2^{\boxed{3}}$", None),
+        (r"so ${\boxed{5}}$", "5"),
+        (r"so $\color{red}{\boxed{5}}$", "5"),
+        (r"so $\boxed{\frac{5}{2}}$", r"\frac{5}{2}"),
+        (r"$\frac{\boxed{1}}{2}$, at last $\boxed{7}$", "7"),
+    ],
+)
+def test_a_box_that_is_part_of_an_expression_is_no_answer(text: str, answer: str | None) -> None:
+    assert boxed_answer(text) == (True, answer)
