@@ -59,6 +59,7 @@ class View(FolderOptions, CodeOptions):
         text = None
         if self.tokenizer is not None:
             text = TokenizerText.of(self.tokenizer, self.trust_remote_code)
+        yield f"Opening {self.study}; a large study takes some seconds."
         with ViewedStudy(
             self.study, text=text, measure=self.measure, trust_remote_code=self.trust_remote_code
         ) as study:

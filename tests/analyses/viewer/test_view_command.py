@@ -101,6 +101,7 @@ def test_it_serves_until_it_is_stopped(real_folder: Path, cached: Path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(cached), "PYTHONPATH": str(Path.cwd())}
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
+        assert process.stdout.readline().startswith("Opening ")  # at once
         line = process.stdout.readline()
         (address,) = re.findall(r"^Viewer: (http://127\.0\.0\.1:\d+/)#/$", line)
         with urllib.request.urlopen(f"{address}api/overview", timeout=60) as answer:
