@@ -176,7 +176,7 @@ def test_half_a_character_in_a_public_id_is_refused_before_it_reaches_the_store(
     tmp_path: Path,
 ) -> None:
     record = {"problem": "q", "answer": "1", "unique_id": "\ud83e"}
-    with pytest.raises(UserError, match="line 1: .*half characters"):
+    with pytest.raises(UserError, match=r"line 1: .*half characters"):
         load_benchmark("math500", data=write(tmp_path, [record]))
 
 
