@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from interp.errors import NonFiniteError
+from interp.errors import NonFiniteError, UserError
 from interp.kernels import library
 from prunescope import cli, commands
 from prunescope.progress import StudyBar, describe, duration
+from scaling.study.defaults import METHODS
 from scaling.study.study_progress import Event
 from tests.analyses.fake import write_study
 
@@ -139,6 +140,45 @@ def test_options_become_the_configuration() -> None:
     assert one.workload("arithmetic").problems == 7
     assert commands.Study(quick=True).configs()[0].out == Path("studies/testbed-quick")
     assert commands.default_folder("Qwen/Qwen3-8B", False) == Path("studies/Qwen-Qwen3-8B")
+
+
+def test_a_preset_and_what_is_given_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "dev.json"
+    file.write_text("{}", encoding="utf-8")
+    (config,) = commands.Study(
+        preset="paper-small",
+        model="some.gguf",
+        limit=("mmlu=9", "gsm8k=3"),
+        keep=("math500.level=1,2",),
+        shots=("gsm8k=8",),
+        shots_from=(f"mmlu={file}",),
+        device="cuda",
+        dtype="bfloat16",
+    ).configs()
+    assert config.limit == {"mmlu": 9, "gsm8k": 3}
+    assert config.keep == {"math500": {"level": ("1", "2")}}
+    assert config.prompts.shots == {"mmlu": 5, "gsm8k": 8}
+    assert config.prompts.shots_from == {"mmlu": str(file)}
+    assert (config.temperature, config.blocks, config.samples) == (0.7, False, 8)
+    assert (config.device, config.dtype) == ("cuda", "bfloat16")
+    assert config.out == Path("studies/some.gguf-paper-small")
+    (usual,) = commands.Study().configs()
+    assert (usual.temperature, usual.blocks, usual.methods) == (1.0, True, METHODS)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"limit": ("gsm8k",)}, "--limit 'gsm8k': expected NAME=N"),
+        ({"shots": ("gsm8k=x",)}, "--shots 'gsm8k=x': expected NAME=N"),
+        ({"shots": ("gsm8k=1", "gsm8k=2")}, "--shots names 'gsm8k' twice"),
+        ({"shots_from": ("gsm8k=nowhere",)}, "--shots-from 'gsm8k=nowhere': there is no file"),
+        ({"keep": ("level=1",)}, "--keep 'level=1': expected NAME.FIELD=VALUE"),
+    ],
+)
+def test_an_option_in_another_form(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        commands.Study(benchmarks=("gsm8k", "arithmetic"), **given).configs()
 
 
 def test_diagnose_finds_the_loop_in_a_file(
