@@ -64,7 +64,7 @@ def variants_at_once(
 ) -> dict[str, Any]:
     """Dense and plans in one batch, against `generate` on each pruned model."""
     requests = ask(model, options.data, options.prompts, options.tokens, variants)
-    ours, limits, theirs = [], [], []
+    ours, limits = [], []
     rows = min(len(requests), 128)
     for _ in range(options.rounds):
         with counting(model) as passes:
@@ -85,7 +85,6 @@ def variants_at_once(
             part = plain[first : first + best]
             took, made = clock(lambda m=pruned, p=part: hf_generate(m, p, options.tokens))
             useful, seconds = useful + made, seconds + took
-        theirs.append(useful / seconds)
     mine = statistics.median(ours)
     return {
         "tokens_per_second": round(mine, 1),
