@@ -28,6 +28,7 @@ import torch
 from bench.common import Clock, arguments, close, load, parse, problems
 from interp.chains.chain import Chain
 from interp.decoding import model_runner as engine
+from interp.decoding import sampling
 from interp.decoding.block_backend import TORCH, BackendChoice
 from interp.decoding.generate import decode
 from interp.decoding.request import Request
@@ -52,12 +53,13 @@ def counting(model: ReasoningModel) -> Iterator[list[int]]:
 @contextmanager
 def plain_torch() -> Iterator[None]:
     """The decoder without compiled kernels: the path of any architecture on any device."""
-    kept = engine.choose
+    kept = engine.choose, sampling.kernels
     engine.choose = lambda _, rows: BackendChoice(TORCH, rows, {})
+    sampling.kernels = cast("Any", lambda: None)
     try:
         yield
     finally:
-        engine.choose = kept
+        engine.choose, sampling.kernels = kept
 
 
 def ours(

@@ -47,21 +47,24 @@ def step_start(
 
 
 def uniform(
-    keys: Int[torch.Tensor, " B"], steps: Int[torch.Tensor, " B"], vocab: int
+    keys: Int[torch.Tensor, " B"],
+    steps: Int[torch.Tensor, " B"],
+    vocab: int | Int[torch.Tensor, "B K"],
 ) -> Float[torch.Tensor, "B V"]:
     """Uniform numbers in (0, 1), with full relative precision near 0.
 
     Args:
         keys: the noise key of each row, int64 [B].
         steps: the step of each row, int64 [B].
-        vocab: vocabulary size V.
+        vocab: vocabulary size V, or the vocabulary entries of each row, int64 [B, K].
 
     Returns:
-        float32 [B, V].
+        float32 [B, V], or [B, K].
     """
     start = step_start(keys, steps)
-    entry = torch.arange(1, vocab + 1, dtype=torch.int64, device=keys.device) * GOLDEN
-    bits = start[:, None] + entry  # [B, V]
+    if isinstance(vocab, int):
+        vocab = torch.arange(vocab, dtype=torch.int64, device=keys.device)
+    bits = start[:, None] + (vocab + 1) * GOLDEN  # [B, V]
     bits = mix_(bits, torch.empty_like(bits))
     bits >>= 24
     bits &= 2**40 - 1
@@ -69,17 +72,19 @@ def uniform(
 
 
 def gumbel(
-    keys: Int[torch.Tensor, " B"], steps: Int[torch.Tensor, " B"], vocab: int
+    keys: Int[torch.Tensor, " B"],
+    steps: Int[torch.Tensor, " B"],
+    vocab: int | Int[torch.Tensor, "B K"],
 ) -> Float[torch.Tensor, "B V"]:
     """Standard Gumbel noise for each (key, step, vocabulary entry).
 
     Args:
         keys: the noise key of each row, int64 [B].
         steps: the step of each row, int64 [B].
-        vocab: vocabulary size V.
+        vocab: vocabulary size V, or the vocabulary entries of each row, int64 [B, K].
 
     Returns:
-        float32 [B, V].
+        float32 [B, V], or [B, K].
     """
     # -log1p(-u) is a standard exponential. Its small values decide which token wins, and they are
     # exact.

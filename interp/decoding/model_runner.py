@@ -27,16 +27,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.chains.noise import step_start
 from interp.chains.periods import LOOP_CHECK
 from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
 from interp.decoding.cuda_blocks import CudaBlock, prepare
 from interp.decoding.cuda_graphs import CudaGraphs, wanted
 from interp.decoding.fused_blocks import BlockForward, CompiledBlocks, fuse, fused
 from interp.decoding.memory import kv_bytes
+from interp.decoding.prefix_sharing import SharedRows
 from interp.decoding.recording import LiveMoments, LiveRecord
-from interp.decoding.sampling import Sampling, measure
-from interp.decoding.sampling import choose as choose_token
+from interp.decoding.sampling import Sampling, choose_and_measure
 from interp.interventions.hooks import RowHooks
 from interp.interventions.interventions import Skip, Variant
 from interp.interventions.timeline import Timeline, site
@@ -253,6 +252,8 @@ class ModelRunner:
     def prefill(self, requests: Sequence[Request], variants: Sequence[int], width: int) -> Prefix:
         """Reads all given tokens but the last of each request in one causal, right-padded pass.
 
+        Requests that read the same tokens share the blocks that their variants leave as they are.
+
         Args:
             requests: the requests to read, R of them.
             variants: number of each request's variant.
@@ -261,28 +262,37 @@ class ModelRunner:
         Returns:
             Keys and values of columns [0, T): [R, kv heads, T, head width] per block.
         """
-        device = self.model.device
-        ids = np.zeros((len(requests), width), np.int64)  # [R, T]
-        for i, r in enumerate(requests):
+        device, n_blocks = self.model.device, self.model.n_blocks
+        shared = SharedRows.of([r.read for r in requests], [self._changes(r) for r in requests])
+        rows = [requests[i] for i in shared.requests]
+        ids = np.zeros((shared.n_rows(0), width), np.int64)  # [n, T]
+        for i, r in enumerate(rows[: len(ids)]):
             ids[i, : len(r.read) - 1] = r.read[:-1]
-        prefix = Prefix(self.model.n_blocks)
-        keys = torch.tensor([r.key for r in requests], device=device)
-        lines = [Timeline.given(len(r.prompt_ids), r.prefix) for r in requests]
-        self.prefill_hooks.assign(variants)
+        prefix = Prefix(n_blocks, [shared.places(block) for block in range(n_blocks)])
+        keys = torch.tensor([r.key for r in rows], device=device)
+        lines = [Timeline.given(len(r.prompt_ids), r.prefix) for r in rows]
+        self.prefill_hooks.assign([variants[i] for i in shared.requests])
         with torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(holding(self.model))
             self.prefill_hooks.enter(site(lines, 0, width, keys=keys, reach=self.reach))
             stack.enter_context(attending(self.model))
+            stack.enter_context(shared.joining(self.model.blocks))
             stack.enter_context(self.prefill_hooks)
             like = torch.zeros((), dtype=self.model.dtype, device=device)
+            # masks and positions of one row, which are those of all, however many rows there are
             self.model.anatomy.base(
                 input_ids=torch.from_numpy(ids).to(device),
-                attention_mask=causal_masks(self.masks, len(requests), width, like),
-                position_ids=torch.arange(width, device=device).expand(len(requests), width),
+                attention_mask=causal_masks(self.masks, 1, width, like),
+                position_ids=torch.arange(width, device=device)[None],
                 use_cache=True,
                 **handing(self.model.anatomy.base, prefix),
             )
         return prefix
+
+    def _changes(self, request: Request) -> int:
+        """Returns the index of the first block that changes how a request is read."""
+        blocks = [self.model.index_of(i.block) for i in request.changes]
+        return min((b for b in blocks if b is not None), default=self.model.n_blocks)
 
     # ---------------------------------------------------------------- rows
 
@@ -511,15 +521,9 @@ class ModelRunner:
             t[:n] for t in (self.last, self.position, self.index, self.keys)
         )
         logits = self._logits(n, used).to(last.device)  # [n, V]
-        if self.backend.triton and self.sampling.unfiltered:
-            from interp.kernels.triton_kernels import choose_and_measure
-
-            starts, heat = step_start(keys, index), self.sampling.temperature
-            token, entropy, norm = choose_and_measure(logits, heat, starts)  # [n] each
-        else:
-            logits = logits.float()
-            entropy, norm = measure(logits)  # [n] each
-            token = choose_token(logits, self.sampling, keys, index)  # [n]
+        token, entropy, norm = choose_and_measure(  # [n] each
+            logits, self.sampling, keys, index, triton=self.backend.triton
+        )
         if scripted:
             script = self.script[:n]
             token = torch.where(script >= 0, script, token)

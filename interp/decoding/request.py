@@ -11,7 +11,7 @@ import numpy as np
 from interp.chains.chain import Budget, Budgets, Chain, budgets_of
 from interp.chains.noise import noise_key
 from interp.errors import UserError
-from interp.interventions.interventions import VariantLike, dense, touches
+from interp.interventions.interventions import Intervention, VariantLike, dense
 from interp.model.chat import RawPrompt
 from interp.plumbing.arguments import checked
 
@@ -69,7 +69,7 @@ class Request:
     @property
     def prefill_key(self) -> tuple[Any, ...]:
         """Key of the prefill: requests with equal keys share their prefill."""
-        return (self.read, self.variant.name if self._touched else None)
+        return (self.read, self.variant.name if self.changes else None)
 
     @property
     def read(self) -> tuple[int, ...]:
@@ -77,9 +77,10 @@ class Request:
         return self.prompt_ids + self.prefix
 
     @property
-    def _touched(self) -> bool:
-        """Whether the variant changes the keys and values of the prompt or the prefix."""
-        return touches(self.variant, len(self.prefix) - 2 if self.prefix else -1)
+    def changes(self) -> tuple[Intervention, ...]:
+        """The interventions that change the keys and values of the prompt or the prefix."""
+        last = len(self.prefix) - 2 if self.prefix else -1
+        return tuple(one for one in self.variant.interventions() if one.touches(last))
 
 
 def check(model: ReasoningModel, requests: Sequence[Request]) -> None:

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 
-from interp.chains.noise import gumbel
+from interp.chains.noise import gumbel, step_start
 from interp.errors import UserError
+from interp.kernels.library import kernels
 from interp.plumbing.arguments import checked
+
+TIES = 64  # most tokens kept besides the top k because they tie with the last of them
 
 
 @checked
@@ -30,9 +33,10 @@ class Sampling:
 
     Attributes:
         temperature: divisor of the logits; 0 is greedy decoding.
-        top_k: keep the k most likely tokens, and ties with the last of them; 0 keeps all.
+        top_k: keep the k most likely tokens, and ties with the last of them (at most 64 more);
+            0 keeps all.
         top_p: keep the smallest set of most likely tokens with at least this probability
-            (nucleus sampling); 1 keeps all.
+            (nucleus sampling); of equal tokens the first ones; 1 keeps all.
         min_p: keep the tokens with at least this share of the most likely token's probability;
             0 keeps all.
     """
@@ -80,7 +84,7 @@ def filtered(logits: Float[torch.Tensor, "B V"], how: Sampling) -> Float[torch.T
         least = torch.topk(scaled, how.top_k, dim=-1).values[:, -1:]  # [B, 1]
         scaled = scaled.masked_fill(scaled < least, off)
     if how.top_p < 1:
-        order = torch.sort(scaled, dim=-1, descending=True)  # [B, V]
+        order = torch.sort(scaled, dim=-1, descending=True, stable=True)  # [B, V]
         p = torch.softmax(order.values, dim=-1)
         before = torch.cumsum(p, dim=-1) - p  # [B, V]: probability of all more likely tokens
         drop = torch.zeros_like(before, dtype=torch.bool)
@@ -113,6 +117,11 @@ def choose(
     """
     if how.greedy:
         return logits.argmax(-1)
+    if 0 < how.top_k < logits.shape[-1] - TIES:  # only these few are sorted and need noise
+        entries = logits.topk(how.top_k + TIES, dim=-1).indices.sort(-1).values  # [B, K]
+        few = logits.gather(-1, entries)
+        best = (filtered(few, how) + gumbel(keys, steps, entries)).argmax(-1, keepdim=True)
+        return entries.gather(-1, best)[:, 0]
     noise = gumbel(keys, steps, logits.shape[-1])
     plain = how.temperature == 1 and how.unfiltered
     return noise.add_(logits if plain else filtered(logits, how)).argmax(-1)
@@ -135,3 +144,36 @@ def measure(
     norm = torch.logsumexp(logits, dim=-1)
     p = (logits - norm[:, None]).exp_()  # [B, V]
     return torch.special.entr(p).sum(-1), norm
+
+
+def choose_and_measure(
+    logits: Float[torch.Tensor, "B V"],
+    how: Sampling,
+    keys: Int[torch.Tensor, " B"],
+    steps: Int[torch.Tensor, " B"],
+    *,
+    triton: bool = False,
+) -> tuple[Int[torch.Tensor, " B"], Float[torch.Tensor, " B"], Float[torch.Tensor, " B"]]:
+    """Chooses the next token of every row and measures its distribution, in one reading if it can.
+
+    Args:
+        logits: logits of each row, [B, V].
+        how: the sampling options.
+        keys: noise key of each row, [B], int64.
+        steps: index of the token to choose in each row, [B], int64.
+        triton: whether Triton's kernels may be used.
+
+    Returns:
+        What `choose` and `measure` return, by compiled kernels where there are some.
+    """
+    if triton and how.unfiltered:
+        from interp.kernels.triton_kernels import choose_and_measure as by_triton
+
+        return by_triton(logits, how.temperature, step_start(keys, steps))
+    logits = logits.float()
+    if logits.device.type == "cpu" and (run := kernels()) is not None:
+        heat = how.temperature if how.unfiltered else 0.0
+        token, entropy, norm = run.choose(logits, heat, step_start(keys, steps))
+        return token if how.unfiltered else choose(logits, how, keys, steps), entropy, norm
+    entropy, norm = measure(logits)
+    return choose(logits, how, keys, steps), entropy, norm

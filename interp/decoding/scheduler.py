@@ -16,6 +16,7 @@ Shapes: n rows in use, k passes of a stride.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
 PREFILL_TOKENS = 8192  # maximum number of tokens in one prefill pass, with padding
+ENOUGH_TOKENS = 1024  # a pass of more tokens leaves out requests that would be padded a lot
+PADDED = 7 / 8  # of the longest request, which no request of such a pass falls below
 REPORT_EVERY = 16  # strides between two progress reports
 
 
@@ -68,7 +71,8 @@ class Scheduler:
         options: how to decode.
         stop_ids: end-of-sequence token ids.
         marks: finds the end of thinking.
-        waiting: requests without a slot; requests with one prefill are neighbors.
+        waiting: requests without a slot; requests with one prompt are neighbors, and among them
+            those with one prefill.
         wanting: number of waiting requests per prefill key.
         prefills: computed prefills by prefill key.
         batch: the rows in use.
@@ -99,10 +103,11 @@ class Scheduler:
         reject_row_patches(list(variants.values()))
         self.stop_ids = np.asarray(model.stop_ids)
 
-        by_prompt: dict[Any, list[Request]] = {}  # one prefill, one run of requests
+        by_prompt: dict[Any, dict[Any, list[Request]]] = {}  # one prefill, one run of requests
         for r in requests:
-            by_prompt.setdefault(r.prefill_key, []).append(r)
-        self.waiting = deque(r for group in by_prompt.values() for r in group)
+            by_prompt.setdefault(r.read, {}).setdefault(r.prefill_key, []).append(r)
+        groups = (group for same in by_prompt.values() for group in same.values())
+        self.waiting = deque(r for group in groups for r in group)
         self.wanting = Counter(r.prefill_key for r in requests)
         self.prefills: dict[Any, _SharedPrefill] = {}
 
@@ -198,17 +203,29 @@ class Scheduler:
     def _prefill(self, new: list[Request]) -> None:
         """Computes the missing keys and values of all given tokens but the last of each request."""
         todo: dict[Any, Request] = {}
-        for r in new:
+        for r in (*new, *self._neighbors(len(new))):
             if r.prefill_key not in self.prefills and len(r.read) > 1:
                 todo.setdefault(r.prefill_key, r)
-        items = sorted(todo.items(), key=lambda item: len(item[1].read))
+        # requests with one prompt side by side, because they share blocks
+        items = sorted(todo.items(), key=lambda item: (len(item[1].read), item[1].read))
         while items:
             width = len(items[-1][1].read) - 1  # the longest request sets the width of its pass
             count = max(1, min(len(items), PREFILL_TOKENS // width))
+            while len(items[-count][1].read) < PADDED * width and width * count > ENOUGH_TOKENS:
+                count -= 1
             part, items = items[-count:], items[:-count]
             prefix = self.batch.prefill([r for _, r in part], width)
             for i, (key, _) in enumerate(part):
                 self.prefills[key] = _SharedPrefill(prefix, i)
+
+    def _neighbors(self, count: int) -> Iterator[Request]:
+        """Yields waiting requests with the same prompt as the last of the first `count`."""
+        prompt = self.waiting[count - 1].read
+        most = PREFILL_TOKENS // len(prompt)
+        for r in itertools.islice(self.waiting, count, count + most):
+            if r.read != prompt:
+                return
+            yield r
 
     def _spread(self, free: int) -> None:
         """Moves open tasks of rows to free slots when no request waits, so the end comes sooner."""

@@ -196,7 +196,7 @@ class RowHooks:
                 if isinstance(op.intervention, Skip):
                     new = before
                 else:
-                    new = before + op.intervention.new_delta(after - before, self._site)
+                    new = before + self._new(op, after - before)
                 after = _select(op.mask, new, after)
             return (after, *output[1:]) if isinstance(output, tuple) else after
 
@@ -208,12 +208,15 @@ class RowHooks:
             if delta.ndim == 2:  # some mixtures of experts return [B * T, D]
                 delta = delta.view(args[0].shape)
             for op in ops:
-                new = op.intervention.new_delta(delta, self._site)
-                delta = _select(op.mask, new, delta)
+                delta = _select(op.mask, self._new(op, delta), delta)
             delta = delta.view(given.shape)
             return (delta, *output[1:]) if isinstance(output, tuple) else delta
 
         return hook
+
+    def _new(self, op: _Op, delta: torch.Tensor) -> torch.Tensor:
+        """What an intervention makes of a delta, which may have the first rows only."""
+        return op.intervention.new_delta(delta, self._site.first(delta.shape[0]))
 
     def _on_heads(self, ops: list[_Op]) -> Callable[..., Any]:
         n_heads = self.model.anatomy.n_heads
@@ -222,15 +225,17 @@ class RowHooks:
             z = args[0].unflatten(-1, (n_heads, -1))  # [B, T, H * d] -> [B, T, H, d]
             for op in ops:
                 mask = None if op.mask is None else op.mask[..., None]
-                z = _select(mask, op.intervention.new_delta(z, self._site), z)
+                z = _select(mask, self._new(op, z), z)
             return (z.flatten(-2), *args[1:])
 
         return hook
 
 
 def _select(mask: torch.Tensor | None, new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+    """`new` where the mask is set; it may have more rows than there are (`prefix_sharing`)."""
     if mask is None:
         return new
+    mask = mask[: old.shape[0]]
     if mask.device != old.device:
         mask = mask.to(old.device)
     return torch.where(mask, new.to(old.device), old)

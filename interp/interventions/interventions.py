@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 import torch
 
 from interp.errors import UserError, printable
-from interp.interventions.windows import PREFILL_STEP, Site, When, ids_on
+from interp.interventions.windows import Site, When, ids_on
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 
@@ -397,16 +397,3 @@ class Variant:
 
 
 dense = Variant("dense")
-
-
-def touches(variant: VariantLike, step: int = PREFILL_STEP) -> bool:
-    """Whether a variant may change anything that is read up to a step.
-
-    Args:
-        variant: the variant.
-        step: the step; default: the prompt.
-
-    Returns:
-        False only if everything up to this step is as in the dense model.
-    """
-    return any(one.touches(step) for one in variant.interventions())

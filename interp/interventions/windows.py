@@ -17,7 +17,7 @@ Shapes: B rows, T positions of one pass.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,20 @@ class Site:
     trail: Int[Tensor, "B RT"] | None = None
     answer_from: Int[Tensor, " B"] | None = None
     loop_from: Int[Tensor, " B"] | None = None
+
+    def first(self, rows: int) -> Site:
+        """The site of the first rows.
+
+        Args:
+            rows: number of rows.
+
+        Returns:
+            The site; itself if it has no more rows.
+        """
+        if len(self.keys) <= rows:
+            return self
+        values = (getattr(self, f.name) for f in fields(self))
+        return Site(*(None if value is None else value[:rows] for value in values))
 
     def needed(self, name: str, who: str) -> Tensor:
         """A field that must be there.

@@ -57,6 +57,15 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 #define SHUFFLE(A, B, ...) __builtin_shuffle(A, B, (ints){__VA_ARGS__})
 #endif
 
+/* The odd ones of 2 LANES numbers. */
+#if LANES == 16
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31
+#elif LANES == 8
+#define ODD 1, 3, 5, 7, 9, 11, 13, 15
+#else
+#define ODD 1, 3, 5, 7
+#endif
+
 /* Columns of a packed panel; interp/kernels/library.py must pack the weights with this width. */
 i64 panel_width(void) { return PANEL; }
 
@@ -440,6 +449,135 @@ void stream_numbers(const float *x, const float *y, i64 n, i64 d, float *out, i6
                     int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
     for (i64 r = 0; r < n; r++) stream_one(x + r * d, y + r * d, d, out + r * stride);
+}
+
+/* ------------------------------------------------------------------ the next token */
+
+typedef uint64_t u64;
+typedef u64 longs __attribute__((vector_size(4 * LANES))); /* LANES / 2 of them */
+typedef uint32_t uints __attribute__((vector_size(4 * LANES)));
+#define GOLDEN 0x9E3779B97F4A7C15u
+#define SUMMED 128 /* vectors of float32 sums before they are added up in float64 */
+
+/* The finalizer of splitmix64 (interp/kernels/splitmix.py). */
+#define MIX(x)                                                                                 \
+    do {                                                                                       \
+        (x) = ((x) ^ ((x) >> 30)) * 0xBF58476D1CE4E5B9u;                                       \
+        (x) = ((x) ^ ((x) >> 27)) * 0x94D049BB133111EBu;                                       \
+        (x) ^= (x) >> 31;                                                                      \
+    } while (0)
+
+/* Gumbel noise of a hash, as interp/chains/noise.py makes it. */
+static float gumbel(u64 bits) {
+    float u = ((float)(int64_t)(bits >> 24) + 0.5f) * 0x1p-40f;
+    if (u > 1.0f - 0x1p-24f) u = 1.0f - 0x1p-24f;
+    return -logf(-log1pf(-u));
+}
+
+typedef struct {
+    float value;
+    i64 token;
+} Best;
+
+/* Compares entry j with the best one. The smaller of equal entries wins. */
+static void challenge(Best *best, float logit, float heat, u64 start, i64 j) {
+    u64 bits = start + (u64)(j + 1) * GOLDEN;
+    MIX(bits);
+    float value = gumbel(bits) + logit / heat;
+    if (value > best->value || (value == best->value && j < best->token))
+        *best = (Best){value, j};
+}
+
+/* One row of choose_and_measure(). */
+static void choose_one(const float *x, i64 vocab, float heat, u64 start, i64 *token,
+                       float *entropy, float *norm) {
+    i64 whole = vocab / LANES * LANES;
+    vec top = SPLAT(-INFINITY);
+    ints bad = {0};
+    for (i64 j = 0; j < whole; j += LANES) {
+        vec v = LOAD(x + j);
+        top = SELECT(v > top, v, top);
+        bad |= v != v;
+    }
+    float most = -INFINITY;
+    int broken = 0;
+    for (int i = 0; i < LANES; i++) {
+        most = top[i] > most ? top[i] : most;
+        broken |= bad[i];
+    }
+    for (i64 j = whole; j < vocab; j++) {
+        most = x[j] > most ? x[j] : most;
+        broken |= x[j] != x[j];
+    }
+    *token = 0;
+    if (broken || most - most != 0.0f) { /* a nan or an infinity: no distribution */
+        *entropy = *norm = NAN;
+        return;
+    }
+    Best best = {0.0f, 0};
+    while (x[best.token] != most) best.token++;
+    if (heat > 0.0f) { /* a good entry to begin with, so that few others challenge it */
+        best.value = -INFINITY;
+        challenge(&best, most, heat, start, best.token);
+    }
+    float scale = expf(most - best.value); /* makes exp(x - best) of exp(x - most) */
+    double sum = 0.0, weighted = 0.0;
+    vec one = {0}, other = {0}; /* sums of exp(x - most), and of that times (x - most) */
+    longs low, high, entry;
+    for (int i = 0; i < LANES / 2; i++) entry[i] = start + (u64)(i + 1) * GOLDEN;
+    for (i64 j = 0; j < whole; j += LANES) {
+        vec below = LOAD(x + j) - most;
+        below = SELECT(below < -87.0f, SPLAT(-87.0f), below);
+        vec weight = vexp(below);
+        one += weight;
+        other += weight * below;
+        if (j / LANES % SUMMED == SUMMED - 1) {
+            sum += lanes_sum(one);
+            weighted += lanes_sum(other);
+            one = other = SPLAT(0.0f);
+        }
+        if (!(heat > 0.0f)) continue;
+        low = entry + (u64)j * GOLDEN;
+        high = low + (u64)(LANES / 2) * GOLDEN;
+        MIX(low);
+        MIX(high);
+        /* An entry wins only with -log1p(-u) < exp(x / heat - best), and -log1p(-u) is at least u,
+         * which is at least its first 24 bits. Hardly any entry passes this test. */
+        uints first = (uints)SHUFFLE((ints)low, (ints)high, ODD) >> 8;
+        vec least = __builtin_convertvector((ints)first, vec) * 0x1p-24f;
+        vec bound = heat == 1.0f ? weight * scale : vexp(LOAD(x + j) / heat - best.value);
+        ints passes = least < bound * 1.0001f + 1e-37f;
+        int any = 0;
+        for (int i = 0; i < LANES; i++) any |= passes[i];
+        if (!any) continue;
+        for (int i = 0; i < LANES; i++)
+            if (passes[i]) challenge(&best, x[j + i], heat, start, j + i);
+        scale = expf(most - best.value);
+    }
+    sum += lanes_sum(one);
+    weighted += lanes_sum(other);
+    for (i64 j = whole; j < vocab; j++) {
+        float below = x[j] - most < -87.0f ? -87.0f : x[j] - most, weight = expf(below);
+        sum += weight;
+        weighted += weight * below;
+        if (heat > 0.0f) challenge(&best, x[j], heat, start, j);
+    }
+    *token = best.token;
+    *norm = (float)(most + log(sum));
+    *entropy = (float)(log(sum) - weighted / sum);
+}
+
+/* Chooses the next token of each row by its logits and noise, and measures its distribution.
+ * logits: rows of `vocab` numbers, `stride` apart. heat: temperature; 0 takes the largest logit.
+ * starts: where the hash of each row's noise starts. The entropy and the log normalizer are those
+ * of the logits, not divided by the temperature; both are nan where a logit is nan or infinite
+ * (-inf, an entry that is ruled out, is allowed). */
+void choose_and_measure(const float *logits, i64 n, i64 vocab, i64 stride, float heat,
+                        const i64 *starts, i64 *tokens, float *entropy, float *norm, int threads) {
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
+    for (i64 r = 0; r < n; r++)
+        choose_one(logits + r * stride, vocab, heat, (u64)starts[r], tokens + r, entropy + r,
+                   norm + r);
 }
 
 /* The sizes, constants and weights of a block; interp/kernels/library.py has the same fields in the

@@ -52,6 +52,7 @@ _P, _I, _F, _C = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float, ctypes.c_int
 _SIGNATURES = {
     "attend": [_P, _P, _P, _I, _P, _P, _I, _I, _I, _I, _I, _F, _F, _P, _C],
     "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _P, _I, _C],
+    "choose_and_measure": [_P, _I, _I, _I, _F, _P, _P, _P, _P, _C],
     "stream_numbers": [_P, _P, _I, _I, _P, _I, _C],
 }
 SMALL = 2**16  # numbers in a stream that one thread finishes before a second has started
@@ -162,6 +163,34 @@ class Kernels:
         n = x.numel() // d
         threads = torch.get_num_threads() if n * d > SMALL else 1
         self.stream_numbers(x.data_ptr(), y.data_ptr(), n, d, place, stride, threads)  # type: ignore[attr-defined]
+
+    def choose(
+        self, logits: torch.Tensor, temperature: float, starts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Choose the next token of every lane, and measure its distribution.
+
+        Args:
+            logits: float32 [n, V].
+            temperature: divisor of the logits; 0 chooses the most likely token.
+            starts: where the hash of each lane's noise starts (`interp.chains.noise.step_start`),
+                int64 [n].
+
+        Returns:
+            Token ids, int64 [n]; the entropy in nats and the log normalizer of the logits, not
+            divided by the temperature, float32 [n] each, nan where a logit is nan or infinite.
+        """
+        n, vocab = logits.shape
+        if logits.stride(1) != 1:
+            logits = logits.contiguous()
+        tokens = torch.empty(n, dtype=torch.int64)
+        numbers = torch.empty((2, n))
+        starts = starts.contiguous()
+        threads = torch.get_num_threads() if n * vocab > SMALL else 1
+        self.choose_and_measure(  # type: ignore[attr-defined]
+            logits.data_ptr(), n, vocab, logits.stride(0), temperature, starts.data_ptr(),
+            tokens.data_ptr(), numbers[0].data_ptr(), numbers[1].data_ptr(), threads,
+        )  # fmt: skip
+        return tokens, numbers[0], numbers[1]
 
 
 def address(numbers: torch.Tensor | None) -> int | None:
@@ -331,4 +360,9 @@ def _right(found: Kernels) -> bool:
     found_numbers = torch.zeros(3, 2, 4)
     found.stream(x, y, found_numbers[:, 1].data_ptr(), found_numbers.stride(0))
     norms = torch.stack((x.norm(dim=1), y.norm(dim=1), (y - x).norm(dim=1), (x * y).sum(1)), 1)
-    return torch.allclose(found_numbers[:, 1], norms, atol=1e-4)
+    if not torch.allclose(found_numbers[:, 1], norms, atol=1e-4):
+        return False
+    logits = torch.randn(3, 70, generator=g)
+    token, _, norm = found.choose(logits, 0.0, columns)
+    right = torch.allclose(norm, logits.logsumexp(1), atol=1e-5)
+    return right and bool((token == logits.argmax(1)).all())

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -279,9 +280,10 @@ class RowCache(Cache):
             prefix: keys and values of a prefill pass.
             picks: int64 [R], the rows of the prefix.
         """
-        for layer, keys, values in zip(self.rows, prefix.keys, prefix.values, strict=True):
+        entries = zip(self.rows, prefix.keys, prefix.values, prefix.places, strict=True)
+        for layer, keys, values, places in entries:
             if keys is not None and values is not None:
-                there = picks.to(keys.device)
+                there = (picks if places is None else places[picks]).to(keys.device)
                 layer.put(slots, keys[there], values[there])
 
 
@@ -314,10 +316,13 @@ class Prefix(Cache):
 
     Args:
         n_blocks: number of blocks L.
+        places: for each block, the row that holds each request, int64 [requests]; None if row r
+            belongs to request r.
     """
 
-    def __init__(self, n_blocks: int) -> None:
+    def __init__(self, n_blocks: int, places: Sequence[Tensor] | None = None) -> None:
         self.rows = [_Collector() for _ in range(n_blocks)]
+        self.places = [None] * n_blocks if places is None else list(places)
         super().__init__(layers=list(self.rows))
 
     @property

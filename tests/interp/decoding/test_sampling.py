@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from interp.chains.noise import gumbel, noise_key, uniform
-from interp.decoding.sampling import Sampling, choose, filtered, measure
+from interp.decoding.sampling import TIES, Sampling, choose, filtered, measure
 from interp.errors import UserError
 from interp.kernels.splitmix import mix
 from tests.drawing import max_examples
@@ -150,3 +150,16 @@ def test_greedy_and_measure() -> None:
 def test_bad_sampling(bad: dict[str, float]) -> None:
     with pytest.raises(UserError, match="expected"):
         Sampling(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "how", [Sampling(top_k=5), Sampling(0.6, 20, 0.95), Sampling(1.3, 40, 1.0, 0.1)]
+)
+def test_a_large_vocabulary_is_filtered_as_a_small_one(how: Sampling) -> None:
+    """Only the most likely entries are sorted and get noise; the choice is that of all of them."""
+    g = torch.Generator().manual_seed(3)
+    logits = torch.randn(200, how.top_k + TIES + 300, generator=g) * 3
+    logits = (logits * 4).round() / 4  # ties, as bfloat16 gives them
+    keys, steps = torch.arange(200) * 7919, torch.arange(200)
+    scores = filtered(logits, how) + gumbel(keys, steps, logits.shape[1])
+    assert torch.equal(choose(logits, how, keys, steps), scores.argmax(-1))

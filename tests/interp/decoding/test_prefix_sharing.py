@@ -1,0 +1,102 @@
+"""Variants of a prompt share the blocks that they leave as they are, and nothing else changes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.chains.chain import Budget
+from interp.decoding.generate import decode
+from interp.decoding.prefix_sharing import SharedRows
+from interp.decoding.request import cross
+from interp.interventions.interventions import MeanDelta, Scale, Skip, Variant, dense
+from interp.interventions.windows import Window
+from tests.models import tiny
+from tests.reference import same_chain
+
+PROMPTS = ["use 3 7 to make 21", "compute 3 + 4 x 2 - 5 + 6 + 7", "what ?"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=1, max_size=12))
+def test_every_request_has_its_own_row_where_it_is_changed(asked: list[tuple[int, int]]) -> None:
+    prompts, changes = [p for p, _ in asked], [c for _, c in asked]
+    shared = SharedRows.of(prompts, changes)
+    assert sorted(shared.requests) == list(range(len(asked)))
+    assert shared.n_rows(0) == len(set(prompts)) + sum(c == 0 for c in changes) - sum(
+        max(c for p, c in asked if p == prompt) == 0 for prompt in set(prompts)
+    )
+    assert list(shared.begins) == sorted(shared.begins)
+    for block in range(5):
+        places = shared.places(block).tolist()
+        assert max(places) < shared.n_rows(block)
+        for i, place in enumerate(places):
+            assert prompts[shared.requests[place]] == prompts[i]
+        own = [place for place, change in zip(places, changes, strict=True) if change <= block]
+        assert len(set(own)) == len(own)  # a row that a variant has changed belongs to nobody else
+        for i, place in enumerate(places):
+            if changes[i] > block:
+                assert changes[shared.requests[place]] > block
+
+
+def test_the_work_is_what_the_variants_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row-passes of each block in one prefill; then every chain alone is the same."""
+    model = tiny("qwen3", ends=False)
+    n = model.n_blocks
+    variants = (
+        dense,
+        Variant("late", (Skip(0, window=Window(3, 6)),)),
+        *(Variant(f"no {b}", (Skip(b),)) for b in range(n)),
+        Variant("mean 2", (MeanDelta(2, torch.full((model.d_model,), 0.1)),)),
+        Variant("mlp 1", (Scale(1, 0.5, part="mlp"),)),
+        Variant("two", (Skip(3), Scale(1, 0.0, part="attention"))),
+    )
+    requests = cross(model, PROMPTS, variants=variants, budgets=Budget(8, 2))
+    rows: Counter[int] = Counter()
+
+    def count(index: int) -> Any:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            out = output[0] if isinstance(output, tuple) else output
+            if out.shape[1] > 1:
+                rows[index] += out.shape[0]
+
+        return hook
+
+    handles = [b.register_forward_hook(count(i)) for i, b in enumerate(model.blocks)]
+    together = {(c.problem, c.variant): c for c in decode(model, requests)}
+    for handle in handles:
+        handle.remove()
+    firsts = [n, *range(n), 2, 1, 1]  # "late" reads the prompt as the dense model does
+    assert dict(rows) == {b: len(PROMPTS) * sum(f <= b or f == n for f in firsts) for b in range(n)}
+    for request in requests:
+        (alone,) = decode(model, [request])
+        assert same_chain(alone, together[request.problem, request.variant.name])
+
+
+def test_short_prompts_are_not_padded_to_long_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass of many tokens holds prompts of nearly one length only."""
+    from interp.decoding import scheduler
+    from interp.decoding.model_runner import ModelRunner
+
+    model = tiny("qwen3", ends=False)
+    monkeypatch.setattr(scheduler, "ENOUGH_TOKENS", 60)
+    seen, plain = [], ModelRunner.prefill
+
+    def watch(self: Any, requests: Any, variants: Any, width: int) -> Any:
+        seen.append((width, [len(r.read) - 1 for r in requests]))
+        return plain(self, requests, variants, width)
+
+    monkeypatch.setattr(ModelRunner, "prefill", watch)
+    prompts = [list(range(5, 5 + n)) for n in (4, 5, 30, 31, 6, 29, 7)]
+    chains = {c.problem: c for c in decode(model, cross(model, prompts, budgets=Budget(6, 2)))}
+    assert len(chains) == len(prompts)
+    assert sorted(n for _, lengths in seen for n in lengths) == [3, 4, 5, 6, 28, 29, 30]
+    for width, lengths in seen:
+        assert width == max(lengths)
+        if width * len(lengths) > 60:
+            assert min(lengths) >= 7 / 8 * width - 1
+    assert len(seen) == 2
