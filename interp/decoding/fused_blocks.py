@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 RECOMPILES = 64  # per block: torch.compile recompiles for each block index and as shapes grow
 
 KINDS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+LARGE_HEAD = 2**22  # numbers in a head from which packing it pays
 SHARE = 0.25  # of the free memory that the packed weights may take
 
 
@@ -209,9 +210,15 @@ def fusable(
     )
 
 
-def fits(model: ReasoningModel) -> bool:
-    """Returns whether there is memory for a second, packed copy of the blocks' weights."""
-    copies = sum(p.nbytes for block in model.anatomy.blocks for p in block.parameters())
+def fits(model: ReasoningModel, *, head: bool = False) -> bool:
+    """Returns whether there is memory for a second, packed copy of the weights.
+
+    Args:
+        model: the model.
+        head: whether the head is copied, too.
+    """
+    modules = [*model.anatomy.blocks, *([model.head] if head else [])]
+    copies = sum(p.nbytes for module in modules for p in module.parameters())
     return copies <= SHARE * available_bytes(model.device)
 
 
@@ -242,6 +249,84 @@ def fuse(
             for i, block in enumerate(model.anatomy.blocks)
             if (only is None or i in only) and fusable(model, block)
         }
+
+
+class FusedHead:
+    """The unembedding with packed weights; call it as the head's `forward`.
+
+    A pass has few rows and a vocabulary many columns, a shape at which torch's product reaches
+    half of the rate of `kernels.c`.
+    """
+
+    def __init__(self, head: nn.Module, found: Kernels) -> None:
+        """Packs the weights.
+
+        Args:
+            head: a linear map without a bias; its outputs are a multiple of 16.
+            found: the build of the kernels that runs it.
+        """
+        weight = cast("torch.Tensor", head.weight).detach()  # [V, D]
+        self.run, self.width = found.product, weight.shape[0]  # type: ignore[attr-defined]
+        self.panels = panels(weight.t(), found.panel)
+
+    def __call__(self, normed: torch.Tensor) -> torch.Tensor:
+        """Computes the logits [..., V] of a normed stream [..., D]."""
+        x = normed.contiguous()
+        out = x.new_empty((*x.shape[:-1], self.width))
+        n = x.numel() // x.shape[-1]
+        self.run(
+            x.data_ptr(), n, x.shape[-1], self.panels.data_ptr(), self.width, out.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+
+def fuse_head(model: ReasoningModel, found: Kernels | None = None) -> FusedHead | None:
+    """Packs the head, if that is possible and worth its memory.
+
+    Args:
+        model: the model.
+        found: the build of the kernels that runs it; by default the one for this processor.
+
+    Returns:
+        The head's faster forward; None if there are no kernels, if the head is small or not a
+        plain linear map of float32 on the CPU, or if there is no memory for a copy.
+    """
+    head, found = model.head, found or kernels()
+    plain = type(head) is nn.Linear and head.bias is None and "forward" not in head.__dict__
+    if found is None or not plain:
+        return None
+    weight = cast("torch.Tensor", head.weight)
+    suited = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    if not suited or weight.shape[0] % 16 or weight.numel() < LARGE_HEAD:
+        return None
+    if not fits(model, head=True):
+        return None
+    with torch.inference_mode():
+        return FusedHead(head, found)
+
+
+@contextmanager
+def head_fused(model: ReasoningModel, head: FusedHead | None) -> Iterator[None]:
+    """Lets the head run fused while the context is open.
+
+    Args:
+        model: the model.
+        head: its faster forward; None leaves the head as it is.
+
+    Yields:
+        Nothing.
+    """
+    own = model.head.__dict__
+    if head is None or "forward" in own:
+        yield
+        return
+    with holding(model):
+        own["forward"] = head
+        try:
+            yield
+        finally:
+            del own["forward"]
 
 
 @runtime_checkable

@@ -31,7 +31,14 @@ from interp.chains.periods import LOOP_CHECK
 from interp.decoding.block_backend import TORCH, BackendChoice, BlockBackend, choose_backend
 from interp.decoding.cuda_blocks import CudaBlock, prepare
 from interp.decoding.cuda_graphs import CudaGraphs, wanted
-from interp.decoding.fused_blocks import BlockForward, CompiledBlocks, fuse, fused
+from interp.decoding.fused_blocks import (
+    BlockForward,
+    CompiledBlocks,
+    fuse,
+    fuse_head,
+    fused,
+    head_fused,
+)
 from interp.decoding.memory import kv_bytes
 from interp.decoding.prefix_sharing import SharedRows
 from interp.decoding.recording import LiveMoments, LiveRecord
@@ -246,6 +253,8 @@ class ModelRunner:
             by_length=by_length,
         )
         self.short_ways = self._fuse()
+        whole = self.backend.fused and self.fused_only is None
+        self.short_head = fuse_head(model, self.backend.kernels) if whole else None
 
     # ---------------------------------------------------------------- prefill
 
@@ -457,6 +466,7 @@ class ModelRunner:
             stack.enter_context(self._attending())
             stack.enter_context(self.hooks)  # before the fused blocks, which look for hooks
             stack.enter_context(fused(self.model, self.short_ways))
+            stack.enter_context(head_fused(self.model, self.short_head))
             if self.backend.triton:
                 own = (b.__dict__.get("forward") for b in self.model.blocks)
                 self.maskless = all(isinstance(f, CudaBlock) for f in own)

@@ -68,8 +68,8 @@ class Site:
         """
         if len(self.keys) <= rows:
             return self
-        values = (getattr(self, f.name) for f in fields(self))
-        return Site(*(None if value is None else value[:rows] for value in values))
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Site(**{name: x if x is None else x[:rows] for name, x in values.items()})
 
     def needed(self, name: str, who: str) -> Tensor:
         """A field that must be there.

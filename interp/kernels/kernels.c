@@ -580,6 +580,13 @@ void choose_and_measure(const float *logits, i64 n, i64 vocab, i64 stride, float
                    norm + r);
 }
 
+/* out [n, width] = x [n, k] times a matrix in panels; width is a multiple of LANES. */
+void product(const float *x, i64 n, i64 k, const float *panels, i64 width, float *out,
+             int threads) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    project(x, n, k, panels, PANELS(width), PLAIN, 0, 0, out, width);
+}
+
 /* The sizes, constants and weights of a block; interp/kernels/library.py has the same fields in the
  * same order. Matrices are panels of PANEL columns; each panel of `up` holds LANES columns of the
  * gate projection and LANES columns of the up projection. */

@@ -53,6 +53,7 @@ _SIGNATURES = {
     "attend": [_P, _P, _P, _I, _P, _P, _I, _I, _I, _I, _I, _F, _F, _P, _C],
     "run_block": [_P, _P, _P, _P, _I, _P, _P, _P, _P, _I, _P, _P, _P, _I, _C],
     "choose_and_measure": [_P, _I, _I, _I, _F, _P, _P, _P, _P, _C],
+    "product": [_P, _I, _I, _P, _I, _P, _C],
     "stream_numbers": [_P, _P, _I, _I, _P, _I, _C],
 }
 SMALL = 2**16  # numbers in a stream that one thread finishes before a second has started

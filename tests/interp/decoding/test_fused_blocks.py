@@ -11,6 +11,7 @@ import torch
 
 from interp.chains.chain import Budget, Chains
 from interp.chains.residual_record import NUMBERS
+from interp.decoding import fused_blocks
 from interp.decoding.fused_blocks import FusedBlock
 from interp.interventions.interventions import Skip, Variant, dense
 from interp.kernels import library
@@ -116,3 +117,40 @@ def test_panels_hold_the_matrix() -> None:
     assert torch.equal(found[0], weight[:, :32])
     assert torch.equal(found[1, :, :16], weight[:, 32:]) and not found[1, :, 16:].any()
     assert torch.equal(library.panels(weight, 16), weight.unflatten(1, (3, 16)).transpose(0, 1))
+
+
+@needs_kernels
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("rows", [1, 5, 13, 50])
+def test_the_packed_head_is_the_head(build: str, rows: int) -> None:
+    found = library.kernels(build)
+    assert found is not None
+    torch.manual_seed(rows)
+    head = torch.nn.Linear(40, 208, bias=False)  # ends inside a panel
+    x = torch.randn(rows, 1, 40)
+    with torch.inference_mode():
+        got = fused_blocks.FusedHead(head, found)(x)
+        # a sum of 40 products of order 1 / sqrt(40)
+        torch.testing.assert_close(got, head(x), atol=2e-6, rtol=1e-5)
+
+
+@needs_kernels
+def test_chains_with_a_packed_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same chains; the head is itself again afterwards, and a hook on it still runs."""
+    model = ReasoningModel.load(tiny_hf("qwen3", 3, ends=False, vocab_size=96), tokenizer())
+    plain = model.generate(["use 3 7 to make 21"], budget=Budget(12, 3))
+    monkeypatch.setattr(fused_blocks, "LARGE_HEAD", 1)
+    use(monkeypatch, fused(library.builds()[0]))
+    ran, run = [], fused_blocks.FusedHead.__call__
+    monkeypatch.setattr(
+        fused_blocks.FusedHead, "__call__", lambda self, x: (ran.append(1), run(self, x))[1]
+    )
+    seen = []
+    handle = model.head.register_forward_hook(lambda *_: seen.append(1))
+    packed = model.generate(["use 3 7 to make 21"], budget=Budget(12, 3))
+    handle.remove()
+    assert ran and len(seen) >= len(ran)
+    assert same_chain(plain[0], packed[0])
+    assert "forward" not in model.head.__dict__
+    monkeypatch.setattr(fused_blocks, "available_bytes", lambda _: 0)
+    assert fused_blocks.fuse_head(model) is None
