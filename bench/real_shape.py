@@ -7,8 +7,8 @@
   those before it, which Block Influence often takes first), each on all prompts, at temperature 1.
   `ratio_to_hf_generate`: useful tokens per second of ours, all in one batch, over `generate` once
   per variant on the model without the blocks, in the best of the batch sizes.
-  `ratio_to_roofline`: over the least time of the same work, by the matrix rate at as many rows and
-  the copy rate.
+  `ratio_to_roofline`: over the least time of the same work (prompts read once up to the block that
+  a plan changes first, then the tokens), by the matrix rate at as many rows and the copy rate.
 - looping: `--looping` greedy rows of the largest plan that loop, to the end of the budget, with
   drafts over without. Rows that do not loop are left out first (by one decoding).
 M is a folder, a Hub name or a GGUF file. Without `--data`, prompts are countdown problems. The last
@@ -24,9 +24,10 @@ import torch
 
 from bench.common import Clock, arguments, close, load, parse, problems
 from bench.decode import copy_rate, counting, hf_generate, work
-from interp.chains.chain import Budget
+from interp.chains.chain import Budget, Chain
 from interp.chains.periods import certain_period
 from interp.decoding.generate import decode
+from interp.decoding.prefix_sharing import SharedRows
 from interp.decoding.request import Request, cross
 from interp.decoding.sampling import Sampling
 from interp.interventions.interventions import Skip, Variant, dense
@@ -48,6 +49,29 @@ def ask(
     closing = len(model.delimiter_ids.closing)
     budget = Budget(tokens - min(32, tokens // 4) - closing, min(32, tokens // 4))
     return cross(model, [p.question for p in found.problems], variants=variants, budgets=budget)
+
+
+def reading(model: ReasoningModel, requests: list[Request]) -> float:
+    """FLOPs of the prompts: every block once for each prompt and state of the blocks before."""
+    inside = sum(p.numel() for p in model.blocks[0].parameters())
+    changes = []
+    for request in requests:
+        blocks = [model.index_of(i.block) for i in request.changes]
+        changes.append(min((b for b in blocks if b is not None), default=model.n_blocks))
+    shared = SharedRows.of([r.read for r in requests], changes)
+    flops = 0.0
+    for request, begin in zip(shared.requests, shared.begins, strict=True):
+        own = {i.block for i in requests[request].changes}
+        ran = sum(model.layer_map[b] not in own for b in range(begin, model.n_blocks))
+        flops += 2 * ran * inside * (len(requests[request].read) - 1)
+    return flops
+
+
+def skipped(model: ReasoningModel, chains: list[Chain], variants: list[Variant]) -> float:
+    """FLOPs of the tokens in blocks that their variant leaves out."""
+    inside = sum(p.numel() for p in model.blocks[0].parameters())
+    left_out = {v.name: len(v.interventions()) for v in variants}
+    return float(sum(2 * c.n_tokens * inside * left_out[c.variant] for c in chains))
 
 
 def rate_at(clock: Clock, model: ReasoningModel, rows: int) -> float:
@@ -72,6 +96,7 @@ def variants_at_once(
         made = sum(c.n_tokens for c in chains)
         ours.append(made / seconds)
         moved, flops = work(model, chains, passes[0])
+        flops += reading(model, requests) - skipped(model, chains, variants)
         copied = copy_rate(clock, model.device)
         limits.append(made / max(moved / copied, flops / rate_at(clock, model, rows)))
     plain = ask(model, options.data, options.prompts, options.tokens, [dense])

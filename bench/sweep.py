@@ -1,6 +1,7 @@
 """What many variants and budgets at once save, over one by one.
 
     python -m bench.sweep [--model M] [--device D] [--random-weights CONFIG] [--rounds 3]
+        [--problems 16] [--tokens 256] [--only generation]
 
 Both sides do the same work in one process with interleaved rounds; figures are medians of ratios.
 - generation_speedup: dense and every single skipped block on the same problems. One by one, the
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--problems", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--only", nargs="+", help="generation, nested budgets, teacher-forced")
     options = parse(parser)
     torch.set_num_threads(options.threads)
     model = load(options)
@@ -72,7 +74,9 @@ def main() -> None:
     plain = problems(model, "countdown-3", options.problems, options.tokens)
     pruned = [model, *(prune(model, LayerPlan.without(model, b)) for b in blocks)]
     nested = [replace(r, budgets=tuple(Budget(b, 24) for b in BUDGETS)) for r in plain]
-    texts = [np.concatenate([c.prompt_ids, c.ids]) for c in decode(model, plain)]
+    texts: list[np.ndarray] = []
+    if "teacher-forced" in (options.only or ["teacher-forced"]):
+        texts = [np.concatenate([c.prompt_ids, c.ids]) for c in decode(model, plain)]
 
     both: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
         "generation": (
@@ -88,6 +92,7 @@ def main() -> None:
             lambda: full_passes(model, texts),
         ),
     }
+    both = {name: pair for name, pair in both.items() if name in (options.only or both)}
     rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in both}
     rates: list[tuple[float, float]] = []
     for _ in range(options.rounds):
@@ -103,16 +108,17 @@ def main() -> None:
     for name, times in rounds.items():
         at_once, one = (statistics.median(t[i] for t in times) for i in (0, 1))
         print(f"{name:>16}{at_once:>12.2f}{one:>15.2f}")
-    fast, slow = (statistics.median(r[i] for r in rates) for i in (0, 1))
-    print(f"useful tokens/s: {fast:.0f} at once, {slow:.0f} one by one")
+    if rates:
+        fast, slow = (statistics.median(r[i] for r in rates) for i in (0, 1))
+        print(f"useful tokens/s: {fast:.1f} at once, {slow:.1f} one by one")
 
-    def ratio(name: str) -> float:
-        return round(statistics.median(a / b for a, b in rounds[name]), 3)
+    def ratio(pairs: list[tuple[float, float]]) -> float | None:
+        return round(statistics.median(a / b for a, b in pairs), 3) if pairs else None
 
     figures = {
-        "generation_speedup": round(statistics.median(a / b for a, b in rates), 2),
-        "nested_budget_cost": ratio("nested budgets"),
-        "teacher_forced_cost": ratio("teacher-forced"),
+        "generation_speedup": ratio(rates),
+        "nested_budget_cost": ratio(rounds.get("nested budgets", [])),
+        "teacher_forced_cost": ratio(rounds.get("teacher-forced", [])),
         "variants": len(variants),
         "problems": options.problems,
         "max_tokens": options.tokens,
