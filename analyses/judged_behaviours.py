@@ -11,6 +11,7 @@ first of each benchmark, not a random sample.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,8 +169,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     seen = found[(found["judged"] > 0) | (found["lexicon"] > 0)]
     pairs = list(dict.fromkeys(zip(seen["benchmark"], seen["kind"], strict=True)))
     return panels.figure_of_panels(
-        pairs,
-        lambda pair, ax: plot(found, *pair, study, ax),
+        [partial(plot, found, *pair, study) for pair in pairs],
         columns=2, width=4.8, height=1.2 + 0.26 * found["variant"].nunique(),
     )  # fmt: skip
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analyses.loop_anatomy import occurring, rows_of
-from analyses.plumbing import style, tables
+from analyses.loop_anatomy import rows_of
+from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
@@ -171,18 +171,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where no kind occurs.
     """
-    if not len(found):
-        return None
-    pairs = occurring(found, study, COLUMNS)
-    if not pairs:
-        return None
-    columns = min(3, len(pairs))
-    tall = 0.9 + 0.2 * len(study.variants)
-    with style.style():
-        whole, axes = style.panels(len(pairs), columns=columns, width=10.8 / columns, height=tall)
-        for i, ((benchmark, kind), ax) in enumerate(zip(pairs, axes, strict=True)):
-            plot(found, benchmark, kind, study, ax, names=i % columns == 0)
-    return whole
+    return panels.by_outcome(plot, found, study, COLUMNS)
 
 
 register_analysis("reflection", order=110, title=TITLE, caption=CAPTION, table=table, figure=figure)

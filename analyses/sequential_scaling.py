@@ -14,7 +14,7 @@ reads. Slope and ceiling are those of the logistic fit over tokens spent (`scali
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -400,8 +400,12 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     counts = found.groupby("benchmark")["thinking_budget"].nunique()
     names = [b for b in study.benchmarks if counts.get(b, 0) > 1]
     return panels.figure_of_panels(
-        [(name, x) for name in names for x in ("tokens", "flops") if x in found],
-        lambda pair, ax: plot(found, pair[0], study, ax, pair[1]),
+        [
+            partial(plot, found, name, study, x=x)
+            for name in names
+            for x in ("tokens", "flops")
+            if x in found
+        ],
         columns=2, width=5.2, height=3.5,
     )  # fmt: skip
 

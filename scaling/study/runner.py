@@ -104,7 +104,7 @@ def run_study(
     check_names(config)
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
-    engine = engine or _local_engine(config)
+    engine = engine or local_engine(config)
     if origin := getattr(engine, "provenance", None):
         progress.note(f"weights dequantised from {described(origin)}")
     config = config.fitted(engine.model)
@@ -119,7 +119,8 @@ def run_study(
             return _Study(config, engine, store, progress, problems, spare).run()
 
 
-def _local_engine(config: StudyConfig) -> Engine:
+def local_engine(config: StudyConfig) -> Engine:
+    """Load the model of a study on this machine."""
     from interp.model.reasoning_model import ReasoningModel
     from scaling.engines.local import LocalEngine
 
