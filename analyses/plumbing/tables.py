@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from interp.statistics import PairedDifference, holm, mean_interval, paired_difference
+from interp.statistics import (
+    PairedDifference,
+    holm,
+    mean_interval,
+    paired_difference,
+    problem_table,
+)
 
 if TYPE_CHECKING:
     from analyses.plumbing.frames import StudyData
@@ -34,13 +40,7 @@ def matrix(
     Returns:
         The values [problems, samples], nan where a sample is missing.
     """
-    names = list(dict.fromkeys(frame["problem"]) if problems is None else problems)
-    row_of = {name: i for i, name in enumerate(names)}
-    samples = {s: i for i, s in enumerate(sorted(set(frame["sample"])))}
-    table = np.full((len(names), len(samples)), np.nan)
-    rows = [row_of[name] for name in frame["problem"]]
-    table[rows, [samples[s] for s in frame["sample"]]] = frame[column].to_numpy(dtype=float)
-    return table
+    return problem_table(frame[column], frame["problem"], frame["sample"], problems)
 
 
 def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from interp.json_reader import short
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
-from interp.statistics import holm, paired_difference
+from interp.statistics import holm, paired_difference, problem_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,12 +131,7 @@ class TimeMap:
         return frame
 
     def _table(self, values: Float[np.ndarray, " C"]) -> Float[np.ndarray, "P N"]:
-        names = {p: i for i, p in enumerate(dict.fromkeys(self.problems))}
-        columns = {s: i for i, s in enumerate(sorted(set(self.samples)))}
-        table = np.full((len(names), len(columns)), np.nan)
-        rows = [names[p] for p in self.problems]
-        table[rows, [columns[s] for s in self.samples]] = values
-        return table
+        return problem_table(values, self.problems, self.samples)
 
     def plot(self, outcome: str, ax: Axes | None = None) -> Axes:
         """Draw a heat map of the effect, with a dot where Holm's p is below .05.

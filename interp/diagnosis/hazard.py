@@ -32,7 +32,7 @@ from interp.errors import UserError
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
-from interp.statistics import Interval, Rate, mean_interval, rate
+from interp.statistics import Interval, Rate, mean_interval, problem_table, rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -146,7 +146,8 @@ def loop_dynamics(
     ends = np.array([*bounds, np.iinfo(np.int64).max])
     began, outside = np.zeros((2, len(bounds), len(names)))
     left, inside = np.zeros((2, len(names)))
-    kept: list[list[float]] = [[] for _ in names]
+    kept: list[bool] = []  # episodes that were not left, and the problem of each
+    of: list[str] = []
     for chain in chains:
         row = names[chain.problem]
         size = len(chain.thinking) or chain.n_answer
@@ -157,14 +158,9 @@ def loop_dynamics(
             outside[:, row] -= _overlap(ends, one.start + 1, one.stop)
             inside[row] += len(one) - 1
             left[row] += one.escaped
-            kept[row].append(float(not one.escaped))
-    several = max(map(len, kept))
-    share = None
-    if several:
-        table = np.full((len(kept), several), np.nan)
-        for row, values in enumerate(kept):
-            table[row, : len(values)] = values
-        share = mean_interval(table, level)
+            kept.append(not one.escaped)
+            of.append(chain.problem)
+    share = mean_interval(problem_table(kept, of), level) if kept else None
     return LoopDynamics(
         entry=rate(began.sum(0), outside.sum(0), level),
         escape=rate(left, inside, level),

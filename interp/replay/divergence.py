@@ -36,7 +36,7 @@ from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 from interp.replay.teacher_forced import position_chunks, readout
-from interp.statistics.jackknife import jackknife, jackknife_ratio
+from interp.statistics.jackknife import jackknife, mean_over_units
 
 QUANTITIES = (
     "kl", "reverse_kl", "total_variation", "logprob_base", "logprob", "entropy_base", "entropy",
@@ -111,12 +111,7 @@ class Divergence:
             Mean, lower bound, upper bound, number of tokens; nan and 0 if no token counts.
         """
         each = self.sums(quantity, masks)
-        sums, counts = (np.array([list(table.values())], dtype=np.float64) for table in each)
-        has = counts[0] > 0
-        if not has.any():
-            return float("nan"), float("nan"), float("nan"), 0
-        low, high = jackknife_ratio(sums[:, has], counts[:, has])
-        return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())
+        return mean_over_units(*(np.array(list(one.values()), np.float64) for one in each))
 
     def by_event(self, events: Masks, quantity: str = "kl") -> pd.DataFrame:
         """One row per event: mean, interval, number of tokens.

@@ -164,12 +164,10 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
     Raises:
         UserError: There are no trials, or `successes` is not between 0 and `trials`.
     """
-    tail = check_level(level)
+    check_level(level)
     _check_counts(successes, trials)
-    x, n = successes, trials
-    low = 0.0 if x == 0 else float(stats.beta.ppf(tail, x, n - x + 1))
-    high = 1.0 if x == n else float(stats.beta.ppf(1 - tail, x + 1, n - x))
-    return _proportion(x, n, low, high, level, "clopper-pearson")
+    low, high = stats.binomtest(successes, trials).proportion_ci(level, "exact")
+    return _proportion(successes, trials, low, high, level, "clopper-pearson")
 
 
 @checked

@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
-from interp.statistics import jeffreys, mean_interval
+from interp.statistics import jeffreys, mean_interval, problem_table
 from scaling.grading.voting import candidate, candidates_of
 
 OUTCOMES = ("correct", "wrong", "no answer")
@@ -81,17 +81,9 @@ def table(
     Returns:
         The values [P, N], float64; nan where a sample is missing.
     """
-    names = sorted(set(rows["problem"])) if problems is None else list(problems)
-    place = {name: i for i, name in enumerate(names)}
-    width = max(int(sample) for sample in rows["sample"]) + 1
-    out = np.full((len(names), width), np.nan)
-    values = rows[column]
-    if column.endswith("outcome"):
-        values = values == "correct"
-    for problem, sample, value in zip(rows["problem"], rows["sample"], values, strict=True):
-        if problem in place:
-            out[place[problem], int(sample)] = float(value)
-    return out
+    values = rows[column] == "correct" if column.endswith("outcome") else rows[column]
+    order = sorted(set(rows["problem"])) if problems is None else problems
+    return problem_table(values, rows["problem"], rows["sample"], order)
 
 
 def share(values: Iterable[object]) -> float:
