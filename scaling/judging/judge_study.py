@@ -20,7 +20,8 @@ from scaling.judging.judge_agreement import JudgeAgreement, agreement
 from scaling.judging.llm_judge import Item, Judge
 from scaling.judging.prompts import KINDS
 from scaling.store.chain_row import thinking_ids
-from scaling.store.study_store import FILE, Store
+from scaling.store.study_file import FILE
+from scaling.store.study_store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

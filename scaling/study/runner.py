@@ -38,7 +38,8 @@ from scaling.grading import grade, grade_likelihood
 from scaling.problem import Benchmark, Problem
 from scaling.store.chain_row import LIKELIHOOD, ChainRow, Key, chain_row, likelihood_row
 from scaling.store.stored_benchmark import prompting_facts
-from scaling.store.study_store import Store, StoreError
+from scaling.store.study_file import StoreError
+from scaling.store.study_store import Store
 from scaling.store.thinking_format import format_fact
 from scaling.study.cells import Cell, cut, requests_left, subtract, wanted
 from scaling.study.chain_diagnosis import Diagnoser

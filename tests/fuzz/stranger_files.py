@@ -712,7 +712,8 @@ def _study(folder: Path) -> Path:
     from scaling.problem import Problem
     from scaling.store.chain_row import chain_row
     from scaling.store.schema import DERIVED
-    from scaling.store.study_store import FILE, Store
+    from scaling.store.study_file import FILE
+    from scaling.store.study_store import Store
     from tests.chains import make_chain
 
     with Store(folder) as store:
@@ -768,7 +769,7 @@ class StudyStore(Target):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        from scaling.store.study_store import StoreError
+        from scaling.store.study_file import StoreError
 
         type(self).refusals = (UserError, StoreError)
         file = _study(folder / "whole")
@@ -797,7 +798,7 @@ class StudyStore(Target):
 
     def attempt(self, m: Mutator) -> None:
         from scaling.store.rescue import rescue
-        from scaling.store.study_store import FILE, StoreError
+        from scaling.store.study_file import FILE, StoreError
 
         place, saved = self.folder / "it", self.folder / "saved"
         for leftover in place.iterdir():

@@ -22,7 +22,8 @@ from scaling.costs.study_costs import estimate_on
 from scaling.costs.study_work import Part, parts_of, sized_benchmarks
 from scaling.costs.trial import estimate_here
 from scaling.engines.local import LocalEngine
-from scaling.store.study_store import FILE, Store
+from scaling.store.study_file import FILE
+from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
 from scaling.study.problem_sets import gather
 from scaling.study.runner import local_engine, run_study
