@@ -128,12 +128,9 @@ def scores_of(study: StudyData) -> tuple[dict[str, BlockScores], dict[str, Block
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide Block Influence on chains; None where nothing was generated."""
-    from analyses.plumbing.workbench import longest_solved, problem_settings
+    from analyses.plumbing.workbench import solved_settings
 
-    benchmark = longest_solved(study)
-    if benchmark is None:
-        return None
-    return {**problem_settings(study, benchmark), "chains": CHAINS, "version": 1}
+    return solved_settings(study, chains=CHAINS, version=1)
 
 
 def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:

@@ -67,18 +67,10 @@ def table(study: StudyData) -> pd.DataFrame:
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide the replay; None where nothing was generated."""
-    from analyses.plumbing.workbench import longest_solved, problem_settings
+    from analyses.plumbing.workbench import solved_settings
 
-    benchmark = longest_solved(study)
-    if benchmark is None:
-        return None
-    return {
-        **problem_settings(study, benchmark),
-        "variants": [name for name, _, _ in study.variants],
-        "chains": CHAINS,
-        "per_chain": PER_CHAIN,
-        "version": 1,
-    }
+    names = [name for name, _, _ in study.variants]
+    return solved_settings(study, variants=names, chains=CHAINS, per_chain=PER_CHAIN, version=1)
 
 
 def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
