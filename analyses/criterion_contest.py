@@ -31,7 +31,7 @@ from interp.decoding.generate import generate as generate_chains
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant, dense
 from interp.plumbing.command_line import Lines, command, run_command
-from interp.statistics import mean_interval, paired_difference
+from interp.statistics import mean_interval, paired_difference, with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -256,7 +256,7 @@ def differences(
             row = {"other": method, "n_removed": name, "difference": found.value}
             row |= {"low": found.low, "high": found.high, "p": found.p, "n": found.n_problems}
             rows.append(row)
-    return tables.with_holm(pd.DataFrame(rows), "n_removed")
+    return with_holm(pd.DataFrame(rows), "n_removed")
 
 
 def plot_kept(found: pd.DataFrame, kind: str, ax: Axes | None = None) -> Axes:

@@ -21,6 +21,7 @@ from analyses.judge import left_by_judge
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,7 +101,7 @@ def table(study: StudyData) -> pd.DataFrame:
                 found.append(row | {"spearman": order, "outcome": "difference"})
     if not found:
         return pd.DataFrame()
-    corrected = tables.with_holm(pd.DataFrame(found)).drop(columns="outcome")
+    corrected = with_holm(pd.DataFrame(found)).drop(columns="outcome")
     return tables.order_variants(corrected, study.variants)
 
 

@@ -33,6 +33,7 @@ from analyses.plumbing.recovery_data import (
     outcomes_of,
 )
 from interp.plumbing.command_line import Lines, command, run_command
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +80,7 @@ def table(data: RecoveryData) -> pd.DataFrame:
                         row["share"] = _share(mine, old, dense, outcome)
             rows.append(row)
     found = pd.DataFrame([*rows, *_fits(data), *_shifts(data)])
-    return tables.with_holm(found, p="change_p")
+    return with_holm(found, p="change_p")
 
 
 def _head(unit: MeasuredModel) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def blocks(data: RecoveryData) -> pd.DataFrame:
     found = pd.DataFrame(rows)
     if "shift_p" in found:
         each = ["plan", "method", "benchmark"]
-        found = tables.with_holm(found, each, p="shift_p", name="shift_p_holm")
+        found = with_holm(found, each, p="shift_p", name="shift_p_holm")
     return found
 
 

@@ -23,6 +23,7 @@ from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +117,7 @@ def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
             row |= {"high": gain.high, "p": gain.p, "problems": gain.n_problems}
             row |= {"chains": gain.n_samples, "helped": helped, "harmed": harmed}
             found.append(row)
-    return tables.with_holm(pd.DataFrame(found))
+    return with_holm(pd.DataFrame(found))
 
 
 STORED = StoredTable("reflection", settings_of, _read_again)

@@ -24,7 +24,7 @@ from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
-from interp.statistics import holm
+from interp.statistics import holm, with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -273,7 +273,7 @@ def gains(study: StudyData) -> pd.DataFrame:
                 row |= {"less": versus["change"], "less_p": versus["p"]}
                 row |= {f"less_{end}": versus[f"change_{end}"] for end in ("low", "high")}
             found.append(row)
-    table = tables.with_holm(pd.DataFrame(found))
+    table = with_holm(pd.DataFrame(found))
     if "less_p" in table:
         table["less_p"] = holm(table["less_p"].to_numpy(dtype=float))
     return table

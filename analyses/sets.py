@@ -39,9 +39,9 @@ from analyses.plumbing.tables import (
     p_value,
     paired,
     signed,
-    with_holm,
 )
 from analyses.plumbing.workbench import Workbench, asked_settings
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,10 +15,10 @@ import pandas as pd
 
 from interp.statistics import (
     PairedDifference,
-    holm,
     mean_interval,
     paired_difference,
     problem_table,
+    with_holm,
 )
 
 if TYPE_CHECKING:
@@ -141,32 +141,6 @@ def by_variant(
                         cells |= difference(part, dense, column)
                     rows.append(cells)
     return with_holm(pd.DataFrame(rows))
-
-
-def with_holm(
-    table: pd.DataFrame,
-    family: str | list[str] = "outcome",
-    *,
-    p: str = "p",
-    name: str = "p_holm",
-) -> pd.DataFrame:
-    """Add `p_holm`: the p values corrected within each value of a column.
-
-    Args:
-        table: a table with p values.
-        family: the column or columns.
-        p: the column of the p values. Without it, nothing is known of any p value.
-        name: name of the new column.
-
-    Returns:
-        The table with the corrected values.
-    """
-    if not len(table):
-        return table
-    table = table.assign(**{name: np.nan})
-    for index in table.groupby(family, sort=False).groups.values() if p in table else ():
-        table.loc[index, name] = holm(table.loc[index, p].to_numpy(dtype=float))
-    return table
 
 
 def paired(dense: Any, variant: Any, level: float = 0.95) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from interp.json_reader import short
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
-from interp.statistics import holm, paired_difference, problem_table
+from interp.statistics import paired_difference, problem_table, with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,10 +125,7 @@ class TimeMap:
                     row["reached"] = float(there.mean())
                     row["passes"] = float(self.inside[w, l][there].mean()) if there.any() else 0.0
                     rows.append(row)
-        frame = pd.DataFrame(rows)
-        for index in frame.groupby("outcome", sort=False).groups.values():
-            frame.loc[index, "p_holm"] = holm(frame.loc[index, "p"].to_numpy(dtype=float))
-        return frame
+        return with_holm(pd.DataFrame(rows))
 
     def _table(self, values: Float[np.ndarray, " C"]) -> Float[np.ndarray, "P N"]:
         return problem_table(values, self.problems, self.samples)

@@ -32,11 +32,11 @@ from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of, marks
 from interp.statistics import (
     Correlation,
-    holm,
     partial_interval,
     resample_means,
     spearman,
     spearman_interval,
+    with_holm,
 )
 from interp.statistics.intervals import check_level
 
@@ -217,12 +217,7 @@ class Explanations:
             value, low, high = one.explained
             row |= {"explained": value, "explained_low": low, "explained_high": high}
             rows.append(row)
-        frame = pd.DataFrame(rows)
-        families = frame.groupby([*self.by, "outcome", "of"], sort=False, dropna=False).groups
-        frame["p_holm"] = np.nan
-        for index in families.values():
-            frame.loc[index, "p_holm"] = holm(frame.loc[index, "p"].to_numpy(float))
-        return frame
+        return with_holm(pd.DataFrame(rows), [*self.by, "outcome", "of"])
 
     def of(self, score: str, group: tuple[Any, ...] | None = None, of: Of = "size") -> Explanation:
         """Return one score against one group.

@@ -25,7 +25,7 @@ from interp.statistics.intervals import (
     resample_means,
 )
 from interp.statistics.kappa import cohen_kappa
-from interp.statistics.multiplicity import holm
+from interp.statistics.multiplicity import holm, with_holm
 from interp.statistics.paired import PairedDifference, paired_difference, sign_flip, smallest_effect
 from interp.statistics.partial import partial_interval
 from interp.statistics.problem_table import problem_table
