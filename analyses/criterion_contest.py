@@ -222,8 +222,8 @@ def table(contest: Contest, methods: Sequence[str], sizes: Sequence[int]) -> pd.
                 removed = () if method == "dense" else tuple(contest.plans[method][str(size)])
                 kept = mean_interval(contest.right(kind, removed)[:, None])
                 row = {"benchmark": kind, "method": method, "n_removed": size}
-                row |= {"removed": " ".join(map(str, removed)), "value": kept.value}
-                rows.append(row | {"low": kept.low, "high": kept.high, "n": kept.n_problems})
+                row |= {"removed": " ".join(map(str, removed)), **kept.cells()}
+                rows.append(row | {"n": kept.n_problems})
     return pd.DataFrame(rows)
 
 
@@ -253,9 +253,8 @@ def differences(
         parts = {str(size): everything[:, :, i : i + 1] for i, size in enumerate(sizes)}
         for name, (theirs, own) in ({"all": everything} | parts).items():
             found = paired_difference(theirs, own)
-            row = {"other": method, "n_removed": name, "difference": found.value}
-            row |= {"low": found.low, "high": found.high, "p": found.p, "n": found.n_problems}
-            rows.append(row)
+            row = {"other": method, "n_removed": name, **found.cells("difference")}
+            rows.append(row | {"p": found.p, "n": found.n_problems})
     return with_holm(pd.DataFrame(rows), "n_removed")
 
 

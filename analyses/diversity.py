@@ -98,8 +98,8 @@ def beside(study: StudyData) -> pd.DataFrame:
         accuracy = []
         for v, variant in enumerate(found.variants):
             one = mean_interval(found.accuracy[v])
-            row = {"outcome": "correct", "variant": variant, "value": one.value, "low": one.low}
-            accuracy.append(row | {"high": one.high, "problems": one.n_problems})
+            row = {"outcome": "correct", "variant": variant, **one.cells()}
+            accuracy.append(row | {"problems": one.n_problems})
         frame = pd.concat([frame, pd.DataFrame(accuracy)], ignore_index=True)
         frame["mean_length"] = float(np.mean(found.lengths))
         first = mine.drop_duplicates("variant").set_index("variant")

@@ -102,7 +102,7 @@ def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         row |= {"problems": len(set(mass.problems)), "chains": places, "change": 0.0, "p": np.nan}
         if variant is not None:
             paired = compare_openers(base, mass)
-            row |= {"change": paired.value, "change_low": paired.low, "change_high": paired.high}
+            row |= paired.cells("change", "change_")
             row |= {"p": paired.p, "pairs": paired.n_problems}
         found.append(row)
         worth = reflection_benefit(
@@ -113,10 +113,9 @@ def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
             table = worth.to_frame()
             helped = int(((table["before"] == 0) & (table["after"] == 1)).sum())
             harmed = int(((table["before"] == 1) & (table["after"] == 0)).sum())
-            row = {**head, "outcome": "gain", "value": gain.value, "low": gain.low}
-            row |= {"high": gain.high, "p": gain.p, "problems": gain.n_problems}
-            row |= {"chains": gain.n_samples, "helped": helped, "harmed": harmed}
-            found.append(row)
+            row = {**head, "outcome": "gain", **gain.cells(), "p": gain.p}
+            row |= {"problems": gain.n_problems, "chains": gain.n_samples}
+            found.append(row | {"helped": helped, "harmed": harmed})
     return with_holm(pd.DataFrame(found))
 
 

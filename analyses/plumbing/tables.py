@@ -57,8 +57,7 @@ def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     if not len(values):
         return {"value": np.nan, "low": np.nan, "high": np.nan, "problems": 0, "chains": 0}
     found = mean_interval(matrix(values, column))
-    cells = {"value": found.value, "low": found.low, "high": found.high}
-    return cells | {"problems": int(values["problem"].nunique()), "chains": len(values)}
+    return found.cells() | {"problems": int(values["problem"].nunique()), "chains": len(values)}
 
 
 def paired_with_dense(
@@ -100,8 +99,7 @@ def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[st
     if found is None:
         none = dict.fromkeys(("change", "change_low", "change_high", "p"), np.nan)
         return {**none, "pairs": 0}
-    cells = {"change": found.value, "change_low": found.low, "change_high": found.high}
-    return cells | {"p": found.p, "pairs": found.n_problems}
+    return found.cells("change", "change_") | {"p": found.p, "pairs": found.n_problems}
 
 
 def by_variant(
@@ -155,8 +153,11 @@ def paired(dense: Any, variant: Any, level: float = 0.95) -> dict[str, Any]:
         effect, low, high, p, dense, n_problems.
     """
     found = paired_difference(dense, variant, level=level)
-    columns = {"effect": found.value, "low": found.low, "high": found.high, "p": found.p}
-    return columns | {"dense": found.dense, "n_problems": found.n_problems}
+    return found.cells("effect") | {
+        "p": found.p,
+        "dense": found.dense,
+        "n_problems": found.n_problems,
+    }
 
 
 def order_variants(table: pd.DataFrame, variants: Sequence[tuple[str, str, int]]) -> pd.DataFrame:

@@ -170,16 +170,9 @@ def _compared(before: np.ndarray, after: np.ndarray, level: float) -> dict[str, 
         empty = ("effect", "low", "high", "p", "before", "after")
         return dict.fromkeys(empty, np.nan) | {"n_problems": 0, "n_chains": 0}
     found = paired_difference(before, after, level=level)
-    return {
-        "effect": found.value,
-        "low": found.low,
-        "high": found.high,
-        "p": found.p,
-        "before": found.dense,
-        "after": found.variant,
-        "n_problems": found.n_problems,
-        "n_chains": found.n_samples,
-    }
+    columns = {"p": found.p, "before": found.dense, "after": found.variant}
+    counts = {"n_problems": found.n_problems, "n_chains": found.n_samples}
+    return found.cells("effect") | columns | counts
 
 
 @checked

@@ -66,11 +66,9 @@ class LoopDynamics:
         rows = [{"measure": "entry", "start": 0} | asdict(self.entry)]
         rows.append({"measure": "escape", "start": 0} | asdict(self.escape))
         if (share := self.persistence) is not None:
-            row = {"value": share.value, "low": share.low, "high": share.high}
+            row = {"measure": "persistence", "start": 0, **share.cells()}
             row |= {"events": round(share.value * share.n_samples), "exposure": share.n_samples}
-            rows.append(
-                {"measure": "persistence", "start": 0, **row, "n_problems": share.n_problems}
-            )
+            rows.append(row | {"n_problems": share.n_problems})
         for start, one in zip(self.starts, self.hazards, strict=True):
             rows.append({"measure": "entry by position", "start": start} | asdict(one))
         return pd.DataFrame(rows)

@@ -206,11 +206,10 @@ class Explanations:
         for one in self.found:
             row: dict[str, Any] = dict(zip(self.by, one.group, strict=True))
             row |= {"outcome": one.outcome, "score": one.score, "of": one.of}
-            row |= {"spearman": one.correlation.value, "low": one.correlation.low}
-            row |= {"high": one.correlation.high, "p": one.p, "n_blocks": one.correlation.n}
+            row |= one.correlation.cells("spearman")
+            row |= {"p": one.p, "n_blocks": one.correlation.n}
             for name, part in one.partial.items():
-                row |= {f"partial_{name}": part.value, f"partial_{name}_low": part.low}
-                row |= {f"partial_{name}_high": part.high}
+                row |= part.cells(f"partial_{name}", f"partial_{name}_")
             row |= {"score_reliability": one.score_reliability}
             row |= {"effect_reliability": one.effect_reliability}
             row |= {"explainable": one.explainable, "disattenuated": one.disattenuated}

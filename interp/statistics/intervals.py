@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,28 @@ RAISED = 1.6  # raise, in units of (ratio - floor) / sqrt(informative problems +
 LOST = 0.2  # share of trials subtracted where every problem is always or never solved
 
 
+class Bounded:
+    """What has a value and the limits of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def cells(self, name: str = "value", prefix: str = "") -> dict[str, Any]:
+        """Return the value and its limits as cells of a row of a table.
+
+        Args:
+            name: Name of the value's column.
+            prefix: What the columns low and high begin with.
+
+        Returns:
+            The three cells.
+        """
+        return {name: self.value, f"{prefix}low": self.low, f"{prefix}high": self.high}
+
+
 @dataclass(frozen=True)
-class Interval:
+class Interval(Bounded):
     """An estimate with its interval, and the data it was estimated from.
 
     Attributes:

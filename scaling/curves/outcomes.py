@@ -252,13 +252,13 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     """
     check_rows(rows, (*NEEDED, "finish", "thinking_finish"))
     rows = rows.assign(end=ended(rows))
+    none = dict.fromkeys(("share_of_end", "low", "high"), np.nan)
     found: list[dict[str, Any]] = []
     for key, part in groups(rows, by):
         for end in ENDS:
             mine = where(part, part["end"] == end)
             for outcome in OUTCOMES:
                 n = int((mine["outcome"] == outcome).sum())
-                inside = jeffreys(n, len(mine)) if len(mine) else None
                 found.append(
                     {
                         **dict(zip(by, key, strict=True)),
@@ -266,9 +266,7 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
                         "outcome": outcome,
                         "chains": n,
                         "share": n / len(part),
-                        "share_of_end": inside.value if inside else np.nan,
-                        "low": inside.low if inside else np.nan,
-                        "high": inside.high if inside else np.nan,
+                        **(jeffreys(n, len(mine)).cells("share_of_end") if len(mine) else none),
                     }
                 )
     return pd.DataFrame(found)
@@ -297,12 +295,8 @@ def extractors(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
         found.append(
             {
                 **dict(zip(by, key, strict=True)),
-                "strict": strict.value,
-                "strict_low": strict.low,
-                "strict_high": strict.high,
-                "lenient": lenient.value,
-                "lenient_low": lenient.low,
-                "lenient_high": lenient.high,
+                **strict.cells("strict", "strict_"),
+                **lenient.cells("lenient", "lenient_"),
                 "disagree": int((part["strict_outcome"] != part["lenient_outcome"]).sum()),
                 "saved": int((silent & (part["lenient_outcome"] == "correct")).sum()),
                 "guessed": int((silent & (part["lenient_outcome"] == "wrong")).sum()),

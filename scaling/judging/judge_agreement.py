@@ -71,18 +71,9 @@ class JudgeAgreement:
         import pandas as pd
 
         row = {k: v for k, v in asdict(self).items() if k not in ("kappa", "agreed")}
-        kappa = {
-            "kappa": self.kappa.value,
-            "kappa_low": self.kappa.low,
-            "kappa_high": self.kappa.high,
-            "agreed": self.agreed.value,
-            "agreed_low": self.agreed.low,
-            "agreed_high": self.agreed.high,
-            "level": self.kappa.level,
-            "n": self.n,
-            "n_problems": self.kappa.n_problems,
-        }
-        return pd.DataFrame([{**kappa, **row}])
+        both = self.kappa.cells("kappa", "kappa_") | self.agreed.cells("agreed", "agreed_")
+        both |= {"level": self.kappa.level, "n": self.n, "n_problems": self.kappa.n_problems}
+        return pd.DataFrame([both | row])
 
 
 def agreement(
