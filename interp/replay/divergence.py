@@ -28,7 +28,7 @@ from torch import Tensor
 
 from interp.chains.chain import Chain
 from interp.chains.masks import Masks, check_masks
-from interp.errors import NonFiniteError, UserError, did_you_mean, look_up
+from interp.errors import NonFiniteError, UserError, check_known, look_up
 from interp.interventions.interventions import VariantLike, dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
@@ -85,8 +85,7 @@ class Divergence:
         Raises:
             UserError: the quantity is unknown.
         """
-        if quantity not in self.quantities:
-            raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+        check_known(quantity, QUANTITIES, "quantity")
         sums = dict.fromkeys(self.problems, 0.0)
         counts = dict.fromkeys(self.problems, 0)
         several = self.chosen if masks is None else masks

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from scaling.judging.judge_agreement import JudgeAgreement, agreement
@@ -296,8 +296,7 @@ def _read(folder: str | Path) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple
 def _chosen(rows: pd.DataFrame, benchmarks: Sequence[str], limit: int | None) -> pd.DataFrame:
     known = sorted(map(str, rows["benchmark"].unique()))
     for name in benchmarks:
-        if name not in known:
-            raise UserError(did_you_mean(name, known, "benchmark of this study"))
+        check_known(name, known, "benchmark of this study")
     if benchmarks:
         rows = rows[rows["benchmark"].isin(list(benchmarks))]
     if limit is not None:

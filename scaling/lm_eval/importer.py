@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from interp.chains.chain import Budget, Chain, Finish, Span, ThinkingFinish
-from interp.errors import UserError
+from interp.errors import UserError, look_up
 from interp.json_reader import short, whole_text
 from scaling.grading import grade, grade_likelihood
 from scaling.problem import Benchmark, Problem
@@ -303,11 +303,7 @@ def _benchmark(name: str, documents: Sequence[LogDocument]) -> Benchmark:
     from scaling.grading import get_grader
 
     base, _, rest = name.partition(":")
-    entry = benchmarks().get(base)
-    if entry is None:
-        from interp.errors import did_you_mean
-
-        raise UserError(did_you_mean(base, benchmarks(), "benchmark"))
+    entry = look_up(base, benchmarks(), "benchmark")
     problems = []
     for document in documents:
         record = document.record

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp.errors import UserError, check_known, did_you_mean, look_up
+from interp.errors import UserError, check_known, look_up
 from interp.plumbing.arguments import checked
 from scaling.store import checksums
 from scaling.store.chain_row import ChainRow, Key, unpack
@@ -109,8 +109,8 @@ class Store(StudyFile):
             return
         names = list(rows[0])
         known = self._columns(table)
-        if wrong := [name for row in rows for name in row if name not in known]:
-            raise UserError(did_you_mean(wrong[0], known, f"column of {table!r}:"))
+        for name in dict.fromkeys(name for row in rows for name in row):
+            check_known(name, known, f"column of {table!r}:")
         if any(row.keys() != rows[0].keys() for row in rows) or not names:
             raise UserError(f"Store.put({table!r}): expected rows of the same columns.")
         verb = "INSERT OR REPLACE" if replace else "INSERT"
