@@ -9,6 +9,7 @@ Shapes: n lanes in use. Numbers are int64.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from interp.interventions.windows import Site
 
 if TYPE_CHECKING:
-    from interp.interventions.windows import Window
+    from interp.interventions.windows import When
 
 
 class LaneState:
@@ -41,7 +42,7 @@ class LaneState:
         numbers: log-probability, entropy and log normalizer of the last pass, [lanes, 3], float32.
     """
 
-    def __init__(self, lanes: int, windows: list[Window], device: torch.device) -> None:
+    def __init__(self, lanes: int, windows: Sequence[When], device: torch.device) -> None:
         """Allocates the state.
 
         Args:

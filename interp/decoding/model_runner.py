@@ -18,7 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -295,7 +295,7 @@ class ModelRunner:
         variants: Sequence[int] | None,
         *,
         rows: np.ndarray | None = None,
-        **inputs: np.ndarray | None,
+        **inputs: Any,
     ) -> None:
         """Sets the inputs of lanes 0..n-1.
 

@@ -30,9 +30,8 @@ def problem_table(
     """
     row_of = {name: i for i, name in enumerate(order or dict.fromkeys(problems))}
     rows = np.array([row_of[name] for name in problems], dtype=np.int64)
-    if samples is None:
-        samples = pd.Series(rows).groupby(rows).cumcount()
-    columns, names = pd.factorize(np.asarray(list(samples)), sort=True)
+    numbers = pd.Series(rows).groupby(rows).cumcount() if samples is None else samples
+    columns, names = pd.factorize(np.asarray(list(numbers)), sort=True)
     table = np.full((len(row_of), len(names)), np.nan)
     table[rows, columns] = np.asarray(values, dtype=float)
     return table

@@ -259,6 +259,7 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
             mine = where(part, part["end"] == end)
             for outcome in OUTCOMES:
                 n = int((mine["outcome"] == outcome).sum())
+                share_of_end = jeffreys(n, len(mine)).cells("share_of_end") if len(mine) else none
                 found.append(
                     {
                         **dict(zip(by, key, strict=True)),
@@ -266,7 +267,7 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
                         "outcome": outcome,
                         "chains": n,
                         "share": n / len(part),
-                        **(jeffreys(n, len(mine)).cells("share_of_end") if len(mine) else none),
+                        **share_of_end,
                     }
                 )
     return pd.DataFrame(found)
