@@ -1,5 +1,6 @@
 # make study   set up .venv, run the default study on the bundled reasoner, say where the report is
 # make test    set up .venv, then lint, types, contracts and tests
+# make coverage  the tests once more, with the lines and branches that none of them ran
 # make fuzz    read a million mutated files of every kind; any fault fails it
 # make chaos   disturb studies at random moments for 20 minutes, and compare their rows
 # make real-model  fetch SmolLM2-135M-Instruct (98 MB, Apache-2.0) for `make test` and for trials
@@ -29,7 +30,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: help study recovery real-model test fuzz chaos lint clean
+.PHONY: help study recovery real-model test coverage fuzz chaos lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -77,6 +78,10 @@ test: $(VENV)/.installed-dev
 	done; \
 	echo "== pytest"; PRUNESCOPE_SMOLLM2="$${PRUNESCOPE_SMOLLM2:-$(wildcard $(REAL_MODEL))}" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(TESTS) || failed="$$failed [pytest]"; \
 	test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }
+
+# The summary names files; htmlcov/index.html shows their lines.
+coverage: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --cov --cov-report=term --cov-report=html $(TESTS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz --cases 1000000 $(FUZZ)

@@ -27,10 +27,10 @@ from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN
-from analyses.plumbing.tables import ALPHA, blocks_text, capital, interval, signed, with_holm
+from analyses.plumbing.tables import ALPHA, blocks_text, capital, interval, signed
 from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.errors import UserError
-from interp.statistics import paired_difference
+from interp.statistics import paired_difference, with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,6 +8,7 @@ sample; p values are Holm-corrected over all benchmarks and variants.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from analyses.plumbing import panels, style, tables
@@ -101,7 +102,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
         The figure; None where there are no rows.
     """
     names = panels.benchmarks_in(found, study)
-    return panels.figure_of_panels(names, lambda name, ax: plot(found, name, ax))
+    return panels.figure_of_panels([partial(plot, found, name) for name in names])
 
 
 register_analysis(

@@ -11,7 +11,7 @@ and at events: tokens that open a reflection, decisions, the answer.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,12 +128,9 @@ def scores_of(study: StudyData) -> tuple[dict[str, BlockScores], dict[str, Block
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide Block Influence on chains; None where nothing was generated."""
-    from analyses.plumbing.workbench import longest_solved, problem_settings
+    from analyses.plumbing.workbench import solved_settings
 
-    benchmark = longest_solved(study)
-    if benchmark is None:
-        return None
-    return {**problem_settings(study, benchmark), "chains": CHAINS, "version": 1}
+    return solved_settings(study, chains=CHAINS, version=1)
 
 
 def _on_chains(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
@@ -251,13 +248,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     if not names:
         return None
     shares = shares_of(found)
-    with style.style():
-        whole, axes = style.panels(len(names) + bool(len(shares)), columns=2, width=5.2, height=3.2)
-        for name, ax in zip(names, axes, strict=False):
-            plot(dots, found, name, ax)
-        if len(shares):
-            plot_shares(shares, axes[-1])
-    return whole
+    draws = [partial(plot, dots, found, name) for name in names]
+    draws += [partial(plot_shares, shares)] * bool(len(shares))
+    return panels.figure_of_panels(draws, columns=2, width=5.2, height=3.2)
 
 
 def shares_of(found: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ Holm-corrected over the blocks of one outcome on one benchmark.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -152,8 +152,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     if not len(found):
         return None
     return figure_of_panels(
-        panels_of(found, study),
-        lambda pair, ax: plot(found, *pair, ax),
+        [partial(plot, found, *pair) for pair in panels_of(found, study)],
         columns=2, width=5.4, height=2.05,
     )  # fmt: skip
 

@@ -31,7 +31,7 @@ from interp.decoding.generate import generate as generate_chains
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant, dense
 from interp.plumbing.command_line import Lines, command, run_command
-from interp.statistics import mean_interval, paired_difference
+from interp.statistics import mean_interval, paired_difference, with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -222,8 +222,8 @@ def table(contest: Contest, methods: Sequence[str], sizes: Sequence[int]) -> pd.
                 removed = () if method == "dense" else tuple(contest.plans[method][str(size)])
                 kept = mean_interval(contest.right(kind, removed)[:, None])
                 row = {"benchmark": kind, "method": method, "n_removed": size}
-                row |= {"removed": " ".join(map(str, removed)), "value": kept.value}
-                rows.append(row | {"low": kept.low, "high": kept.high, "n": kept.n_problems})
+                row |= {"removed": " ".join(map(str, removed)), **kept.cells()}
+                rows.append(row | {"n": kept.n_problems})
     return pd.DataFrame(rows)
 
 
@@ -253,10 +253,9 @@ def differences(
         parts = {str(size): everything[:, :, i : i + 1] for i, size in enumerate(sizes)}
         for name, (theirs, own) in ({"all": everything} | parts).items():
             found = paired_difference(theirs, own)
-            row = {"other": method, "n_removed": name, "difference": found.value}
-            row |= {"low": found.low, "high": found.high, "p": found.p, "n": found.n_problems}
-            rows.append(row)
-    return tables.with_holm(pd.DataFrame(rows), "n_removed")
+            row = {"other": method, "n_removed": name, **found.cells("difference")}
+            rows.append(row | {"p": found.p, "n": found.n_problems})
+    return with_holm(pd.DataFrame(rows), "n_removed")
 
 
 def plot_kept(found: pd.DataFrame, kind: str, ax: Axes | None = None) -> Axes:

@@ -12,6 +12,7 @@ have the measures that they came with, at their own lengths.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -97,8 +98,8 @@ def beside(study: StudyData) -> pd.DataFrame:
         accuracy = []
         for v, variant in enumerate(found.variants):
             one = mean_interval(found.accuracy[v])
-            row = {"outcome": "correct", "variant": variant, "value": one.value, "low": one.low}
-            accuracy.append(row | {"high": one.high, "problems": one.n_problems})
+            row = {"outcome": "correct", "variant": variant, **one.cells()}
+            accuracy.append(row | {"problems": one.n_problems})
         frame = pd.concat([frame, pd.DataFrame(accuracy)], ignore_index=True)
         frame["mean_length"] = float(np.mean(found.lengths))
         first = mine.drop_duplicates("variant").set_index("variant")
@@ -159,10 +160,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     if not len(found) or "correct" not in set(found["outcome"]):
         return None
     measures = [m for m in SHOWN if m in set(found["outcome"])]
-    pairs = [(b, m) for b in panels.benchmarks_in(found, study) for m in measures]
+    names = panels.benchmarks_in(found, study)
     return panels.figure_of_panels(
-        pairs,
-        lambda pair, ax: plot(found, *pair, study, ax),
+        [partial(plot, found, name, measure, study) for name in names for measure in measures],
         columns=len(measures), width=3.5, height=3.0,
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ are modelled, see analyses/sequential_scaling.py; FLOPs and seconds need the mod
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,11 +146,10 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     told: Any = found[found["difference"].notna()] if len(found) else found
     if not len(told):
         return None
-    axes_ = [axis for axis in COSTS if axis in set(told["axis"])]
+    names, axes = panels.benchmarks_in(told, study), [c for c in COSTS if c in set(told["axis"])]
     return panels.figure_of_panels(
-        [(name, axis) for name in panels.benchmarks_in(told, study) for axis in axes_],
-        lambda pair, ax: plot(found, *pair, study, ax),
-        columns=len(axes_), width=10.8 / max(2, len(axes_)), height=3.1,
+        [partial(plot, found, name, axis, study) for name in names for axis in axes],
+        columns=len(axes), width=10.8 / max(2, len(axes)), height=3.1,
     )  # fmt: skip
 
 

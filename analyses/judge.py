@@ -9,13 +9,14 @@ share.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
@@ -166,13 +167,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:  # noqa: ARG
     Returns:
         The figure; None where there are no rows.
     """
-    if not len(found):
-        return None
-    with style.style():
-        whole, axes = style.panels(2, columns=2, width=4.8, height=1.3 + 0.3 * len(found))
-        plot(found, axes[0])
-        plot_crossed(found, axes[1])
-    return whole
+    draws = [partial(plot, found), partial(plot_crossed, found)] if len(found) else []
+    tall = 1.3 + 0.3 * len(found)
+    return panels.figure_of_panels(draws, columns=2, width=4.8, height=tall)
 
 
 register_analysis(

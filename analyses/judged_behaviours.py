@@ -11,6 +11,7 @@ first of each benchmark, not a random sample.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from analyses.judge import left_by_judge
 from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +101,7 @@ def table(study: StudyData) -> pd.DataFrame:
                 found.append(row | {"spearman": order, "outcome": "difference"})
     if not found:
         return pd.DataFrame()
-    corrected = tables.with_holm(pd.DataFrame(found)).drop(columns="outcome")
+    corrected = with_holm(pd.DataFrame(found)).drop(columns="outcome")
     return tables.order_variants(corrected, study.variants)
 
 
@@ -168,8 +170,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     seen = found[(found["judged"] > 0) | (found["lexicon"] > 0)]
     pairs = list(dict.fromkeys(zip(seen["benchmark"], seen["kind"], strict=True)))
     return panels.figure_of_panels(
-        pairs,
-        lambda pair, ax: plot(found, *pair, study, ax),
+        [partial(plot, found, *pair, study) for pair in pairs],
         columns=2, width=4.8, height=1.2 + 0.26 * found["variant"].nunique(),
     )  # fmt: skip
 

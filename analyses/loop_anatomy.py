@@ -15,13 +15,12 @@ counted beside the loops.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData, largest_budget
@@ -240,15 +239,6 @@ def plot(
     return ax
 
 
-def occurring(
-    found: pd.DataFrame, study: StudyData, outcomes: Iterable[str]
-) -> list[tuple[str, str]]:
-    """The pairs (benchmark, outcome) with a value other than zero, in the order of a figure."""
-    some = found[found["value"].fillna(0) != 0]
-    there = set(zip(some["benchmark"], some["outcome"], strict=True))
-    return [(b, o) for o in outcomes for b in study.benchmarks if (b, o) in there]
-
-
 def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     """One panel per outcome and benchmark where it occurs, and the chances of leaving.
 
@@ -259,23 +249,8 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where nothing loops.
     """
-    if not len(found):
-        return None
-    pairs = occurring(found, study, COLUMNS)
-    left = bool((found["outcome"] == ESCAPE).any())
-    if not pairs and not left:
-        return None
-    columns = min(3, len(pairs) + left)
-    tall = 0.9 + 0.2 * len(study.variants)
-    with style.style():
-        whole, axes = style.panels(
-            len(pairs) + left, columns=columns, width=10.8 / columns, height=tall
-        )
-        for i, ((benchmark, outcome), ax) in enumerate(zip(pairs, axes, strict=False)):
-            plot(found, benchmark, outcome, study, ax, names=i % columns == 0)
-        if left:
-            plot_escapes(found, study, axes[-1])
-    return whole
+    left = len(found) and (found["outcome"] == ESCAPE).any()
+    return panels.by_outcome(plot, found, study, COLUMNS, *[plot_escapes] * bool(left))
 
 
 register_analysis(

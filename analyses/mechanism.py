@@ -295,8 +295,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
         "kl": panels.plot_kl,
     }
     return figure_of_panels(
-        [make for part, make in makers.items() if part in parts],
-        lambda make, ax: make(found, ax=ax),
+        [partial(make, found) for part, make in makers.items() if part in parts],
         columns=2, width=5.6, height=3.1,
     )  # fmt: skip
 

@@ -15,13 +15,14 @@ equal tokens, not equal seconds; seconds are in the table.
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import pandas as pd
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import panels, style, tables
 from analyses.plumbing.command import AnalysisOptions
 from analyses.plumbing.recovery_data import (
     BEFORE,
@@ -32,6 +33,7 @@ from analyses.plumbing.recovery_data import (
     outcomes_of,
 )
 from interp.plumbing.command_line import Lines, command, run_command
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,7 +80,7 @@ def table(data: RecoveryData) -> pd.DataFrame:
                         row["share"] = _share(mine, old, dense, outcome)
             rows.append(row)
     found = pd.DataFrame([*rows, *_fits(data), *_shifts(data)])
-    return tables.with_holm(found, p="change_p")
+    return with_holm(found, p="change_p")
 
 
 def _head(unit: MeasuredModel) -> dict[str, Any]:
@@ -169,7 +171,7 @@ def blocks(data: RecoveryData) -> pd.DataFrame:
     found = pd.DataFrame(rows)
     if "shift_p" in found:
         each = ["plan", "method", "benchmark"]
-        found = tables.with_holm(found, each, p="shift_p", name="shift_p_holm")
+        found = with_holm(found, each, p="shift_p", name="shift_p_holm")
     return found
 
 
@@ -298,7 +300,7 @@ def plot_blocks(
     return ax
 
 
-def figure(found: pd.DataFrame, data: RecoveryData, each: pd.DataFrame) -> Figure:
+def figure(found: pd.DataFrame, data: RecoveryData, each: pd.DataFrame) -> Figure | None:
     """Accuracy by kind, then the curve and the blocks of the plan that lost most.
 
     Args:
@@ -307,7 +309,7 @@ def figure(found: pd.DataFrame, data: RecoveryData, each: pd.DataFrame) -> Figur
         each: the result of `blocks`.
 
     Returns:
-        The figure.
+        The figure; None where nothing was measured.
     """
     from matplotlib.lines import Line2D
 
@@ -317,22 +319,21 @@ def figure(found: pd.DataFrame, data: RecoveryData, each: pd.DataFrame) -> Figur
     if len(budgets):
         counts = budgets.groupby("benchmark")["thinking_budget"].nunique()
         curve = next((b for b in reversed(names) if counts.get(b, 0) > 1), curve)
-    extra = [("curve", curve)] * bool(len(budgets))
-    extra += [("blocks", c) for c in ("weight_change", "effect") if c in each]
-    with style.style():
-        whole, axes = style.panels(len(names) + len(extra), columns=2, width=5.2, height=3.1)
-        for name, ax in zip(names, axes, strict=False):
-            plot_accuracy(found, name, ax)
-        for (kind, what), ax in zip(extra, axes[len(names) :], strict=True):
-            if kind == "curve":
-                plot_curves(data, what, ax, names=False)
-            else:
-                plot_blocks(each, data, what, ax, names=False)
+    draws = [partial(plot_accuracy, found, name) for name in names]
+    draws += [partial(plot_curves, data, curve, names=False)] * bool(len(budgets))
+    draws += [
+        partial(plot_blocks, each, data, c, names=False)
+        for c in ("weight_change", "effect")
+        if c in each
+    ]
+
+    def legend(whole: Figure) -> None:
         methods = [m for m in HUES if m in set(found["method"])]
         keys = [Line2D([], [], color=style.INK, marker="o", ms=4)]
         keys += [Line2D([], [], color=HUES[m], marker=MARKS[m], ms=4) for m in methods]
         whole.legend(keys, [DENSE, *methods], loc="outside upper left", ncols=4, fontsize=8.5)
-    return whole
+
+    return panels.figure_of_panels(draws, finish=legend, columns=2, width=5.2, height=3.1)
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> list[Path]:
@@ -357,7 +358,8 @@ def write(folder: str | Path, out: str | Path | None = None) -> list[Path]:
         if len(frame):
             written.append(target / "tables" / f"{name}.csv")
             frame.to_csv(written[-1], index=False)
-    names = style.save(figure(found, data, each), target / "figures", "recovery")
+    whole = figure(found, data, each)
+    names = style.save(whole, target / "figures", "recovery") if whole is not None else []
     return [*written, *(target / "figures" / name for name in names)]
 
 

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from analyses.loop_anatomy import occurring, rows_of
-from analyses.plumbing import style, tables
+from analyses.loop_anatomy import rows_of
+from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,18 +68,10 @@ def table(study: StudyData) -> pd.DataFrame:
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide the replay; None where nothing was generated."""
-    from analyses.plumbing.workbench import longest_solved, problem_settings
+    from analyses.plumbing.workbench import solved_settings
 
-    benchmark = longest_solved(study)
-    if benchmark is None:
-        return None
-    return {
-        **problem_settings(study, benchmark),
-        "variants": [name for name, _, _ in study.variants],
-        "chains": CHAINS,
-        "per_chain": PER_CHAIN,
-        "version": 1,
-    }
+    names = [name for name, _, _ in study.variants]
+    return solved_settings(study, variants=names, chains=CHAINS, per_chain=PER_CHAIN, version=1)
 
 
 def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
@@ -109,7 +102,7 @@ def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         row |= {"problems": len(set(mass.problems)), "chains": places, "change": 0.0, "p": np.nan}
         if variant is not None:
             paired = compare_openers(base, mass)
-            row |= {"change": paired.value, "change_low": paired.low, "change_high": paired.high}
+            row |= paired.cells("change", "change_")
             row |= {"p": paired.p, "pairs": paired.n_problems}
         found.append(row)
         worth = reflection_benefit(
@@ -120,11 +113,10 @@ def _read_again(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
             table = worth.to_frame()
             helped = int(((table["before"] == 0) & (table["after"] == 1)).sum())
             harmed = int(((table["before"] == 1) & (table["after"] == 0)).sum())
-            row = {**head, "outcome": "gain", "value": gain.value, "low": gain.low}
-            row |= {"high": gain.high, "p": gain.p, "problems": gain.n_problems}
-            row |= {"chains": gain.n_samples, "helped": helped, "harmed": harmed}
-            found.append(row)
-    return tables.with_holm(pd.DataFrame(found))
+            row = {**head, "outcome": "gain", **gain.cells(), "p": gain.p}
+            row |= {"problems": gain.n_problems, "chains": gain.n_samples}
+            found.append(row | {"helped": helped, "harmed": harmed})
+    return with_holm(pd.DataFrame(found))
 
 
 STORED = StoredTable("reflection", settings_of, _read_again)
@@ -171,18 +163,7 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where no kind occurs.
     """
-    if not len(found):
-        return None
-    pairs = occurring(found, study, COLUMNS)
-    if not pairs:
-        return None
-    columns = min(3, len(pairs))
-    tall = 0.9 + 0.2 * len(study.variants)
-    with style.style():
-        whole, axes = style.panels(len(pairs), columns=columns, width=10.8 / columns, height=tall)
-        for i, ((benchmark, kind), ax) in enumerate(zip(pairs, axes, strict=True)):
-            plot(found, benchmark, kind, study, ax, names=i % columns == 0)
-    return whole
+    return panels.by_outcome(plot, found, study, COLUMNS)
 
 
 register_analysis("reflection", order=110, title=TITLE, caption=CAPTION, table=table, figure=figure)

@@ -14,7 +14,7 @@ reads. Slope and ceiling are those of the logistic fit over tokens spent (`scali
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from analyses.plumbing import panels, style, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
-from interp.statistics import holm
+from interp.statistics import holm, with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -273,7 +273,7 @@ def gains(study: StudyData) -> pd.DataFrame:
                 row |= {"less": versus["change"], "less_p": versus["p"]}
                 row |= {f"less_{end}": versus[f"change_{end}"] for end in ("low", "high")}
             found.append(row)
-    table = tables.with_holm(pd.DataFrame(found))
+    table = with_holm(pd.DataFrame(found))
     if "less_p" in table:
         table["less_p"] = holm(table["less_p"].to_numpy(dtype=float))
     return table
@@ -400,8 +400,12 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     counts = found.groupby("benchmark")["thinking_budget"].nunique()
     names = [b for b in study.benchmarks if counts.get(b, 0) > 1]
     return panels.figure_of_panels(
-        [(name, x) for name in names for x in ("tokens", "flops") if x in found],
-        lambda pair, ax: plot(found, pair[0], study, ax, pair[1]),
+        [
+            partial(plot, found, name, study, x=x)
+            for name in names
+            for x in ("tokens", "flops")
+            if x in found
+        ],
         columns=2, width=5.2, height=3.5,
     )  # fmt: skip
 

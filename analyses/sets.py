@@ -18,6 +18,7 @@ plans. p values: sign-flip tests over problems, Holm-corrected within an outcome
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from math import factorial
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,9 @@ from analyses.plumbing.tables import (
     p_value,
     paired,
     signed,
-    with_holm,
 )
 from analyses.plumbing.workbench import Workbench, asked_settings
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -364,12 +365,10 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
     """
     if not len(found):
         return None
-    kinds = set(found["kind"])
-    drawn = [k for k in ("pair", "variant") if k in kinds]
+    kinds = {"pair": plot_pairs, "variant": plot_variants}
     rows = int((found["kind"] == "member").sum() + 2 * (found["kind"] == "variant").sum()) // 2
     return figure_of_panels(
-        drawn,
-        lambda kind, ax: (plot_pairs if kind == "pair" else plot_variants)(found, ax),
+        [partial(plot, found) for kind, plot in kinds.items() if kind in set(found["kind"])],
         columns=2, width=5.2, height=max(4.0, 0.19 * rows),
     )  # fmt: skip
 

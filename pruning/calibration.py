@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from interp.chains.chain import Chain
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known, did_you_mean
 from interp.json_reader import parse_json, read_utf8, whole_text
 from interp.model.chat import RawPrompt
 from interp.model.reasoning_model import ReasoningModel
@@ -86,8 +86,8 @@ class Calibration:
                 return texts
             pairs = list(zip(texts.sequences, texts.prompts, strict=True))
             return _built(pairs, part or texts.part, max_tokens)
-        if part is not None and part not in PARTS:
-            raise UserError(did_you_mean(part, PARTS, "part of a chain"))
+        if part is not None:
+            check_known(part, PARTS, "part of a chain")
         if texts is None:
             raise UserError("This criterion needs calibration texts and none was given.")
         if isinstance(texts, (str, Chain)):

@@ -213,8 +213,8 @@ def sets_cost(runs: float, sets: float, n_blocks: int) -> Cost:
     return Cost(forwards=runs / n_blocks, readouts=2 * sets)
 
 
-def runs_of_all(n_blocks: int, n: int) -> int:
-    """The number of block runs for judging every set of n of L blocks.
+def runs_of_drawn(n_blocks: int, n: int, sets: float | None = None) -> float:
+    """The expected number of block runs for judging different sets drawn at random.
 
     A run is a prefix of a set that ends with a kept block: i - 1 blocks of which j are removed, and
     then one that is kept. Prefixes that no set of n completes are not counted.
@@ -222,28 +222,17 @@ def runs_of_all(n_blocks: int, n: int) -> int:
     Args:
         n_blocks: number of blocks L of the model.
         n: removed blocks per set.
-
-    Returns:
-        The number of block runs, the dense pass included.
-    """
-    return n_blocks + sum(count for _, count, _ in _prefixes(n_blocks, n))
-
-
-def runs_of_drawn(n_blocks: int, n: int, sets: float) -> float:
-    """The expected number of block runs for judging different sets drawn at random.
-
-    Args:
-        n_blocks: number of blocks L of the model.
-        n: removed blocks per set.
-        sets: number of different sets.
+        sets: number of different sets. Default: all.
 
     Returns:
         The expected number of block runs, the dense pass included.
     """
     space = math.comb(n_blocks, n)
+    drawn = space if sets is None else min(sets, space)
     return n_blocks + sum(
-        count * (1 - _none(space, completed, min(sets, space)))
-        for _, count, completed in _prefixes(n_blocks, n)
+        math.comb(i - 1, j) * (1 - _none(space, math.comb(n_blocks - i, n - j), drawn))
+        for i in range(1, n_blocks + 1)
+        for j in range(max(0, n - (n_blocks - i)), min(n, i - 1) + 1)
     )
 
 
@@ -258,15 +247,6 @@ def _none(space: int, wanted: int, drawn: float) -> float:
         math.lgamma(left + 1) - math.lgamma(left - drawn + 1)
         - math.lgamma(space + 1) + math.lgamma(space - drawn + 1)
     )  # fmt: skip
-
-
-def _prefixes(n_blocks: int, n: int) -> list[tuple[int, int, int]]:
-    """Prefixes that end with a kept block: (length, number, sets that begin with each)."""
-    return [
-        (i, math.comb(i - 1, j), math.comb(n_blocks - i, n - j))
-        for i in range(1, n_blocks + 1)
-        for j in range(max(0, n - (n_blocks - i)), min(n, i - 1) + 1)
-    ]
 
 
 def runs_of_neighbours(n_blocks: int, n: int, sets: float, exchanges: float = 1.0) -> float:

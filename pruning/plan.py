@@ -217,16 +217,7 @@ class LayerPlan:
                 f"{_span(self.base)}; {model.name!r} has the {model.n_blocks} blocks "
                 f"{_span(model.layer_map)}. Make a plan from scores of this model."
             )
-        if not self.model:
-            return
-        if fingerprint is None:
-            fingerprint = model.fingerprint()
-        if self.model != fingerprint:
-            raise UserError(
-                f"Plan {self.name!r} was made for a model with fingerprint {self.model}; "
-                f"{model.name!r} has {fingerprint}. Score this model again, or drop the "
-                'plan\'s fingerprint (dataclasses.replace(plan, model="")) to use it anyway.'
-            )
+        check_weights(self.name, self.model, model, fingerprint)
 
     def to_json(self) -> str:
         """Return the plan as one JSON object, with the version of its format."""
@@ -332,6 +323,31 @@ def _is_score(value: Any) -> bool:
 
 def _list(blocks: Sequence[int]) -> str:
     return ", ".join(map(short, blocks[:20])) + (", ..." if len(blocks) > 20 else "")
+
+
+def check_weights(
+    name: str, wanted: str, model: ReasoningModel, fingerprint: str | None = None
+) -> None:
+    """Refuse a model with other weights than a plan was made for.
+
+    Args:
+        name: the plan's name, for the error.
+        wanted: the fingerprint that the plan holds; "" allows any weights.
+        model: the model.
+        fingerprint: the fingerprint of `model`, if already known. Default: computed.
+
+    Raises:
+        UserError: the fingerprints differ.
+    """
+    if not wanted:
+        return
+    found = model.fingerprint() if fingerprint is None else fingerprint
+    if wanted != found:
+        raise UserError(
+            f"Plan {name!r} was made for a model with fingerprint {wanted}; {model.name!r} has "
+            f"{found}. Score this model again, or drop the plan's fingerprint "
+            '(dataclasses.replace(plan, model="")) to use it anyway.'
+        )
 
 
 def _span(blocks: Sequence[int]) -> str:

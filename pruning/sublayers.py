@@ -29,6 +29,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
+from pruning.plan import check_weights
 from pruning.scores import Scores
 
 if TYPE_CHECKING:
@@ -258,12 +259,7 @@ class SublayerPlan:
                 f"Plan {self.name!r} is for a model with the blocks {list(self.base)}; "
                 f"{model.name!r} has {list(model.layer_map)}. Make a plan from scores of this one."
             )
-        if self.model and self.model != model.fingerprint():
-            raise UserError(
-                f"Plan {self.name!r} was made for a model with fingerprint {self.model}; "
-                f"{model.name!r} has {model.fingerprint()}. Score this model again, or drop the "
-                'plan\'s fingerprint (dataclasses.replace(plan, model="")) to use it anyway.'
-            )
+        check_weights(self.name, self.model, model)
 
     def zeroed(self, model: ReasoningModel) -> ReasoningModel:
         """Return a copy of `model` in which the removed sublayers' output weights are zero.

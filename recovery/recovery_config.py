@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from interp.errors import UserError, check_known, did_you_mean
+from interp.errors import UserError, check_known
 from interp.plumbing.arguments import checked
 
 METHODS = ("lora", "full", "self", "distill", "rl")
@@ -139,12 +139,11 @@ class RecoveryConfig:
 
     def __post_init__(self) -> None:
         check_known(self.method, METHODS, "recovery method")
-        if self.weights not in (None, "lora", "all"):
-            raise UserError(did_you_mean(str(self.weights), ("lora", "all"), "kind of weights"))
         if self.weights is None:
             weights = "lora" if self.method == "lora" else "all"
             object.__setattr__(self, "weights", weights)
-        elif (self.method, self.weights) in (("lora", "all"), ("full", "lora")):
+        check_known(self.weights, ("lora", "all"), "kind of weights")
+        if (self.method, self.weights) in (("lora", "all"), ("full", "lora")):
             raise UserError(
                 f"Method {self.method!r} trains no {self.weights!r} weights: leave `weights` out, "
                 "or choose another method."

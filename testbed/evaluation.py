@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from interp.statistics import (
     cov_at_k,
     mean_interval,
     paired_difference,
+    problem_table,
 )
 from testbed.problems import KINDS, GeneratedProblem, content, generate
 from testbed.verify import check_answer, check_chain
@@ -69,15 +70,15 @@ class Evaluation:
 
     model: str
     seed: int
-    accuracy: dict[str, Interval]
-    by_budget: dict[str, dict[int, Interval]]
-    rises: dict[str, dict[int, PairedDifference]]
-    pass_at: dict[str, dict[int, Interval]]
-    parallel_gain: dict[str, PairedDifference]
-    wait_gain: dict[str, PairedDifference]
-    wait_gain_early: dict[str, PairedDifference | None]
-    slips: dict[str, dict[str, float]]
-    thinking_tokens: dict[str, float]
+    accuracy: dict[str, Interval] = field(default_factory=dict)
+    by_budget: dict[str, dict[int, Interval]] = field(default_factory=dict)
+    rises: dict[str, dict[int, PairedDifference]] = field(default_factory=dict)
+    pass_at: dict[str, dict[int, Interval]] = field(default_factory=dict)
+    parallel_gain: dict[str, PairedDifference] = field(default_factory=dict)
+    wait_gain: dict[str, PairedDifference] = field(default_factory=dict)
+    wait_gain_early: dict[str, PairedDifference | None] = field(default_factory=dict)
+    slips: dict[str, dict[str, float]] = field(default_factory=dict)
+    thinking_tokens: dict[str, float] = field(default_factory=dict)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per kind and budget: accuracy with its interval."""
@@ -113,11 +114,8 @@ def _by_content(problems: Sequence[GeneratedProblem], verdicts: np.ndarray) -> n
 
     They are nearly the same problem, so the interval must not count them as independent.
     """
-    rows: dict[str, list[float]] = {}
-    for problem, few in zip(problems, verdicts, strict=True):
-        rows.setdefault(content(problem), []).extend(few)
-    longest = max(map(len, rows.values()))
-    return np.array([row + [np.nan] * (longest - len(row)) for row in rows.values()])
+    names = [content(problem) for problem in problems for _ in range(verdicts.shape[1])]
+    return problem_table(verdicts.ravel(), names)
 
 
 def _different(problems: Sequence[GeneratedProblem], n: int) -> list[GeneratedProblem]:
@@ -187,19 +185,11 @@ def evaluate(
             f"evaluate(problems={problems}, parallel_problems={parallel_problems}, "
             f"samples={samples}): expected at least 2 of each."
         )
-    accuracy: dict[str, Interval] = {}
-    by_budget: dict[str, dict[int, Interval]] = {}
-    rises: dict[str, dict[int, PairedDifference]] = {}
-    pass_at: dict[str, dict[int, Interval]] = {}
-    gain: dict[str, PairedDifference] = {}
-    waits: dict[str, PairedDifference] = {}
-    waits_early: dict[str, PairedDifference | None] = {}
-    slips: dict[str, dict[str, float]] = {}
-    lengths: dict[str, float] = {}
+    found = Evaluation(model.name, seed)
     for kind in kinds:
         some = generate(kind, problems, seed=seed, split="test")
         if kind == "recall":
-            accuracy[kind] = mean_interval(_recall(model, some))
+            found.accuracy[kind] = mean_interval(_recall(model, some))
             if report:
                 report(kind, problems, problems)
             continue
@@ -208,15 +198,15 @@ def evaluate(
         verdict = {
             b.thinking: _by_content(some, _verdicts(some, chains[b], model)) for b in budgets
         }
-        by_budget[kind] = {b: mean_interval(v) for b, v in verdict.items()}
-        rises[kind] = {
+        found.by_budget[kind] = {b: mean_interval(v) for b, v in verdict.items()}
+        found.rises[kind] = {
             b: paired_difference(verdict[a], verdict[b])
             for a, b in zip(BUDGETS[kind], BUDGETS[kind][1:], strict=False)
         }
         full = chains[budgets[-1]]
-        accuracy[kind] = by_budget[kind][budgets[-1].thinking]
-        lengths[kind] = float(np.mean([full[p.id][0].n_thinking for p in some]))
-        slips[kind] = _slips(model, some, full)
+        found.accuracy[kind] = found.by_budget[kind][budgets[-1].thinking]
+        found.thinking_tokens[kind] = float(np.mean([full[p.id][0].n_thinking for p in some]))
+        found.slips[kind] = _slips(model, some, full)
         if not kind.startswith("countdown"):
             continue
         waited = Budget(budgets[-1].thinking, ANSWER, waits=1)
@@ -226,22 +216,22 @@ def evaluate(
         plain = _verdicts(few, extended[budgets[-1]], model)
         after = _verdicts(few, extended[waited], model)
         ks = [k for k in (1, 2, 4, 8, 16, 32) if k <= samples]
-        pass_at[kind] = {k: cov_at_k(plain, k) for k in ks}
+        found.pass_at[kind] = {k: cov_at_k(plain, k) for k in ks}
         correct = plain.sum(axis=1)
         any_of = 1.0 - np.array([_miss(samples, int(c), max(ks)) for c in correct])
-        gain[kind] = paired_difference(plain.mean(axis=1), any_of)
-        waits[kind] = paired_difference(plain, after)
+        found.parallel_gain[kind] = paired_difference(plain.mean(axis=1), any_of)
+        found.wait_gain[kind] = paired_difference(plain, after)
         early = np.array(
             [
                 [
-                    not _reached(model, p, c) and c.thinking_finish == "end"
+                    not _report(model, p, c).reached and c.thinking_finish == "end"
                     for c in extended[budgets[-1]][p.id]
                 ]
                 for p in few
             ]
         )
         some_early = early.any(axis=1)
-        waits_early[kind] = (
+        found.wait_gain_early[kind] = (
             paired_difference(
                 np.where(early, plain, np.nan)[some_early],
                 np.where(early, after, np.nan)[some_early],
@@ -249,19 +239,7 @@ def evaluate(
             if some_early.sum() > 1
             else None
         )
-    return Evaluation(
-        model=model.name,
-        seed=seed,
-        accuracy=accuracy,
-        by_budget=by_budget,
-        rises=rises,
-        pass_at=pass_at,
-        parallel_gain=gain,
-        wait_gain=waits,
-        wait_gain_early=waits_early,
-        slips=slips,
-        thinking_tokens=lengths,
-    )
+    return found
 
 
 def _miss(n: int, correct: int, k: int) -> float:
@@ -291,10 +269,6 @@ def _report(model: ReasoningModel, problem: GeneratedProblem, chain: Chain):
         model.text(chain.answer_ids.tolist()),
         forced=chain.thinking_finish == "forced",
     )
-
-
-def _reached(model: ReasoningModel, problem: GeneratedProblem, chain: Chain) -> bool:
-    return _report(model, problem, chain).reached
 
 
 def _slips(

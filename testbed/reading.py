@@ -44,7 +44,6 @@ class _Node:
     rest: tuple[int, ...]
     right: bool
     tried: set[tuple[str, int]] = field(default_factory=set)
-    result: int = 0
 
 
 @dataclass
@@ -250,12 +249,8 @@ class CountdownReader:
     def left(self, rest: tuple[int, ...]) -> None:
         """Read "left ..." and compare it with the numbers that are left."""
         begin = self.i
-        self.i += 1
-        said = []
-        while is_number(self.peek()):
-            said.append(int(self.peek()))
-            self.i += 1
-        if sorted(said) != sorted(rest) and self.i < len(self.words):
+        said = self.stated_left()
+        if said is not None and sorted(said) != sorted(rest):
             self.slip("copying slip", begin)
 
     def back(self) -> None:
@@ -322,12 +317,23 @@ class CountdownReader:
         if not right:
             last = _Line(key, last.start, self.slip("arithmetic slip", at), last.node)
         self.last = last
+        self.repeat(last, result, right)
+
+    def repeat(self, last: _Line, result: int, right: bool) -> None:
+        """Go on from the result of a line that was repeated.
+
+        Args:
+            last: the line.
+            result: the result that was written this time.
+            right: whether it is right.
+        """
+        _, _, number = last.key
         pool = tuple(self.problem.numbers)
         if last.start:
-            rest = _less_any(pool, key[0], key[2])
+            rest = _less_any(pool, last.key[0], number)
             self.nodes = []
         else:
-            rest = _less_any(last.node.rest if last.node else pool, key[2])
+            rest = _less_any(last.node.rest if last.node else pool, number)
         was = last.node.right if last.node else True
         self.land(result, rest, was and right, last.node)
 
@@ -396,7 +402,7 @@ class ArithmeticReader(CountdownReader):
         expression = problem.question.split()[1:]
         self.plan = list(zip(expression[1::2], map(int, expression[2::2]), strict=True))
         self.begin_value = int(expression[0])
-        self.value, self.done, self.right = self.begin_value, 0, True
+        self.value, self.done = self.begin_value, 0
 
     def step(self, *, start: bool) -> None:
         """Read a step line and compare it with the expression's next step."""
@@ -411,7 +417,6 @@ class ArithmeticReader(CountdownReader):
         if result != apply(*key):
             slip = self.slip("arithmetic slip", at)
             self.written[key] = slip
-        self.right = self.right and slip is None
         self.last = _Line(key, start, slip, None)
         self.advance(result)
 
@@ -422,20 +427,8 @@ class ArithmeticReader(CountdownReader):
         if self.done == len(self.plan) and result == self.problem.target:
             self.reached = True
 
-    def again_after_wait(self) -> None:
-        """Read a line after "wait": the last line repeated, or the next step."""
-        key = (int(self.peek()), self.peek(1), int(self.peek(2)))
-        if self.last is None or key != self.last.key:
-            self.step(start=False)
-            return
-        _, result, at = self.operands()
-        self.lines += 1
-        right = result == apply(*key)
-        if self.last.slip is not None:
-            self.last.slip.noticed = True
-            self.last.slip.mended = right
-        if not right:
-            self.last = _Line(key, False, self.slip("arithmetic slip", at), None)
+    def repeat(self, last: _Line, result: int, right: bool) -> None:
+        """Take the step of the expression again, with the result that was written this time."""
         self.done -= 1
         self.advance(result)
 

@@ -158,12 +158,11 @@ def ablations(stays: np.ndarray, best: Sequence[tuple[int, int]]) -> pd.DataFram
     for i, after in enumerate(stays):
         got = paired_difference(ones, after)
         name = named if i == 0 else f"random heads {i}"
-        rows.append({"name": name, "value": got.value, "low": got.low, "high": got.high})
+        rows.append({"name": name, **got.cells()})
     change = stays.mean(1) - 1
     rows[0]["p"] = float((1 + (change[1:] <= change[0]).sum()) / len(change))
     gap = paired_difference(stays[1:].mean(0), stays[0])
-    rows.append({"name": "induction less random", "value": gap.value, "low": gap.low,
-                 "high": gap.high, "p": gap.p})  # fmt: skip
+    rows.append({"name": "induction less random", **gap.cells(), "p": gap.p})
     frame = pd.DataFrame(rows)
     return frame.assign(
         part="ablation", block=np.nan, n=float(stays.shape[1]), head=np.nan, p_holm=np.nan,

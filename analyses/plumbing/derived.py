@@ -96,7 +96,7 @@ def kept(study: StudyData, name: str, settings: Mapping[str, Any] | None) -> pd.
     """
     if study.folder is None or settings is None:
         return None
-    from scaling.store.study_store import FILE
+    from scaling.store.study_file import FILE
 
     path = Path(study.folder) / FILE
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:

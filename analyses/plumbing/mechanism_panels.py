@@ -22,13 +22,13 @@ COLOURS = {
 }
 
 
-def plot_lines(found: pd.DataFrame, *, part: str, ax: Axes | None = None) -> Axes:
+def plot_lines(found: pd.DataFrame, ax: Axes | None = None, *, part: str) -> Axes:
     """Plot contributions or lens: one line per name over the blocks, with its interval.
 
     Args:
         found: the table of `analyses.mechanism`.
-        part: "contribution" or "lens".
         ax: axes to draw on; None makes new ones.
+        part: "contribution" or "lens".
 
     Returns:
         The axes.

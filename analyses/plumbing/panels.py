@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from analyses.plumbing import style
 
@@ -13,8 +14,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from analyses.plumbing.frames import StudyData
-
-Item = TypeVar("Item")
 
 
 def benchmarks_in(found: pd.DataFrame, study: StudyData) -> list[str]:
@@ -32,29 +31,27 @@ def benchmarks_in(found: pd.DataFrame, study: StudyData) -> list[str]:
 
 
 def figure_of_panels(
-    items: Sequence[Item],
-    draw: Callable[[Item, Axes], Any],
+    draws: Sequence[Callable[[Axes], Any]],
     *,
     finish: Callable[[Figure], Any] | None = None,
     **size: Any,
 ) -> Figure | None:
-    """Draw one panel per item.
+    """Draw a figure of panels.
 
     Args:
-        items: What the panels show, such as the names of benchmarks.
-        draw: Draws an item into its axes.
+        draws: For each panel, what draws it into its axes.
         finish: Called with the whole figure at the end, for a key of all panels.
         **size: Columns, width and height in inches of a panel (see `style.panels`).
 
     Returns:
-        The figure; None where there is no item.
+        The figure; None where there is no panel.
     """
-    if not len(items):
+    if not len(draws):
         return None
     with style.style():
-        whole, axes = style.panels(len(items), **size)
-        for item, ax in zip(items, axes, strict=True):
-            draw(item, ax)
+        whole, axes = style.panels(len(draws), **size)
+        for draw, ax in zip(draws, axes, strict=True):
+            draw(ax)
         if finish is not None:
             finish(whole)
     return whole
@@ -75,7 +72,41 @@ def by_benchmark(
         The figure; None without a benchmark.
     """
     names = benchmarks_in(found, study)
-    return figure_of_panels(names, lambda name, ax: plot(found, name, study, ax), **size)
+    return figure_of_panels([partial(plot, found, name, study) for name in names], **size)
+
+
+def by_outcome(
+    plot: Callable[..., Any],
+    found: pd.DataFrame,
+    study: StudyData,
+    outcomes: Iterable[str],
+    *others: Callable[[pd.DataFrame, StudyData, Axes], Any],
+) -> Figure | None:
+    """Draw one panel per outcome and benchmark with a value other than zero.
+
+    Only the first panel of a row names the variants.
+
+    Args:
+        plot: draws a panel: (table, benchmark, outcome, study, axes, whether with names).
+        found: the table.
+        study: the study.
+        outcomes: the outcomes in their order.
+        *others: draw further panels at the end: (table, study, axes).
+
+    Returns:
+        The figure; None where there is nothing to draw.
+    """
+    some = found[found["value"].fillna(0) != 0] if len(found) else found
+    there = set(zip(some["benchmark"], some["outcome"], strict=True)) if len(some) else set()
+    pairs = [(b, o) for o in outcomes for b in study.benchmarks if (b, o) in there]
+    columns = min(3, len(pairs) + len(others))
+    draws = [
+        partial(plot, found, *pair, study, names=i % columns == 0) for i, pair in enumerate(pairs)
+    ]
+    return figure_of_panels(
+        [*draws, *(partial(other, found, study) for other in others)],
+        columns=columns, width=10.8 / max(columns, 1), height=0.9 + 0.2 * len(study.variants),
+    )  # fmt: skip
 
 
 def paired_marks(

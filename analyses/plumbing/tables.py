@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from interp.statistics import PairedDifference, holm, mean_interval, paired_difference
+from interp.statistics import (
+    PairedDifference,
+    mean_interval,
+    paired_difference,
+    problem_table,
+    with_holm,
+)
 
 if TYPE_CHECKING:
     from analyses.plumbing.frames import StudyData
@@ -34,13 +40,7 @@ def matrix(
     Returns:
         The values [problems, samples], nan where a sample is missing.
     """
-    names = list(dict.fromkeys(frame["problem"]) if problems is None else problems)
-    row_of = {name: i for i, name in enumerate(names)}
-    samples = {s: i for i, s in enumerate(sorted(set(frame["sample"])))}
-    table = np.full((len(names), len(samples)), np.nan)
-    rows = [row_of[name] for name in frame["problem"]]
-    table[rows, [samples[s] for s in frame["sample"]]] = frame[column].to_numpy(dtype=float)
-    return table
+    return problem_table(frame[column], frame["problem"], frame["sample"], problems)
 
 
 def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
@@ -57,8 +57,7 @@ def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     if not len(values):
         return {"value": np.nan, "low": np.nan, "high": np.nan, "problems": 0, "chains": 0}
     found = mean_interval(matrix(values, column))
-    cells = {"value": found.value, "low": found.low, "high": found.high}
-    return cells | {"problems": int(values["problem"].nunique()), "chains": len(values)}
+    return found.cells() | {"problems": int(values["problem"].nunique()), "chains": len(values)}
 
 
 def paired_with_dense(
@@ -100,8 +99,7 @@ def difference(frame: pd.DataFrame, dense: pd.DataFrame, column: str) -> dict[st
     if found is None:
         none = dict.fromkeys(("change", "change_low", "change_high", "p"), np.nan)
         return {**none, "pairs": 0}
-    cells = {"change": found.value, "change_low": found.low, "change_high": found.high}
-    return cells | {"p": found.p, "pairs": found.n_problems}
+    return found.cells("change", "change_") | {"p": found.p, "pairs": found.n_problems}
 
 
 def by_variant(
@@ -143,32 +141,6 @@ def by_variant(
     return with_holm(pd.DataFrame(rows))
 
 
-def with_holm(
-    table: pd.DataFrame,
-    family: str | list[str] = "outcome",
-    *,
-    p: str = "p",
-    name: str = "p_holm",
-) -> pd.DataFrame:
-    """Add `p_holm`: the p values corrected within each value of a column.
-
-    Args:
-        table: a table with p values.
-        family: the column or columns.
-        p: the column of the p values. Without it, nothing is known of any p value.
-        name: name of the new column.
-
-    Returns:
-        The table with the corrected values.
-    """
-    if not len(table):
-        return table
-    table = table.assign(**{name: np.nan})
-    for index in table.groupby(family, sort=False).groups.values() if p in table else ():
-        table.loc[index, name] = holm(table.loc[index, p].to_numpy(dtype=float))
-    return table
-
-
 def paired(dense: Any, variant: Any, level: float = 0.95) -> dict[str, Any]:
     """A change paired over problems, as columns of a table.
 
@@ -181,8 +153,11 @@ def paired(dense: Any, variant: Any, level: float = 0.95) -> dict[str, Any]:
         effect, low, high, p, dense, n_problems.
     """
     found = paired_difference(dense, variant, level=level)
-    columns = {"effect": found.value, "low": found.low, "high": found.high, "p": found.p}
-    return columns | {"dense": found.dense, "n_problems": found.n_problems}
+    return found.cells("effect") | {
+        "p": found.p,
+        "dense": found.dense,
+        "n_problems": found.n_problems,
+    }
 
 
 def order_variants(table: pd.DataFrame, variants: Sequence[tuple[str, str, int]]) -> pd.DataFrame:

@@ -277,11 +277,22 @@ def asked_settings(study: StudyData, **own: Any) -> dict[str, Any] | None:
     Returns:
         The settings; None where the study has no generated benchmark.
     """
+    found = solved_settings(study, **own)
+    return found and found | {"thinking": fitting_budget(study, found["benchmark"])}
+
+
+def solved_settings(study: StudyData, **own: Any) -> dict[str, Any] | None:
+    """The settings that decide what the stored chains of `longest_solved` tell, and `own`.
+
+    Args:
+        study: the study.
+        **own: the analysis's own settings.
+
+    Returns:
+        The settings; None where the study has no generated benchmark.
+    """
     benchmark = longest_solved(study)
-    if benchmark is None:
-        return None
-    budget = {"thinking": fitting_budget(study, benchmark)}
-    return problem_settings(study, benchmark) | budget | own
+    return None if benchmark is None else problem_settings(study, benchmark) | own
 
 
 def problem_settings(study: StudyData, benchmark: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from interp.json_reader import short
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
-from interp.statistics import holm, paired_difference
+from interp.statistics import paired_difference, problem_table, with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,18 +125,10 @@ class TimeMap:
                     row["reached"] = float(there.mean())
                     row["passes"] = float(self.inside[w, l][there].mean()) if there.any() else 0.0
                     rows.append(row)
-        frame = pd.DataFrame(rows)
-        for index in frame.groupby("outcome", sort=False).groups.values():
-            frame.loc[index, "p_holm"] = holm(frame.loc[index, "p"].to_numpy(dtype=float))
-        return frame
+        return with_holm(pd.DataFrame(rows))
 
     def _table(self, values: Float[np.ndarray, " C"]) -> Float[np.ndarray, "P N"]:
-        names = {p: i for i, p in enumerate(dict.fromkeys(self.problems))}
-        columns = {s: i for i, s in enumerate(sorted(set(self.samples)))}
-        table = np.full((len(names), len(columns)), np.nan)
-        rows = [names[p] for p in self.problems]
-        table[rows, [columns[s] for s in self.samples]] = values
-        return table
+        return problem_table(values, self.problems, self.samples)
 
     def plot(self, outcome: str, ax: Axes | None = None) -> Axes:
         """Draw a heat map of the effect, with a dot where Holm's p is below .05.
@@ -178,16 +170,9 @@ def _compared(before: np.ndarray, after: np.ndarray, level: float) -> dict[str, 
         empty = ("effect", "low", "high", "p", "before", "after")
         return dict.fromkeys(empty, np.nan) | {"n_problems": 0, "n_chains": 0}
     found = paired_difference(before, after, level=level)
-    return {
-        "effect": found.value,
-        "low": found.low,
-        "high": found.high,
-        "p": found.p,
-        "before": found.dense,
-        "after": found.variant,
-        "n_problems": found.n_problems,
-        "n_chains": found.n_samples,
-    }
+    columns = {"p": found.p, "before": found.dense, "after": found.variant}
+    counts = {"n_problems": found.n_problems, "n_chains": found.n_samples}
+    return found.cells("effect") | columns | counts
 
 
 @checked

@@ -33,6 +33,7 @@ from interp.kernels.library import (
     suits,
 )
 from interp.model.available_memory import available_bytes
+from interp.model.forwards import replaced_forwards
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
@@ -348,7 +349,9 @@ class BlockForward(Protocol):
 
 
 @contextmanager
-def fused(model: ReasoningModel, blocks: Mapping[int, BlockForward]) -> Iterator[None]:
+def fused(
+    model: ReasoningModel, blocks: Mapping[int, BlockForward | CompiledBlock]
+) -> Iterator[None]:
     """Lets blocks without hooks inside run fused while the context is open.
 
     Args:
@@ -358,18 +361,14 @@ def fused(model: ReasoningModel, blocks: Mapping[int, BlockForward]) -> Iterator
     Yields:
         Nothing.
     """
-    changed: list[nn.Module] = []
     with holding(model):
-        try:
-            for i, short in blocks.items():
-                block = model.anatomy.blocks[i]
-                if "forward" not in block.__dict__ and short.undisturbed:
-                    block.forward = short  # type: ignore[method-assign]
-                    changed.append(block)
+        free = {
+            i: short
+            for i, short in blocks.items()
+            if "forward" not in model.anatomy.blocks[i].__dict__ and short.undisturbed
+        }
+        with replaced_forwards(model, free):
             yield
-        finally:
-            for block in changed:
-                block.__dict__.pop("forward", None)
 
 
 def sliding_window(attn: Any) -> int | None:
@@ -379,24 +378,49 @@ def sliding_window(attn: Any) -> int | None:
     return getattr(attn, "sliding_window", None)
 
 
+class CompiledBlock:
+    """The forward of a block compiled by torch.compile, on its first call.
+
+    Attributes:
+        inside: the modules inside the block.
+    """
+
+    def __init__(self, block: nn.Module) -> None:
+        """Prepares the compiled forward.
+
+        Args:
+            block: the block.
+        """
+        self.inside = [m for m in block.modules() if m is not block]
+        self._forward = torch.compile(block.forward, dynamic=True)
+
+    @property
+    def undisturbed(self) -> bool:
+        """Whether no module inside the block has a hook."""
+        return not any(m._forward_hooks or m._forward_pre_hooks for m in self.inside)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Computes the block; takes what the block takes."""
+        return self._forward(*args, **kwargs)
+
+
 class CompiledBlocks:
-    """Forwards of a model's blocks compiled by torch.compile, each on its first call.
+    """A model's blocks compiled by torch.compile.
 
     Attributes:
         model: the model.
-        blocks: its blocks.
-        forwards: their compiled forwards.
+        blocks: the compiled blocks by index.
     """
 
     def __init__(self, model: ReasoningModel) -> None:
-        """Prepares the compiled forwards.
+        """Prepares the compiled blocks.
 
         Args:
             model: the model.
         """
+        own = enumerate(model.blocks)
         self.model = model
-        self.blocks = [b for b in model.blocks if "forward" not in b.__dict__]
-        self.forwards = [torch.compile(b.forward, dynamic=True) for b in self.blocks]
+        self.blocks = {i: CompiledBlock(b) for i, b in own if "forward" not in b.__dict__}
 
     @contextmanager
     def taken(self) -> Iterator[None]:
@@ -405,21 +429,9 @@ class CompiledBlocks:
         Yields:
             Nothing.
         """
-        changed: list[nn.Module] = []
-        with holding(self.model):
-            try:
-                with torch._dynamo.config.patch(
-                    recompile_limit=RECOMPILES * len(self.blocks),
-                    allow_unspec_int_on_nn_module=True,
-                ):
-                    for block, forward in zip(self.blocks, self.forwards, strict=True):
-                        inside: Any = (m for m in block.modules() if m is not block)
-                        if "forward" in block.__dict__:
-                            continue  # the block is bypassed in this pass
-                        if not any(m._forward_hooks or m._forward_pre_hooks for m in inside):
-                            block.forward = forward  # type: ignore[method-assign]
-                            changed.append(block)
-                    yield
-            finally:
-                for block in changed:
-                    block.__dict__.pop("forward", None)
+        limit = RECOMPILES * len(self.blocks)
+        with (
+            torch._dynamo.config.patch(recompile_limit=limit, allow_unspec_int_on_nn_module=True),
+            fused(self.model, self.blocks),
+        ):
+            yield

@@ -121,7 +121,7 @@ class GenericRunner(ModelRunner):
         cache = DynamicCache(config=self.model.hf.config)
         self.prefill_hooks.assign(variants)
         with torch.inference_mode(), holding(self.model):
-            self.prefill_hooks.enter(site(lines, 0, length, keys=keys, reach=self.reach))
+            self.prefill_hooks.enter(site(lines, 0, length, keys=keys, reach=self.state.reach))
             with self.prefill_hooks:
                 at = torch.arange(length, device=device).expand(len(requests), length)
                 forward(self.model.anatomy.base, ids, at, cache, None)
@@ -182,13 +182,13 @@ class GenericRunner(ModelRunner):
 
     def _logits(self, n: int, used: int) -> Tensor:
         rows, device = self.rows.rows, self.model.device
-        self.hooks.enter(self._site(n))
+        self.hooks.enter(self.state.site(n))
         cache = rows.cache or DynamicCache(config=self.model.hf.config)
         mask = rows.mask
         if mask is not None:
             mask = torch.from_numpy(mask).long().to(device)
-        at = self.position[:n, None]
-        logits = forward(self.model.hf, self.last[:n, None], at, cache, mask).logits
+        at = self.state.position[:n, None]
+        logits = forward(self.model.hf, self.state.last[:n, None], at, cache, mask).logits
         self.rows.rows = CacheRows(cache, rows.lengths).grown()
         return logits[:, -1]
 

@@ -1,10 +1,9 @@
 """The model runner: prefill, and forward passes that read one token per row.
 
-The inputs of a pass are preallocated tensors with one entry per lane, which the pass updates in
-place. A lane is one token that a pass reads: lane r belongs to row r, unless tokens are drafted.
-Then a row has several lanes at consecutive positions (`interp.decoding.drafts`). So a pass depends
-only on (lanes, columns): the device can run several passes before the host looks at the tokens,
-and on CUDA each pass can be captured once and replayed (`cuda_graphs`).
+The inputs of a pass are tensors on the device that the pass updates in place
+(`interp.decoding.lane_state`). So a pass depends only on (lanes, columns): the device can run
+several passes before the host looks at the tokens, and on CUDA each pass can be captured once and
+replayed (`cuda_graphs`).
 
 The blocks run as compiled CPU kernels, through Triton kernels on a CUDA device, as the model's own
 modules, or as modules compiled by torch, all with the same logits; `block_backend` chooses. Hooks
@@ -19,12 +18,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.chains.periods import LOOP_CHECK
@@ -39,14 +36,15 @@ from interp.decoding.fused_blocks import (
     fused,
     head_fused,
 )
+from interp.decoding.lane_state import LaneState
 from interp.decoding.memory import kv_bytes
 from interp.decoding.prefix_sharing import SharedRows
 from interp.decoding.recording import LiveMoments, LiveRecord
 from interp.decoding.sampling import Sampling, choose_and_measure
+from interp.decoding.step_output import StepOutput
 from interp.interventions.hooks import RowHooks
 from interp.interventions.interventions import Skip, Variant
 from interp.interventions.timeline import Timeline, site
-from interp.interventions.windows import Site
 from interp.model.attention import MaskForm, Masks, attending, causal_masks, no_masks
 from interp.model.holding import holding
 from interp.model.kv_cache import Prefix, RowCache, handing
@@ -65,50 +63,6 @@ assert max(CUDA_STRIDE, CPU_STRIDE) <= LOOP_CHECK, (
 )
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """The output of k passes over n rows, on the host.
-
-    Attributes:
-        tokens: chosen token ids, [n, k], int64.
-        logprob: log-probability of each token in nats, [n, k], float32.
-        entropy: entropy of each choice in nats, [n, k], float32.
-        finite: whether the logits of the pass were usable, [n, k].
-        stream: recorded numbers of the residual stream (`interp.chains.residual_record`),
-            [n, k, L, 4], float32; None if nothing is recorded.
-        counts: how many of its k tokens each row keeps, [n]; None if all. Drafts that were not
-            chosen are dropped.
-    """
-
-    tokens: Int[np.ndarray, "n k"]
-    logprob: Float[np.ndarray, "n k"]
-    entropy: Float[np.ndarray, "n k"]
-    finite: Bool[np.ndarray, "n k"]
-    stream: Float[np.ndarray, "n k L 4"] | None
-    counts: Int[np.ndarray, " n"] | None = None
-
-    def by_row(
-        self, lane_of: Int[np.ndarray, "rows k"], counts: Int[np.ndarray, " rows"]
-    ) -> StepOutput:
-        """Arranges the output of one drafted pass by rows.
-
-        Args:
-            lane_of: lane of each token of each row; any lane after its last, [rows, k].
-            counts: tokens that each row keeps.
-
-        Returns:
-            The output of these rows, k tokens each.
-        """
-        return StepOutput(
-            self.tokens[lane_of, 0],
-            self.logprob[lane_of, 0],
-            self.entropy[lane_of, 0],
-            self.finite[lane_of, 0],
-            None if self.stream is None else self.stream[lane_of, 0],
-            counts,
-        )
-
-
 class ModelRunner:
     """Runs prefill and decoding passes for up to `slots` rows, each with one of the variants.
 
@@ -123,21 +77,9 @@ class ModelRunner:
         graphs: captured passes; None where none are captured.
         hooks: the interventions of the rows while decoding.
         prefill_hooks: the interventions of the rows of a prefill.
-        reach: tokens that the windows look back.
-        watches_events: whether an intervention has a window.
         watches_loops: names of the variants with a window after a loop.
         cache: keys and values of all slots.
-        last: token that the next pass reads, [lanes].
-        position: position of this token in the sequence, [lanes].
-        index: step of the token that the next pass chooses, [lanes].
-        keys: noise keys, [lanes].
-        answer_from: first step of the answer, [lanes].
-        loop_from: first step after a loop, [lanes].
-        script: token to write in this pass; negative where the model chooses, [lanes].
-        lane_rows: row of each lane, [lanes]; read only if `drafted`.
-        drafted: whether a row has several lanes.
-        trail: the last generated tokens, [lanes, reach + 1].
-        numbers: log-probability, entropy and log normalizer of the last pass, [lanes, 3], float32.
+        state: the inputs of the lanes.
         live: the record of the residual stream, or None.
         moments: the moments taken while decoding, or None.
     """
@@ -207,8 +149,7 @@ class ModelRunner:
         static = None if self.graphs is None else self.lanes
         self.hooks = RowHooks(model, variants, bypass=True, static=static)
         windows = [o.window for v in variants for o in v.interventions() if o.window is not None]
-        self.reach = max((w.reach for w in windows), default=0)
-        self.watches_events = bool(windows)
+        self.state = LaneState(self.lanes, windows, model.device)
         self.watches_loops = {
             v.name
             for v in variants
@@ -220,16 +161,6 @@ class ModelRunner:
         self.moments = None
         if moments is not None:
             self.moments = LiveMoments(model, moments, slots, self.lanes)
-
-        def numbers(*shape: int) -> torch.Tensor:
-            return torch.zeros((self.lanes, *shape), dtype=torch.int64, device=model.device)
-
-        self.last, self.position, self.index, self.keys = (numbers() for _ in range(4))
-        self.answer_from, self.loop_from, self.script = (numbers() for _ in range(3))
-        self.lane_rows, self.drafted = numbers(), False
-        self.trail = numbers(self.reach + 1)
-        # log-probability, entropy, log normalizer
-        self.numbers = torch.zeros((self.lanes, 3), device=model.device)
 
     def _allocate(self, longest: int) -> None:
         """Allocates the cache for sequences of up to `longest` tokens."""
@@ -283,7 +214,7 @@ class ModelRunner:
         self.prefill_hooks.assign([variants[i] for i in shared.requests])
         with torch.inference_mode(), ExitStack() as stack:
             stack.enter_context(holding(self.model))
-            self.prefill_hooks.enter(site(lines, 0, width, keys=keys, reach=self.reach))
+            self.prefill_hooks.enter(site(lines, 0, width, keys=keys, reach=self.state.reach))
             stack.enter_context(attending(self.model))
             stack.enter_context(shared.joining(self.model.blocks))
             stack.enter_context(self.prefill_hooks)
@@ -383,44 +314,21 @@ class ModelRunner:
         variants: Sequence[int] | None,
         *,
         rows: np.ndarray | None = None,
-        last: np.ndarray,
-        position: np.ndarray,
-        index: np.ndarray,
-        noise: np.ndarray,
-        answer_from: np.ndarray,
-        loop_from: np.ndarray,
-        trail: np.ndarray | None,
+        **inputs: Any,
     ) -> None:
-        """Sets the inputs of lanes 0..n-1 on the device, int64 [n] each.
+        """Sets the inputs of lanes 0..n-1.
 
         Args:
             n: lanes in use.
             variants: number of each lane's variant; None if they are the same as before.
             rows: row of each lane; None if lane r belongs to row r.
-            last: token that the next pass reads.
-            position: position of this token in the sequence.
-            index: step of the token that the next pass chooses.
-            noise: noise key of each lane.
-            answer_from: first step of the answer.
-            loop_from: first step after a loop.
-            trail: the last generated tokens, [n, reach + 1]; None if no window watches them.
+            **inputs: see `LaneState.place`.
         """
         if variants is not None:
             self.hooks.assign(variants)
-        device = self.model.device
-        self.drafted = rows is not None
-        if rows is not None:
-            self.lane_rows[:n] = torch.from_numpy(rows).to(device)
-            self.lane_rows[n:] = self.cache.layout.slots - 1  # the spare row of a captured pass
-        # one [6, n] array, so that there is a single copy to the device
-        values = np.stack((last, position, index, noise, answer_from, loop_from))
-        places = (self.last, self.position, self.index)
-        places += (self.keys, self.answer_from, self.loop_from)
-        for place, row in zip(places, torch.from_numpy(values).to(device), strict=True):
-            place[:n] = row
-            place[n:] = 0  # a captured pass also runs unused rows
-        if trail is not None:
-            self.trail[:n] = torch.from_numpy(trail).to(device)
+        # lanes without a row, of a captured pass, need one where tokens are drafted
+        spare = 0 if rows is None else self.cache.layout.slots - 1
+        self.state.place(n, rows=rows, spare=spare, **inputs)
 
     def decode(self, n: int, used: int, passes: int, script: np.ndarray | None) -> StepOutput:
         """Runs k passes over lanes 0..n-1; each reads one token per lane and chooses the next.
@@ -436,18 +344,18 @@ class ModelRunner:
             The output of the passes, on the host.
         """
         tokens, numbers, streams = [], [], []
-        device = self.model.device
+        state, device = self.state, self.model.device
         written = None if script is None else torch.from_numpy(script).to(device)
         with self._open():
             self._reserve(used + passes - 1)
             for k in range(passes):
                 if written is not None:
-                    self.script[:n] = written[:, k]
+                    state.script[:n] = written[:, k]
                 elif self.graphs is not None:
-                    self.script.fill_(-1)
+                    state.script.fill_(-1)
                 self._pass(n, used + k, scripted=written is not None)
-                tokens.append(self.last[:n].clone())
-                numbers.append(self.numbers[:n].clone())
+                tokens.append(state.last[:n].clone())
+                numbers.append(state.numbers[:n].clone())
                 if self.live is not None:
                     streams.append(self.live.buffer[:n].clone())
                 if self.moments is not None:
@@ -500,15 +408,15 @@ class ModelRunner:
         """
         n = self.slots
         self.hooks.assign([0] * n)
-        self.position[:] = columns - 1
+        self.state.position[:] = columns - 1
         with self._open():
             self.cache.reserve(columns)
             begin = time.perf_counter()
             masks = self._look(n, columns)
             self.model.anatomy.base(
-                input_ids=self.last[:, None],
+                input_ids=self.state.last[:, None],
                 attention_mask=masks,
-                position_ids=self.position[:, None],
+                position_ids=self.state.position[:, None],
                 use_cache=True,
                 **handing(self.model.anatomy.base, self.cache),
             )
@@ -519,63 +427,48 @@ class ModelRunner:
         if self.graphs is None:
             self._step(n, used, scripted)
             return
-        room = self.lanes if self.drafted else self.slots
+        drafted = self.state.drafted
+        room = self.lanes if drafted else self.slots
         size = self.graphs.rows(n, room)
         columns = 0 if self.maskless else self.graphs.columns(used)
-        key = (size, columns, self.drafted)
+        key = (size, columns, drafted)
         self.graphs.run(key, lambda: self._step(size, columns, True))
 
     def _step(self, n: int, used: int, scripted: bool) -> None:
         """Reads one token per lane, attends to `used` columns, chooses the next token."""
-        last, position, index, keys = (  # [n] each
-            t[:n] for t in (self.last, self.position, self.index, self.keys)
-        )
-        logits = self._logits(n, used).to(last.device)  # [n, V]
+        state = self.state
+        keys, index = state.keys[:n], state.index[:n]
+        logits = self._logits(n, used).to(keys.device)  # [n, V]
         token, entropy, norm = choose_and_measure(  # [n] each
             logits, self.sampling, keys, index, triton=self.backend.triton
         )
         if scripted:
-            script = self.script[:n]
-            token = torch.where(script >= 0, script, token)
+            token = state.written(token)
         chosen = logits.gather(1, token[:, None])[:, 0].float() - norm  # [n]
-        self.numbers[:n] = torch.stack((chosen, entropy, norm), 1)
-        last.copy_(token)
-        position += 1
-        index += 1
-        if self.reach:
-            trail = self.trail[:n]
-            trail[:, :-1] = trail[:, 1:].clone()
-        if self.watches_events:
-            self.trail[:n, -1] = token
+        state.advance(token, torch.stack((chosen, entropy, norm), 1))
 
     def _logits(self, n: int, used: int) -> Tensor:
         """Reads one token per row and returns the logits of the next, [n, V]."""
         masks = self._look(n, used)
         return self.model.hf(
-            input_ids=self.last[:n, None],
+            input_ids=self.state.last[:n, None],
             attention_mask=masks,
-            position_ids=self.position[:n, None],
+            position_ids=self.state.position[:n, None],
             use_cache=True,
             **handing(self.model.hf, self.cache),
         ).logits[:, -1]
 
     def _look(self, n: int, used: int) -> Masks:
         """Prepares cache and hooks for the next pass of lanes 0..n-1 and returns its masks."""
-        position = self.position[:n]
-        self.cache.layout.aim(position, used, self.lane_rows[:n] if self.drafted else None)
-        self.hooks.enter(self._site(n))
+        state = self.state
+        position = state.position[:n]
+        self.cache.layout.aim(position, used, state.rows[:n] if state.drafted else None)
+        self.hooks.enter(state.site(n))
         if self.maskless:
             return no_masks(self.masks, self.model.dtype, position.device)
         gap = position[:, None] - torch.arange(used, device=position.device)  # [n, used]
         gap = gap[:, None, None, :]  # [n, 1, 1, used]: batch, heads, queries, keys
         return self.masks.build(gap >= 0, gap, self.model.dtype)
-
-    def _site(self, n: int) -> Site:
-        """Returns where lanes 0..n-1 are; the pass that chooses token i reads token i - 1."""
-        steps, keys = (self.index[:n] - 1)[:, None], self.keys[:n]  # [n, 1], [n]
-        if not self.watches_events:
-            return Site(steps, keys)
-        return Site(steps, keys, self.trail[:n], self.answer_from[:n], self.loop_from[:n])
 
 
 def choose(model: ReasoningModel, rows: int) -> BackendChoice:

@@ -30,10 +30,10 @@ from interp.decoding.batch import Batch
 from interp.decoding.decode_options import DecodeOptions
 from interp.decoding.decoder_choice import runner_for
 from interp.decoding.memory import most_columns, out_of_memory, slots_that_fit
-from interp.decoding.model_runner import StepOutput
 from interp.decoding.request import Request
 from interp.decoding.row_events import LOOP_EVERY, RowEvents
 from interp.decoding.sequence import SequenceState
+from interp.decoding.step_output import StepOutput
 from interp.decoding.stop_strings import StopStrings
 from interp.decoding.thinking_marks import ThinkingMarks
 from interp.errors import NonFiniteError
@@ -284,7 +284,7 @@ class Scheduler:
                     done.append(slot)
                 elif what == "answer":
                     batch.rewind(slot, count)
-                    if batch.runner.watches_events:
+                    if batch.runner.state.watches_events:
                         batch.state_changed()
                 break
         batch.settle(kept, done)

@@ -36,7 +36,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
-from interp.statistics import PairedDifference, paired_difference
+from interp.statistics import PairedDifference, paired_difference, problem_table
 
 Verify = Callable[[Chain], bool | None]
 
@@ -165,15 +165,7 @@ class Benefit:
 
 def _tables(frame: pd.DataFrame, *columns: str) -> list[np.ndarray]:
     """Columns as [problems, reflections], nan where a problem has fewer."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(frame["problem"]))}
-    rows = [names[name] for name in frame["problem"]]
-    place = frame.groupby("problem", sort=False).cumcount().to_numpy()
-    tables = []
-    for column in columns:
-        table = np.full((len(names), int(place.max()) + 1), np.nan)
-        table[rows, place] = frame[column].to_numpy(float)
-        tables.append(table)
-    return tables
+    return [problem_table(frame[column], frame["problem"]) for column in columns]
 
 
 class _Cut(NamedTuple):

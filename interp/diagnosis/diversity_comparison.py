@@ -91,14 +91,13 @@ class Beside:
                 if not np.isfinite(table[v]).any():
                     continue
                 value, accuracy = mean_interval(table[v], level), mean_interval(self.accuracy[v])
-                row = {"measure": name, "variant": variant, "value": value.value}
-                row |= {"low": value.low, "high": value.high, "change": 0.0, "change_low": np.nan}
-                row |= {"change_high": np.nan, "p": np.nan, "accuracy": accuracy.value}
-                row |= {"accuracy_change": 0.0, "accuracy_p": np.nan}
+                row = {"measure": name, "variant": variant, **value.cells()}
+                row |= {"change": 0.0, "change_low": np.nan, "change_high": np.nan, "p": np.nan}
+                row |= {"accuracy": accuracy.value, "accuracy_change": 0.0, "accuracy_p": np.nan}
                 if v != base and (np.isfinite(table[v]) & np.isfinite(table[base])).any():
                     one = paired_difference(table[base], table[v], level=level)
                     other = paired_difference(self.accuracy[base], self.accuracy[v], level=level)
-                    row |= {"change": one.value, "change_low": one.low, "change_high": one.high}
+                    row |= one.cells("change", "change_")
                     row |= {"p": one.p, "accuracy_change": other.value, "accuracy_p": other.p}
                 row["problems"] = value.n_problems
                 parts.append(row)

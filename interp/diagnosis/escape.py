@@ -40,7 +40,7 @@ from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
-from interp.statistics.jackknife import jackknife_ratio
+from interp.statistics.jackknife import mean_over_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,14 +122,9 @@ class EscapeMass:
         rows = []
         for (variant, number), part in frame.groupby(["variant", "pass"], sort=True):
             each = part.groupby("problem")["chance"].agg(["sum", "size"])
-            sums, counts = each["sum"].to_numpy(float)[None], each["size"].to_numpy(float)[None]
-            low, high = jackknife_ratio(sums, counts)
-            value = float(sums.sum() / counts.sum())
-            row = {"variant": variant, "pass": number, "chance": value}
-            row |= {"low": max(float(low[0]), 0.0), "high": min(float(high[0]), 1.0)}
-            if np.isnan(low[0]):
-                row |= {"low": np.nan, "high": np.nan}
-            rows.append(row | {"episodes": len(part), "problems": len(each)})
+            chance, low, high, episodes = mean_over_units(*each.to_numpy(float).T)
+            low, high = np.clip((low, high), 0, 1)
+            rows.append((variant, number, chance, low, high, episodes, len(each)))
         columns = ["variant", "pass", "chance", "low", "high", "episodes", "problems"]
         return pd.DataFrame(rows, columns=columns)
 

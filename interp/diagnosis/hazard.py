@@ -32,7 +32,7 @@ from interp.errors import UserError
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of
-from interp.statistics import Interval, Rate, mean_interval, rate
+from interp.statistics import Interval, Rate, mean_interval, problem_table, rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,11 +66,9 @@ class LoopDynamics:
         rows = [{"measure": "entry", "start": 0} | asdict(self.entry)]
         rows.append({"measure": "escape", "start": 0} | asdict(self.escape))
         if (share := self.persistence) is not None:
-            row = {"value": share.value, "low": share.low, "high": share.high}
+            row = {"measure": "persistence", "start": 0, **share.cells()}
             row |= {"events": round(share.value * share.n_samples), "exposure": share.n_samples}
-            rows.append(
-                {"measure": "persistence", "start": 0, **row, "n_problems": share.n_problems}
-            )
+            rows.append(row | {"n_problems": share.n_problems})
         for start, one in zip(self.starts, self.hazards, strict=True):
             rows.append({"measure": "entry by position", "start": start} | asdict(one))
         return pd.DataFrame(rows)
@@ -146,7 +144,8 @@ def loop_dynamics(
     ends = np.array([*bounds, np.iinfo(np.int64).max])
     began, outside = np.zeros((2, len(bounds), len(names)))
     left, inside = np.zeros((2, len(names)))
-    kept: list[list[float]] = [[] for _ in names]
+    kept: list[bool] = []  # episodes that were not left, and the problem of each
+    of: list[str] = []
     for chain in chains:
         row = names[chain.problem]
         size = len(chain.thinking) or chain.n_answer
@@ -157,14 +156,9 @@ def loop_dynamics(
             outside[:, row] -= _overlap(ends, one.start + 1, one.stop)
             inside[row] += len(one) - 1
             left[row] += one.escaped
-            kept[row].append(float(not one.escaped))
-    several = max(map(len, kept))
-    share = None
-    if several:
-        table = np.full((len(kept), several), np.nan)
-        for row, values in enumerate(kept):
-            table[row, : len(values)] = values
-        share = mean_interval(table, level)
+            kept.append(not one.escaped)
+            of.append(chain.problem)
+    share = mean_interval(problem_table(kept, of), level) if kept else None
     return LoopDynamics(
         entry=rate(began.sum(0), outside.sum(0), level),
         escape=rate(left, inside, level),

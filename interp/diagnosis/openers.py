@@ -37,7 +37,7 @@ from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS
 from interp.statistics import PairedDifference, paired_difference
-from interp.statistics.jackknife import jackknife_ratio
+from interp.statistics.jackknife import mean_over_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,15 +92,13 @@ class OpenerMass:
             The mean mass per place, the lower and upper limit of its 95 % jackknife interval over
             problems, and the number of places.
         """
-        names = {p: i for i, p in enumerate(dict.fromkeys(self.problems))}
-        unit = np.array([names[p] for p in self.problems], dtype=np.int64)[self.chain]
-        counts = np.bincount(unit, minlength=len(names)).astype(float)
-        sums = np.bincount(unit, self.mass.astype(float), minlength=len(names))
-        has = counts > 0
-        if not has.any():
-            return float("nan"), float("nan"), float("nan"), 0
-        low, high = jackknife_ratio(sums[None, has], counts[None, has])
-        return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())
+        return mean_over_units(*self.by_problem())
+
+    def by_problem(self) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+        """The summed mass and the number of places of every problem."""
+        unit, names = pd.factorize(np.array(self.problems, dtype=object))
+        counts = np.bincount(unit[self.chain], minlength=len(names)).astype(float)
+        return np.bincount(unit[self.chain], self.mass, minlength=len(names)), counts
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the distribution of the mass: the share of places with at least each value.
@@ -278,9 +276,6 @@ def compare_openers(one: OpenerMass, other: OpenerMass, *, level: float = 0.95) 
         raise UserError(
             "compare_openers: the two measure different openers: use the same words for both."
         )
-    names = {p: i for i, p in enumerate(dict.fromkeys(one.problems))}
-    unit = np.array([names[p] for p in one.problems], dtype=np.int64)[one.chain]
-    counts = np.bincount(unit, minlength=len(names)).astype(float)
     with np.errstate(invalid="ignore"):
-        means = [np.bincount(unit, x.mass, minlength=len(names)) / counts for x in (one, other)]
+        means = [np.divide(*x.by_problem()) for x in (one, other)]
     return paired_difference(*means, level=level)

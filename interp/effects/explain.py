@@ -32,11 +32,11 @@ from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of, marks
 from interp.statistics import (
     Correlation,
-    holm,
     partial_interval,
     resample_means,
     spearman,
     spearman_interval,
+    with_holm,
 )
 from interp.statistics.intervals import check_level
 
@@ -206,23 +206,17 @@ class Explanations:
         for one in self.found:
             row: dict[str, Any] = dict(zip(self.by, one.group, strict=True))
             row |= {"outcome": one.outcome, "score": one.score, "of": one.of}
-            row |= {"spearman": one.correlation.value, "low": one.correlation.low}
-            row |= {"high": one.correlation.high, "p": one.p, "n_blocks": one.correlation.n}
+            row |= one.correlation.cells("spearman")
+            row |= {"p": one.p, "n_blocks": one.correlation.n}
             for name, part in one.partial.items():
-                row |= {f"partial_{name}": part.value, f"partial_{name}_low": part.low}
-                row |= {f"partial_{name}_high": part.high}
+                row |= part.cells(f"partial_{name}", f"partial_{name}_")
             row |= {"score_reliability": one.score_reliability}
             row |= {"effect_reliability": one.effect_reliability}
             row |= {"explainable": one.explainable, "disattenuated": one.disattenuated}
             value, low, high = one.explained
             row |= {"explained": value, "explained_low": low, "explained_high": high}
             rows.append(row)
-        frame = pd.DataFrame(rows)
-        families = frame.groupby([*self.by, "outcome", "of"], sort=False, dropna=False).groups
-        frame["p_holm"] = np.nan
-        for index in families.values():
-            frame.loc[index, "p_holm"] = holm(frame.loc[index, "p"].to_numpy(float))
-        return frame
+        return with_holm(pd.DataFrame(rows), [*self.by, "outcome", "of"])
 
     def of(self, score: str, group: tuple[Any, ...] | None = None, of: Of = "size") -> Explanation:
         """Return one score against one group.

@@ -23,7 +23,7 @@ from interp.errors import UserError, check_known, did_you_mean
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.plumbing.plots import axes_of, marks
-from interp.statistics import holm, paired_difference
+from interp.statistics import holm, paired_difference, problem_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -318,16 +318,12 @@ def _problems(frame: pd.DataFrame) -> list[tuple[Any, Any]]:
 
 
 def _tables(part: pd.DataFrame, outcome: str) -> tuple[np.ndarray, np.ndarray]:
-    """Dense and variant outcomes [problems, samples], problems in order of appearance."""
-    names = {name: index for index, name in enumerate(dict.fromkeys(_problems(part)))}
-    rows = np.array([names[name] for name in _problems(part)])
-    # The k-th pair of a problem goes to column k; the order of samples does not matter.
-    column = part.groupby(["benchmark", "problem"], sort=False).cumcount().to_numpy()
-    shape = (len(names), int(column.max()) + 1)
-    a, b = np.full(shape, np.nan), np.full(shape, np.nan)
-    a[rows, column] = part[f"{outcome}__dense"].to_numpy(dtype=float)
-    b[rows, column] = part[outcome].to_numpy(dtype=float)
-    return a, b
+    """Dense and variant outcomes [problems, samples], problems in order of appearance.
+
+    The k-th pair of a problem goes to column k; the order of samples does not matter.
+    """
+    names = _problems(part)
+    return problem_table(part[f"{outcome}__dense"], names), problem_table(part[outcome], names)
 
 
 def _check_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:

@@ -69,8 +69,8 @@ class Ties:
             for name in ("effect", "size"):
                 found: Correlation = getattr(one, name)
                 row = dict(zip(self.by, one.group, strict=True))
-                row |= {"outcome": one.outcome, "of": name, "spearman": found.value}
-                row |= {"low": found.low, "high": found.high, "n_blocks": found.n}
+                row |= {"outcome": one.outcome, "of": name, **found.cells("spearman")}
+                row |= {"n_blocks": found.n}
                 row |= {"reliability": one.reliability, "ceiling": one.ceiling}
                 rows.append(row)
         return pd.DataFrame(rows)

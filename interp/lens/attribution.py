@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
-from interp.errors import UserError, check_known
+from interp.errors import check_known
 from interp.interventions.interventions import VariantLike
 from interp.lens.linear import FrozenNorm, Unembedding
 from interp.lens.logit import EMBEDDING
@@ -118,24 +118,15 @@ class Contributions:
         Raises:
             UserError: the unit is unknown, or an event has positions that were not read.
         """
-        tables = []
-        for event, inside in self.places.inside(events).items():
-            for target, parts in self.parts.items():
-                # [L, 3, K] -> [3, L, K] -> [3 * L, K], the parts one after another
-                rows = [*parts.transpose(1, 0, 2).reshape(-1, len(self.places))]
-                rows += [self.embedding[target], self.logit[target]]
-                head = {
-                    "event": event,
-                    "target": target,
-                    "part": np.repeat(
-                        [*PARTS, "embedding", "logit"], [len(self.blocks)] * 3 + [1] * 2
-                    ),
-                    "block": pd.array([*self.blocks * 3, EMBEDDING, None], dtype="Int64"),
-                }
-                tables.append(pd.DataFrame(head | self.places.means(np.stack(rows), inside, unit)))
-        if not tables:
-            raise UserError("by_event: no event was given; expected at least one, or events=None.")
-        return pd.concat(tables, ignore_index=True)
+        part = np.repeat([*PARTS, "embedding", "logit"], [len(self.blocks)] * 3 + [1] * 2)
+        block = pd.array([*self.blocks * 3, EMBEDDING, None], dtype="Int64")
+        rows = []
+        for target, parts in self.parts.items():
+            # [L, 3, K] -> [3, L, K] -> [3 * L, K], the parts one after another
+            values = [*parts.transpose(1, 0, 2).reshape(-1, len(self.places))]
+            values += [self.embedding[target], self.logit[target]]
+            rows.append(({"target": target, "part": part, "block": block}, np.stack(values)))
+        return self.places.by_event(rows, events, unit)
 
 
 class _Written(Reducer):

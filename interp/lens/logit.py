@@ -110,15 +110,11 @@ class Lens:
         Raises:
             UserError: the unit is unknown, or an event has positions that were not read.
         """
-        tables = []
-        for event, inside in self.places.inside(events).items():
-            for quantity in self.quantities:
-                head = {"event": event, "quantity": quantity, "block": list(self.blocks)}
-                found = self.places.means(self.values(quantity), inside, unit)
-                tables.append(pd.DataFrame(head | found))
-        if not tables:
-            raise UserError("by_event: no event was given; expected at least one, or events=None.")
-        return pd.concat(tables, ignore_index=True)
+        rows = [
+            ({"quantity": name, "block": list(self.blocks)}, self.values(name))
+            for name in self.quantities
+        ]
+        return self.places.by_event(rows, events, unit)
 
     def plot(self, quantity: str = "entropy", chain: int = 0, ax: Axes | None = None) -> Axes:
         """Heat map of one chain: blocks upwards, the steps that were read to the right.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from interp.chains.chain import Chain
@@ -107,6 +108,36 @@ class Places:
         low, high = jackknife_ratio(np.ascontiguousarray(sums.T), counts)
         size = {"positions": int(used.sum()), f"{unit}s": len(present)}
         return {"mean": mean, "low": low, "high": high, **size}
+
+    def by_event(
+        self,
+        rows: Sequence[tuple[dict[str, Any], Float[np.ndarray, "R K"]]],
+        events: Events | None,
+        unit: str,
+    ) -> pd.DataFrame:
+        """Means of several tables over the positions of each event, with their intervals.
+
+        Args:
+            rows: For each table, its columns of names and its values.
+            events: for each event one mask [S] per chain, or step numbers; None for the events of
+                the call.
+            unit: the independent units of the intervals, "problem" or "chain".
+
+        Returns:
+            One row per event and row of a table.
+
+        Raises:
+            UserError: the unit is unknown, there is no event, or one has positions that were not
+                read.
+        """
+        tables = [
+            pd.DataFrame({"event": event} | head | self.means(values, inside, unit))
+            for event, inside in self.inside(events).items()
+            for head, values in rows
+        ]
+        if not tables:
+            raise UserError("by_event: no event was given; expected at least one, or events=None.")
+        return pd.concat(tables, ignore_index=True)
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,6 @@ class _Checker:
         self.order: list[tuple[str, Rule | None]] = [("self", None)] * skip
         self.rest: tuple[str, Rule | None] = ("", None)
         self.others: Rule | None = None
-        self.bounded = bounded
         self.arrays: dict[str, tuple[str, ...]] = {}
         skipped = 0 if isinstance(target, type) else skip
         for name, parameter in list(inspect.signature(target).parameters.items())[skipped:]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 
@@ -55,3 +56,22 @@ def marks(
     for shown, fill in ((sure, colour), (~sure, "white")):
         if shown.any():
             ax.plot(x[shown], y[shown], mfc=fill, **look)
+
+
+def lines_with_bands(ax: Axes, found: pd.DataFrame, by: list[str], x: str, y: str) -> None:
+    """Draw one line with its interval per group, over a logarithmic axis; with a legend.
+
+    Args:
+        ax: the axes.
+        found: a table with columns `x`, `y`, low and high.
+        by: the columns whose values name a line.
+        x: column drawn across.
+        y: column drawn upwards.
+    """
+    for names, part in found.groupby(by, sort=False) if len(found) else ():
+        ax.plot(part[x], part[y], marker="o", label=", ".join(map(str, names)))
+        ax.fill_between(part[x], part["low"], part["high"], alpha=0.15)
+    ax.set_xscale("log", base=2)
+    ax.set_ylim(0, 1)
+    if len(found):
+        ax.legend()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from interp.chains.chain import Chain
 from interp.chains.masks import Masks, check_masks
-from interp.errors import NonFiniteError, UserError, did_you_mean, look_up
+from interp.errors import NonFiniteError, UserError, check_known, look_up
 from interp.interventions.interventions import VariantLike, dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
@@ -36,7 +36,7 @@ from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
 from interp.replay.teacher_forced import position_chunks, readout
-from interp.statistics.jackknife import jackknife, jackknife_ratio
+from interp.statistics.jackknife import jackknife, mean_over_units
 
 QUANTITIES = (
     "kl", "reverse_kl", "total_variation", "logprob_base", "logprob", "entropy_base", "entropy",
@@ -85,8 +85,7 @@ class Divergence:
         Raises:
             UserError: the quantity is unknown.
         """
-        if quantity not in self.quantities:
-            raise UserError(did_you_mean(quantity, QUANTITIES, "quantity"))
+        check_known(quantity, QUANTITIES, "quantity")
         sums = dict.fromkeys(self.problems, 0.0)
         counts = dict.fromkeys(self.problems, 0)
         several = self.chosen if masks is None else masks
@@ -111,12 +110,7 @@ class Divergence:
             Mean, lower bound, upper bound, number of tokens; nan and 0 if no token counts.
         """
         each = self.sums(quantity, masks)
-        sums, counts = (np.array([list(table.values())], dtype=np.float64) for table in each)
-        has = counts[0] > 0
-        if not has.any():
-            return float("nan"), float("nan"), float("nan"), 0
-        low, high = jackknife_ratio(sums[:, has], counts[:, has])
-        return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())
+        return mean_over_units(*(np.array(list(one.values()), np.float64) for one in each))
 
     def by_event(self, events: Masks, quantity: str = "kl") -> pd.DataFrame:
         """One row per event: mean, interval, number of tokens.

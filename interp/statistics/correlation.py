@@ -13,6 +13,7 @@ Compare with the ceiling that the reliability of the effects allows (`interp.eff
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -22,11 +23,13 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
-from interp.statistics.intervals import check_level
+from interp.statistics.intervals import Bounded, check_level
+
+PARTIAL = "partial spearman, bootstrap se on fisher z"
 
 
 @dataclass(frozen=True)
-class Correlation:
+class Correlation(Bounded):
     """Spearman's rho over `n` blocks with its interval; nan where a quantity is constant.
 
     Attributes:
@@ -51,23 +54,39 @@ class Correlation:
 
 
 def spearman(
-    x: Float[np.ndarray, "rows L"], y: Float[np.ndarray, "rows L"]
+    x: Float[np.ndarray, "rows L"],
+    y: Float[np.ndarray, "rows L"],
+    controls: Sequence[Float[np.ndarray, "rows L"]] = (),
 ) -> Float[np.ndarray, " rows"]:
-    """Compute Spearman's correlation row by row, with average ranks for ties.
+    """Compute Spearman's (partial) correlation row by row, with average ranks for ties.
 
     Args:
         x: First quantity, [rows, L].
         y: Second quantity, [rows, L].
+        controls: Quantities that are held fixed, [rows, L] each: the least-squares fit on their
+            ranks is removed from the ranks of x and y.
 
     Returns:
-        The correlation of each row, [rows], float64; nan where `x` or `y` is constant.
+        The correlation of each row, [rows], float64; nan where `x` or `y` is constant, or where
+        the controls explain all of it.
     """
-    rank_x, rank_y = stats.rankdata(x, axis=1), stats.rankdata(y, axis=1)
-    rank_x = rank_x - rank_x.mean(axis=1, keepdims=True)
-    rank_y = rank_y - rank_y.mean(axis=1, keepdims=True)
-    scale = np.sqrt((rank_x**2).sum(axis=1) * (rank_y**2).sum(axis=1))
+    a, b, *given = (_centred_ranks(value) for value in (x, y, *controls))
+    if given:
+        design = np.stack(given, axis=2)  # [rows, L, k]
+        turned = design.transpose(0, 2, 1)  # [rows, k, L]
+        # a pseudo-inverse [k, k], because controls may be collinear in a resample
+        fit = np.linalg.pinv(turned @ design, rcond=1e-10, hermitian=True) @ turned  # [rows, k, L]
+        a, b = (v - (design @ (fit @ v[:, :, None]))[:, :, 0] for v in (a, b))
+    size = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    # below this, the residual of a quantity is rounding error
+    least = 1e-9 * x.shape[1] ** 3
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(scale > 0, (rank_x * rank_y).sum(axis=1) / scale, np.nan)
+        return np.where(size > least, (a * b).sum(1) / size, np.nan)
+
+
+def _centred_ranks(value: Float[np.ndarray, "rows L"]) -> Float[np.ndarray, "rows L"]:
+    ranks = np.asarray(stats.rankdata(value, axis=1), dtype=float)
+    return ranks - ranks.mean(axis=1, keepdims=True)
 
 
 @checked
@@ -98,7 +117,7 @@ def spearman_interval(
     Raises:
         UserError: The shapes differ, or fewer than 4 blocks have both values.
     """
-    tail = check_level(level)
+    check_level(level)
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     if x.ndim != 1 or x.shape != y.shape:
         raise UserError(
@@ -114,24 +133,63 @@ def spearman_interval(
         return Correlation(value, float("nan"), float("nan"), level, n)
     rng = np.random.default_rng(seed)
     picks = np.flatnonzero(finite)[rng.integers(n, size=(draws, n))]
-    found = spearman(_draw(x, x_replicates, picks, rng), _draw(y, y_replicates, picks, rng))
+    found = spearman(
+        drawn_values(x, x_replicates, picks, rng), drawn_values(y, y_replicates, picks, rng)
+    )
+    return on_fisher_scale(value, found, level, n)
+
+
+def on_fisher_scale(
+    value: float,
+    found: Float[np.ndarray, " draws"],
+    level: float,
+    n: int,
+    n_controls: int = 0,
+) -> Correlation:
+    """Build the interval of a correlation from those of resamples (see the module).
+
+    Args:
+        value: The correlation.
+        found: The correlations of the resamples; nan where one could not be computed.
+        level: Confidence level of the interval.
+        n: Number of blocks.
+        n_controls: Number of quantities that are held fixed, k; the standard error is at least
+            sqrt((1 + r^2 / 2) / (n - k - 3)).
+
+    Returns:
+        The correlation with its interval.
+    """
     bound = 1 - 0.5 / n  # a resample may be perfectly ordered, and z must stay finite
     z = np.arctanh(np.clip(found[np.isfinite(found)], -bound, bound))
     centre = np.arctanh(np.clip(value, -bound, bound))
-    least = np.sqrt((1 + value**2 / 2) / (n - 3))
+    least = np.sqrt((1 + value**2 / 2) / (n - n_controls - 3))
     error = max(float(z.std(ddof=1)) if z.size > 1 else 0.0, least)
-    half = stats.norm.ppf(1 - tail) * error
+    half = stats.norm.ppf(1 - check_level(level)) * error
     low, high = np.tanh(centre - half), np.tanh(centre + half)
-    return Correlation(value, float(min(low, value)), float(max(high, value)), level, n)
+    method = PARTIAL if n_controls else Correlation.method
+    return Correlation(value, float(min(low, value)), float(max(high, value)), level, n, method)
 
 
-def _draw(
+def drawn_values(
     values: Float[np.ndarray, "*_"],
     replicates: Float[np.ndarray, "*_"] | None,
     picks: np.ndarray,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draws n"]:
-    """The values of the picked blocks, from a random replicate per draw where there are any."""
+    """The values of the picked blocks, from a random replicate per draw where there are any.
+
+    Args:
+        values: The estimates, [L].
+        replicates: Re-estimates, [any number, L], or None.
+        picks: The blocks of each draw, [draws, n].
+        rng: Draws the replicates.
+
+    Returns:
+        The values, [draws, n].
+
+    Raises:
+        UserError: The replicates are not of the same blocks.
+    """
     if replicates is None:
         return values[picks]
     if replicates.ndim != 2 or replicates.shape[1] != len(values):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,28 @@ RAISED = 1.6  # raise, in units of (ratio - floor) / sqrt(informative problems +
 LOST = 0.2  # share of trials subtracted where every problem is always or never solved
 
 
+class Bounded:
+    """What has a value and the limits of its interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def cells(self, name: str = "value", prefix: str = "") -> dict[str, Any]:
+        """Return the value and its limits as cells of a row of a table.
+
+        Args:
+            name: Name of the value's column.
+            prefix: What the columns low and high begin with.
+
+        Returns:
+            The three cells.
+        """
+        return {name: self.value, f"{prefix}low": self.low, f"{prefix}high": self.high}
+
+
 @dataclass(frozen=True)
-class Interval:
+class Interval(Bounded):
     """An estimate with its interval, and the data it was estimated from.
 
     Attributes:
@@ -164,12 +185,10 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
     Raises:
         UserError: There are no trials, or `successes` is not between 0 and `trials`.
     """
-    tail = check_level(level)
+    check_level(level)
     _check_counts(successes, trials)
-    x, n = successes, trials
-    low = 0.0 if x == 0 else float(stats.beta.ppf(tail, x, n - x + 1))
-    high = 1.0 if x == n else float(stats.beta.ppf(1 - tail, x + 1, n - x))
-    return _proportion(x, n, low, high, level, "clopper-pearson")
+    low, high = stats.binomtest(successes, trials).proportion_ci(level, "exact")
+    return _proportion(successes, trials, low, high, level, "clopper-pearson")
 
 
 @checked

@@ -57,3 +57,22 @@ def jackknife_ratio(
         Lower and upper limits, [L] each; nan for fewer than 2 texts.
     """
     return jackknife(np.divide, sums, counts, confidence=confidence)
+
+
+def mean_over_units(
+    sums: Float[np.ndarray, " N"], counts: Float[np.ndarray, " N"]
+) -> tuple[float, float, float, int]:
+    """Compute the mean of totals over units, with its 95 % jackknife interval.
+
+    Args:
+        sums: Sum per unit, [N].
+        counts: Number of summands per unit, [N]; units without any are left out.
+
+    Returns:
+        The mean, its lower and upper limit, and the number of summands; nan and 0 without any.
+    """
+    has = counts > 0
+    if not has.any():
+        return float("nan"), float("nan"), float("nan"), 0
+    low, high = jackknife_ratio(sums[None, has], counts[None, has])
+    return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())

@@ -7,6 +7,7 @@ not need independent tests, so it is valid for effects measured on the same prob
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
@@ -39,3 +40,30 @@ def holm(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     back[order] = corrected
     adjusted[made] = back
     return adjusted
+
+
+def with_holm(
+    table: pd.DataFrame,
+    family: str | list[str] = "outcome",
+    *,
+    p: str = "p",
+    name: str = "p_holm",
+) -> pd.DataFrame:
+    """Add `p_holm` to a table: the p values corrected within each value of a column.
+
+    Args:
+        table: A table with p values.
+        family: The column or columns whose values name the families.
+        p: The column of the p values. Without it, nothing is known of any p value.
+        name: Name of the new column.
+
+    Returns:
+        The table with the corrected values.
+    """
+    if not len(table):
+        return table
+    table = table.assign(**{name: np.nan})
+    families = table.groupby(family, sort=False, dropna=False).groups if p in table else {}
+    for index in families.values():
+        table.loc[index, name] = holm(table.loc[index, p].to_numpy(dtype=float))
+    return table

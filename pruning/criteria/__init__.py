@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
@@ -288,8 +288,8 @@ def score(
         UserError: unknown criterion or option, or texts are missing or unusable.
     """
     chosen = REGISTRY.get(name)
-    if wrong := sorted(set(options) - set(chosen.options)):
-        raise UserError(did_you_mean(wrong[0], chosen.options, f"option of criterion {name!r}:"))
+    for option in options:
+        check_known(option, chosen.options, f"option of criterion {name!r}:")
     if chosen.needs_texts and texts is None:
         raise UserError(f"Criterion {name!r} needs calibration texts: score(name, model, texts).")
     return chosen.function(model, texts, seed=seed, **options)

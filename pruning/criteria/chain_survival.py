@@ -27,7 +27,7 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration, Part
-from pruning.cost import runs_of_all, sets_cost
+from pruning.cost import runs_of_drawn, sets_cost
 from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
 from pruning.criteria.prefix import judge_sets
 
@@ -37,7 +37,7 @@ HERE = "this project, docs/criterion_contest.md"
 
 def _cost(job: ScoringJob) -> Cost:
     """Every block alone, judged as a set."""
-    return sets_cost(runs_of_all(job.n_blocks, 1), job.n_blocks, job.n_blocks)
+    return sets_cost(runs_of_drawn(job.n_blocks, 1), job.n_blocks, job.n_blocks)
 
 
 @criterion("chain-survival", paper=HERE, cost=_cost, calibrates=False)

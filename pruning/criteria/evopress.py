@@ -26,7 +26,6 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration
 from pruning.cost import (
-    runs_of_all,
     runs_of_drawn,
     runs_of_neighbours,
     sets_cost,
@@ -117,7 +116,7 @@ def _cost(
         if n == 1:  # the sweep knows single removals
             continue
         if space * whole <= search_tokens(whole, initial, count, tried, tokens):
-            total += sets_cost(runs_of_all(depth, n), space, depth)
+            total += sets_cost(runs_of_drawn(depth, n), space, depth)
             continue
         start = min(initial, space)
         first = sets_cost(runs_of_drawn(depth, n, start), start, depth)

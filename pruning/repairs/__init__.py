@@ -24,7 +24,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
@@ -188,8 +188,8 @@ def mend(
     from pruning.distance import divergences
 
     chosen = REGISTRY.get(name)
-    if wrong := sorted(set(options) - set(chosen.options)):
-        raise UserError(did_you_mean(wrong[0], chosen.options, f"option of repair {name!r}:"))
+    for option in options:
+        check_known(option, chosen.options, f"option of repair {name!r}:")
     if chosen.needs_plan and plan is None:
         raise UserError(
             f"Repair {name!r} needs a plan: pass a LayerPlan that says which blocks to remove."

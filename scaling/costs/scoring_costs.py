@@ -200,15 +200,14 @@ def cost_of_criteria(
     return sum((known()[name].price(job, options) for name in names), Cost())
 
 
-def flops_of(cost: Cost, shape: ModelShape, tokens: float, texts: int, chain: float = 0.0) -> float:
-    """FLOPs of a cost over a calibration set.
+def flops_of(cost: Cost, shape: ModelShape, tokens: float, texts: int) -> float:
+    """FLOPs of a cost over a calibration set; decoded chains are not counted.
 
     Args:
         cost: the cost per text.
         shape: the shape of the model.
         tokens: tokens of all texts.
         texts: number of texts.
-        chain: FLOPs of one decoded chain. Default: chains are not counted.
 
     Returns:
         The number of FLOPs.
@@ -216,10 +215,10 @@ def flops_of(cost: Cost, shape: ModelShape, tokens: float, texts: int, chain: fl
     each = max(1, round(tokens / max(1, texts)))
     head = 2 * shape.cost.head * each
     blocks = float(shape.cost.chain(1, each)) - head
-    return texts * (cost.passes * blocks + cost.readouts * head + cost.generations * chain)
+    return texts * (cost.passes * blocks + cost.readouts * head)
 
 
-def scoring_lines(
+def estimate_scoring(
     shape: ModelShape,
     criteria: Sequence[str],
     calibration: CalibrationSize,
@@ -228,8 +227,10 @@ def scoring_lines(
     removals: int | None = None,
     options: Mapping[str, Any] | None = None,
     repair: PlannedRepair | None = None,
-) -> list[Line]:
-    """The stages of scoring: generating calibration chains, passes over them, candidates' chains.
+) -> Estimate:
+    """Estimate the cost of scoring the blocks by criteria.
+
+    The stages are the generation of calibration chains, passes over them, and candidates' chains.
 
     Args:
         shape: the shape of the model.
@@ -241,7 +242,7 @@ def scoring_lines(
         repair: a repair fitted on the same calibration. Default: none.
 
     Returns:
-        One line per stage.
+        The estimate.
     """
     from pruning.criteria import criteria as known
 
@@ -264,37 +265,6 @@ def scoring_lines(
         mended = repair.cost(shape.n_blocks, texts)
         flops = flops_of(mended, shape, tokens, texts)
         lines.append(Line.computed("repair", flops, machine, tokens=tokens * mended.passes))
-    return lines
-
-
-def estimate_scoring(
-    shape: ModelShape,
-    criteria: Sequence[str],
-    calibration: CalibrationSize,
-    machine: Machine,
-    *,
-    removals: int | None = None,
-    options: Mapping[str, Any] | None = None,
-    repair: PlannedRepair | None = None,
-) -> Estimate:
-    """Estimate the cost of scoring the blocks by criteria.
-
-    Args:
-        shape: the shape of the model.
-        criteria: names of the criteria.
-        calibration: the size of the calibration set.
-        machine: the machine that runs it.
-        removals: removals of greedy criteria and searches. Default: each criterion's own number.
-        options: criterion options that change the work, by name.
-        repair: a repair fitted on the same calibration. Default: none.
-
-    Returns:
-        The estimate.
-    """
-    tokens = max(1.0, calibration.tokens)
-    lines = scoring_lines(
-        shape, criteria, calibration, machine, removals=removals, options=options, repair=repair
-    )
     passed = sum(line.tokens for line in lines if not line.chains)
     what = f"scoring the blocks of {shape.name} by {', '.join(dict.fromkeys(criteria))}"
     if repair is not None:

@@ -22,7 +22,7 @@ from scaling.costs.decode_speed import pace_of, rows_at_once, spread_lengths
 from scaling.costs.estimate import WORKSPACE, Estimate, Line, Spent, checked_share
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
-from scaling.costs.scoring_costs import own_calibration, scoring_lines
+from scaling.costs.scoring_costs import estimate_scoring, own_calibration
 from scaling.costs.study_work import (
     CHARS_A_TOKEN,
     SHARE,
@@ -174,7 +174,9 @@ def _scoring(
     found = []
     for taken in (share, 1.0):
         calibration = own_calibration(config, shape.n_blocks, taken, parts=parts)
-        lines = scoring_lines(shape, scored(config), calibration, machine, removals=removals)
+        lines = estimate_scoring(
+            shape, scored(config), calibration, machine, removals=removals
+        ).lines
         whole = Line.together("calibration", [line for line in lines if line.stage != "scoring"])
         every = Line.together("calibration", lines)
         found.append((whole.tokens, every.flops, every.seconds))

@@ -29,7 +29,8 @@ from scaling.costs.study_costs import ROW_BYTES, memory_of, study_lines
 from scaling.costs.study_work import Part, parts_of
 from scaling.engines.engine import Engine
 from scaling.store.chain_row import LIKELIHOOD
-from scaling.store.study_store import FILE, Store
+from scaling.store.study_file import FILE
+from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
 from scaling.study.problem_sets import gather
 from scaling.study.study_progress import Event

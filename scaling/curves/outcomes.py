@@ -18,7 +18,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
-from interp.statistics import jeffreys, mean_interval
+from interp.statistics import jeffreys, mean_interval, problem_table
 from scaling.grading.voting import candidate, candidates_of
 
 OUTCOMES = ("correct", "wrong", "no answer")
@@ -81,17 +81,9 @@ def table(
     Returns:
         The values [P, N], float64; nan where a sample is missing.
     """
-    names = sorted(set(rows["problem"])) if problems is None else list(problems)
-    place = {name: i for i, name in enumerate(names)}
-    width = max(int(sample) for sample in rows["sample"]) + 1
-    out = np.full((len(names), width), np.nan)
-    values = rows[column]
-    if column.endswith("outcome"):
-        values = values == "correct"
-    for problem, sample, value in zip(rows["problem"], rows["sample"], values, strict=True):
-        if problem in place:
-            out[place[problem], int(sample)] = float(value)
-    return out
+    values = rows[column] == "correct" if column.endswith("outcome") else rows[column]
+    order = sorted(set(rows["problem"])) if problems is None else problems
+    return problem_table(values, rows["problem"], rows["sample"], order)
 
 
 def share(values: Iterable[object]) -> float:
@@ -260,13 +252,14 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     """
     check_rows(rows, (*NEEDED, "finish", "thinking_finish"))
     rows = rows.assign(end=ended(rows))
+    none = dict.fromkeys(("share_of_end", "low", "high"), np.nan)
     found: list[dict[str, Any]] = []
     for key, part in groups(rows, by):
         for end in ENDS:
             mine = where(part, part["end"] == end)
             for outcome in OUTCOMES:
                 n = int((mine["outcome"] == outcome).sum())
-                inside = jeffreys(n, len(mine)) if len(mine) else None
+                share_of_end = jeffreys(n, len(mine)).cells("share_of_end") if len(mine) else none
                 found.append(
                     {
                         **dict(zip(by, key, strict=True)),
@@ -274,9 +267,7 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
                         "outcome": outcome,
                         "chains": n,
                         "share": n / len(part),
-                        "share_of_end": inside.value if inside else np.nan,
-                        "low": inside.low if inside else np.nan,
-                        "high": inside.high if inside else np.nan,
+                        **share_of_end,
                     }
                 )
     return pd.DataFrame(found)
@@ -305,12 +296,8 @@ def extractors(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
         found.append(
             {
                 **dict(zip(by, key, strict=True)),
-                "strict": strict.value,
-                "strict_low": strict.low,
-                "strict_high": strict.high,
-                "lenient": lenient.value,
-                "lenient_low": lenient.low,
-                "lenient_high": lenient.high,
+                **strict.cells("strict", "strict_"),
+                **lenient.cells("lenient", "lenient_"),
                 "disagree": int((part["strict_outcome"] != part["lenient_outcome"]).sum()),
                 "saved": int((silent & (part["lenient_outcome"] == "correct")).sum()),
                 "guessed": int((silent & (part["lenient_outcome"] == "wrong")).sum()),

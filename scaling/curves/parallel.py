@@ -24,7 +24,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
-from interp.plumbing.plots import axes_of
+from interp.plumbing.plots import axes_of, lines_with_bands
 from interp.statistics import Interval, best_of_n, cov_at_k, jeffreys, maj_at_k, mean_interval
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, votes
 
@@ -95,20 +95,11 @@ class ParallelScaling:
             The axes.
         """
         ax = axes_of(ax)
-        lines: dict[str, list[ParallelPoint]] = {}
-        for point in self.points:
-            if point.measure == measure:
-                lines.setdefault(f"{point.benchmark}, {point.variant}", []).append(point)
-        for label, points in lines.items():
-            k = [p.k for p in points]
-            ax.plot(k, [p.value for p in points], marker="o", label=label)
-            ax.fill_between(k, [p.low for p in points], [p.high for p in points], alpha=0.15)
-        ax.set_xscale("log", base=2)
+        found = self.to_frame()
+        found = found[found["measure"] == measure] if len(found) else found
+        lines_with_bands(ax, found, ["benchmark", "variant"], "k", "value")
         ax.set_xlabel("samples k")
         ax.set_ylabel(f"{measure}@k")
-        ax.set_ylim(0, 1)
-        if lines:
-            ax.legend()
         return ax
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from interp.errors import check_known
-from interp.plumbing.plots import axes_of
+from interp.plumbing.plots import axes_of, lines_with_bands
 from interp.statistics import holm, mean_interval, paired_difference
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, where
 
@@ -99,19 +99,9 @@ class SequentialScaling:
         """
         ax = axes_of(ax)
         check_known(x, AXES, "axis")
-        lines: dict[str, list[SequentialPoint]] = {}
-        for point in self.points:
-            lines.setdefault(f"{point.benchmark}, {point.variant}", []).append(point)
-        for label, points in lines.items():
-            at = [getattr(p, x) for p in points]
-            ax.plot(at, [p.accuracy for p in points], marker="o", label=label)
-            ax.fill_between(at, [p.low for p in points], [p.high for p in points], alpha=0.15)
-        ax.set_xscale("log", base=2)
+        lines_with_bands(ax, self.to_frame(), ["benchmark", "variant"], x, "accuracy")
         ax.set_xlabel(x.replace("_", " "))
         ax.set_ylabel("accuracy")
-        ax.set_ylim(0, 1)
-        if lines:
-            ax.legend()
         return ax
 
 
@@ -230,9 +220,7 @@ def wait_extensions(rows: pd.DataFrame) -> WaitExtensions:
                     "waits": int(waits),
                     "before": found.dense,
                     "after": found.variant,
-                    "difference": found.value,
-                    "low": found.low,
-                    "high": found.high,
+                    **found.cells("difference"),
                     "p": found.p,
                     "extended": share(longer["waits"] > 0),
                     "extra_tokens": float(np.nanmean(spent[1] - spent[0])),

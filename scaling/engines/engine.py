@@ -17,11 +17,11 @@ from interp.chains.chain import Chain
 if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
-    from interp.model.reasoning_model import Question
+    from interp.model.reasoning_model import Question, ReasoningModel
     from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "EngineText"]
 
 
 @runtime_checkable
@@ -137,3 +137,31 @@ class Engine(Protocol):
             The plan; `pruning.repaired_plan.RepairedPlan` makes a variant of it.
         """
         ...
+
+
+class EngineText:
+    """The part of an engine that needs no weights: texts to token ids and back.
+
+    Attributes:
+        reader: the model whose tokenizer reads and writes; it may hold no weights.
+    """
+
+    def __init__(self, reader: ReasoningModel) -> None:
+        self.reader = reader
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer has a chat template."""
+        return self.reader.has_chat_template
+
+    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
+        """Token ids of the prompt of a question (see `Engine.prompt_ids`)."""
+        return self.reader.prompt_ids(question, thinking=thinking)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+        return self.reader.encode(text)
+
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Text of token ids (see `Engine.text`)."""
+        return self.reader.text(ids, skip_special)

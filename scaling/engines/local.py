@@ -14,16 +14,17 @@ from interp.decoding.memory import CPU_SLOTS
 from interp.decoding.request import Request
 from interp.decoding.sampling import Sampling
 from interp.interventions.interventions import Variant
-from interp.model.reasoning_model import Question, ReasoningModel
+from interp.model.reasoning_model import ReasoningModel
 from interp.replay.teacher_forced import continuation_logprobs
 from pruning.repaired_plan import by_repair
+from scaling.engines.engine import EngineText
 
 if TYPE_CHECKING:
     from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
 
-class LocalEngine:
+class LocalEngine(EngineText):
     """An `Engine` over a loaded `ReasoningModel`.
 
     Args:
@@ -32,6 +33,7 @@ class LocalEngine:
     """
 
     def __init__(self, model: ReasoningModel, *, slots: int | None = None) -> None:
+        super().__init__(model)
         self.model = model
         self.slots = slots
 
@@ -57,23 +59,6 @@ class LocalEngine:
     def fingerprint(self) -> str:
         """Identity of weights and configuration."""
         return self.model.fingerprint()
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        return self.model.has_chat_template
-
-    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
-        """Token ids of the prompt of a question."""
-        return self.model.prompt_ids(question, thinking=thinking)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
-        return self.model.encode(text)
-
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Decode token ids to text."""
-        return self.model.text(ids, skip_special)
 
     def decode(
         self,

@@ -27,13 +27,13 @@ import numpy as np
 
 from interp.chains.chain import Chain
 from interp.errors import PruneScopeError, UserError
-from scaling.engines.engine import Engine
-from scaling.engines.ray_worker import DecodeJob, TextReader, Worker, WorkerCall, cut_pieces
+from scaling.engines.engine import Engine, EngineText
+from scaling.engines.ray_worker import DecodeJob, Worker, WorkerCall, cut_pieces
 
 if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
-    from interp.model.reasoning_model import Question
+    from interp.model.reasoning_model import ReasoningModel
     from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
@@ -101,7 +101,7 @@ def _answers(address: str, remedy: str) -> None:
         raise UserError(f"Nothing answers at {address!r} ({error}). {remedy}") from error
 
 
-class ClusterEngine:
+class ClusterEngine(EngineText):
     """An `Engine` over the workers of a Ray cluster: a context manager that ends them on exit.
 
     Args:
@@ -118,7 +118,7 @@ class ClusterEngine:
     def __init__(
         self,
         load: Callable[[], Engine],
-        reader: TextReader,
+        reader: ReasoningModel,
         address: str = "local",
         *,
         workers: int | None = None,
@@ -127,7 +127,8 @@ class ClusterEngine:
     ) -> None:
         if workers is not None and workers < 1:
             raise UserError(f"{workers} workers: expected at least 1.")
-        self._load, self._reader = load, reader
+        super().__init__(reader)
+        self._load = load
         self._ray, self._ours = connect(address)
         self._free: list[Any] = []
         self._starting: dict[Any, Any] = {}  # reference to a new worker's hello -> the worker
@@ -186,23 +187,6 @@ class ClusterEngine:
         """Identity of the weights that every worker holds."""
         assert self._said is not None
         return self._said["fingerprint"]
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        return self._reader.has_chat_template
-
-    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
-        """Token ids of the prompt of a question."""
-        return self._reader.prompt_ids(question, thinking=thinking)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
-        return self._reader.encode(text)
-
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Decode token ids to text."""
-        return self._reader.text(ids, skip_special)
 
     def decode(
         self,

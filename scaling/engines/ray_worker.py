@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,8 +23,6 @@ from scaling.engines.engine import Engine
 if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
-    from interp.model.delimiters import FormatChoice
-    from interp.model.reasoning_model import Question
 
 BATCH_CHAINS, BATCH_SECONDS = 32, 1.0  # chains are sent together, this many or this often
 PIECES_A_WORKER = 4  # most pieces per worker: a lost one costs little, the last end together
@@ -195,60 +193,3 @@ class Worker:
                 batch, sent = [], time.monotonic()
         if batch:
             yield batch
-
-
-# ------------------------------------------------------------------ models, there and here
-
-
-@runtime_checkable
-class TextReader(Protocol):
-    """The part of a model that needs no weights: texts to token ids and back."""
-
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        ...
-
-    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
-        """Token ids of the prompt of a question (see `Engine.prompt_ids`)."""
-        ...
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
-        ...
-
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of token ids (see `Engine.text`)."""
-        ...
-
-
-def load_local(
-    source: str,
-    trust_remote_code: bool = False,
-    thinking_format: FormatChoice | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-) -> Engine:
-    """Load the local engine that a worker of the command line holds.
-
-    Args:
-        source: "testbed", a folder or a Hub name.
-        trust_remote_code: whether the checkpoint's own code may run.
-        thinking_format: the thinking format; None takes the model's own.
-        device: where to put the model; None is CUDA if there is a GPU.
-        dtype: of the weights; None is the usual one of the device.
-
-    Returns:
-        The engine.
-    """
-    from interp.model.reasoning_model import ReasoningModel
-    from scaling.engines.local import LocalEngine
-
-    model = ReasoningModel.load(
-        source,
-        delimiters=thinking_format,
-        trust_remote_code=trust_remote_code,
-        device=device,
-        dtype=dtype,
-    )
-    return LocalEngine(model)

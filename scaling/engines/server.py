@@ -37,13 +37,13 @@ from interp.plumbing.arguments import checked
 from scaling.engines.budget_walk import PIECE, Walk
 from scaling.engines.dialects import Ask, Kind, Said, checked_logprob, logprobs_of, recognise
 from scaling.engines.endpoint import Endpoint, EndpointError, Retry
+from scaling.engines.engine import EngineText
 from scaling.engines.served_model import identity, weightless
 from scaling.engines.threads import spread
 
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from interp.model.delimiters import Delimiters, FormatChoice
-    from interp.model.reasoning_model import Question
     from pruning.plan import LayerPlan
     from pruning.scores import Scores
 
@@ -55,7 +55,7 @@ PATIENCE = Retry(tries=10_000, patience=900.0, first=1.0, longest=15.0)  # big m
 
 
 @checked
-class ServerEngine:
+class ServerEngine(EngineText):
     """An `Engine` over the server at a URL.
 
     Args:
@@ -92,6 +92,7 @@ class ServerEngine:
         listed = _listed(self._endpoint)
         self.served = _served(self._endpoint, served, listed)
         self.model = weightless(source, delimiters=delimiters, trust_remote_code=trust_remote_code)
+        super().__init__(self.model)
         if not self.model.stop_ids:
             raise UserError(f"{source} has no end-of-sequence token: set tokenizer.eos_token.")
         try:
@@ -103,11 +104,10 @@ class ServerEngine:
                 f"concurrency={concurrency}: {self.kind} serve answers one request after another "
                 f"and has one seed for all, so requests go one at a time; leave the option out."
             )
-        reader = copy.copy(
-            self.model
-        )  # threads must not share a tokenizer with the one that grades
-        reader.tokenizer = copy.deepcopy(self.model.tokenizer)
-        self._reader, self._line = reader, ForcedLine(reader)
+        # threads must not share a tokenizer with the one that grades
+        walker = copy.copy(self.model)
+        walker.tokenizer = copy.deepcopy(self.model.tokenizer)
+        self._walker, self._line = walker, ForcedLine(walker)
         self.concurrency = concurrency or (SIDE_BY_SIDE if self._dialect.parallel else 1)
         self.piece = piece
         window = listed.get(self.served)
@@ -145,23 +145,6 @@ class ServerEngine:
         how = "tokens" if self.exact else "text"
         return f"{identity(self.model)} served as {self.served!r} by {self.kind}, {how}"
 
-    @property
-    def has_chat_template(self) -> bool:
-        """Whether the tokenizer has a chat template."""
-        return self.model.has_chat_template
-
-    def prompt_ids(self, question: Question, *, thinking: bool) -> list[int]:
-        """Token ids of the prompt of a question."""
-        return self.model.prompt_ids(question, thinking=thinking)
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
-        return self.model.encode(text)
-
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Decode token ids to text."""
-        return self.model.text(ids, skip_special)
-
     # ---------------------------------------------------------------- generation
 
     def decode(
@@ -178,8 +161,8 @@ class ServerEngine:
         """
         self._check(requests)
         endpoint = self._endpoint.again()
-        strings = StopStrings(self._reader, stop)
-        marks = ThinkingMarks(self._reader, strings)
+        strings = StopStrings(self._walker, stop)
+        marks = ThinkingMarks(self._walker, strings)
 
         def walk(request: Request) -> Iterator[Chain]:
             return Walk(

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from interp.errors import UserError
-from interp.statistics import Interval, cohen_kappa, mean_interval
+from interp.statistics import Interval, cohen_kappa, mean_interval, problem_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,18 +71,9 @@ class JudgeAgreement:
         import pandas as pd
 
         row = {k: v for k, v in asdict(self).items() if k not in ("kappa", "agreed")}
-        kappa = {
-            "kappa": self.kappa.value,
-            "kappa_low": self.kappa.low,
-            "kappa_high": self.kappa.high,
-            "agreed": self.agreed.value,
-            "agreed_low": self.agreed.low,
-            "agreed_high": self.agreed.high,
-            "level": self.kappa.level,
-            "n": self.n,
-            "n_problems": self.kappa.n_problems,
-        }
-        return pd.DataFrame([{**kappa, **row}])
+        both = self.kappa.cells("kappa", "kappa_") | self.agreed.cells("agreed", "agreed_")
+        both |= {"level": self.kappa.level, "n": self.n, "n_problems": self.kappa.n_problems}
+        return pd.DataFrame([both | row])
 
 
 def agreement(
@@ -127,21 +118,18 @@ def agreement(
             f"No item has a verdict of the judge ({errors} errors, "
             f"{len(judgements) - errors} abstentions): there is nothing to compare."
         )
-    rule = np.array([r for r, _, _ in seen])
-    judged = np.array([j for _, j, _ in seen])
+    of = [p for _, _, p in seen]
+    rule, judged = (np.array([one[side] for one in seen]) for side in (0, 1))
     table = np.array(
         [[np.sum(rule & judged), np.sum(rule & ~judged)],
          [np.sum(~rule & judged), np.sum(~rule & ~judged)]]
     )  # fmt: skip
-    by_problem: dict[str, list[float]] = {}
-    for r, j, p in seen:
-        by_problem.setdefault(p, []).append(float(r == j))
-    kappa = float(cohen_kappa(table))
-    low, high = kappa_interval(table, n_effective=len(by_problem), level=level)
-    method = "dirichlet" if len(by_problem) == len(seen) else "dirichlet, a problem one row"
+    kappa, n = float(cohen_kappa(table)), len(set(of))
+    low, high = kappa_interval(table, n_effective=n, level=level)
+    method = "dirichlet" if n == len(seen) else "dirichlet, a problem one row"
     return JudgeAgreement(
-        kappa=Interval(kappa, low, high, level, len(by_problem), len(seen), method),
-        agreed=mean_interval(_padded(list(by_problem.values())), level),
+        kappa=Interval(kappa, low, high, level, n, len(seen), method),
+        agreed=mean_interval(problem_table(rule == judged, of), level),
         both_correct=int(table[0, 0]),
         rule_only=int(table[0, 1]),
         judge_only=int(table[1, 0]),
@@ -178,10 +166,3 @@ def kappa_interval(
     tail = (1 - level) / 2
     low, high = np.quantile(kappa, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def _padded(rows: list[list[float]]) -> Float[np.ndarray, "P N"]:
-    table = np.full((len(rows), max(map(len, rows))), np.nan)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return table

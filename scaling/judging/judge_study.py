@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import UserError, did_you_mean
+from interp.errors import UserError, check_known
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from scaling.judging.judge_agreement import JudgeAgreement, agreement
 from scaling.judging.llm_judge import Item, Judge
 from scaling.judging.prompts import KINDS
 from scaling.store.chain_row import thinking_ids
-from scaling.store.study_store import FILE, Store
+from scaling.store.study_file import FILE
+from scaling.store.study_store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -295,8 +296,7 @@ def _read(folder: str | Path) -> tuple[pd.DataFrame, dict[tuple[str, str], tuple
 def _chosen(rows: pd.DataFrame, benchmarks: Sequence[str], limit: int | None) -> pd.DataFrame:
     known = sorted(map(str, rows["benchmark"].unique()))
     for name in benchmarks:
-        if name not in known:
-            raise UserError(did_you_mean(name, known, "benchmark of this study"))
+        check_known(name, known, "benchmark of this study")
     if benchmarks:
         rows = rows[rows["benchmark"].isin(list(benchmarks))]
     if limit is not None:

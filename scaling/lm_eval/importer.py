@@ -14,7 +14,6 @@ https://github.com/EleutherAI/lm-evaluation-harness, `lm_eval/loggers/evaluation
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +23,18 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from interp.chains.chain import Budget, Chain, Finish, Span, ThinkingFinish
-from interp.errors import UserError
+from interp.errors import UserError, look_up
 from interp.json_reader import short, whole_text
 from scaling.grading import grade, grade_likelihood
 from scaling.problem import Benchmark, Problem
 from scaling.records import Record, read_file
 from scaling.store.chain_row import LIKELIHOOD, ChainRow, chain_row, likelihood_row
+from scaling.store.stored_benchmark import problem_rows
 from scaling.store.study_store import Store
+from scaling.study.cells import Cell
 from scaling.study.chain_diagnosis import Diagnoser
 from scaling.study.preflight import check_name
+from scaling.study.variants import variant_row
 
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
@@ -229,12 +231,11 @@ def import_samples(
     documents = _documents(records)
     bench = _benchmark(benchmark, list(documents.values()))
     reading = _Reading(model, bench, variant)
-    rows, problems = list[ChainRow](), list[dict[str, Any]]()
+    rows: list[ChainRow] = []
     for position, (problem, document) in enumerate(
         zip(bench.problems, documents.values(), strict=True)
     ):
         rows += reading.rows(problem, position, document)
-        problems.append(_problem_row(bench.name, problem, position))
     if variant != "dense" and not removed:
         raise UserError(f"Variant {variant!r}: name the blocks that it lacks, removed=[...].")
     with Store(out) as store:
@@ -246,8 +247,10 @@ def import_samples(
                 "logs of the same documents, or choose another folder."
             )
         store.put("meta", [{"key": f"problems {bench.name}", "value": bench.fingerprint}])
-        store.put("problems", problems)
-        store.put("variants", [_variant_row(variant, removed)])
+        store.put("problems", problem_rows(bench))
+        blocks = sorted(map(int, removed))
+        kind, method = ("plan", "imported") if removed else ("dense", "")
+        store.put("variants", [variant_row(variant, kind, method, blocks)])
         store.put("cells", _cells(bench, variant, rows))
         done = store.done()
         if again := [row.key for row in rows if row.key in done]:
@@ -300,11 +303,7 @@ def _benchmark(name: str, documents: Sequence[LogDocument]) -> Benchmark:
     from scaling.grading import get_grader
 
     base, _, rest = name.partition(":")
-    entry = benchmarks().get(base)
-    if entry is None:
-        from interp.errors import did_you_mean
-
-        raise UserError(did_you_mean(base, benchmarks(), "benchmark"))
+    entry = look_up(base, benchmarks(), "benchmark")
     problems = []
     for document in documents:
         record = document.record
@@ -423,29 +422,6 @@ class _Reading:
         )
 
 
-def _problem_row(benchmark: str, problem: Problem, position: int) -> dict[str, Any]:
-    return {
-        "benchmark": benchmark,
-        "problem": problem.id,
-        "position": position,
-        "question": problem.question,
-        "answer": problem.answer,
-        "choices": json.dumps(list(problem.choices)),
-        "metadata": json.dumps(dict(problem.metadata), default=str, sort_keys=True),
-    }
-
-
-def _variant_row(variant: str, removed: Sequence[int]) -> dict[str, Any]:
-    return {
-        "variant": variant,
-        "kind": "plan" if removed else "dense",
-        "method": "imported" if removed else "",
-        "n_removed": len(removed),
-        "removed": json.dumps(sorted(int(b) for b in removed)),
-        "plan": "",
-    }
-
-
 def _cells(bench: Benchmark, variant: str, rows: Sequence[ChainRow]) -> list[dict[str, Any]]:
     """The cells of the import: accuracy, and parallel where there are several samples."""
     samples: dict[str, int] = {}
@@ -453,14 +429,8 @@ def _cells(bench: Benchmark, variant: str, rows: Sequence[ChainRow]) -> list[dic
         budget = str(row.values["budget"])
         samples[budget] = max(samples.get(budget, 0), int(row.values["sample"]) + 1)
     return [
-        {
-            "purpose": purpose,
-            "benchmark": bench.name,
-            "variant": variant,
-            "budget": budget,
-            "n_problems": len(bench),
-            "samples": n if purpose == "parallel" else 1,
-        }
+        Cell(purpose, bench.name, variant, None, len(bench), of).as_row() | {"budget": budget}
         for budget, n in samples.items()
-        for purpose in (("accuracy", "parallel") if n > 1 else ("accuracy",))
+        for purpose, of in (("accuracy", 1), ("parallel", n))
+        if purpose == "accuracy" or n > 1
     ]

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import UserError
 from scaling.store import checksums
 from scaling.store.schema import DERIVED, SCHEMA_VERSION
-from scaling.store.study_store import FILE, Store, StoreError, held
+from scaling.store.study_file import FILE, StoreError, held
+from scaling.store.study_store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaling.benchmarks import benchmarks
 from scaling.problem import Benchmark, Problem
@@ -30,6 +30,29 @@ def prompting_facts(asked: Iterable[Benchmark]) -> dict[str, str]:
         for b in asked
         if b.prompting is not None
     }
+
+
+def problem_rows(bench: Benchmark) -> list[dict[str, Any]]:
+    """The problems of a benchmark as rows of the table `problems`.
+
+    Args:
+        bench: the benchmark.
+
+    Returns:
+        One row per problem, in order.
+    """
+    return [
+        {
+            "benchmark": bench.name,
+            "problem": problem.id,
+            "position": position,
+            "question": problem.question,
+            "answer": problem.answer,
+            "choices": json.dumps(list(problem.choices)),
+            "metadata": json.dumps(dict(problem.metadata), default=str, sort_keys=True),
+        }
+        for position, problem in enumerate(bench.problems)
+    ]
 
 
 def stored_benchmark(meta: Mapping[str, str], problems: pd.DataFrame, name: str) -> Benchmark:

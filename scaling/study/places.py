@@ -41,10 +41,9 @@ def run_on_cluster(
         UserError: a name that does not exist, or nothing answers at the address.
     """
     from scaling.engines.ray_cluster import ClusterEngine
-    from scaling.engines.ray_worker import load_local
     from scaling.engines.served_model import weightless
     from scaling.study.problem_sets import gather
-    from scaling.study.runner import run_study
+    from scaling.study.runner import local_engine, run_study
 
     check_names(config)
     gather(config)
@@ -53,14 +52,7 @@ def run_on_cluster(
         delimiters=config.thinking_format,
         trust_remote_code=config.trust_remote_code,
     )
-    make = partial(
-        load_local,
-        config.model,
-        config.trust_remote_code,
-        config.thinking_format,
-        config.device,
-        config.dtype,
-    )
+    make = partial(local_engine, config)
     with ClusterEngine(make, reader, address, workers=workers) as engine:
         return run_study(config, on_event, engine=engine)
 

@@ -17,7 +17,6 @@ log-probabilities (docs/store.md).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,8 +36,9 @@ from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
 from scaling.problem import Benchmark, Problem
 from scaling.store.chain_row import LIKELIHOOD, ChainRow, Key, chain_row, likelihood_row
-from scaling.store.stored_benchmark import prompting_facts
-from scaling.store.study_store import Store, StoreError
+from scaling.store.stored_benchmark import problem_rows, prompting_facts
+from scaling.store.study_file import StoreError
+from scaling.store.study_store import Store
 from scaling.store.thinking_format import format_fact
 from scaling.study.cells import Cell, cut, requests_left, subtract, wanted
 from scaling.study.chain_diagnosis import Diagnoser
@@ -104,7 +104,7 @@ def run_study(
     check_names(config)
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
-    engine = engine or _local_engine(config)
+    engine = engine or local_engine(config)
     if origin := getattr(engine, "provenance", None):
         progress.note(f"weights dequantised from {described(origin)}")
     config = config.fitted(engine.model)
@@ -119,7 +119,8 @@ def run_study(
             return _Study(config, engine, store, progress, problems, spare).run()
 
 
-def _local_engine(config: StudyConfig) -> Engine:
+def local_engine(config: StudyConfig) -> Engine:
+    """Load the model of a study on this machine."""
     from interp.model.reasoning_model import ReasoningModel
     from scaling.engines.local import LocalEngine
 
@@ -232,20 +233,7 @@ class _Study:
         variants = read_variants(self.store)
         if variants:
             return variants
-        rows = [
-            {
-                "benchmark": b.name,
-                "problem": p.id,
-                "position": i,
-                "question": p.question,
-                "answer": p.answer,
-                "choices": _json(list(p.choices)),
-                "metadata": _json(dict(p.metadata)),
-            }
-            for b in self.problems
-            for i, p in enumerate(b.problems)
-        ]
-        self.store.put("problems", rows)
+        self.store.put("problems", [row for b in self.problems for row in problem_rows(b)])
         chains: list[Chain] = []
         if scored(self.config):
             self.progress.begin("calibration", "dense chains on spare problems, the blocks' scores")
@@ -373,10 +361,6 @@ class _Study:
         verdict = grade(bench, problem, chain, self.engine)
         diagnosis = self.diagnoser.columns(problem, chain)
         return chain_row(bench.name, problem, position, chain, verdict, diagnosis)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, default=str, sort_keys=True)
 
 
 def option_ids(engine: Engine, prompt: Any, option: str) -> list[int]:

@@ -24,6 +24,7 @@ from scaling.study.preflight import chooses, method_of
 
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
+    from pruning.plan import LayerPlan
 
 REMOVED_BEFORE = "removed before"  # key in `meta`: JSON list of blocks that the model itself lacks
 INFLUENCE = "shortgpt"  # Block Influence: scored in every study, whatever its methods are
@@ -134,6 +135,19 @@ def calibration_chains(
     return sorted(chains, key=lambda c: c.problem)
 
 
+def plan_row(plan: LayerPlan, method: str) -> dict[str, Any]:
+    """A plan as a row of the table `variants`.
+
+    Args:
+        plan: the plan.
+        method: what chose its blocks.
+
+    Returns:
+        The row.
+    """
+    return variant_row(plan.name, "plan", method, plan.removed, plan.to_json())
+
+
 def decide(
     config: StudyConfig,
     engine: Engine,
@@ -152,7 +166,7 @@ def decide(
     """
     from pruning.plan import LayerPlan
 
-    scores, variants = [], [_row("dense", "dense", "", (), "")]
+    scores, variants = [], [variant_row("dense", "dense")]
     most = max(config.remove_counts, default=1)
     first = [method for method in scored(config) if method not in config.methods]
     for method in (*first, *config.methods):
@@ -164,7 +178,7 @@ def decide(
                 except UserError as error:
                     note(f"{method}-{count} is left out: {error}")
                     continue
-                variants.append(_row(plan.name, "plan", method, plan.removed, plan.to_json()))
+                variants.append(plan_row(plan, method))
             continue
         found = engine.score(name, chains, config.seed + DRAW * draw, most)
         scores += [
@@ -174,9 +188,9 @@ def decide(
             continue
         for count in config.remove_counts:
             plan = LayerPlan.lowest(found, remove=count, name=f"{method}-{count}")
-            variants.append(_row(plan.name, "plan", method, plan.removed, plan.to_json()))
+            variants.append(plan_row(plan, method))
     blocks = [(block_variant(block).name, block) for block in engine.layer_map]
-    variants += [_row(name, "block", "single", (block,), "") for name, block in blocks]
+    variants += [variant_row(name, "block", "single", (block,)) for name, block in blocks]
     n_dense = getattr(engine.model, "n_dense", None)
     before = json.dumps(lacking(engine.layer_map, n_dense))
     store.put("meta", [{"key": REMOVED_BEFORE, "value": before}])
@@ -216,7 +230,21 @@ def read_variants(store: Store) -> dict[str, VariantLike]:
     return found
 
 
-def _row(name: str, kind: str, method: str, removed: Sequence[int], plan: str) -> dict[str, Any]:
+def variant_row(
+    name: str, kind: str, method: str = "", removed: Sequence[int] = (), plan: str = ""
+) -> dict[str, Any]:
+    """A variant as a row of the table `variants`.
+
+    Args:
+        name: name of the variant.
+        kind: "dense", "plan" or "block".
+        method: what chose the blocks; "" for none.
+        removed: the blocks that it lacks, by dense index.
+        plan: the plan as JSON; "" for none.
+
+    Returns:
+        The row.
+    """
     return {
         "variant": name,
         "kind": kind,

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from scaling.store.study_store import FILE, Store
+from scaling.store.study_file import FILE
+from scaling.store.study_store import Store
 from tests.chaos.disturbed_study import KEYS, TABLES, ChaosError, check_same, rows_of, start
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -25,7 +25,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from tests.fuzz.campaign import Tally, fuzz, prepare
-from tests.fuzz.stranger_files import TARGETS, Target
+from tests.fuzz.stranger_files import TARGETS
+from tests.fuzz.target import Target
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

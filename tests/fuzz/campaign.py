@@ -29,7 +29,8 @@ from typing import Any
 
 from tests.fuzz.mutators import Mutator
 from tests.fuzz.sentry import PROJECT, LetInError, Sentry
-from tests.fuzz.stranger_files import TARGETS, Target, tiny_model
+from tests.fuzz.stranger_files import TARGETS
+from tests.fuzz.target import Target, tiny_model
 
 PATIENCE = 10.0  # seconds for one attempt, before it counts as a hang
 DEADLY = 25.0  # seconds after which the process is ended: compiled code cannot be interrupted

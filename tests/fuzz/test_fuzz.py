@@ -15,7 +15,8 @@ import pytest
 from interp.errors import UserError
 from tests.fuzz import campaign
 from tests.fuzz.mutators import Mutator
-from tests.fuzz.stranger_files import DELIMITERS, PLAN, TARGETS, Target
+from tests.fuzz.stranger_files import TARGETS
+from tests.fuzz.target import DELIMITERS, PLAN, Target
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [

@@ -1,6 +1,6 @@
 """Every public function and constructor, and one right call of each, on a tiny model and study.
 
-The list comes from `prunescope.names` and the signatures. A required argument takes its value from
+The list is that of `public_api`. A required argument takes its value from
 `World.calls` (by function), or by the name of the parameter (`World.by_name`). A new function with
 parameters of known names is so covered by itself; another one fails the test until it is told how
 to call it.
@@ -9,13 +9,11 @@ to call it.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import inspect
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,84 +22,15 @@ import pandas as pd
 import torch
 
 import prunescope as ps
-from prunescope.names import NAMESPACES, TOP, modules
 from pruning.cost import Cost
 from pruning.criteria.block_influence import influence
 from scaling.store.chain_row import Key
 from tests import models
 from tests.analyses.fake import write_study
+from tests.prunescope.public_api import Api
 from tests.recovery.small import config as quick_recovery
 from tests.recovery.small import examples
 from tests.scaling.engines.fake_endpoint import FakeEndpoint, FakeModel
-
-#: They train, decode a study or draw a report: seconds a call where an argument is accepted.
-SLOW = (
-    "recover prune_model run_study run_on_server run_on_cluster write_report judge_at judge_study "
-    "Recovered.load"
-).split()
-#: No right call is tried: these ask the Hub, start workers, or refuse everything.
-NEVER = (
-    "hub_texts run_on_cluster ServerEngine.choose ServerEngine.score SublayerScores.lowest "
-    "Recovered.read Store.ids_of"
-).split()
-
-
-@dataclass(frozen=True)
-class Api:
-    """A public function, constructor or method.
-
-    Attributes:
-        label: its name, such as "LayerPlan.lowest".
-        function: what `inspect.signature` is asked about.
-        owner: the class of a method; None for the others.
-        bound: whether the method is called on an instance, not on the class.
-    """
-
-    label: str
-    function: Callable[..., Any]
-    owner: type | None = None
-    bound: bool = False
-
-    @property
-    def parameters(self) -> dict[str, inspect.Parameter]:
-        """What a caller names."""
-        found = dict(inspect.signature(self.function).parameters)
-        if self.owner is not None:
-            found.pop("self", None)
-        return found
-
-
-@cache
-def public() -> tuple[Api, ...]:
-    """Everything public that takes an argument.
-
-    Methods that carry out an interface of the project (an intervention's `new_delta`, a reducer's
-    `update`) are called by the decoder, and not listed.
-    """
-    homes = [TOP, *(names.homes for names in NAMESPACES.values())]
-    pairs = {(m, n): None for h in homes for n, m in modules(h).items() if m != "interp.errors"}
-    values = [(name, getattr(importlib.import_module(module), name)) for module, name in pairs]
-    values.append(("generate", importlib.import_module("interp.decoding.generate").generate))
-    classes = {value for _, value in values if inspect.isclass(value)}
-    found = {}
-    for name, value in values:
-        if inspect.isfunction(value):
-            found[name] = Api(name, value)
-        if not inspect.isclass(value):
-            continue
-        found[name] = Api(name, value)
-        for key, held in vars(value).items():
-            method = getattr(held, "__func__", held)
-            above = [base for base in value.__mro__[1:] if key in vars(base)]
-            if key.startswith("_") or not inspect.isfunction(method) or set(above) - classes:
-                continue
-            if (name, key) == ("ReasoningModel", "decoder"):  # `generate`
-                continue
-            label = f"{name}.{key}"
-            found[label] = Api(
-                label, getattr(value, key), value, not isinstance(held, (classmethod, staticmethod))
-            )
-    return tuple(api for api in found.values() if api.parameters)
 
 
 class World:

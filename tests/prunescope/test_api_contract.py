@@ -1,6 +1,6 @@
 """Every public function with every wrong argument: it works, or a `UserError` names the argument.
 
-The cases come from the signatures (`api_calls.public`): each parameter of each function gets each
+The cases come from the signatures (`public_api.public`): each parameter of each function gets each
 value of `VALUES`, the others the values of a right call. The default run takes a sample that
 depends on the seed below; `-m slow` takes them all. What ends in another exception, or is not
 done after `SECONDS` of processor time, is a fault.
@@ -26,7 +26,8 @@ import numpy as np
 import pytest
 
 from interp.errors import NonFiniteError, PruneScopeError, UserError
-from tests.prunescope.api_calls import NEVER, SLOW, Api, World, public
+from tests.prunescope.api_calls import World
+from tests.prunescope.public_api import NEVER, SLOW, Api, public
 
 SECONDS = 10.0  # of processor time, for one call; the slowest right ones take a few
 SEED = 18

@@ -24,7 +24,7 @@ from interp.effects import (
 from interp.errors import NonFiniteError, UserError
 from interp.influence_profile import by_event
 from interp.replay.teacher_forced import replay
-from interp.statistics import partial_interval, partial_spearman
+from interp.statistics import partial_interval, spearman
 from tests.models import tiny
 from tests.slow_streams import texts
 
@@ -57,14 +57,14 @@ def test_one_control_gives_the_textbook_formula(seed: int, n: int) -> None:
     if max(abs(xz), abs(yz)) > 0.999:
         return
     want = (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))
-    assert partial_spearman(x[None], y[None], [z[None]])[0] == pytest.approx(want, abs=1e-9)
+    assert spearman(x[None], y[None], [z[None]])[0] == pytest.approx(want, abs=1e-9)
 
 
 def test_no_control_is_spearman_and_a_full_control_leaves_nothing() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 20))
     plain = rho(x, y)
-    assert partial_spearman(x[None], y[None], [])[0] == pytest.approx(plain)
-    assert np.isnan(partial_spearman(x[None], y[None], [x[None]])[0])
+    assert spearman(x[None], y[None], [])[0] == pytest.approx(plain)
+    assert np.isnan(spearman(x[None], y[None], [x[None]])[0])
     assert np.isnan(partial_interval(x, y, [x]).low)
     assert np.isnan(partial_interval(x[:4], y[:4], [x[:4]]).value)
 

@@ -16,7 +16,6 @@ from interp.model.reasoning_model import ReasoningModel
 from pruning.calibration import Calibration as Sized
 from pruning.cost import (
     ScoringJob,
-    runs_of_all,
     runs_of_drawn,
     runs_of_extended,
     runs_of_neighbours,
@@ -145,7 +144,7 @@ def test_runs_for_all_sets_are_counted_exactly(
 ) -> None:
     every = list(combinations(range(BLOCKS), n))
     ran = runs_counted(model, chains[0], every)
-    assert runs_of_all(BLOCKS, n) == ran
+    assert runs_of_drawn(BLOCKS, n) == ran
     assert runs_of_drawn(BLOCKS, n, len(every)) == pytest.approx(ran)
 
 

@@ -22,10 +22,11 @@ from scaling.costs.study_costs import estimate_on
 from scaling.costs.study_work import Part, parts_of, sized_benchmarks
 from scaling.costs.trial import estimate_here
 from scaling.engines.local import LocalEngine
-from scaling.store.study_store import FILE, Store
+from scaling.store.study_file import FILE
+from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
 from scaling.study.problem_sets import gather
-from scaling.study.runner import run_study
+from scaling.study.runner import local_engine, run_study
 from tests import models
 
 QWEN3_8B = {
@@ -242,10 +243,8 @@ def test_a_trial_of_a_tiny_model_says_how_many_tokens(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_estimate_for_the_reasoner_is_within_half_again(tmp_path: Path) -> None:
-    from scaling.engines.ray_worker import load_local
-
     setting = StudyConfig(quick=True, out=tmp_path)
-    engine = load_local("testbed")
+    engine = local_engine(setting)
     found = estimate_here(setting, engine)
     began = time.monotonic()
     real = run_study(setting, engine=engine)

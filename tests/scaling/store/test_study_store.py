@@ -35,7 +35,8 @@ from scaling.store.chain_row import (
     unpack,
 )
 from scaling.store.rescue import rescue
-from scaling.store.study_store import FILE, DamagedStoreError, Store, StoreError
+from scaling.store.study_file import FILE, DamagedStoreError, StoreError
+from scaling.store.study_store import Store
 from tests.chains import make_chain
 
 CONFIG = {"model": "m", "seed": 0}
@@ -441,7 +442,7 @@ def test_damage_of_an_older_file_is_found_when_it_is_opened(what: str, tmp_path:
 def test_a_file_that_another_program_holds(
     read_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaling.store.study_store.PATIENCE", 0.05)
+    monkeypatch.setattr("scaling.store.study_file.PATIENCE", 0.05)
     path = study(tmp_path / "s")
     with sqlite3.connect(path, isolation_level=None) as other:
         other.execute("PRAGMA locking_mode=EXCLUSIVE")

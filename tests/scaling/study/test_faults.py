@@ -22,7 +22,8 @@ from interp.plumbing.command_line import execute
 from scaling.engines.local import LocalEngine
 from scaling.store.rescue import rescue
 from scaling.store.schema import DERIVED
-from scaling.store.study_store import FILE, Store, StoreError
+from scaling.store.study_file import FILE, StoreError
+from scaling.store.study_store import Store
 from scaling.study import runner
 from scaling.study.config import StudyConfig
 from scaling.study.runner import run_study

@@ -1,0 +1,37 @@
+"""Values of chains as a table [problems, samples], the form that all statistics here take."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+
+def problem_table(
+    values: Any,
+    problems: Sequence[Hashable],
+    samples: Iterable[int] | None = None,
+    order: Sequence[Hashable] | None = None,
+) -> Float[np.ndarray, "P N"]:
+    """Arrange one value per chain by problem and sample.
+
+    Args:
+        values: One number or boolean per chain, [C].
+        problems: The problem of each chain.
+        samples: The sample of each chain; a problem has each once. The columns are those that
+            occur, in rising order. Default: the chains of a problem are numbered as they come.
+        order: The problems in the order of the rows. Default: as they first occur.
+
+    Returns:
+        The values, [P, N], float64; nan where a sample is missing.
+    """
+    row_of = {name: i for i, name in enumerate(order or dict.fromkeys(problems))}
+    rows = np.array([row_of[name] for name in problems], dtype=np.int64)
+    numbers = pd.Series(rows).groupby(rows).cumcount() if samples is None else samples
+    columns, names = pd.factorize(np.asarray(list(numbers)), sort=True)
+    table = np.full((len(row_of), len(names)), np.nan)
+    table[rows, columns] = np.asarray(values, dtype=float)
+    return table
