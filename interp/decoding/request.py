@@ -69,7 +69,10 @@ class Request:
     @property
     def prefill_key(self) -> tuple[Any, ...]:
         """Key of the prefill: requests with equal keys share their prefill."""
-        return (self.read, self.variant.name if self.changes else None)
+        if not self.changes:
+            return (self.read, None)
+        chain = self.key if any(one.by_chain for one in self.changes) else None
+        return (self.read, self.variant.name, len(self.prompt_ids), chain)
 
     @property
     def read(self) -> tuple[int, ...]:

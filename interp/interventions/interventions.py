@@ -79,6 +79,15 @@ class Intervention:
         """The intervention alone: it can be given wherever a variant is expected."""
         return (self,)
 
+    @property
+    def by_chain(self) -> bool:
+        """Whether it may change chains that have read the same tokens in different ways.
+
+        Such chains cannot share what they have read. A class whose `new_delta` uses the keys of
+        the rows must return True.
+        """
+        return self.window is not None and self.window.by_chain
+
     def touches(self, step: int) -> bool:
         """Whether the intervention may be in force at a step or before it.
 
@@ -180,6 +189,11 @@ class ResampleDelta(Intervention):
 
     pool: torch.Tensor | None = None
     seed: int = 0
+
+    @property
+    def by_chain(self) -> bool:
+        """True: the draw is keyed by the chain."""
+        return True
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """A delta from the pool for every position [B, T, D]."""
@@ -287,6 +301,11 @@ class Patch(Intervention):
             )
         padded = torch.nn.utils.rnn.pad_sequence(list(deltas), True, float("nan"))
         return cls(block, part=part, window=window, stream=padded, keys=torch.tensor(keys))
+
+    @property
+    def by_chain(self) -> bool:
+        """Whether each chain has its own stream or window."""
+        return self.keys is not None or super().by_chain
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """The delta of the other row or of the stream, or else the row's own [B, T, D]."""

@@ -99,10 +99,12 @@ class When:
     Attributes:
         reach: how many tokens before the one read the window looks back.
         watches_loops: whether it depends on loops, which the decoder must then detect.
+        by_chain: whether it differs between chains that have read the same tokens.
     """
 
     reach: int = 0  # how many tokens before the one read it looks back
     watches_loops: bool = False
+    by_chain: bool = False
 
     @property
     def earliest(self) -> int:
@@ -306,6 +308,7 @@ class _Combined(When):
     parts: tuple[When, ...]
     reach: int = field(init=False, default=0)
     watches_loops: bool = field(init=False, default=False)
+    by_chain: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         for part in self.parts:
@@ -313,6 +316,7 @@ class _Combined(When):
                 raise UserError(f"A window combines with a window, not with {part!r}.")
         object.__setattr__(self, "reach", max(p.reach for p in self.parts))
         object.__setattr__(self, "watches_loops", any(p.watches_loops for p in self.parts))
+        object.__setattr__(self, "by_chain", any(p.by_chain for p in self.parts))
 
     @property
     def earliest(self) -> int:
@@ -344,6 +348,7 @@ class ChainWindows(When):
     """
 
     spans: Mapping[int, tuple[int, int]]
+    by_chain = True
 
     def __post_init__(self) -> None:
         if not self.spans:

@@ -14,8 +14,8 @@ from interp.chains.chain import Budget
 from interp.decoding.generate import decode
 from interp.decoding.prefix_sharing import SharedRows
 from interp.decoding.request import cross
-from interp.interventions.interventions import MeanDelta, Scale, Skip, Variant, dense
-from interp.interventions.windows import Window
+from interp.interventions.interventions import MeanDelta, ResampleDelta, Scale, Skip, Variant, dense
+from interp.interventions.windows import ChainWindows, Window
 from tests.models import tiny
 from tests.reference import same_chain
 
@@ -100,3 +100,25 @@ def test_short_prompts_are_not_padded_to_long_ones(monkeypatch: pytest.MonkeyPat
         if width * len(lengths) > 60:
             assert min(lengths) >= 7 / 8 * width - 1
     assert len(seen) == 2
+
+
+def test_samples_share_a_prompt_only_if_it_is_read_alike() -> None:
+    """Draws keyed by the chain, and windows of each chain's own, change the prompt of each alone.
+
+    Samples of a variant had all read the prompt with the draws of the first of them.
+    """
+    model = tiny("qwen3", ends=False)
+    torch.manual_seed(0)
+    pool = torch.randn(50, model.d_model)
+    (first,) = model.generate(PROMPTS[:1], budget=Budget(4, 2))
+    own = ChainWindows.of([first], [-1], [3])
+    variants = (
+        Variant("draws", (ResampleDelta(1, pool),)),
+        Variant("windows", (Skip(1, window=own | Window(2, 4)),)),
+    )
+    requests = cross(model, PROMPTS[:1], variants=variants, samples=3, budgets=Budget(8, 2))
+    together = {(c.variant, c.sample): c for c in decode(model, requests)}
+    for request in requests:
+        (alone,) = decode(model, [request])
+        assert same_chain(alone, together[request.variant.name, request.sample])
+    assert len({together["draws", s].logprob[0] for s in range(3)}) == 3
