@@ -54,6 +54,7 @@ class Batch:
         *,
         slots: int,
         longest: int,
+        common: tuple[int, ...] = (),
     ) -> None:
         """Allocates the state of all slots.
 
@@ -63,6 +64,7 @@ class Batch:
             options: how to decode.
             slots: rows to make room for.
             longest: tokens of the longest sequence, its prompt included.
+            common: tokens that all prompts begin with.
         """
         self.model, self.slots = model, slots
         most = CPU_LANES if model.device.type == "cpu" else CUDA_LANES
@@ -77,6 +79,7 @@ class Batch:
             moments=options.moments,
             compiled=options.compiled,
         )
+        self.runner.reader.common = common
         self.sequences: list[SequenceState] = []
         self.table = SlotTable(slots, model.n_blocks, options.record)
         self._variant_number = {variant.name: i for i, variant in enumerate(variants)}

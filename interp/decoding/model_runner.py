@@ -38,14 +38,13 @@ from interp.decoding.fused_blocks import (
 )
 from interp.decoding.lane_state import LaneState
 from interp.decoding.memory import kv_bytes
-from interp.decoding.prefix_sharing import SharedRows
+from interp.decoding.prefill import Prefill
 from interp.decoding.recording import LiveMoments, LiveRecord
 from interp.decoding.sampling import Sampling, choose_and_measure
 from interp.decoding.step_output import StepOutput
 from interp.interventions.hooks import RowHooks
 from interp.interventions.interventions import Skip, Variant
-from interp.interventions.timeline import Timeline, site
-from interp.model.attention import MaskForm, Masks, attending, causal_masks, no_masks
+from interp.model.attention import MaskForm, Masks, attending, no_masks
 from interp.model.holding import holding
 from interp.model.kv_cache import Prefix, RowCache, handing
 
@@ -77,6 +76,7 @@ class ModelRunner:
         graphs: captured passes; None where none are captured.
         hooks: the interventions of the rows while decoding.
         prefill_hooks: the interventions of the rows of a prefill.
+        reader: reads the given tokens.
         watches_loops: names of the variants with a window after a loop.
         cache: keys and values of all slots.
         state: the inputs of the lanes.
@@ -156,6 +156,7 @@ class ModelRunner:
             if any(o.window is not None and o.window.watches_loops for o in v.interventions())
         }
         self._allocate(longest)
+        self.reader = Prefill(model, self.prefill_hooks, self.masks, self.state.reach)
         self.compiled = CompiledBlocks(model) if compiled else None
         self.live = LiveRecord(model, self.lanes) if record else None
         self.moments = None
@@ -190,9 +191,7 @@ class ModelRunner:
     # ---------------------------------------------------------------- prefill
 
     def prefill(self, requests: Sequence[Request], variants: Sequence[int], width: int) -> Prefix:
-        """Reads all given tokens but the last of each request in one causal, right-padded pass.
-
-        Requests that read the same tokens share the blocks that their variants leave as they are.
+        """Reads all given tokens but the last of each request (`interp.decoding.prefill`).
 
         Args:
             requests: the requests to read, R of them.
@@ -202,37 +201,7 @@ class ModelRunner:
         Returns:
             Keys and values of columns [0, T): [R, kv heads, T, head width] per block.
         """
-        device, n_blocks = self.model.device, self.model.n_blocks
-        shared = SharedRows.of([r.read for r in requests], [self._changes(r) for r in requests])
-        rows = [requests[i] for i in shared.requests]
-        ids = np.zeros((shared.n_rows(0), width), np.int64)  # [n, T]
-        for i, r in enumerate(rows[: len(ids)]):
-            ids[i, : len(r.read) - 1] = r.read[:-1]
-        prefix = Prefix(n_blocks, [shared.places(block) for block in range(n_blocks)])
-        keys = torch.tensor([r.key for r in rows], device=device)
-        lines = [Timeline.given(len(r.prompt_ids), r.prefix) for r in rows]
-        self.prefill_hooks.assign([variants[i] for i in shared.requests])
-        with torch.inference_mode(), ExitStack() as stack:
-            stack.enter_context(holding(self.model))
-            self.prefill_hooks.enter(site(lines, 0, width, keys=keys, reach=self.state.reach))
-            stack.enter_context(attending(self.model))
-            stack.enter_context(shared.joining(self.model.blocks))
-            stack.enter_context(self.prefill_hooks)
-            like = torch.zeros((), dtype=self.model.dtype, device=device)
-            # masks and positions of one row, which are those of all, however many rows there are
-            self.model.anatomy.base(
-                input_ids=torch.from_numpy(ids).to(device),
-                attention_mask=causal_masks(self.masks, 1, width, like),
-                position_ids=torch.arange(width, device=device)[None],
-                use_cache=True,
-                **handing(self.model.anatomy.base, prefix),
-            )
-        return prefix
-
-    def _changes(self, request: Request) -> int:
-        """Returns the index of the first block that changes how a request is read."""
-        blocks = [self.model.index_of(i.block) for i in request.changes]
-        return min((b for b in blocks if b is not None), default=self.model.n_blocks)
+        return self.reader.read(requests, variants)
 
     # ---------------------------------------------------------------- rows
 

@@ -30,6 +30,7 @@ from interp.decoding.batch import Batch
 from interp.decoding.decode_options import DecodeOptions
 from interp.decoding.decoder_choice import runner_for
 from interp.decoding.memory import most_columns, out_of_memory, slots_that_fit
+from interp.decoding.prefill import common_tokens
 from interp.decoding.request import Request
 from interp.decoding.row_events import LOOP_EVERY, RowEvents
 from interp.decoding.sequence import SequenceState
@@ -114,7 +115,14 @@ class Scheduler:
         longest = max(most_columns(model, r) for r in requests)
         row = runner_for(model, options.decoder).row_bytes(model, longest)
         slots = min(slots_that_fit(model, longest, options.slots, row), len(requests) * 4)
-        self.batch = Batch(model, list(variants.values()), options, slots=slots, longest=longest)
+        self.batch = Batch(
+            model,
+            list(variants.values()),
+            options,
+            slots=slots,
+            longest=longest,
+            common=common_tokens(requests),
+        )
         self.stop = StopStrings(model, options.stop)
         self.marks = ThinkingMarks(model, self.stop)
         self.events = RowEvents(self.batch, self.stop, self.marks, options.stop_on_loop)

@@ -139,7 +139,9 @@ def additive(allowed: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
-def causal_masks(form: MaskForm, rows: int, length: int, like: torch.Tensor) -> Masks:
+def causal_masks(
+    form: MaskForm, rows: int, length: int, like: torch.Tensor, start: int = 0
+) -> Masks:
     """Masks of a prefill pass over right-padded rows.
 
     Causal masks are enough, because the padding comes after the real tokens.
@@ -149,13 +151,14 @@ def causal_masks(form: MaskForm, rows: int, length: int, like: torch.Tensor) -> 
         rows: number of rows B.
         length: number of columns T.
         like: a tensor with the masks' device and dtype.
+        start: columns that were read before.
 
     Returns:
-        One mask [B, 1, T, T], or one per layer type.
+        One mask [B, 1, T, start + T], or one per layer type.
     """
-    at = torch.arange(length, device=like.device)
-    gap = (at[:, None] - at[None, :])[None, None]
-    return form.build((gap >= 0).expand(rows, 1, length, length), gap, like.dtype)
+    at = torch.arange(start + length, device=like.device)
+    gap = (at[start:, None] - at[None, :])[None, None]
+    return form.build((gap >= 0).expand(rows, 1, -1, -1), gap, like.dtype)
 
 
 def _takes_dictionary(model: ReasoningModel) -> bool:

@@ -289,6 +289,7 @@ class RowCache(Cache):
 
 class _Collector(CacheLayerMixin):
     is_sliding = False
+    before: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         self.is_initialized = True
@@ -296,6 +297,11 @@ class _Collector(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.before is not None:
+            keys, values, rows = self.before
+            rows = rows[: len(key_states)].to(keys.device)
+            key_states = torch.cat([keys[rows], key_states], 2)
+            value_states = torch.cat([values[rows], value_states], 2)
         self.keys, self.values, self.is_initialized = key_states, value_states, True
         return key_states, value_states
 
@@ -324,6 +330,19 @@ class Prefix(Cache):
         self.rows = [_Collector() for _ in range(n_blocks)]
         self.places = [None] * n_blocks if places is None else list(places)
         super().__init__(layers=list(self.rows))
+
+    def follow(self, before: Prefix, picks: Tensor) -> None:
+        """Let the pass go on after another one.
+
+        Args:
+            before: keys and values of the tokens before.
+            picks: int64 [R], the request in `before` of each row of this pass, in the order in
+                which the rows join it.
+        """
+        entries = zip(self.rows, before.keys, before.values, before.places, strict=True)
+        for layer, keys, values, places in entries:
+            if keys is not None and values is not None:
+                layer.before = (keys, values, picks if places is None else places[picks])
 
     @property
     def keys(self) -> list[torch.Tensor | None]:

@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 
 from interp.chains.chain import Budget
 from interp.decoding.generate import decode
+from interp.decoding.prefill import common_tokens as common
 from interp.decoding.prefix_sharing import SharedRows
-from interp.decoding.request import cross
-from interp.interventions.interventions import MeanDelta, ResampleDelta, Scale, Skip, Variant, dense
+from interp.decoding.request import Request, cross
+from interp.interventions.interventions import (
+    AblateHeads,
+    MeanDelta,
+    ResampleDelta,
+    Scale,
+    Skip,
+    Variant,
+    dense,
+)
 from interp.interventions.windows import ChainWindows, Window
 from tests.models import tiny
 from tests.reference import same_chain
@@ -122,3 +131,51 @@ def test_samples_share_a_prompt_only_if_it_is_read_alike() -> None:
         (alone,) = decode(model, [request])
         assert same_chain(alone, together[request.variant.name, request.sample])
     assert len({together["draws", s].logprob[0] for s in range(3)}) == 3
+
+
+def test_what_all_prompts_begin_with_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once per state of the blocks, whatever the pass; and every chain is the one it is alone."""
+    from interp.decoding import prefill, scheduler
+
+    model = tiny("qwen3", ends=False)
+    examples = [5 + i % 40 for i in range(50)]
+    prompts = [examples + list(range(5, 5 + n)) for n in (4, 9, 30, 6, 12)]
+    variants = (
+        dense,
+        Variant("late", (Skip(0, window=Window(3, 6)),)),
+        Variant("no 2", (Skip(2),)),
+        Variant("prompt", (Skip(1, window=Window.prefill_only()),)),
+        Variant("heads", (AblateHeads(1, (0, 2)),)),
+    )
+    requests = cross(model, prompts, variants=variants, samples=2, budgets=Budget(8, 2))
+    monkeypatch.setattr(scheduler, "PREFILL_TOKENS", 300)  # several passes
+    read = Counter[int]()
+
+    def count(_: Any, __: Any, output: Any) -> None:
+        out = output[0] if isinstance(output, tuple) else output
+        read[out.shape[1]] += 1
+
+    handle = model.blocks[0].register_forward_hook(count)
+    together = {(c.problem, c.variant, c.sample): c for c in decode(model, requests, slots=7)}
+    handle.remove()
+    assert common(requests) == (*examples, 5, 6)  # each keeps a token to read
+    assert sum(n for width, n in read.items() if width == 52) <= 2
+    assert max(width for width in read if width != 52) < 30
+    monkeypatch.setattr(prefill, "LEAST_COMMON", 10**6)
+    for chain in decode(model, requests):
+        assert same_chain(chain, together[chain.problem, chain.variant, chain.sample])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "n"),
+    [
+        (["a" * 50, "a" * 50], 0),  # one prompt
+        (["a" * 40 + "b", "a" * 40 + "cd"], 39),
+        (["a" * 40, "a" * 44], 38),
+        (["a" * 20 + "b", "a" * 20 + "c"], 0),  # too few
+        (["b" * 40, "a" * 40], 0),
+    ],
+)
+def test_common_tokens(prompts: list[str], n: int) -> None:
+    requests = [Request(str(i), tuple(map(ord, p)), dense) for i, p in enumerate(prompts)]
+    assert len(common(requests)) == n
