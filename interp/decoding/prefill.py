@@ -2,7 +2,8 @@
 
 Tokens are read once for all requests that read them alike. What all prompts begin with (the
 examples of a few-shot prompt, a system message) is read once per state that the variants give it,
-and kept. After it, variants of one prompt share the blocks that they leave as they are (`prefix_sharing`).
+and kept. After it, variants of one prompt share the blocks that they leave as they are
+(`prefix_sharing`).
 
 Shapes: R requests, T tokens; n rows at a block, c common tokens.
 """
