@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from interp.errors import PruneScopeError, UserError
 from interp.plumbing.folder_lock import FolderLock
@@ -35,6 +35,9 @@ class StoreError(PruneScopeError, OSError):
 
 class DamagedStoreError(StoreError, UserError):
     """The file exists but is damaged; the message says where, and how to rescue the rest."""
+
+
+OpenFile = TypeVar("OpenFile", bound="StudyFile")
 
 
 class StudyFile:
@@ -217,7 +220,7 @@ class StudyFile:
         self._db.close()
         self._release()
 
-    def __enter__(self) -> Self:
+    def __enter__(self: OpenFile) -> OpenFile:
         return self
 
     def __exit__(self, *_: object) -> None:
