@@ -15,7 +15,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from interp.chains.chain import Budget, Chain
-from interp.decoding import cuda_graphs, model_runner
+from interp.decoding import cuda_graphs, model_runner, sampling
 from interp.decoding.cuda_graphs import CudaGraphs
 from interp.decoding.generate import decode
 from interp.decoding.request import cross
@@ -80,6 +80,7 @@ def captured(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> Iterato
 
     with monkeypatch.context() as patch:
         patch.setattr(model_runner, "wanted", lambda *_: True)
+        patch.setattr(sampling, "kernels", lambda: None)  # a call of C is not traced
         use(patch)
         patch.setattr(model_runner, "CudaGraphs", lambda: CudaGraphs(record))
         patch.setattr(torch, "inference_mode", lambda mode=True: torch.no_grad())
