@@ -58,11 +58,12 @@ def captured(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> Iterato
 
     def record(function: Callable[[], None]) -> Callable[[], None]:
         one = made[-1]
-        kept = {k: v.clone() for k, v in vars(one).items() if isinstance(v, torch.Tensor)}
+        owned = [v for x in (one, one.state) for v in vars(x).values()]
+        kept = [(v, v.clone()) for v in owned if isinstance(v, torch.Tensor)]
         with torch.no_grad():
             traced = make_fx(function)()
-        for name, value in kept.items():
-            getattr(one, name).copy_(value)
+        for tensor, value in kept:
+            tensor.copy_(value)
         counts["traced"] = counts.get("traced", 0) + 1
 
         def replay() -> None:
