@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from interp.decoding.request import Request
     from interp.decoding.sampling import Sampling
     from interp.model.delimiters import FormatChoice
-    from interp.model.reasoning_model import Question
+    from interp.model.reasoning_model import DecoderName, Question
 
 BATCH_CHAINS, BATCH_SECONDS = 32, 1.0  # chains are sent together, this many or this often
 PIECES_A_WORKER = 4  # most pieces per worker: a lost one costs little, the last end together
@@ -228,6 +228,7 @@ def load_local(
     thinking_format: FormatChoice | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    decoder: DecoderName = "auto",
 ) -> Engine:
     """Load the local engine that a worker of the command line holds.
 
@@ -237,6 +238,7 @@ def load_local(
         thinking_format: the thinking format; None takes the model's own.
         device: where to put the model; None is CUDA if there is a GPU.
         dtype: of the weights; None is the usual one of the device.
+        decoder: which decoder takes the model.
 
     Returns:
         The engine.
@@ -250,5 +252,6 @@ def load_local(
         trust_remote_code=trust_remote_code,
         device=device,
         dtype=dtype,
+        decoder=decoder,
     )
     return LocalEngine(model)

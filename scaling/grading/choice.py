@@ -13,7 +13,7 @@ from interp.errors import UserError
 from scaling.grading import Grader, grader
 from scaling.grading._boxes import boxed_answer
 from scaling.grading._dressing import bare
-from scaling.grading._extract import announced, own_part
+from scaling.grading._extract import announced, own_part, taken_back
 from scaling.problem import Problem
 
 _LETTER = (
@@ -29,9 +29,14 @@ _LEADS = re.compile(
     re.I | re.S,
 )
 # "The answer is Paris (B)."
-_BEHIND = re.compile(r"[^()\n]{1,80}\((?P<letter>[A-Z])\)\W*")
+_BEHIND = re.compile(
+    r"(?!.*(?:\b(?:not|nor|never|except|but|wrong|could|might|maybe|perhaps)\b|n['’]t\b))"
+    r"[^()\n]{1,79}\s\((?P<letter>[A-Z])\)\W*",
+    re.IGNORECASE,
+)
 _MORE = re.compile(
-    r"[\s,]*(?:(?i:or|and)\s+(?!not\b)|/\s*)[(*]*[A-Za-z]\b(?!\w)|,\s*[(*]*[A-Z]\b[)*]*\s*(?:,|or|and|$)"
+    r"[\s)]*(?:[&;+/=<>→]+|->|through\b|followed\s+by\b|then\b|(?=\())\s*[(*]*[A-Z][)*]*(?=\W*$)"
+    r"|[\s,]*(?:(?i:or|and)\s+(?!not\b)|/\s*)[(*]*[A-Za-z]\b(?!\w)|,\s*[(*]*[A-Z]\b[)*]*\s*(?:,|or|and|$)"
 )
 # Where a sentence chooses: "I pick B", "it must be (B)", "B is the correct answer".
 _CHOSEN = re.compile(
@@ -54,7 +59,9 @@ _DENIED = re.compile(
     r"(?:\bnot|n't|\bnor|\bneither)[ \t]+(?:option[ \t]+|choice[ \t]+)?[(*]*$", re.I
 )
 _REJECTED = re.compile(
-    r"\W*(?:(?:is|are|was|seems)\s+)?(?:not\b|wrong|incorrect|false|isn't|cannot|can't)", re.I
+    r"\W*(?:which\s+)?(?:(?:is|are|was|seems)\s+)?"
+    r"(?:not\b|wrong|incorrect|false|isn't|cannot|can't|if\b|no\s+[A-Z]\b)",
+    re.IGNORECASE,
 )
 
 
@@ -89,6 +96,8 @@ class Choice(Grader):
             return chosen[-1]
         if len(_LABEL.findall(text)) > 1 or len(set(_LABELS_INSIDE.findall(text))) > 1:
             return None  # a list of the options
+        if taken_back(text, 0):
+            return None
         return _letter(re.sub(r"^\s*[*•-]\s+", "", text), problem, alone=len(text) > 400)
 
     def lenient(self, text: str, problem: Problem) -> str | None:

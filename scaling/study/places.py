@@ -60,6 +60,7 @@ def run_on_cluster(
         config.thinking_format,
         config.device,
         config.dtype,
+        config.decoder,
     )
     with ClusterEngine(make, reader, address, workers=workers) as engine:
         return run_study(config, on_event, engine=engine)

@@ -104,7 +104,10 @@ def run_study(
     check_names(config)
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
-    engine = engine or _local_engine(config)
+    if engine is None:
+        from scaling.engines.local import LocalEngine
+
+        engine = LocalEngine(config.load_model())
     if origin := getattr(engine, "provenance", None):
         progress.note(f"weights dequantised from {described(origin)}")
     config = config.fitted(engine.model)
@@ -117,20 +120,6 @@ def run_study(
         store.claim(config.settings(), _identity(engine, problems))
         with _session(store, progress, engine):
             return _Study(config, engine, store, progress, problems, spare).run()
-
-
-def _local_engine(config: StudyConfig) -> Engine:
-    from interp.model.reasoning_model import ReasoningModel
-    from scaling.engines.local import LocalEngine
-
-    model = ReasoningModel.load(
-        config.model,
-        delimiters=config.thinking_format,
-        trust_remote_code=config.trust_remote_code,
-        device=config.device,
-        dtype=config.dtype,
-    )
-    return LocalEngine(model)
 
 
 def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
