@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -237,7 +238,12 @@ def handed_on(block: nn.Module) -> tuple[str, int] | None:
     Returns:
         Name and position of the argument; None if the stream is all that a block takes.
     """
-    names = list(inspect.signature(type(block).forward).parameters)[1:]
+    return _handed_argument(type(block))
+
+
+@cache
+def _handed_argument(kind: type[nn.Module]) -> tuple[str, int] | None:
+    names = list(inspect.signature(kind.forward).parameters)[1:]
     return next(((name, at) for at, name in enumerate(names) if name.startswith(_HANDED)), None)
 
 

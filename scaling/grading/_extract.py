@@ -47,13 +47,14 @@ _DENIED = re.compile(
 )
 # Where the text takes back what it announced: "Wait, no", "That is wrong", "Actually, it is 41".
 _TAKEN_BACK = re.compile(
-    r"(?:[.!?\n…])[\s*]*(?:(?:oh|hmm+|wait|oops|sorry|but|no)\b[\s,.!…]*)*"
-    r"(?:\bno\b(?=\s*[,.!:;…]|\s*$|\s+(?:that|this|it)\b)"
-    r"|\b(?:that|this|it|which)(?:['’]s|[ \t]+(?:is|was|seems|looks))[ \t]+(?:wrong|incorrect"
+    r"[.!?\n…][\s*]*(?:(?:(?:oh|hmm+|wait|oops|sorry|but)\b[\s,.!…]*)+no\b"
+    r"|no\b[\s,.!:;…]*(?=(?:that|this|it|wait)\b|[-$\\(]*\d|\(?(?-i:[A-Z])\)?[ \t]*(?:[.!\n]|$))"
+    r"|(?:(?:oh|hmm+|wait|oops|sorry|but|no)\b[\s,.!…]*)*"
+    r"(?:\b(?:that|this|it|which)(?:['’]s|[ \t]+(?:is|was|seems|looks))[ \t]+(?:wrong|incorrect"
     r"|a[ \t]+mistake|an[ \t]+error|not[ \t]+(?:right|correct|the[ \t]+answer))\b"
     r"|\bactually[ \t]*,?[ \t]+(?:(?:it|that)(?:['’]s|[ \t]+(?:is|should[ \t]+be))[ \t]+)?"
     r"(?:[-$\\(]*\d[\d.,/]*[)$]*|\(?(?-i:[A-Z])\)?)[ \t]*(?:[.!\n]|$)"
-    r"|\bcorrection\b[ \t]*[:,])",
+    r"|\bcorrection\b[ \t]*[:,]))",
     re.IGNORECASE,
 )
 _REVERSED = re.compile(
@@ -71,6 +72,10 @@ _CONCLUSION = re.compile(
     rf"{_SENTENCE}{{0,200}}?)(?:\b(?:{_VERB}|equals?|get|gives?|it['’]s)(?![A-Za-z])[ \t]*:?|=))"
     rf"\s*(?P<value>{_SENTENCE}{{1,200}})[.!]?\**\s*$",
     re.IGNORECASE,
+)
+# "The total is 23, so he has 41 left": the sentence concludes another value.
+_GOES_ON = re.compile(
+    r"\d[^\d]*[\s,;](?:so|therefore|thus|hence|leaving|leaves)\b.*\d", re.IGNORECASE
 )
 _DOUBTED = re.compile(
     r"\b(?:if|suppose|assume|not|maybe|perhaps|whether|wrong|incorrect|mistaken|unlikely|either)\b",
@@ -131,7 +136,12 @@ def announced(text: str, short: bool = True) -> Iterator[str]:
     for _, rest in sorted(found, key=lambda pair: pair[0], reverse=True):
         yield rest
     last = _CONCLUSION.search(text, max(0, len(text) - 2 * REACH)) if short and not found else None
-    if last and not _DOUBTED.search(last[0]) and not _DENIED.match(last["value"].strip()):
+    if (
+        last
+        and not _DOUBTED.search(last[0])
+        and not _GOES_ON.search(last["value"])
+        and not _DENIED.match(last["value"].strip())
+    ):
         yield last["value"].strip()
 
 

@@ -36,7 +36,9 @@ _BEHIND = re.compile(
 )
 _MORE = re.compile(
     r"[\s)]*(?:[&;+/=<>→]+|->|through\b|followed\s+by\b|then\b|(?=\())\s*[(*]*[A-Z][)*]*(?=\W*$)"
-    r"|[\s,]*(?:(?i:or|and)\s+(?!not\b)|/\s*)[(*]*[A-Za-z]\b(?!\w)|,\s*[(*]*[A-Z]\b[)*]*\s*(?:,|or|and|$)"
+    r"|(?:\.{3}|…)\s*[(*]*[A-Z][)*]*(?=\W*$)"
+    r"|,\s*(?i:maybe|perhaps|possibly|or|and)\s+[(*]*[A-Z]\b(?!\w)"
+    r"|(?:\.{3}|…)?[\s,]*(?:(?i:or|and)\s+(?!not\b)|/\s*)[(*]*[A-Za-z]\b(?!\w)|,\s*[(*]*[A-Z]\b[)*]*\s*(?:,|or|and|$)"
 )
 # Where a sentence chooses: "I pick B", "it must be (B)", "B is the correct answer".
 _CHOSEN = re.compile(
@@ -51,6 +53,11 @@ _CHOSEN = re.compile(
     r"[(*]*(?P<e>[A-Z])[)*]*[ \t]*(?=[.!]?[ \t]*$)",
     re.IGNORECASE | re.MULTILINE,
 )
+_CONDITION = re.compile(r"[ \t]*\b(?:if|unless|when|provided|assuming)\b", re.IGNORECASE)
+_NEXT_LABEL = re.compile(r"\s*\n[ \t]*[*(]*([A-Z])[*]*[.):][ \t]")
+_SAYS = re.compile(
+    r"\s+(?:says|states|claims|suggests|describes|mentions|means|would|could|might)\b"
+)
 # In running text, "A" or "I" alone is more often a word than a choice.
 _INSIDE = re.compile(r"\((?P<a>[A-Z])\)|\b(?P<b>[B-HJ-Z])\b(?!['’])|\b(?P<c>[AI])(?=[.):]|\s*$)")
 _LABEL = re.compile(r"^[ \t]*[*(]*[A-Z][*]*[.):][*]*[ \t].*$", re.MULTILINE)
@@ -60,7 +67,7 @@ _DENIED = re.compile(
 )
 _REJECTED = re.compile(
     r"\W*(?:which\s+)?(?:(?:is|are|was|seems)\s+)?"
-    r"(?:not\b|wrong|incorrect|false|isn't|cannot|can't|if\b|no\s+[A-Z]\b)",
+    r"(?:not\b|wrong|incorrect|false|isn't|cannot|can't)",
     re.IGNORECASE,
 )
 
@@ -84,16 +91,21 @@ class Choice(Grader):
             return next((letter for letter in letters if letter is not None), None)
         for passage in announced(text, short=False):
             letter = _letter(passage, problem, alone=False)
-            if letter is not None:
+            behind = text[text.rfind(passage) + len(passage) :]
+            following = _NEXT_LABEL.match(behind)
+            goes_on = following and letter and ord(following[1]) == ord(letter) + 1  # the options
+            if letter is not None and not goes_on:
                 return letter
         chosen = [
-            (match["a"] or match["b"] or match["c"] or match["d"] or match["e"])
+            match
             for match in _CHOSEN.finditer(text)
             if not _MORE.match(text, match.end())
+            and not _CONDITION.match(text, match.end())
+            and next(filter(None, match.groups())) in problem.choices
         ]
-        chosen = [letter for letter in chosen if letter in problem.choices]
+        called = {match["d"] for match in chosen if match["d"]}  # "B is correct"
         if chosen:
-            return chosen[-1]
+            return None if len(called) > 1 else next(filter(None, chosen[-1].groups()))
         if len(_LABEL.findall(text)) > 1 or len(set(_LABELS_INSIDE.findall(text))) > 1:
             return None  # a list of the options
         if taken_back(text, 0):
@@ -164,6 +176,8 @@ def _begins(match: re.Match[str]) -> bool:
     if _MORE.match(mark + rest):
         return False
     dressed = bool(mark) or "(" in match[0][: match.end("letter") - match.start()]
+    if not mark and (_CONDITION.match(rest) or (match["option"] and _SAYS.match(rest))):
+        return False
     if dressed or match["option"]:
         return letter.isupper() or bool(mark)
     if letter.islower():

@@ -50,8 +50,8 @@ ALL = [
     pytest.param(kind, marks=pytest.mark.skipif(kind in NOT_HERE, reason="not in transformers"))
     for kind in architectures.TABLE
 ]
-# where a rule by period or the adapters of shared blocks allow only some blocks to be removed
-REMOVED = {"jamba": (3,), "zamba2": (0,), "olmo_hybrid": (0,), "zaya": (1, 2)}
+# where a rule by period, or what a configuration demands, allows only some blocks to be removed
+REMOVED = {"jamba": (0,), "zamba2": (1, 2), "olmo_hybrid": (0,), "zaya": (1, 2)}
 
 
 @cache
@@ -183,12 +183,46 @@ def test_a_folder_is_pruned_without_loading(kind: str, tmp_path: Path) -> None:
     close(model, whole_and_cached(hf.eval(), ids).numpy(), whole_and_cached(in_memory, ids).numpy())
 
 
-def test_blocks_that_a_rule_cannot_do_without_are_refused() -> None:
-    for kind, gone in (("jamba", 0), ("zamba2", 1), ("olmo_hybrid", (0, 2)), ("zaya", 0)):
-        model = model_of(kind)
-        plan = LayerPlan.without(model, *([gone] if isinstance(gone, int) else gone))
-        with pytest.raises(UserError, match="Remove others, or run the plan live"):
-            prune(model, plan)
+@pytest.mark.parametrize(
+    ("kind", "gone", "why"),
+    [
+        ("jamba", (2,), r"no period describes .* positions \[1, 2\] of 3"),
+        ("olmo_hybrid", (0, 2), "at least one 'linear_attention' layer"),
+        ("zaya", (0,), r"router_states_scale"),
+    ],
+)
+def test_blocks_that_a_rule_cannot_do_without_are_refused(
+    kind: str, gone: tuple[int, ...], why: str
+) -> None:
+    model = model_of(kind)
+    plan = LayerPlan.without(model, *gone)
+    with pytest.raises(UserError, match=f"{why}.*Remove others, or run the plan live"):
+        prune(model, plan)
+
+
+@pytest.mark.parametrize(("kind", "gone"), [("jamba", (1, 2)), ("jamba", (0, 1)), ("zamba2", (3,))])
+def test_rules_of_shared_and_periodic_blocks_are_refitted(kind: str, gone: tuple[int, ...]) -> None:
+    """What is left has another period, or fewer adapters in the module that blocks share."""
+    model = model_of(kind)
+    plan = LayerPlan.without(model, *gone)
+    ids = torch.arange(6, 20)[None]
+    with apply(model, plan):
+        live = whole_and_cached(model.hf, ids)
+    close(model, whole_and_cached(prune(model, plan).hf, ids).numpy(), live.numpy())
+    untouched(model)
+
+
+def test_two_shared_modules_take_turns() -> None:
+    """Zamba2 with two: removing one hybrid block would give its successors the other module."""
+    kinds = ["linear_attention", "hybrid", "hybrid", "hybrid", "hybrid"]
+    model = tiny("zamba2", 5, ends=False, num_mem_blocks=2, layers_block_type=kinds)
+    ids = torch.arange(6, 20)[None]
+    plan = LayerPlan.without(model, 1, 2)
+    with apply(model, plan):
+        live = whole_and_cached(model.hf, ids)
+    close(model, whole_and_cached(prune(model, plan).hf, ids).numpy(), live.numpy())
+    with pytest.raises(UserError, match="Remove others, or run the plan live"):
+        prune(model, LayerPlan.without(model, 1))
 
 
 @pytest.mark.parametrize("kind", ["qwen3_next", "llama4_text"])

@@ -279,7 +279,8 @@ DENIALS = (
 )  # fmt: skip
 SCALED = (
     "The answer is {g} divided by {o}.", "The answer is {g} for every {o}.",
-    "The answer is {g} plus {o}.", "The answer is half of {g}.", "The answer is {g} short.",
+    "The answer is {g} plus {o}.", "The total is {g}, so he has {o} left.",
+    "The answer is half of {g}.", "The answer is {g} short.",
     "The answer is more than {g}.", "The answer is more than ${g}$.", "It is not ${g}$.",
     "The answer is at least ${g}$.", "The answer is a third of {g}", "The answer is {g} thousand.",
     r"x < \boxed{{{g}}}", r"$x \neq \boxed{{{g}}}$", r"\boxed{{{g}}} < x", r"\boxed{{{g}}}.5",
@@ -305,8 +306,12 @@ def test_a_sentence_that_changes_an_answer_does_not_give_it(name: str, text: str
 
 @pytest.mark.parametrize(
     "text",
-    ["P(B)", "The answer is P(B)", "B & C", "B;C", "(B)(C)", "B = C", "B -> C", "B through D"],
-)
+    [
+        "P(B)", "The answer is P(B)", "B & C", "B;C", "(B)(C)", "B = C", "B -> C", "B through D",
+        "Option B says so. Option C says more.", "C is true. B is true.", "B, maybe C", "B... C",
+        "The answer is: B. one\nC. two\nD. three", "Choose B if x > 0, C otherwise",
+    ],
+)  # fmt: skip
 def test_a_letter_of_something_else_is_no_choice(text: str) -> None:
     assert outcome("choice", "B", text) != "correct"
 
@@ -318,6 +323,7 @@ def test_a_letter_of_something_else_is_no_choice(text: str) -> None:
         "The answer is {g}. Wait, let me check. Yes.",
         "The answer is {g}. No other value works.",
         "The answer is {g}. That is not {o}.",
+        "The answer is {g}. If it were {o}, nothing would fit.",
         "The answer is {o}. Wait, no. The answer is {g}.",
         "The answer is {o}. That is wrong. So the answer is {g}.",
         r"\boxed{{{o}}} is wrong, so it is \boxed{{{g}}}.",
@@ -328,6 +334,23 @@ def test_a_letter_of_something_else_is_no_choice(text: str) -> None:
 def test_doubts_that_end_well_keep_the_answer(name: str, text: str) -> None:
     gold, other = ("B", "C") if name == "choice" else (GOLD, OTHER)
     assert outcome(name, gold, text.format(g=gold, o=other)) == "correct"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "B. No, because it is not.",
+        "The answer is (B) No, it cannot.",
+        "Answer: B) It would not melt.",
+        "Answer: B. If the temperature rises, it melts.",
+        "Answer: B. Rome\nA. Paris is wrong",
+        "A is false. B is true.",
+        "I choose B because A is wrong.",
+        "The answer is B. No other fits.",
+    ],
+)
+def test_a_choice_may_talk_about_its_option(text: str) -> None:
+    assert outcome("choice", "B", text) == "correct"
 
 
 @pytest.mark.parametrize("text", [r"n \ge \boxed{23}", r"\boxed{23} > 20", r"20 < \boxed{23}",
