@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 # lists whose values are block indices
 INDEX_LISTS = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "hybrid_layer_ids")
 FIRST_DENSE = ("first_k_dense_replace", "num_dense_layers")  # so many blocks are no mixtures
+PERIOD = ("period", "offset")
 NOT_PER_BLOCK = ("architectures", "token", "keys_to_ignore", "multipliers", *INDEX_LISTS)
 
 
@@ -178,11 +179,32 @@ def without_blocks(model: ReasoningModel, kept: list[int], share: bool) -> PreTr
         if hasattr(module, "first_kv_shared_layer_idx"):  # Gemma 4: none, as `shorten` checks
             setattr(module, "first_kv_shared_layer_idx", len(kept))  # noqa: B010
     config = pruned.config.get_text_config()
+    _drop_adapters(pruned, getattr(config, "hybrid_layer_ids", None) or [], kept)
     shorten(config, kept, model.n_blocks)
     pruned.config.use_cache = config.use_cache = True
     if getattr(pruned, "generation_config", None) is not None:
         pruned.generation_config.use_cache = True
     return pruned
+
+
+def _drop_adapters(pruned: nn.Module, hybrid: list[int], kept: list[int]) -> None:
+    """Remove the adapters of removed blocks from the modules that blocks share (Zamba2).
+
+    Args:
+        pruned: the copy without the blocks; changed in place.
+        hybrid: positions, before, of the blocks that use the shared modules.
+        kept: positions of the blocks that stay, in order.
+    """
+    stay = [i for i, block in enumerate(hybrid) if block in kept]
+    for module in pruned.modules():
+        if not hasattr(module, "num_fwd_mem_blocks"):
+            continue
+        for name, child in list(module.named_children()):
+            if name.endswith("_adapter_list"):
+                setattr(module, name, nn.ModuleList(child[i] for i in stay if i < len(child)))
+        own: Any = module
+        own.num_fwd_mem_blocks = len(stay)
+        own.layer_dic = {kept.index(hybrid[i]): new for new, i in enumerate(stay)}
 
 
 def block_path(model: ReasoningModel) -> str:
@@ -209,7 +231,7 @@ def shorten(config: Any, kept: list[int], n_blocks: int) -> None:
     Lists with one entry per block lose the entries of the removed blocks (not the last entries).
     Lists of block indices are renumbered. A rule by period (a mixture of experts in every k-th
     block)
-    becomes such a list, because it would now name other blocks.
+    becomes such a list, because it would now name other blocks, or a rule by another period.
 
     Args:
         config: the text configuration.
@@ -217,7 +239,8 @@ def shorten(config: Any, kept: list[int], n_blocks: int) -> None:
         n_blocks: the number of blocks before.
 
     Raises:
-        UserError: blocks share keys and values with other blocks.
+        UserError: blocks share keys and values with other blocks, or no period describes the
+            blocks that stay.
     """
     if getattr(config, "num_kv_shared_layers", 0):
         raise UserError(
@@ -235,6 +258,7 @@ def shorten(config: Any, kept: list[int], n_blocks: int) -> None:
         listed = getattr(config, name, None)
         if listed:
             setattr(config, name, [new for new, old in enumerate(kept) if old in listed])
+    _refit_periods(config, kept)
     spec = getattr(config, "_heterogeneity_spec", None)  # settings of single blocks (Gemma 4)
     config.num_hidden_layers = len(kept)
     if spec is not None:
@@ -243,6 +267,39 @@ def shorten(config: Any, kept: list[int], n_blocks: int) -> None:
         config.per_layer_config = {
             new: theirs[old] for new, old in enumerate(kept) if old in theirs
         } or None
+
+
+def _refit_periods(config: Any, kept: list[int]) -> None:
+    """Find the rules by period that describe the blocks that stay (Jamba: no list may say it).
+
+    Args:
+        config: the text configuration; changed in place.
+        kept: positions of the blocks that stay, in order.
+
+    Raises:
+        UserError: no period describes them.
+    """
+    for kind in ("attn", "expert"):
+        period, offset = (getattr(config, f"{kind}_layer_{end}", None) for end in PERIOD)
+        if not period or offset is None or "layers_block_type" in vars(config):
+            continue
+        wanted = [old % period == offset for old in kept]
+        fits = [
+            (p, o)
+            for p in (period, *range(1, len(kept) + 2))
+            for o in ((offset, *range(p)) if p == period else range(p))
+            if [new % p == o for new in range(len(kept))] == wanted
+        ]
+        if not fits:
+            raise UserError(
+                f"{type(config).__name__} says by a period which blocks have "
+                f"{'attention' if kind == 'attn' else 'experts'} ({kind}_layer_period), and no "
+                f"period describes the blocks that would be left: positions "
+                f"{[new for new, has in enumerate(wanted) if has]} of {len(kept)}. Remove others, "
+                "or run the plan live."
+            )
+        for end, value in zip(PERIOD, fits[0], strict=True):
+            setattr(config, f"{kind}_layer_{end}", value)
 
 
 def _renumber_experts(config: Any, kept: list[int]) -> None:

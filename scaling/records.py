@@ -236,7 +236,7 @@ def read_hub(name: str, hub: Hub) -> list[Record]:
         rows = datasets.load_dataset(hub.path, hub.config, split=hub.split)
     except Exception as error:  # datasets raises many kinds: offline, gated, renamed
         raise UserError(
-            f"Could not read {name} from the Hub ({hub.path}): {short(str(error))}. "
+            f"Could not read {name} from the Hub ({hub.path}): {reason_of(error)} "
             f"If it is gated, log in with `hf auth login`; or {remedy}."
         ) from error
     return [

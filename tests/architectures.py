@@ -96,6 +96,14 @@ GENERIC: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": {**WIDE, **DELTA, **MOE, "shared_expert_intermediate_size": 24},
     "qwen3_5_text": {**WIDE, **DELTA},
     "qwen3_next": {**WIDE, **DELTA, **MOE, "shared_expert_intermediate_size": 24},
+    "zaya": {
+        **WIDE,
+        "num_experts": 4,
+        "moe_intermediate_size": 24,
+        "router_hidden_size": 8,
+        "sliding_window": 9,
+        "layer_types": ["hybrid", "hybrid_sliding"] * 2,
+    },
     "zamba2": {
         "mamba_d_state": 8,
         "mamba_ngroups": 1,
@@ -223,6 +231,7 @@ NAMES = {
     "stablelm": "StableLM",
     "starcoder2": "StarCoder2",
     "zamba2": "Zamba2",
+    "zaya": "ZAYA",
 }
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "architectures.md")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from interp.activations.reducers import Moments
 from interp.decoding.sampling import Sampling
+from interp.model.reasoning_model import DecoderName
 
 Progress = Callable[[int, int, int], None]
-# "fast": the decoder's own key/value cache; "generic": Hugging Face's; "auto": fast where it can
-DecoderName = Literal["auto", "fast", "generic"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class DecodeOptions:
             (`interp.decoding.drafts`); the chains are the same.
         progress: function called with (generated tokens, finished chains, total chains); None
             for no report.
-        decoder: which decoder to use (`interp.decoding.decoder_choice`).
+        decoder: which decoder to use; "auto" takes the one that the model prefers.
     """
 
     sampling: Sampling = field(default_factory=Sampling)

@@ -27,8 +27,7 @@ from interp.model.attention import STANDARD, not_standard
 from interp.model.holding import holding
 
 if TYPE_CHECKING:
-    from interp.decoding.decode_options import DecoderName
-    from interp.model.reasoning_model import ReasoningModel
+    from interp.model.reasoning_model import DecoderName, ReasoningModel
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 GENERIC = (
     *("bamba", "bloom", "falcon_h1", "falcon_mamba", "gemma4_text", "gpt_oss", "granitemoehybrid"),
     *("jamba", "lfm2", "lfm2_moe", "llama4_text", "mamba", "mamba2", "nemotron_h", "olmo_hybrid"),
-    *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "zamba2"),
+    *("qwen3_5_moe_text", "qwen3_5_text", "qwen3_next", "zamba2", "zaya"),
 )
 TRIED = (9, 6)  # tokens of the rows of a trial
 SCRIPTED = 3  # of them are read one by one
@@ -52,7 +51,8 @@ def runner_for(model: ReasoningModel, name: DecoderName) -> type[ModelRunner]:
 
     Args:
         model: the model.
-        name: "fast" or "generic" for this one only, "auto" for the fast one where it can.
+        name: "fast" or "generic" for this one only; "auto" for the one that the model prefers, or
+            if it has no preference, for the fast one where it can.
 
     Returns:
         The class of its model runner.
@@ -60,6 +60,8 @@ def runner_for(model: ReasoningModel, name: DecoderName) -> type[ModelRunner]:
     Raises:
         UserError: the decoder, or neither, can decode the model.
     """
+    if name == "auto":
+        name = model.preferred_decoder
     ways = {"fast": (not_standard, ModelRunner), "generic": (_not_generic, GenericRunner)}
     if name not in ("auto", *ways):
         raise UserError(f"decoder={name!r}: expected auto, {', '.join(ways)}.")
@@ -72,7 +74,7 @@ def runner_for(model: ReasoningModel, name: DecoderName) -> type[ModelRunner]:
                     log.info("%s: generic decoder (%s)", model.name, refused[0])
                 return runner
             refused.append(f"{each} decoder: {reason}")
-    way_on = 'Use decoder="auto".' if name == "fast" else "Scores and pruning may still work."
+    way_on = "Use the decoder auto." if name == "fast" else "Scores and pruning may still work."
     raise UserError(
         f"{model.name} ({type(model.hf).__name__}) cannot be decoded: {'; '.join(refused)}. "
         f"{way_on}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 
 from interp.activations.reducers import Moments
 from interp.chains.chain import Budget, Budgets, Chain, Chains
-from interp.decoding.decode_options import DecodeOptions, DecoderName, Progress
+from interp.decoding.decode_options import DecodeOptions, Progress
 from interp.decoding.recording import LiveMoments
 from interp.decoding.request import Request, check, cross
 from interp.decoding.sampling import Sampling
@@ -14,7 +14,7 @@ from interp.decoding.scheduler import Scheduler
 from interp.decoding.stop_strings import StopStrings
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
-from interp.model.reasoning_model import Question, ReasoningModel
+from interp.model.reasoning_model import DecoderName, Question, ReasoningModel
 from interp.plumbing.arguments import checked
 
 
@@ -175,7 +175,7 @@ def decode(
         drafts: whether rows that repeat themselves draft their next tokens, which is faster and
             changes no chain.
         progress: function called with (generated tokens, finished chains, total chains).
-        decoder: "fast", "generic", or "auto" for the fast one wherever it can decode the model.
+        decoder: "fast", "generic", or "auto" for the one that the model prefers.
 
     Yields:
         One chain per request and budget, as soon as it is finished, in no fixed order.

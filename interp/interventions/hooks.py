@@ -23,6 +23,7 @@ from torch import nn
 from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Patch, Skip, VariantLike
 from interp.interventions.windows import Site
+from interp.model.architecture import handed_on
 from interp.model.forwards import replaced_forwards
 from interp.model.holding import holding
 
@@ -188,7 +189,9 @@ class RowHooks:
         self._held.close()
 
     def _on_block(self, ops: list[_Op]) -> Callable[..., Any]:
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        def hook(
+            block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+        ) -> Any:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple) else output
             before = before.to(after.device)
@@ -198,7 +201,15 @@ class RowHooks:
                 else:
                     new = before + self._new(op, after - before)
                 after = _select(op.mask, new, after)
-            return (after, *output[1:]) if isinstance(output, tuple) else after
+            if not isinstance(output, tuple):
+                return after
+            rest = output[1:]
+            if handed_on(block):
+                state = _given(block, args, kwargs)
+                for op in ops:
+                    if isinstance(op.intervention, Skip):
+                        rest = (_passed_by(op.mask, state, rest[0]), *rest[1:])
+            return (after, *rest)
 
         return hook
 
@@ -239,6 +250,23 @@ def _select(mask: torch.Tensor | None, new: torch.Tensor, old: torch.Tensor) -> 
     if mask.device != old.device:
         mask = mask.to(old.device)
     return torch.where(mask, new.to(old.device), old)
+
+
+def _given(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The state that the block before handed to a block; None if there is none."""
+    found = handed_on(block)
+    if found is None:
+        return None
+    name, at = found
+    return args[at] if len(args) > at else kwargs.get(name)
+
+
+def _passed_by(mask: torch.Tensor | None, state: Any, own: Any) -> Any:
+    """The state behind a block that the rows of a mask skip."""
+    if mask is None or own is None:
+        return state
+    # a first block has nothing to hand on; other rows need a tensor, and zeros add nothing
+    return _select(mask, torch.zeros_like(own) if state is None else state, own)
 
 
 def _places(model: ReasoningModel, variants: Sequence[VariantLike]) -> dict[Place, list[_Op]]:
@@ -370,7 +398,7 @@ def _through(block: nn.Module) -> Callable[..., Any]:
         if kind not in _tuples:  # some annotations are wrong, so the block itself tells, once
             known = _returns_tensor(block)
             _tuples[kind] = not known and isinstance(plain(*args, **kwargs), tuple)
-        return (entered, None) if _tuples[kind] else entered
+        return (entered, _given(block, args, kwargs)) if _tuples[kind] else entered
 
     return through
 

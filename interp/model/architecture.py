@@ -13,7 +13,9 @@ share (attention and a state space side by side), is None, and `adds` refuses it
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -38,6 +40,8 @@ NORM_BEHIND = (
     ("post_self_attn_layernorm", "post_mlp_layernorm"),
     ("post_attention_layernorm", "post_mlp_layernorm"),
 )
+
+_HANDED = "prev_"  # arguments of a block that are what the block before returned
 
 
 @dataclass(frozen=True)
@@ -220,6 +224,27 @@ def _children(module: nn.Module, names: tuple[str, ...]) -> list[nn.Module]:
 
 def _child(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
     return next(iter(_children(module, names)), None)
+
+
+def handed_on(block: nn.Module) -> tuple[str, int] | None:
+    """The state that a block takes from the block before it, beside the stream.
+
+    ZAYA's routers and GLM's sparse attention read what those of the block before have computed.
+    Such blocks return (stream, state); a skipped block hands on the state that it was given.
+
+    Args:
+        block: a decoder block.
+
+    Returns:
+        Name and position of the argument; None if the stream is all that a block takes.
+    """
+    return _handed_argument(type(block))
+
+
+@cache
+def _handed_argument(kind: type[nn.Module]) -> tuple[str, int] | None:
+    names = list(inspect.signature(kind.forward).parameters)[1:]
+    return next(((name, at) for at, name in enumerate(names) if name.startswith(_HANDED)), None)
 
 
 def norm_behind(block: nn.Module) -> tuple[str, str] | None:

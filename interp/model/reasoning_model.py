@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import nn
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 
 Question = str | Sequence[Mapping[str, Any]]
+# "fast": the decoder's own key/value cache; "generic": Hugging Face's; "auto": fast where it can
+DecoderName = Literal["auto", "fast", "generic"]
 
 log = logging.getLogger(__name__)
 # how the log says where a thinking format comes from
@@ -81,6 +83,8 @@ class ReasoningModel:
 
     Attributes:
         decoder: the function that `generate` calls.
+        preferred_decoder: the decoder that takes this model where none is named: "auto" is the
+            fast one where it can, else the generic one (`interp.decoding.decoder_choice`).
         anatomy: the blocks, sublayers, final norm and head.
         delimiter_ids: the thinking format as token ids.
         format_origin: where the thinking format was found.
@@ -103,10 +107,12 @@ class ReasoningModel:
         layer_map: Sequence[int] | None = None,
         n_dense: int | None = None,
         provenance: Mapping[str, Any] | None = None,
+        preferred_decoder: DecoderName = "auto",
     ) -> None:
         self.hf = hf
         self.tokenizer = tokenizer
         self.name = name
+        self.preferred_decoder: DecoderName = preferred_decoder
         self.anatomy: Anatomy = dissect(hf)
         found: tuple[Delimiters, Origin] = _chosen_format(delimiters, tokenizer)
         self.delimiters: Delimiters = found[0]
@@ -132,6 +138,7 @@ class ReasoningModel:
         delimiters: Delimiters | FormatChoice | None = None,
         trust_remote_code: bool = False,
         name: str | None = None,
+        decoder: DecoderName = "auto",
     ) -> ReasoningModel:
         """Load a model by name or folder, or wrap a live one.
 
@@ -148,6 +155,8 @@ class ReasoningModel:
                 declares or shows, the plain format if they show none.
             trust_remote_code: whether the model's own code may run.
             name: what to call the model; default: `source`, or the name in a live model's config.
+            decoder: "fast", "generic" (Hugging Face's own cache, for any architecture), or "auto"
+                for the fast one wherever it can decode the model.
 
         Returns:
             The model, in evaluation mode.
@@ -164,12 +173,15 @@ class ReasoningModel:
             if device is not None:
                 raise UserError("A live model stays where it is: move it yourself, or omit device.")
             label = name or str(getattr(hf.config, "name_or_path", "")) or type(hf).__name__
-            return cls(hf, tokenizer, name=label, delimiters=delimiters)._said()
+            own = cls(hf, tokenizer, name=label, delimiters=delimiters, preferred_decoder=decoder)
+            return own._said()
         place = locate(str(source))
         hf, tok = load_pretrained(
             place, tokenizer, dtype, device, device_map, trust_remote_code, str(source)
         )
-        return cls.from_parts(hf, tok, place, name or str(source), delimiters)
+        model = cls.from_parts(hf, tok, place, name or str(source), delimiters)
+        model.preferred_decoder = decoder
+        return model
 
     @classmethod
     def from_parts(
@@ -221,7 +233,7 @@ class ReasoningModel:
     def around(
         self, hf: Any, *, name: str | None = None, layer_map: Sequence[int] | None = None
     ) -> ReasoningModel:
-        """The same model around other weights: tokenizer, thinking format and provenance stay.
+        """The same model around other weights; all else stays.
 
         Args:
             hf: the Hugging Face model.
@@ -239,6 +251,7 @@ class ReasoningModel:
             layer_map=layer_map or self.layer_map,
             n_dense=self.n_dense,
             provenance=self.provenance,
+            preferred_decoder=self.preferred_decoder,
         )
 
     def _said(self) -> ReasoningModel:

@@ -82,7 +82,7 @@ class ModelOptions:
 
     ORDER: ClassVar[int] = 0
     model: str = "testbed"
-    """The bundled reasoner ("testbed"), a Hub name, or a checkpoint folder."""
+    """The bundled reasoner ("testbed"), a Hub name, a checkpoint folder or a GGUF file."""
 
 
 @command

@@ -18,8 +18,10 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from interp.errors import UserError
 from interp.interventions.hooks import apply, bypass
 from interp.interventions.interventions import Part, Skip, Variant
+from interp.model.architecture import handed_on
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.chunked_forward import forward
@@ -87,12 +89,21 @@ class SharedPrefix:
         base: the base.
         ids: token ids [B, T].
 
+    Raises:
+        UserError: the blocks hand on more than the stream.
+
     Attributes:
         entering: the stream before each block, and the one before the final norm.
     """
 
     def __init__(self, base: Base, ids: Int[Tensor, "B T"]) -> None:
         model = base.model
+        if any(map(handed_on, model.blocks)):
+            raise UserError(
+                f"{model.name}: its blocks ({type(model.blocks[0]).__name__}) hand a state from "
+                "one to the next beside the stream, so a pass cannot begin in the middle. Choose a "
+                "criterion of one pass, such as shortgpt."
+            )
         self.entering: list[Float[Tensor, "B T D"]] = []
         self._arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
         self._fresh = model.n_blocks  # entering[: fresh + 1] agree with the base

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.activations.capture import CapturedBatch, Reducer, capture
 from interp.chains.chain import Chain
@@ -161,15 +161,19 @@ def readout(model: ReasoningModel, normed: Float[Tensor, "*B D"]) -> Float[Tenso
     Returns:
         float32 [..., V].
     """
+    return _as_read(model, model.head(normed)).float()
+
+
+def _as_read(model: ReasoningModel, logits: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
+    """What the model makes of its head's output: logit scales and soft caps."""
     config = model.anatomy.config
-    logits = model.head(normed)
     if (scale := getattr(model.hf, "logit_scale", None)) is not None:
         logits = logits * scale
     if (scale := getattr(config, "logits_scaling", None)) is not None:
         logits = logits / scale
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
         logits = torch.tanh(logits / cap) * cap
-    return logits.float()
+    return logits
 
 
 def position_chunks(model: ReasoningModel, rows: int) -> Iterator[slice]:
@@ -325,6 +329,42 @@ def log_probability(logits: Float[Tensor, "K V"], ids: Int[Tensor, " K"]) -> Flo
     return chosen - logits.logsumexp(-1)
 
 
+def precise_log_probability(
+    model: ReasoningModel, normed: Float[Tensor, "K D"], ids: Int[Tensor, " K"]
+) -> Float[Tensor, " K"]:
+    """Log-probability of one token id per row, with the head's product in float32.
+
+    In half precision a head rounds its logits (bfloat16 to 1/16 from 8 to 16), so that unlike
+    options tie. The weights are widened one slice of the vocabulary at a time, at most
+    `LOGIT_FLOATS` numbers.
+
+    Args:
+        model: the model.
+        normed: the stream after the final norm [K, D].
+        ids: token ids [K].
+
+    Returns:
+        Nats [K], float32.
+    """
+    head = model.head
+    weight = getattr(head, "weight", None)
+    half = weight is not None and weight.dtype in (torch.bfloat16, torch.float16)
+    if type(head) is not nn.Linear or not half or weight.is_meta:
+        return log_probability(readout(model, normed), ids)  # float32, quantised or offloaded
+    stream, ids = normed.to(weight.device).float(), ids.to(weight.device)
+    total = stream.new_full((len(ids),), -torch.inf)  # log of the summed exponentials
+    chosen = stream.new_empty(len(ids))
+    size = max(1, LOGIT_FLOATS // model.d_model)
+    for start in range(0, len(weight), size):
+        rows = slice(start, start + size)
+        bias = None if head.bias is None else head.bias[rows].float()
+        logits = _as_read(model, nn.functional.linear(stream, weight[rows].float(), bias))
+        total = torch.logaddexp(total, logits.logsumexp(-1))
+        here = ((ids >= start) & (ids < start + size)).nonzero()[:, 0]
+        chosen[here] = logits[here, ids[here] - start]
+    return chosen - total
+
+
 def finite(values: Tensor, what: str) -> np.ndarray:
     """Move values to the host and check them.
 
@@ -360,7 +400,8 @@ def continuation_logprobs(
     """Log-likelihood of each option's ids after its prompt, under each variant.
 
     No end-of-sequence token is scored, so options of equal length compare fairly; the caller must
-    normalise others. Options that differ only in their last token share one row.
+    normalise others. Options that differ only in their last token share one row. The head's
+    product is taken in float32, whatever the weights are.
 
     Args:
         model: the model.
@@ -415,7 +456,7 @@ def continuation_logprobs(
                 targets = every.within(columns)
                 picked = targets.pick(reading(columns))
                 for part in position_chunks(model, len(picked)):
-                    logp = log_probability(readout(model, picked[part]), targets.ids[part])
+                    logp = precise_log_probability(model, picked[part], targets.ids[part])
                     table[v].index_add_(0, targets.texts[part], logp.to(table.device))
     out = finite(table, "log-likelihood").reshape(len(variants), len(heads), width)
     for p, few in enumerate(tails):

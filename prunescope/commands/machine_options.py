@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
 from interp.plumbing.command_line import Lines
-from prunescope.commands.options import load
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
@@ -32,14 +31,7 @@ def estimate(config: StudyConfig, machine: str | None = None) -> Lines:
     from scaling.costs.trial import estimate_here
     from scaling.engines.local import LocalEngine
 
-    model = load(
-        config.model,
-        config.trust_remote_code,
-        config.thinking_format,
-        config.device,
-        config.dtype,
-    )
-    engine = LocalEngine(model)
+    engine = LocalEngine(config.load_model())
     with StudyBar() as bar:
         return estimate_here(config, engine, on_event=bar).report()
 
@@ -77,9 +69,7 @@ def scoring_estimate(
         from scaling.costs.measured_machine import this_machine
         from scaling.engines.local import LocalEngine
 
-        model = load(
-            config.model, config.trust_remote_code, device=config.device, dtype=config.dtype
-        )
+        model = config.load_model()
         shape, device = (
             replace(ModelShape.of(model.hf.config), name=config.model),
             this_machine(model),

@@ -29,7 +29,7 @@ from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
     from interp.model.delimiters import FormatChoice
-    from interp.model.reasoning_model import ReasoningModel
+    from interp.model.reasoning_model import DecoderName, ReasoningModel
     from pruning.plan import LayerPlan
     from scaling.benchmarks import PromptChoice
     from scaling.study.calibration_source import CalibrationSource
@@ -92,6 +92,7 @@ def load(
     thinking_format: FormatChoice | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    decoder: DecoderName = "auto",
 ) -> ReasoningModel:
     """Loads the model that --model names.
 
@@ -101,6 +102,7 @@ def load(
         thinking_format: the thinking format; by default the model's own.
         device: where to put the model; by default a GPU if there is one.
         dtype: of the weights; by default the usual one of the device.
+        decoder: which decoder takes the model.
     """
     from interp.model.reasoning_model import ReasoningModel
 
@@ -110,6 +112,7 @@ def load(
         trust_remote_code=trust_remote_code,
         device=device,
         dtype=dtype,
+        decoder=decoder,
     )
 
 
@@ -123,6 +126,16 @@ class DeviceOptions:
     dtype: Word = None
     """Precision of the weights, such as bfloat16 (default: float32 on a CPU and for GGUF files,
     else the checkpoint's own)."""
+
+
+@command
+class DecoderOptions:
+    """Which decoder takes the model."""
+
+    ORDER: ClassVar[int] = 69
+    decoder: Literal["auto", "fast", "generic"] = "auto"
+    """Which decoder generates: fast, generic (Hugging Face's own cache, for any architecture), or
+    auto for the fast one where it can (docs/architectures.md)."""
 
 
 @command
@@ -165,7 +178,8 @@ class LoadedModelOptions(ModelOptions, DeviceOptions, CodeOptions):
     def loaded(self) -> ReasoningModel:
         """The model."""
         chosen = self.thinking_format() if isinstance(self, ThinkingOptions) else None
-        return load(self.model, self.trust_remote_code, chosen, self.device, self.dtype)
+        way = self.decoder if isinstance(self, DecoderOptions) else "auto"
+        return load(self.model, self.trust_remote_code, chosen, self.device, self.dtype, way)
 
 
 @command
@@ -278,6 +292,13 @@ class EstimateOptions:
         """Refuses an unknown machine, or one without --estimate."""
         check_machine(self.estimate, self.machine)
 
+    @staticmethod
+    def target(out: Path | None) -> Path:
+        """The folder of --out; only an estimate does without."""
+        if out is None:
+            raise UserError("--out is missing: name the folder to write (an estimate needs none).")
+        return out
+
 
 @command
 class ClusterOptions:
@@ -341,7 +362,13 @@ class PlaceOptions(ClusterOptions):
 
 @command
 class StudyOptions(
-    ModelOptions, BenchmarkOptions, EstimateOptions, ThinkingOptions, DeviceOptions, CodeOptions
+    ModelOptions,
+    BenchmarkOptions,
+    EstimateOptions,
+    ThinkingOptions,
+    DeviceOptions,
+    DecoderOptions,
+    CodeOptions,
 ):
     """A study of one model: its problems and budgets, its folder, its cost."""
 
@@ -390,6 +417,7 @@ class StudyOptions(
             "device": self.device,
             "dtype": self.dtype,
             "thinking_format": self.thinking_format(),
+            "decoder": self.decoder,
         }
         if self.preset is not None:
             return preset_config(self.preset, **asked | given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from interp.errors import UserError
@@ -13,6 +12,7 @@ from prunescope.commands.machine_options import scoring_estimate
 from prunescope.commands.options import (
     CalibrationOptions,
     CriterionOptions,
+    DecoderOptions,
     EstimateOptions,
     LoadedModelOptions,
     PlanOptions,
@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 @command
 class ScoringOptions(
-    LoadedModelOptions, ThinkingOptions, CriterionOptions, CalibrationOptions, EstimateOptions
+    LoadedModelOptions,
+    ThinkingOptions,
+    DecoderOptions,
+    CriterionOptions,
+    CalibrationOptions,
+    EstimateOptions,
 ):
     """A model, a criterion, what it is calibrated on, and what that costs."""
 
@@ -53,6 +58,8 @@ class ScoringOptions(
             trust_remote_code=self.trust_remote_code,
             device=self.device,
             dtype=self.dtype,
+            decoder=self.decoder,
+            thinking_format=self.thinking_format(),
             prompts=source.prompts,
         )
         texts: Any = source.texts
@@ -160,8 +167,8 @@ class Prune(PlanOptions, ScoringOptions):
     prunescope prune --remove 3 --texts calibration.txt --repair replaceme --out mended
     """
 
-    out: Path
-    """The new checkpoint's folder."""
+    out: File = None
+    """The new checkpoint's folder; needed but for an estimate."""
     remove: Number = None
     """How many blocks the method removes."""
     repair: Word = None
@@ -180,9 +187,9 @@ class Prune(PlanOptions, ScoringOptions):
         if self.estimate:
             yield from self._estimated(config)
             return
-        free_target(self.out)
+        out = free_target(self.target(self.out))
         source = self.source(reading=self.remove is not None or self.repair is not None)
-        found = prune_model(replace(config, source=source), self.out)
+        found = prune_model(replace(config, source=source), out)
         if found.repair:
             said = f"Repaired by {self.repair}"
             if kl := found.repair.get("kl"):
@@ -221,6 +228,7 @@ class Prune(PlanOptions, ScoringOptions):
             thinking_format=self.thinking_format(),
             device=self.device,
             dtype=self.dtype,
+            decoder=self.decoder,
         )
 
     def _estimated(self, config: PruneConfig) -> Lines:

@@ -48,8 +48,9 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
     --data s1k --out runs/lora --estimate --machine h200
     """
 
-    out: Path
-    """Folder of the run: log, states, and at the end the checkpoint, OUT/model."""
+    out: File = None
+    """Folder of the run: log, states, and at the end the checkpoint, OUT/model; needed but for an
+    estimate."""
     model: str = "testbed"
     """What is trained (or pruned first): "testbed", a Hub name, a folder or a GGUF file."""
     method: str = "lora"
@@ -134,6 +135,7 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
         if self.estimate:
             yield from self._estimated(config, plan)
             return
+        out = self.target(self.out)
         from recovery.overlap import measured_benchmarks
         from recovery.run import recover
 
@@ -144,7 +146,7 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
             found = recover(
                 self.model,
                 config,
-                self.out,
+                out,
                 plan=plan,
                 data=self.data,
                 teacher=self.teacher,

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,35 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.shared_prefix import Base, SharedPrefix
 from interp.replay.teacher_forced import Targets, finite, position_chunks, readout, scored_batches
+
+
+def check_swappable(model: ReasoningModel) -> None:
+    """Refuse a model in which neighbours cannot change places.
+
+    A slot provides the mask and the positions, so what mixes positions must be built alike in both
+    blocks. The MLPs may differ: a block brings its own.
+
+    Args:
+        model: the model.
+
+    Raises:
+        UserError: two neighbours mix positions in different ways.
+    """
+    built = [_mixer(model, index) for index in range(model.n_blocks)]
+    unlike = next((l for l, (a, b) in enumerate(pairwise(built)) if a != b), None)
+    if unlike is not None:
+        raise UserError(
+            f"{model.name}: blocks {model.layer_map[unlike]} and {model.layer_map[unlike + 1]} are "
+            "of different kinds (attention of another shape, or what takes its place) and cannot "
+            "change places. Choose a criterion that skips blocks, such as skip-kl."
+        )
+
+
+def _mixer(model: ReasoningModel, index: int) -> tuple[Any, ...]:
+    """Class and shapes of what mixes positions in a block; of the block if that is not one part."""
+    module = model.anatomy.attention[index] or model.blocks[index]
+    shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
+    return type(module).__name__, shapes
 
 
 class SwappableBlocks(SharedPrefix):

@@ -27,7 +27,7 @@ from interp.replay.teacher_forced import scored_batches
 from interp.statistics.jackknife import jackknife
 from pruning.calibration import Calibration
 from pruning.criteria import Cost, ScoredBlocks, ScoringJob, criterion
-from pruning.criteria.prefix import SwappableBlocks, Tables
+from pruning.criteria.prefix import SwappableBlocks, Tables, check_swappable
 
 # (blocks that run in slots l and l + 1, counted from l; the first slot in which anything changes)
 ARRANGEMENTS = {"interchange": (((1, 0), 0),), "replacement": (((1, 1), 0), ((0, 0), 1))}
@@ -61,12 +61,14 @@ def swap_kl(
         The scores in nats per token, with a 95 % jackknife interval over texts.
 
     Raises:
-        UserError: `protocol` is unknown, the model has one block, or the texts are unusable.
+        UserError: `protocol` is unknown, the model has one block, neighbours are of different
+            kinds, or the texts are unusable.
     """
     check_known(protocol, ARRANGEMENTS, "protocol")
     depth = model.n_blocks
     if depth < 2:
         raise UserError("swap-kl: a model of one block has no neighbours to swap.")
+    check_swappable(model)
     ways = ARRANGEMENTS[protocol]
     pairs, n_texts = depth - 1, len(calibration.sequences)
     counted = calibration.counted()

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.chains.chain import Chain
+from interp.decoding.decoder_choice import runner_for
 from interp.decoding.generate import decode
+from interp.decoding.generic_runner import GenericRunner
 from interp.decoding.memory import CPU_SLOTS
 from interp.decoding.request import Request
 from interp.decoding.sampling import Sampling
+from interp.errors import UserError
 from interp.interventions.interventions import Variant
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.teacher_forced import continuation_logprobs
@@ -39,12 +42,19 @@ class LocalEngine(EngineText):
 
     @property
     def about(self) -> str:
-        """The engine and its backend for the blocks, as recorded in the store."""
+        """The device, the decoder and its backend for the blocks, as recorded in the store."""
         from interp.decoding.model_runner import choose
 
-        if self.model.device.type != "cpu":
-            return f"LocalEngine on {self.model.device.type}"
-        return f"LocalEngine: {choose(self.model, self.slots or CPU_SLOTS).backend.name}"
+        device = self.model.device.type
+        on = "" if device == "cpu" else f" on {device}"
+        try:
+            runner = runner_for(self.model, "auto")
+        except UserError:  # likelihoods need no decoder
+            return f"LocalEngine{on}: no decoder"
+        if runner is GenericRunner:
+            return f"LocalEngine{on}: generic decoder"
+        how = "" if on else f", {choose(self.model, self.slots or CPU_SLOTS).backend.name}"
+        return f"LocalEngine{on}: fast decoder{how}"
 
     @property
     def layer_map(self) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from scaling.grading._notation import LOGIC, MAGNITUDES
+from scaling.grading._notation import MAGNITUDES, NO_UNITS
 from scaling.grading._operands import Operands
 from scaling.grading._token_stream import DEEPEST, flat, is_whole
 from scaling.grading._tokens import Token
@@ -22,7 +22,7 @@ class Arithmetic(Operands):
             sign = self.take().value if self.sees("op", "+", "-", "pm", "mp") else ""
             if found is not None and not sign:
                 return found
-            while self.sees("op", "+", "-"):  # "+ -3"
+            while sign in ("+", "-") and self.sees("op", "+", "-"):  # "+ -3"
                 sign = "-" if (self.take().value == "-") != (sign == "-") else "+"
             term = self.product()
             if not sign and found is None:
@@ -100,7 +100,7 @@ class Arithmetic(Operands):
         while self.sees("text"):
             words += re.sub(r"\\[,;:! ]|[~,.;]", " ", self.take().value).split()
         said = [word.lower() for word in words]
-        if (any(word in LOGIC for word in said) and said != ["times"]) or any(
+        if (any(word in NO_UNITS for word in said) and said != ["times"]) or any(
             _MORE_THAN_UNIT.search(_POWER.sub("", word)) for word in said
         ):
             raise self.wrong()

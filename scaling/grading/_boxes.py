@@ -89,8 +89,16 @@ _OPERATOR_BEFORE = re.compile(
 )
 _EXPRESSION_BEFORE = re.compile(r"(?:^|[=\n$:<>≤≥≈]|\\[\[(]|\\(?:le|ge|leq|geq|in|approx)\b)"
                                 r"([^=\n$:<>≤≥≈]*)$")  # fmt: skip
+# "x < \boxed{7}" is not 7; what stands on the other side must have a letter, or it is a proof.
+_RELATION = r"(?:[<>≠]|\\(?:lt|gt|neq?)(?![A-Za-z]))"
+_RELATION_BEFORE = re.compile(rf"(?<![\w\\])[A-Za-z]\w?\s*{_RELATION}\s*\$?\s*$")
+_RELATION_BEHIND = re.compile(rf"\s*\$?\s*{_RELATION}\s*[A-Za-z](?![\w>|/])")
+_DENIED_BEFORE = re.compile(r"\b(?:not|never)\s+\$?\s*$", re.IGNORECASE)
+_DENIED_BEHIND = re.compile(
+    r"[\s$]*(?:\\[)\]])?\s*(?:is|was|would\s+be)\s+(?:wrong|incorrect|false|not\b)", re.IGNORECASE
+)
 _BEHIND = re.compile(
-    r"(?:\{,\}|,)\d{3}\b|[-+/][\d.]*\d|[A-Za-z](?![A-Za-z'’])"  # directly behind
+    r"(?:\{,\}|,)\d{3}\b|\.\d+|[-+/][\d.]*\d|[A-Za-z](?![A-Za-z'’])"  # directly behind
     r"|\s*(?:!(?=\s*[-+/*^$])|(?:\\cdot|\\times|[*/])\s*\d[\d.]*"
     r"|\^\s*(?:\\circ|\{[^{}]{1,20}\}|\w)|_(?:\d+|\{\d+\})|\\%|%"
     r"|\\pi\b|\\sqrt\s*(?:\{[^{}]{1,20}\}|\d)|\\(?:times|cdot)\s*10\s*\^\s*(?:\{-?\d+\}|\d)"
@@ -118,9 +126,11 @@ def boxed_answer(text: str) -> tuple[bool, str | None]:
         return True, None
     if not found:
         return False, None
-    last = found[-1]
-    if not last.content or last.part:
+    while found and _denied(text, found[-1]):
+        found.pop()
+    if not found or not found[-1].content or found[-1].part:
         return True, None
+    last = found[-1]
     inside = _PROOF.search(last.content)  # \boxed{\text{The answer is } 7}
     if inside:
         return True, last.content[inside.end() :].strip(" }")
@@ -146,8 +156,18 @@ def boxed_answer(text: str) -> tuple[bool, str | None]:
     return True, _in_context(text, last)
 
 
+def _denied(text: str, box: Box) -> bool:
+    """Whether the text says of a box that it is not the answer."""
+    before = text[max(0, box.start - 20) : box.start]
+    return bool(_DENIED_BEHIND.match(text, box.end) or _DENIED_BEFORE.search(before))
+
+
 def _in_context(text: str, box: Box) -> str:
     before = text[max(0, box.start - 80) : box.start]
+    left, right = _RELATION_BEFORE.search(before), _RELATION_BEHIND.match(text, box.end)
+    if left or right:
+        sides = [one[0].replace("$", "") if one else "" for one in (left, right)]
+        return f"{sides[0]}{box.content}{sides[1]}".strip()
     behind = _BEHIND.match(text, box.end)
     tail = behind[0].replace("$", "") if behind else ""
     head = ""

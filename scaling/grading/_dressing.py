@@ -19,7 +19,9 @@ def bare(text: str) -> str:
             content = inside[len(left) : -len(right)]
             if left not in content:
                 text = content.strip()
-    return re.sub(r"(?<!\\)\\$", "", text.rstrip(".。").strip()).strip()
+    if not ("," in text and text.endswith("..")):  # "1, 2, 3..." goes on; "3..." hesitates
+        text = text.rstrip(".。").strip()
+    return re.sub(r"(?<!\\)\\$", "", text).strip()
 
 
 def without_label(text: str) -> str:

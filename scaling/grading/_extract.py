@@ -41,7 +41,20 @@ _SUPPOSED = re.compile(
 )
 _DENIED = re.compile(
     r"(?:not|n't|never)\b"
-    r"|\S{1,12}(?:\?|(?:,?[ \t]+which)?[ \t]+is[ \t]+(?:wrong|incorrect|not\b))",
+    r"|\S{1,12}(?:\?|(?:,?[ \t]+which)?[ \t]+(?:is|was)[ \t]+(?:wrong|incorrect|not\b)"
+    r"|[ \t]*\((?:wrong|incorrect|not\b(?![ \t]+[\d$\\-])))",
+    re.IGNORECASE,
+)
+# Where the text takes back what it announced: "Wait, no", "That is wrong", "Actually, it is 41".
+_TAKEN_BACK = re.compile(
+    r"[.!?\n…][\s*]*(?:(?:(?:oh|hmm+|wait|oops|sorry|but)\b[\s,.!…]*)+no\b"
+    r"|no\b[\s,.!:;…]*(?=(?:that|this|it|wait)\b|[-$\\(]*\d|\(?(?-i:[A-Z])\)?[ \t]*(?:[.!\n]|$))"
+    r"|(?:(?:oh|hmm+|wait|oops|sorry|but|no)\b[\s,.!…]*)*"
+    r"(?:\b(?:that|this|it|which)(?:['’]s|[ \t]+(?:is|was|seems|looks))[ \t]+(?:wrong|incorrect"
+    r"|a[ \t]+mistake|an[ \t]+error|not[ \t]+(?:right|correct|the[ \t]+answer))\b"
+    r"|\bactually[ \t]*,?[ \t]+(?:(?:it|that)(?:['’]s|[ \t]+(?:is|should[ \t]+be))[ \t]+)?"
+    r"(?:[-$\\(]*\d[\d.,/]*[)$]*|\(?(?-i:[A-Z])\)?)[ \t]*(?:[.!\n]|$)"
+    r"|\bcorrection\b[ \t]*[:,]))",
     re.IGNORECASE,
 )
 _REVERSED = re.compile(
@@ -58,6 +71,14 @@ _CONCLUSION = re.compile(
     r"(?![A-Za-z])"
     rf"{_SENTENCE}{{0,200}}?)(?:\b(?:{_VERB}|equals?|get|gives?|it['’]s)(?![A-Za-z])[ \t]*:?|=))"
     rf"\s*(?P<value>{_SENTENCE}{{1,200}})[.!]?\**\s*$",
+    re.IGNORECASE,
+)
+# "The total is 23, so he has 41 left": the sentence concludes another value.
+_GOES_ON = re.compile(
+    r"\d[^\d]*[\s,;](?:so|therefore|thus|hence|leaving|leaves)\b.*\d", re.IGNORECASE
+)
+_DOUBTED = re.compile(
+    r"\b(?:if|suppose|assume|not|maybe|perhaps|whether|wrong|incorrect|mistaken|unlikely|either)\b",
     re.IGNORECASE,
 )
 # Where the next question begins: a base model goes on with problems of its own.
@@ -108,15 +129,35 @@ def announced(text: str, short: bool = True) -> Iterator[str]:
             ].strip()
         elif match[0].rstrip(": ")[-1] in "'\"":  # {"answer": 7}
             rest = re.split(r"(?<=.)['\"]|[}\n]\s*$|\}$", rest)[0].strip("'\"")
-        if rest and not _DENIED.match(rest):
+        if rest and not _DENIED.match(rest) and not taken_back(text, match.end()):
             found.append((match.end(), rest))
     for match in list(_REVERSED.finditer(text))[-_TRIES:]:
         found.append((match.end(), match["value"]))
     for _, rest in sorted(found, key=lambda pair: pair[0], reverse=True):
         yield rest
     last = _CONCLUSION.search(text, max(0, len(text) - 2 * REACH)) if short and not found else None
-    if last and not re.search(r"\b(?:if|suppose|assume|not|maybe|perhaps|whether)\b", last[0]):
+    if (
+        last
+        and not _DOUBTED.search(last[0])
+        and not _GOES_ON.search(last["value"])
+        and not _DENIED.match(last["value"].strip())
+    ):
         yield last["value"].strip()
+
+
+def taken_back(text: str, start: int) -> bool:
+    """Whether a text takes back what it announces.
+
+    Args:
+        text: the text.
+        start: where what it announces begins.
+
+    Returns:
+        Whether a sentence behind it says "no", "that is wrong", or another value.
+    """
+    value = re.compile(r"\s*\S+?(?=[.!?…]*(?:\s|$))").match(text, start)
+    behind = text[value.end() : start + REACH] if value else ""
+    return _TAKEN_BACK.search(behind) is not None
 
 
 def _passage(text: str, start: int) -> str:
@@ -148,7 +189,8 @@ _FILLER = re.compile(
 _ENDS = re.compile(
     r"\s*(?:,?\s+(?:because|since|as|which|so|where|therefore|thus|hence|but|given|assuming|from"
     r"|by|meaning|due|rounded|i\.e\.|in[ \t]+total|altogether|not"
-    r"|and[ \t]+(?:not|that|so|this|the|it|he|she|they|we)|for[ \t]+(?:the|each|every)"
+    r"|and[ \t]+(?:not|that|so|this|the|it|he|she|they|we)"
+    r"|for[ \t]+(?:the|each|every)(?![ \t]+\d)"
     r"|in[ \t]+(?:the|all|this)|of[ \t]+(?:them|the|these))\b"
     r"|\s+\((?=[A-Za-z])|\s+[-–—]\s+(?=[A-Za-z])|;|[.!](?=\s|$)|\.[*_]|✅)",
 )

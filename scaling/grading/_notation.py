@@ -35,6 +35,11 @@ LOGIC = frozenset(
     "factorial halves thirds fourths quarters fifths sixths eighths tenths hundredths thousandths "
     "lakh crore gross below negative wrong incorrect false maybe perhaps less fewer".split()
 )
+# No unit either, though a sentence may say them beside its value.
+NO_UNITS = LOGIC | frozenset(
+    "divided multiplied added subtracted raised over under short score mil bn tn debt loss either "
+    "neither nor".split()
+)
 
 
 SPACE = re.compile(

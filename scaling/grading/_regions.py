@@ -126,7 +126,7 @@ def _interval(node: Node) -> Region | None:
         return None
     closed = node.value[0] == "[", node.value[1] == "]"
     if _equal(low, high) and not all(closed):
-        return Region(())
+        return None  # nobody writes the empty set so: (2, 2) is a point
     return Region((RealInterval(low, closed[0], high, closed[1]),))
 
 

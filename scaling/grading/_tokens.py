@@ -27,8 +27,8 @@ class Token:
         kind: "num", "sym", "fn", "cmd", "op", "open", "close", "sep", "text" or "matrix".
         value: the operator, name or content; for a number its digits as written.
         number: the exact value of a number.
-        exact: whether a number is exact; False for a decimal fraction of 12 digits or more, which
-            may be rounded.
+        exact: whether a number is exact; False for a decimal fraction of 12 digits or more, six of
+            them behind the point, which may be rounded.
     """
 
     kind: str
@@ -138,7 +138,8 @@ class _Tokenizer:
             value *= Fraction(10) ** int(exponent[0][1:])
             self.at = exponent.end()
             digits += exponent[0]
-        rounded = "." in digits and len(digits.strip("0.")) >= 12 and not repeating
+        places = len(digits.partition(".")[2])  # 10^20 + 0.5 is written to its last digit
+        rounded = places >= 6 and len(digits.strip("0.")) >= 12 and not repeating
         self.found.append(Token("num", digits, value, not rounded))
 
     def _command(self) -> None:

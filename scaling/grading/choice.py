@@ -13,7 +13,7 @@ from interp.errors import UserError
 from scaling.grading import Grader, grader
 from scaling.grading._boxes import boxed_answer
 from scaling.grading._dressing import bare
-from scaling.grading._extract import announced, own_part
+from scaling.grading._extract import announced, own_part, taken_back
 from scaling.problem import Problem
 
 _LETTER = (
@@ -29,9 +29,16 @@ _LEADS = re.compile(
     re.I | re.S,
 )
 # "The answer is Paris (B)."
-_BEHIND = re.compile(r"[^()\n]{1,80}\((?P<letter>[A-Z])\)\W*")
+_BEHIND = re.compile(
+    r"(?!.*(?:\b(?:not|nor|never|except|but|wrong|could|might|maybe|perhaps)\b|n['’]t\b))"
+    r"[^()\n]{1,79}\s\((?P<letter>[A-Z])\)\W*",
+    re.IGNORECASE,
+)
 _MORE = re.compile(
-    r"[\s,]*(?:(?i:or|and)\s+(?!not\b)|/\s*)[(*]*[A-Za-z]\b(?!\w)|,\s*[(*]*[A-Z]\b[)*]*\s*(?:,|or|and|$)"
+    r"[\s)]*(?:[&;+/=<>→]+|->|through\b|followed\s+by\b|then\b|(?=\())\s*[(*]*[A-Z][)*]*(?=\W*$)"
+    r"|(?:\.{3}|…)\s*[(*]*[A-Z][)*]*(?=\W*$)"
+    r"|,\s*(?i:maybe|perhaps|possibly|or|and)\s+[(*]*[A-Z]\b(?!\w)"
+    r"|(?:\.{3}|…)?[\s,]*(?:(?i:or|and)\s+(?!not\b)|/\s*)[(*]*[A-Za-z]\b(?!\w)|,\s*[(*]*[A-Z]\b[)*]*\s*(?:,|or|and|$)"
 )
 # Where a sentence chooses: "I pick B", "it must be (B)", "B is the correct answer".
 _CHOSEN = re.compile(
@@ -46,6 +53,11 @@ _CHOSEN = re.compile(
     r"[(*]*(?P<e>[A-Z])[)*]*[ \t]*(?=[.!]?[ \t]*$)",
     re.IGNORECASE | re.MULTILINE,
 )
+_CONDITION = re.compile(r"[ \t]*\b(?:if|unless|when|provided|assuming)\b", re.IGNORECASE)
+_NEXT_LABEL = re.compile(r"\s*\n[ \t]*[*(]*([A-Z])[*]*[.):][ \t]")
+_SAYS = re.compile(
+    r"\s+(?:says|states|claims|suggests|describes|mentions|means|would|could|might)\b"
+)
 # In running text, "A" or "I" alone is more often a word than a choice.
 _INSIDE = re.compile(r"\((?P<a>[A-Z])\)|\b(?P<b>[B-HJ-Z])\b(?!['’])|\b(?P<c>[AI])(?=[.):]|\s*$)")
 _LABEL = re.compile(r"^[ \t]*[*(]*[A-Z][*]*[.):][*]*[ \t].*$", re.MULTILINE)
@@ -54,7 +66,9 @@ _DENIED = re.compile(
     r"(?:\bnot|n't|\bnor|\bneither)[ \t]+(?:option[ \t]+|choice[ \t]+)?[(*]*$", re.I
 )
 _REJECTED = re.compile(
-    r"\W*(?:(?:is|are|was|seems)\s+)?(?:not\b|wrong|incorrect|false|isn't|cannot|can't)", re.I
+    r"\W*(?:which\s+)?(?:(?:is|are|was|seems)\s+)?"
+    r"(?:not\b|wrong|incorrect|false|isn't|cannot|can't)",
+    re.IGNORECASE,
 )
 
 
@@ -77,18 +91,25 @@ class Choice(Grader):
             return next((letter for letter in letters if letter is not None), None)
         for passage in announced(text, short=False):
             letter = _letter(passage, problem, alone=False)
-            if letter is not None:
+            behind = text[text.rfind(passage) + len(passage) :]
+            following = _NEXT_LABEL.match(behind)
+            goes_on = following and letter and ord(following[1]) == ord(letter) + 1  # the options
+            if letter is not None and not goes_on:
                 return letter
         chosen = [
-            (match["a"] or match["b"] or match["c"] or match["d"] or match["e"])
+            match
             for match in _CHOSEN.finditer(text)
             if not _MORE.match(text, match.end())
+            and not _CONDITION.match(text, match.end())
+            and next(filter(None, match.groups())) in problem.choices
         ]
-        chosen = [letter for letter in chosen if letter in problem.choices]
+        called = {match["d"] for match in chosen if match["d"]}  # "B is correct"
         if chosen:
-            return chosen[-1]
+            return None if len(called) > 1 else next(filter(None, chosen[-1].groups()))
         if len(_LABEL.findall(text)) > 1 or len(set(_LABELS_INSIDE.findall(text))) > 1:
             return None  # a list of the options
+        if taken_back(text, 0):
+            return None
         return _letter(re.sub(r"^\s*[*•-]\s+", "", text), problem, alone=len(text) > 400)
 
     def lenient(self, text: str, problem: Problem) -> str | None:
@@ -155,6 +176,8 @@ def _begins(match: re.Match[str]) -> bool:
     if _MORE.match(mark + rest):
         return False
     dressed = bool(mark) or "(" in match[0][: match.end("letter") - match.start()]
+    if not mark and (_CONDITION.match(rest) or (match["option"] and _SAYS.match(rest))):
+        return False
     if dressed or match["option"]:
         return letter.isupper() or bool(mark)
     if letter.islower():

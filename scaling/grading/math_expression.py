@@ -43,8 +43,18 @@ _DRESS = r"(?:\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{\s*)?"
 _OPTION = re.compile(rf"{_DRESS}\(?{_DRESS}(?P<letter>[A-J])\}}?\)?\s*\}}?")
 _CHOSEN = re.compile(
     rf"(?:{_DRESS}(?:option|choice)\s*)?{_DRESS}(?P<left>\(?){_DRESS}(?P<letter>(?-i:[A-J]))\}}?"
-    r"(?P<right>\)?)(?![A-Za-z\d])(?!\W*(?:\\text\s*\{)?\s*(?:and|or|&)\b)(?P<rest>.*)",
+    r"(?P<right>\)?)(?![A-Za-z\d])(?!\W*(?:\\text\s*\{)?\s*(?:and|or|is|if|not|to|wrong)\b)"
+    r"(?!\s*\}?\s*(?:[+*/^=<>_!'?|&]|[,;:-]\s*[\d(]))(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
+)
+
+
+# Words before a formula that make it another answer, or none: "more than $7$", "it is not $7$".
+_CHANGED = re.compile(
+    r"\b(?:not|wrong|incorrect|if|whether|perhaps|maybe|could|might|cannot)\b|n['’]t\b"
+    r"|\b(?:than|least|most|except|without|below|above|under|over|times|plus|minus|between|nearly"
+    r"|almost|half|twice|negative|either|or|divided|never|unless|near)[\s,:]*$",
+    re.IGNORECASE,
 )
 
 
@@ -265,7 +275,8 @@ def _only_formula(text: str) -> str | None:
     written = formulas(text)
     if len(written) != 1 or text[written[0].end() :].strip(" .!*"):
         return None
-    if not re.search(r"[A-Za-z]{2,}[\s,:]*$", text[: written[0].start()]):
+    before = text[: written[0].start()]
+    if not re.search(r"[A-Za-z]{2,}[\s,:]*$", before) or _CHANGED.search(before):
         return None
     content = formula_content(written[0])
     return content if _readable(content, words=True) else None

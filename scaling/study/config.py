@@ -21,6 +21,7 @@ from scaling.study.defaults import Workload
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
     from interp.model.delimiters import FormatChoice
+    from interp.model.reasoning_model import DecoderName, ReasoningModel
 
 
 @checked
@@ -29,7 +30,7 @@ class StudyConfig:
     """The settings of a study. None (or empty) means the default of scaling/study/defaults.py.
 
     Attributes:
-        model: "testbed", a Hub name or a folder.
+        model: "testbed", a Hub name, a folder or a GGUF file.
         benchmarks: names of benchmarks.
         data: file by benchmark name, for benchmarks that read one.
         limit: most problems per benchmark: one number for all, or by name.
@@ -54,6 +55,7 @@ class StudyConfig:
         dtype: of the weights; None is float32 on a CPU and for GGUF, else the checkpoint's own.
         thinking_format: the thinking format; None takes the model's own. The format that the model
             then has is part of the study's identity.
+        decoder: which decoder takes the model; all give the same chains, so it decides no row.
         out: folder of the study; it does not decide any row.
     """
 
@@ -79,6 +81,7 @@ class StudyConfig:
     device: str | None = None
     dtype: str | None = None
     thinking_format: FormatChoice | None = None
+    decoder: DecoderName = "auto"
     out: Path = Path("study")
 
     def __post_init__(self) -> None:
@@ -163,6 +166,19 @@ class StudyConfig:
         elif isinstance(self.blocks, tuple) and not usual.block_problems:
             given["block_problems"] = given.get("problems", usual.problems)
         return replace(usual, **given)
+
+    def load_model(self) -> ReasoningModel:
+        """The model of the study, loaded here."""
+        from interp.model.reasoning_model import ReasoningModel
+
+        return ReasoningModel.load(
+            self.model,
+            delimiters=self.thinking_format,
+            trust_remote_code=self.trust_remote_code,
+            device=self.device,
+            dtype=self.dtype,
+            decoder=self.decoder,
+        )
 
     def fitted(self, model: Any) -> StudyConfig:
         """The settings for a model: a plain one gives short answers where nobody said how long.

@@ -15,7 +15,7 @@ from scaling.study.preflight import check_name
 
 if TYPE_CHECKING:
     from interp.model.delimiters import FormatChoice
-    from interp.model.reasoning_model import ReasoningModel
+    from interp.model.reasoning_model import DecoderName, ReasoningModel
     from pruning.plan import LayerPlan
 
 
@@ -25,7 +25,7 @@ class PruneConfig:
     """Which blocks of a model go, and how. Checked on construction, before any weight is read.
 
     Attributes:
-        model: "testbed", a Hub name, or a checkpoint folder.
+        model: "testbed", a Hub name, a checkpoint folder or a GGUF file.
         remove: how many blocks the criterion `method` chooses.
         blocks: or the blocks themselves, by dense index.
         plan: or a plan, its file, or the name of a published one.
@@ -40,6 +40,7 @@ class PruneConfig:
             takes the model's own.
         device: where to put the model; None is CUDA if there is a GPU.
         dtype: of the weights while they are scored; None is the usual one of the device.
+        decoder: which decoder takes the model.
     """
 
     model: str = "testbed"
@@ -55,6 +56,7 @@ class PruneConfig:
     thinking_format: FormatChoice | None = None
     device: str | None = None
     dtype: str | None = None
+    decoder: DecoderName = "auto"
 
     def __post_init__(self) -> None:
         from pruning.repairs import repairs
@@ -131,6 +133,7 @@ def prune_model(config: PruneConfig, out: str | Path) -> PrunedCheckpoint:
         trust_remote_code=trust,
         device=config.device,
         dtype=config.dtype,
+        decoder=config.decoder,
     )
     if config.blocks:
         plan = LayerPlan.without(model, *config.blocks)

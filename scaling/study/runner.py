@@ -121,17 +121,9 @@ def run_study(
 
 def local_engine(config: StudyConfig) -> Engine:
     """Load the model of a study on this machine."""
-    from interp.model.reasoning_model import ReasoningModel
     from scaling.engines.local import LocalEngine
 
-    model = ReasoningModel.load(
-        config.model,
-        delimiters=config.thinking_format,
-        trust_remote_code=config.trust_remote_code,
-        device=config.device,
-        dtype=config.dtype,
-    )
-    return LocalEngine(model)
+    return LocalEngine(config.load_model())
 
 
 def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:

@@ -32,6 +32,7 @@ from interp.interventions.windows import Window
 from interp.model.attention import STANDARD
 from interp.model.kv_cache import handing
 from interp.model.reasoning_model import ReasoningModel
+from pruning.criteria import score
 from pruning.folder import prune_folder
 from pruning.plan import LayerPlan
 from pruning.surgery import prune, save
@@ -49,8 +50,8 @@ ALL = [
     pytest.param(kind, marks=pytest.mark.skipif(kind in NOT_HERE, reason="not in transformers"))
     for kind in architectures.TABLE
 ]
-# where a rule by period or the adapters of shared blocks allow only some blocks to be removed
-REMOVED = {"jamba": (3,), "zamba2": (0,), "olmo_hybrid": (0,)}
+# where a rule by period, or what a configuration demands, allows only some blocks to be removed
+REMOVED = {"jamba": (0,), "zamba2": (1, 2), "olmo_hybrid": (0,), "zaya": (1, 2)}
 
 
 @cache
@@ -182,12 +183,46 @@ def test_a_folder_is_pruned_without_loading(kind: str, tmp_path: Path) -> None:
     close(model, whole_and_cached(hf.eval(), ids).numpy(), whole_and_cached(in_memory, ids).numpy())
 
 
-def test_blocks_that_a_rule_cannot_do_without_are_refused() -> None:
-    for kind, gone in (("jamba", 0), ("zamba2", 1), ("olmo_hybrid", (0, 2))):
-        model = model_of(kind)
-        plan = LayerPlan.without(model, *([gone] if isinstance(gone, int) else gone))
-        with pytest.raises(UserError, match="Remove others, or run the plan live"):
-            prune(model, plan)
+@pytest.mark.parametrize(
+    ("kind", "gone", "why"),
+    [
+        ("jamba", (2,), r"no period describes .* positions \[1, 2\] of 3"),
+        ("olmo_hybrid", (0, 2), "at least one 'linear_attention' layer"),
+        ("zaya", (0,), r"router_states_scale"),
+    ],
+)
+def test_blocks_that_a_rule_cannot_do_without_are_refused(
+    kind: str, gone: tuple[int, ...], why: str
+) -> None:
+    model = model_of(kind)
+    plan = LayerPlan.without(model, *gone)
+    with pytest.raises(UserError, match=f"{why}.*Remove others, or run the plan live"):
+        prune(model, plan)
+
+
+@pytest.mark.parametrize(("kind", "gone"), [("jamba", (1, 2)), ("jamba", (0, 1)), ("zamba2", (3,))])
+def test_rules_of_shared_and_periodic_blocks_are_refitted(kind: str, gone: tuple[int, ...]) -> None:
+    """What is left has another period, or fewer adapters in the module that blocks share."""
+    model = model_of(kind)
+    plan = LayerPlan.without(model, *gone)
+    ids = torch.arange(6, 20)[None]
+    with apply(model, plan):
+        live = whole_and_cached(model.hf, ids)
+    close(model, whole_and_cached(prune(model, plan).hf, ids).numpy(), live.numpy())
+    untouched(model)
+
+
+def test_two_shared_modules_take_turns() -> None:
+    """Zamba2 with two: removing one hybrid block would give its successors the other module."""
+    kinds = ["linear_attention", "hybrid", "hybrid", "hybrid", "hybrid"]
+    model = tiny("zamba2", 5, ends=False, num_mem_blocks=2, layers_block_type=kinds)
+    ids = torch.arange(6, 20)[None]
+    plan = LayerPlan.without(model, 1, 2)
+    with apply(model, plan):
+        live = whole_and_cached(model.hf, ids)
+    close(model, whole_and_cached(prune(model, plan).hf, ids).numpy(), live.numpy())
+    with pytest.raises(UserError, match="Remove others, or run the plan live"):
+        prune(model, LayerPlan.without(model, 1))
 
 
 @pytest.mark.parametrize("kind", ["qwen3_next", "llama4_text"])
@@ -235,7 +270,7 @@ def test_replay_is_live_recording(kind: str) -> None:
         close(model, np.where(chain.forced, np.nan, found), chain.logprob)
 
 
-@pytest.mark.parametrize("kind", ["bamba", "granitemoehybrid", "falcon_h1"])
+@pytest.mark.parametrize("kind", ["bamba", "granitemoehybrid", "falcon_h1", "zaya"])
 def test_a_bypassed_block_returns_what_its_model_expects(kind: str) -> None:
     """Blocks that return tuples, or tensors whatever their annotation says."""
     model = model_of(kind)
@@ -245,6 +280,41 @@ def test_a_bypassed_block_returns_what_its_model_expects(kind: str) -> None:
     with torch.no_grad(), bypass(model, [0, 1]):
         found = model.hf(ids, use_cache=False).logits
     close(model, found.numpy(), wanted.numpy())
+
+
+def test_a_skipped_block_hands_on_the_state_that_it_was_given() -> None:
+    """ZAYA's routers read the block before: rows that skip it read the one before that."""
+    model = model_of("zaya")
+    ids = torch.tensor(np.random.default_rng(1).integers(6, model.vocab_size, (3, 9)))
+    without = {gone: prune(model, LayerPlan.without(model, gone)).hf for gone in (1, 2)}
+    with torch.no_grad():
+        plain = model.hf(ids, use_cache=False).logits
+        alone = {gone: hf(ids, use_cache=False).logits for gone, hf in without.items()}
+        with apply(model, [Variant("1", (Skip(1),)), dense, Variant("2", (Skip(2),))]):
+            found = model.hf(ids, use_cache=False).logits
+    wanted = torch.stack([alone[1][0], plain[1], alone[2][2]])
+    close(model, found.numpy(), wanted.numpy())
+    with torch.no_grad(), apply(model, [Variant("0", (Skip(0),)), dense, dense]):
+        mixed = model.hf(ids, use_cache=False).logits
+    with torch.no_grad(), bypass(model, [0]):
+        first = model.hf(ids[:1], use_cache=False).logits[0]
+    close(model, mixed.numpy(), torch.stack([first, plain[1], plain[2]]).numpy())
+
+
+def test_passes_that_begin_in_the_middle_need_blocks_of_one_stream() -> None:
+    model = model_of("zaya")
+    with pytest.raises(UserError, match=r"hand a state from one to the next.*such as shortgpt"):
+        score("skip-kl", model, PROMPTS)
+    assert np.isfinite(score("shortgpt", model, PROMPTS).values).all()
+    untouched(model)
+
+
+@pytest.mark.parametrize("kind", ["gemma4_text", "qwen3_next", "lfm2", "nemotron_h"])
+def test_blocks_of_different_kinds_cannot_change_places(kind: str) -> None:
+    model = model_of(kind)
+    with pytest.raises(UserError, match=r"blocks 0 and 1 are of different kinds.*skip-kl"):
+        score("swap-kl", model, PROMPTS)
+    untouched(model)
 
 
 def test_natural_ends_waits_and_single_token_prompts() -> None:
@@ -305,8 +375,23 @@ def test_the_choice_of_a_decoder(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "interp.decoding.decoder_choice"):
         assert runner_for(hybrid, "auto") is GenericRunner
     assert "generic decoder (fast decoder: it has blocks of type linear_attention" in caplog.text
-    with pytest.raises(UserError, match=r'fast decoder: it has blocks.*Use decoder="auto"'):
+    with pytest.raises(UserError, match=r"fast decoder: it has blocks.*Use the decoder auto"):
         hybrid.generate(PROMPTS, budget=Budget(4, 2), decoder="fast")
+    with pytest.raises(UserError, match="expected one of auto, fast, generic"):
+        hybrid.generate(PROMPTS, budget=Budget(4, 2), decoder=cast("Any", "quick"))
+
+
+def test_a_model_may_prefer_a_decoder() -> None:
+    """The choice is the model's own, goes to models made from it, and a call may overrule it."""
+    plain = model_of("qwen3")
+    generic = ReasoningModel.load(plain.hf, plain.tokenizer, decoder="generic")
+    assert runner_for(plain, "auto").__name__ == "ModelRunner"
+    for model in (generic, prune(generic, LayerPlan.without(generic, 1))):
+        assert runner_for(model, "auto") is GenericRunner
+        assert runner_for(model, "fast").__name__ == "ModelRunner"
+    fast = ReasoningModel.load(model_of("qwen3_next").hf, tokenizer(), decoder="fast")
+    with pytest.raises(UserError, match="Use the decoder auto"):
+        fast.generate(PROMPTS, budget=Budget(4, 2))
 
 
 def built(conf: Any) -> ReasoningModel:

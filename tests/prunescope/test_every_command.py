@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from prunescope import cli
+from scaling.store.study_store import Store
 from tests.prunescope.test_cli import leaves
 
 ELSEWHERE = {
@@ -87,6 +88,23 @@ def test_scale_prints_budgets_and_samples_and_rescue_copies_it(
     assert not copied["damaged"].any()
     assert copied.loc["problems", "rows"] == 2
     assert lines[-1].endswith(f"--out {tmp_path / 'rescued'}")
+
+
+def test_a_run_by_the_other_decoder_is_recorded_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both decoders give the same rows, so either may finish what the other began."""
+    out = tmp_path / "scale"
+    words = ("scale", *TINY, "--samples", 1, "--waits", 1, "--out", out)
+    first = said_by(capsys, *words, "--decoder", "generic")
+    assert said_by(capsys, *words, "--decoder", "fast") == first
+    with Store(out, read_only=True) as store:
+        sessions = store.frame("sessions")
+    assert [engine.partition(",")[0] for engine in sessions["engine"]] == [
+        "LocalEngine: generic decoder",
+        "LocalEngine: fast decoder",
+    ]
+    assert sessions["chains"].tolist()[1] == 0
 
 
 def test_one_sample_is_not_parallel_scaling(

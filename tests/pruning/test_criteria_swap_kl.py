@@ -81,6 +81,13 @@ def test_two_blocks_with_the_same_weights_cannot_be_told_apart() -> None:
         assert found.values[[0, 3]].min() > 1e-3
 
 
+def test_an_mlp_of_another_kind_goes_along_with_its_block() -> None:
+    """Neighbours need the same attention only: a mixture of experts may stand beside an MLP."""
+    model = tiny("qwen3_moe", 3, mlp_only_layers=[0])
+    found = swap_kl(model, texts(model, LENGTHS))
+    assert np.isfinite(found.values).all() and found.values.min() > 1e-4
+
+
 def test_refusals_leave_no_hook() -> None:
     model = tiny("qwen3", 3)
     with pytest.raises(UserError, match="Did you mean 'interchange'"):

@@ -1,4 +1,8 @@
-"""SmolLM2-135M-Instruct from its GGUF file, against plain calls of Hugging Face."""
+"""Real models from their GGUF files, against plain calls of Hugging Face.
+
+PRUNESCOPE_SMOLLM2 names SmolLM2-135M-Instruct; PRUNESCOPE_REAL_MODELS may name others (of the
+architectures llama and qwen2), with the path separator of the system between them.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +30,15 @@ from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
 from scaling.study.runner import run_study
 
-FILE = os.environ.get("PRUNESCOPE_SMOLLM2", "")
+NAMED = [
+    os.environ.get("PRUNESCOPE_SMOLLM2", ""),
+    *os.environ.get("PRUNESCOPE_REAL_MODELS", "").split(os.pathsep),
+]
+FILES = [file for file in NAMED if file]
 pytestmark = [
     pytest.mark.skipif(
-        not FILE,
-        reason="no real model: `make real-model` fetches it for `make test`, or set "
+        not FILES,
+        reason="no real model: `make real-model` fetches one for `make test`, or set "
         "PRUNESCOPE_SMOLLM2 to the file SmolLM2-135M-Instruct.Q4_1.gguf",
     ),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the memory maps of the package gguf
@@ -44,16 +52,21 @@ QUESTIONS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model() -> ReasoningModel:
-    return ReasoningModel.load(FILE, delimiters=Delimiters("<think>", "</think>", wait=""))
+@pytest.fixture(scope="module", params=FILES or [""], ids=lambda file: Path(file).name)
+def file(request: pytest.FixtureRequest) -> Path:
+    return Path(request.param)
 
 
 @pytest.fixture(scope="module")
-def plain() -> tuple[Any, Any]:
+def model(file: Path) -> ReasoningModel:
+    return ReasoningModel.load(file, delimiters=Delimiters("<think>", "</think>", wait=""))
+
+
+@pytest.fixture(scope="module")
+def plain(file: Path) -> tuple[Any, Any]:
     """Model and tokenizer as a script of plain transformers calls has them."""
     pytest.importorskip("gguf", reason="needs the extra gguf: pip install 'prunescope[gguf]'")
-    path = Path(FILE)
+    path = file
     hf: Any = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32
     )
@@ -80,30 +93,50 @@ def test_logits_and_block_influence(model: ReasoningModel, plain: tuple[Any, Any
     assert list(found) == pytest.approx(influence, abs=1e-4)
 
 
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_greedy_chains(question: str, model: ReasoningModel, plain: tuple[Any, Any]) -> None:
+def test_greedy_chains(model: ReasoningModel, plain: tuple[Any, Any]) -> None:
+    """Token for token, each alone and all in one batch, by either decoder."""
     import interp.decoding.generate  # noqa: F401  # the decoder of `model.generate`
 
     hf, tokenizer = plain
-    turns = [{"role": "user", "content": question}]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    ids = tokenizer.encode(text, add_special_tokens=False)
-    want = hf.generate(
-        torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
-        max_new_tokens=32,
-        do_sample=False,
-        eos_token_id=list(model.stop_ids),
-    )[0, len(ids) :].tolist()
-    chain = model.generate([ids], budget=Budget(40, 8), sampling=Sampling(temperature=0.0))[0]
-    assert chain.ids[: len(want)].tolist() == want
+    asked, wanted = [], []
+    for question in QUESTIONS:
+        turns = [{"role": "user", "content": question}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        asked.append(ids)
+        wanted.append(
+            hf.generate(
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                max_new_tokens=32,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                repetition_penalty=1.0,
+                eos_token_id=list(model.stop_ids),
+            )[0, len(ids) :].tolist()
+        )
+    options: dict[str, Any] = {"budget": Budget(40, 8), "sampling": Sampling(temperature=0.0)}
+    together = model.generate(asked, **options)
+    alone = [model.generate([ids], **options)[0] for ids in asked]
+    generic = model.generate(asked, decoder="generic", **options)
+    for chains in (together, alone, generic):
+        for chain, want, one in zip(chains, wanted, alone, strict=True):
+            assert chain.ids[: len(want)].tolist() == want
+            assert chain.ids.tolist() == one.ids.tolist()
+            assert chain.logprob == pytest.approx(one.logprob, abs=1e-3, nan_ok=True)
 
 
-def test_a_pruned_checkpoint(model: ReasoningModel, tmp_path: Path) -> None:
-    plan = LayerPlan.without(model, 0, 20)
+def test_a_pruned_checkpoint(
+    model: ReasoningModel, plain: tuple[Any, Any], file: Path, tmp_path: Path
+) -> None:
+    gone = (0, model.n_blocks - 10)
+    plan = LayerPlan.without(model, *gone)
     folder = save(model, plan, tmp_path / "pruned")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert "quantization_config" not in config and config["num_hidden_layers"] == 28
+    assert "quantization_config" not in config
+    assert config["num_hidden_layers"] == model.n_blocks - 2
     found: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, output_loading_info=True
     )
@@ -114,10 +147,18 @@ def test_a_pruned_checkpoint(model: ReasoningModel, tmp_path: Path) -> None:
         saved = hf.eval()(ids).logits
         with apply(model, plan):
             live = model.hf(ids).logits
-    torch.testing.assert_close(saved, live, atol=1e-5 * float(live.abs().max()), rtol=0)
+        theirs = plain[0].model
+        whole = theirs.layers
+        theirs.layers = torch.nn.ModuleList(b for i, b in enumerate(whole) if i not in gone)
+        theirs.config.num_hidden_layers = len(theirs.layers)
+        removed = plain[0](ids, use_cache=False).logits
+        theirs.layers, theirs.config.num_hidden_layers = whole, len(whole)
+    for other in (live, removed):
+        torch.testing.assert_close(saved, other, atol=1e-5 * float(live.abs().max()), rtol=0)
     assert AutoTokenizer.from_pretrained(folder).encode(TEXT) == model.encode(TEXT)
     record = json.loads((folder / "pruning.json").read_text(encoding="utf-8"))
-    assert record["provenance"]["quantization"] == "Q4_1"
+    assert record["provenance"]["file"] == file.name
+    assert record["provenance"]["quantization"] in file.name
 
 
 RECORDS = [

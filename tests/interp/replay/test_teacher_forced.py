@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -22,10 +23,12 @@ from interp.interventions.hooks import apply, bypass
 from interp.interventions.interventions import Part, Patch, Scale, Skip, Variant, dense
 from interp.interventions.windows import Answer, Window
 from interp.model.reasoning_model import ReasoningModel
+from interp.replay import teacher_forced
 from interp.replay.batching import batches
 from interp.replay.block_sweep import Sweeper, sweep
 from interp.replay.chunked_forward import forward
 from interp.replay.teacher_forced import (
+    _as_read,
     continuation_logprobs,
     losses,
     readout,
@@ -35,7 +38,7 @@ from interp.replay.teacher_forced import (
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from tests.drawing import max_examples
-from tests.models import ARCHS, tiny, untyped
+from tests.models import ARCHS, tiny, tokenizer, untyped
 from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
 LENGTHS = (5, 19, 2, 11)
@@ -400,6 +403,41 @@ def test_one_token_options_of_a_whole_vocabulary_sum_to_one() -> None:
     options = [[[i] for i in range(model.vocab_size)]]
     table = continuation_logprobs(model, [[7, 8, 9]], options, [dense])
     assert np.exp(table).sum() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("arch", ["qwen3", "gemma2", "granite", "cohere", "phi"])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_options_do_not_tie_in_half_precision(
+    arch: str, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head's own logits are rounded; likelihoods are those of its product in float32.
+
+    Gemma 2 caps logits, Granite and Cohere scale them, and Phi's head has a bias.
+    """
+    hf: Any = tiny(arch, 2).hf.to(kind)
+    with torch.no_grad():
+        weight, bias = hf.get_output_embeddings().weight, hf.get_output_embeddings().bias
+        if bias is not None:
+            bias[20:24] = 1.0
+        weight.mul_(6.0)  # logits of about 10, as a trained model's
+        likely = hf(torch.tensor([[7, 8, 9]])).logits[0, -1].argmax()
+        weight[20:24] = weight[likely]  # four options, apart by one rounding step of one weight
+        weight[range(20, 24), range(4)] *= 1 + 2**-7
+    model = ReasoningModel.load(hf, tokenizer())
+    prompt, vocabulary = [7, 8, 9], model.vocab_size
+    with torch.no_grad():
+        rounded = hf(torch.tensor([prompt])).logits[0, -1]
+        normed = forward(model, torch.tensor([prompt]))[0, -1:]
+        wide = copy.deepcopy(hf.get_output_embeddings()).float()
+        exact = _as_read(model, wide(normed.float()))[0].log_softmax(-1)
+    if kind == torch.bfloat16:
+        assert len(set(rounded[20:24].tolist())) < 4 == len(set(exact[20:24].tolist()))
+    options = [[[i] for i in range(vocabulary)]]
+    for most in (teacher_forced.LOGIT_FLOATS, 5 * model.d_model):  # in one slice, and in many
+        monkeypatch.setattr(teacher_forced, "LOGIT_FLOATS", most)
+        found = continuation_logprobs(model, [prompt], options, [dense])[0, 0]
+        np.testing.assert_allclose(found, exact.numpy(), atol=1e-5)
+    assert np.exp(found).sum() == pytest.approx(1.0, abs=1e-5)
 
 
 def test_continuations_refuse_bad_input() -> None:
