@@ -29,3 +29,4 @@ from interp.statistics.multiplicity import holm
 from interp.statistics.paired import PairedDifference, paired_difference, sign_flip, smallest_effect
 from interp.statistics.partial import partial_interval, partial_spearman
 from interp.statistics.rates import Rate, rate
+from interp.statistics.unpaired import unpaired_difference
