@@ -70,6 +70,7 @@ def plot(found: pd.DataFrame, benchmark: str, ax: Axes | None = None) -> Axes:
         bars = [(y - line["low"]).clip(0), (line["high"] - y).clip(0)]
         drawn = {"color": look.colour, "lw": 1.7}
         ax.errorbar(x, y, bars, marker=look.marker, elinewidth=0.9, label=method, **drawn)
+        style.link_points(ax, x, y, [(name, benchmark, "correct") for name in line["variant"]])
         if len(dense):
             ax.plot([0, x.iloc[0]], [dense["value"].iloc[0], y.iloc[0]], **drawn)
         ends.append((style.pretty(method), float(x.iloc[-1]), float(y.iloc[-1]), look.colour))

@@ -104,6 +104,8 @@ def plot(found: pd.DataFrame, outcome: str, benchmark: str, ax: Axes | None = No
     ax.vlines(part["block"], part["low"], part["high"], color=colour, lw=1.5)
     sure = (part["p_holm"] < 0.05).to_numpy()
     style.marks(ax, part["block"], part["effect"], sure, colour, size=5)
+    chains = [(f"skip {int(block)}", benchmark, outcome) for block in part["block"]]
+    style.link_points(ax, part["block"], part["effect"], chains)
     known = BY_COLUMN.get(outcome)
     dense = float(part["dense"].mean())
     name = known.name if known else outcome

@@ -35,6 +35,7 @@ __all__ = [
     "by_event",
     "by_step",
     "chains",
+    "compare_studies",
     "contributions",
     "counterfactuals",
     "criteria",
@@ -100,6 +101,7 @@ from scaling.benchmarks import benchmarks as benchmarks
 from pruning.criteria.block_influence import block_influence as block_influence
 from interp.influence_profile import by_event as by_event
 from interp.influence_profile import by_step as by_step
+from analyses.report.study_comparison import compare_studies as compare_studies
 from interp.lens import contributions as contributions
 from pruning.criteria import criteria as criteria
 from interp.interventions.interventions import dense as dense
@@ -247,6 +249,7 @@ from scaling.engines.server import ServerEngine as _ServerEngine
 from interp.interventions.interventions import Skip as _Skip
 from interp.chains.chain import Span as _Span
 from scaling.store.study_store import Store as _Store
+from analyses.report.study_comparison import StudyComparison as _StudyComparison
 from scaling.study.config import StudyConfig as _StudyConfig
 from analyses.plumbing.frames import StudyData as _StudyData
 from scaling.study.runner import StudyResult as _StudyResult
@@ -271,6 +274,7 @@ from interp.statistics import clopper_pearson as _clopper_pearson
 from pruning.compare import compare as _compare
 from pruning.compare import compare_criteria as _compare_criteria
 from interp.diagnosis import compare_openers as _compare_openers
+from analyses.report.study_comparison import compare_studies as _compare_studies
 from interp.lens import contributions as _contributions
 from interp.statistics import cov_at_k as _cov_at_k
 from pruning.criteria import criteria as _criteria
@@ -347,6 +351,7 @@ from interp.statistics import spearman_interval as _spearman_interval
 from scaling.study.calibration_source import study_chains as _study_chains
 from interp.effects import tie as _tie
 from interp.counterfactuals.window_maps import time_map as _time_map
+from interp.statistics import unpaired_difference as _unpaired_difference
 from interp.counterfactuals.window_maps import usual_windows as _usual_windows
 from analyses.report.page import write_report as _write_report
 
@@ -362,7 +367,9 @@ class activations:
 class analyses:
     """The rows of a study as frames, and its report."""
 
+    StudyComparison = _StudyComparison
     StudyData = _StudyData
+    compare_studies = staticmethod(_compare_studies)
     write_report = staticmethod(_write_report)
 
 class chains:
@@ -580,3 +587,4 @@ class statistics:
     pass_at_k = staticmethod(_pass_at_k)
     sign_flip = staticmethod(_sign_flip)
     spearman_interval = staticmethod(_spearman_interval)
+    unpaired_difference = staticmethod(_unpaired_difference)

@@ -1,7 +1,7 @@
-"""The command line: options in, one call of the Python API, lines out.
+"""The command line: options in, one call of the Python API, lines or one JSON object out.
 
-Exit codes: 0 done, 1 the machine or a defect (a full disk, a non-finite logit), 2 the caller's
-mistake, 130 stopped by Ctrl-C. What was finished before any of them is kept.
+Exit codes are in `interp.plumbing.command_line.EXIT_CODES`; what was finished before any of them is
+kept. docs/command_line.md is made from this table: python -m prunescope.command_line_page
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tyro
 from interp.errors import check_known
 from interp.plumbing.command_line import execute
 from prunescope import commands
+from prunescope.commands.output import Command, TerminalOutput
 
 COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "study": commands.Study,
@@ -29,12 +30,14 @@ COMMANDS: Mapping[str, type | Mapping[str, type]] = {
     "recover": commands.Recover,
     "recover-study": commands.RecoverStudy,
     "report": commands.Report,
+    "compare": commands.Compare,
     "view": commands.View,
     "rescue": commands.Rescue,
     "import-lm-eval": commands.ImportLmEval,
     "export-lm-eval": commands.ExportLmEval,
     "doctor": commands.Doctor,
     "testbed": {"train": commands.Train, "evaluate": commands.Evaluate},
+    "completion": commands.Completion,
 }
 CRITERIA, REPAIRS = "pruning.criteria", "pruning.repairs"
 BENCHMARKS, ANALYSES = "scaling.benchmarks", "analyses.plumbing.catalogue"
@@ -61,7 +64,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit code."""
     _quiet()
-    return execute(lambda: parse("prunescope", COMMANDS, list(arguments)), "prunescope", GO_ON)
+    words = list(arguments)
+    with TerminalOutput(words, named(words)) as output:
+        return execute(lambda: parse("prunescope", COMMANDS, words), "prunescope", GO_ON, output)
+
+
+def leaves(
+    known: Mapping[str, Any] = COMMANDS, path: tuple[str, ...] = ()
+) -> list[tuple[tuple[str, ...], type[Command]]]:
+    """Every command: its words and its class."""
+    found = []
+    for name, command in known.items():
+        here = (*path, name)
+        found += leaves(command, here) if isinstance(command, Mapping) else [(here, command)]
+    return found
+
+
+def named(words: Sequence[str]) -> str:
+    """The command that the words name: "study", "testbed train"; as they begin if none has it."""
+    for path, _ in leaves():
+        if tuple(words[: len(path)]) == path:
+            return " ".join(path)
+    return " ".join(words[:1])
 
 
 def parse(prog: str, known: Mapping[str, Any], arguments: list[str]) -> Any:

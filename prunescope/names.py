@@ -36,6 +36,7 @@ class Names:
 
 TOP: Homes = {
     "analyses.report.page": "write_report",
+    "analyses.report.study_comparison": "compare_studies",
     "interp.activations.store": "RawCapture",
     "interp.chains.chain": "Budget Chain Chains",
     "interp.decoding.request": "fork",
@@ -77,6 +78,7 @@ NAMESPACES: Mapping[str, Names] = {
         {
             "analyses.plumbing.frames": "StudyData",
             "analyses.report.page": "write_report",
+            "analyses.report.study_comparison": "StudyComparison compare_studies",
         },
     ),
     "chains": Names(
@@ -215,7 +217,7 @@ NAMESPACES: Mapping[str, Names] = {
         {
             "interp.statistics": (
                 "clopper_pearson cov_at_k holm jeffreys maj_at_k mean_interval paired_difference "
-                "pass_at_k sign_flip spearman_interval"
+                "pass_at_k sign_flip spearman_interval unpaired_difference"
             ),
         },
     ),

@@ -1,12 +1,15 @@
-"""A study's progress on the terminal: one bar over tokens, with an estimate of the time left.
+"""Progress on standard error: bars on a terminal, lines every 15 seconds in a file or a pipe.
 
-On a terminal the bar redraws itself. In a file or a pipe, a line is written every 15 seconds.
+Every bar of the command line is made here, so that --quiet silences all of them.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
 
 from interp.errors import printable
 from interp.plumbing.command_line import show
@@ -15,21 +18,44 @@ if TYPE_CHECKING:
     from scaling.study.study_progress import Event
 
 LINE_EVERY = 15.0  # seconds between lines, where there is no terminal
+_SILENT = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silenced(silent: bool = True) -> Iterator[None]:
+    """Show no progress inside.
+
+    Args:
+        silent: False changes nothing.
+    """
+    token = _SILENT.set(silent or _SILENT.get())
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
+def bar(**options: Any) -> Any:
+    """A tqdm bar on a terminal; one that shows nothing elsewhere, or where progress is silenced.
+
+    Args:
+        **options: of `tqdm`.
+
+    Returns:
+        The bar, a context manager.
+    """
+    from tqdm import tqdm
+
+    hidden = _SILENT.get() or not sys.stderr.isatty()
+    return tqdm(leave=False, disable=hidden, **options)
 
 
 class StudyBar:
     """A progress bar for `run_study`: a context manager to pass as `on_event`."""
 
     def __init__(self) -> None:
-        from tqdm import tqdm
-
         self._terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=1,
-            bar_format="{desc:<14} {percentage:3.0f}% |{bar:24}| {postfix}",
-            disable=not self._terminal,
-            leave=False,
-        )
+        self._bar = bar(total=1, bar_format="{desc:<14} {percentage:3.0f}% |{bar:24}| {postfix}")
         self._said = 0.0
 
     def __enter__(self) -> StudyBar:
@@ -59,6 +85,8 @@ class StudyBar:
         """Write a line above the bar."""
         from tqdm import tqdm
 
+        if _SILENT.get():
+            return
         with tqdm.external_write_mode(sys.stderr):
             show(text, sys.stderr)
 

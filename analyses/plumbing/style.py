@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DENSE = "dense"
+CHAINS = "#chains:"  # begins the mark of a point that has chains behind it
 INK = "#1a1a1a"
 QUIET = "#6b6b6b"
 #: These methods keep their hue in every study; the others take the remaining hues in order.
@@ -342,6 +344,25 @@ def save(figure: Figure, folder: Any, name: str) -> list[str]:
     return [png.name, svg.name]
 
 
+def link_points(ax: Axes, x: Any, y: Any, chains: Sequence[tuple[str, str, str]]) -> None:
+    """Mark points with the chains behind them, for the report to link to.
+
+    Args:
+        ax: the axes.
+        x: their horizontal places.
+        y: their vertical places.
+        chains: the variant, benchmark and outcome of each point.
+    """
+    marks = [CHAINS + "/".join(quote(part, safe="") for part in parts) for parts in chains]
+    ax.scatter(x, y, s=120, color=INK, alpha=0, linewidths=0, zorder=9, urls=marks)
+
+
+def link_parts(mark: str) -> tuple[str, str, str]:
+    """The variant, benchmark and outcome of a mark of `link_points`, without its beginning."""
+    variant, benchmark, outcome = map(unquote, mark.split("/"))
+    return variant, benchmark, outcome
+
+
 def variant_dots(
     ax: Axes, found: Any, variants: Sequence[tuple[str, str, int]], label: str, names: bool = True
 ) -> Axes:
@@ -372,6 +393,11 @@ def variant_dots(
         sure = name == DENSE or (np.isfinite(row["p_holm"]) and row["p_holm"] < 0.05)
         marks(ax, row["value"], place, sure, look.colour, marker=look.marker, size=6)
     variant_axis(ax, shown, labels=names)
+    if {"benchmark", "outcome"} <= set(found.columns):
+        rows = found[found["variant"].isin(shown) & (found["variant"] != DENSE)]
+        keys = rows[["variant", "benchmark", "outcome"]].astype(str)
+        places = [shown.index(name) for name in rows["variant"]]
+        link_points(ax, rows["value"], places, [*keys.itertuples(index=False, name=None)])
     ax.grid(axis="x")
     ax.set_xlabel(label)
     return ax

@@ -13,8 +13,8 @@ selection is made by rule and bounded, so that the page stays small; the store h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ import numpy as np
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.report.chain_text import ShownChain, shown_chain
-from analyses.report.removal_changes import BEHAVIOURS, Removals
+from analyses.report.removal_changes import BEHAVIOURS, OUTCOMES, Removals
 from analyses.viewer.links import HOST, PORT, chain_address, selection_address
 from scaling.store.chain_row import Key, unpack
 
@@ -37,7 +37,8 @@ MOST_PAIRS = 400  # pairs of chains in a report
 MOST_TEXT = 4_000_000  # characters of all chains together
 LONGEST_TEXT = 12_000  # characters of one chain
 KEYS = ["problem", "sample"]
-OUTCOMES = ("correct", *BEHAVIOURS)
+SOURCE = "source"  # column of rows from several studies: the folder of their store
+STORED = "stored"  # and the variant that they have there
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class ChainPair:
         question: the question.
         answer: the right answer.
         chains: the two chains, dense first.
-        viewer: address of the whole chain in the viewer, beside dense.
+        viewer: address of the whole chain in the viewer, beside dense; empty where none shows it.
     """
 
     anchor: str
@@ -72,7 +73,7 @@ class ChainGroup:
         title: the removal and the benchmark.
         counts: what became of the chains, in words.
         pairs: the chosen chains.
-        viewer: address of all its chains in the viewer.
+        viewer: address of all its chains in the viewer; empty where none shows them.
     """
 
     anchor: str
@@ -120,8 +121,8 @@ def appendix(
     most = min(LONGEST_TEXT, MOST_TEXT // max(1, 2 * n))
     groups: list[ChainGroup] = []
     links: dict[tuple[str, str, str], str] = {}
-    with _opened(study) as store:
-        texts = _Texts(study, store, text, most)
+    with _opened(study) as stores:
+        texts = _Texts(study, stores, text, most)
         for i, (removals, name, benchmark, part, found) in enumerate(chosen):
             anchor, label, pairs = f"chains-{i}", removals.labels[name], []
             links |= dict.fromkeys([(name, benchmark, o) for o in OUTCOMES], anchor)
@@ -130,25 +131,25 @@ def appendix(
                 links |= dict.fromkeys(
                     [(name, benchmark, o) for o in choice.why if o in BEHAVIOURS], own
                 )
-                pairs.append(texts.pair(choice, own, label))
+                pairs.append(texts.pair(choice, own, label, removals.reference))
             all_ = {"benchmark": benchmark, "variant": name, "budget": str(part["budget"].iloc[0])}
-            groups.append(
-                ChainGroup(anchor, f"{label}, {benchmark}", _counts(part), tuple(pairs),
-                           VIEWER + selection_address(all_))
-            )  # fmt: skip
+            viewer = "" if SOURCE in part else VIEWER + selection_address(all_)
+            counts = _counts(part, removals.reference)
+            title = f"{label}, {benchmark}"
+            groups.append(ChainGroup(anchor, title, counts, tuple(pairs), viewer))
     return groups, links
 
 
 @contextmanager
-def _opened(study: StudyData) -> Iterator[Store | None]:
-    """The study's store; None for rows made in memory."""
+def _opened(study: StudyData) -> Iterator[dict[str, Store]]:
+    """The stores that hold the study's rows, by folder; none for rows made in memory."""
     from scaling.store.study_store import Store
 
-    if study.folder is None:
-        yield None
-        return
-    with Store(study.folder, read_only=True) as store:
-        yield store
+    folders = {} if study.folder is None else {str(study.folder): None}
+    for rows in study.purposes.values():
+        folders |= dict.fromkeys(rows[SOURCE]) if SOURCE in rows else {}
+    with ExitStack() as stack:
+        yield {f: stack.enter_context(Store(f, read_only=True)) for f in folders}
 
 
 def _parts(
@@ -205,7 +206,7 @@ def _choose(part: pd.DataFrame, behaviours: bool) -> list[_Choice]:
 
 
 WHY = {
-    "correct": "worst: dense solves it",
+    "correct": "worst: {} solves it",
     "looped": "loops longest",
     "no_answer": "no answer",
     "reflection_per_1k": "reflection changes most",
@@ -215,11 +216,11 @@ WHY = {
 }
 
 
-def _counts(part: pd.DataFrame) -> str:
+def _counts(part: pd.DataFrame, reference: str) -> str:
     """What became of the chains of one cell, in words."""
     lost = int(((part["correct"] == 0) & (part["dense_correct"] == 1)).sum())
     won = int(((part["correct"] == 1) & (part["dense_correct"] == 0)).sum())
-    said = f"{len(part)} chains: {lost} lost and {won} gained against dense"
+    said = f"{len(part)} chains: {lost} lost and {won} gained against {reference}"
     if "looped" in part and (part["looped"] == 1).any():
         said += f", {int((part['looped'] == 1).sum())} loop"
     if part["no_answer"].any():
@@ -233,42 +234,45 @@ class _Texts:
     def __init__(
         self,
         study: StudyData,
-        store: Store | None,
+        stores: Mapping[str, Store],
         text: Callable[[Sequence[int]], str] | None,
         most: int,
     ) -> None:
-        self._store, self._text, self._most = store, text, most
+        self._study, self._stores, self._text, self._most = study, stores, text, most
         self._looks = style.looks(study.variants)
         self._dense: dict[tuple[Any, ...], ShownChain] = {}
         self._questions: dict[tuple[str, str], tuple[str, str]] = {}
-        if store is not None:
+        for store in stores.values():
             problems = store.frame("problems")[["benchmark", "problem", "question", "answer"]]
             for benchmark, problem, *said in problems.itertuples(index=False, name=None):
-                self._questions[benchmark, problem] = (str(said[0]), str(said[1]))
+                self._questions.setdefault((benchmark, problem), (str(said[0]), str(said[1])))
 
-    def pair(self, choice: _Choice, anchor: str, label: str) -> ChainPair:
-        """The chains of one choice, dense first."""
+    def pair(self, choice: _Choice, anchor: str, label: str, reference: str) -> ChainPair:
+        """The chains of one choice, dense (the reference) first."""
         row, dense = choice.row, choice.dense
         key = tuple(dense[k] for k in ("benchmark", "problem", "budget", "sample"))
         if key not in self._dense:
-            self._dense[key] = self._shown(dense, style.DENSE)
+            self._dense[key] = self._shown(dense, reference)
         benchmark, problem = str(row["benchmark"]), str(row["problem"])
         title = problem if problem.startswith(benchmark) else f"{benchmark}, {problem}"
         question, answer = self._questions.get((benchmark, problem), ("", ""))
-        why = ", ".join(WHY[reason] for reason in choice.why)
+        why = ", ".join(WHY[reason] for reason in choice.why).format(reference)
         chains = (self._dense[key], self._shown(row, label))
-        place = chain_address(
-            Key(*(row[k] for k in Key._fields)),
-            beside=style.DENSE if row["scoring"] == "generate" else None,
-        )
-        return ChainPair(anchor, why, title, question, answer, chains, VIEWER + place)
+        viewer = ""
+        if SOURCE not in row:
+            viewer = VIEWER + chain_address(
+                Key(*(row[k] for k in Key._fields)),
+                beside=style.DENSE if row["scoring"] == "generate" else None,
+            )
+        return ChainPair(anchor, why, title, question, answer, chains, viewer)
 
     def _shown(self, row: dict[str, Any], label: str) -> ShownChain:
         text = self._text
-        if text is None or self._store is None or row["scoring"] != "generate":
+        store = self._stores.get(str(row.get(SOURCE, self._study.folder)))
+        if text is None or store is None or row["scoring"] != "generate":
             return shown_chain(row, label, self._looks.get(row["variant"]), None, self._most)
-        key = [str(row[k]) for k in ("benchmark", "problem", "variant", "budget")]
-        samples = self._store.samples_of(*key)
+        stored = str(row.get(STORED, row["variant"]))
+        samples = store.samples_of(row["benchmark"], row["problem"], stored, str(row["budget"]))
         ids = unpack(samples.loc[samples["sample"] == row["sample"], "ids"].iloc[0], np.int32)
         look = self._looks.get(row["variant"])
         return shown_chain({**row, "ids": ids}, label, look, text, self._most)

@@ -15,6 +15,7 @@ from analyses.plumbing.tables import blocks_text
 from analyses.report.removal_changes import Change, Removals
 
 SAFE, UNSAFE, UNKNOWN = "Safe to remove", "Do not remove", "Cannot tell"
+STUDIES = {SAFE: "No worse", UNSAFE: "Worse", UNKNOWN: UNKNOWN}  # said of a study, not a removal
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ clear, and links to the chains behind it. The last row says what the study was a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -124,7 +124,32 @@ def glance(
     Returns:
         The table; None without a removal that can be compared.
     """
-    places = removals.columns
+    anchor = "blocks-glance" if set(removals.methods.values()) == {"single"} else "glance"
+    removals = replace(removals, reference=dense_name(study))
+    return glance_of(removals, removals.columns, anchor, title, links)
+
+
+def glance_of(
+    removals: Removals,
+    places: Sequence[tuple[str, str]],
+    anchor: str,
+    title: str,
+    links: Mapping[tuple[str, str, str], str],
+    kinds: Mapping[str, str] | None = None,
+) -> GlanceTable | None:
+    """The table of some columns; those of accuracy stand first.
+
+    Args:
+        removals: what is compared.
+        places: the columns, as pairs (benchmark, outcome).
+        anchor: anchor of the table.
+        title: heading.
+        links: anchor by (variant, benchmark, outcome).
+        kinds: what a decision is called; None names it as it is.
+
+    Returns:
+        The table; None without a column.
+    """
     if not places:
         return None
     columns = tuple(_column(removals, benchmark, outcome) for benchmark, outcome in places)
@@ -135,17 +160,16 @@ def glance(
             _cell(removals.changes.get((name, *place)), links.get((name, *place), ""))
             for place in places
         )
-        blocks = blocks_text(removals.removed[name])
+        removed = removals.removed[name]
+        blocks = blocks_text(removed) if removed else ""
         label = removals.labels[name]
         rows.append(
             GlanceRow(label, "" if label == blocks else blocks, SIGNS[decision.kind],
-                      decision.kind, cells)
+                      (kinds or {}).get(decision.kind, decision.kind), cells)
         )  # fmt: skip
     n_accuracy = sum(outcome == "correct" for _, outcome in places)
-    anchor = "blocks-glance" if set(removals.methods.values()) == {"single"} else "glance"
-    return GlanceTable(
-        title, anchor, removals.longest, n_accuracy, dense_name(study), columns, tuple(rows)
-    )
+    longest = next((b for b, outcome in places if outcome != "correct"), removals.longest)
+    return GlanceTable(title, anchor, longest, n_accuracy, removals.reference, columns, tuple(rows))
 
 
 def dense_name(study: StudyData) -> str:

@@ -9,10 +9,9 @@ models and problems. The figures are also beside it as PNG and SVG, the tables a
 
 from __future__ import annotations
 
-import base64
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata, resources
@@ -30,6 +29,7 @@ from analyses.report.advice import advice, warnings
 from analyses.report.captions import captions
 from analyses.report.chain_appendix import appendix
 from analyses.report.chain_text import tokenizer_text
+from analyses.report.figure_svg import inline_svg
 from analyses.report.glance import dense_name, glance
 from analyses.report.glossary import GLOSSARY
 from analyses.report.removal_changes import plans, single_blocks
@@ -70,18 +70,27 @@ class Image:
     """A figure as the template embeds it.
 
     Attributes:
-        source: data URL of the SVG.
+        svg: the figure, as matplotlib wrote it.
+        name: what its ids begin with in the page.
         alt: alternative text.
         caption: caption.
         width: width in CSS pixels.
         height: height in CSS pixels.
     """
 
-    source: str
+    svg: str
+    name: str
     alt: str
     caption: str
     width: int
     height: int
+
+    def inline(self, links: Mapping[tuple[str, str, str], str]) -> str:
+        """The figure as a part of the page."""
+        from markupsafe import Markup
+
+        size = (self.width, self.height)
+        return Markup(inline_svg(self.svg, self.name, self.alt, size, links))
 
 
 @dataclass(frozen=True)
@@ -163,13 +172,9 @@ def write_report(
         section = _section(analysis, study, found, written)
         if section is not None:
             sections.append(section)
-    decode, note = _text(study, text, trust_remote_code)
+    decode, note = decoder_of(study, text, trust_remote_code)
     html = render(study, sections, decode, note)
-    path = target / REPORT
-    partial = path.with_suffix(".html.partial")
-    partial.write_text(html, encoding="utf-8", errors="replace")  # a lone surrogate in a setting
-    partial.replace(path)
-    return path
+    return write_whole(target / REPORT, html)
 
 
 def render(
@@ -189,6 +194,42 @@ def render(
     Returns:
         The HTML.
     """
+    sides = {"accuracy": plans(study), "blocks": single_blocks(study)}
+    groups, links = appendix(study, list(sides.items()), text)
+    tables = {name: glance(study, sides[name], title, links) for name, title in GLANCES.items()}
+    contents = [{"id": s.id, "title": s.title} for s in sections]
+    if groups:
+        contents.append({"id": "chains", "title": CHAINS})
+    contents.append({"id": "made", "title": "How this was made"})
+    model = str(study.config.get("model", "the model"))
+    return filled(
+        kicker="study",
+        links=links,
+        reference=style.DENSE,
+        title=f"What removing blocks does to {model_name(model)}",
+        byline=byline(study),
+        warnings=warnings(study),
+        headline=headline(study),
+        tables=[table for table in tables.values() if table is not None],
+        advice=advice(study),
+        contents=contents,
+        sections=sections,
+        groups=groups,
+        chains_note=note,
+        folder=shlex.quote(str(study.folder or "STUDY")),
+        settings=settings(study),
+    )
+
+
+def filled(**parts: Any) -> str:
+    """The template of the report with what a page shows; styles and glossary are the same.
+
+    Args:
+        **parts: the variables of `report.html.jinja`.
+
+    Returns:
+        The HTML.
+    """
     import jinja2
     from markupsafe import Markup
 
@@ -198,33 +239,31 @@ def render(
     )
     environment.filters["unbroken"] = _unbroken
     template = environment.from_string((here / "report.html.jinja").read_text(encoding="utf-8"))
-    sides = {"accuracy": plans(study), "blocks": single_blocks(study)}
-    groups, links = appendix(study, list(sides.items()), text)
-    tables = {name: glance(study, sides[name], title, links) for name, title in GLANCES.items()}
-    contents = [{"id": s.id, "title": s.title} for s in sections]
-    if groups:
-        contents.append({"id": "chains", "title": CHAINS})
-    contents.append({"id": "made", "title": "How this was made"})
-    model = str(study.config.get("model", "the model"))
     return template.render(
         css=Markup((here / "report.css").read_text(encoding="utf-8")),
-        title=f"What removing blocks does to {model_name(model)}",
-        byline=byline(study),
         version=version("prunescope"),
-        warnings=warnings(study),
-        headline=headline(study),
-        tables=[table for table in tables.values() if table is not None],
-        advice=advice(study),
         glossary=GLOSSARY,
-        contents=contents,
-        sections=sections,
         chains_title=CHAINS,
-        groups=groups,
-        chains_note=note,
-        folder=shlex.quote(str(study.folder or "STUDY")),
-        settings=settings(study),
         database="study.sqlite",
+        **parts,
     )
+
+
+def write_whole(path: Path, html: str) -> Path:
+    """Write a page, so that no reader sees half of it.
+
+    Args:
+        path: the file.
+        html: the page.
+
+    Returns:
+        The file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".html.partial")
+    partial.write_text(html, encoding="utf-8", errors="replace")  # a lone surrogate in a setting
+    partial.replace(path)
+    return path
 
 
 def _unbroken(text: str) -> str:
@@ -292,7 +331,7 @@ def _flat(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _text(
+def decoder_of(
     study: StudyData, text: Callable[[Sequence[int]], str] | None, trust_remote_code: bool
 ) -> tuple[Callable[[Sequence[int]], str] | None, str]:
     """The function from token ids to text, or the reason why there is none."""
@@ -319,16 +358,19 @@ def _section(
             width, height = _size(path)
             caption = analysis.caption_of(table)
             figures.append(
-                Image(_embedded(path), f"{analysis.title}. {caption}", caption, width, height)
+                Image(
+                    path.read_text(encoding="utf-8"),
+                    path.stem,
+                    f"{analysis.title}. {caption}",
+                    caption,
+                    width,
+                    height,
+                )
             )
     said = tuple(captions(analysis.name, study, found))
     text = tuple(analysis.text_of(table))
     sheet = as_sheet(table, "Table", study)
     return Section(analysis.name, analysis.title, text, said, tuple(figures), (sheet,))
-
-
-def _embedded(path: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
 
 
 def _size(path: Path) -> tuple[int, int]:

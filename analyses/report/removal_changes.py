@@ -12,7 +12,7 @@ the report says about a removal is decided here, by three fixed rules:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -27,8 +27,11 @@ from interp.statistics import PairedDifference, holm, smallest_effect
 if TYPE_CHECKING:
     import pandas as pd
 
+    Difference = Callable[[pd.DataFrame, pd.DataFrame, str], PairedDifference | None]
+
 TOLERANCE = 0.10  # a loss of accuracy, or a rise of loops, that would matter
 BEHAVIOURS = ("looped", "no_answer", "reflection_per_1k", "thinking_tokens")
+OUTCOMES = ("correct", *BEHAVIOURS)
 HARMFUL = ("correct", "looped", "no_answer")  # outcomes that decide whether a removal is safe
 MOST_PROBLEMS = 100_000
 
@@ -155,6 +158,7 @@ class Removals:
         benchmarks: the benchmarks, shortest chains first.
         longest: the benchmark whose chains show the behaviours; empty where nothing is generated.
         changes: the changes by (variant, benchmark, outcome).
+        reference: name of what they are compared with.
     """
 
     labels: dict[str, str]
@@ -163,6 +167,7 @@ class Removals:
     benchmarks: tuple[str, ...]
     longest: str
     changes: dict[tuple[str, str, str], Change]
+    reference: str = style.DENSE
 
     @property
     def columns(self) -> list[tuple[str, str]]:
@@ -176,6 +181,23 @@ class Removals:
         """The changes of one variant in one outcome, in the order of the benchmarks."""
         found = (self.changes.get((variant, b, outcome)) for b in self.benchmarks)
         return [change for change in found if change is not None]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per change: levels, interval, corrected p, n, and what could have been seen."""
+        import pandas as pd
+
+        columns = [
+            "variant", "benchmark", "outcome", "dense", "value", "change", "low", "high", "p",
+            "p_holm", "n_problems", "smallest_visible", "clear",
+        ]  # fmt: skip
+        rows = [
+            (
+                name, benchmark, outcome, c.found.dense, c.found.variant, c.found.value,
+                c.found.low, c.found.high, c.found.p, c.p, c.n, c.visible, c.clear,
+            )
+            for (name, benchmark, outcome), c in self.changes.items()
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=columns)
 
     def harms(self, variant: str) -> list[Change]:
         """The changes of one variant that decide whether it is safe."""
@@ -194,7 +216,7 @@ def plans(study: StudyData) -> Removals:
     """
     rows = with_derived(largest_budget(study.rows("accuracy")))
     names = [(name, method) for name, method, _ in study.variants if name != style.DENSE]
-    return _compared(study, rows, names, lambda key: key[2])
+    return compared(study, rows, names, lambda key: key[2])
 
 
 @lru_cache(maxsize=4)
@@ -212,13 +234,31 @@ def single_blocks(study: StudyData) -> Removals:
     if len(rows):
         first = rows[rows["block"].notna()].drop_duplicates("variant").sort_values("block")
         names = [(str(name), "single") for name in first["variant"]]
-    return _compared(study, rows, names, lambda key: key[1:])
+    return compared(study, rows, names, lambda key: key[1:])
 
 
-def _compared(
-    study: StudyData, rows: pd.DataFrame, names: Sequence[tuple[str, str]], family: Any
+def compared(
+    study: StudyData,
+    rows: pd.DataFrame,
+    names: Sequence[tuple[str, str]],
+    family: Callable[[tuple[str, str, str]], Any],
+    *,
+    difference: Difference = tables.paired_with_dense,
+    everywhere: bool = False,
 ) -> Removals:
-    """Compare the variants with dense; `family` maps a key to the tests it is corrected with."""
+    """Compare variants with dense.
+
+    Args:
+        study: the study.
+        rows: its chains, one budget per benchmark.
+        names: pairs (variant, method).
+        family: from a key (variant, benchmark, outcome) to the tests it is corrected with.
+        difference: compares two frames of chains in a column.
+        everywhere: whether the behaviours are compared on every benchmark, not on the longest only.
+
+    Returns:
+        The comparison.
+    """
     found: dict[tuple[str, str, str], PairedDifference] = {}
     removed: dict[str, tuple[int, ...]] = {}
     benchmarks: list[str] = []
@@ -230,7 +270,8 @@ def _compared(
         longest = next((b for b in reversed(benchmarks) if b in written), "")
         first = rows.drop_duplicates("variant").set_index("variant")["removed"]
         removed = {name: first[name] for name, _ in names if name in first}
-        found = dict(_differences(rows, [name for name, _ in names], longest))
+        shown = written if everywhere else {longest}
+        found = dict(_differences(rows, [name for name, _ in names], shown, difference))
     changes: dict[tuple[str, str, str], Change] = {}
     families: dict[Any, list[tuple[str, str, str]]] = {}
     for key in found:
@@ -251,17 +292,17 @@ def _compared(
 
 
 def _differences(
-    rows: pd.DataFrame, names: Sequence[str], longest: str
+    rows: pd.DataFrame, names: Sequence[str], shown: Collection[str], difference: Difference
 ) -> Iterator[tuple[tuple[str, str, str], PairedDifference]]:
     for (benchmark, scoring), part in rows.groupby(["benchmark", "scoring"], sort=False):
         dense = part[part["variant"] == style.DENSE]
-        outcomes = ("correct", *BEHAVIOURS) if benchmark == longest else HARMFUL
+        outcomes = OUTCOMES if benchmark in shown else HARMFUL
         outcomes = outcomes if scoring == "generate" else ("correct",)
         for name in names:
             mine = part[part["variant"] == name]
             for outcome in outcomes:
-                if outcome not in part:
+                if outcome not in part or not len(mine):
                     continue
-                one = tables.paired_with_dense(mine, dense, outcome)
+                one = difference(mine, dense, outcome)
                 if one is not None:
                     yield (name, str(benchmark), outcome), one

@@ -49,6 +49,13 @@ Settings = Annotated[tuple[str, ...], unset("NAME=VALUE [NAME=VALUE ...]")]
 # Control characters but for tab and line feed, marks of direction, halves of surrogate pairs.
 _HARMFUL = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+#: What the exit code of a command means.
+EXIT_CODES = {
+    0: "done",
+    1: "the machine or a defect: a full disk, a non-finite logit, a damaged file",
+    2: "the caller's mistake: a wrong name, number, option or folder",
+    130: "stopped by Ctrl-C; what was finished is kept",
+}
 OWN = 10  # where the options that a command does not share stand
 
 
@@ -121,28 +128,61 @@ class Runs(Protocol):
         ...
 
 
-def execute(make: Callable[[], Runs | None], name: str, go_on: str = "\nStopped.") -> int:
-    """Runs a command, prints its lines, and turns errors into one line and an exit code.
+class Output:
+    """Where the lines of a command go: results to standard output, errors to standard error."""
+
+    def line(self, line: str) -> None:
+        """Show a line.
+
+        Args:
+            line: the line.
+        """
+        show(line, sys.stdout)
+
+    def end(self, code: int, error: str = "") -> int:
+        """End the command.
+
+        Args:
+            code: its exit code.
+            error: what went wrong; empty where nothing did.
+
+        Returns:
+            The exit code.
+        """
+        if error:
+            show(error, sys.stderr)
+        return code
+
+
+def execute(
+    make: Callable[[], Runs | None],
+    name: str,
+    go_on: str = "\nStopped.",
+    output: Output | None = None,
+) -> int:
+    """Runs a command, shows its lines, and turns errors into one line and an exit code.
 
     Args:
         make: parses the command; None where there is nothing to run.
         name: what error messages begin with.
         go_on: what is said after Ctrl-C.
+        output: where the lines go; by default to the terminal.
 
     Returns:
-        0 done, 1 the machine or a defect, 2 the caller's mistake, 130 stopped by Ctrl-C.
+        The exit code (see `EXIT_CODES`).
     """
+    output = Output() if output is None else output
     try:
         parsed = make()
         for line in () if parsed is None else parsed.run():
-            show(line, sys.stdout)
+            output.line(line)
     except UserError as error:
-        return _said(f"{name}: {error}", 2)
+        return output.end(2, f"{name}: {error}")
     except (PruneScopeError, OSError) as error:
-        return _said(f"{name}: {error}", 1)
+        return output.end(1, f"{name}: {error}")
     except KeyboardInterrupt:
-        return _said(go_on, 130)
-    return 0
+        return output.end(130, go_on)
+    return output.end(0)
 
 
 def parse(
@@ -190,8 +230,3 @@ def show(line: str, stream: Any) -> None:
     encoding = getattr(stream, "encoding", None) or "utf-8"
     stream.write(safe.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
-
-
-def _said(text: str, code: int) -> int:
-    show(text, sys.stderr)
-    return code

@@ -30,3 +30,4 @@ from interp.statistics.paired import PairedDifference, paired_difference, sign_f
 from interp.statistics.partial import partial_interval
 from interp.statistics.problem_table import problem_table
 from interp.statistics.rates import Rate, rate
+from interp.statistics.unpaired import unpaired_difference

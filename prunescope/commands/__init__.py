@@ -1,9 +1,11 @@
 """The subcommands: frozen dataclasses whose fields are the options and whose `run` is one call.
 
 A class docstring is the command's help. What is heavy is imported in `run`, so `--help` is quick.
-`run` returns the lines for standard output; progress goes to standard error.
+`run` yields lines and results (`prunescope.commands.output`); progress goes to standard error.
 """
 
+from prunescope.commands.compare_command import Compare
+from prunescope.commands.completion import Completion
 from prunescope.commands.diagnose import Diagnose
 from prunescope.commands.doctor_command import Doctor
 from prunescope.commands.judge_command import JudgeCommand

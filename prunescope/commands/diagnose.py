@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
 from interp.plumbing.command_line import File, Lines, OutOptions, Word, command
+from prunescope.commands.output import Command, Result
 from prunescope.commands.shared import table
 
 
 @command
-class Diagnose(OutOptions):
+class Diagnose(Command, OutOptions):
     """Find loops and reflections in texts of any model.
 
     prunescope diagnose answers.jsonl --out diagnosis.csv
     """
 
+    ENTRIES: ClassVar = {
+        "texts": "a row per text: its loop, reflections and more",
+        "n": "number of texts",
+        "loops": "how many end in a loop",
+        "reflections": "number of reflections in all of them",
+        "file": "the table that --out names",
+    }
     file: tyro.conf.Positional[Path]
     """Texts: .jsonl (one of the fields text, response, output, answer) or .txt (one per line)."""
     field: Word = None
@@ -29,7 +38,8 @@ class Diagnose(OutOptions):
         from pruning.calibration import read_texts
 
         frame = diagnose_texts(read_texts(self.file, self.field, fields=FIELDS, blank=True))
-        yield from table(frame, self.out, most=20)
+        yield from table(frame, "texts", self.out, most=20)
         loops = int((frame["loop"] != "").sum())
         total = int(frame["reflections"].sum())
-        yield f"{loops} of {len(frame)} texts end in a loop; {total} reflections."
+        said = f"{loops} of {len(frame)} texts end in a loop; {total} reflections."
+        yield Result(said, n=len(frame), loops=loops, reflections=total)

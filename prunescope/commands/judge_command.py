@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from interp.errors import UserError
 from interp.plumbing.command_line import (
@@ -17,6 +18,7 @@ from interp.plumbing.command_line import (
     command,
 )
 from prunescope.commands.options import FolderOptions
+from prunescope.commands.output import ESTIMATE, Command, NextStep, Result, estimated
 from prunescope.commands.shared import table
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @command
-class JudgeCommand(FolderOptions, CodeOptions):
+class JudgeCommand(Command, FolderOptions, CodeOptions):
     """Let a language model judge a study's answers, and compare it with the rule grader.
 
     The judge is asked at temperature 0, is not told which answer is the reference, and may abstain.
@@ -38,6 +40,12 @@ class JudgeCommand(FolderOptions, CodeOptions):
     prunescope judge studies/math --behaviours 100 --estimate
     """
 
+    ENTRIES: ClassVar = {
+        "agreement": "a row per benchmark: kappa between judge and grader with its interval",
+        "errors": "answers that have an error in the place of a verdict",
+        "table": "the judged answers (CSV)",
+        **ESTIMATE,
+    }
     url: Word = None
     """The endpoint: any that speaks the OpenAI chat protocol."""
     model: Word = None
@@ -84,6 +92,7 @@ class JudgeCommand(FolderOptions, CodeOptions):
             trust_remote_code=self.trust_remote_code,
         )
         yield from said_of(judged, self.study)
+        yield NextStep(f"prunescope report {shlex.quote(str(self.study))}")
 
     def _estimated(self) -> Lines:
         """What is in the cache of this judge counts as asked; without a judge all is new."""
@@ -106,9 +115,9 @@ class JudgeCommand(FolderOptions, CodeOptions):
             concurrency=self.concurrency, max_tokens=self.max_tokens,
         ) as judge:  # fmt: skip
             planned = judge.planned(work.items, work.texts)
-        yield from estimate_judging(
-            planned, max_tokens=self.max_tokens, concurrency=self.concurrency
-        ).report()
+        yield estimated(
+            estimate_judging(planned, max_tokens=self.max_tokens, concurrency=self.concurrency)
+        )
 
 
 def check_judge(url: str | None, model: str | None) -> None:
@@ -127,11 +136,12 @@ def said_of(judged: JudgedStudy, folder: Path) -> Lines:
     found = judged.agreement_frame()
     if len(found):
         keys = ["benchmark", "kappa", "kappa_low", "kappa_high", "agreed", "n", "n_problems"]
-        yield from table(found[[*keys, "rule_only", "judge_only", "abstained", "errors"]])
+        keys += ["rule_only", "judge_only", "abstained", "errors"]
+        yield from table(found, "agreement", columns=keys)
     else:
         yield "No answer has a verdict: there is no agreement to report."
     if judged.errors:
         first = judged.rows["error"].dropna().iloc[0]
         yield f"{judged.errors} answers have an error in the place of a verdict, such as: {first}"
         yield "Run the same command again to ask for those alone."
-    yield f"Table: {out}"
+    yield Result(f"Table: {out}", table=str(out), errors=judged.errors)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import ClassVar
 
 import tyro
 
 from interp.errors import UserError
 from interp.plumbing.command_line import CodeOptions, Lines, Numbers, Word, command
 from prunescope.commands.options import FolderOptions
+from prunescope.commands.output import Command, NextStep, Result
 
 
 @command
-class ImportLmEval(CodeOptions):
+class ImportLmEval(Command, CodeOptions):
     """Read sample logs of lm-evaluation-harness as a study, graded and diagnosed here.
 
     The harness writes them with --log_samples: samples_TASK_DATE.jsonl. Every response becomes a
@@ -27,6 +30,13 @@ class ImportLmEval(CodeOptions):
     --model Qwen/Qwen3-8B --out studies/harness --variant pruned --removed 27 28
     """
 
+    ENTRIES: ClassVar = {
+        "chains": "number of chains that were imported",
+        "agree": "how many of the log's own verdicts are the grader's",
+        "differ": "how many are not",
+        "folder": "folder of the study",
+        "database": "its rows (SQLite)",
+    }
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Logs of one task (.jsonl)."""
     benchmark: str
@@ -54,18 +64,22 @@ class ImportLmEval(CodeOptions):
             variant=self.variant,
             removed=self.removed,
         )
-        yield f"{found.chains:,} chains of {self.variant} on {self.benchmark}"
+        said = f"{found.chains:,} chains of {self.variant} on {self.benchmark}"
+        yield Result(said, chains=found.chains, agree=found.agree, differ=found.differ)
         if found.agree + found.differ:
             yield (
                 f"The log's own verdicts: {found.agree:,} are the grader's, {found.differ:,} are "
                 "not (columns lm_eval_... of the rows)"
             )
-        yield f"Rows: {found.folder / 'study.sqlite'}"
-        yield f"Report: prunescope report {found.folder}"
+        yield Result(
+            f"Rows: {found.folder / 'study.sqlite'}",
+            folder=str(found.folder), database=str(found.folder / "study.sqlite"),
+        )  # fmt: skip
+        yield NextStep(f"prunescope report {shlex.quote(str(found.folder))}")
 
 
 @command
-class ExportLmEval(FolderOptions, CodeOptions):
+class ExportLmEval(Command, FolderOptions, CodeOptions):
     """Write a study's rows as sample logs of lm-evaluation-harness, for the tools that read those.
 
     One file a variant, benchmark and budget, a line a problem with all its samples:
@@ -74,6 +88,7 @@ class ExportLmEval(FolderOptions, CodeOptions):
     prunescope export-lm-eval studies/testbed --out logs
     """
 
+    ENTRIES: ClassVar = {"files": "the logs", "folder": "the folder that holds them"}
     out: Path
     """Folder for the logs."""
     model: Word = None
@@ -94,5 +109,6 @@ class ExportLmEval(FolderOptions, CodeOptions):
             delimiters=stored_format(meta),
             trust_remote_code=self.trust_remote_code,
         )
-        files = export_samples(self.study, self.out, model)
-        yield f"{len(files)} logs, such as {files[0]}"
+        found = export_samples(self.study, self.out, model)
+        said = f"{len(found)} logs, such as {found[0]}"
+        yield Result(said, files=list(map(str, found)), folder=str(self.out))

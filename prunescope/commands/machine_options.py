@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
-from interp.plumbing.command_line import Lines
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from scaling.study.config import StudyConfig
 
 
-def estimate(config: StudyConfig, machine: str | None = None) -> Lines:
-    """The lines of an estimate: of a named machine, or by a trial on this one."""
+def estimate(config: StudyConfig, machine: str | None = None) -> Estimate:
+    """An estimate: of a named machine, or by a trial on this one."""
     from scaling.costs.machines import machine as named
     from scaling.study.preflight import check_names
 
@@ -26,14 +25,14 @@ def estimate(config: StudyConfig, machine: str | None = None) -> Lines:
     if machine is not None:
         from scaling.costs.study_costs import estimate_on
 
-        return estimate_on(config, named(machine)).report()
+        return estimate_on(config, named(machine))
     check_weights(config.model)
     from scaling.costs.trial import estimate_here
     from scaling.engines.local import LocalEngine
 
     engine = LocalEngine(config.load_model())
     with StudyBar() as bar:
-        return estimate_here(config, engine, on_event=bar).report()
+        return estimate_here(config, engine, on_event=bar)
 
 
 def check_weights(model: str) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from scaling.benchmarks import PromptChoice
     from scaling.study.calibration_source import CalibrationSource
     from scaling.study.config import StudyConfig
+    from scaling.study.runner import StudyResult
 
 
 def files_of(given: Sequence[str], option: str = "--data") -> dict[str, str]:
@@ -310,11 +311,14 @@ class ClusterOptions:
     ray_workers: Number = None
     """Workers on the cluster (default: one per GPU, or one per core without)."""
 
-    def measure(self, config: StudyConfig) -> None:
+    def measure(self, config: StudyConfig) -> StudyResult:
         """Runs a study here or on the cluster, with a progress bar.
 
         Args:
             config: the study.
+
+        Returns:
+            What was added.
         """
         from scaling.study.places import run_on_cluster
         from scaling.study.runner import run_study
@@ -323,9 +327,8 @@ class ClusterOptions:
             raise UserError("--ray-workers without --ray: say which cluster, such as --ray local.")
         with StudyBar() as bar:
             if self.ray is None:
-                run_study(config, bar)
-            else:
-                run_on_cluster(config, self.ray, bar, workers=self.ray_workers)
+                return run_study(config, bar)
+            return run_on_cluster(config, self.ray, bar, workers=self.ray_workers)
 
 
 @command
@@ -339,25 +342,27 @@ class PlaceOptions(ClusterOptions):
     served_model: Word = None
     """Name of the model at the server (default: the only one it lists)."""
 
-    def measure(self, config: StudyConfig) -> None:
+    def measure(self, config: StudyConfig) -> StudyResult:
         """Runs a study here, on the cluster, or on the server, with a progress bar.
 
         Args:
             config: the study.
+
+        Returns:
+            What was added.
         """
         from scaling.study.places import run_on_server
 
         if self.served_model is not None and self.server is None:
             raise UserError("--served-model without --server: say where the model is served.")
         if self.server is None:
-            super().measure(config)
-            return
+            return super().measure(config)
         if self.ray is not None:
             raise UserError(
                 "--server and --ray: a server spreads its work itself; name one of them."
             )
         with StudyBar() as bar:
-            run_on_server(config, self.server, bar, served=self.served_model)
+            return run_on_server(config, self.server, bar, served=self.served_model)
 
 
 @command
@@ -398,10 +403,8 @@ class StudyOptions(
         from scaling.study.config import StudyConfig
         from scaling.study.preset import preset_config
 
-        limit: Any = self.limit or None
-        if len(self.limit) == 1 and self.limit[0].isdecimal():
-            limit = int(self.limit[0])
-        elif limit is not None:
+        limit: Any = self.limit_for_all()
+        if limit is None and self.limit:
             limit = counts_of(self.limit, "--limit")
         asked: dict[str, Any] = {
             "model": self.model,
@@ -425,6 +428,11 @@ class StudyOptions(
         usual = ("methods", "temperature")
         given = {k: v for k, v in given.items() if v is not None or k not in usual}
         return StudyConfig(**asked | given)
+
+    def limit_for_all(self) -> int | None:
+        """The number of --limit, where it is one for all benchmarks."""
+        one = len(self.limit) == 1 and self.limit[0].isdecimal()
+        return int(self.limit[0]) if one else None
 
 
 def kept_values(given: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:

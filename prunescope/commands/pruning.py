@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from interp.errors import UserError
 from interp.plumbing.command_line import File, Lines, Number, Settings, Word, command, unset
@@ -17,6 +18,14 @@ from prunescope.commands.options import (
     LoadedModelOptions,
     PlanOptions,
     ThinkingOptions,
+)
+from prunescope.commands.output import (
+    ESTIMATE,
+    Command,
+    NextStep,
+    Result,
+    estimated,
+    files,
 )
 from prunescope.commands.shared import table
 
@@ -69,7 +78,7 @@ class ScoringOptions(
 
 
 @command
-class Score(ScoringOptions):
+class Score(Command, ScoringOptions):
     """Score every block by a pruning criterion; low scores are removed first.
 
     Calibrated on the model's own chains on spare problems of the benchmarks, as a study does, or
@@ -85,6 +94,16 @@ class Score(ScoringOptions):
     prunescope score --method evopress --model Qwen/Qwen3-8B --estimate --machine h200
     """
 
+    ENTRIES: ClassVar = {
+        "scores": "a row per block: score, interval, rank",
+        "removals": "the blocks that go first, then next, for a criterion that goes step by step",
+        "comparison": "with --compare: a row per block and criterion",
+        "agreement": "with --compare: a row per pair of criteria",
+        "file": "the table that --out names",
+        "agreement_file": "with --compare and --out: the agreement (CSV)",
+        "figure": "with --compare and --out: the figure",
+        **ESTIMATE,
+    }
     compare: Annotated[tuple[str, ...] | None, unset("[NAME ...]")] = None
     """Compare these criteria; without a name, all that score blocks at once."""
     remove: Number = None
@@ -103,7 +122,7 @@ class Score(ScoringOptions):
         self.check_estimate()
         source = self.source()
         if self.estimate:
-            yield from self._estimate(source).report()
+            yield estimated(self._estimate(source))
             return
         model = self.loaded()
         if self.compare is not None:
@@ -112,9 +131,12 @@ class Score(ScoringOptions):
         found = score_model(model, self.method, source, remove=self.remove, **options)
         frame = found.to_frame()
         columns = ["block", "part", "score", "low", "high", "rank"]
-        yield from table(frame[[c for c in columns if c in frame]], self.out)
+        shown = [c for c in columns if c in frame]
+        yield from table(frame[shown], "scores", self.out)
         for n, gone in enumerate(found.removals(), start=1):
-            yield f"{n} removed: {gone}"
+            yield Result(f"{n} removed: {gone}", removals=[gone])
+        words = ["prunescope", "prune", "--model", self.model, "--method", self.method]
+        yield NextStep(shlex.join([*words, "--remove", "1", "--out", "pruned"]))
 
     def _estimate(self, source: CalibrationSource) -> Estimate:
         """What scoring would cost; a comparison without names is of all that score at once."""
@@ -135,23 +157,25 @@ class Score(ScoringOptions):
         from pruning.compare import compare_criteria
 
         found = compare_criteria(model, source.calibration(model), names, self.seed)
-        yield from found.lines()
+        ranks, agreement = found.to_frame(), found.agreement()
+        yield Result("\n".join(found.lines()), comparison=ranks, agreement=agreement)
         if self.out is None:
             return
         self.out.parent.mkdir(parents=True, exist_ok=True)
-        for what, path, frame in (
-            ("Table", self.out, found.to_frame()),
-            ("Agreement", self.out.with_stem(f"{self.out.stem}-agreement"), found.agreement()),
-        ):
+        for what, name, path, frame in (
+            ("Table", "file", self.out, ranks),
+            ("Agreement", "agreement_file", self.out.with_stem(f"{self.out.stem}-agreement"),
+             agreement),
+        ):  # fmt: skip
             frame.to_csv(path, index=False)
-            yield f"{what}: {path}"
+            yield files(what, name, path)
         figure = self.out.with_suffix(".png")
         found.save_figure(figure)
-        yield f"Figure: {figure}"
+        yield files("Figure", "figure", figure)
 
 
 @command
-class Prune(PlanOptions, ScoringOptions):
+class Prune(Command, PlanOptions, ScoringOptions):
     """Write a checkpoint without some blocks; it loads like any other.
 
     What goes is chosen by a criterion (--remove), named (--blocks), or a plan (--plan): a JSON
@@ -167,6 +191,13 @@ class Prune(PlanOptions, ScoringOptions):
     prunescope prune --remove 3 --texts calibration.txt --repair replaceme --out mended
     """
 
+    ENTRIES: ClassVar = {
+        "checkpoint": "folder of the checkpoint",
+        "removed": "the blocks that it lacks, by dense index",
+        "source": "where a published plan is from",
+        "repair": "what the repair measured",
+        **ESTIMATE,
+    }
     out: File = None
     """The new checkpoint's folder; needed but for an estimate."""
     remove: Number = None
@@ -195,11 +226,13 @@ class Prune(PlanOptions, ScoringOptions):
             if kl := found.repair.get("kl"):
                 said += f", KL to the dense model {kl['repaired']:.3g} nats per token"
                 said += f" (unrepaired {kl['removed']:.3g})"
-            yield said
-        yield f"Removed (dense indices): {' '.join(map(str, found.removed))}"
+            yield Result(said, repair=dict(found.repair))
+        gone = " ".join(map(str, found.removed))
+        yield Result(f"Removed (dense indices): {gone}", removed=list(found.removed))
         if found.source:
-            yield f"Published: {found.source}"
-        yield f"Checkpoint: {found.folder}"
+            yield Result(f"Published: {found.source}", source=found.source)
+        yield files("Checkpoint", "checkpoint", found.folder)
+        yield NextStep(f"prunescope scale --model {shlex.quote(str(found.folder))}")
 
     def _config(self) -> PruneConfig:
         """What is asked for, but for the calibration; mistakes that need no model are found."""
@@ -250,7 +283,7 @@ class Prune(PlanOptions, ScoringOptions):
         repair = self._planned_repair(gone, removed, config)
         found = self.scoring_cost(names, self.source(), self.remove, repair)
         left = shape.weights * (1 - removed / shape.n_blocks)
-        yield from replace(found, disk=left * 2).report()  # as most are stored
+        yield estimated(replace(found, disk=left * 2))  # as most are stored
 
     def _planned_repair(
         self, gone: set[int], removed: int, config: PruneConfig

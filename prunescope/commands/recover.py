@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from interp.errors import UserError
 from interp.plumbing.command_line import (
@@ -23,12 +24,14 @@ from interp.plumbing.command_line import (
     command,
     unset,
 )
+from prunescope import progress
 from prunescope.commands.options import EstimateOptions, PlanOptions, files_of
-from prunescope.progress import duration
+from prunescope.commands.output import ESTIMATE, Command, NextStep, Result, estimated, files
+from prunescope.commands.shared import table
 
 
 @command
-class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptions):
+class Recover(Command, ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptions):
     """Train a pruned model to mend what pruning broke; a checkpoint comes out.
 
     Methods: lora and full imitate the data's answers; self imitates the dense model's own; distill
@@ -48,6 +51,13 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
     --data s1k --out runs/lora --estimate --machine h200
     """
 
+    ENTRIES: ClassVar = {
+        "checkpoint": "folder of the checkpoint",
+        "adapter": "folder of the LoRA adapter, with --no-merge",
+        "rates": "a row per learning rate: steps, tokens, loss on held-out examples",
+        "rate": "the best of them",
+        **ESTIMATE,
+    }
     out: File = None
     """Folder of the run: log, states, and at the end the checkpoint, OUT/model; needed but for an
     estimate."""
@@ -133,7 +143,7 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
         config, plan = self._config(), self._plan()
         self.check_estimate()
         if self.estimate:
-            yield from self._estimated(config, plan)
+            yield estimated(self._estimated(config, plan))
             return
         out = self.target(self.out)
         from recovery.overlap import measured_benchmarks
@@ -164,15 +174,17 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
             yield "Overlap with evaluation problems was not checked: name them with --against."
         for one in found.rates:
             held = "" if one["held_out"] is None else f", held out {one['held_out']:.4f}"
-            yield f"Rate {one['rate']:.1e}: {one['steps']} steps, {one['tokens']:,} tokens{held}"
+            said = f"Rate {one['rate']:.1e}: {one['steps']} steps, {one['tokens']:,} tokens{held}"
+            yield Result(said, rates=[one], rate=found.rate)
         if len(found.rates) > 1:
             yield f"Best rate: {found.rate:.1e}"
-        if found.model.is_dir():
-            yield f"Checkpoint: {found.model}"
         if (found.folder / "adapter").is_dir():
-            yield f"Adapter: {found.folder / 'adapter'}"
+            yield files("Adapter", "adapter", found.folder / "adapter")
+        if found.model.is_dir():
+            yield files("Checkpoint", "checkpoint", found.model)
+            yield NextStep(f"prunescope scale --model {shlex.quote(str(found.model))}")
 
-    def _estimated(self, config: Any, plan: Any) -> Lines:
+    def _estimated(self, config: Any, plan: Any) -> Any:
         from prunescope.commands.training_estimates import PlannedTraining, recovery
         from pruning.plan import LayerPlan
 
@@ -219,16 +231,8 @@ class Bar:
     """Progress of a training on the terminal; nothing into a pipe, where the log is read."""
 
     def __init__(self) -> None:
-        import sys
-
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=1000,
-            bar_format="{desc:<28} {percentage:3.0f}% |{bar:24}| {postfix}",
-            disable=not sys.stderr.isatty(),
-            leave=False,
-        )
+        form = "{desc:<28} {percentage:3.0f}% |{bar:24}| {postfix}"
+        self._bar = progress.bar(total=1000, bar_format=form)
 
     def __enter__(self) -> Bar:
         return self
@@ -245,13 +249,13 @@ class Bar:
         if step.held_out is not None:
             said.append(f"held out {step.held_out:.3f}")
         if step.seconds_left is not None:
-            said.append(f"about {duration(step.seconds_left)} left")
+            said.append(f"about {progress.duration(step.seconds_left)} left")
         self._bar.set_postfix_str(", ".join(said), refresh=False)
         self._bar.refresh()
 
 
 @command
-class RecoverStudy(SeedOptions, EstimateOptions):
+class RecoverStudy(Command, SeedOptions, EstimateOptions):
     """Try every recovery method on several plans, at equal training tokens, and measure all.
 
     The bundled reasoner by default, under half an hour on two cores. Killed and run again, it
@@ -262,6 +266,11 @@ class RecoverStudy(SeedOptions, EstimateOptions):
     prunescope recover-study --estimate
     """
 
+    ENTRIES: ClassVar = {
+        "files": "what was written",
+        "recovery": "a row per plan, method and benchmark",
+        **ESTIMATE,
+    }
     out: File = None
     """Folder of the study (default studies/recovery)."""
     criteria: Names = ()
@@ -294,11 +303,17 @@ class RecoverStudy(SeedOptions, EstimateOptions):
         if self.estimate:
             from prunescope.commands.training_estimates import recovery_study
 
-            yield from recovery_study(study, self.machine)
+            yield estimated(recovery_study(study, self.machine))
             return
+        import pandas as pd
+
         from analyses.recovery import write
 
         with Bar() as bar:
             run_recovery_study(study, on_step=bar)
-        for path in write(study.out):
-            yield str(path)
+        written = write(study.out)
+        for path in written:
+            if path.suffix == ".csv":
+                yield from table(pd.read_csv(path), path.stem, most=60)
+        for path in written:
+            yield Result(str(path), files=[str(path)])

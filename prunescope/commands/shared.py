@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from interp.plumbing.command_line import Lines
+from prunescope import progress
+from prunescope.commands.output import Result, files
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analyses.report.glance import GlanceTable
+
 
 def report(folder: Path, out: Path | None = None, trust_remote_code: bool = False) -> Path:
     """Write a report, saying which part is being made."""
-    import sys
-
-    from tqdm import tqdm
-
     from analyses.plumbing import catalogue
     from analyses.report.page import write_report
 
-    with tqdm(total=len(catalogue.analyses()), leave=False, disable=not sys.stderr.isatty(),
-              bar_format="{desc:<40} {n}/{total}") as bar:  # fmt: skip
+    parts = len(catalogue.analyses())
+    with progress.bar(total=parts, bar_format="{desc:<40} {n}/{total}") as bar:
 
         def step(title: str) -> None:
             bar.set_description_str(f"report: {title}")
@@ -43,13 +44,65 @@ def default_folder(model: str, quick: bool, what: str = "") -> Path:
                                        *(["quick"] if quick else [])])  # fmt: skip
 
 
-def table(frame: pd.DataFrame, out: Path | None = None, most: int = 400) -> Lines:
-    """A frame as lines of text, and as CSV where `out` names a file."""
-    shown = frame.head(most).to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="")
-    yield from shown.splitlines()
-    if len(frame) > most:
-        yield f"... {len(frame) - most} more rows"
+def table(
+    frame: pd.DataFrame,
+    name: str,
+    out: Path | None = None,
+    *,
+    columns: Sequence[str] = (),
+    most: int = 400,
+) -> Lines:
+    """A frame as text, as an entry, and as CSV where `out` names a file.
+
+    Args:
+        frame: the table; the entry and the file have all of it.
+        name: its entry.
+        out: the file.
+        columns: the columns that the text shows; all where none are named.
+        most: rows that the text shows.
+    """
+    shown = frame[list(columns)] if columns else frame
+    text = shown.head(most).to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="")
+    more = f"\n... {len(frame) - most} more rows" * (len(frame) > most)
+    yield Result(text + more, **{name: frame})
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         frame.to_csv(out, index=False)
-        yield f"Table: {out}"
+        yield files("Table", "file", out)
+
+
+def glance_text(found: GlanceTable) -> str:
+    """The report's first table as text: changes from the reference, "*" where they are clear."""
+    rows = [
+        ["", "", *(c.name for c in found.columns)],
+        ["", "n", *(c.n for c in found.columns)],
+        [found.dense, "", *(c.dense for c in found.columns)],
+    ]
+    for row in found.rows:
+        label = f"{row.label} ({row.blocks})" if row.blocks else row.label
+        clear = [bool(c.interval) and not {"faint", "hint"} & {*c.look.split()} for c in row.cells]
+        cells = [c.text + "*" * sure for c, sure in zip(row.cells, clear, strict=True)]
+        rows.append([label, row.decision, *cells])
+    rows.append(["smallest visible", "", *(c.visible for c in found.columns)])
+    what = f"accuracy by benchmark, then the chains of {found.longest}; * is clear"
+    return f"{found.title} ({what})\n{aligned(rows, left=2)}"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Rows of text as columns.
+
+    Args:
+        rows: the cells.
+        left: how many columns begin at the left; numbers end at the right.
+
+    Returns:
+        The lines.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(w) if i < left else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
+from typing import ClassVar
 
 from interp.plumbing.command_line import (
     File,
@@ -15,12 +17,14 @@ from interp.plumbing.command_line import (
     Word,
     command,
 )
+from prunescope import progress
 from prunescope.commands.options import EstimateOptions, load
+from prunescope.commands.output import ESTIMATE, Command, NextStep, estimated, files
 from prunescope.commands.shared import table
 
 
 @command
-class Train(EstimateOptions):
+class Train(Command, EstimateOptions):
     """Train the bundled reasoner from nothing; stopped and run again, it goes on.
 
     prunescope testbed train --out runs/reasoner
@@ -28,6 +32,11 @@ class Train(EstimateOptions):
     prunescope testbed train --estimate
     """
 
+    ENTRIES: ClassVar = {
+        "checkpoint": "folder of the checkpoint, once the training is over",
+        "state": "folder of the state, while it is not",
+        **ESTIMATE,
+    }
     out: Path = Path("runs/reasoner")
     """Folder of the run: state, log, and at the end the checkpoint."""
     device: Word = None
@@ -48,23 +57,31 @@ class Train(EstimateOptions):
             from scaling.costs.reasoner_costs import estimate_reasoner
 
             device = named(self.machine) if self.machine else None
-            found = estimate_reasoner(Recipe(), device, stop_after=self.stop_after)
-            yield from found.report()
+            yield estimated(estimate_reasoner(Recipe(), device, stop_after=self.stop_after))
             return
 
         folder = train(
             self.out, device=self.device, threads=self.threads, stop_after=self.stop_after
         )
-        yield f"Checkpoint: {folder}" if folder != self.out else f"State: {folder}"
+        if folder == self.out:
+            yield files("State", "state", folder)
+            return
+        yield files("Checkpoint", "checkpoint", folder)
+        yield NextStep(f"prunescope testbed evaluate --model {shlex.quote(str(folder))}")
 
 
 @command
-class Evaluate(ModelOptions, SeedOptions, OutOptions):
+class Evaluate(Command, ModelOptions, SeedOptions, OutOptions):
     """Measure a reasoner on fresh testbed problems: every figure of its model card.
 
     prunescope testbed evaluate --problems 500
     """
 
+    ENTRIES: ClassVar = {
+        "figures": "a row per kind of problem and budget: accuracy with its interval",
+        "file": "the figures that --out names",
+        "card": "the model card that --card names",
+    }
     model: str = "testbed"
     """The bundled reasoner ("testbed") or a folder of `prunescope testbed train`."""
     problems: int = 500
@@ -79,13 +96,9 @@ class Evaluate(ModelOptions, SeedOptions, OutOptions):
     """Write the figures into the model card in this checkpoint folder."""
 
     def run(self) -> Lines:
-        import sys
-
-        from tqdm import tqdm
-
         from testbed.evaluation import card_figures, evaluate, write_card
 
-        with tqdm(leave=False, disable=not sys.stderr.isatty()) as bar:
+        with progress.bar() as bar:
 
             def step(what: str, done: int, total: int) -> None:
                 bar.set_description_str(what)
@@ -100,10 +113,11 @@ class Evaluate(ModelOptions, SeedOptions, OutOptions):
                 seed=self.seed,
                 report=step,
             )
-        yield from table(found.to_frame()[["kind", "budget", "value", "low", "high", "n_problems"]])
+        columns = ["kind", "budget", "value", "low", "high", "n_problems"]
+        yield from table(found.to_frame(), "figures", columns=columns)
         if self.out is not None:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             self.out.write_text(json.dumps(found.to_json(), indent=2), encoding="utf-8")
-            yield f"Figures: {self.out}"
+            yield files("Figures", "file", self.out)
         if self.card is not None:
-            yield f"Card: {write_card(self.card, card_figures(found))}"
+            yield files("Card", "card", write_card(self.card, card_figures(found)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from prunescope.progress import StudyBar
 if TYPE_CHECKING:
     from recovery.recovery_config import RecoveryConfig
     from recovery.study import RecoveryStudy
+    from scaling.costs.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,8 @@ class PlannedTraining:
     trust_remote_code: bool
 
 
-def recovery(
-    training: PlannedTraining, config: RecoveryConfig, machine: str | None
-) -> Iterator[str]:
-    """The lines of an estimate: of a named machine, or by a trial on this one."""
+def recovery(training: PlannedTraining, config: RecoveryConfig, machine: str | None) -> Estimate:
+    """An estimate: of a named machine, or by a trial on this one."""
     from recovery.lengths import Lengths, lengths_of, tried_answers
     from recovery.recovery_study_costs import shape_without
     from recovery.sources import training_set
@@ -57,12 +55,11 @@ def recovery(
         if config.generates or config.method == "self":
             writer = load(training.teacher, trust) if training.teacher else model
             share = tried_answers(writer, train, config)
-    found = estimate_recovery(config, shape, lengths, device, teacher=teacher, share=share)
-    return found.report()
+    return estimate_recovery(config, shape, lengths, device, teacher=teacher, share=share)
 
 
-def recovery_study(study: RecoveryStudy, machine: str | None) -> Iterator[str]:
-    """The lines of an estimate of the recovery study."""
+def recovery_study(study: RecoveryStudy, machine: str | None) -> Estimate:
+    """An estimate of the recovery study."""
     from recovery.lengths import Lengths, tried_answers
     from recovery.recovery_study_costs import estimate_recovery_study
     from recovery.sources import training_set
@@ -91,5 +88,4 @@ def recovery_study(study: RecoveryStudy, machine: str | None) -> Iterator[str]:
     if machine is None:
         share = tried_answers(model, train, study.config("self"))
     lengths = Lengths.of(model, train)
-    found = estimate_recovery_study(study, device, measured, lengths, share=share)
-    return found.report()
+    return estimate_recovery_study(study, device, measured, lengths, share=share)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from interp.errors import UserError
 from interp.plumbing.command_line import (
@@ -15,11 +15,13 @@ from interp.plumbing.command_line import (
     Word,
     command,
 )
+from prunescope import progress
 from prunescope.commands.options import FolderOptions
+from prunescope.commands.output import Command, Result
 
 
 @command
-class View(FolderOptions, CodeOptions):
+class View(Command, FolderOptions, CodeOptions):
     """Look at the chains of a study in a browser, on this machine only.
 
     Filter, search, read a chain with its loops, reflections and wrong steps marked, and set a
@@ -30,6 +32,11 @@ class View(FolderOptions, CodeOptions):
     prunescope view studies/testbed --where variant="skip 11" loop=exact --export looping.html
     """
 
+    ENTRIES: ClassVar = {
+        "page": "with --export: the HTML file",
+        "address": "without it: where the viewer is served; the object comes before it is",
+        "chains": "number of chains that are shown",
+    }
     where: Settings = ()
     """Only these chains: benchmark, problem, variant, block, budget, sample, verdict, ending,
     thinking, loop or wrong (a wrong step); several values of one joined by "|"."""
@@ -48,10 +55,6 @@ class View(FolderOptions, CodeOptions):
     """Open it in the browser."""
 
     def run(self) -> Lines:
-        import sys
-
-        from tqdm import tqdm
-
         from analyses.viewer.links import selection_address
         from analyses.viewer.single_file import write_single_file
         from analyses.viewer.viewed_study import TokenizerText, ViewedStudy
@@ -66,10 +69,11 @@ class View(FolderOptions, CodeOptions):
             where, search = self.filters(), self.search or ""
             chosen = study.table.select(where)
             if self.export is not None:
-                with tqdm(total=len(chosen), leave=False, disable=not sys.stderr.isatty()) as bar:
+                with progress.bar(total=len(chosen)) as bar:
                     n = write_single_file(study, self.export, where, search, bar.update)
                 size = self.export.stat().st_size / 1e6
-                yield f"Page: {self.export} ({n} chains, {size:.1f} MB)"
+                said = f"Page: {self.export} ({n} chains, {size:.1f} MB)"
+                yield Result(said, page=str(self.export), chains=n)
                 return
             yield from self.served(study, selection_address(where, search))
 
@@ -97,8 +101,9 @@ class View(FolderOptions, CodeOptions):
         study.build_index()
         place = listening(self.port)
         address = f"http://{place.getsockname()[0]}:{place.getsockname()[1]}/{selection}"
-        yield f"Viewer: {address}"
-        yield f"{len(study.table)} chains; Ctrl-C ends it."
+        n = len(study.table)
+        yield Result(f"Viewer: {address}", last=True, address=address, chains=n)
+        yield f"{n} chains; Ctrl-C ends it."
         if self.open:
             webbrowser.open(address)
         serve(study, place)

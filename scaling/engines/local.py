@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class LocalEngine(EngineText):
         super().__init__(model)
         self.model = model
         self.slots = slots
+        self.on_tokens: Callable[[int], object] | None = None  # given to it: tokens of a `decode`
 
     @property
     def about(self) -> str:
@@ -79,7 +80,16 @@ class LocalEngine(EngineText):
         stop: Sequence[str] = (),
     ) -> Iterator[Chain]:
         """Yield chains as they finish; those of repaired models after those of the own model."""
+        before = now = 0
+
+        def told(tokens: int, *_: int) -> None:
+            nonlocal now
+            now = tokens
+            if self.on_tokens is not None:
+                self.on_tokens(before + tokens)
+
         for plan, part in by_repair(requests, lambda r: r.variant):
+            before, now = before + now, 0
             if plan is not None:
                 part = [replace(r, variant=Variant(r.variant.name)) for r in part]
             yield from decode(
@@ -89,6 +99,7 @@ class LocalEngine(EngineText):
                 slots=self.slots,
                 stop_on_loop=stop_on_loop,
                 stop=stop,
+                progress=told,
             )
 
     def option_logprobs(

@@ -19,6 +19,7 @@ from interp.errors import UserError, check_known, look_up
 from interp.plumbing.arguments import checked
 from scaling.store import checksums
 from scaling.store.chain_row import ChainRow, Key, unpack
+from scaling.store.settings_words import settings_differences
 from scaling.store.study_file import StudyFile
 
 if TYPE_CHECKING:
@@ -63,13 +64,12 @@ class Store(StudyFile):
                     db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", pairs)
                     checksums.seal(db, table, [{"key": key} for key, _ in pairs])
             return True
-        keys = sorted(set(found) | set(wanted))
-        differs = [(k, found.get(k), wanted.get(k)) for k in keys if found.get(k) != wanted.get(k)]
-        differs += [(k, meta.get(k), v) for k, v in sorted(identity.items()) if meta.get(k) != v]
+        known = {key: value for key, value in meta.items() if key in identity}
+        differs = settings_differences(
+            self.config(), known, {k: json.loads(v) for k, v in wanted.items()}, identity
+        )
         if differs:
-            said = "; ".join(
-                f"{k} is {_brief(old)} there and {_brief(new)} now" for k, old, new in differs
-            )
+            said = "; ".join(one.said() for one in differs)
             raise UserError(
                 f"The folder {str(self.folder)!r} holds a study of another configuration: {said}. "
                 f"Choose another folder (--out), run with the settings of that study, or delete "
@@ -260,9 +260,3 @@ class Store(StudyFile):
 
 def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
-
-
-def _brief(text: str | None) -> str:
-    if text is None:
-        return "not set"
-    return text if len(text) <= 60 else text[:57] + "..."

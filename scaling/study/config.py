@@ -45,6 +45,8 @@ class StudyConfig:
         samples: samples per problem for parallel scaling.
         waits: numbers of "wait" extensions to try.
         blocks: whether to skip every single block in turn, or the benchmarks on which to do so.
+        block_problems: problems on which blocks are skipped, at most those measured; None takes
+            the default, and no more than `limit`.
         temperature: sampling temperature; 0 is greedy.
         top_k: sample from the k likeliest tokens only; 0 takes all.
         top_p: sample from the likeliest tokens with this total probability; 1 takes all.
@@ -72,6 +74,7 @@ class StudyConfig:
     samples: int | None = None
     waits: tuple[int, ...] | None = None
     blocks: bool | tuple[str, ...] = True
+    block_problems: int | None = None
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -93,7 +96,7 @@ class StudyConfig:
             values = getattr(self, name) or ()
             if len(set(values)) != len(values):
                 raise UserError(f"{name}: {list(values)} names something twice.")
-        for name in ("answer", "samples", "limit"):
+        for name in ("answer", "samples", "limit", "block_problems"):
             given = getattr(self, name)
             for value in given.values() if isinstance(given, Mapping) else (given,):
                 if value is not None and value < 1:
@@ -163,6 +166,9 @@ class StudyConfig:
             given["parallel_problems"] = 0
         if not self.blocks or (isinstance(self.blocks, tuple) and benchmark not in self.blocks):
             given["block_problems"] = 0
+        elif self.block_problems is not None and (usual.block_problems or self.blocks is not True):
+            most = given.get("problems", usual.problems)
+            given["block_problems"] = min(self.block_problems, most)
         elif isinstance(self.blocks, tuple) and not usual.block_problems:
             given["block_problems"] = given.get("problems", usual.problems)
         return replace(usual, **given)

@@ -195,9 +195,11 @@ class _Study:
         }
         for name, few in requests.items():
             self._expect(name, few)
-        self.progress.chains_total += sum(
-            len(left[b.name]) for b, _ in plan if b.scoring == LIKELIHOOD
+        self.progress.expect_scored(
+            sum(len(left[b.name]) for b, _ in plan if b.scoring == LIKELIHOOD)
         )
+        if done:
+            self._know_stored()
         for bench, _ in plan:
             if not left[bench.name]:
                 continue
@@ -230,6 +232,11 @@ class _Study:
         if scored(self.config):
             self.progress.begin("calibration", "dense chains on spare problems, the blocks' scores")
             chains = calibration_chains(self.config, self.engine, self.problems, self.spare)
+            for bench in self.problems:
+                ids = {f"calibration/{p.id}" for p in self.spare[bench.name] or bench.problems}
+                mine = [c for c in chains if c.problem in ids]
+                ended = sum(c.thinking_finish != "forced" for c in mine)
+                self.progress.know(bench.name, sum(c.n_tokens for c in mine), ended)
         decide(self.config, self.engine, self.store, chains, self.progress.note)
         return read_variants(self.store)
 
@@ -252,9 +259,20 @@ class _Study:
 
     def _expect(self, name: str, requests: Sequence[Any]) -> None:
         for request in requests:
-            cap = max(b.thinking + b.answer for b in request.budgets)
+            # one thinking for all budgets, and an answer for each
+            cap = max(b.thinking for b in request.budgets)
+            cap += sum(b.answer for b in request.budgets)
             group = (name, request.variant.name)
             self.progress.expect(group, 1, cap, len(request.budgets))
+
+    def _know_stored(self) -> None:
+        """Tell the progress how long the dense chains of earlier runs were."""
+        rows = self.store.rows(where={"variant": "dense"})
+        rows = rows[(rows["scoring"] == "generate") & (rows["waits_allowed"] == 0)]
+        for name, part in rows.groupby("benchmark"):
+            longest = part.groupby(["problem", "sample"])["thinking_tokens"].max()
+            tokens = int(longest.sum() + part["answer_tokens"].sum())
+            self.progress.know(str(name), tokens, len(longest))
 
     # ------------------------------------------------------------------ the two ways of scoring
 
@@ -273,8 +291,9 @@ class _Study:
         for names, problems in lacking.items():
             for start in range(0, len(problems), LIKELIHOOD_PROBLEMS):
                 few = [by_id[p] for p in problems[start : start + LIKELIHOOD_PROBLEMS]]
+                began = time.monotonic()
                 self.store.add_chains(self._score(bench, few, names, variants))
-                self.progress.chains += len(few) * len(names)
+                self.progress.scored(len(few) * len(names), time.monotonic() - began)
                 self.progress.tell()
 
     def _score(
@@ -321,8 +340,13 @@ class _Study:
         awaited = {(r.problem, r.variant.name, r.sample): len(r.budgets) for r in requests}
         longest = dict.fromkeys(awaited, 0)
         pending: list[ChainRow] = []
-        began = flushed = time.monotonic()
+        flushed = time.monotonic()
         sampling = self.config.sampling()
+        engine: Any = self.engine
+        tells = hasattr(engine, "on_tokens")  # of the tokens of unfinished chains
+        if tells:
+            engine.on_tokens = self.progress.live
+        self.progress.decoding(bench.name)
         try:
             for chain in self.engine.decode(
                 requests, sampling=sampling, stop_on_loop=True, stop=bench.stop
@@ -338,13 +362,16 @@ class _Study:
                 now = time.monotonic()
                 if len(pending) >= BATCH_CHAINS or now - flushed > BATCH_SECONDS:
                     batch, pending = pending, []
+                    self.progress.paused()
                     self.store.add_chains(batch)
-                    self.progress.decode_seconds += now - began
-                    began = flushed = time.monotonic()
+                    self.progress.decoding(bench.name)
+                    flushed = time.monotonic()
                     self.progress.tell()
         finally:  # an error or Ctrl-C: what is finished is kept
+            if tells:
+                engine.on_tokens = None
+            self.progress.paused()
             self.store.add_chains(pending)
-            self.progress.decode_seconds += time.monotonic() - began
         short = [request for request, n in awaited.items() if n]
         if short:
             raise RuntimeError(f"the engine left {len(short)} requests unfinished: {short[:3]}")

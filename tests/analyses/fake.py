@@ -122,7 +122,7 @@ def write_study(folder: Path, seed: int = 0) -> Path:
                     for i in range(n):
                         for s in range(several):
                             right = noise[i, s] < chance(benchmark, removed, budget or 1)
-                            chains.append(_row(benchmark, i, name, budget, s, bool(right),
+                            chains.append(planted_row(benchmark, i, name, budget, s, bool(right),
                                                removed, more[i, s]))  # fmt: skip
                         if several > 1:
                             measures = {"self_bleu": 0.3 + 0.2 * more[i, 0, 0], "vendi": 5.0,
@@ -138,10 +138,11 @@ def write_study(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def _row(
+def planted_row(
     benchmark: str, i: int, variant: str, budget: int, sample: int, right: bool,
-    removed: tuple[int, ...], u: np.ndarray,
+    removed: tuple[int, ...], u: np.ndarray, position: int | None = None,
 ) -> ChainRow:  # fmt: skip
+    place = i if position is None else position
     choices = () if budget else ("9", "8")
     problem = Problem(f"{benchmark}/{i}", f"what <b>is</b> {i}", "9", choices)
     looped = bool(u[1] < (0.3 if 2 in removed else 0.02)) and not right
@@ -150,11 +151,11 @@ def _row(
     verdict = Verdict(outcome, answer, outcome, outcome)
     if not budget:
         logprobs = np.array([-0.1, -2.0] if right else [-2.0, -0.1])
-        return likelihood_row(benchmark, problem, i, variant, 5, logprobs, verdict)
+        return likelihood_row(benchmark, problem, place, variant, 5, logprobs, verdict)
     twice = bool(u[0] < (0.7 if 5 in removed else 0.15))
     thinking = min(budget, int(18 + 0.5 * budget * (0.2 + 0.8 * u[2])))
     ids = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 8] + [1, 2, 3, 4, 12, 9, 8] * (thinking // 4))
-    ids = np.r_[ids[:thinking], 12]
+    ids = np.r_[ids[:thinking], 12 if right else 9]
     chain = make_chain(
         ids, [0] * 5, problem=problem.id, variant=variant, sample=sample, budget=Budget(budget, 8),
         thinking=Span(0, thinking), answer=Span(thinking, thinking + 1),
@@ -172,4 +173,4 @@ def _row(
         "step_arithmetic_slip": 0 if right else 2,
         "step_noticed": 0 if right else 1,
     }  # fmt: skip
-    return chain_row(benchmark, problem, i, chain, verdict, diagnosis)
+    return chain_row(benchmark, problem, place, chain, verdict, diagnosis)

@@ -87,9 +87,26 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(page: str) -> No
     assert "script" not in tags.seen
     assert "link" not in tags.seen
     for source in tags.sources:
-        own = ("data:image/svg+xml;base64,", "#", chain_appendix.VIEWER)
+        own = ("#", chain_appendix.VIEWER)
         assert source.startswith(own), source[:80]
-    assert tags.seen.count("img") == len(ALWAYS)
+    assert tags.seen.count("figure") == len(ALWAYS)
+    assert tags.seen.count("img") == 0
+
+
+def test_a_point_of_a_figure_links_to_its_chains(page: str, folder: Path) -> None:
+    figures = re.findall(r"<figure>.*?</figure>", page, re.S)
+    links = [re.findall(r'<a href="#([^"]+)" aria-label="([^"]+)"', f) for f in figures]
+    assert sum(map(bool, links)) >= 2
+    groups = dict(re.findall(r'class="group" id="([^"]+)">\s*<h3>([^<]+)</h3>', page))
+    ids = re.findall(r'\sid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    for anchor, name in (pair for found in links for pair in found):
+        assert anchor in ids
+        group = groups["-".join(anchor.split("-")[:2])]
+        variant, benchmark = name.removeprefix("chains of ").rsplit(", ", 1)
+        assert group.endswith(f", {benchmark}")
+        assert group.startswith(variant) or variant.removeprefix("skip") in group
+    assert "#chains:" not in page and "xmlns:cc" not in page
 
 
 def test_text_of_chains_and_questions_is_escaped(page: str) -> None:

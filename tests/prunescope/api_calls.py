@@ -129,6 +129,14 @@ class World:
         return write_study(self.folder / "study")
 
     @cached_property
+    def other_study(self) -> Path:
+        return write_study(self.folder / "other", seed=1)
+
+    @cached_property
+    def compared(self) -> Any:
+        return ps.compare_studies([self.study, self.other_study])
+
+    @cached_property
     def study_data(self) -> Any:
         return ps.analyses.StudyData.read(self.study)
 
@@ -573,6 +581,11 @@ class World:
             "sparsify": lambda: {"model": self.model, "sparsity": 0.5, "texts": self.texts},
             "spearman_interval": lambda: {"x": numbers, "y": numbers[::-1].copy(), "draws": 20},
             "study_chains": lambda: {"folder": self.real_study, "model": self.loaded},
+            "compare_studies": lambda: {"folders": [self.study, self.other_study]},
+            "StudyComparison": lambda: self.fields(self.compared),
+            "StudyComparison.decision": lambda: {"label": "other"},
+            "StudyComparison.write_html": lambda: {"path": self.fresh() / "page.html"},
+            "unpaired_difference": lambda: {"dense": numbers, "variant": numbers[:3]},
             "tie": lambda: {"effects": self.effects, "scores": numbers, "draws": 20,
                             "halvings": 2},
             "time_map": lambda: {
@@ -629,6 +642,7 @@ class World:
             "Scores": lambda: self.scores,
             "ServerEngine": lambda: self.engine,
             "Store": lambda: self.store,
+            "StudyComparison": lambda: self.compared,
             "StudyConfig": lambda: self.config(self.folder),
             "StudyData": lambda: self.study_data,
             "SublayerPlan": lambda: ps.pruning.SublayerPlan.lowest(self.sublayer_scores, 1),

@@ -138,6 +138,10 @@ def test_options_become_the_configuration() -> None:
     assert one.remove == (1, 4)
     assert one.workload("arithmetic").budgets == (8, 16)
     assert one.workload("arithmetic").problems == 7
+    (usual,) = commands.Study(benchmarks=("countdown-4",)).configs()
+    assert usual.workload("countdown-4").block_problems == 32
+    (more,) = commands.Study(benchmarks=("countdown-4",), block_problems=40).configs()
+    assert more.workload("countdown-4").block_problems == 40
     assert commands.Study(quick=True).configs()[0].out == Path("studies/testbed-quick")
     assert commands.default_folder("Qwen/Qwen3-8B", False) == Path("studies/Qwen-Qwen3-8B")
 
@@ -221,7 +225,11 @@ def test_a_study_of_the_bundled_reasoner_from_command_to_report(
         before = db.execute("SELECT count(*) FROM chains").fetchone()[0]
     db.close()
     assert before >= 3 * 2 * 2
-    assert cli.run([*arguments, "--no-report"]) == 0  # again: nothing is decoded twice
+    written = (out / "report.html").stat().st_mtime_ns
+    assert cli.run(arguments) == 0  # again: nothing is decoded twice, nor reported
+    said = capsys.readouterr()
+    assert "Nothing to do" in said.out and str(out / "report.html") in said.out
+    assert (out / "report.html").stat().st_mtime_ns == written
     with sqlite3.connect(out / "study.sqlite") as db:
         assert db.execute("SELECT count(*) FROM chains").fetchone()[0] == before
     db.close()

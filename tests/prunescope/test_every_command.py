@@ -23,6 +23,8 @@ ELSEWHERE = {
     ("diagnose",): "tests/prunescope/test_cli.py",
     ("doctor",): "tests/prunescope/test_cli.py",
     ("report",): "tests/prunescope/test_cli.py",
+    ("compare",): "tests/prunescope/test_command_output.py",
+    ("completion",): "tests/prunescope/test_command_output.py",
     ("view",): "tests/analyses/viewer/test_view_command.py",
     ("judge",): "tests/scaling/judging/test_judge_study.py",
     ("recover",): "tests/recovery/test_command.py",
@@ -81,7 +83,8 @@ def test_scale_prints_budgets_and_samples_and_rescue_copies_it(
     }
     assert (samples["n_problems"] == 2).all()
     check_intervals(samples)
-    assert lines[-1] == f"Rows: {out / 'study.sqlite'}"
+    assert f"Rows: {out / 'study.sqlite'}" in lines
+    assert lines[-1] == f"Next: prunescope report {out}"
 
     lines = said_by(capsys, "rescue", out, tmp_path / "rescued")
     copied = tables(lines[:-1])[0].set_index("table")
@@ -162,7 +165,9 @@ def test_the_reasoner_is_trained_in_parts(
     monkeypatch.setattr("testbed.training.Recipe", lambda: test_training.TINY)
     words = ("testbed", "train", "--out", tmp_path, "--device", "cpu")
     assert said_by(capsys, *words, "--stop-after", 1) == [f"State: {tmp_path}"]
-    assert said_by(capsys, *words) == [f"Checkpoint: {tmp_path / 'reasoner'}"]
+    made = tmp_path / "reasoner"
+    said = [f"Checkpoint: {made}", f"Next: prunescope testbed evaluate --model {made}"]
+    assert said_by(capsys, *words) == said
     assert (tmp_path / "reasoner" / "config.json").is_file()
 
 

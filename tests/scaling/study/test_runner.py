@@ -274,9 +274,10 @@ def test_time_left_follows_what_was_measured() -> None:
     progress.tell()
     assert events[-1].tokens_expected == 500  # half the limit, before anything is known
     assert events[-1].seconds_left is None
+    progress.decoding("b")
     for _ in range(5):
         progress.came(("b", "dense"), 20, 1, request_over=True)
-    progress.decode_seconds = 10.0
+    now[0] = 10.0
     progress.tell()
     assert events[-1].tokens_expected == 200
     assert events[-1].seconds_left == pytest.approx(10.0)
