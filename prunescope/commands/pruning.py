@@ -14,6 +14,7 @@ from prunescope.commands.options import (
     CalibrationOptions,
     CriterionOptions,
     EstimateOptions,
+    HubOptions,
     LoadedModelOptions,
     PlanOptions,
     ThinkingOptions,
@@ -144,7 +145,7 @@ class Score(ScoringOptions):
 
 
 @command
-class Prune(PlanOptions, ScoringOptions):
+class Prune(PlanOptions, ScoringOptions, HubOptions):
     """Write a checkpoint without some blocks; it loads like any other.
 
     What goes is chosen by a criterion (--remove), named (--blocks), or a plan (--plan): a JSON
@@ -158,6 +159,8 @@ class Prune(PlanOptions, ScoringOptions):
     prunescope prune --model meta-llama/Llama-2-7b-hf --plan llama-2-7b/shortgpt-9 --out short
 
     prunescope prune --remove 3 --texts calibration.txt --repair replaceme --out mended
+
+    prunescope prune --model Qwen/Qwen3-8B --blocks 24 25 --out short --push-to-hub you/short
     """
 
     out: Path
@@ -169,6 +172,9 @@ class Prune(PlanOptions, ScoringOptions):
     chooses the blocks itself (laco) needs none named."""
     repair_options: Settings = ()
     """Settings of the repair (a wrong name lists them), such as merge=3 of laco."""
+    results: File = None
+    """A study that measured the model without these blocks: its accuracies go into the model
+    card."""
 
     def run(self) -> Lines:
         from pruning.checkpoint import free_target
@@ -181,6 +187,7 @@ class Prune(PlanOptions, ScoringOptions):
             yield from self._estimated(config)
             return
         free_target(self.out)
+        self.check_push()
         source = self.source(reading=self.remove is not None or self.repair is not None)
         found = prune_model(replace(config, source=source), self.out)
         if found.repair:
@@ -192,7 +199,12 @@ class Prune(PlanOptions, ScoringOptions):
         yield f"Removed (dense indices): {' '.join(map(str, found.removed))}"
         if found.source:
             yield f"Published: {found.source}"
+        if self.results is not None:
+            from scaling.study.card_results import add_results
+
+            add_results(found.folder, self.results)
         yield f"Checkpoint: {found.folder}"
+        yield from self.pushed(found.folder)
 
     def _config(self) -> PruneConfig:
         """What is asked for, but for the calibration; mistakes that need no model are found."""

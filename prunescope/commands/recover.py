@@ -23,12 +23,12 @@ from interp.plumbing.command_line import (
     command,
     unset,
 )
-from prunescope.commands.options import EstimateOptions, PlanOptions, files_of
+from prunescope.commands.options import EstimateOptions, HubOptions, PlanOptions, files_of
 from prunescope.progress import duration
 
 
 @command
-class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptions):
+class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptions, HubOptions):
     """Train a pruned model to mend what pruning broke; a checkpoint comes out.
 
     Methods: lora and full imitate the data's answers; self imitates the dense model's own; distill
@@ -134,6 +134,9 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
         if self.estimate:
             yield from self._estimated(config, plan)
             return
+        if self.no_merge and self.push_to_hub is not None:
+            raise UserError("--push-to-hub with --no-merge: there is no checkpoint to push.")
+        self.check_push()
         from recovery.overlap import measured_benchmarks
         from recovery.run import recover
 
@@ -169,6 +172,7 @@ class Recover(ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptio
             yield f"Checkpoint: {found.model}"
         if (found.folder / "adapter").is_dir():
             yield f"Adapter: {found.folder / 'adapter'}"
+        yield from self.pushed(found.model)
 
     def _estimated(self, config: Any, plan: Any) -> Lines:
         from prunescope.commands.training_estimates import PlannedTraining, recovery
