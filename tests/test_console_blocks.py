@@ -42,7 +42,7 @@ NEEDS = {
     "bench/README.md": "a quiet machine",
 }
 #: Programs that are not ours: named in pages, never run.
-OTHERS = {"accelerate", "cd", "export", "git", "hf", "kill", "ray", "vllm", "python3"}
+OTHERS = {"accelerate", "export", "hf", "ray", "source", "vllm"}
 
 
 class Accepted(BaseException):
@@ -68,6 +68,7 @@ def blocks(page: str) -> list[Block]:
     found = []
     for match in BLOCK.finditer(text):
         code = match["code"].replace("\\\n", " ")
+        code = code.replace(" && ", "\n")
         lines = [" ".join(shlex.split(line, comments=True)) and line for line in code.splitlines()]
         found.append(
             Block(page, match["why"], tuple(line for line in lines if line), match["shown"] or "")
@@ -107,7 +108,7 @@ def accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
         asked = cli.parse("prunescope", cli.COMMANDS, [word for word in rest if word != "..."])
         return asked is not None or rest[:1] == ["--version"]
     if program == "python" and rest[0] == "-m":
-        return rest[1] == "pip" or _module_takes(rest[1], rest[2:], monkeypatch)
+        return rest[1] in ("pip", "venv") or _module_takes(rest[1], rest[2:], monkeypatch)
     if program == "make":
         return _make_takes(rest)
     if program == "pip":

@@ -39,6 +39,8 @@ def add_results(checkpoint: str | Path, study: str | Path) -> Path:
     Raises:
         UserError: the study measured neither the checkpoint nor its blocks.
     """
+    if not Path(checkpoint).is_dir():
+        raise UserError(f"{str(checkpoint)!r} is no folder: expected a checkpoint of prune.")
     record = side_file(str(checkpoint), PRUNING_FILE) or {}
     with Store(study, read_only=True) as store:
         variant = _variant(store, Path(checkpoint), record)

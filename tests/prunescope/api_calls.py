@@ -13,6 +13,7 @@ import importlib
 import inspect
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -42,7 +43,7 @@ SLOW = (
 #: No right call is tried: these ask the Hub, start workers, or refuse everything.
 NEVER = (
     "hub_texts run_on_cluster ServerEngine.choose ServerEngine.score SublayerScores.lowest "
-    "Recovered.read Store.ids_of"
+    "Recovered.read Store.ids_of push_to_hub"
 ).split()
 
 
@@ -132,6 +133,13 @@ class World:
         models.tiny(n_blocks=4, ends=False).hf.save_pretrained(out)
         self.model.tokenizer.save_pretrained(out)
         (out / "delimiters.json").write_text(json.dumps(self.model.delimiters.to_dict()))
+        return out
+
+    @cached_property
+    def carded(self) -> Path:
+        """The same with a model card."""
+        out = Path(shutil.copytree(self.saved, self.folder / "carded"))
+        (out / "README.md").write_text("---\ntags: [prunescope]\n---\n# A model\n")
         return out
 
     @cached_property
@@ -621,6 +629,7 @@ class World:
                 "model": self.model, "chains": self.chains, "masks": self.some, "ahead": (1,),
                 "folds": 2, "permutations": 10, "draws": 100,
             },
+            "add_results": lambda: {"checkpoint": self.carded, "study": self.real_study},
             "prune_model": lambda: {"config": self.prune_config, "out": self.fresh()},
             "read_texts": lambda: {"file": self.text_file},
             "recover": lambda: {
@@ -633,6 +642,7 @@ class World:
             },
             "replay": lambda: {"model": self.model, "sequences": [[5, 6, 7], [8, 9]]},
             "hub_texts": lambda: {"name": "none/such"},
+            "push_to_hub": lambda: {"folder": self.folder, "name": "you/name"},  # no checkpoint
             "run_on_cluster": lambda: {"config": self.config(self.fresh()), "address": "auto"},
             "Recovered.read": lambda: {"folder": self.folder},
             "run_on_server": lambda: {"config": self.config(self.fresh()), "url": self.server.url},

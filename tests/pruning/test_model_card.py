@@ -51,7 +51,7 @@ def test_a_hub_name_is_the_base_model() -> None:
     card = ModelCard(plan_card(model, plan))
     assert (card.data.base_model, card.data.base_model_relation) == ("Qwen/Qwen3-8B", "finetune")
     assert "shortgpt" in (card.data.tags or [])
-    assert card.text.strip().startswith("# Qwen/Qwen3-8B, shortgpt-1")
+    assert card.text.strip().startswith("# Qwen/Qwen3-8B, without 1")
     assert UNTRAINED in card.text
 
 
