@@ -159,6 +159,8 @@ def pages_that_run() -> Iterator[str]:
     return (page for page in FILES if any(block.runs for block in blocks(page)))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", pages_that_run())
 def test_the_commands_of_a_page_run_and_print_what_it_says(
     page: str,
