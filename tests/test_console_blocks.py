@@ -14,7 +14,6 @@ import runpy
 import shlex
 import sys
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,8 +154,8 @@ def _extras_exist(words: list[str]) -> bool:
     return True
 
 
-def pages_that_run() -> Iterator[str]:
-    return (page for page in FILES if any(block.runs for block in blocks(page)))
+def pages_that_run() -> list[str]:
+    return [page for page in FILES if any(block.runs for block in blocks(page))]
 
 
 @pytest.mark.slow

@@ -43,16 +43,22 @@ def add_results(checkpoint: str | Path, study: str | Path) -> Path:
         raise UserError(f"{str(checkpoint)!r} is no folder: expected a checkpoint of prune.")
     record = side_file(str(checkpoint), PRUNING_FILE) or {}
     with Store(study, read_only=True) as store:
-        variant = _variant(store, Path(checkpoint), record)
-        frames = (store.rows(purpose, where={"variant": variant}) for purpose in PURPOSES)
-        rows = next((frame for frame in frames if len(frame)), None)
+        names = _variants(store, Path(checkpoint), record)
+        frames = [
+            store.rows(purpose, where={"variant": name}) for name in names for purpose in PURPOSES
+        ]
+    rows = next((frame for frame in frames if len(frame)), None)
     if rows is None:
-        raise UserError(f"{study} has no finished chains of {variant!r}: run it to the end.")
+        removed = (record.get("plan") or {}).get("removed")
+        raise UserError(
+            f"{study} holds no chains without the blocks {removed}: run the study with them, or "
+            f"measure the checkpoint itself (`prunescope scale --model {checkpoint}`)."
+        )
     return write_results(checkpoint, _results(rows))
 
 
-def _variant(store: Store, checkpoint: Path, record: dict[str, Any]) -> str:
-    """The name of the study's variant that is this checkpoint."""
+def _variants(store: Store, checkpoint: Path, record: dict[str, Any]) -> list[str]:
+    """The names of the study's variants that are this checkpoint."""
     measured = store.meta().get("model fingerprint")
     if record and measured == record.get("fingerprint"):
         if done := next((key for key in ("repair", "recovery") if key in record), None):
@@ -62,14 +68,12 @@ def _variant(store: Store, checkpoint: Path, record: dict[str, Any]) -> str:
             )
         removed = sorted((record.get("plan") or {}).get("removed", ()))
         variants = store.frame("variants")[["variant", "method", "removed"]]
-        for name, method, blocks in variants.itertuples(index=False):
-            merged = bool(method) and chooses(method_of(method)[0])
-            if not merged and sorted(json.loads(blocks)) == removed:
-                return str(name)
-        raise UserError(
-            f"The study measured no variant without the blocks {removed}: run it with them, or "
-            f"measure the checkpoint (`prunescope scale --model {checkpoint}`)."
-        )
+        return [
+            str(name)
+            for name, method, blocks in variants.itertuples(index=False)
+            if sorted(json.loads(blocks)) == removed
+            and not (method and chooses(method_of(method)[0]))  # its blocks are merged
+        ]
     from interp.model.reasoning_model import ReasoningModel
 
     if measured != ReasoningModel.load(checkpoint).fingerprint():
@@ -77,7 +81,7 @@ def _variant(store: Store, checkpoint: Path, record: dict[str, Any]) -> str:
             f"The study measured other weights than those of {checkpoint} or of the model that it "
             f"was made from: measure it with `prunescope scale --model {checkpoint}`."
         )
-    return "dense"
+    return ["dense"]
 
 
 def _results(rows: pd.DataFrame) -> list[EvalResult]:
@@ -95,16 +99,17 @@ def _results(rows: pd.DataFrame) -> list[EvalResult]:
         accuracy = mean_interval(table.to_numpy())
         likelihood = chains["scoring"].iloc[0] == "likelihood"
         said = "by likelihood" if likelihood else f"{budget} thinking tokens"
+        # the Hub shows results of one dataset together, whatever name each gives it
         found.append(
             EvalResult(
                 task_type="text-generation",
-                dataset_type=hub.path if hub else "prunescope",
-                dataset_name=str(name),
+                dataset_type=hub.path if hub else str(name),
+                dataset_name=hub.path if hub else str(name),
                 dataset_config=hub.config if hub else None,
                 dataset_split=hub.split if hub else None,
                 metric_type="accuracy",
-                metric_name=f"accuracy ({said}, {len(table)} problems, 95 % "
-                f"interval {accuracy.low:.3f} to {accuracy.high:.3f})",
+                metric_name=f"{name}: accuracy ({said}, {len(table)} problems, 95 % interval "
+                f"{accuracy.low:.3f} to {accuracy.high:.3f})",
                 metric_value=round(accuracy.value, 4),
             )
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import EvalResult, ModelCard
@@ -19,9 +20,14 @@ from tests.models import tiny
 RESULT = EvalResult("text-generation", "openai/gsm8k", "gsm8k", "accuracy", 0.5)
 
 
-def read(folder: Path) -> ModelCard:
-    """The card as the Hub reads it; metadata that it could not read is an error."""
-    return ModelCard.load(folder / "README.md")
+def parsed(text: str) -> Any:
+    """A card as the Hub reads it; metadata that it could not read is an error."""
+    return ModelCard(text)
+
+
+def read(folder: Path) -> Any:
+    """The card of a checkpoint."""
+    return parsed((folder / "README.md").read_text(encoding="utf-8"))
 
 
 def named(name: str) -> ReasoningModel:
@@ -48,7 +54,7 @@ def test_a_checkpoint_written_from_files_has_the_hubs_metadata(pruned: Path) -> 
 def test_a_hub_name_is_the_base_model() -> None:
     model = named("Qwen/Qwen3-8B")
     plan = dataclasses.replace(LayerPlan.without(model, 1), criterion="shortgpt")
-    card = ModelCard(plan_card(model, plan))
+    card = parsed(plan_card(model, plan))
     assert (card.data.base_model, card.data.base_model_relation) == ("Qwen/Qwen3-8B", "finetune")
     assert "shortgpt" in (card.data.tags or [])
     assert card.text.strip().startswith("# Qwen/Qwen3-8B, without 1")
@@ -78,7 +84,7 @@ def test_a_folder_gives_its_own_base_model_and_licence_and_no_path(tmp_path: Pat
     )
     model = named(str(folder))
     text = plan_card(model, LayerPlan.without(model, 1))
-    data = ModelCard(text).data
+    data = parsed(text).data
     assert (data.base_model, data.license) == ("Qwen/Qwen3-8B", "apache-2.0")
     assert data.language == ["en", "de"]
     assert str(tmp_path) not in text
@@ -104,7 +110,7 @@ def test_a_strangers_card_does_no_harm(tmp_path: Path, text: str | bytes) -> Non
         plan_card(model, LayerPlan.without(model, 1)),
         recovered_card(str(tmp_path), "lora", "It was trained."),
     ):
-        found = ModelCard(card)
+        found = parsed(card)
         assert "prunescope" in (found.data.tags or [])
         assert found.data.base_model is None
 
@@ -123,7 +129,7 @@ def test_recovery_carries_the_card_on_without_results_of_before(pruned: Path) ->
     write_results(pruned, [RESULT])
     before = read(pruned)
     assert before.data.eval_results == [RESULT]
-    card = ModelCard(recovered_card(str(pruned), "lora", "It was trained for a week."))
+    card = parsed(recovered_card(str(pruned), "lora", "It was trained for a week."))
     assert card.data.eval_results is None
     assert card.data.tags == ["prunescope", "layer-pruning", "recovery", "lora"]
     assert card.data.license == "mit"
@@ -136,11 +142,11 @@ def test_training_twice_says_so_twice(pruned: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(recovered_card(str(pruned), "lora", "First."))
     card = recovered_card(str(tmp_path), "full", "Then.")
     assert card.index("First.") < card.index("Then.")
-    assert {"lora", "full"} <= set(ModelCard(card).data.tags or [])
+    assert {"lora", "full"} <= set(parsed(card).data.tags or [])
 
 
 def test_training_a_model_of_the_hub_names_it() -> None:
-    data = ModelCard(recovered_card("Qwen/Qwen3-8B", "lora", "It was trained.")).data
+    data = parsed(recovered_card("Qwen/Qwen3-8B", "lora", "It was trained.")).data
     assert data.base_model == "Qwen/Qwen3-8B"
     assert data.tags == ["prunescope", "layer-pruning", "recovery", "lora"]
 
