@@ -4,6 +4,8 @@
 # make fuzz    read a million mutated files of every kind; any fault fails it
 # make chaos   disturb studies at random moments for 20 minutes, and compare their rows
 # make real-model  fetch SmolLM2-135M-Instruct (98 MB, Apache-2.0) for `make test` and for trials
+# make docs    build the documentation site into site/, every warning an error
+# make wheel   build source and wheel into dist/
 # make recovery  the same with the recovery libraries, then train pruned reasoners and measure them
 # make vllm    install vLLM for CPUs into an environment of its own, .venv-vllm (3.5 GB)
 # make servers  the same, then test the server engine against real vLLM and `transformers serve`
@@ -36,7 +38,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	command -v $$p >/dev/null && $$p -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null \
 	&& { echo $$p; break; }; done)
 
-.PHONY: help study recovery real-model vllm servers test coverage fuzz chaos lint clean
+.PHONY: help study recovery real-model vllm servers test coverage fuzz chaos docs wheel lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -58,6 +60,20 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 $(VENV)/.installed-recovery: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP) -e '.[recovery]'
 	@touch $@ $(VENV)/.installed
+
+# The site needs neither torch nor the package: an environment of its own is quick to set up.
+$(VENV)/docs/.installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or 3.12 with venv found; name one: make PYTHON=/path/to/python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)/docs
+	$(VENV)/docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(VENV)/docs/needed.txt
+	$(VENV)/docs/bin/python -m pip install --quiet --disable-pip-version-check $(PIP) -r $(VENV)/docs/needed.txt
+	@touch $@
+
+docs: $(VENV)/docs/.installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict
+
+wheel: $(VENV)/docs/.installed
+	$(VENV)/docs/bin/python -m build
 
 study: $(VENV)/.installed
 	$(BIN)/prunescope study $(STUDY)
@@ -119,4 +135,4 @@ chaos: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.chaos --minutes 20 $(CHAOS)
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -260,6 +260,7 @@ from interp.errors import UserError as _UserError
 from interp.interventions.interventions import Variant as _Variant
 from interp.interventions.windows import Window as _Window
 from interp.effects import ablations as _ablations
+from scaling.study.card_results import add_results as _add_results
 from pruning.controls import against_chance as _against_chance
 from interp.counterfactuals.forks import along as _along
 from interp.counterfactuals.forks import around_loops as _around_loops
@@ -328,6 +329,7 @@ from pruning.prune_checkpoint import prune_checkpoint as _prune_checkpoint
 from pruning.folder import prune_folder as _prune_folder
 from scaling.study.model_pruning import prune_model as _prune_model
 from pruning.plans import published_plans as _published_plans
+from pruning.hub_upload import push_to_hub as _push_to_hub
 from pruning.calibration import read_texts as _read_texts
 from interp.influence_profile import recorded as _recorded
 from recovery.run import recover as _recover
@@ -525,6 +527,7 @@ class pruning:
     prune_folder = staticmethod(_prune_folder)
     prune_model = staticmethod(_prune_model)
     published_plans = staticmethod(_published_plans)
+    push_to_hub = staticmethod(_push_to_hub)
     read_texts = staticmethod(_read_texts)
     repairs = staticmethod(_repairs)
     save = staticmethod(_save)
@@ -564,6 +567,7 @@ class scaling:
     Store = _Store
     StudyConfig = _StudyConfig
     StudyResult = _StudyResult
+    add_results = staticmethod(_add_results)
     benchmarks = staticmethod(_benchmarks)
     check_budget = staticmethod(_check_budget)
     equal_cost = staticmethod(_equal_cost)

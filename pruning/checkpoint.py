@@ -1,4 +1,4 @@
-"""The folder of a checkpoint: written whole or not at all, with pruning.json and a model card.
+"""The folder of a checkpoint: written whole or not at all, with pruning.json.
 
 Everything is written to a hidden folder beside the target. That folder takes the target's name
 only when the last file is complete, so a full disk, an error or Ctrl-C leaves nothing under that
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
 import re
@@ -27,8 +26,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from interp.errors import PruneScopeError, UserError
-from interp.model.checkpoint_files import INDEX, PRUNING_FILE, WEIGHTS
-from interp.model.gguf_file import described
+from interp.model.checkpoint_files import INDEX, WEIGHTS
 from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
 
@@ -210,7 +208,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-# ------------------------------------------------------------------- record and model card
+# ------------------------------------------------------------------- record
 
 
 def plan_record(model: ReasoningModel, plan: LayerPlan, fingerprint: str) -> dict[str, Any]:
@@ -239,49 +237,6 @@ def plan_record(model: ReasoningModel, plan: LayerPlan, fingerprint: str) -> dic
         "plan": json.loads(plan.to_json()),
         **origin,
     }
-
-
-def plan_card(model: ReasoningModel, plan: LayerPlan, done: str = "") -> str:
-    """Return the model card of a pruned checkpoint.
-
-    Args:
-        model: the model that is pruned.
-        plan: the plan.
-        done: what was done after the blocks were removed, as a sentence. Default: no training.
-
-    Returns:
-        The card as Markdown, with YAML metadata.
-    """
-    gone = [l for l in range(model.n_dense) if l not in plan.layer_map]
-    why = f"by the criterion `{plan.criterion}`" if plan.criterion else "by name"
-    said = [
-        f"---\ntags:\n- layer-pruning\n- prunescope\n---\n\n# {model.name}, {plan.name}",
-        f"Blocks removed from the dense model of {model.n_dense} blocks: {gone} (dense indices, "
-        f"from 0), chosen {why}. Block i here is dense block `layer_map[i]`: "
-        f"{list(plan.layer_map)}.",
-    ]
-    if plan.source:
-        said.append(f"The plan is a published one: {plan.source}.")
-    if model.provenance:
-        said.append(f"Dequantised from {described(model.provenance)}.")
-    if plan.calibration:
-        said.append(f"Calibration sha256: `{plan.calibration}`.")
-    if plan.scores is not None:
-        rows = [
-            f"| {block} | {_number(score)} | {'removed' if block in plan.removed else ''} |"
-            for block, score in zip(plan.base, plan.scores, strict=True)
-        ]
-        said.append("\n".join(["| block | score | |", "|---|---|---|", *rows]))
-    said.append(
-        f"{done or 'Nothing was trained afterwards.'} The plan and its scores are in "
-        f"`{PRUNING_FILE}`. Load it with `AutoModelForCausalLM.from_pretrained`, or with "
-        "`prunescope.ReasoningModel.load`, which keeps the dense indices."
-    )
-    return "\n\n".join(said) + "\n"
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else "protected"
 
 
 def _size(n_bytes: int) -> str:

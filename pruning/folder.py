@@ -43,12 +43,12 @@ from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from pruning.checkpoint import (
     free_target,
-    plan_card,
     plan_record,
     whole_or_nothing,
     write_index,
     write_json,
 )
+from pruning.model_card import CARD, plan_card
 from pruning.plan import LayerPlan
 from pruning.stored import FLOATS, Stored, copy_weights, few_numbers, stored_weights
 from pruning.surgery import block_path, verify, without_blocks
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # Files beside the weights that are rewritten, and suffixes of files that hold other weights.
-ANEW = ("config.json", INDEX, PRUNING_FILE, "README.md")
+ANEW = ("config.json", INDEX, PRUNING_FILE, CARD)
 OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")
 WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 UNWANTED = ("*/*.safetensors", "consolidated*")  # the same weights in another format
@@ -130,7 +130,7 @@ def prune_folder(
         pruned.config.save_pretrained(part)
         _copy_side_files(folder, part)
         write_json(part / PRUNING_FILE, plan_record(dense, plan, fingerprint))
-        (part / "README.md").write_text(plan_card(dense, plan), encoding="utf-8")
+        (part / CARD).write_text(plan_card(dense, plan), encoding="utf-8")
     return target
 
 

@@ -32,12 +32,12 @@ from interp.plumbing.arguments import checked
 from pruning.checkpoint import (
     SHARD_BYTES,
     free_target,
-    plan_card,
     plan_record,
     whole_or_nothing,
     write_json,
     write_weights,
 )
+from pruning.model_card import CARD, plan_card
 from pruning.plan import LayerPlan
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def write_checkpoint(
         check_saved(model.tokenizer, folder)
         write_json(folder / "delimiters.json", model.delimiters.to_dict())
         write_json(folder / PRUNING_FILE, {**record, **own, **origin})
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        (folder / CARD).write_text(card, encoding="utf-8")
     return target
 
 

@@ -22,11 +22,11 @@ from interp.model.checkpoint_files import PRUNING_FILE, locate, side_file
 from interp.model.loading import load_weights, refusing
 from interp.model.reasoning_model import ReasoningModel
 from pruning.folder import stored_dtype
+from pruning.model_card import recovered_card
 from pruning.surgery import write_checkpoint
 from recovery.libraries import quiet
 
 RERUN = "Delete the folder and run the same command again."
-UNTRAINED = "Nothing was trained afterwards."
 
 
 def with_trained(
@@ -141,15 +141,8 @@ def write_result(
     if dtype is not None:
         model.hf.to(dtype)  # pyright: ignore[reportArgumentType]
     pruning = side_file(locate(base), PRUNING_FILE) or {}
-    return write_checkpoint(model, out, {**pruning, "recovery": dict(record)}, _card(base, said))
-
-
-def _card(base: str, said: str) -> str:
-    place = Path(locate(base)) / "README.md"
-    text = place.read_text(encoding="utf-8") if place.is_file() else ""
-    if UNTRAINED in text:
-        return text.replace(UNTRAINED, said)
-    return f"---\ntags:\n- prunescope\n---\n\n# {Path(base).name}, recovered\n\n{said}\n"
+    card = recovered_card(base, str(record["method"]), said)
+    return write_checkpoint(model, out, {**pruning, "recovery": dict(record)}, card)
 
 
 def keep_adapter(trained: Path, out: Path, base: str) -> Path:

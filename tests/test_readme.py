@@ -1,12 +1,9 @@
-"""The README keeps its word: its Python runs as printed, its commands and files exist."""
+"""The README keeps its word: its Python runs as printed, and its files exist."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -29,25 +26,8 @@ def test_the_python_example_runs_as_printed(capsys):
     assert variants == {"dense", "half of block 6", "no block 6 after token 40"}
 
 
-@pytest.mark.parametrize("target", ["study", "test"])
-def test_the_make_targets_exist(target):
-    assert f"make {target}" in README
-    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M)
-
-
 def test_links_to_files_lead_somewhere():
     links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
     assert links
     missing = [link for link in links if not (ROOT / link).exists()]
     assert not missing
-
-
-def test_every_command_line_is_one_the_command_takes():
-    """Parsed, not run: an option that was renamed would be refused here."""
-    from prunescope.cli import COMMANDS, parse
-
-    text = "\n".join(blocks("bash")).replace("\\\n", " ")
-    lines = [line.split("#")[0] for line in text.splitlines() if line.startswith("prunescope ")]
-    assert lines
-    for line in lines:
-        assert parse("prunescope", COMMANDS, shlex.split(line)[1:]) is not None

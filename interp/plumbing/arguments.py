@@ -123,10 +123,11 @@ def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     else:
         function = inspect.unwrap(target.__init__ if isinstance(target, type) else target)
         asked = {k: v for k, v in function.__annotations__.items() if k in names}
-        home = [sys.modules[function.__module__]]
+        module = sys.modules.get(str(function.__module__))  # none of code that `exec` ran
+        home = [] if module is None else [module]
         hints = typing.get_type_hints(
             types.SimpleNamespace(__annotations__=asked),
-            vars(home[0]),
+            function.__globals__,
             _Names(home),
             include_extras=True,
         )

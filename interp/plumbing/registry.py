@@ -133,4 +133,4 @@ def _module(source: Callable[..., Any]) -> str:
         spec = getattr(sys.modules["__main__"], "__spec__", None)
         if spec is not None:
             return str(spec.name)
-    return source.__module__
+    return str(source.__module__)

@@ -280,5 +280,8 @@ def smallest_effect(
     def missed(shift: float) -> float:
         return float(stats.nct.sf(bound, df, shift) - power)
 
-    shift = optimize.root_scalar(missed, bracket=(0.0, bound + 40.0)).root
+    top = bound + 40.0
+    while missed(top) < 0:  # with 2 or 3 problems and many tests the bound has heavy tails
+        top *= 2
+    shift = optimize.root_scalar(missed, bracket=(0.0, top)).root
     return float(shift) * sd / float(np.sqrt(n_problems))

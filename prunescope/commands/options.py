@@ -14,6 +14,7 @@ from interp.plumbing.command_line import (
     File,
     Files,
     Flag,
+    Lines,
     ModelOptions,
     Names,
     Number,
@@ -25,6 +26,7 @@ from interp.plumbing.command_line import (
     command,
     unset,
 )
+from prunescope.commands.output import Result
 from prunescope.progress import StudyBar
 
 if TYPE_CHECKING:
@@ -299,6 +301,38 @@ class EstimateOptions:
         if out is None:
             raise UserError("--out is missing: name the folder to write (an estimate needs none).")
         return out
+
+
+@command
+class HubOptions:
+    """Where a checkpoint is published."""
+
+    ORDER: ClassVar[int] = 85
+    push_to_hub: Annotated[str | None, unset("OWNER/NAME")] = None
+    """Upload the checkpoint to this repository of the Hugging Face Hub, which only you can see."""
+    public: Flag = False
+    """With --push-to-hub: everyone can see the repository."""
+
+    def check_push(self) -> None:
+        """Refuses a repository that cannot be pushed to, before any work."""
+        if self.push_to_hub is not None:
+            from pruning.hub_upload import check_push
+
+            check_push(self.push_to_hub, public=self.public)
+        elif self.public:
+            raise UserError("--public without --push-to-hub: say which repository, OWNER/NAME.")
+
+    def pushed(self, folder: Path) -> Lines:
+        """Uploads the checkpoint if that was asked for.
+
+        Args:
+            folder: the checkpoint.
+        """
+        if self.push_to_hub is not None:
+            from pruning.hub_upload import push_to_hub
+
+            there = push_to_hub(folder, self.push_to_hub, public=self.public)
+            yield Result(f"Pushed: {there}", pushed=str(there))
 
 
 @command

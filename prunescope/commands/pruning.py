@@ -15,6 +15,7 @@ from prunescope.commands.options import (
     CriterionOptions,
     DecoderOptions,
     EstimateOptions,
+    HubOptions,
     LoadedModelOptions,
     PlanOptions,
     ThinkingOptions,
@@ -175,7 +176,7 @@ class Score(Command, ScoringOptions):
 
 
 @command
-class Prune(Command, PlanOptions, ScoringOptions):
+class Prune(Command, PlanOptions, ScoringOptions, HubOptions):
     """Write a checkpoint without some blocks; it loads like any other.
 
     What goes is chosen by a criterion (--remove), named (--blocks), or a plan (--plan): a JSON
@@ -189,6 +190,8 @@ class Prune(Command, PlanOptions, ScoringOptions):
     prunescope prune --model meta-llama/Llama-2-7b-hf --plan llama-2-7b/shortgpt-9 --out short
 
     prunescope prune --remove 3 --texts calibration.txt --repair replaceme --out mended
+
+    prunescope prune --model Qwen/Qwen3-8B --blocks 24 25 --out short --push-to-hub you/short
     """
 
     ENTRIES: ClassVar = {
@@ -196,6 +199,7 @@ class Prune(Command, PlanOptions, ScoringOptions):
         "removed": "the blocks that it lacks, by dense index",
         "source": "where a published plan is from",
         "repair": "what the repair measured",
+        "pushed": "address of the repository, with --push-to-hub",
         **ESTIMATE,
     }
     out: File = None
@@ -207,6 +211,9 @@ class Prune(Command, PlanOptions, ScoringOptions):
     chooses the blocks itself (laco) needs none named."""
     repair_options: Settings = ()
     """Settings of the repair (a wrong name lists them), such as merge=3 of laco."""
+    results: File = None
+    """A study that measured the model without these blocks: its accuracies go into the model
+    card."""
 
     def run(self) -> Lines:
         from pruning.checkpoint import free_target
@@ -219,6 +226,7 @@ class Prune(Command, PlanOptions, ScoringOptions):
             yield from self._estimated(config)
             return
         out = free_target(self.target(self.out))
+        self.check_push()
         source = self.source(reading=self.remove is not None or self.repair is not None)
         found = prune_model(replace(config, source=source), out)
         if found.repair:
@@ -231,7 +239,12 @@ class Prune(Command, PlanOptions, ScoringOptions):
         yield Result(f"Removed (dense indices): {gone}", removed=list(found.removed))
         if found.source:
             yield Result(f"Published: {found.source}", source=found.source)
+        if self.results is not None:
+            from scaling.study.card_results import add_results
+
+            add_results(found.folder, self.results)
         yield files("Checkpoint", "checkpoint", found.folder)
+        yield from self.pushed(found.folder)
         yield NextStep(f"prunescope scale --model {shlex.quote(str(found.folder))}")
 
     def _config(self) -> PruneConfig:

@@ -25,13 +25,15 @@ from interp.plumbing.command_line import (
     unset,
 )
 from prunescope import progress
-from prunescope.commands.options import EstimateOptions, PlanOptions, files_of
+from prunescope.commands.options import EstimateOptions, HubOptions, PlanOptions, files_of
 from prunescope.commands.output import ESTIMATE, Command, NextStep, Result, estimated, files
 from prunescope.commands.shared import table
 
 
 @command
-class Recover(Command, ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptions):
+class Recover(
+    Command, ModelOptions, PlanOptions, SeedOptions, EstimateOptions, CodeOptions, HubOptions
+):
     """Train a pruned model to mend what pruning broke; a checkpoint comes out.
 
     Methods: lora and full imitate the data's answers; self imitates the dense model's own; distill
@@ -56,6 +58,7 @@ class Recover(Command, ModelOptions, PlanOptions, SeedOptions, EstimateOptions, 
         "adapter": "folder of the LoRA adapter, with --no-merge",
         "rates": "a row per learning rate: steps, tokens, loss on held-out examples",
         "rate": "the best of them",
+        "pushed": "address of the repository, with --push-to-hub",
         **ESTIMATE,
     }
     out: File = None
@@ -146,6 +149,9 @@ class Recover(Command, ModelOptions, PlanOptions, SeedOptions, EstimateOptions, 
             yield estimated(self._estimated(config, plan))
             return
         out = self.target(self.out)
+        if self.no_merge and self.push_to_hub is not None:
+            raise UserError("--push-to-hub with --no-merge: there is no checkpoint to push.")
+        self.check_push()
         from recovery.overlap import measured_benchmarks
         from recovery.run import recover
 
@@ -182,6 +188,7 @@ class Recover(Command, ModelOptions, PlanOptions, SeedOptions, EstimateOptions, 
             yield files("Adapter", "adapter", found.folder / "adapter")
         if found.model.is_dir():
             yield files("Checkpoint", "checkpoint", found.model)
+            yield from self.pushed(found.model)
             yield NextStep(f"prunescope scale --model {shlex.quote(str(found.model))}")
 
     def _estimated(self, config: Any, plan: Any) -> Any:

@@ -167,7 +167,8 @@ class ModelCost:
         if np.any(first < 1) or np.any(made < 0):
             raise UserError("ModelCost.chain: expected prompts of 1 token or more and new >= 0.")
         model = self.without(removed)
-        passes = model._passes(np.asarray(first + made - 1), np.zeros_like(first))
+        last = np.asarray(first + made - 1)  # in the broadcast shape
+        passes = model._passes(last, np.zeros_like(last))
         return np.asarray(np.where(made > 0, passes + 2 * model.head * made, 0))
 
     def _passes(

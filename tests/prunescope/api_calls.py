@@ -12,6 +12,7 @@ import contextlib
 import inspect
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +62,13 @@ class World:
         models.tiny(n_blocks=4, ends=False).hf.save_pretrained(out)
         self.model.tokenizer.save_pretrained(out)
         (out / "delimiters.json").write_text(json.dumps(self.model.delimiters.to_dict()))
+        return out
+
+    @cached_property
+    def carded(self) -> Path:
+        """The same with a model card."""
+        out = Path(shutil.copytree(self.saved, self.folder / "carded"))
+        (out / "README.md").write_text("---\ntags: [prunescope]\n---\n# A model\n")
         return out
 
     @cached_property
@@ -558,6 +566,7 @@ class World:
                 "model": self.model, "chains": self.chains, "masks": self.some, "ahead": (1,),
                 "folds": 2, "permutations": 10, "draws": 100,
             },
+            "add_results": lambda: {"checkpoint": self.carded, "study": self.real_study},
             "prune_model": lambda: {"config": self.prune_config, "out": self.fresh()},
             "read_texts": lambda: {"file": self.text_file},
             "recover": lambda: {
@@ -570,6 +579,7 @@ class World:
             },
             "replay": lambda: {"model": self.model, "sequences": [[5, 6, 7], [8, 9]]},
             "hub_texts": lambda: {"name": "none/such"},
+            "push_to_hub": lambda: {"folder": self.folder, "name": "you/name"},  # no checkpoint
             "run_on_cluster": lambda: {"config": self.config(self.fresh()), "address": "auto"},
             "Recovered.read": lambda: {"folder": self.folder},
             "run_on_server": lambda: {"config": self.config(self.fresh()), "url": self.server.url},

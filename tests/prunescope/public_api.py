@@ -19,7 +19,7 @@ SLOW = (
 #: No right call is tried: these ask the Hub, start workers, or refuse everything.
 NEVER = (
     "hub_texts run_on_cluster ServerEngine.choose ServerEngine.score SublayerScores.lowest "
-    "Recovered.read Store.ids_of"
+    "Recovered.read Store.ids_of push_to_hub"
 ).split()
 
 

@@ -508,3 +508,19 @@ def test_bad_requests_are_refused() -> None:
 
         @criterion("shortgpt", paper="none", cost=Cost())
         def other(model: ReasoningModel, texts: Any) -> Scores: ...
+
+
+@pytest.mark.parametrize("names", [{}, {"__name__": "__main__"}, {"__name__": "a_notebook"}])
+def test_a_criterion_of_a_script_or_a_notebook_scores(names: dict[str, Any]) -> None:
+    """Code that `exec` ran has no module to be found in."""
+    names = {**names, "criterion": criterion, "Cost": Cost}
+    code = (
+        "@criterion('of-a-script', paper='none', cost=Cost(), needs_texts=False)\n"
+        "def of_a_script(model, *, slope: float = 1.0):\n"
+        "    return [slope * l for l in range(model.n_blocks)]\n"
+    )
+    try:
+        exec(code, names)  # noqa: S102
+        assert score("of-a-script", tiny("qwen3", 4), slope=2.0).values.tolist() == [0, 2, 4, 6]
+    finally:
+        forget(pruning.criteria.REGISTRY, "of-a-script")

@@ -28,8 +28,8 @@ from transformers import (
 from interp.errors import PruneScopeError, UserError
 from interp.model.reasoning_model import ReasoningModel
 from pruning import checkpoint
-from pruning.checkpoint import plan_card
 from pruning.criteria import score
+from pruning.model_card import plan_card
 from pruning.plan import LayerPlan
 from pruning.surgery import prune, save, shorten, write_checkpoint
 from tests.models import tiny, untyped

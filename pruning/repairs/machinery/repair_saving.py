@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pruning.checkpoint import plan_card, plan_record
+from pruning.checkpoint import plan_record
+from pruning.model_card import plan_card
 from pruning.surgery import write_checkpoint
 
 if TYPE_CHECKING:
@@ -39,9 +40,10 @@ def write(
         PruneScopeError: the disk is too small, or a file could not be written.
     """
     content = plan_record(model, plan, str(record.get("fingerprint", plan.model)))
-    content["source"] = record.get("source", model.name)
+    content["source"] = source = str(record.get("source", model.name))
     content["repair"] = plain(record)
-    return write_checkpoint(model, out_dir, content, plan_card(model, plan, sentence(record)))
+    card = plan_card(model, plan, sentence(record), source=source)
+    return write_checkpoint(model, out_dir, content, card)
 
 
 def sentence(record: Mapping[str, Any]) -> str:

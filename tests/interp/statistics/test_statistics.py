@@ -306,6 +306,15 @@ def test_paired_interval_covers_and_p_is_honest(dense: float, pruned: float) -> 
         assert rejected / runs <= 0.05 + 0.02
 
 
+@pytest.mark.parametrize("problems", [2, 3, 4])
+@pytest.mark.parametrize("tests", [16, 400])
+def test_smallest_effect_of_a_handful_of_problems_among_many_tests(problems, tests) -> None:
+    effect = smallest_effect(0.5, problems, tests=tests)
+    bound = stats.t.ppf(1 - 0.05 / tests / 2, problems - 1)
+    shift = effect * np.sqrt(problems) / 0.5
+    assert stats.nct.sf(bound, problems - 1, shift) == pytest.approx(0.8, abs=1e-6)
+
+
 def test_smallest_effect_is_found_with_its_power() -> None:
     sd, problems = 0.3, 30
     effect = smallest_effect(sd, problems)
