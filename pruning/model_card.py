@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from interp.errors import UserError
 from interp.model.checkpoint_files import BUNDLED, PRUNING_FILE, locate
@@ -88,10 +88,11 @@ def recovered_card(base: str, method: str, said: str) -> str:
         are not carried on.
     """
     before = _card_in(base)
-    if before is None or TAGS[0] not in (before.data.tags):
+    tags: list[str] = [] if before is None else cast("Any", before.data).tags
+    if before is None or TAGS[0] not in tags:
         body = f"# {Path(base).name}, recovered\n\n{said}\n"
         return card_text(metadata(base, "recovery", method), body)
-    data = metadata(base, *before.data.tags, "recovery", method)
+    data = metadata(base, *tags, "recovery", method)
     text = before.text.strip()
     text = text.replace(UNTRAINED, said) if UNTRAINED in text else f"{text}\n\n{said}"
     return card_text(data, text + "\n")
@@ -145,10 +146,11 @@ def write_results(folder: str | Path, results: Sequence[EvalResult]) -> Path:
     if card is None:
         raise UserError(f"{folder} holds no {CARD} with metadata: expected a checkpoint of prune.")
     title = re.search(r"^# (.+)$", card.text, flags=re.MULTILINE)
-    card.data.model_name = title[1] if title else Path(folder).name
-    card.data.eval_results = list(results)
+    data: Any = card.data
+    data.model_name = title[1] if title else Path(folder).name
+    data.eval_results = list(results)
     file = Path(folder) / CARD
-    file.write_text(card_text(card.data, card.text.strip() + "\n"), encoding="utf-8")
+    file.write_text(card_text(data, card.text.strip() + "\n"), encoding="utf-8")
     return file
 
 
@@ -164,7 +166,8 @@ def _card_in(source: str) -> ModelCard | None:
         card = ModelCard((folder / CARD).read_text("utf-8"), ignore_metadata_errors=True)
     except Exception:  # a stranger's file: not UTF-8, YAML of any kind
         return None
-    card.data.tags = [tag for tag in card.data.tags or () if isinstance(tag, str)]
+    data: Any = card.data
+    data.tags = [tag for tag in data.tags or () if isinstance(tag, str)]
     return card
 
 

@@ -79,7 +79,7 @@ class Batch:
             moments=options.moments,
             compiled=options.compiled,
         )
-        self.runner.reader.common = common
+        self.runner.common = common
         self.sequences: list[SequenceState] = []
         self.table = SlotTable(slots, model.n_blocks, options.record)
         self._variant_number = {variant.name: i for i, variant in enumerate(variants)}

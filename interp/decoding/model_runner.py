@@ -31,6 +31,7 @@ from interp.decoding.cuda_graphs import CudaGraphs, wanted
 from interp.decoding.fused_blocks import (
     BlockForward,
     CompiledBlocks,
+    FusedHead,
     fuse,
     fuse_head,
     fused,
@@ -76,6 +77,7 @@ class ModelRunner:
         graphs: captured passes; None where none are captured.
         hooks: the interventions of the rows while decoding.
         prefill_hooks: the interventions of the rows of a prefill.
+        common: tokens that all prompts begin with.
         reader: reads the given tokens.
         watches_loops: names of the variants with a window after a loop.
         cache: keys and values of all slots.
@@ -117,6 +119,8 @@ class ModelRunner:
             fused_only: indices of the blocks to fuse; by default all that can be fused.
         """
         self.model, self.sampling, self.slots = model, sampling, slots
+        self.common: tuple[int, ...] = ()
+        self.short_head: FusedHead | None = None
         self.lanes = slots if lanes is None else lanes
         self.fused_only = fused_only
         with holding(model):  # so that it sees no hooks of another thread
@@ -156,7 +160,6 @@ class ModelRunner:
             if any(o.window is not None and o.window.watches_loops for o in v.interventions())
         }
         self._allocate(longest)
-        self.reader = Prefill(model, self.prefill_hooks, self.masks, self.state.reach)
         self.compiled = CompiledBlocks(model) if compiled else None
         self.live = LiveRecord(model, self.lanes) if record else None
         self.moments = None
@@ -167,6 +170,7 @@ class ModelRunner:
         """Allocates the cache for sequences of up to `longest` tokens."""
         model, slots = self.model, self.slots
         self.masks = MaskForm.of(model)
+        self.reader = Prefill(model, self.prefill_hooks, self.masks, self.state.reach)
         by_length = self.backend.kernels is not None
         # whether no block reads masks; with Triton only as long as it runs every block (`_open`)
         self.maskless = by_length
@@ -201,7 +205,7 @@ class ModelRunner:
         Returns:
             Keys and values of columns [0, T): [R, kv heads, T, head width] per block.
         """
-        return self.reader.read(requests, variants)
+        return self.reader.read(requests, variants, self.common)
 
     # ---------------------------------------------------------------- rows
 

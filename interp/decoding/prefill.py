@@ -58,7 +58,6 @@ class Prefill:
         hooks: the interventions of the rows of a pass.
         masks: the form of the model's masks.
         reach: tokens that the windows look back.
-        common: tokens that all prompts begin with.
     """
 
     def __init__(self, model: ReasoningModel, hooks: RowHooks, masks: MaskForm, reach: int) -> None:
@@ -71,16 +70,18 @@ class Prefill:
             reach: tokens that the windows look back.
         """
         self.model, self.hooks, self.masks, self.reach = model, hooks, masks, reach
-        self.common: tuple[int, ...] = ()
         self._first: Prefix | None = None  # of the common tokens, one row per state
         self._states: dict[int | None, tuple[Request, int]] = {}  # variants in its rows' order
 
-    def read(self, requests: Sequence[Request], variants: Sequence[int]) -> Prefix:
+    def read(
+        self, requests: Sequence[Request], variants: Sequence[int], common: tuple[int, ...]
+    ) -> Prefix:
         """Reads all given tokens but the last of each request.
 
         Args:
             requests: the requests, R of them.
             variants: number of each request's variant.
+            common: tokens that the prompts of all requests begin with, the same in every call.
 
         Returns:
             Keys and values of columns [0, T) for the longest request's T tokens:
@@ -88,7 +89,7 @@ class Prefill:
         """
         tokens = [r.read[:-1] for r in requests]
         one_by_one = any(one.by_chain for r in requests for one in r.changes)
-        if not self.common or one_by_one:
+        if not common or one_by_one:
             return self._pass(requests, variants, tokens)
         # all variants that leave the prompt as it is have one state
         states = [v if r.changes else None for r, v in zip(requests, variants, strict=True)]
@@ -97,16 +98,17 @@ class Prefill:
                 if state in new:
                     self._states.setdefault(state, (request, variant))
             asked, numbers = zip(*self._states.values(), strict=True)
-            self._first = self._pass(asked, numbers, [self.common] * len(asked))
+            self._first = self._pass(asked, numbers, [common] * len(asked))
         row_of = {state: row for row, state in enumerate(self._states)}
-        rest = [t[len(self.common) :] for t in tokens]
-        return self._pass(requests, variants, rest, self._first, [row_of[s] for s in states])
+        rest, picks = [t[len(common) :] for t in tokens], [row_of[s] for s in states]
+        return self._pass(requests, variants, rest, len(common), self._first, picks)
 
     def _pass(
         self,
         requests: Sequence[Request],
         variants: Sequence[int],
         tokens: Sequence[tuple[int, ...]],
+        start: int = 0,
         before: Prefix | None = None,
         picks: Sequence[int] = (),
     ) -> Prefix:
@@ -116,6 +118,7 @@ class Prefill:
             requests: the requests, R of them.
             variants: number of each request's variant.
             tokens: what to read of each.
+            start: tokens that were read before.
             before: keys and values of the tokens before; None if there are none.
             picks: row of `before` for each request.
 
@@ -123,7 +126,6 @@ class Prefill:
             Keys and values of the tokens before and those read.
         """
         model, device, n_blocks = self.model, self.model.device, self.model.n_blocks
-        start = 0 if before is None else len(self.common)
         width = max(map(len, tokens))
         shared = SharedRows.of(tokens, [self._changes(r) for r in requests])
         order = list(shared.requests)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Int
@@ -68,8 +68,9 @@ class Site:
         """
         if len(self.keys) <= rows:
             return self
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Site(**{name: x if x is None else x[:rows] for name, x in values.items()})
+        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        cut: dict[str, Any] = {name: x if x is None else x[:rows] for name, x in values.items()}
+        return Site(**cut)
 
     def needed(self, name: str, who: str) -> Tensor:
         """A field that must be there.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -347,9 +348,9 @@ def precise_log_probability(
         Nats [K], float32.
     """
     head = model.head
-    weight = getattr(head, "weight", None)
+    weight = cast("Any", getattr(head, "weight", None))
     half = weight is not None and weight.dtype in (torch.bfloat16, torch.float16)
-    if type(head) is not nn.Linear or not half or weight.is_meta:
+    if type(head) is not nn.Linear or weight is None or not half or weight.is_meta:
         return log_probability(readout(model, normed), ids)  # float32, quantised or offloaded
     stream, ids = normed.to(weight.device).float(), ids.to(weight.device)
     total = stream.new_full((len(ids),), -torch.inf)  # log of the summed exponentials

@@ -345,7 +345,7 @@ class Report(Command, OutOptions, CodeOptions):
             )
             yield from compare.run()
             return
-        folder = self.studies[0]
+        folder = next(iter(self.studies))
         path = report(folder, self.out, self.trust_remote_code)
         _, said, _ = found_by(StudyData.read(folder))
         yield Result(f"{said}\nReport: {path}", report=path, verdict=said)

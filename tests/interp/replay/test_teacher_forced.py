@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -414,7 +414,7 @@ def test_options_do_not_tie_in_half_precision(
 
     Gemma 2 caps logits, Granite and Cohere scale them, and Phi's head has a bias.
     """
-    hf: Any = tiny(arch, 2).hf.to(kind)
+    hf: Any = cast("Any", tiny(arch, 2).hf).to(kind)
     with torch.no_grad():
         weight, bias = hf.get_output_embeddings().weight, hf.get_output_embeddings().bias
         if bias is not None:
