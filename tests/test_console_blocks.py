@@ -14,6 +14,7 @@ import runpy
 import shlex
 import sys
 import tomllib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def _module_takes(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch
         parser = argparse.ArgumentParser
         patched.setattr(parser, "parse_args", read(parser.parse_args))
         patched.setattr(sys, "argv", [module, *words])
-        with pytest.raises(Accepted):
+        with pytest.raises(Accepted), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     return True
 
