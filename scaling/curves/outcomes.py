@@ -252,7 +252,7 @@ def crossed(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     """
     check_rows(rows, (*NEEDED, "finish", "thinking_finish"))
     rows = rows.assign(end=ended(rows))
-    none = dict.fromkeys(("share_of_end", "low", "high"), np.nan)
+    none: dict[str, float] = dict.fromkeys(("share_of_end", "low", "high"), np.nan)
     found: list[dict[str, Any]] = []
     for key, part in groups(rows, by):
         for end in ENDS:

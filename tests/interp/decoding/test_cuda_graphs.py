@@ -57,12 +57,12 @@ def captured(monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]) -> Iterato
     made: list[model_runner.ModelRunner] = []
 
     def record(function: Callable[[], None]) -> Callable[[], None]:
-        one = made[-1]
-        kept = {k: v.clone() for k, v in vars(one).items() if isinstance(v, torch.Tensor)}
+        state = made[-1].state
+        kept = {k: v.clone() for k, v in vars(state).items() if isinstance(v, torch.Tensor)}
         with torch.no_grad():
             traced = make_fx(function)()
         for name, value in kept.items():
-            getattr(one, name).copy_(value)
+            getattr(state, name).copy_(value)
         counts["traced"] = counts.get("traced", 0) + 1
 
         def replay() -> None:
