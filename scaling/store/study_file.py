@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from interp.errors import PruneScopeError, UserError
 from interp.plumbing.folder_lock import FolderLock
@@ -38,7 +38,7 @@ class DamagedStoreError(StoreError, UserError):
 
 
 class StudyFile:
-    """An open study file, to be used as a context manager.
+    """An open study file; `Store` reads and writes it.
 
     Args:
         folder: folder of the study; it is created if missing (unless `read_only`).
@@ -216,12 +216,6 @@ class StudyFile:
         """Close the file and release the lock."""
         self._db.close()
         self._release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def held(path: Path, text: str) -> str:
