@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 def problem_table(
     values: Any,
-    problems: Sequence[Hashable],
+    problems: Iterable[Hashable],
     samples: Iterable[int] | None = None,
     order: Sequence[Hashable] | None = None,
 ) -> Float[np.ndarray, "P N"]:
@@ -28,10 +28,11 @@ def problem_table(
     Returns:
         The values, [P, N], float64; nan where a sample is missing.
     """
-    row_of = {name: i for i, name in enumerate(order or dict.fromkeys(problems))}
-    rows = np.array([row_of[name] for name in problems], dtype=np.int64)
+    names = list(problems)
+    row_of = {name: i for i, name in enumerate(order or dict.fromkeys(names))}
+    rows = np.array([row_of[name] for name in names], dtype=np.int64)
     numbers = pd.Series(rows).groupby(rows).cumcount() if samples is None else samples
-    columns, names = pd.factorize(np.asarray(list(numbers)), sort=True)
-    table = np.full((len(row_of), len(names)), np.nan)
+    columns, known = pd.factorize(np.asarray(list(numbers)), sort=True)
+    table = np.full((len(row_of), len(known)), np.nan)
     table[rows, columns] = np.asarray(values, dtype=float)
     return table
