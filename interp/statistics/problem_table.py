@@ -21,8 +21,8 @@ def problem_table(
     Args:
         values: One number or boolean per chain, [C].
         problems: The problem of each chain.
-        samples: The sample of each chain; a problem has each once. The columns are those that
-            occur, in rising order. Default: the chains of a problem are numbered as they come.
+        samples: The sample of each chain, which is its column; a problem has each once. Default:
+            the chains of a problem are numbered as they come.
         order: The problems in the order of the rows. Default: as they first occur.
 
     Returns:
@@ -32,7 +32,7 @@ def problem_table(
     row_of = {name: i for i, name in enumerate(order or dict.fromkeys(names))}
     rows = np.array([row_of[name] for name in names], dtype=np.int64)
     numbers = pd.Series(rows).groupby(rows).cumcount() if samples is None else samples
-    columns, known = pd.factorize(np.asarray(list(numbers)), sort=True)
-    table = np.full((len(row_of), len(known)), np.nan)
+    columns = np.array(list(numbers), dtype=np.int64)
+    table = np.full((len(row_of), columns.max(initial=-1) + 1), np.nan)
     table[rows, columns] = np.asarray(values, dtype=float)
     return table
