@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 def problem_table(
     values: Any,
-    problems: Sequence[Hashable],
+    problems: Iterable[Hashable],
     samples: Iterable[int] | None = None,
     order: Sequence[Hashable] | None = None,
 ) -> Float[np.ndarray, "P N"]:
@@ -21,17 +21,18 @@ def problem_table(
     Args:
         values: One number or boolean per chain, [C].
         problems: The problem of each chain.
-        samples: The sample of each chain; a problem has each once. The columns are those that
-            occur, in rising order. Default: the chains of a problem are numbered as they come.
+        samples: The sample of each chain, which is its column; a problem has each once. Default:
+            the chains of a problem are numbered as they come.
         order: The problems in the order of the rows. Default: as they first occur.
 
     Returns:
         The values, [P, N], float64; nan where a sample is missing.
     """
-    row_of = {name: i for i, name in enumerate(order or dict.fromkeys(problems))}
-    rows = np.array([row_of[name] for name in problems], dtype=np.int64)
+    names = list(problems)
+    row_of = {name: i for i, name in enumerate(order or dict.fromkeys(names))}
+    rows = np.array([row_of[name] for name in names], dtype=np.int64)
     numbers = pd.Series(rows).groupby(rows).cumcount() if samples is None else samples
-    columns, names = pd.factorize(np.asarray(list(numbers)), sort=True)
-    table = np.full((len(row_of), len(names)), np.nan)
+    columns = np.array(list(numbers), dtype=np.int64)
+    table = np.full((len(row_of), columns.max(initial=-1) + 1), np.nan)
     table[rows, columns] = np.asarray(values, dtype=float)
     return table

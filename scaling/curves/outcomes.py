@@ -81,8 +81,9 @@ def table(
     Returns:
         The values [P, N], float64; nan where a sample is missing.
     """
-    values = rows[column] == "correct" if column.endswith("outcome") else rows[column]
     order = sorted(set(rows["problem"])) if problems is None else problems
+    rows = where(rows, rows["problem"].isin(order))
+    values = rows[column] == "correct" if column.endswith("outcome") else rows[column]
     return problem_table(values, rows["problem"], rows["sample"], order)
 
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from interp.errors import PruneScopeError, UserError
 from interp.plumbing.folder_lock import FolderLock
@@ -37,11 +37,8 @@ class DamagedStoreError(StoreError, UserError):
     """The file exists but is damaged; the message says where, and how to rescue the rest."""
 
 
-OpenFile = TypeVar("OpenFile", bound="StudyFile")
-
-
 class StudyFile:
-    """An open study file, to be used as a context manager.
+    """An open study file; `Store` reads and writes it.
 
     Args:
         folder: folder of the study; it is created if missing (unless `read_only`).
@@ -219,12 +216,6 @@ class StudyFile:
         """Close the file and release the lock."""
         self._db.close()
         self._release()
-
-    def __enter__(self: OpenFile) -> OpenFile:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def held(path: Path, text: str) -> str:

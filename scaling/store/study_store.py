@@ -38,6 +38,12 @@ class Store(StudyFile):
     def __init__(self, folder: str | Path, *, read_only: bool = False) -> None:
         super().__init__(folder, read_only=read_only)
 
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     # ------------------------------------------------------------------ identity of the study
 
     def claim(self, config: Mapping[str, Any], identity: Mapping[str, str]) -> bool:
