@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
-from interp.interventions.interventions import Intervention, Patch, Skip, VariantLike
+from interp.interventions.interventions import Intervention, Skip, VariantLike
+from interp.interventions.patches import Patch
 from interp.interventions.windows import Site
 from interp.model.forwards import replaced_forwards
 from interp.model.holding import holding
@@ -193,10 +194,7 @@ class RowHooks:
             after = output[0] if isinstance(output, tuple) else output
             before = before.to(after.device)
             for op in ops:
-                if isinstance(op.intervention, Skip):
-                    new = before
-                else:
-                    new = before + op.intervention.new_delta(after - before, self._site)
+                new = op.intervention.new_stream(before, after, self._site)
                 after = _select(op.mask, new, after)
             return (after, *output[1:]) if isinstance(output, tuple) else after
 

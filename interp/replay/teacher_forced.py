@@ -24,6 +24,7 @@ from interp.activations.capture import CapturedBatch, Reducer, capture
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
+from interp.model.readout import readout
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
@@ -149,27 +150,6 @@ def _replay(
 
 
 # --------------------------------------------------------------------------------- losses
-
-
-def readout(model: ReasoningModel, normed: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-    """Logits of a stream that has passed the final norm, including logit scales and soft caps.
-
-    Args:
-        model: the model.
-        normed: the normed stream [..., D].
-
-    Returns:
-        float32 [..., V].
-    """
-    config = model.anatomy.config
-    logits = model.head(normed)
-    if (scale := getattr(model.hf, "logit_scale", None)) is not None:
-        logits = logits * scale
-    if (scale := getattr(config, "logits_scaling", None)) is not None:
-        logits = logits / scale
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits.float()
 
 
 def position_chunks(model: ReasoningModel, rows: int) -> Iterator[slice]:
