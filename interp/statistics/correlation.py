@@ -22,9 +22,11 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from interp.statistics.intervals import check_level
 
 
+@as_table
 @dataclass(frozen=True)
 class Correlation:
     """Spearman's rho over `n` blocks with its interval; nan where a quantity is constant.

@@ -26,6 +26,7 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 
 PRIOR_RATIO = 0.41  # the variance ratio is shrunk towards this value
 PRIOR_WEIGHT = 0.6  # weight of the prior ratio, in problems
@@ -33,6 +34,7 @@ RAISED = 1.6  # raise, in units of (ratio - floor) / sqrt(informative problems +
 LOST = 0.2  # share of trials subtracted where every problem is always or never solved
 
 
+@as_table
 @dataclass(frozen=True)
 class Interval:
     """An estimate with its interval, and the data it was estimated from.
