@@ -46,7 +46,7 @@ def main() -> None:
                 chains = made
         times.append((found[False], found[True]))
     tokens = sum(c.n_tokens for c in chains)
-    numbers = sum(c.stream.pre.size * 4 for c in chains if c.stream is not None)
+    numbers = sum(c.stream.pre_norm.size * 4 for c in chains if c.stream is not None)
     plain, recorded = (statistics.median(t[i] for t in times) for i in (0, 1))
     ratios = sorted(b / a for a, b in times)
     print(f"{model}, {options.rows} rows, {tokens} tokens, {options.threads} threads, ", end="")

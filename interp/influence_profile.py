@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 QUANTITIES: dict[str, Callable[[StreamRecord], np.ndarray]] = {
     "influence": lambda record: record.influence,
     "cosine": lambda record: record.cosine,
-    "resid_pre": lambda record: record.pre,
-    "resid_post": lambda record: record.post,
-    "delta": lambda record: record.delta,
+    "resid_pre": lambda record: record.pre_norm,
+    "resid_post": lambda record: record.post_norm,
+    "delta": lambda record: record.delta_norm,
 }
 
 

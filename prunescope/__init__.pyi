@@ -11,6 +11,8 @@ __all__ = [
     "Chain",
     "Chains",
     "Delimiters",
+    "EditDelta",
+    "EditStream",
     "LayerPlan",
     "MeanDelta",
     "Patch",
@@ -81,9 +83,11 @@ from pruning.calibration import Calibration as Calibration
 from interp.chains.chain import Chain as Chain
 from interp.chains.chain import Chains as Chains
 from interp.model.delimiters import Delimiters as Delimiters
+from interp.interventions.function_edits import EditDelta as EditDelta
+from interp.interventions.function_edits import EditStream as EditStream
 from pruning.plan import LayerPlan as LayerPlan
 from interp.interventions.interventions import MeanDelta as MeanDelta
-from interp.interventions.interventions import Patch as Patch
+from interp.interventions.patches import Patch as Patch
 from scaling.benchmarks import Problem as Problem
 from interp.errors import PruneScopeError as PruneScopeError
 from interp.activations.store import RawCapture as RawCapture
@@ -219,6 +223,8 @@ from pruning.compare import Comparison as _Comparison
 from interp.lens import Contributions as _Contributions
 from interp.model.delimiters import Delimiters as _Delimiters
 from interp.effects import Deltas as _Deltas
+from interp.interventions.function_edits import EditDelta as _EditDelta
+from interp.interventions.function_edits import EditStream as _EditStream
 from interp.heads import HeadEffects as _HeadEffects
 from interp.heads import HeadLens as _HeadLens
 from interp.heads import HeadScores as _HeadScores
@@ -229,8 +235,10 @@ from pruning.plan import LayerPlan as _LayerPlan
 from interp.lens import Lens as _Lens
 from interp.interventions.interventions import MeanDelta as _MeanDelta
 from scaling.costs.flops import ModelCost as _ModelCost
+from interp.activations.named_cache import NamedCache as _NamedCache
 from interp.errors import NonFiniteError as _NonFiniteError
-from interp.interventions.interventions import Patch as _Patch
+from interp.interventions.patches import Patch as _Patch
+from interp.counterfactuals.patching import PatchingGrid as _PatchingGrid
 from interp.heads import Patterns as _Patterns
 from interp.probes import Probes as _Probes
 from scaling.benchmarks import Problem as _Problem
@@ -322,6 +330,7 @@ from interp.diagnosis import opener_mass as _opener_mass
 from interp.probes import outcome as _outcome
 from interp.statistics import paired_difference as _paired_difference
 from interp.statistics import pass_at_k as _pass_at_k
+from interp.counterfactuals.patching import patching_grid as _patching_grid
 from interp.probes import probe as _probe
 from interp.probes import probe_ahead as _probe_ahead
 from pruning.surgery import prune as _prune
@@ -342,6 +351,7 @@ from interp.diagnosis import restatement as _restatement
 from scaling.study.places import run_on_cluster as _run_on_cluster
 from scaling.study.places import run_on_server as _run_on_server
 from scaling.study.runner import run_study as _run_study
+from interp.activations.named_cache import run_with_cache as _run_with_cache
 from pruning.surgery import save as _save
 from pruning.repairs import save_repaired as _save_repaired
 from scaling.curves.fits import scaling_fits as _scaling_fits
@@ -360,11 +370,13 @@ from analyses.report.page import write_report as _write_report
 __version__: str
 
 class activations:
-    """Residual streams of chosen blocks, as sharded safetensors."""
+    """Activations by name, and residual streams of chosen blocks as sharded safetensors."""
 
+    NamedCache = _NamedCache
     RawCapture = _RawCapture
     RawStreams = _RawStreams
     load_raw = staticmethod(_load_raw)
+    run_with_cache = staticmethod(_run_with_cache)
 
 class analyses:
     """The rows of a study as frames, and its report."""
@@ -384,11 +396,13 @@ class chains:
     Span = _Span
 
 class counterfactuals:
-    """Chains with blocks taken away in a window, or handed from one variant to another."""
+    """Chains with blocks taken away in a window or handed over; activations patched."""
 
+    PatchingGrid = _PatchingGrid
     along = staticmethod(_along)
     around_loops = staticmethod(_around_loops)
     handover = staticmethod(_handover)
+    patching_grid = staticmethod(_patching_grid)
     time_map = staticmethod(_time_map)
     usual_windows = staticmethod(_usual_windows)
 
@@ -458,6 +472,8 @@ class interventions:
     AfterLoop = _AfterLoop
     Answer = _Answer
     AtTokens = _AtTokens
+    EditDelta = _EditDelta
+    EditStream = _EditStream
     MeanDelta = _MeanDelta
     Patch = _Patch
     ResampleDelta = _ResampleDelta

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from interp.plumbing.notebook import as_table
+
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
@@ -19,6 +21,7 @@ PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "safetensors",
 TIMED = 0.2  # seconds for which each number of threads is tried
 
 
+@as_table
 @dataclass(frozen=True)
 class Checkup:
     """The result of `examine`.

@@ -46,9 +46,11 @@ TOP: Homes = {
     "interp.effects": "measure_effects",
     "interp.errors": "PruneScopeError UserError",
     "interp.influence_profile": "by_event by_step",
+    "interp.interventions.function_edits": "EditDelta EditStream",
     "interp.interventions.interventions": (
-        "AblateHeads MeanDelta Patch ResampleDelta Scale Skip Variant dense"
+        "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
     ),
+    "interp.interventions.patches": "Patch",
     "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
     "interp.lens": "contributions",
     "interp.model.delimiters": "Delimiters",
@@ -70,8 +72,11 @@ TOP: Homes = {
 
 NAMESPACES: Mapping[str, Names] = {
     "activations": Names(
-        "Residual streams of chosen blocks, as sharded safetensors.",
-        {"interp.activations.store": "RawCapture RawStreams load_raw"},
+        "Activations by name, and residual streams of chosen blocks as sharded safetensors.",
+        {
+            "interp.activations.named_cache": "NamedCache run_with_cache",
+            "interp.activations.store": "RawCapture RawStreams load_raw",
+        },
     ),
     "analyses": Names(
         "The rows of a study as frames, and its report.",
@@ -89,9 +94,10 @@ NAMESPACES: Mapping[str, Names] = {
         },
     ),
     "counterfactuals": Names(
-        "Chains with blocks taken away in a window, or handed from one variant to another.",
+        "Chains with blocks taken away in a window or handed over; activations patched.",
         {
             "interp.counterfactuals.forks": "along around_loops handover",
+            "interp.counterfactuals.patching": "PatchingGrid patching_grid",
             "interp.counterfactuals.window_maps": "time_map usual_windows",
         },
     ),
@@ -137,9 +143,11 @@ NAMESPACES: Mapping[str, Names] = {
     "interventions": Names(
         "What is done to a block, and in which window of steps.",
         {
+            "interp.interventions.function_edits": "EditDelta EditStream",
             "interp.interventions.interventions": (
-                "AblateHeads MeanDelta Patch ResampleDelta Scale Skip Variant dense"
+                "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
             ),
+            "interp.interventions.patches": "Patch",
             "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
         },
     ),

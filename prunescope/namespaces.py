@@ -11,8 +11,9 @@ from prunescope.names import Names, modules
 
 def load(name: str, module: str) -> Any:
     """Imports `module` and returns its `name`."""
-    if name == "ReasoningModel":  # the decoder gives models their `generate`
-        importlib.import_module("interp.decoding.generate")
+    if name == "ReasoningModel":  # models get `generate` and `run_with_cache`, chains their look
+        for floor in ("decoding.generate", "activations.named_cache", "diagnosis.chain_html"):
+            importlib.import_module(f"interp.{floor}")
     return getattr(importlib.import_module(module), name)
 
 

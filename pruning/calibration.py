@@ -172,6 +172,8 @@ def _built(
 
 # ------------------------------------------------------------------------- texts from outside
 
+OTHER_FORMATS = (".json", ".parquet", ".csv", ".tsv", ".arrow", ".gz", ".zip")
+
 
 @checked
 def read_texts(
@@ -199,6 +201,11 @@ def read_texts(
         UserError: the file cannot be read or holds no text, or a record has no such field.
     """
     path = Path(file)
+    if path.suffix.lower() in OTHER_FORMATS:  # read line by line, their brackets would be texts
+        raise UserError(
+            f"{str(path)!r}: texts are not read from {path.suffix}; expected one text per line, or "
+            "one JSON object per line (.jsonl)."
+        )
     content = read_utf8(path)
     lines = content.replace("\r\n", "\n").split("\n")  # a text may hold other line breaks
     if path.suffix in (".jsonl", ".ndjson"):

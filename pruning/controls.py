@@ -34,6 +34,7 @@ from interp.json_reader import short
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
+from interp.plumbing.notebook import as_table
 from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
@@ -308,6 +309,7 @@ def _like(plan: LayerPlan, blocks: list[int]) -> LayerPlan:
 # ---------------------------------------------------------------------------------- noise
 
 
+@as_table
 @dataclass(frozen=True)
 class Noised:
     """The dense model with noise on the weights of its blocks.

@@ -22,12 +22,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import UserError
+from interp.errors import UserError, printable
 from interp.json_reader import parse_json, read_utf8, short
 from interp.model.checkpoint_files import MOST_BLOCKS
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import escaped
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from interp.interventions.interventions import Intervention
     from interp.model.reasoning_model import ReasoningModel
     from pruning.scores import Scores
@@ -36,7 +39,7 @@ FORMAT = 1
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LayerPlan:
     """Blocks to remove from a model of `n_blocks` blocks.
 
@@ -108,6 +111,31 @@ class LayerPlan:
         if self.criterion:
             return f"{self.criterion}-{len(self.removed)}"
         return "without " + ",".join(map(str, self.removed)) if self.removed else "nothing removed"
+
+    def __repr__(self) -> str:
+        gone = ", ".join(map(str, self.removed[:64])) + (", ..." if len(self.removed) > 64 else "")
+        by = f", criterion={self.criterion!r}" if self.criterion else ""
+        return f"LayerPlan({printable(self.name, 80)!r}, removed=({gone}) of {self.n_blocks}{by})"
+
+    def _repr_html_(self) -> str:
+        gone = "background:rgba(213,94,0,.35);text-decoration:line-through"
+        kept = "background:rgba(0,158,115,.2)"
+        cells = "".join(
+            f'<span style="padding:0 .35em;margin:1px;display:inline-block;'
+            f'{gone if block in self.removed else kept}">{block}</span>'
+            for block in self.base[:512]
+        )
+        return f"<div><p><code>{escaped(self, 400)}</code></p>{cells}</div>"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per block of the plan's model: whether it is removed, and its score if known."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {"block": self.base}
+        columns["removed"] = [block in self.removed for block in self.base]
+        if self.scores is not None:
+            columns["score"] = self.scores
+        return pd.DataFrame(columns)
 
     @classmethod
     def lowest(cls, scores: Scores, remove: int, name: str = "") -> LayerPlan:

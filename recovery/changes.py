@@ -19,8 +19,10 @@ from jaxtyping import Float, Int
 from interp.errors import UserError
 from interp.model.checkpoint_files import folder_blocks, locate, weight_files
 from interp.model.loading import refusing
+from interp.plumbing.notebook import as_table
 
 
+@as_table
 @dataclass(frozen=True)
 class BlockChanges:
     """The relative change of each block's weights, and of everything outside the blocks.

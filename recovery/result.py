@@ -12,12 +12,14 @@ import pandas as pd
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from recovery.examples import TrainingSet
 from recovery.recovery_config import RecoveryConfig
 from recovery.run_folder import RECORD, RunFolder, as_path
 
 
 @checked
+@as_table
 @dataclass(frozen=True)
 class Recovered:
     """A finished run.

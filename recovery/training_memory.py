@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from interp.errors import UserError
+from interp.plumbing.notebook import as_table
 
 GIB = 2**30
 TILE = (4096, 32768)  # tokens and words that TRL's fused head takes at a time
@@ -101,6 +102,7 @@ class TrainedShape:
 QWEN3_8B = TrainedShape(36, 4096, 32, 8, 128, 12288, 151936)
 
 
+@as_table
 @dataclass(frozen=True)
 class Memory:
     """Bytes on one GPU, by part, and on the host.

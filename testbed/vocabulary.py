@@ -100,6 +100,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         additional_special_tokens=[TURN_START],
         model_max_length=4096,
         clean_up_tokenization_spaces=False,
+        reflection_lexicon="testbed",  # saved with it: `ReasoningModel.lexicon_name`
     )
     # As in Qwen3, the think delimiters are single tokens and stay visible when decoding skips
     # special tokens, so that the text keeps the border between thinking and answer.

@@ -1,1 +1,3 @@
-"""Capture of the residual stream, reducers over it, and its store on disk."""
+"""Capture of the residual stream, reducers over it, its store on disk, and named activations."""
+
+from interp.activations import named_cache  # gives models their `run_with_cache`

@@ -32,6 +32,7 @@ from interp.interventions.hooks import present
 from interp.json_reader import read_json_object, short
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 
 FORMAT = 1
 INDEX = "index.json"
@@ -233,6 +234,7 @@ FIELDS: dict[str, Callable[[Any], bool]] = {
 
 
 @checked
+@as_table
 @dataclass(frozen=True)
 class RawStreams:
     """A capture on disk; tensors are read on request.

@@ -7,18 +7,22 @@ prompt tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, overload, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, overload, runtime_checkable
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from interp.chains.residual_record import StreamRecord
-from interp.errors import UserError
+from interp.errors import UserError, printable
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import escaped, table_html
 
+FEW = 6  # chains whose text a notebook shows
+SHOWN = 12_000  # characters of a chain that a notebook shows
 Finish = Literal["stop", "cut", "looped", "positions"]
 ThinkingFinish = Literal["end", "forced", "looped", "none"]
 
@@ -87,7 +91,7 @@ class Span:
 
 
 @checked
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Chain:
     """One generated answer.
 
@@ -114,8 +118,8 @@ class Chain:
             in nats [S]; nan where the engine wrote the token without running the model.
         entropy: entropy of that distribution, in nats [S]; nan likewise.
         layer_map: dense index of each block of the model that generated the chain.
-        stream: what each block did to the residual stream in the pass that chose each token, if it
-            was recorded.
+        stream: norms and products of the residual stream at each block, in the pass that chose each
+            token, if they were recorded. The streams themselves: `gather`, `run_with_cache`.
         plain: whether the thinking format has no delimiters, so the whole completion thinks.
         reopened: what follows where the answer opened the thinking again; None if it did not. The
             answer stops before it. It counts as thinking, beyond the budget.
@@ -140,6 +144,69 @@ class Chain:
     stream: StreamRecord | None = field(default=None, repr=False, compare=False)
     plain: bool = False
     reopened: Span | None = None
+
+    #: Draws a chain for a notebook; `interp.diagnosis.chain_html`, a floor above, sets it.
+    drawer: ClassVar[Callable[[Chain], str] | None] = None
+    #: Set by `Chains`, weakly and not pickled: a chain that is kept does not keep its model.
+    _decoder: ClassVar[Callable[[], TextDecoder | None]] = staticmethod(lambda: None)
+
+    @property
+    def decoder(self) -> TextDecoder | None:
+        """What turns the chain's ids into text; None if its model is gone or was never known."""
+        return self._decoder()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_decoder"}
+
+    @property
+    def text(self) -> str:
+        """The whole generated text, delimiters included.
+
+        Raises:
+            UserError: The chain does not know the model that can decode it.
+        """
+        if self.decoder is None:
+            raise UserError(
+                "This chain does not know its model (it was read from a file, or the model is "
+                "gone): model.text(chain.ids) gives its text."
+            )
+        return self.decoder.text(self.ids.tolist(), skip_special=False)
+
+    @property
+    def name(self) -> str:
+        """The chain in a line: problem, variant, sample, lengths and how it ended."""
+        return (
+            f"problem {self.problem!r}, {self.variant!r}, sample {self.sample}: "
+            f"{self.n_thinking} thinking + {self.n_answer} answer tokens, thinking "
+            f"{self.thinking_finish}, {self.finish}"
+        )
+
+    def __repr__(self) -> str:
+        said = "" if self.decoder is None else f", {printable(self.text, 120)!r}"
+        return f"Chain({printable(self.name, 240)}{said})"
+
+    def _repr_html_(self) -> str:
+        if Chain.drawer is not None:
+            return Chain.drawer(self)
+        text = self.text if self.decoder is not None else str(self.ids.tolist())
+        return f"<p>{escaped(self.name)}</p><pre>{escaped(text, SHOWN)}</pre>"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per generated token: id, text (if known), part, forced, logprob, entropy."""
+        parts = np.full(self.n_tokens, "", dtype=object)
+        for part, span in (
+            ("thinking", self.thinking),
+            ("answer", self.answer),
+            ("reopened", self.reopened),
+        ):
+            if span is not None:
+                parts[span.start : span.stop] = part
+        columns: dict[str, Any] = {"token": np.arange(self.n_tokens), "id": self.ids}
+        if (model := self.decoder) is not None:
+            texts = (model.text([i], skip_special=False) for i in self.ids.tolist())
+            columns["text"] = list(map(_encodable, texts))
+        columns |= {"part": parts, "forced": self.forced}
+        return pd.DataFrame({**columns, "logprob": self.logprob, "entropy": self.entropy})
 
     @property
     def thinking_ids(self) -> Int[np.ndarray, " T"]:
@@ -171,6 +238,11 @@ class Chain:
         """Mean log-probability per token over the model's own tokens, in nats (nan if none)."""
         own = self.logprob[~self.forced]
         return float(np.mean(own)) if own.size else float("nan")
+
+
+def _encodable(text: str) -> str:
+    """Text that a column of a table can hold: lone surrogates are replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 @runtime_checkable
@@ -225,6 +297,12 @@ class Chains(Sequence[Chain]):
     def __init__(self, chains: Sequence[Chain], model: TextDecoder) -> None:
         self._chains = tuple(chains)
         self.model = model
+        try:
+            known = weakref.ref(model)
+        except TypeError:  # a decoder without weak references
+            return
+        for chain in self._chains:
+            object.__setattr__(chain, "_decoder", known)
 
     @overload
     def __getitem__(self, index: int) -> Chain: ...
@@ -240,7 +318,15 @@ class Chains(Sequence[Chain]):
 
     def __repr__(self) -> str:
         names = sorted({chain.variant for chain in self._chains})
-        return f"Chains(n={len(self)}, variants={names})"
+        few = ", ".join(printable(repr(name), 40) for name in names[:8])
+        return f"Chains(n={len(self)}, variants=[{few}{', ...' if len(names) > 8 else ''}])"
+
+    def _repr_html_(self) -> str:
+        drawn = [
+            f"<details><summary>{escaped(chain.name, 200)}</summary>{chain._repr_html_()}</details>"
+            for chain in self._chains[:FEW]
+        ]
+        return table_html(self.to_frame(), repr(self)) + "".join(drawn)
 
     def text(self, index: int) -> str:
         """The whole generated text of one chain, delimiters included.
@@ -275,8 +361,8 @@ class Chains(Sequence[Chain]):
                 "reopened": c.reopened is not None,
                 "waits": c.waits,
                 "mean_logprob": c.mean_logprob,
-                "thinking": self.model.text(c.thinking_ids.tolist()),
-                "answer": self.model.text(c.answer_ids.tolist()),
+                "thinking": _encodable(self.model.text(c.thinking_ids.tolist())),
+                "answer": _encodable(self.model.text(c.answer_ids.tolist())),
             }
             for c in self._chains
         ]

@@ -1,10 +1,10 @@
 """What every block did to the residual stream, for each token of one chain.
 
-Four numbers per token and block: the norms of what enters the block (`pre`), of what leaves it
-(`post`) and of what it adds (`delta`), and the inner product of the first two (`dot`). Block
-Influence (ShortGPT, arXiv 2403.03853) is 1 - dot / (pre post). Because the numbers are per token,
-they can be averaged later over any part of the chain: by step, at events that only the finished
-chain shows, with or without sinks (`interp.influence_profile`).
+Four numbers per token and block: the norms of what enters the block (`pre_norm`), of what leaves it
+(`post_norm`) and of what it adds (`delta_norm`), and the inner product of the first two (`dot`).
+Block Influence (ShortGPT, arXiv 2403.03853) is 1 - dot / (pre_norm post_norm). Because the numbers
+are per token, they can be averaged later over any part of the chain: by step, at events that only
+the finished chain shows, with or without sinks (`interp.influence_profile`).
 
 Shapes: S generated tokens, L blocks; float32 whatever the model's dtype. As in `Chain.logprob`, row
 s belongs to the pass that CHOSE token s, which reads token s - 1 or the end of the prompt. Tokens
@@ -19,24 +19,27 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-NUMBERS = ("pre", "post", "delta", "dot")
+from interp.plumbing.brief_repr import brief
+
+NUMBERS = ("pre_norm", "post_norm", "delta_norm", "dot")
 
 
+@brief
 @dataclass(frozen=True)
 class StreamRecord:
     """The residual record of one chain.
 
     Attributes:
-        pre: norm of the stream entering each block [S, L].
-        post: norm of the stream leaving it [S, L].
-        delta: norm of what the block adds [S, L].
+        pre_norm: norm of the stream entering each block [S, L].
+        post_norm: norm of the stream leaving it [S, L].
+        delta_norm: norm of what the block adds [S, L].
         dot: inner product of the entering and the leaving stream [S, L].
         layer_map: dense index of each block, in the model's order.
     """
 
-    pre: Float[np.ndarray, "S L"]
-    post: Float[np.ndarray, "S L"]
-    delta: Float[np.ndarray, "S L"]
+    pre_norm: Float[np.ndarray, "S L"]
+    post_norm: Float[np.ndarray, "S L"]
+    delta_norm: Float[np.ndarray, "S L"]
     dot: Float[np.ndarray, "S L"]
     layer_map: tuple[int, ...]
 
@@ -51,8 +54,7 @@ class StreamRecord:
         Returns:
             The record.
         """
-        pre, post, delta, dot = np.moveaxis(numbers, -1, 0).copy()
-        return cls(pre, post, delta, dot, layer_map)
+        return cls(*np.moveaxis(numbers, -1, 0).copy(), layer_map)
 
     @property
     def cosine(self) -> Float[np.ndarray, "S L"]:
@@ -61,7 +63,7 @@ class StreamRecord:
 
         from interp.kernels.stream_numbers import cosine
 
-        return cosine(*map(torch.from_numpy, (self.dot, self.pre, self.post))).numpy()
+        return cosine(*map(torch.from_numpy, (self.dot, self.pre_norm, self.post_norm))).numpy()
 
     @property
     def influence(self) -> Float[np.ndarray, "S L"]:
@@ -71,11 +73,11 @@ class StreamRecord:
     @property
     def sinks(self) -> Bool[np.ndarray, "S L"]:
         """Tokens whose norm at a block is over 100 times the chain's median there [S, L]."""
-        return _sinks(self.pre) | _sinks(self.post)
+        return _sinks(self.pre_norm) | _sinks(self.post_norm)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per token and block."""
-        steps, depth = self.pre.shape
+        steps, depth = self.pre_norm.shape
         columns = {name: getattr(self, name).ravel() for name in (*NUMBERS, "influence", "sinks")}
         return pd.DataFrame(
             {

@@ -148,7 +148,9 @@ class ModelRunner:
         """Allocates hooks, cache, recorders and the inputs of a pass."""
         model, slots = self.model, self.slots
         self.stride = CPU_STRIDE if model.device.type == "cpu" else CUDA_STRIDE
-        self.graphs = CudaGraphs() if wanted(model, compiled) else None
+        # a function of the caller is called anew in every pass, which a captured one would not do
+        called = any(one.by_function for v in variants for one in v.interventions())
+        self.graphs = CudaGraphs() if wanted(model, compiled) and not called else None
         self.prefill_hooks = RowHooks(model, variants, bypass=True)
         static = None if self.graphs is None else self.lanes
         self.hooks = RowHooks(model, variants, bypass=True, static=static)

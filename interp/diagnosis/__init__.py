@@ -25,7 +25,14 @@ from interp.diagnosis.escape import EscapeMass, escape_mass
 from interp.diagnosis.hazard import LoopDynamics, episodes_of, loop_dynamics
 from interp.diagnosis.loops import Loop, find_loop, text_loop
 from interp.diagnosis.openers import OpenerMass, compare_openers, opener_mass
-from interp.diagnosis.reflection_lexicon import NATURAL, TESTBED, Lexicon, Reflection, reflections
+from interp.diagnosis.reflection_lexicon import (
+    NATURAL,
+    TESTBED,
+    Lexicon,
+    Reflection,
+    lexicon_of,
+    reflections,
+)
 from interp.diagnosis.restatement import Restatement, restatement, stream_embedder
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, TokenizedText, read, words
 from interp.plumbing.arguments import checked
@@ -48,7 +55,7 @@ def diagnose(
         chain: A finished chain.
         model: Decodes token ids: any object with `text(ids, skip_special)`. For many chains pass
             one `Pieces(model)`, so that each token is decoded once.
-        lexicon: The words that reflect; default `NATURAL`.
+        lexicon: The words that reflect; default: the model's own.
 
     Returns:
         The row. `reopened` says whether the answer opened the thinking again (1 or 0).
@@ -84,7 +91,7 @@ def diagnose(
         "loop_repeats": loop.repeats if loop else None,
         "loop_wasted": loop.wasted if loop else 0,
     }
-    lexicon = NATURAL if lexicon is None else lexicon
+    lexicon = lexicon_of(model, lexicon)
     main = "thinking" if "thinking" in readings else "answer"
     if main in readings:
         span, reading = readings[main]

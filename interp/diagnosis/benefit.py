@@ -30,12 +30,13 @@ from interp.decoding.sampling import Sampling
 from interp.diagnosis.loops import find_loop
 from interp.diagnosis.openers import places_of
 from interp.diagnosis.positions import Variants, each_variant
-from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon, reflections
+from interp.diagnosis.reflection_lexicon import Lexicon, lexicon_of, reflections
 from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.interventions.interventions import dense
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from interp.statistics import PairedDifference, paired_difference, problem_table
 
 Verify = Callable[[Chain], bool | None]
@@ -70,6 +71,7 @@ class Attempt(NamedTuple):
     control_after: float
 
 
+@as_table
 @dataclass(frozen=True)
 class Benefit:
     """The benefit of the reflections of some chains.
@@ -199,7 +201,7 @@ def reflection_benefit(
             a chain of the same problem whose `answer` is the attempt.
         variant: The variant that decoded the chains: one for all, or one per chain. Default: the
             model as it is.
-        lexicon: The words that reflect; default `NATURAL`.
+        lexicon: The words that reflect; default: the model's own.
         per_chain: Most reflections tried per chain, spread evenly over it.
         answer: Answer budget of an attempt, in tokens.
         sampling: How attempts are sampled; default: greedy.
@@ -217,7 +219,7 @@ def reflection_benefit(
         raise UserError("reflection_benefit: no chain was given; expected at least one.")
     if per_chain < 1:
         raise UserError(f"reflection_benefit(per_chain={per_chain}): expected 1 or more.")
-    lexicon = NATURAL if lexicon is None else lexicon
+    lexicon = lexicon_of(model, lexicon)
     variants = each_variant(chains, variant, "reflection_benefit")
     pieces, rng = Pieces(model), np.random.default_rng(seed)
     closing = model.delimiter_ids.closing

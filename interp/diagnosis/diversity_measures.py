@@ -28,10 +28,12 @@ from jaxtyping import Int
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 
 Ids = Sequence[int] | Int[np.ndarray, " _"]
 
 
+@as_table
 @dataclass(frozen=True)
 class Diversity:
     """Diversity of the samples of one problem (the module describes each measure).

@@ -25,7 +25,7 @@ from jaxtyping import Bool
 from interp.chains.chain import Chain
 from interp.chains.masks import Masks
 from interp.diagnosis.loops import find_loop
-from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon, reflections
+from interp.diagnosis.reflection_lexicon import Lexicon, lexicon_of, reflections
 from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
@@ -48,7 +48,7 @@ def mark(
     Args:
         chains: Finished chains.
         model: Decodes token ids to text.
-        lexicon: The words that reflect; default `NATURAL`.
+        lexicon: The words that reflect; default: the model's own.
         decision: Entropy above which a token is a decision, in nats.
         near: Tokens that count as before a loop or after a reflection.
 
@@ -65,7 +65,8 @@ def mark(
             f"mark(near={near}, decision={decision}): expected near >= 1, decision > 0."
         )
     pieces = Pieces(model)
-    found = [_mark(chain, pieces, lexicon or NATURAL, decision, near) for chain in chains]
+    words = lexicon_of(model, lexicon)
+    found = [_mark(chain, pieces, words, decision, near) for chain in chains]
     return {name: [masks[name] for masks in found] for name in found[0]}
 
 

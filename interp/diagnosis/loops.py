@@ -17,22 +17,25 @@ looping in new words is not seen here (`restatement`).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int
 
+from interp.chains.chain import Chain
 from interp.chains.periods import MIN_REPEATS, MIN_TOKENS, tail_period
-from interp.diagnosis.token_text import NUMBER, word_ids, words
+from interp.diagnosis.token_text import NUMBER, read, word_ids, words
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 
 MIN_TEMPLATE = 3  # fewest different tokens in one period of a template, numbers aside
 MARK = -1  # stands for a run of number tokens
 
 
+@as_table
 @dataclass(frozen=True)
 class Loop:
     """A loop at the end of a chain.
@@ -58,18 +61,20 @@ class Loop:
 
 @checked
 def find_loop(
-    ids: Sequence[int] | Int[np.ndarray, "*_"],
+    ids: Sequence[int] | Int[np.ndarray, "*_"] | Chain,
     number_ids: Collection[int] | Bool[np.ndarray, "*_"] | None = None,
     *,
     min_tokens: int = MIN_TOKENS,
     min_repeats: float = MIN_REPEATS,
 ) -> Loop | None:
-    """Find the loop in which a row of tokens ends.
+    """Find the loop in which a row of tokens ends, or a part of a chain.
 
     Args:
-        ids: Token ids, [S].
+        ids: Token ids, [S]; or a chain, whose thinking, answer and reopened thinking are searched
+            in this order. The onset then counts from its first generated token.
         number_ids: Which tokens are numbers: a collection of ids, or a boolean mask [S]. Without it
-            only exact loops are searched.
+            only exact loops are searched, but for chains that know their text (those of `generate`
+            do).
         min_tokens: Shortest periodic suffix, in tokens (in a template, a run of numbers counts as
             one).
         min_repeats: Smallest number of passes.
@@ -81,6 +86,8 @@ def find_loop(
         UserError: `ids` is not one row, the mask has another shape, or a bound is below 2.
     """
     check_loop_size("find_loop", min_tokens, min_repeats)
+    if isinstance(ids, Chain):
+        return _loop_of(ids, number_ids, min_tokens, min_repeats)
     tokens = np.asarray(ids)
     if tokens.ndim != 1:
         raise UserError(f"find_loop: ids have shape {tokens.shape}; expected one row of token ids.")
@@ -102,6 +109,26 @@ def find_loop(
         return None
     onset = int(np.flatnonzero(kept)[len(marks) - length])
     return Loop("template", period, onset, length / period, size - onset)
+
+
+def _loop_of(
+    chain: Chain,
+    number_ids: Collection[int] | Bool[np.ndarray, "*_"] | None,
+    min_tokens: int,
+    min_repeats: float,
+) -> Loop | None:
+    numbers = None if number_ids is None else number_mask("find_loop", chain.ids, number_ids)
+    for span in (chain.thinking, chain.answer, chain.reopened):
+        if span is None or not len(span):
+            continue
+        inside = slice(span.start, span.stop)
+        mask = None if numbers is None else numbers[inside]
+        if mask is None and chain.decoder is not None:
+            mask = read(chain.decoder, chain.ids[inside]).mask(NUMBER)
+        found = find_loop(chain.ids[inside], mask, min_tokens=min_tokens, min_repeats=min_repeats)
+        if found is not None:
+            return replace(found, onset=span.start + found.onset)
+    return None
 
 
 def text_loop(

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 from interp.chains.chain import Chain
 from interp.diagnosis.loops import find_loop
 from interp.diagnosis.positions import Variants, each_variant, logits_at
-from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon
+from interp.diagnosis.reflection_lexicon import Lexicon, lexicon_of
 from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
@@ -195,7 +195,7 @@ def opener_mass(
         chains: Finished chains.
         variant: The variant that reads the chains: one for all, or one per chain. Default: the
             model as it is.
-        lexicon: Defines where a reflection may begin, and the openers; default `NATURAL`.
+        lexicon: Defines where a reflection may begin, and the openers; default: the model's own.
         words: Openers to use instead of the lexicon's.
         batch_tokens: Tokens per batch of the forward pass.
         chunk_tokens: Positions per chunk of the forward pass; None reads each chain in one piece.
@@ -210,7 +210,7 @@ def opener_mass(
     """
     if not chains:
         raise UserError("opener_mass: no chain was given; expected at least one.")
-    lexicon = NATURAL if lexicon is None else lexicon
+    lexicon = lexicon_of(model, lexicon)
     ids = opener_ids(model, lexicon.openers if words is None else words)
     variants = each_variant(chains, variant, "opener_mass")
     pieces = Pieces(model)

@@ -16,10 +16,11 @@ from torch import Tensor
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
+from interp.model.readout import readout
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
-from interp.replay.teacher_forced import position_chunks, readout
+from interp.replay.teacher_forced import position_chunks
 
 Variants = VariantLike | Sequence[VariantLike | None] | None
 

@@ -28,6 +28,7 @@ from interp.diagnosis.loops import Loop
 from interp.diagnosis.token_text import TokenizedText, words
 from interp.errors import UserError, look_up
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 
 _OPENING = r"(?:(?<=[.!?:;\n])|(?<=[.!?:;\n][\s\"'(*])|(?<=[.!?:;\n][\s\"'(*]{2})|\A)[\s\"'(*]*"
 
@@ -143,7 +144,24 @@ TESTBED = Lexicon(
     prose=False,
 )
 
+LEXICONS = {lexicon.name: lexicon for lexicon in (NATURAL, TESTBED)}
 
+
+def lexicon_of(model: object, given: Lexicon | None = None) -> Lexicon:
+    """The lexicon to read a model's chains with.
+
+    Args:
+        model: a model, or what decodes its tokens; its `lexicon_name` is the name of a lexicon that
+            its tokenizer carries.
+        given: what the caller asked for.
+
+    Returns:
+        What was given, else the model's own, else `NATURAL`.
+    """
+    return given or LEXICONS.get(getattr(model, "lexicon_name", ""), NATURAL)
+
+
+@as_table
 @dataclass(frozen=True)
 class Reflection:
     """Reflections of one chain, without its loop and without forced tokens.

@@ -34,6 +34,7 @@ from interp.diagnosis.token_text import WORD
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
@@ -46,6 +47,7 @@ LOOP_TAIL = 3  # sentences in a row
 _END = re.compile(r"[.!?]+[\"')\]]*(?=\s+[^a-z\s]|\s*\Z)|\n+")
 
 
+@as_table
 @dataclass(frozen=True)
 class Restatement:
     """How similar each sentence is to an earlier one.

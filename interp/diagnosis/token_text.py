@@ -60,6 +60,7 @@ class Pieces:
     def __init__(self, model: Reads) -> None:
         self._model = model
         self._pieces: dict[int, str] = {}
+        self.lexicon_name: str = getattr(model, "lexicon_name", "")
 
     def text(self, ids: Any, skip_special: bool = True) -> str:
         """Decode token ids to text, as the model does.

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 
 from interp.effects.paired_effects import Effects
 from interp.errors import UserError
+from interp.plumbing.notebook import as_table
 from interp.plumbing.plots import axes_of
 from interp.statistics import holm, sign_flip
 from interp.statistics.intervals import check_level, t_limits
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@as_table
 @dataclass(frozen=True)
 class DoseResponse:
     """The response of one outcome to the gain of one part, for each block.

@@ -29,7 +29,7 @@ from interp.decoding.generate import generate
 from interp.decoding.sampling import Sampling
 from interp.diagnosis.diversity_comparison import LEAST_LENGTH, MEASURES
 from interp.diagnosis.diversity_measures import diversity
-from interp.diagnosis.reflection_lexicon import NATURAL, Lexicon
+from interp.diagnosis.reflection_lexicon import Lexicon, lexicon_of
 from interp.diagnosis.token_text import Pieces
 from interp.effects.ablation_variants import Ablation
 from interp.effects.dose import DoseResponse, dose_response
@@ -135,7 +135,7 @@ def measure_effects(
     samples: int = 1,
     seed: int = 0,
     sampling: Sampling | None = None,
-    lexicon: Lexicon = NATURAL,
+    lexicon: Lexicon | None = None,
     extra: Extra | None = None,
     answer: Answer | None = None,
     stop: Sequence[str] = (),
@@ -157,7 +157,7 @@ def measure_effects(
         samples: Samples per problem.
         seed: Seed of the chains.
         sampling: How tokens are sampled; default `Sampling()`.
-        lexicon: The words that reflect.
+        lexicon: The words that reflect; default: the model's own.
         extra: Further outcomes of (problem, chain): numbers by name, None where one is not defined.
         answer: The answer of a chain, for the entropy of the answers; default: the answer's text.
         stop: Strings that end an answer.
@@ -215,7 +215,7 @@ def effects_of_chains(
     model: ReasoningModel,
     verify: Verify | None = None,
     *,
-    lexicon: Lexicon = NATURAL,
+    lexicon: Lexicon | None = None,
     extra: Extra | None = None,
     answer: Answer | None = None,
     level: float = 0.95,
@@ -229,7 +229,7 @@ def effects_of_chains(
         trials: The ablations that wrote them.
         model: Decodes token ids; also gives the layer map.
         verify: Tells for (problem, chain) whether the chain is right; None: it gives no answer.
-        lexicon: The words that reflect.
+        lexicon: The words that reflect; default: the model's own.
         extra: Further outcomes of (problem, chain): numbers by name, None where one is not defined.
         answer: The answer of a chain, for the entropy of the answers; default: the answer's text.
         level: Confidence level of the intervals.
@@ -252,7 +252,8 @@ def effects_of_chains(
             "among the ablations: pass its ablation, or leave the chain out."
         )
     pieces = Pieces(model)
-    rows = [_row(c, by_name.get(c.variant), pieces, lexicon, verify, extra) for c in chains]
+    words = lexicon_of(pieces, lexicon)
+    rows = [_row(c, by_name.get(c.variant), pieces, words, verify, extra) for c in chains]
     frame = pd.DataFrame(rows)
     if frame.empty or not (frame["variant"] == "dense").any():
         raise UserError(

@@ -26,6 +26,7 @@ from interp.effects.block_scores import ScoresLike, as_scores, split_half
 from interp.effects.explain import resampled, values_of
 from interp.effects.paired_effects import Effects
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from interp.statistics import Correlation, spearman_interval
 
 
@@ -50,6 +51,7 @@ class Tie:
     ceiling: float
 
 
+@as_table
 @dataclass(frozen=True)
 class Ties:
     """One `Tie` per group.

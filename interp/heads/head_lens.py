@@ -24,10 +24,10 @@ from interp.heads.pattern_scores import SCORES, score_patterns
 from interp.heads.results import EFFECTS, HeadEffects, HeadScores, Patterns
 from interp.interventions.hooks import present
 from interp.model.kv_cache import handing
+from interp.model.readout import readout
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS, batches
-from interp.replay.teacher_forced import readout
 
 PIECE = 256  # most queries per pass
 ATTENTION_FLOATS = 2**26  # most numbers of one block's pattern held at a time (256 MiB)

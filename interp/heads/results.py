@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from interp.errors import UserError, check_known
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
+from interp.plumbing.notebook import as_table
 from interp.plumbing.plots import axes_of
 from interp.statistics.jackknife import jackknife_ratio
 
@@ -117,6 +118,7 @@ class Patterns:
         return axes
 
 
+@as_table
 @dataclass(frozen=True)
 class HeadTable:
     """Sums over events, by quantity, head and chain.

@@ -21,7 +21,8 @@ import torch
 from torch import nn
 
 from interp.errors import UserError
-from interp.interventions.interventions import Intervention, Patch, Skip, VariantLike
+from interp.interventions.interventions import Intervention, Skip, VariantLike
+from interp.interventions.patches import Patch
 from interp.interventions.windows import Site
 from interp.model.architecture import handed_on
 from interp.model.forwards import replaced_forwards
@@ -196,10 +197,8 @@ class RowHooks:
             after = output[0] if isinstance(output, tuple) else output
             before = before.to(after.device)
             for op in ops:
-                if isinstance(op.intervention, Skip):
-                    new = before
-                else:
-                    new = before + self._new(op, after - before)
+                site = self._site.first(len(after))
+                new = op.intervention.new_stream(before, after, site)
                 after = _select(op.mask, new, after)
             if not isinstance(output, tuple):
                 return after

@@ -6,8 +6,10 @@ their DENSE index. The delta becomes:
 
 - `Skip`: nothing, as if the part were removed.
 - `MeanDelta`: a constant vector. `ResampleDelta`: drawn from a pool anew at each position.
-- `Scale`: itself times a gain. `Patch`: the delta of another row, or of a stored stream.
+- `Scale`: itself times a gain. `Patch` (`interp.interventions.patches`): the delta of another
+  row, or of a stored stream.
 - `AblateHeads`: itself without some attention heads (their output zero, or a mean).
+- `EditDelta`: a function of it (`interp.interventions.function_edits`).
 
 A window limits an intervention to some steps or events (`interp.interventions.windows`). A part
 skipped inside a window still writes its keys and values, so later tokens attend to a complete
@@ -17,9 +19,8 @@ cache. `interp.interventions.hooks` carries interventions out row by row.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -27,9 +28,6 @@ from interp.errors import UserError, printable
 from interp.interventions.windows import Site, When, ids_on
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
-
-if TYPE_CHECKING:
-    from interp.chains.chain import Chain
 
 Part = Literal["block", "attention", "mlp"]
 PlaceName = Literal["block", "attention", "mlp", "heads"]  # parts, and the heads of attention
@@ -45,6 +43,7 @@ class Intervention:
         part: "block", "attention" or "mlp"; "heads" for interventions on head outputs only.
         window: the steps at which it is in force; None for all.
         on_heads: whether it changes the outputs of attention heads.
+        by_function: whether it calls a function of the caller in every pass.
 
     Raises:
         UserError: a field has a value that is not allowed.
@@ -54,6 +53,7 @@ class Intervention:
     part: PlaceName = field(default="block", kw_only=True)
     window: When | None = field(default=None, kw_only=True)
     on_heads: ClassVar[bool] = False  # whether it changes the heads' outputs
+    by_function: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.part not in (*PARTS, "heads") or (self.part == "heads") != self.on_heads:
@@ -127,11 +127,28 @@ class Intervention:
         """
         raise NotImplementedError
 
+    def new_stream(self, before: torch.Tensor, after: torch.Tensor, at: Site) -> torch.Tensor:
+        """The stream that leaves the block in the place of `after`, for interventions on blocks.
+
+        Args:
+            before: the stream entering the block [B, T, D].
+            after: the stream leaving it [B, T, D].
+            at: the steps, keys and events of the pass.
+
+        Returns:
+            The new stream [B, T, D].
+        """
+        return before + self.new_delta(after - before, at)
+
 
 @checked
 @dataclass(frozen=True)
 class Skip(Intervention):
     """Skip the part, as if it were removed; a whole block may be left out of the computation."""
+
+    def new_stream(self, before: torch.Tensor, after: torch.Tensor, at: Site) -> torch.Tensor:
+        """What entered the block [B, T, D]."""
+        return before
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """Zeros [B, T, D]."""
@@ -170,7 +187,7 @@ class MeanDelta(Intervention):
 
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """The mean at every position [B, T, D]."""
-        mean = _needed(self.mean, "MeanDelta(mean=...)", delta, ndim=1)
+        mean = needed(self.mean, "MeanDelta(mean=...)", delta, ndim=1)
         return mean.to(delta).expand_as(delta)
 
 
@@ -199,8 +216,8 @@ class ResampleDelta(Intervention):
         """A delta from the pool for every position [B, T, D]."""
         from interp.kernels.splitmix import mix
 
-        pool = _needed(self.pool, "ResampleDelta(pool=...)", delta, ndim=2).to(delta)
-        steps = _steps(at, delta, "ResampleDelta")
+        pool = needed(self.pool, "ResampleDelta(pool=...)", delta, ndim=2).to(delta)
+        steps = steps_at(at, delta, "ResampleDelta")
         keys = at.keys.to(delta.device)[:, None] + (self.block + 1) * 7919 + self.seed * 104729
         draw = (mix(mix(keys) + steps) >> 1) & (2**62 - 1)
         return pool[draw % pool.shape[0]]  # [n, D] at [B, T] -> [B, T, D]
@@ -220,112 +237,6 @@ class Scale(Intervention):
     def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
         """The delta times the gain [B, T, D]."""
         return delta * self.gain
-
-
-@checked
-@brief
-@dataclass(frozen=True, eq=False)
-class Patch(Intervention):
-    """Add the delta of another row of the batch, or of a stored stream.
-
-    Steps outside the stream keep their own delta. A row can be named only where rows keep their
-    places (`apply`), not while decoding; there, record that row and pass the record as a stream.
-
-    Attributes:
-        stream: [S, D] for every row, or [N, S, D] with `keys`: a row takes the stream whose key is
-            its own. It keeps its own delta if no stream has its key, or where the entry is nan
-            (padding after a shorter stream).
-        row: row of the same batch to copy from, instead of `stream`.
-        first: step of the stream's first entry.
-        keys: int64 [N], `interp.chains.noise.noise_key` of each stream's seed, problem and sample;
-            `Patch.chains` makes both.
-
-    Raises:
-        UserError: both or neither of `stream` and `row` are given, or `keys` does not fit `stream`.
-    """
-
-    stream: torch.Tensor | None = None
-    row: int | None = None
-    first: int = 0
-    keys: torch.Tensor | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.stream is None) == (self.row is None):
-            raise UserError("Patch needs either stream=[S, D] or row=..., and not both.")
-        if self.stream is not None and self.stream.ndim == 3:
-            if self.keys is None or self.keys.shape != self.stream.shape[:1]:
-                raise UserError(
-                    f"Patch(stream={list(self.stream.shape)}) needs keys=[N], one per stream."
-                )
-        elif self.keys is not None:
-            raise UserError("Patch(keys=...) goes with stream=[N, S, D] only: leave keys out.")
-
-    @classmethod
-    def chains(
-        cls,
-        block: int,
-        chains: Sequence[Chain],
-        deltas: Sequence[torch.Tensor],
-        *,
-        part: Part = "block",
-        window: When | None = None,
-    ) -> Patch:
-        """A patch of each chain's own deltas, for the rows of the same problem, sample and seed.
-
-        Args:
-            block: dense index of the block.
-            chains: the chains that the deltas were recorded on.
-            deltas: for each chain [S, D]; entry s is of step s, the pass that reads token s.
-            part: the part of the block that the deltas belong to.
-            window: the steps at which the patch is in force; None for all.
-
-        Returns:
-            The patch.
-
-        Raises:
-            UserError: the lists differ in length, or two chains have the same problem, sample and
-                seed.
-        """
-        from interp.chains.noise import noise_key
-
-        if not chains or len(chains) != len(deltas):
-            raise UserError(
-                f"Patch.chains: {len(chains)} chains and {len(deltas)} streams: expected one each, "
-                "and at least one."
-            )
-        keys = [noise_key(c.seed, c.problem, c.sample) for c in chains]
-        if len(set(keys)) < len(keys):
-            raise UserError(
-                "Patch.chains: two chains have the same problem, sample and seed; give one of them."
-            )
-        padded = torch.nn.utils.rnn.pad_sequence(list(deltas), True, float("nan"))
-        return cls(block, part=part, window=window, stream=padded, keys=torch.tensor(keys))
-
-    @property
-    def by_chain(self) -> bool:
-        """Whether each chain has its own stream or window."""
-        return self.keys is not None or super().by_chain
-
-    def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
-        """The delta of the other row or of the stream, or else the row's own [B, T, D]."""
-        if self.row is not None:
-            if not 0 <= self.row < delta.shape[0]:
-                raise UserError(f"Patch(row={self.row}): the batch has {delta.shape[0]} rows.")
-            return delta[self.row].expand_as(delta)
-        ndim = 2 if self.keys is None else 3
-        stream = _needed(self.stream, "Patch(stream=...)", delta, ndim=ndim).to(delta)
-        where = _steps(at, delta, "Patch") - self.first
-        inside = (where >= 0) & (where < stream.shape[-2])
-        where = where.clamp(0, stream.shape[-2] - 1)
-        if self.keys is None:
-            taken = stream[where]  # [B, T, D]
-        else:
-            # which stream belongs to which row: bool [B, N]
-            same = at.keys.to(delta.device)[:, None] == self.keys.to(delta.device)[None, :]
-            taken = stream[same.int().argmax(1)[:, None], where]
-            inside = inside & same.any(1)[:, None] & ~taken.isnan().any(-1)
-        return torch.where(inside[..., None], taken, delta)
 
 
 @checked
@@ -370,7 +281,21 @@ class AblateHeads(Intervention):
         return torch.where(gone, value, delta)
 
 
-def _needed(given: torch.Tensor | None, what: str, delta: torch.Tensor, ndim: int) -> torch.Tensor:
+def needed(given: torch.Tensor | None, what: str, delta: torch.Tensor, ndim: int) -> torch.Tensor:
+    """A tensor that an intervention was given, of a shape that fits.
+
+    Args:
+        given: the tensor.
+        what: what it is, for the error.
+        delta: what it is to replace [..., D].
+        ndim: the number of axes expected.
+
+    Returns:
+        The tensor.
+
+    Raises:
+        UserError: it is missing, or has another shape.
+    """
     if given is None:
         raise UserError(f"{what} is missing: expected a tensor.")
     if given.ndim != ndim or given.shape[-1] != delta.shape[-1]:
@@ -379,7 +304,17 @@ def _needed(given: torch.Tensor | None, what: str, delta: torch.Tensor, ndim: in
     return given
 
 
-def _steps(at: Site, delta: torch.Tensor, what: str) -> torch.Tensor:
+def steps_at(at: Site, delta: torch.Tensor, what: str) -> torch.Tensor:
+    """The step of every position of a delta.
+
+    Args:
+        at: the site of the pass.
+        delta: what is changed [B, T, D].
+        what: what needs the steps, for the error.
+
+    Returns:
+        int [B, T].
+    """
     return at.needed("steps", what).to(delta.device).expand(delta.shape[:2])
 
 

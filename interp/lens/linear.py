@@ -11,8 +11,8 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.lens.pieces import check_same, strange_model
+from interp.model.readout import readout
 from interp.model.reasoning_model import ReasoningModel
-from interp.replay.teacher_forced import readout
 
 
 def normed_by(model: ReasoningModel, stream: Float[Tensor, "k D"]) -> Float[Tensor, "k D"]:

@@ -20,6 +20,7 @@ from interp.lens.linear import normed_by
 from interp.lens.pieces import check_same, pieces, strange_model
 from interp.lens.read_positions import NO_TOKEN, Events, Places, find_places, read_texts
 from interp.lens.targets import Target, find_targets
+from interp.model.readout import readout
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
@@ -27,7 +28,7 @@ from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import CHUNK_TOKENS
-from interp.replay.teacher_forced import position_chunks, readout
+from interp.replay.teacher_forced import position_chunks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -340,3 +340,23 @@ def attending(model: ReasoningModel, layout: Layout | None = None) -> Iterator[N
             _layout.reset(token)
             for config, before in changed:
                 config._attn_implementation = before
+
+
+@contextmanager
+def weighing(model: ReasoningModel) -> Iterator[None]:
+    """While open, attention modules return their weights: transformers' "eager" implementation.
+
+    Args:
+        model: the model.
+    """
+    found = (getattr(a, "config", None) for a in model.anatomy.attention)
+    configs = {id(c): c for c in (model.anatomy.config, *found) if c is not None}
+    with holding(model):
+        before = [(c, c._attn_implementation) for c in configs.values()]
+        try:
+            for config, _ in before:
+                config._attn_implementation = "eager"
+            yield
+        finally:
+            for config, name in before:
+                config._attn_implementation = name

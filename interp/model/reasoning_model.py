@@ -85,6 +85,7 @@ class ReasoningModel:
         decoder: the function that `generate` calls.
         preferred_decoder: the decoder that takes this model where none is named: "auto" is the
             fast one where it can, else the generic one (`interp.decoding.decoder_choice`).
+        cacher: the function that `run_with_cache` calls.
         anatomy: the blocks, sublayers, final norm and head.
         delimiter_ids: the thinking format as token ids.
         format_origin: where the thinking format was found.
@@ -96,6 +97,8 @@ class ReasoningModel:
     #: The function that `generate` calls. The decoder is in a higher layer and may not be imported
     #: here, so `interp.decoding.generate` sets this attribute when it is imported.
     decoder: ClassVar[Callable[..., Chains] | None] = None
+    #: The function that `run_with_cache` calls; `interp.activations.named_cache` sets it.
+    cacher: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(
         self,
@@ -359,6 +362,15 @@ class ReasoningModel:
             raise UserError("text(ids=...): expected token ids, from 0.") from None
 
     @property
+    def lexicon_name(self) -> str:
+        """Name of the reflection lexicon that the tokenizer carries; "" for none.
+
+        It is the field `reflection_lexicon` of tokenizer_config.json, which is saved with the
+        tokenizer (`interp.diagnosis.reflection_lexicon`).
+        """
+        return str(getattr(self.tokenizer, "init_kwargs", {}).get("reflection_lexicon", ""))
+
+    @property
     def has_chat_template(self) -> bool:
         """Whether the tokenizer has a chat template; without one, prompts are plain text."""
         return bool(getattr(self.tokenizer, "chat_template", None))
@@ -497,6 +509,33 @@ class ReasoningModel:
                 "The decoder is not imported: import prunescope or interp.decoding.generate first."
             )
         return decoder(self, prompts, variants, budget, **options)
+
+    def run_with_cache(
+        self, prompt: Any, variant: Any = None, names: Any = None, **options: Any
+    ) -> Mapping[Any, torch.Tensor]:
+        """Runs one forward pass and keeps activations under the names of TransformerLens.
+
+        This calls `interp.activations.named_cache.run_with_cache`, which lists the names.
+
+        Args:
+            prompt: a question, token ids or a chain; or several of these.
+            variant: the variant to run; None for the model as it is.
+            names: the names to keep, such as "blocks.3.hook_resid_post" (l is the dense index), or
+                a predicate on names; default: all but attention patterns.
+            **options: `max_bytes`, the most bytes that may be kept.
+
+        Returns:
+            A read-only mapping from names to tensors.
+
+        Raises:
+            UserError: an argument is invalid, or nothing that reads activations was imported.
+        """
+        cacher = ReasoningModel.cacher
+        if cacher is None:
+            raise UserError(
+                "Activations cannot be read yet: import prunescope or interp.activations first."
+            )
+        return cacher(self, prompt, variant, names, **options)
 
 
 def _chosen_format(

@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from interp.errors import printable
+from interp.plumbing.notebook import as_table
 
 __all__ = ["brief"]
 C = TypeVar("C", bound=type)
@@ -16,6 +17,8 @@ MOST = 80  # characters of one field
 
 def brief(cls: C) -> C:
     """Give a dataclass a short repr: arrays by dtype and shape, tables and sequences by size.
+
+    One with `to_frame` also shows its first rows in a notebook.
 
     Args:
         cls: The class; `@brief` stands above `@dataclass`.
@@ -29,7 +32,7 @@ def brief(cls: C) -> C:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     cls.__repr__ = __repr__  # type: ignore[method-assign]
-    return cls
+    return as_table(cls) if hasattr(cls, "to_frame") else cls
 
 
 def _brief(value: Any) -> str:

@@ -28,16 +28,19 @@ from torch import Tensor
 from interp.errors import NonFiniteError, PruneScopeError, UserError, look_up
 from interp.interventions.hooks import present
 from interp.interventions.interventions import PARTS, Part
+from interp.model.readout import readout
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.notebook import as_table
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.chunked_forward import forward
 from interp.replay.shared_prefix import Base, SharedPrefix
-from interp.replay.teacher_forced import finite, position_chunks, readout, scored_batches
+from interp.replay.teacher_forced import finite, position_chunks, scored_batches
 from interp.statistics.jackknife import jackknife_ratio
 
 KEEP_BYTES = 2**30
 
 
+@as_table
 @dataclass(frozen=True)
 class Sweep:
     """Sums over scored tokens, by skipped block and text.

@@ -29,7 +29,8 @@ from interp.chains.chain import Chain
 from interp.chains.noise import noise_key
 from interp.errors import UserError
 from interp.interventions.hooks import only_bypassed, running
-from interp.interventions.interventions import Patch, VariantLike
+from interp.interventions.interventions import VariantLike
+from interp.interventions.patches import Patch
 from interp.interventions.timeline import Timeline, site
 from interp.interventions.windows import Site
 from interp.model.attention import MaskForm, attending, not_standard

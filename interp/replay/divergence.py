@@ -30,12 +30,13 @@ from interp.chains.chain import Chain
 from interp.chains.masks import Masks, check_masks
 from interp.errors import NonFiniteError, UserError, check_known, look_up
 from interp.interventions.interventions import VariantLike, dense
+from interp.model.readout import readout
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.chunked_forward import CHUNK_TOKENS, ChunkedReader
-from interp.replay.teacher_forced import position_chunks, readout
+from interp.replay.teacher_forced import position_chunks
 from interp.statistics.jackknife import jackknife, mean_over_units
 
 QUANTITIES = (

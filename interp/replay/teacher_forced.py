@@ -25,6 +25,7 @@ from interp.activations.capture import CapturedBatch, Reducer, capture
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.interventions import VariantLike
+from interp.model.readout import as_read, readout
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from interp.replay.batching import BATCH_TOKENS, Ids, TokenBatch, batches
@@ -150,31 +151,6 @@ def _replay(
 
 
 # --------------------------------------------------------------------------------- losses
-
-
-def readout(model: ReasoningModel, normed: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
-    """Logits of a stream that has passed the final norm, including logit scales and soft caps.
-
-    Args:
-        model: the model.
-        normed: the normed stream [..., D].
-
-    Returns:
-        float32 [..., V].
-    """
-    return _as_read(model, model.head(normed)).float()
-
-
-def _as_read(model: ReasoningModel, logits: Float[Tensor, "*B V"]) -> Float[Tensor, "*B V"]:
-    """What the model makes of its head's output: logit scales and soft caps."""
-    config = model.anatomy.config
-    if (scale := getattr(model.hf, "logit_scale", None)) is not None:
-        logits = logits * scale
-    if (scale := getattr(config, "logits_scaling", None)) is not None:
-        logits = logits / scale
-    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
-        logits = torch.tanh(logits / cap) * cap
-    return logits
 
 
 def position_chunks(model: ReasoningModel, rows: int) -> Iterator[slice]:
@@ -359,7 +335,7 @@ def precise_log_probability(
     for start in range(0, len(weight), size):
         rows = slice(start, start + size)
         bias = None if head.bias is None else head.bias[rows].float()
-        logits = _as_read(model, nn.functional.linear(stream, weight[rows].float(), bias))
+        logits = as_read(model, nn.functional.linear(stream, weight[rows].float(), bias))
         total = torch.logaddexp(total, logits.logsumexp(-1))
         here = ((ids >= start) & (ids < start + size)).nonzero()[:, 0]
         chosen[here] = logits[here, ids[here] - start]

@@ -23,11 +23,13 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from interp.statistics.intervals import Bounded, check_level
 
 PARTIAL = "partial spearman, bootstrap se on fisher z"
 
 
+@as_table
 @dataclass(frozen=True)
 class Correlation(Bounded):
     """Spearman's rho over `n` blocks with its interval; nan where a quantity is constant.

@@ -27,6 +27,7 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 
 PRIOR_RATIO = 0.41  # the variance ratio is shrunk towards this value
 PRIOR_WEIGHT = 0.6  # weight of the prior ratio, in problems
@@ -54,6 +55,7 @@ class Bounded:
         return {name: self.value, f"{prefix}low": self.low, f"{prefix}high": self.high}
 
 
+@as_table
 @dataclass(frozen=True)
 class Interval(Bounded):
     """An estimate with its interval, and the data it was estimated from.

@@ -24,12 +24,14 @@ from scipy import optimize, stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from interp.statistics.intervals import Bounded, check_level, effective_limits, t_limits
 
 ENUMERATED = 14  # most problems for which all 2^n sign patterns are listed
 LATTICE = 200_000  # longest distribution that is convolved, in steps
 
 
+@as_table
 @dataclass(frozen=True)
 class PairedDifference(Bounded):
     """Mean over problems of (variant - dense), with its interval and p value.

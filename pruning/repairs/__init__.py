@@ -27,6 +27,7 @@ import pandas as pd
 from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from interp.plumbing.registry import Registry
 from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
@@ -35,6 +36,7 @@ from pruning.repairs.machinery.live import Map, live
 NOT_OPTIONS = ("model", "plan", "texts", "seed")
 
 
+@as_table
 @dataclass(frozen=True)
 class Repaired:
     """A repaired model and the record of what was done.

@@ -32,6 +32,7 @@ from interp.errors import UserError
 from interp.model.kv_cache import handing
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from pruning.weights.matrices import matrices
@@ -63,6 +64,7 @@ def matched_sparsity(model: ReasoningModel, plan: LayerPlan) -> float:
     return removed / prunable
 
 
+@as_table
 @dataclass(frozen=True)
 class Latencies:
     """Decoding latencies of several models; the first model is the base of the ratios.
@@ -215,6 +217,7 @@ def _nonzero(model: ReasoningModel) -> int:
     return sum(int(torch.count_nonzero(weight)) for weight in model.hf.parameters())
 
 
+@as_table
 @dataclass(frozen=True)
 class LatencyMatch:
     """Whether a model with zeros reaches the latency of removed blocks, as measured.

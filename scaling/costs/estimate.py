@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from interp.errors import UserError
+from interp.plumbing.notebook import as_table
 from scaling.costs.decode_speed import pace_of, spread_lengths
 from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
@@ -152,6 +153,7 @@ class Line:
         return replace(self, **seconds)
 
 
+@as_table
 @dataclass(frozen=True)
 class Estimate:
     """What a study will cost.

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from interp.plumbing.notebook import as_table
 from scaling.costs.estimate import duration, quantity
 from scaling.costs.study_work import CHARS_A_TOKEN
 from scaling.judging.llm_judge import Planned
@@ -23,6 +24,7 @@ OVERHEAD = 8.0  # tokens of a chat template around two messages
 SECONDS = 2.0  # of an answer, assumed
 
 
+@as_table
 @dataclass(frozen=True)
 class JudgeEstimate:
     """What judging a study will cost.

@@ -24,6 +24,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.plumbing.notebook import as_table
 from interp.plumbing.plots import axes_of, lines_with_bands
 from interp.statistics import Interval, best_of_n, cov_at_k, jeffreys, maj_at_k, mean_interval
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, votes
@@ -74,6 +75,7 @@ class ParallelPoint:
         return self.duplicates > SUSPECT
 
 
+@as_table
 @dataclass(frozen=True)
 class ParallelScaling:
     """All points of a study's parallel scaling."""

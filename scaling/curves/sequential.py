@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from interp.errors import check_known
+from interp.plumbing.notebook import as_table
 from interp.plumbing.plots import axes_of, lines_with_bands
 from interp.statistics import holm, mean_interval, paired_difference
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, where
@@ -74,6 +75,7 @@ class SequentialPoint:
     n_samples: int
 
 
+@as_table
 @dataclass(frozen=True)
 class SequentialScaling:
     """All points of a study's sequential scaling."""
@@ -185,6 +187,7 @@ class WaitPoint:
     n_problems: int
 
 
+@as_table
 @dataclass(frozen=True)
 class WaitExtensions:
     """All points of a study's "wait" extensions."""

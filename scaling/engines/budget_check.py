@@ -15,6 +15,7 @@ import pandas as pd
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from scaling.engines.dialects import Ask
 from scaling.engines.server import ServerEngine
 
@@ -62,6 +63,7 @@ class BudgetRow:
         return least <= self.counted <= self.tokens + (not self.ended)
 
 
+@as_table
 @dataclass(frozen=True)
 class BudgetCheck:
     """The results for all budgets.

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from interp.errors import UserError
+from interp.plumbing.notebook import as_table
 from scaling.grading import Outcome, answer_part, get_grader, grade_text
 from scaling.problem import Benchmark, Problem
 from scaling.records import Record, read_file
@@ -81,6 +82,7 @@ class JudgedCase:
         return self.strict if way == "strict" else self.lenient
 
 
+@as_table
 @dataclass(frozen=True)
 class CaseAgreement:
     """The judged pairs of one file.

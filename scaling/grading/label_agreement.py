@@ -29,6 +29,7 @@ import tyro
 
 from interp.errors import UserError
 from interp.plumbing.command_line import File, Lines, command, run_command
+from interp.plumbing.notebook import as_table
 from interp.statistics import cohen_kappa
 from scaling.grading import Verdict, get_grader, grade_text
 from scaling.grading._boxes import last_boxed
@@ -87,6 +88,7 @@ class Disagreement:
     theirs: str | None
 
 
+@as_table
 @dataclass(frozen=True)
 class LabelAgreement:
     """Counts over one file.

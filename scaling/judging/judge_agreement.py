@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int
 
 from interp.errors import UserError
+from interp.plumbing.notebook import as_table
 from interp.statistics import Interval, cohen_kappa, mean_interval, problem_table
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = ["JudgeAgreement", "agreement", "kappa_interval"]
 DRAWS = 20_000  # draws from the posterior
 
 
+@as_table
 @dataclass(frozen=True)
 class JudgeAgreement:
     """Judge against rule grader on `n` items.

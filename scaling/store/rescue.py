@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
+from interp.plumbing.notebook import as_table
 from scaling.store import checksums
 from scaling.store.schema import DERIVED, SCHEMA_VERSION
 from scaling.store.study_file import FILE, StoreError, held
@@ -35,6 +36,7 @@ Row = dict[str, Any]
 UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 
+@as_table
 @dataclass(frozen=True)
 class Rescued:
     """The result of a rescue.

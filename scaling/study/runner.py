@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +31,7 @@ from interp.chains.chain import Budget, Chain
 from interp.model.chat import RawPrompt
 from interp.model.gguf_file import described
 from interp.plumbing.arguments import checked
+from interp.plumbing.notebook import as_table
 from scaling.engines.engine import Engine
 from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
@@ -50,6 +51,8 @@ from scaling.study.study_progress import OnEvent, Progress
 from scaling.study.variants import calibration_chains, check_methods, decide, read_variants, scored
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from interp.interventions.interventions import VariantLike
 
 __all__ = ["StudyResult", "run_study"]
@@ -62,6 +65,7 @@ LIKELIHOOD_PROBLEMS = 64  # problems per batch
 
 
 @checked
+@as_table
 @dataclass(frozen=True)
 class StudyResult:
     """A finished study, and what this run added to it.
@@ -79,6 +83,23 @@ class StudyResult:
     chains_added: int
     tokens: int
     seconds: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per benchmark, variant and budget of the study.
+
+        Returns:
+            Columns: `chains`; the shares of them that are `correct`, gave `no_answer` and `looped`;
+            mean `tokens`.
+        """
+        with closing(Store(self.folder, read_only=True)) as store:
+            rows = store.rows()
+        rows = rows.assign(
+            correct=rows["outcome"] == "correct", no_answer=rows["outcome"] == "no answer"
+        )
+        keys = ["benchmark", "variant", "budget"]
+        shares = {name: (name, "mean") for name in ("correct", "no_answer", "looped", "tokens")}
+        grouped = rows.groupby(keys, sort=False)
+        return grouped.agg(chains=("outcome", "size"), **shares).reset_index()
 
 
 @checked

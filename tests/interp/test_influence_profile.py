@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from interp.chains.chain import Budget, Chain
+from interp.chains.residual_record import NUMBERS
 from interp.decoding.sampling import Sampling
 from interp.diagnosis import TESTBED
 from interp.diagnosis.events import mark
@@ -92,7 +93,7 @@ def test_means_by_event_and_step_are_sums_over_tokens() -> None:
     assert np.isnan(found.values[1]).all() and np.isnan(found.low[1]).all()
     assert (found.low[0] < found.values[0]).all() and (found.values[0] < found.high[0]).all()
     by = by_step(chains, [0, 10, 20], quantity="delta")
-    tail = np.concatenate([c.stream.delta[20:] for c in chains])  # type: ignore[union-attr]
+    tail = np.concatenate([c.stream.delta_norm[20:] for c in chains])  # type: ignore[union-attr]
     np.testing.assert_allclose(by.values[2], tail.mean(0), rtol=1e-5)
     assert by.groups == ("0-9", "10-19", "20-")
     frame = by.to_frame()
@@ -105,9 +106,9 @@ def test_a_sink_is_left_out_of_one_mean_only() -> None:
     model = tiny(ends=False)
     (chain, *_) = chains_of(model)
     assert chain.stream is not None
-    pre = chain.stream.pre.copy()
+    pre = chain.stream.pre_norm.copy()
     pre[5] *= 1000
-    chain = dataclasses.replace(chain, stream=dataclasses.replace(chain.stream, pre=pre))
+    chain = dataclasses.replace(chain, stream=dataclasses.replace(chain.stream, pre_norm=pre))
     assert chain.stream is not None and chain.stream.sinks[5].all()
     found = by_step([chain], [0])
     kept = np.delete(chain.stream.influence, 5, axis=0)
@@ -126,7 +127,7 @@ def test_replay_is_live_recording(arch: str) -> None:
         for chunk in (None, 7):
             for a, b in zip(live, recorded(model, bare, variant, chunk_tokens=chunk), strict=True):
                 assert a.stream is not None and b.stream is not None
-                for name in ("pre", "post", "delta", "dot"):
+                for name in NUMBERS:
                     x, y = getattr(a.stream, name), getattr(b.stream, name)
                     np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-4)
 

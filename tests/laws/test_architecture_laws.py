@@ -27,7 +27,8 @@ from interp.decoding.request import cross, fork
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from interp.interventions.hooks import apply, bypass
-from interp.interventions.interventions import MeanDelta, Patch, Scale, Skip, Variant, dense
+from interp.interventions.interventions import MeanDelta, Scale, Skip, Variant, dense
+from interp.interventions.patches import Patch
 from interp.interventions.windows import Window
 from interp.model.attention import STANDARD
 from interp.model.kv_cache import handing
@@ -91,8 +92,8 @@ def test_chains_are_those_of_generate(kind: str) -> None:
     assert chain.stream is not None
     for index in range(model.n_blocks):
         before, after = (x[len(chain.prompt_ids) - 1 : -1].norm(dim=-1) for x in seen[index])
-        np.testing.assert_allclose(chain.stream.pre[:, index], before, rtol=1e-4)
-        np.testing.assert_allclose(chain.stream.post[:, index], after, rtol=1e-4)
+        np.testing.assert_allclose(chain.stream.pre_norm[:, index], before, rtol=1e-4)
+        np.testing.assert_allclose(chain.stream.post_norm[:, index], after, rtol=1e-4)
     if kind in architectures.STANDARD:
         (other,) = model.generate(PROMPTS[1:], **options)
         assert same_chain(other, chain)

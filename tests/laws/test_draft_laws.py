@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from interp.activations.reducers import Moments
 from interp.chains.chain import Budget, Chains
+from interp.chains.residual_record import NUMBERS
 from interp.decoding import drafts
 from interp.decoding.batch import Batch
 from interp.decoding.block_backend import TORCH
@@ -72,7 +73,7 @@ def same(a: Chains, b: Chains, atol: float = 2e-5) -> None:
         np.testing.assert_allclose(x.entropy, y.entropy, atol=atol)
         if x.stream is not None:
             assert y.stream is not None
-            for name in ("pre", "post", "delta", "dot"):
+            for name in NUMBERS:
                 one, other = getattr(x.stream, name), getattr(y.stream, name)
                 np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 

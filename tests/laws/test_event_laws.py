@@ -21,7 +21,8 @@ from interp.decoding.row_events import LOOP_EVERY
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from interp.interventions.hooks import apply
-from interp.interventions.interventions import MeanDelta, Patch, Skip, Variant, dense
+from interp.interventions.interventions import MeanDelta, Skip, Variant, dense
+from interp.interventions.patches import Patch
 from interp.interventions.windows import AfterLoop, Answer, AtTokens, Thinking, When, Window
 from interp.model.reasoning_model import ReasoningModel
 from tests.models import ARCHS, tiny, tiny_hf, tokenizer
@@ -227,7 +228,8 @@ def test_patch_from_stored_chains() -> None:
     a, b = model.generate(PROMPTS, budget=Budget(12, 2), sampling=LONG, problem_ids=["a", "b"])
     g = torch.Generator().manual_seed(3)
     streams = [torch.randn(5, 32, generator=g), torch.randn(8, 32, generator=g)]
-    patch = Variant("patch", (Patch.chains(1, [a, b], streams, part="mlp"),))
+    given = [torch.cat([torch.full((1, 32), 99.0), one]) for one in streams]  # row 0 is not used
+    patch = Variant("patch", (Patch.chains(1, [a, b], given, part="mlp"),))
     chains = model.generate(
         [*PROMPTS, "what ?"], variants=[patch], budget=Budget(12, 2), sampling=LONG,
         problem_ids=["a", "b", "c"],
@@ -243,9 +245,11 @@ def test_patch_from_stored_chains() -> None:
 
         close(model, chain.logprob, slow_logprobs(model, chain, {(1, "mlp"): edit}))
     with pytest.raises(UserError, match="one each"):
-        Patch.chains(1, [a, b], streams[:1])
+        Patch.chains(1, [a, b], given[:1])
     with pytest.raises(UserError, match="two chains"):
-        Patch.chains(1, [a, a], streams)
+        Patch.chains(1, [a, a], given)
+    with pytest.raises(UserError, match=f"1 to {a.n_tokens} rows, one per generated token"):
+        Patch.chains(1, [a], [torch.zeros(a.n_tokens + 1, 32)])
     with pytest.raises(UserError, match="needs keys"):
         Patch(1, stream=torch.zeros(2, 3, 32))
 

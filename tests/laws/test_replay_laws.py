@@ -19,12 +19,12 @@ from interp.decoding.sampling import Sampling
 from interp.interventions.hooks import apply
 from interp.interventions.interventions import (
     MeanDelta,
-    Patch,
     ResampleDelta,
     Scale,
     Skip,
     Variant,
 )
+from interp.interventions.patches import Patch
 from interp.interventions.windows import AfterLoop, Answer, AtTokens, Thinking, Window
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.chunked_forward import ChunkedReader

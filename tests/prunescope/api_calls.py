@@ -226,6 +226,14 @@ class World:
         return ps.probes.Horizons((1,), (self.probes,), (self.examples,))
 
     @cached_property
+    def named_cache(self) -> Any:
+        return self.model.run_with_cache("what is 2 + 3 ?")
+
+    @cached_property
+    def patching_grid(self) -> Any:
+        return ps.counterfactuals.patching_grid(self.model, [6, 7, 8], [6, 9, 8], answers=(10, 11))
+
+    @cached_property
     def deltas(self) -> Any:
         return ps.effects.Deltas.of(self.model, self.chains, pool=8)
 
@@ -311,6 +319,7 @@ class World:
             "masks": lambda: self.some,
             "model": lambda: self.model,
             "n": lambda: 1,
+            "prompt": lambda: "what is 2 + 3 ?",
             "name": lambda: "name",
             "out_dir": self.fresh,
             "p": lambda: numbers,
@@ -403,7 +412,17 @@ class World:
             "ModelCost.of": lambda: {"config": self.model.hf.config},
             "ModelCost.token": lambda: {"keys": 3},
             "ModelCost.without": lambda: {"removed": (1,)},
+            "EditDelta": lambda: {"block": 1, "function": lambda delta, at: delta},
+            "EditStream": lambda: {"block": 1, "function": lambda stream, at: stream},
+            "NamedCache": lambda: self.fields(self.named_cache),
+            "PatchingGrid": lambda: self.fields(self.patching_grid),
+            "patching_grid": lambda: {
+                "model": self.model, "clean": [6, 7, 8], "corrupt": [6, 9, 8], "answers": (10, 11),
+            },
             "Patch": lambda: {"block": 1, "stream": torch.ones(3, 32)},
+            "Patch.from_chains": lambda: {
+                "model": self.model, "block": 1, "chains": list(self.chains)[:1],
+            },
             "Patch.chains": lambda: {
                 "block": 1, "chains": list(self.chains)[:1],
                 "deltas": [torch.ones(len(chain.ids), 32)],
@@ -425,7 +444,7 @@ class World:
                 "prompts": ["what is 2 + 3 ?"], "budget": ps.Budget(4, 2),
             },
             "ReasoningModel.load": lambda: {"source": self.saved},
-
+            "ReasoningModel.run_with_cache": lambda: {"prompt": "what is 2 + 3 ?"},
             "RecoveryConfig": lambda: {"method": "full"},
             "RecoveryConfig.preset": lambda: {"name": "paper", "method": "full"},
             "RecoveryConfig.with_rate": lambda: {"rate": 0.1},
@@ -644,6 +663,8 @@ class World:
             "LayerPlan": lambda: self.plan,
             "Lens": lambda: self.lens,
             "ModelCost": lambda: self.cost,
+            "NamedCache": lambda: self.named_cache,
+            "PatchingGrid": lambda: self.patching_grid,
             "Patterns": lambda: self.patterns,
             "Probes": lambda: self.probes,
             "RawStreams": lambda: self.raw,

@@ -9,6 +9,9 @@ done after `SECONDS` of processor time, is a fault.
 from __future__ import annotations
 
 import contextlib
+import importlib
+import inspect
+import pkgutil
 import random
 import signal
 import sys
@@ -23,9 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from interp.errors import NonFiniteError, PruneScopeError, UserError
+from interp.interventions.interventions import Intervention
+from interp.interventions.windows import When
 from tests.prunescope.api_calls import World
 from tests.prunescope.public_api import NEVER, SLOW, Api, public
 
@@ -181,6 +187,37 @@ def test_right_calls_work_with_numpy_numbers_and_have_short_reprs(world: World) 
         result = limited(partial(world.call, api, given))
         if type(result).__module__.partition(".")[0] in ("interp", "pruning", "scaling"):
             assert len(repr(result)) < 2000, api.label
+            shows_itself(api.label, result)
+
+
+#: Public classes that are no tables: settings, models, things that act.
+NO_ROWS = (
+    "Budget Span Sampling Delimiters Problem Verdict Request ReasoningModel HeadLens Patterns "
+    "Store Judge ServerEngine StudyConfig PruneConfig CalibrationSource Calibration ModelCost "
+    "RawCapture Variant Deltas DelimiterIds"
+).split()
+
+
+def shows_itself(label: str, result: Any) -> None:
+    """A result is a frame and a page of HTML, unless it has no rows."""
+    kind = type(result)
+    if kind.__name__ in NO_ROWS or isinstance(result, (Intervention, When)):
+        return
+    assert hasattr(result, "to_frame"), f"{label}: {kind.__name__} has no to_frame"
+    assert isinstance(result.to_frame(), pd.DataFrame), label
+    page = result._repr_html_()
+    assert "<" in page and "object at 0x" not in page, label
+
+
+def test_every_class_with_rows_shows_them_in_a_notebook() -> None:
+    for package in ("interp", "pruning", "scaling", "recovery"):
+        for info in pkgutil.walk_packages([package], f"{package}."):
+            if info.name.rpartition(".")[2].startswith("_"):
+                continue
+            for name, value in vars(importlib.import_module(info.name)).items():
+                if inspect.isclass(value) and hasattr(value, "to_frame"):
+                    own = value.__module__.partition(".")[0] == package
+                    assert not own or hasattr(value, "_repr_html_"), f"{info.name}.{name}"
 
 
 def _of_numpy(value: Any) -> Any:

@@ -146,6 +146,14 @@ def test_texts_of_a_jsonl(tmp_path: Path) -> None:
         read_texts(file, "soluton")
 
 
+@pytest.mark.parametrize("suffix", [".json", ".parquet", ".csv", ".JSON"])
+def test_formats_that_are_not_lines_of_text_are_refused(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"texts{suffix}"
+    file.write_text('[\n  {"text": "a"}\n]')
+    with pytest.raises(UserError, match=r"expected one text per line, or one JSON object per line"):
+        read_texts(file)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyses.viewer.chain_view import chain_marks, fork_tree, runs, units
+from analyses.viewer.chain_view import fork_tree, problem_marks
 from analyses.viewer.viewed_study import TokenizerText, ViewedStudy
 from interp.chains.chain import Span
 from interp.diagnosis import TESTBED, Pieces, diagnose, read
+from interp.diagnosis.chain_marks import runs, units
 from scaling.problem import Problem
 from scaling.store.study_store import Store
 from tests.analyses.viewer.hostile import TEXT, WORDS
@@ -113,7 +114,7 @@ def marks_of_words(text: TokenizerText, thinking: str, answer: str = "", **field
         whole += text.tokenizer.convert_tokens_to_ids(["</think>", *answer.split()])
         where |= {"answer": Span(n + 1, len(whole)), "finish": "stop"}
     chain = make_chain(whole, **where | fields)
-    return chain, chain_marks(chain, COUNTDOWN, Pieces(text))
+    return chain, problem_marks(chain, COUNTDOWN, Pieces(text))
 
 
 def test_slips_are_marked_at_their_words(reasoner_text: TokenizerText) -> None:

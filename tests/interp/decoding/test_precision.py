@@ -30,5 +30,10 @@ def test_half_precision(arch: str, dtype: torch.dtype) -> None:
         own = ~chain.forced
         assert np.abs(chain.logprob[own] - want[own]).max() < CLOSE[dtype]
         assert chain.stream is not None
-        for numbers in (chain.stream.pre, chain.stream.post, chain.stream.delta, chain.stream.dot):
+        for numbers in (
+            chain.stream.pre_norm,
+            chain.stream.post_norm,
+            chain.stream.delta_norm,
+            chain.stream.dot,
+        ):
             assert np.isfinite(numbers).all()

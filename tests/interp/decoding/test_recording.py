@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from interp.chains.chain import Budget, Chain
-from interp.chains.residual_record import StreamRecord
+from interp.chains.residual_record import NUMBERS, StreamRecord
 from interp.decoding.generate import decode
 from interp.decoding.request import cross, fork
 from interp.decoding.sampling import Sampling
@@ -39,14 +39,14 @@ def check(model: ReasoningModel, chain: Chain, edits: dict, first: int = 0) -> N
     assert record is not None and record.layer_map == model.layer_map
     x, y = slow_streams(model, chain, edits)
     norm = np.linalg.norm
-    want = {"pre": norm(x, axis=-1), "post": norm(y, axis=-1), "delta": norm(y - x, axis=-1)}
+    want = dict(zip(NUMBERS, (norm(v, axis=-1) for v in (x, y, y - x)), strict=False))
     want["dot"] = (x * y).sum(-1)
     for name, values in want.items():
         got = getattr(record, name)
         assert got.shape == values.shape == (chain.n_tokens, model.n_blocks)
         assert np.isnan(got[:first]).all()
         np.testing.assert_allclose(got[first:], values[first:], rtol=1e-4, atol=1e-4)
-    cosine = want["dot"] / (want["pre"] * want["post"])
+    cosine = want["dot"] / (want["pre_norm"] * want["post_norm"])
     np.testing.assert_allclose(record.influence[first:], 1 - cosine[first:], atol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_a_bypassed_block_moves_nothing_and_a_fork_has_no_record_of_its_prefix()
     for one in (chain, other):
         assert one.stream is not None
         np.testing.assert_allclose(one.stream.influence[:, 2], 0, atol=1e-6)
-        assert (one.stream.delta[:, 2] == 0).all()
+        assert (one.stream.delta_norm[:, 2] == 0).all()
         check(model, one, {(2, "block"): skipped(one)})
     (again,) = decode(model, fork(chain, 5, [gone]), sampling=LONG, record=True)
     check(model, again, {(2, "block"): skipped(again)}, first=5)
@@ -104,7 +104,7 @@ def test_torch_and_compiled_numbers_agree(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(recording, "kernels", lambda: None)
     (b,) = model.generate(PROMPTS[:1], budget=Budget(12, 3), sampling=LONG, record=True)
     assert a.stream is not None and b.stream is not None
-    for name in ("pre", "post", "delta", "dot"):
+    for name in NUMBERS:
         np.testing.assert_allclose(getattr(a.stream, name), getattr(b.stream, name), rtol=1e-5)
 
 

@@ -60,7 +60,7 @@ def test_every_stream_beside_the_record_of_numbers(stream: str) -> None:
     agree(live, again)
     tokens = sum(c.n_tokens for c in chains)
     streams = [c.stream for c in chains]
-    name = {"resid_pre": "pre", "resid_post": "post", "delta": "delta"}[stream]
+    name = {"resid_pre": "pre_norm", "resid_post": "post_norm", "delta": "delta_norm"}[stream]
     squares = sum((getattr(s, name).astype(float) ** 2).sum(0) for s in streams if s is not None)
     np.testing.assert_allclose(live.second_moment().sum(1).numpy(), squares / tokens, rtol=1e-4)
 

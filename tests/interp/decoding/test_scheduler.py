@@ -17,7 +17,8 @@ from interp.decoding.generate import decode
 from interp.decoding.request import Request, cross
 from interp.decoding.sampling import Sampling
 from interp.errors import NonFiniteError, UserError
-from interp.interventions.interventions import Patch, Skip, Variant, dense
+from interp.interventions.interventions import Skip, Variant, dense
+from interp.interventions.patches import Patch
 from interp.kernels import library
 from interp.model.delimiters import Delimiters
 from interp.model.reasoning_model import ReasoningModel

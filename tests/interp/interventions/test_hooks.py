@@ -13,7 +13,6 @@ from interp.interventions.interventions import (
     Intervention,
     MeanDelta,
     Part,
-    Patch,
     ResampleDelta,
     Scale,
     Skip,
@@ -21,6 +20,7 @@ from interp.interventions.interventions import (
     ZeroDelta,
     dense,
 )
+from interp.interventions.patches import Patch
 from interp.interventions.windows import Window
 from tests.models import tiny
 from tests.reference import slow_logits

@@ -17,7 +17,8 @@ from interp.chains.chain import Budget, Chain, Span
 from interp.diagnosis import TESTBED
 from interp.diagnosis.events import mark
 from interp.errors import NonFiniteError, UserError
-from interp.interventions.interventions import MeanDelta, Patch, Scale, Skip, Variant
+from interp.interventions.interventions import MeanDelta, Scale, Skip, Variant
+from interp.interventions.patches import Patch
 from interp.interventions.windows import Window
 from interp.model.reasoning_model import ReasoningModel
 from interp.probes import Examples, Probes, fitting, foretell, gather, outcome, probe, probe_ahead

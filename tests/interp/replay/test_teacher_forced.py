@@ -20,7 +20,8 @@ from interp.activations.reducers import BlockInfluence
 from interp.chains.chain import Budget
 from interp.errors import NonFiniteError, UserError
 from interp.interventions.hooks import apply, bypass
-from interp.interventions.interventions import Part, Patch, Scale, Skip, Variant, dense
+from interp.interventions.interventions import Part, Scale, Skip, Variant, dense
+from interp.interventions.patches import Patch
 from interp.interventions.windows import Answer, Window
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay import teacher_forced

@@ -136,6 +136,16 @@ def test_a_finished_study_decodes_nothing_again(
     result = run_study(config(out), engine=engine)
     assert engine.asked == []
     assert result.chains_added == 0
+    frame = result.to_frame()
+    with Store(out, read_only=True) as store:
+        rows = store.rows()
+    assert int(frame["chains"].sum()) == len(rows) == result.chains
+    one = frame.iloc[0]
+    keys = ["benchmark", "variant", "budget"]
+    same = rows[(rows[keys] == one[keys].to_numpy()).all(axis=1)]
+    assert one["chains"] == len(same)
+    assert one["correct"] == (same["outcome"] == "correct").mean()
+    assert "<table>" in result._repr_html_()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("error", [NonFiniteError, KeyboardInterrupt])
