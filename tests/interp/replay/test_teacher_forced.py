@@ -23,13 +23,13 @@ from interp.interventions.hooks import apply, bypass
 from interp.interventions.interventions import Part, Scale, Skip, Variant, dense
 from interp.interventions.patches import Patch
 from interp.interventions.windows import Answer, Window
+from interp.model.readout import as_read
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay import teacher_forced
 from interp.replay.batching import batches
 from interp.replay.block_sweep import Sweeper, sweep
 from interp.replay.chunked_forward import forward
 from interp.replay.teacher_forced import (
-    _as_read,
     continuation_logprobs,
     losses,
     readout,
@@ -430,7 +430,7 @@ def test_options_do_not_tie_in_half_precision(
         rounded = hf(torch.tensor([prompt])).logits[0, -1]
         normed = forward(model, torch.tensor([prompt]))[0, -1:]
         wide = copy.deepcopy(hf.get_output_embeddings()).float()
-        exact = _as_read(model, wide(normed.float()))[0].log_softmax(-1)
+        exact = as_read(model, wide(normed.float()))[0].log_softmax(-1)
     if kind == torch.bfloat16:
         assert len(set(rounded[20:24].tolist())) < 4 == len(set(exact[20:24].tolist()))
     options = [[[i] for i in range(vocabulary)]]
