@@ -235,7 +235,7 @@ from pruning.plan import LayerPlan as _LayerPlan
 from interp.lens import Lens as _Lens
 from interp.interventions.interventions import MeanDelta as _MeanDelta
 from scaling.costs.flops import ModelCost as _ModelCost
-from interp.activations.named_cache import NamedCache as _NamedCache
+from interp.model.named_cache import NamedCache as _NamedCache
 from interp.errors import NonFiniteError as _NonFiniteError
 from interp.interventions.patches import Patch as _Patch
 from interp.counterfactuals.patching import PatchingGrid as _PatchingGrid
@@ -351,7 +351,7 @@ from interp.diagnosis import restatement as _restatement
 from scaling.study.places import run_on_cluster as _run_on_cluster
 from scaling.study.places import run_on_server as _run_on_server
 from scaling.study.runner import run_study as _run_study
-from interp.activations.named_cache import run_with_cache as _run_with_cache
+from interp.activations.forward_cache import run_with_cache as _run_with_cache
 from pruning.surgery import save as _save
 from pruning.repairs import save_repaired as _save_repaired
 from scaling.curves.fits import scaling_fits as _scaling_fits

@@ -74,8 +74,9 @@ NAMESPACES: Mapping[str, Names] = {
     "activations": Names(
         "Activations by name, and residual streams of chosen blocks as sharded safetensors.",
         {
-            "interp.activations.named_cache": "NamedCache run_with_cache",
+            "interp.activations.forward_cache": "run_with_cache",
             "interp.activations.store": "RawCapture RawStreams load_raw",
+            "interp.model.named_cache": "NamedCache",
         },
     ),
     "analyses": Names(

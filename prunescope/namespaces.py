@@ -12,7 +12,7 @@ from prunescope.names import Names, modules
 def load(name: str, module: str) -> Any:
     """Imports `module` and returns its `name`."""
     if name == "ReasoningModel":  # models get `generate` and `run_with_cache`, chains their look
-        for floor in ("decoding.generate", "activations.named_cache", "diagnosis.chain_html"):
+        for floor in ("decoding.generate", "activations.forward_cache", "diagnosis.chain_html"):
             importlib.import_module(f"interp.{floor}")
     return getattr(importlib.import_module(module), name)
 

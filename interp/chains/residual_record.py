@@ -54,7 +54,8 @@ class StreamRecord:
         Returns:
             The record.
         """
-        return cls(*np.moveaxis(numbers, -1, 0).copy(), layer_map)
+        pre, post, delta, dot = np.moveaxis(numbers, -1, 0).copy()
+        return cls(pre, post, delta, dot, layer_map)
 
     @property
     def cosine(self) -> Float[np.ndarray, "S L"]:

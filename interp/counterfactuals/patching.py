@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.activations.named_cache import read_ids, run_with_cache
+from interp.activations.forward_cache import read_ids, run_with_cache
 from interp.chains.chain import Chain
 from interp.errors import NonFiniteError, UserError, check_known
 from interp.interventions.hooks import present

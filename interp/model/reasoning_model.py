@@ -44,6 +44,7 @@ from interp.model.delimiters import (
     open_mark,
 )
 from interp.model.loading import load_pretrained, refusing
+from interp.model.named_cache import NamedCache
 from interp.plumbing.arguments import checked
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ class ReasoningModel:
     #: The function that `generate` calls. The decoder is in a higher layer and may not be imported
     #: here, so `interp.decoding.generate` sets this attribute when it is imported.
     decoder: ClassVar[Callable[..., Chains] | None] = None
-    #: The function that `run_with_cache` calls; `interp.activations.named_cache` sets it.
-    cacher: ClassVar[Callable[..., Any] | None] = None
+    #: The function that `run_with_cache` calls; `interp.activations.forward_cache` sets it.
+    cacher: ClassVar[Callable[..., NamedCache] | None] = None
 
     def __init__(
         self,
@@ -512,10 +513,10 @@ class ReasoningModel:
 
     def run_with_cache(
         self, prompt: Any, variant: Any = None, names: Any = None, **options: Any
-    ) -> Mapping[Any, torch.Tensor]:
+    ) -> NamedCache:
         """Runs one forward pass and keeps activations under the names of TransformerLens.
 
-        This calls `interp.activations.named_cache.run_with_cache`, which lists the names.
+        This calls `interp.activations.forward_cache.run_with_cache`, which lists the names.
 
         Args:
             prompt: a question, token ids or a chain; or several of these.

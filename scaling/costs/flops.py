@@ -164,6 +164,13 @@ class ModelCost:
             FLOPs, in the broadcast shape of `prompt` and `new`.
         """
         first, made = np.asarray(prompt, np.int64), np.asarray(new, np.int64)
+        try:
+            first, made = np.broadcast_arrays(first, made)
+        except ValueError:
+            raise UserError(
+                f"ModelCost.chain: {list(first.shape)} prompts and {list(made.shape)} lengths do "
+                "not fit each other."
+            ) from None
         if np.any(first < 1) or np.any(made < 0):
             raise UserError("ModelCost.chain: expected prompts of 1 token or more and new >= 0.")
         model = self.without(removed)

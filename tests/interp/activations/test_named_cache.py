@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp.activations.named_cache import names_of
+from interp.activations.forward_cache import names_of
 from interp.chains.chain import Budget
 from interp.errors import UserError
 from interp.heads import HeadLens

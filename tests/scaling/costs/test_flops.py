@@ -96,6 +96,10 @@ def test_chains_are_counted_elementwise() -> None:
     prompt, new = np.array([3, 30, 5]), np.array([0, 50, 1])
     one_by_one = [cost.chain(int(p), int(n)).item() for p, n in zip(prompt, new, strict=True)]
     np.testing.assert_array_equal(cost.chain(prompt, new), one_by_one)
+    several = [cost.chain(3, int(n)).item() for n in new]
+    np.testing.assert_array_equal(cost.chain(3, new), several)
+    with pytest.raises(UserError, match="do not fit each other"):
+        cost.chain(prompt, new[:2])
 
 
 def test_the_head_does_not_shrink() -> None:
