@@ -213,27 +213,48 @@ def test_its_counts_obey_the_budget(served: Served) -> None:
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7), Sampling(1.3, top_k=5)])
-def test_log_probabilities_are_the_models_own(served: Served, sampling: Sampling) -> None:
-    """Along the same tokens as a plain pass of Hugging Face here, whatever the sampling."""
-    chains = list(
-        served.engine().decode(served.requests(8 if served.exact else 1), sampling=sampling)
-    )
-    if not served.exact:
-        assert all(np.isnan(chain.logprob).all() for chain in chains)
-        return
-    worst, n = 0.0, 0
-    for chain in chains:
-        own = ~chain.forced
-        assert np.isfinite(chain.logprob[own]).all()
-        assert np.isnan(chain.logprob[~own]).all()
+def test_tokens_are_drawn_from_the_model_and_have_its_log_probabilities(
+    served: Served, sampling: Sampling
+) -> None:
+    """Along the same tokens as a plain pass of Hugging Face here.
+
+    The surprise of a drawn token is the entropy of its distribution on average, so a server that
+    samples otherwise than it was asked to (its own temperature, top-k or top-p) stands out.
+    """
+    requests = served.requests(8 if served.exact else 4, ladder=LADDER[1:2])
+    excess = variance = worst = 0.0
+    n = 0
+    for chain in served.engine().decode(requests, sampling=sampling):
+        own = torch.from_numpy(~chain.forced)
         ids = torch.tensor([[*chain.prompt_ids.tolist(), *chain.ids.tolist()]])
+        start = len(chain.prompt_ids)
         with torch.no_grad():
-            logits = served.model.hf(ids).logits[0, len(chain.prompt_ids) - 1 : -1]
-        logp = logits.double().log_softmax(-1).gather(-1, ids[0, len(chain.prompt_ids) :, None])
-        worst = max(worst, float(np.abs(logp[:, 0].numpy() - chain.logprob)[own].max()))
-        n += int(own.sum())
-    served.say(f"{sampling}: log-probabilities of {n} tokens differ by {worst:.1e} at most")
-    assert n > 500
+            logits = served.model.hf(ids).logits[0, start - 1 : -1][own].double()
+        chosen = ids[0, start:][own, None]
+        if served.exact:
+            assert np.array_equal(np.isnan(chain.logprob), chain.forced)
+            raw = logits.log_softmax(-1).gather(-1, chosen)[:, 0].numpy()
+            worst = max(worst, float(np.abs(raw - chain.logprob[~chain.forced]).max()))
+        else:
+            assert np.isnan(chain.logprob).all()
+        if sampling.top_k:
+            least = logits.topk(sampling.top_k).values[:, -1:]
+            logits = logits.masked_fill(logits < least, -torch.inf)
+        logp = (logits / sampling.temperature).log_softmax(-1)
+        p, surprise = logp.exp(), -logp.masked_fill(logp == -torch.inf, 0.0)
+        entropy = (p * surprise).sum(-1)
+        drawn = -logp.gather(-1, chosen)[:, 0]
+        assert torch.isfinite(drawn).all()
+        excess += float((drawn - entropy).sum())
+        variance += float(((p * surprise**2).sum(-1) - entropy**2).sum())
+        n += len(drawn)
+    z = excess / variance**0.5
+    served.say(
+        f"{sampling}: {n} tokens, their surprise {z:+.1f} standard errors from the entropy"
+        + (f", log-probabilities within {worst:.1e}" if served.exact else "")
+    )
+    assert n > 200
+    assert abs(z) < 4
     assert worst < 1e-3
 
 
