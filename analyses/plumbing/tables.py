@@ -40,7 +40,8 @@ def matrix(
     Returns:
         The values [problems, samples], nan where a sample is missing.
     """
-    return problem_table(frame[column], frame["problem"], frame["sample"], problems)
+    samples, _ = pd.factorize(frame["sample"], sort=True)
+    return problem_table(frame[column], frame["problem"], samples, problems)
 
 
 def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
