@@ -77,7 +77,6 @@ def test_an_estimate_runs_nothing(
         ("prune --out x --estimate --remove 0", "at least 1"),
         ("prune --remove 2", "--out is missing"),
         ("recover --blocks 3", "--out is missing"),
-        ("scale --decoder fats", "--decoder"),
         ("judge nowhere --estimate", "There is no study"),
     ],
 )  # fmt: skip

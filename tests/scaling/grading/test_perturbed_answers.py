@@ -45,7 +45,7 @@ def outcome(name: str, gold: str, text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Answer:
+class WrittenAnswer:
     """A kind of answer, and a value that is equal to another one if and only if it is the same."""
 
     kind: str
@@ -79,7 +79,7 @@ def polynomial(terms: tuple[tuple[str, Fraction], ...]) -> Iterator[str]:
     yield " + ".join(f"({c})*{name}" for name, c in terms)
 
 
-def forms(answer: Answer) -> list[str]:
+def forms(answer: WrittenAnswer) -> list[str]:
     value = answer.value
     if answer.kind == "number":
         return list(number_forms(value))
@@ -104,24 +104,30 @@ def forms(answer: Answer) -> list[str]:
 numbers = st.builds(Fraction, st.integers(-999, 999), st.integers(1, 30))
 names = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)
 answers = st.one_of(
-    st.builds(lambda v: Answer("number", v), numbers),
-    st.builds(lambda v, u: Answer("amount", (v, u)), numbers, st.sampled_from(UNITS)),
+    st.builds(lambda v: WrittenAnswer("number", v), numbers),
+    st.builds(lambda v, u: WrittenAnswer("amount", (v, u)), numbers, st.sampled_from(UNITS)),
     st.builds(
-        lambda n, base: Answer("based", (n, base)),
+        lambda n, base: WrittenAnswer("based", (n, base)),
         st.text("01234", min_size=2, max_size=6).filter(lambda text: text[0] != "0"),
         st.integers(5, 9),
     ),
     st.builds(
-        lambda lo, size, left, right: Answer("interval", (lo, lo + size, left, right)),
+        lambda lo, size, left, right: WrittenAnswer("interval", (lo, lo + size, left, right)),
         st.integers(-50, 50),
         st.integers(1, 60),
         st.booleans(),
         st.booleans(),
     ),
-    st.builds(lambda v: Answer("point", tuple(v)), st.lists(numbers, min_size=2, max_size=4)),
-    st.builds(lambda v: Answer("set", frozenset(v)), st.sets(numbers, min_size=2, max_size=4)),
     st.builds(
-        lambda names, values: Answer("polynomial", tuple(zip(sorted(names), values, strict=False))),
+        lambda v: WrittenAnswer("point", tuple(v)), st.lists(numbers, min_size=2, max_size=4)
+    ),
+    st.builds(
+        lambda v: WrittenAnswer("set", frozenset(v)), st.sets(numbers, min_size=2, max_size=4)
+    ),
+    st.builds(
+        lambda names, values: WrittenAnswer(
+            "polynomial", tuple(zip(sorted(names), values, strict=False))
+        ),
         names,
         st.lists(numbers.filter(bool), min_size=3, max_size=3),
     ),
@@ -144,24 +150,24 @@ def other_number(data: st.DataObject, value: Fraction) -> Fraction:
     return data.draw(st.sampled_from(ways))
 
 
-def perturbed(data: st.DataObject, answer: Answer) -> Answer:
+def perturbed(data: st.DataObject, answer: WrittenAnswer) -> WrittenAnswer:
     """An answer of the same kind with one thing changed; perhaps of the same value."""
     value = answer.value
     if answer.kind == "number":
-        return Answer("number", other_number(data, value))
+        return WrittenAnswer("number", other_number(data, value))
     if answer.kind == "amount":
         if data.draw(st.booleans()):
-            return Answer("amount", (value[0], data.draw(st.sampled_from(UNITS))))
-        return Answer("amount", (other_number(data, value[0]), value[1]))
+            return WrittenAnswer("amount", (value[0], data.draw(st.sampled_from(UNITS))))
+        return WrittenAnswer("amount", (other_number(data, value[0]), value[1]))
     if answer.kind == "based":
         if data.draw(st.booleans()):
-            return Answer("based", (value[0], data.draw(st.integers(5, 9))))
-        return Answer("based", (data.draw(st.permutations(value)), value[1]))
+            return WrittenAnswer("based", (value[0], data.draw(st.integers(5, 9))))
+        return WrittenAnswer("based", (data.draw(st.permutations(value)), value[1]))
     if answer.kind == "interval":
         at = data.draw(st.integers(0, 3))
         new = list(value)
         new[at] = not new[at] if at > 1 else new[at] + (-1 if at == 0 else 1)
-        return Answer("interval", tuple(new))
+        return WrittenAnswer("interval", tuple(new))
     if answer.kind == "polynomial":
         at = data.draw(st.integers(0, len(value) - 1))
         name, coefficient = value[at]
@@ -169,7 +175,7 @@ def perturbed(data: st.DataObject, answer: Answer) -> Answer:
             changed = (name, other_number(data, coefficient))
         else:
             changed = (data.draw(st.sampled_from("zwtXYN")), coefficient)
-        return Answer("polynomial", (*value[:at], changed, *value[at + 1 :]))
+        return WrittenAnswer("polynomial", (*value[:at], changed, *value[at + 1 :]))
     many = list(value)
     way = data.draw(st.sampled_from(["drop", "add", "change", "order"]))
     if way == "drop":
@@ -182,12 +188,12 @@ def perturbed(data: st.DataObject, answer: Answer) -> Answer:
         at = data.draw(st.integers(0, len(many) - 1))
         many[at] = other_number(data, many[at])
     assume(len(many) > 1)
-    return Answer(answer.kind, type(value)(many))
+    return WrittenAnswer(answer.kind, type(value)(many))
 
 
 @max_examples(400)
 @given(answer=answers, data=st.data())
-def test_an_answer_of_another_value_is_refused(answer: Answer, data: st.DataObject) -> None:
+def test_an_answer_of_another_value_is_refused(answer: WrittenAnswer, data: st.DataObject) -> None:
     other = perturbed(data, answer)
     gold = data.draw(st.sampled_from(forms(answer)))
     written = data.draw(st.sampled_from(forms(other)))
@@ -199,7 +205,7 @@ def test_an_answer_of_another_value_is_refused(answer: Answer, data: st.DataObje
 
 @max_examples(150)
 @given(answer=answers, data=st.data())
-def test_an_answer_is_accepted_in_all_its_forms(answer: Answer, data: st.DataObject) -> None:
+def test_an_answer_is_accepted_in_all_its_forms(answer: WrittenAnswer, data: st.DataObject) -> None:
     one, two = (data.draw(st.sampled_from(forms(answer))) for _ in range(2))
     assert grader().same(one, two)
 
