@@ -133,9 +133,10 @@ def _module_takes(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch
         parser = argparse.ArgumentParser
         patched.setattr(parser, "parse_args", read(parser.parse_args))
         patched.setattr(sys, "argv", [module, *words])
-        with pytest.raises(Accepted), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            with pytest.raises(Accepted):
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
     return True
 
 
