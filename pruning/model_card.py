@@ -19,7 +19,7 @@ from interp.model.checkpoint_files import BUNDLED, PRUNING_FILE, locate
 from interp.model.gguf_file import described, is_gguf
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCard, ModelCardData
+    from huggingface_hub import EvalResult, ModelCardData
 
     from interp.model.reasoning_model import ReasoningModel
     from pruning.plan import LayerPlan
@@ -112,12 +112,15 @@ def metadata(source: str, *tags: str) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     before = _card_in(source)
-    known = {} if before is None else before.data.to_dict()
+    known: dict[str, Any] = {} if before is None else before.data.to_dict()
     base = _hub_name(source) or known.get("base_model")
-    named = {} if base is None else {"base_model": base, "base_model_relation": RELATION}
+    if not isinstance(base, str):  # several, or whatever a stranger's card holds
+        base = None
+    kept: dict[str, Any] = {key: known[key] for key in INHERITED if key in known}
+    if base is not None:
+        kept |= {"base_model": base, "base_model_relation": RELATION}
     return ModelCardData(
-        **named,
-        **{key: known[key] for key in INHERITED if key in known},
+        **kept,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=[*TAGS, *(tag for tag in tags if tag and tag not in TAGS)],
@@ -154,8 +157,8 @@ def write_results(folder: str | Path, results: Sequence[EvalResult]) -> Path:
     return file
 
 
-def _card_in(source: str) -> ModelCard | None:
-    """The card in a folder; None if there is none, or none that can be read."""
+def _card_in(source: str) -> Any:  # the Hub's library leaves the type of a card's data open
+    """The `ModelCard` in a folder; None if there is none, or none that can be read."""
     from huggingface_hub import ModelCard
 
     # the folder of a GGUF file may hold other models, and their card

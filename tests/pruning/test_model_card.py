@@ -98,6 +98,7 @@ def test_a_folder_gives_its_own_base_model_and_licence_and_no_path(tmp_path: Pat
         "---\n: [\n---\n",
         "---\n- a list\n---\n",
         "---\ntags: 7\nbase_model: {a: 1}\nlicense: [1, 2]\n---\n",
+        "---\nbase_model: {a: 1}\nlicense: [1, 2]\ntags: [prunescope, 7]\n---\n",
         "---\nmodel-index: 3\n---\n",
         b"\xff\xfe\x00",
     ],
