@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from jaxtyping import Float
 def problem_table(
     values: Any,
     problems: Iterable[Hashable],
-    samples: Iterable[int] | None = None,
+    samples: Iterable[SupportsIndex] | None = None,
     order: Sequence[Hashable] | None = None,
 ) -> Float[np.ndarray, "P N"]:
     """Arrange one value per chain by problem and sample.
