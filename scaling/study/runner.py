@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyResult", "run_study"]
 
-RECIPE = "2"  # raised when the meaning of a row changes; an older folder is then refused
-PLAIN_RECIPE = "3"  # of the plain format: a forced answer ends with its line
+RECIPE = "4"  # raised when the meaning of a row changes; an older folder is then refused
+PLAIN_RECIPE = "5"  # of the plain format: a forced answer ends with its line
 BATCH_CHAINS = 64  # chains per commit
 BATCH_SECONDS = 2.0  # seconds between commits
 LIKELIHOOD_PROBLEMS = 64  # problems per batch
