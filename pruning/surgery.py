@@ -200,7 +200,7 @@ def _drop_adapters(pruned: nn.Module, hybrid: list[int], kept: list[int]) -> Non
         if not hasattr(module, "num_fwd_mem_blocks"):
             continue
         for name, child in list(module.named_children()):
-            if name.endswith("_adapter_list"):
+            if isinstance(child, nn.ModuleList) and name.endswith("_adapter_list"):
                 setattr(module, name, nn.ModuleList(child[i] for i in stay if i < len(child)))
         own: Any = module
         own.num_fwd_mem_blocks = len(stay)

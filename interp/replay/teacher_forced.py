@@ -347,10 +347,10 @@ def precise_log_probability(
         Nats [K], float32.
     """
     head = model.head
-    weight = getattr(head, "weight", None)
-    half = weight is not None and weight.dtype in (torch.bfloat16, torch.float16)
-    if type(head) is not nn.Linear or not half or weight.is_meta:
+    half = type(head) is nn.Linear and head.weight.dtype in (torch.bfloat16, torch.float16)
+    if not isinstance(head, nn.Linear) or not half or head.weight.is_meta:
         return log_probability(readout(model, normed), ids)  # float32, quantised or offloaded
+    weight = head.weight
     stream, ids = normed.to(weight.device).float(), ids.to(weight.device)
     total = stream.new_full((len(ids),), -torch.inf)  # log of the summed exponentials
     chosen = stream.new_empty(len(ids))
