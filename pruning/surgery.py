@@ -199,9 +199,8 @@ def _drop_adapters(pruned: nn.Module, hybrid: list[int], kept: list[int]) -> Non
     for module in pruned.modules():
         if not hasattr(module, "num_fwd_mem_blocks"):
             continue
-        children: list[tuple[str, Any]] = list(module.named_children())
-        for name, child in children:
-            if name.endswith("_adapter_list"):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.ModuleList) and name.endswith("_adapter_list"):
                 setattr(module, name, nn.ModuleList(child[i] for i in stay if i < len(child)))
         own: Any = module
         own.num_fwd_mem_blocks = len(stay)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -324,10 +323,10 @@ def precise_log_probability(
         Nats [K], float32.
     """
     head = model.head
-    weight = cast("Any", getattr(head, "weight", None))
-    half = weight is not None and weight.dtype in (torch.bfloat16, torch.float16)
-    if type(head) is not nn.Linear or weight is None or not half or weight.is_meta:
+    half = type(head) is nn.Linear and head.weight.dtype in (torch.bfloat16, torch.float16)
+    if not isinstance(head, nn.Linear) or not half or head.weight.is_meta:
         return log_probability(readout(model, normed), ids)  # float32, quantised or offloaded
+    weight = head.weight
     stream, ids = normed.to(weight.device).float(), ids.to(weight.device)
     total = stream.new_full((len(ids),), -torch.inf)  # log of the summed exponentials
     chosen = stream.new_empty(len(ids))
