@@ -166,7 +166,7 @@ def _card_in(source: str) -> Any:  # the Hub's library leaves the type of a card
     if is_gguf(source) or not (folder / CARD).is_file():
         return None
     try:
-        card = ModelCard((folder / CARD).read_text("utf-8"), ignore_metadata_errors=True)
+        card: Any = ModelCard((folder / CARD).read_text("utf-8"), ignore_metadata_errors=True)
     except Exception:  # a stranger's file: not UTF-8, YAML of any kind
         return None
     data: Any = card.data
