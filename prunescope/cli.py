@@ -80,6 +80,9 @@ def leaves(
     return found
 
 
+commands.Completion.leaves = staticmethod(leaves)
+
+
 def named(words: Sequence[str]) -> str:
     """The command that the words name: "study", "testbed train"; as they begin if none has it."""
     for path, _ in leaves():

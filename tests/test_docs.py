@@ -28,7 +28,7 @@ PYTHON = re.compile(
 STUDIES = ("studies/testbed", "studies/testbed-quick")
 
 
-class Block(NamedTuple):
+class PythonBlock(NamedTuple):
     """A block of Python: its code, the line before its first one, and why it is not run."""
 
     code: str
@@ -36,10 +36,10 @@ class Block(NamedTuple):
     reason: str | None
 
 
-def blocks(path: Path) -> list[Block]:
+def blocks(path: Path) -> list[PythonBlock]:
     text = path.read_text(encoding="utf-8")
     return [
-        Block(m["code"], text[: m.start("code")].count("\n"), m["reason"])
+        PythonBlock(m["code"], text[: m.start("code")].count("\n"), m["reason"])
         for m in PYTHON.finditer(text)
     ]
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analyses.plumbing.frames import StudyData
 from analyses.report import page
 from analyses.report.chain_appendix import appendix
-from analyses.report.study_comparison import StudyComparison
 
 PAGE = "comparison.html"
 TITLE = "Studies side by side"
 
 
-def write_page(comparison: StudyComparison, path: Path, trust_remote_code: bool = False) -> Path:
+def write_page(comparison: Any, path: Path, trust_remote_code: bool = False) -> Path:
     """Write the page.
 
     Args:
-        comparison: the comparison.
+        comparison: the comparison (`analyses.report.study_comparison.StudyComparison`).
         path: the file.
         trust_remote_code: whether the tokenizer that decodes the chains may run its own code.
 

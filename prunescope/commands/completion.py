@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -61,13 +61,13 @@ class Completion(Command):
     """
 
     ENTRIES: ClassVar = {"shell": "the shell", "script": "the script"}
+    #: Gives every command, its words and its class; `prunescope.cli` sets it.
+    leaves: ClassVar[Callable[[], Sequence[tuple[tuple[str, ...], type[Command]]]]]
     shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
     """The shell."""
 
     def run(self) -> Lines:
-        from prunescope.cli import leaves
-
-        tree = completions(dict(leaves()))
+        tree = completions(dict(type(self).leaves()))
         script = {"bash": _bash, "zsh": _zsh, "fish": _fish}[self.shell](tree)
         yield Result(script.rstrip("\n"), shell=self.shell, script=script)
 
