@@ -101,7 +101,10 @@ def accepted(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether the program takes these words; False if it is not known."""
     while re.fullmatch(r"[A-Z_]+=.*", words[0]):  # a variable of the environment
         words = words[1:]
-    program, rest = words[0].removeprefix(".venv/bin/"), words[1:]
+    if "|" in words:  # what reads the output is not ours
+        words = words[: words.index("|")]
+    words = [word for word in words if not re.match(r"\d?>", word)]
+    program, rest = re.sub(r"^\.venv[\w-]*/bin/", "", words[0]), words[1:]
     if "-m" in words and words[words.index("-m") + 1] == "prunescope":  # accelerate launch -m
         program, rest = "prunescope", words[words.index("-m") + 2 :]
     if program == "prunescope":

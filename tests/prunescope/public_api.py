@@ -72,7 +72,7 @@ def public() -> tuple[Api, ...]:
             above = [base for base in value.__mro__[1:] if key in vars(base)]
             if key.startswith("_") or not inspect.isfunction(method) or set(above) - classes:
                 continue
-            if name == "ReasoningModel" and key in ("decoder", "cacher"):  # called by methods
+            if key in ("decoder", "cacher", "drawer"):  # functions that methods call
                 continue
             label = f"{name}.{key}"
             found[label] = Api(
