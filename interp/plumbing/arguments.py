@@ -97,7 +97,11 @@ class _Names(dict[str, Any]):
 def _type_only(module: types.ModuleType) -> dict[str, tuple[str, str]]:
     """Name -> (module, name there) of what stands under `if TYPE_CHECKING`."""
     found: dict[str, tuple[str, str]] = {}
-    for node in ast.parse(inspect.getsource(module)).body:
+    try:
+        source_text = inspect.getsource(module)
+    except (OSError, TypeError):  # typed in, not read from a file
+        return found
+    for node in ast.parse(source_text).body:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             for one in node.body:
                 for alias in one.names if isinstance(one, (ast.Import, ast.ImportFrom)) else ():

@@ -266,7 +266,9 @@ def test_the_options_that_are_completed_are_those_of_the_help(
         capsys.readouterr()
         with pytest.raises(SystemExit):
             cli.run([*path, "--help"])
-        listed = set(re.findall(r"^[│| ]*(?:-h, )?(--[a-z][a-z-]*)", capsys.readouterr().out, re.M))
+        listed = set(
+            re.findall(r"^[│| ]*(?:-h, )?(--[a-z][a-z0-9-]*)", capsys.readouterr().out, re.M)
+        )
         assert listed == {word for word in tree[path] if word.startswith("--")}, path
 
 

@@ -216,7 +216,8 @@ def test_the_command_shows_sublayers_and_the_way_of_a_greedy_criterion(
     assert cli.run(asked) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0].split() == ["block", "part", "score", "low", "high", "rank"]
-    assert said[-2].startswith("1 removed: ") and said[-1].startswith("2 removed: ")
+    assert said[-3].startswith("1 removed: ") and said[-2].startswith("2 removed: ")
+    assert said[-1].startswith("Next: ")
     assert said[-1].count(",") == 1
 
 
@@ -245,6 +246,6 @@ def test_the_command_grades_answers_for_task_greedy(capsys: pytest.CaptureFixtur
     asked = ["score", "--method", "task-greedy", "--remove", "1", "--benchmarks", "arithmetic"]
     assert cli.run(asked) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[-1].startswith("1 removed: ")
+    assert said[-2].startswith("1 removed: ") and said[-1].startswith("Next: ")
     ranked = {line.split()[-1]: float(line.split()[1]) for line in said[1:-1]}
     assert ranked["0"] <= ranked["5"]

@@ -125,7 +125,7 @@ def test_another_configuration_is_refused_and_said(tmp_path: Path) -> None:
         assert store.claim(CONFIG, IDENTITY) is False
         with pytest.raises(UserError, match=r"seed is 0 there and 1 now.*--out"):
             store.claim(CONFIG | {"seed": 1}, IDENTITY)
-        with pytest.raises(UserError, match="model fingerprint"):
+        with pytest.raises(UserError, match="weights or configuration"):
             store.claim(CONFIG, {"model fingerprint": "g"})
         with pytest.raises(UserError, match="extra is not set there"):
             store.claim(CONFIG | {"extra": 1}, IDENTITY)

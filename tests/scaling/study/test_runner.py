@@ -174,7 +174,7 @@ def test_another_configuration_is_refused_before_decoding(
         run_study(config(out, seed=1), engine=engine)
     other = WatchedEngine()
     other.model = models.tiny(n_blocks=3, seed=5)
-    with pytest.raises(UserError, match="model fingerprint"):
+    with pytest.raises(UserError, match="weights or configuration"):
         run_study(config(out), engine=other)
     assert engine.asked == other.asked == []
 
