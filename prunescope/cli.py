@@ -17,6 +17,7 @@ import tyro
 from interp.errors import check_known
 from interp.plumbing.command_line import execute
 from prunescope import commands
+from prunescope.commands import completion
 from prunescope.commands.output import Command, TerminalOutput
 
 COMMANDS: Mapping[str, type | Mapping[str, type]] = {
@@ -80,7 +81,7 @@ def leaves(
     return found
 
 
-commands.Completion.leaves = staticmethod(leaves)
+completion.every_command = leaves
 
 
 def named(words: Sequence[str]) -> str:

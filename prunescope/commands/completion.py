@@ -51,6 +51,17 @@ compdef _prunescope prunescope
 """
 
 
+Leaves = Sequence[tuple[tuple[str, ...], type[Command]]]
+
+
+def _unknown() -> Leaves:
+    raise NotImplementedError("prunescope.cli says which commands there are")
+
+
+#: Gives every command, its words and its class; `prunescope.cli` sets it.
+every_command: Callable[[], Leaves] = _unknown
+
+
 @command
 class Completion(Command):
     """Print the completion script of a shell: commands, options, and values that can be listed.
@@ -61,13 +72,11 @@ class Completion(Command):
     """
 
     ENTRIES: ClassVar = {"shell": "the shell", "script": "the script"}
-    #: Gives every command, its words and its class; `prunescope.cli` sets it.
-    leaves: ClassVar[Callable[[], Sequence[tuple[tuple[str, ...], type[Command]]]]]
     shell: tyro.conf.Positional[Literal["bash", "zsh", "fish"]]
     """The shell."""
 
     def run(self) -> Lines:
-        tree = completions(dict(type(self).leaves()))
+        tree = completions(dict(every_command()))
         script = {"bash": _bash, "zsh": _zsh, "fish": _fish}[self.shell](tree)
         yield Result(script.rstrip("\n"), shell=self.shell, script=script)
 

@@ -485,7 +485,8 @@ class World:
             "StudyConfig.workload": lambda: {"benchmark": "arithmetic"},
             "StudyData.rows": lambda: {"purpose": "sequential"},
             "StudyResult": lambda: {
-                "folder": self.real_study, "chains": 1, "chains_added": 1, "tokens": 1, "seconds": 1.0,
+                "folder": self.real_study, "chains": 1, "chains_added": 1, "tokens": 1,
+                "seconds": 1.0,
             },
             "SublayerPlan": lambda: {
                 "removed": self.sublayer_scores.lowest_sublayers(1), "base": (0, 1, 2, 3),
