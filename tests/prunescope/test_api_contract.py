@@ -197,7 +197,7 @@ def test_right_calls_work_with_numpy_numbers_and_have_short_reprs(world: World) 
 NO_ROWS = (
     "Budget Span Sampling Delimiters Problem Verdict Request ReasoningModel HeadLens Patterns "
     "Store Judge ServerEngine StudyConfig PruneConfig CalibrationSource Calibration ModelCost "
-    "RawCapture Variant Deltas DelimiterIds"
+    "RawCapture Variant Deltas DelimiterIds Workload SublayerPlan Said GradedProblems"
 ).split()
 
 
