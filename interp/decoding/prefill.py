@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
 LEAST_COMMON = 32  # common tokens from which reading them apart pays
+MOST_COMMON = 8192  # common tokens of all states together, which one pass reads and memory holds
 
 
 def common_tokens(requests: Sequence[Request]) -> tuple[int, ...]:
@@ -93,7 +94,10 @@ class Prefill:
             return self._pass(requests, variants, tokens)
         # all variants that leave the prompt as it is have one state
         states = [v if r.changes else None for r, v in zip(requests, variants, strict=True)]
-        if new := set(states) - set(self._states):
+        new = set(states) - set(self._states)
+        if len(common) * (len(self._states) + len(new)) > MOST_COMMON:
+            return self._pass(requests, variants, tokens)
+        if new:
             for state, request, variant in zip(states, requests, variants, strict=True):
                 if state in new:
                     self._states.setdefault(state, (request, variant))

@@ -179,3 +179,24 @@ def test_what_all_prompts_begin_with_is_read_once(monkeypatch: pytest.MonkeyPatc
 def test_common_tokens(prompts: list[str], n: int) -> None:
     requests = [Request(str(i), tuple(map(ord, p)), dense) for i, p in enumerate(prompts)]
     assert len(common(requests)) == n
+
+
+def test_too_many_states_are_not_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit into one pass is read with its prompt, to the same chains."""
+    from interp.decoding import prefill
+
+    model = tiny("qwen3", ends=False)
+    examples = [5 + i % 40 for i in range(50)]
+    prompts = [examples + list(range(5, 5 + n)) for n in (4, 9)]
+    variants = (dense, *(Variant(f"no {b}", (Skip(b),)) for b in range(model.n_blocks)))
+    requests = cross(model, prompts, variants=variants, budgets=Budget(6, 2))
+    want = {(c.problem, c.variant): c for c in decode(model, requests)}
+    monkeypatch.setattr(prefill, "MOST_COMMON", 120)
+    widest = []
+    handle = model.blocks[0].register_forward_hook(
+        lambda _, args, __: widest.append(args[0].shape[1]) if args[0].shape[1] > 1 else None
+    )
+    for chain in decode(model, requests):
+        assert same_chain(chain, want[chain.problem, chain.variant])
+    handle.remove()
+    assert min(widest) > 50  # never the questions alone
