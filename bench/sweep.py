@@ -72,7 +72,8 @@ def main() -> None:
     variants = [dense, *(Variant(f"no {b}", (Skip(b),)) for b in blocks)]
     every = problems(model, "countdown-3", options.problems, options.tokens, variants)
     plain = problems(model, "countdown-3", options.problems, options.tokens)
-    pruned = [model, *(prune(model, LayerPlan.without(model, b)) for b in blocks)]
+    plans = [LayerPlan.without(model, b) for b in blocks]
+    pruned = [model, *(prune(model, plan, share=True) for plan in plans)]
     nested = [replace(r, budgets=tuple(Budget(b, 24) for b in BUDGETS)) for r in plain]
     texts: list[np.ndarray] = []
     if "teacher-forced" in (options.only or ["teacher-forced"]):

@@ -99,11 +99,9 @@ class Study(Command, StudyOptions, SamplingOptions, PlaceOptions, JudgeOptions):
             self.config(
                 methods=self.methods,
                 remove=self.remove,
-                samples=self.samples,
-                waits=self.waits,
+                **self.spending(),
                 blocks=False if self.no_blocks else None if self.preset else True,
                 block_problems=self.block_problems,
-                temperature=self.temperature,
                 seed=seed,
                 out=base if len(self.seeds) == 1 else base / f"seed-{seed}",
             )
@@ -229,10 +227,8 @@ class ScaleCommand(Command, StudyOptions, SamplingOptions, SeedOptions, PlaceOpt
 
         config = self.config(
             methods=(),
-            samples=self.samples,
-            waits=self.waits,
+            **self.spending(),
             blocks=False,
-            temperature=self.temperature,
             seed=self.seed,
             out=self.out or default_folder(self.model, self.quick, "scale"),
         )
