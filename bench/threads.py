@@ -74,8 +74,9 @@ def main() -> None:
     def run() -> int:
         return sum(c.n_tokens for c in decode(model, requests, slots=len(requests)))
 
-    with threads(counts[-1]):
-        list(decode(model, requests[:4]))  # warm-up: compile kernels, touch memory
+    for count in (*counts, TUNED):  # warm-up: compile and choose kernels, touch memory
+        with threads(count):
+            run()
     rates: dict[str, dict[int, float]] = {}
     for machine, loops in (("quiet", 0), ("busy", options.busy)):
         seen: dict[int, list[float]] = {count: [] for count in (*counts, TUNED)}
