@@ -298,6 +298,7 @@ from interp.replay.divergence import divergence as _divergence
 from interp.replay.divergence import divergence_table as _divergence_table
 from interp.diagnosis import diversity as _diversity
 from interp.diagnosis import diversity_beside as _diversity_beside
+from interp.effects import effect_agreement as _effect_agreement
 from scaling.curves.equal_cost_comparison import equal_cost as _equal_cost
 from interp.diagnosis import equations as _equations
 from interp.diagnosis import escape_mass as _escape_mass
@@ -441,6 +442,7 @@ class effects:
     Deltas = _Deltas
     ablations = staticmethod(_ablations)
     block_effects = staticmethod(_block_effects)
+    effect_agreement = staticmethod(_effect_agreement)
     explain = staticmethod(_explain)
     measure_effects = staticmethod(_measure_effects)
     tie = staticmethod(_tie)

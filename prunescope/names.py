@@ -126,7 +126,8 @@ NAMESPACES: Mapping[str, Names] = {
         "What each block does to verdicts and diagnoses, and how that goes with its score.",
         {
             "interp.effects": (
-                "BlockScores Deltas ablations block_effects explain measure_effects tie"
+                "BlockScores Deltas ablations block_effects effect_agreement explain "
+                "measure_effects tie"
             ),
         },
     ),
