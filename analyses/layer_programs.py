@@ -101,13 +101,13 @@ STORED = StoredTable("layer_programs", settings_of, _compute)
 table, in_store = STORED.table, STORED.in_store
 
 
-def contest(bench: Workbench, seed: int = 0, *, noise: bool = True) -> pd.DataFrame:
+def contest(bench: Workbench, seed: int = 0, *, controls: bool = True) -> pd.DataFrame:
     """Try programs and their controls, and test the best ones on other problems.
 
     Args:
         bench: the model and the problems.
         seed: of the split into halves, and of the noise on weights.
-        noise: whether to try noisy dense models.
+        controls: whether to try noisy dense models and samples of the dense model.
 
     Returns:
         The rows of `held_out` and `any_of`.
@@ -129,7 +129,7 @@ def contest(bench: Workbench, seed: int = 0, *, noise: bool = True) -> pd.DataFr
     affordable = round(arms["programs"].passes.sum() / own.passes.sum())
     n_samples = min(max(affordable, 1), MOST_SAMPLES * len(programs))
     calibration = Calibration.of(model, chains[dense.name][:CALIBRATED])
-    if noise:
+    if controls:
         noisy = {}
         for i, (name, (kind, variant)) in enumerate(programs.items()):
             found = noisy_model(model, calibration, variant, seed + i)
@@ -137,12 +137,12 @@ def contest(bench: Workbench, seed: int = 0, *, noise: bool = True) -> pd.DataFr
                 noisy[f"like {name}"] = (kind, _decoded_by(bench, found, len(problems)))
         if noisy:
             arms["noise"] = _tries(bench, noisy, {})
-    fresh = bench.decode([dense], len(problems), n_samples + 1)[dense.name]
-    by_sample = {
-        f"sample {k}": ("sample", [c for c in fresh if c.sample == k])
-        for k in range(1, n_samples + 1)
-    }
-    arms["samples"] = _tries(bench, by_sample, {})
+        fresh = bench.decode([dense], len(problems), n_samples + 1)[dense.name]
+        by_sample = {
+            f"sample {k}": ("sample", [c for c in fresh if c.sample == k])
+            for k in range(1, n_samples + 1)
+        }
+        arms["samples"] = _tries(bench, by_sample, {})
     first = own.correct[:, 0]
     frames = []
     for name, tries in arms.items():

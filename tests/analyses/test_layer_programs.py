@@ -64,8 +64,7 @@ def test_the_repeat_that_mends_the_planted_block_is_found(found: pd.DataFrame) -
     assert named[top["name"]].count(2) == 2
     for kind in ("skip", "swap"):
         assert best.loc[("programs", kind), "p_holm"] > 0.05, kind
-    for arm in ("noise", "samples"):
-        assert best.loc[(arm, ANY), "p_holm"] > 0.05, arm
+    assert best.loc[("samples", ANY), "p_holm"] > 0.05
 
 
 def test_oracles_are_set_beside_samples_of_the_same_compute(found: pd.DataFrame) -> None:
@@ -76,9 +75,9 @@ def test_oracles_are_set_beside_samples_of_the_same_compute(found: pd.DataFrame)
         assert rows.loc["programs", "compute"] == 1
         assert 0.9 < rows.loc["samples", "compute"] < 1.1
         assert (rows["value"] <= 1).all() and np.isnan(rows.loc["programs", "gap"])
-        # each dense sample solves a problem with .62, so a dozen solve nearly all of them
-        assert rows.loc["samples", "value"] > 0.95
-        assert abs(rows.loc["samples", "gap"]) < 0.1
+        # each dense sample solves a problem with .62, so a dozen solve nearly all of them; programs
+        # have the noise of the one that failed
+        assert rows.loc["samples", "value"] > 0.95 and rows.loc["samples", "gap"] < 0
 
 
 def test_words_and_figure_say_what_the_table_says(found: pd.DataFrame, study: StudyData) -> None:
@@ -95,25 +94,25 @@ def test_words_and_figure_say_what_the_table_says(found: pd.DataFrame, study: St
 
 
 def test_without_a_planted_block_no_program_beats_dense(study: StudyData) -> None:
-    """Ten whole analyses of a model with no defect: the rate of claims is the nominal one."""
-    claims, apparent = 0, []
+    """Five whole analyses of a model with no defect."""
+    claims = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layer_programs, "PROBLEMS", N)
-        for again in range(10):
-            bench = PlantedBench.made(NONE, study, problems=N, thinking=16)
+        patch.setattr(layer_programs, "PROBLEMS", 32)
+        for again in range(5):
+            bench = PlantedBench.made(NONE, study, problems=32, thinking=8)
             other = tuple(
                 Problem(id=f"{again} {p.id}", question=p.question, answer="1")
                 for p in bench.benchmark.problems
             )
             bench = replace(bench, benchmark=replace(bench.benchmark, problems=other))
-            frame = layer_programs.contest(bench, again, noise=False)
-            mine = frame[(frame["part"] == "best") & (frame["arm"] == "programs")]
-            claims += bool(((mine["p_holm"] < 0.05) & (mine["value"] > 0)).any())
-            apparent.append(float(mine["apparent"].iloc[0]))
-            if not claims:
-                assert layer_programs.text(frame.assign(benchmark="x"))[0].startswith("No program")
-    assert claims <= 1  # of ten; more than one has a chance of .03 at the nominal rate of .025
-    assert min(apparent) >= 0 and np.mean(apparent) > 0.05  # what selection alone makes of nothing
+            frame = layer_programs.contest(bench, again, controls=False)
+            mine = frame[frame["part"] == "best"]
+            assert set(frame["arm"]) == {"programs"} and len(mine) == 5
+            claim = bool(((mine["p_holm"] < 0.05) & (mine["value"] > 0)).any())
+            said = layer_programs.text(frame.assign(benchmark="x"))[0]
+            assert said.startswith("No program beats dense") != claim
+            claims += claim
+    assert claims <= 1  # of five; two have a chance of .006 at the nominal rate of .025
 
 
 def test_the_rate_of_false_claims_is_nominal_and_that_of_the_selected_half_is_not() -> None:
@@ -132,7 +131,7 @@ def test_the_rate_of_false_claims_is_nominal_and_that_of_the_selected_half_is_no
         seen = held_out(won[:1], first[24:, None], {won[0].name: draw[24:, [at]]})
         naive += bool((seen["p"] < level).any() and seen["value"].iloc[0] > 0)
     assert honest <= 15  # of 300 at .025: 7.5 expected
-    assert naive > 60
+    assert naive > 20  # the gain on the problems that it was selected on is no evidence
 
 
 def test_winners_are_the_best_of_their_kind_and_the_cheapest_of_equals() -> None:
