@@ -26,10 +26,15 @@ import pandas as pd
 from analyses.plumbing import style
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
-from analyses.plumbing.frames import StudyData
+from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, p_value, share, signed
-from analyses.plumbing.workbench import Workbench, asked_settings
+from analyses.plumbing.workbench import (
+    Workbench,
+    fitting_budget,
+    longest_solved,
+    problem_settings,
+)
 from interp.counterfactuals.program_contest import (
     ANY,
     RUN_LENGTHS,
@@ -61,24 +66,50 @@ CAPTION = (
     "Samples: of the dense model, for the programs' block passes. Bars: 95 % intervals over "
     "problems."
 )
-PROBLEMS = 96  # half of them to select on
+PROBLEMS = 48  # half of them to select on
 TESTED = 4  # samples per problem on the other half
 CALIBRATED = 8  # dense chains on which the noise is matched
 TOLERANCE = 0.1  # relative error of the noise's KL
-MOST_SAMPLES = 3  # of the dense model, times the number of programs
+MOST_SAMPLES = 2  # of the dense model, times the number of programs
+FAILING = (0.2, 0.9)  # dense accuracy of a benchmark to try programs on
 ARMS = {"programs": "#0072B2", "noise": "#7A7A7A", "samples": "#D55E00"}
 
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide the result; None with nothing to try, or without sampling noise."""
-    found = asked_settings(
-        study,
-        n=[PROBLEMS, TESTED, CALIBRATED, MOST_SAMPLES, *RUN_LENGTHS],
-        tolerance=TOLERANCE,
-        version=1,
-    )
-    # samples of a greedy model are all the same
-    return found if found and found["sampling"][0] > 0 else None
+    benchmark = unsolved(study)
+    if benchmark is None:
+        return None
+    found = problem_settings(study, benchmark)
+    if found["sampling"][0] == 0:  # samples of a greedy model are all the same
+        return None
+    return {
+        **found,
+        "thinking": fitting_budget(study, benchmark),
+        "n": [PROBLEMS, TESTED, CALIBRATED, MOST_SAMPLES, *RUN_LENGTHS],
+        "tolerance": TOLERANCE,
+        "version": 1,
+    }
+
+
+def unsolved(study: StudyData) -> str | None:
+    """The benchmark that is cheapest to try of those that dense fails now and then.
+
+    Args:
+        study: the study.
+
+    Returns:
+        The one with the shortest dense thinking among those with a dense accuracy in `FAILING`;
+        else that of `longest_solved`. None where nothing was generated.
+    """
+    rows = largest_budget(study.rows("accuracy"))
+    if len(rows):
+        rows = rows[(rows["variant"] == style.DENSE) & (rows["scoring"] == "generate")]
+        means = rows.groupby("benchmark")[["correct", "thinking_tokens"]].mean()
+        some = means[means["correct"].between(*FAILING) & (means["thinking_tokens"] > 0)]
+        if len(some):
+            return str(some["thinking_tokens"].idxmin())
+    return longest_solved(study)
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:

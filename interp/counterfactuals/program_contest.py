@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
 ANY = "any"  # the kind that holds all tries
-RUN_LENGTHS = (2, 4)
+RUN_LENGTHS = (4,)
 
 
 def usual_programs(

@@ -6,13 +6,15 @@ tensors, follow each other in an order in which every program is found by leavin
 row then skips the copies that its program lacks, exactly as a row of `Skip` does, and each copy has
 its own layer of the cache. So windows, forks, drafts and prefix sharing work as they are.
 
-A row pays for the copies that other rows of its batch need. Programs are therefore split into parts
-whose unrolled models have at most `DEEPEST` times the model's blocks, decoded one after the other.
+A row pays for the copies that other rows of its batch need, and a pass costs something however few
+rows it has. So programs join where that is cheaper by this count: a pass through a block costs its
+rows plus `PASS_ROWS`. The parts are decoded one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from interp.model.reasoning_model import ReasoningModel
 
-DEEPEST = 2.0  # blocks of an unrolled model over those of the model; one program may need more
+PASS_ROWS = 16  # rows that would cost as much as the fixed part of a pass through a block
 
 Blocks = tuple[int, ...]
 
@@ -38,11 +40,17 @@ class _Part:
 
     Attributes:
         order: dense block of each copy in the unrolled model.
+        rows: number of requests.
         runs: by name of each variant, what its program runs, in order.
     """
 
     order: Blocks
+    rows: int = 0
     runs: dict[str, tuple[Run, ...]] = field(default_factory=dict)
+
+    def cost(self, order: Blocks, more: int = 0) -> int:
+        """Returns what its rows and some more cost in an order."""
+        return len(order) * (self.rows + more + PASS_ROWS) if self.rows + more else 0
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,8 @@ def unrolled(model: ReasoningModel, requests: Sequence[Request]) -> Iterator[Unr
         UserError: a program names a block that is not there, or the architecture cannot run it.
     """
     variants = {r.variant.name: _plainly(model, r.variant) for r in requests}
-    for part in _parts(model, list(variants.values())):
+    rows = Counter(r.variant.name for r in requests)
+    for part in _parts(model, list(variants.values()), rows):
         own = [r for r in requests if r.variant.name in part.runs]
         if part.order == model.layer_map:
             same = [_asked(r, variants[r.variant.name]) for r in own]
@@ -112,26 +121,30 @@ def refuse_moments(model: ReasoningModel, requests: Sequence[Request]) -> None:
             )
 
 
-def _parts(model: ReasoningModel, variants: Sequence[VariantLike]) -> list[_Part]:
-    """Puts each variant into the first part that it fits into; plain ones into the first of all."""
-    parts = [_Part(model.layer_map)]
+def _parts(
+    model: ReasoningModel, variants: Sequence[VariantLike], rows: Mapping[str, int]
+) -> list[_Part]:
+    """Puts each program where it adds the least cost; all variants without one are together."""
+    runs = {v.name: runs_of(model, v) for v in variants}
     dense = tuple(Run(block) for block in model.layer_map)
-    most = DEEPEST * model.n_blocks
-    for variant in variants:
-        runs = runs_of(model, variant)
-        if runs is None:
-            parts[0].runs[variant.name] = dense
+    plain = {name: dense for name, own in runs.items() if own is None}
+    parts = [_Part(model.layer_map, sum(rows[name] for name in plain), plain)]
+    for name, own in runs.items():
+        if own is None:
             continue
-        own = tuple(run.block for run in runs)
-        for part in parts:
-            order = common_order(part.order, own)
-            if len(order) <= most:
-                break
-        else:
-            order, part = own, _Part(own)
-            parts.append(part)
-        part.order = order
-        part.runs[variant.name] = runs
+        alone = tuple(run.block for run in own)
+        parts.append(_Part(alone))  # as good as any other until something joins it
+        orders = [common_order(part.order, alone) for part in parts]
+        added = [
+            part.cost(order, rows[name]) - part.cost(part.order)
+            for part, order in zip(parts, orders, strict=True)
+        ]
+        best = added.index(min(added))
+        if best < len(parts) - 1:
+            parts.pop()
+        parts[best].order = orders[best]
+        parts[best].rows += rows[name]
+        parts[best].runs[name] = own
     return [part for part in parts if part.runs]
 
 

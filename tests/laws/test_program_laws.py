@@ -18,7 +18,7 @@ from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import decode
 from interp.decoding.request import cross, fork
 from interp.decoding.sampling import Sampling
-from interp.decoding.unrolled import DEEPEST, common_order, unrolled
+from interp.decoding.unrolled import common_order, unrolled
 from interp.errors import UserError
 from interp.interventions.function_edits import EditDelta
 from interp.interventions.interventions import (
@@ -245,25 +245,37 @@ def test_a_program_model_can_be_compared_along_chains() -> None:
             wrong()
 
 
-def test_many_programs_are_decoded_in_parts_of_bounded_depth() -> None:
-    model = tiny(ends=False)
-    rng = np.random.default_rng(0)
-    many = [Variant(f"p{i}", (Order(tuple(rng.integers(0, 4, 6).tolist())),)) for i in range(12)]
-    requests = cross(model, PROMPTS, variants=[dense, *many], budgets=BUDGET)
-    parts = list(unrolled(model, requests))
-    assert 1 < len(parts) < 12
-    assert all(part.model.n_blocks <= DEEPEST * model.n_blocks for part in parts)
-    assert sum(len(part.requests) for part in parts) == len(requests)
-    told: list[tuple[int, int, int]] = []
-    chains = list(decode(model, requests, sampling=GREEDY, progress=lambda *a: told.append(a)))
-    assert len(chains) == len(requests)
-    assert told == sorted(told) and told[-1][1:] == (len(requests), len(requests))
-    deep = Variant("deep", (Repeat(0, times=12),))
-    (part,) = unrolled(model, cross(model, PROMPTS, variants=[deep]))
-    assert part.model.n_blocks == 15
+def test_programs_share_a_batch_where_that_is_cheaper() -> None:
+    """Few rows of each program go through one deeper model; many rows of each go alone."""
+    model = tiny(n_blocks=6, ends=False)
+    many = [Variant(f"repeat {b}", (Repeat(b),)) for b in range(6)]
+    few = cross(model, PROMPTS, variants=[dense, *many], budgets=BUDGET)
+    (part,) = unrolled(model, few)
+    assert part.model.n_blocks == 12 and len(part.requests) == len(few)
+    more = cross(model, PROMPTS, variants=[dense, *many], budgets=BUDGET, samples=99)
+    parts = list(unrolled(model, more))
+    assert [part.model.n_blocks for part in parts] == [6] + [7] * 6
+    assert parts[0].model is model and sum(len(part.requests) for part in parts) == len(more)
     plain = cross(model, PROMPTS, variants=[dense, Variant("no 2", (Skip(2),))])
     (part,) = unrolled(model, plain)
     assert part.model is model and part.requests == plain
+
+
+def test_parts_are_decoded_as_one_batch_would_be() -> None:
+    model = tiny(ends=False)
+    rng = np.random.default_rng(0)
+    many = [Variant(f"p{i}", (Order(tuple(rng.integers(0, 4, 9).tolist())),)) for i in range(6)]
+    requests = cross(model, PROMPTS, variants=[dense, *many], budgets=Budget(6, 2), samples=8)
+    assert 1 < len(list(unrolled(model, requests))) < 7
+    told: list[tuple[int, int, int]] = []
+    chains = list(decode(model, requests, progress=lambda *a: told.append(a)))
+    assert len(chains) == len(requests)
+    assert told == sorted(told) and told[-1][1:] == (len(requests), len(requests))
+    for variant in many[:2]:
+        own = {(c.problem, c.sample): c for c in chains if c.variant == variant.name}
+        (alone,) = unrolled(model, cross(model, PROMPTS, variants=[variant], budgets=Budget(6, 2)))
+        for chain in map(alone.restored, decode(alone.model, alone.requests)):
+            assert same_chain(chain, own[chain.problem, chain.sample])
 
 
 def test_the_common_order_is_the_shortest_that_holds_both() -> None:
