@@ -59,12 +59,12 @@ if TYPE_CHECKING:
 
 TITLE = "Do programs of layers beat the dense model?"
 CAPTION = (
-    "{benchmark}, sampled chains. Left: the best of many tries on one half of the problems (open) "
-    "and the same one on the other half (filled: Holm-corrected p < .05), as difference from "
-    "dense. Right: problems that at least one try solves, among all and among those that the dense "
-    "sample failed. Noise: dense models with noise on their weights, each at one program's KL. "
-    "Samples: of the dense model, for the programs' block passes. Bars: 95 % intervals over "
-    "problems."
+    "{benchmark}, sampled chains. Left: the best of many tries as difference from dense, on the "
+    "half of the problems that it was selected on (bar) and on the other half (dot, filled: "
+    "Holm-corrected p < .05). Right: problems that at least one try solves, among all and among "
+    "those that the dense sample failed. Noise: dense models with noise on their weights, each at "
+    "one program's KL. Samples: of the dense model, for the programs' block passes. Lines: 95 % "
+    "intervals over problems."
 )
 PROBLEMS = 48  # half of them to select on
 TESTED = 4  # samples per problem on the other half

@@ -22,7 +22,7 @@ from interp.chains.chain import Chain
 from interp.chains.residual_record import NUMBERS, StreamRecord
 from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Skip, Variant
-from interp.interventions.programs import Run, in_order, in_place, plain_steps, runs_of
+from interp.interventions.programs import BlockRun, in_order, in_place, plain_steps, runs_of
 
 if TYPE_CHECKING:
     from interp.decoding.request import Request
@@ -46,7 +46,7 @@ class _Part:
 
     order: Blocks
     rows: int = 0
-    runs: dict[str, tuple[Run, ...]] = field(default_factory=dict)
+    runs: dict[str, tuple[BlockRun, ...]] = field(default_factory=dict)
 
     def cost(self, order: Blocks, more: int = 0) -> int:
         """Returns what its rows and some more cost in an order."""
@@ -126,7 +126,7 @@ def _parts(
 ) -> list[_Part]:
     """Puts each program where it adds the least cost; all variants without one are together."""
     runs = {v.name: runs_of(model, v) for v in variants}
-    dense = tuple(Run(block) for block in model.layer_map)
+    dense = tuple(BlockRun(block) for block in model.layer_map)
     plain = {name: dense for name, own in runs.items() if own is None}
     parts = [_Part(model.layer_map, sum(rows[name] for name in plain), plain)]
     for name, own in runs.items():

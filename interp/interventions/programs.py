@@ -103,7 +103,7 @@ class Order(_Program):
 
 
 @dataclass(frozen=True)
-class Run:
+class BlockRun:
     """One run of a block in a program.
 
     Attributes:
@@ -115,7 +115,7 @@ class Run:
     window: When | None = None
 
 
-def runs_of(model: ReasoningModel, variant: VariantLike) -> tuple[Run, ...] | None:
+def runs_of(model: ReasoningModel, variant: VariantLike) -> tuple[BlockRun, ...] | None:
     """The runs of blocks that make up a variant, in order.
 
     Args:
@@ -145,12 +145,12 @@ def runs_of(model: ReasoningModel, variant: VariantLike) -> tuple[Run, ...] | No
     if lacking := sorted(set(again) - set(blocks)):
         raise UserError(f"{what} repeats block {lacking}, which its order leaves out.")
     gone = {step.block for step in steps if _gone(step)}
-    runs: list[Run] = []
+    runs: list[BlockRun] = []
     for block in blocks:
         if block not in gone:
-            runs.append(Run(block))
+            runs.append(BlockRun(block))
             if (repeat := again.get(block)) is not None:
-                runs += [Run(block, repeat.window)] * (repeat.times - 1)
+                runs += [BlockRun(block, repeat.window)] * (repeat.times - 1)
     if not runs:
         raise UserError(f"{what} runs no block: expected at least one.")
     return tuple(runs)
@@ -160,7 +160,7 @@ def _gone(step: Intervention) -> bool:
     return isinstance(step, Skip) and step.part == "block" and step.window is None
 
 
-def in_place(model: ReasoningModel, runs: Sequence[Run]) -> bool:
+def in_place(model: ReasoningModel, runs: Sequence[BlockRun]) -> bool:
     """Whether the runs of a variant only leave blocks out, so that no block runs elsewhere."""
     stay = [run.block for run in runs]
     return stay == [block for block in model.layer_map if block in stay]
