@@ -192,7 +192,7 @@ def masked(text: str) -> set[str]:
     """Lines without their numbers; those with an ellipsis stand for what was left out."""
     lines = [re.sub(r"[\d.,:+-]+", "#", line) for line in text.splitlines()]
     found = {re.sub(r"[\s─]+", " ", line).strip() for line in lines if "..." not in line}
-    return found - {""}
+    return found - {"", "#"}
 
 
 def _files_of(page: str, folder: Path) -> None:

@@ -443,7 +443,7 @@ def running(
     steps = plain_steps(model, variant) if variant is not None else ()
     gone = {s.block for s in steps if _skips_for_good(s)}
     with bypass(model, present(model, sorted(gone))):
-        if all(_skips_for_good(step) for step in steps):
+        if variant is None or all(_skips_for_good(step) for step in steps):
             yield
         else:
             with apply(model, [variant] * rows, at=at):
