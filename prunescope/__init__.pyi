@@ -15,11 +15,13 @@ __all__ = [
     "EditStream",
     "LayerPlan",
     "MeanDelta",
+    "Order",
     "Patch",
     "Problem",
     "PruneScopeError",
     "RawCapture",
     "ReasoningModel",
+    "Repeat",
     "ResampleDelta",
     "Sampling",
     "Scale",
@@ -87,11 +89,13 @@ from interp.interventions.function_edits import EditDelta as EditDelta
 from interp.interventions.function_edits import EditStream as EditStream
 from pruning.plan import LayerPlan as LayerPlan
 from interp.interventions.interventions import MeanDelta as MeanDelta
+from interp.interventions.programs import Order as Order
 from interp.interventions.patches import Patch as Patch
 from scaling.benchmarks import Problem as Problem
 from interp.errors import PruneScopeError as PruneScopeError
 from interp.activations.store import RawCapture as RawCapture
 from interp.model.reasoning_model import ReasoningModel as ReasoningModel
+from interp.interventions.programs import Repeat as Repeat
 from interp.interventions.interventions import ResampleDelta as ResampleDelta
 from interp.decoding.sampling import Sampling as Sampling
 from interp.interventions.interventions import Scale as Scale
@@ -237,6 +241,7 @@ from interp.interventions.interventions import MeanDelta as _MeanDelta
 from scaling.costs.flops import ModelCost as _ModelCost
 from interp.model.named_cache import NamedCache as _NamedCache
 from interp.errors import NonFiniteError as _NonFiniteError
+from interp.interventions.programs import Order as _Order
 from interp.interventions.patches import Patch as _Patch
 from interp.counterfactuals.patching import PatchingGrid as _PatchingGrid
 from interp.heads import Patterns as _Patterns
@@ -248,6 +253,7 @@ from interp.activations.store import RawCapture as _RawCapture
 from interp.activations.store import RawStreams as _RawStreams
 from recovery.result import Recovered as _Recovered
 from recovery.recovery_config import RecoveryConfig as _RecoveryConfig
+from interp.interventions.programs import Repeat as _Repeat
 from interp.decoding.request import Request as _Request
 from interp.interventions.interventions import ResampleDelta as _ResampleDelta
 from interp.decoding.sampling import Sampling as _Sampling
@@ -335,6 +341,7 @@ from interp.statistics import pass_at_k as _pass_at_k
 from interp.counterfactuals.patching import patching_grid as _patching_grid
 from interp.probes import probe as _probe
 from interp.probes import probe_ahead as _probe_ahead
+from interp.interventions.programs import program_model as _program_model
 from pruning.surgery import prune as _prune
 from pruning.prune_checkpoint import prune_checkpoint as _prune_checkpoint
 from pruning.folder import prune_folder as _prune_folder
@@ -355,6 +362,7 @@ from scaling.study.places import run_on_server as _run_on_server
 from scaling.study.runner import run_study as _run_study
 from interp.activations.forward_cache import run_with_cache as _run_with_cache
 from pruning.surgery import save as _save
+from pruning.surgery import save_program as _save_program
 from pruning.repairs import save_repaired as _save_repaired
 from scaling.curves.fits import scaling_fits as _scaling_fits
 from pruning.criteria import score as _score
@@ -479,7 +487,9 @@ class interventions:
     EditDelta = _EditDelta
     EditStream = _EditStream
     MeanDelta = _MeanDelta
+    Order = _Order
     Patch = _Patch
+    Repeat = _Repeat
     ResampleDelta = _ResampleDelta
     Scale = _Scale
     Skip = _Skip
@@ -487,6 +497,7 @@ class interventions:
     Variant = _Variant
     Window = _Window
     dense = _dense
+    program_model = staticmethod(_program_model)
 
 class judging:
     """A second opinion on answers, from a language model."""
@@ -551,6 +562,7 @@ class pruning:
     read_texts = staticmethod(_read_texts)
     repairs = staticmethod(_repairs)
     save = staticmethod(_save)
+    save_program = staticmethod(_save_program)
     save_repaired = staticmethod(_save_repaired)
     score = staticmethod(_score)
     score_model = staticmethod(_score_model)

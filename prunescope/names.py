@@ -51,6 +51,7 @@ TOP: Homes = {
         "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
     ),
     "interp.interventions.patches": "Patch",
+    "interp.interventions.programs": "Order Repeat",
     "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
     "interp.lens": "contributions",
     "interp.model.delimiters": "Delimiters",
@@ -151,6 +152,7 @@ NAMESPACES: Mapping[str, Names] = {
                 "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
             ),
             "interp.interventions.patches": "Patch",
+            "interp.interventions.programs": "Order Repeat program_model",
             "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
         },
     ),
@@ -183,7 +185,7 @@ NAMESPACES: Mapping[str, Names] = {
             "pruning.repairs": "mend repairs save_repaired",
             "pruning.scores": "Scores",
             "pruning.sublayers": "SublayerPlan SublayerScores",
-            "pruning.surgery": "prune save",
+            "pruning.surgery": "prune save save_program",
             "pruning.weights": "match_latency matched_sparsity sparsify",
             "scaling.study.calibration_source": "CalibrationSource study_chains",
             "scaling.study.model_pruning": "PruneConfig prune_model",

@@ -62,6 +62,7 @@ class Planted:
     answerer: int | None = None
     period: int = 5
     copy: float = 7.6  # logits that copying adds
+    answer: float = 5.0  # logits that the answerer adds to "yes"
     ends: float = -0.7  # logit of the end of thinking; a number's is 0
 
     def model(self) -> ReasoningModel:
@@ -124,7 +125,7 @@ class Planted:
         elif index == self.opener:
             detector(block, WORD["."], {WORD["wait"]: 7.0})
         elif index == self.answerer:
-            detector(block, END, {WORD["yes"]: 5.0})
+            detector(block, END, {WORD["yes"]: self.answer})
         else:
             first, second = pair(index)
             detector(block, None, {first: -2 * TRADE, second: 2 * TRADE})

@@ -23,6 +23,7 @@ from torch import nn
 from interp.errors import UserError
 from interp.interventions.interventions import Intervention, Skip, VariantLike
 from interp.interventions.patches import Patch
+from interp.interventions.programs import plain_steps
 from interp.interventions.windows import Site
 from interp.model.architecture import handed_on
 from interp.model.forwards import replaced_forwards
@@ -272,8 +273,8 @@ def _places(model: ReasoningModel, variants: Sequence[VariantLike]) -> dict[Plac
     """Every intervention of every variant, by place, in the order that each variant gives."""
     places: dict[Place, list[_Op]] = {}
     for v, variant in enumerate(variants):
-        for step in variant.interventions():
-            index = model.index_of(step.block)
+        for step in plain_steps(model, variant):
+            index = step.index_in(model)
             if index is None:
                 raise UserError(
                     f"Variant {variant.name!r} touches block {step.block}, which was removed from "
@@ -439,10 +440,10 @@ def running(
         rows: number of rows of the passes.
         at: the steps of the pass and what else interventions may read; windows need it.
     """
-    steps = variant.interventions() if variant is not None else ()
+    steps = plain_steps(model, variant) if variant is not None else ()
     gone = {s.block for s in steps if _skips_for_good(s)}
     with bypass(model, present(model, sorted(gone))):
-        if variant is None or only_bypassed(variant):
+        if variant is None or all(_skips_for_good(step) for step in steps):
             yield
         else:
             with apply(model, [variant] * rows, at=at):

@@ -11,6 +11,8 @@ their DENSE index. The delta becomes:
 - `AblateHeads`: itself without some attention heads (their output zero, or a mean).
 - `EditDelta`: a function of it (`interp.interventions.function_edits`).
 
+`Repeat` and `Order` (`interp.interventions.programs`) say which blocks run instead.
+
 A window limits an intervention to some steps or events (`interp.interventions.windows`). A part
 skipped inside a window still writes its keys and values, so later tokens attend to a complete
 cache. `interp.interventions.hooks` carries interventions out row by row.
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
@@ -29,9 +31,13 @@ from interp.interventions.windows import Site, When, ids_on
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 
+if TYPE_CHECKING:
+    from interp.model.reasoning_model import ReasoningModel
+
 Part = Literal["block", "attention", "mlp"]
 PlaceName = Literal["block", "attention", "mlp", "heads"]  # parts, and the heads of attention
 PARTS = ("block", "attention", "mlp")
+HEADING = ("block", "part", "window", "position")  # fields that a name does not list as options
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,9 @@ class Intervention:
         window: the steps at which it is in force; None for all.
         on_heads: whether it changes the outputs of attention heads.
         by_function: whether it calls a function of the caller in every pass.
+        by_program: whether it says which blocks run, and changes no delta.
+        position: the run of the block that it acts on, by its place in a model whose blocks run
+            in another order; None for the block's only one. The decoder sets it.
 
     Raises:
         UserError: a field has a value that is not allowed.
@@ -52,8 +61,10 @@ class Intervention:
     block: int
     part: PlaceName = field(default="block", kw_only=True)
     window: When | None = field(default=None, kw_only=True)
+    position: int | None = field(default=None, kw_only=True, repr=False)
     on_heads: ClassVar[bool] = False  # whether it changes the heads' outputs
     by_function: ClassVar[bool] = False
+    by_program: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.part not in (*PARTS, "heads") or (self.part == "heads") != self.on_heads:
@@ -70,7 +81,7 @@ class Intervention:
         said += [] if self.part in ("block", "heads") else [self.part]
         for f in fields(self):
             value = getattr(self, f.name)
-            if f.name not in ("block", "part", "window") and isinstance(value, (int, float, tuple)):
+            if f.name not in HEADING and isinstance(value, (int, float, tuple)):
                 said += [] if value == f.default else [f"{f.name}={value}"]
         said += [] if self.window is None else [printable(repr(self.window), 60)]
         return " ".join(said)
@@ -78,6 +89,20 @@ class Intervention:
     def interventions(self) -> tuple[Intervention, ...]:
         """The intervention alone: it can be given wherever a variant is expected."""
         return (self,)
+
+    def index_in(self, model: ReasoningModel) -> int | None:
+        """Where it acts in a model.
+
+        Args:
+            model: the model.
+
+        Returns:
+            Index of the block in this model; None if the block was removed from it.
+
+        Raises:
+            UserError: the dense model never had such a block.
+        """
+        return model.index_of(self.block) if self.position is None else self.position
 
     @property
     def by_chain(self) -> bool:

@@ -568,6 +568,12 @@ class World:
                 "model": self.model, "texts": self.texts, "like": 0.01, "most": 20,
                 "tolerance": 0.9,
             },
+            "Order": lambda: {"blocks": (0, 1, 1, 3)},
+            "Repeat": lambda: {"block": 1},
+            "program_model": lambda: {"model": self.model, "program": ps.Order((0, 2, 1, 3))},
+            "save_program": lambda: {
+                "model": self.model, "program": ps.Repeat(1), "out_dir": self.fresh(),
+            },
             "outcome": lambda: {
                 "chains": self.chains, "labels": [i % 2 == 0 for i in range(len(self.chains))],
                 "fraction": 0.5, "folds": 2,
