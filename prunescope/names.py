@@ -146,9 +146,11 @@ NAMESPACES: Mapping[str, Names] = {
         {
             "interp.interventions.function_edits": "EditDelta EditStream",
             "interp.interventions.interventions": (
-                "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
+                "AblateHeads MeanDelta ResampleDelta Scale Skip Steer Variant dense"
             ),
+            "interp.interventions.neurons": "Neurons",
             "interp.interventions.patches": "Patch",
+            "interp.interventions.suppress": "Suppress",
             "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
         },
     ),

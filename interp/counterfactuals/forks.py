@@ -14,14 +14,15 @@ can differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from interp.chains.chain import Chain
-from interp.counterfactuals.edits import fork_point
+from interp.counterfactuals.edits import ALL, Edit, fork_point, rerun
 from interp.counterfactuals.window_maps import Judge, TimeMap, time_map
 from interp.decoding.generate import decode
 from interp.decoding.request import fork
@@ -153,6 +154,36 @@ def _reproduced(
         for again in decode(model, asked, sampling=sampling, slots=slots, stop_on_loop=stop_on_loop)
     ]
     return float(np.mean(same))
+
+
+@checked
+def stays(
+    model: ReasoningModel,
+    chains: Sequence[Chain],
+    variants: Sequence[VariantLike],
+    when: ChainWindows,
+    looped: Callable[[Chain], bool],
+    *,
+    sampling: Sampling | None = None,
+) -> Float[np.ndarray, "V C"]:
+    """Fork looping chains within their loops under each variant: does the loop go on?
+
+    Args:
+        model: The model that wrote the chains.
+        chains: Chains that loop.
+        variants: Variants that differ from the chains' own inside the window only.
+        when: The steps at which they differ; a chain that it never reaches stays.
+        looped: Whether a chain ends in a loop.
+        sampling: As the chains were decoded.
+
+    Returns:
+        1 where the changed chain still ends in a loop, else 0: [V, C].
+    """
+    edits = [Edit(variant.name, ALL, variant, when) for variant in variants]
+    found = np.ones((len(variants), len(chains)))
+    for e, c, chain in rerun(model, chains, edits, sampling=sampling):
+        found[e, c] = float(looped(chain))
+    return found
 
 
 @checked
