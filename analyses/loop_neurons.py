@@ -6,7 +6,10 @@ those without only its attention, so that the block's own neurons are there to b
 
 All neurons are screened by what they add to the logit of the loop's next token; the best are tried
 by forking half of the chains within their loops; the few that end most loops are tested on the
-other half against random neurons that write as much (`interp.counterfactuals.neuron_search`).
+other half against random neurons of the same block, scaled so that they change the stream as much
+(`interp.counterfactuals.neuron_search`).
+
+Whether the answers get better is said beside it, and what the same change costs the dense model.
 
 What this can miss: a neuron that holds a loop through later blocks and adds little to the logit by
 itself is screened out. p values are Holm-corrected over the tested neurons of a variant.
@@ -17,6 +20,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from analyses.plumbing import style
@@ -28,7 +32,12 @@ from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, share, signed
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
 from interp.chains.chain import Chain
-from interp.interventions.interventions import Skip, Variant, VariantLike
+from interp.counterfactuals.forks import around_loops, outcomes_within
+from interp.counterfactuals.neuron_search import NeuronSearch, search_neurons, with_neurons
+from interp.interventions.interventions import Skip, Variant, VariantLike, dense
+from interp.interventions.neurons import Neurons
+from interp.interventions.windows import ChainWindows
+from interp.statistics import paired_difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,8 +49,9 @@ TITLE = "One neuron that holds a loop?"
 CAPTION = (
     "{benchmark}. Share of looping chains whose loop ended when one neuron was ablated (x 0) or "
     "its sign flipped (x -1) from within the loop on, on problems that did not choose it. Orange: "
-    "the neuron, filled where clearly more than random neurons of the same block that write as "
-    "much (grey: their mean; Holm-corrected p < .05). Bars: 95 % intervals over problems."
+    "the neuron, filled where clearly more than random neurons of the same block, changed so that "
+    "the stream changes as much (grey: their mean; Holm-corrected p < .05). Bars: 95 % intervals "
+    "over problems."
 )
 TRIED = 16  # problems on which every variant is tried
 PROBLEMS = 96  # problems on which the looping variants are decoded
@@ -54,7 +64,7 @@ OWN = "#D55E00"
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide the result; None where the study has nothing to try it on."""
     return asked_settings(
-        study, n=[TRIED, PROBLEMS, LOOPING, FEWEST, SHORTLIST, TESTED, CONTROLS], version=1
+        study, n=[TRIED, PROBLEMS, LOOPING, FEWEST, SHORTLIST, TESTED, CONTROLS], version=3
     )
 
 
@@ -66,11 +76,9 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         settings: those of `settings_of`.
 
     Returns:
-        Besides: benchmark; n_neurons, the neurons screened. Empty where hardly a chain loops.
+        Besides: benchmark; n_neurons, the neurons screened; the columns of `after_effects`. Empty
+        where hardly a chain loops.
     """
-    from interp.counterfactuals.forks import around_loops
-    from interp.counterfactuals.neuron_search import search_neurons
-
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], PROBLEMS)
     found = most_looping(bench, TRIED, PROBLEMS)
     if found.variant is None:
@@ -95,12 +103,58 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
             base=variant, always=[b for b in (own,) if b is not None and b not in whole],
             shortlist=SHORTLIST, tested=TESTED, controls=CONTROLS, sampling=bench.sampling,
         )  # fmt: skip
-        frames.append(searched.to_frame().assign(n_neurons=searched.n_neurons))
+        frame = searched.to_frame().assign(n_neurons=searched.n_neurons)
+        frames.append(frame.join(after_effects(bench, few, within, variant, searched)))
     if not frames:
         return pd.DataFrame()
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "benchmark", bench.benchmark.name)
     return frame
+
+
+def after_effects(
+    bench: Workbench,
+    chains: Sequence[Chain],
+    within: Sequence[int | None],
+    base: VariantLike,
+    searched: NeuronSearch,
+) -> pd.DataFrame:
+    """What each tested neuron's change does to answers: of the forked chains, and of dense.
+
+    Args:
+        bench: the model and its problems.
+        chains: the looping chains.
+        within: the step within its loop from which each was changed.
+        base: the looping variant.
+        searched: the tested neurons.
+
+    Returns:
+        One row per tested neuron: solved, solved_low, solved_high, the change in accuracy of the
+        test chains; cost, cost_low, cost_high and cost_p, the change in the dense model's accuracy
+        with the neuron changed throughout.
+    """
+    test = [i for i, chain in enumerate(chains) if chain.problem in searched.problems]
+    few = [chains[i] for i in test]
+    when = ChainWindows.of(few, [within[i] for i in test])
+    changes = [Neurons(one.block, (one.neuron,), one.scale) for one in searched.tests]
+    forked = [with_neurons(base, one, when) for one in changes]
+    right = outcomes_within(
+        bench.model, few, forked, when, lambda chain: float(bench.correct(chain)),
+        sampling=bench.sampling,
+    )  # fmt: skip
+    before = np.array([float(bench.correct(chain)) for chain in few])
+    always = [with_neurons(dense, one, None) for one in changes]
+    decoded = bench.decode([dense, *always], PROBLEMS // 2)
+    rows = []
+    plain = [float(bench.correct(chain)) for chain in decoded[dense.name]]
+    for after, variant in zip(right, always, strict=True):
+        solved = paired_difference(before, after)
+        own = [float(bench.correct(chain)) for chain in decoded[variant.name]]
+        cost = paired_difference(np.array(plain), np.array(own))
+        rows.append(
+            {**solved.cells("solved", "solved_"), **cost.cells("cost", "cost_"), "cost_p": cost.p}
+        )
+    return pd.DataFrame(rows)
 
 
 STORED = StoredTable("loop_neurons", settings_of, _compute)
@@ -121,13 +175,17 @@ def text(found: pd.DataFrame) -> list[str]:
         doing = "ablating" if top["scale"] == 0 else f"multiplying by {number(top['scale'])}"
         verdict = (
             "clearly more than" if len(clear) else "not clearly more than"
-        ) + " random neurons that write as much"
+        ) + " random neurons changed as much"
         lines.append(
             f"Loops of {style.pretty(str(base))}: of {int(top['n_neurons'])} neurons, {doing} "
             f"neuron {int(top['neuron'])} of block {int(top['block'])} ends {share(top['ended'])} "
             f"{interval(top['ended_low'], top['ended_high'])} of the loops, {verdict} "
             f"({share(top['control'])}; difference {signed(top['value'])} "
-            f"{interval(top['low'], top['high'])}, n = {int(top['n'])})."
+            f"{interval(top['low'], top['high'])}, n = {int(top['n'])}). Accuracy of these chains "
+            f"changes by {signed(top['solved'])} "
+            f"{interval(top['solved_low'], top['solved_high'])}, that of dense with the same "
+            f"change throughout by {signed(top['cost'])} "
+            f"{interval(top['cost_low'], top['cost_high'])}."
         )
     return lines
 

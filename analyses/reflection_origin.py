@@ -7,7 +7,8 @@ arXiv 2602.01999 describes stages of reflection: control, pivot and overt blocks
 - direction: how well one direction per block tells the two kinds of places apart, on problems that
   it was not fitted on (`steering_directions`);
 - steering: that direction, fitted on half of the problems, added while the other half is solved, in
-  one block of each third of the model, against random directions of the same norm;
+  one block of each third of the model, in the passes that read a token behind which reflections
+  began, against random directions of the same norm;
 - suppress: the words that open reflections may not be chosen (NoWait, arXiv 2506.08343).
 
 Differences are paired by problem. The lens is biased in early blocks; steering says what a
@@ -38,7 +39,7 @@ from interp.diagnosis.token_text import read
 from interp.errors import UserError
 from interp.interventions.interventions import Steer, Variant, dense
 from interp.interventions.suppress import Suppress
-from interp.interventions.windows import Thinking
+from interp.interventions.windows import AtTokens, Thinking, When
 from interp.statistics import paired_difference, problem_table, with_holm
 
 if TYPE_CHECKING:
@@ -50,12 +51,13 @@ if TYPE_CHECKING:
 TITLE = "Where reflection is made"
 CAPTION = (
     "{benchmark}, dense chains. Top: log-probability of sets of words by the logit lens, at places "
-    "where a reflection begins less at places of the same chain where none does (left: at the "
+    "where a reflection begins less at places of the same chain, behind the same token, where none "
+    "does (left: at the "
     "place; right: in the rows before it), and how often a direction fitted on other problems "
     "tells the two apart. Below: change in the number of reflections and in accuracy when the "
-    "direction, or a random one of the same norm, is added while thinking; and changes when words "
-    "that open reflections may not be chosen. Filled: Holm-corrected p < .05. Bars: 95 % intervals "
-    "over problems."
+    "direction, or a random one of the same norm, is added where reflections may begin; and "
+    "changes when words that open reflections may not be chosen. Filled: Holm-corrected p < .05. "
+    "Bars: 95 % intervals over problems."
 )
 PROBLEMS = 96  # half of them fit the directions, half are steered
 BEFORE = 4  # rows before a reflection
@@ -80,7 +82,7 @@ COLOURS = {
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide the result; None where the study has nothing to try it on."""
     return asked_settings(
-        study, n=[PROBLEMS, BEFORE, RANDOM], strengths=list(STRENGTHS), version=1
+        study, n=[PROBLEMS, BEFORE, RANDOM], strengths=list(STRENGTHS), version=2
     )  # fmt: skip
 
 
@@ -122,7 +124,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     parts = [
         named.assign(outcome="logprob"),
         told.assign(outcome="told apart"),
-        steering(bench, steered, directions),
+        steering(bench, steered, directions, Thinking() & AtTokens(tuple(few.read.tolist()))),
         with_holm(
             pd.DataFrame(
                 {"part": "suppress", "name": name.removeprefix("no "), **row}
@@ -241,7 +243,7 @@ def steered_blocks(directions: SteeringDirections) -> list[int]:
 
 
 def steering(
-    bench: Workbench, chains: Sequence[Chain], directions: SteeringDirections
+    bench: Workbench, chains: Sequence[Chain], directions: SteeringDirections, when: When
 ) -> pd.DataFrame:
     """Solve problems again with each direction, and with random ones of the same norm.
 
@@ -249,12 +251,13 @@ def steering(
         bench: the model and its problems.
         chains: dense chains of problems that the directions were not fitted on.
         directions: the directions.
+        when: the steps at which they are added.
 
     Returns:
         Rows of the direction, of the mean of the random ones and of their difference, each against
         the dense chains; p_holm over blocks and strengths within an outcome and a name.
     """
-    when, blocks = Thinking(), steered_blocks(directions)
+    blocks = steered_blocks(directions)
     asked: dict[tuple[int, float, int], Variant] = {}
     for block in blocks:
         vectors = [directions.of(block), *(directions.random(block, k) for k in range(RANDOM))]

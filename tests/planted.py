@@ -10,7 +10,8 @@ stop or the end of thinking; then "no" or seldom "yes", and the end. On top of i
 
 - `copier`: attends to the token `period` - 1 back and writes it: chains loop with that period;
 - `brake`: the same with the other sign, so that the copier's loops need its loss;
-- `opener`: after a full stop (or what `opens_after` says) it writes "wait";
+- `opener`: after a full stop it writes "wait"; if it `heeds`, only where its attention finds one of
+  some numbers before the full stop;
 - `closer`: one neuron of its MLP closes a cycle of three numbers, whose first two steps are the
   embedding's: chains loop in it, and no attention takes part;
 - `answerer`: at the end of thinking it writes "yes".
@@ -53,6 +54,8 @@ LOGITS = VOCAB + 1
 LARGE = 2000.0
 TRADE = 1.5
 NEVER = -20.0
+FLAG = LOGITS + VOCAB  # where an opener that heeds notes what it found
+HEEDED = NUMBERS[:15]
 CYCLE = NUMBERS[20:23]  # a loop of three words, closed by one neuron
 CLOSER, CLOSES, DECOY = 3, 11.0, 0.8  # its number; logits that it and the other neurons add
 
@@ -68,7 +71,7 @@ class Planted:
     answerer: int | None = None
     closer: int | None = None
     decoys: int | None = None  # a block with neurons that write much and hold nothing
-    opens_after: str = "."
+    heeds: bool = False
     period: int = 5
     copy: float = 7.6  # logits that copying adds
     ends: float = -0.7  # logit of the end of thinking; a number's is 0
@@ -109,15 +112,13 @@ class Planted:
     def _bigrams(self, hf: Any) -> None:
         table = torch.full((VOCAB, VOCAB), NEVER)
         table[:, NUMBERS] = 0.0
-        table[:, WORD["."]] = 1.0
+        table[:, WORD["."]] = 2.0 if self.heeds else 1.0
         table[:, WORD["wait"]] = -3.0
         table[:, END] = self.ends
         for block in self.neutral:
             first, second = pair(block)
             table[:, first] += TRADE
             table[:, second] -= TRADE
-        if self.opens_after != ".":
-            table[:, WORD[self.opens_after]] = 1.0
         if self.closer is not None:
             table[:, CYCLE] = 2.0  # so that a chain comes into it
             table[CYCLE[0], CYCLE[1]] = table[CYCLE[1], CYCLE[2]] = CLOSES
@@ -136,7 +137,12 @@ class Planted:
         if index in (self.copier, self.brake):
             self._copying(block, self.copy if index == self.copier else -self.copy)
         elif index == self.opener:
-            detector(block, WORD[self.opens_after], {WORD["wait"]: 7.0})
+            detector(block, WORD["."], {WORD["wait"]: 9.0 if self.heeds else 7.0})
+            if self.heeds:
+                look_back(block, 1)
+                block.self_attn.o_proj.weight[FLAG, HEEDED] = 1.0
+                block.mlp.up_proj.weight[0] = 0.0
+                block.mlp.up_proj.weight[0, FLAG] = LARGE / D**0.5
         elif index == self.answerer:
             detector(block, END, {WORD["yes"]: 5.0})
         elif index in (self.closer, self.decoys):
@@ -151,17 +157,23 @@ class Planted:
 
     def _copying(self, block: Any, strength: float) -> None:
         """Head 0 attends `period` - 1 back and writes what it finds there into the logits."""
-        attention = block.self_attn
-        half = HEAD // 2
-        turns = 100.0 ** (-torch.arange(half) / half)  # radians a position, as the model's rotary
-        angle = turns * (self.period - 1)
-        seen = D**0.5  # the constant as the norm leaves it
-        attention.q_proj.weight[:half, CONSTANT] = 8.0 / seen
-        attention.k_proj.weight[:half, CONSTANT] = 8.0 * angle.cos() / seen
-        attention.k_proj.weight[half:HEAD, CONSTANT] = 8.0 * angle.sin() / seen
-        size = D**0.5 / LARGE  # of a one-hot entry, as the norm leaves it
-        attention.v_proj.weight[:VOCAB, :VOCAB] = torch.eye(VOCAB) / size
-        attention.o_proj.weight[LOGITS : LOGITS + VOCAB, :VOCAB] = torch.eye(VOCAB) * strength
+        look_back(block, self.period - 1)
+        write = block.self_attn.o_proj.weight[LOGITS : LOGITS + VOCAB, :VOCAB]
+        write.copy_(torch.eye(VOCAB) * strength)
+
+
+def look_back(block: Any, back: int) -> None:
+    """Head 0 finds, one-hot, the token that lies so many positions back."""
+    attention = block.self_attn
+    half = HEAD // 2
+    turns = 100.0 ** (-torch.arange(half) / half)  # radians a position, as the model's rotary
+    angle = turns * back
+    seen = D**0.5  # the constant as the norm leaves it
+    attention.q_proj.weight[:half, CONSTANT] = 8.0 / seen
+    attention.k_proj.weight[:half, CONSTANT] = 8.0 * angle.cos() / seen
+    attention.k_proj.weight[half:HEAD, CONSTANT] = 8.0 * angle.sin() / seen
+    size = D**0.5 / LARGE  # of a one-hot entry, as the norm leaves it
+    attention.v_proj.weight[:VOCAB, :VOCAB] = torch.eye(VOCAB) / size
 
 
 def pair(block: int) -> tuple[int, int]:

@@ -128,13 +128,13 @@ def persistence(
     Returns:
         1 where the chain still ends in a loop, else 0: [sets, chains].
     """
-    from interp.counterfactuals.forks import around_loops, stays
+    from interp.counterfactuals.forks import around_loops, outcomes_within
     from interp.interventions.windows import ChainWindows
 
     (_, within) = around_loops([bench.loop(chain) for chain in looping]).values()
     when = ChainWindows.of(looping, within)
     variants = [without_heads(base, chosen, when) for chosen in sets]
-    return stays(
+    return outcomes_within(
         bench.model, looping, variants, when, lambda chain: bench.loop(chain) is not None,
         sampling=bench.sampling,
     )  # fmt: skip

@@ -157,32 +157,32 @@ def _reproduced(
 
 
 @checked
-def stays(
+def outcomes_within(
     model: ReasoningModel,
     chains: Sequence[Chain],
     variants: Sequence[VariantLike],
     when: ChainWindows,
-    looped: Callable[[Chain], bool],
+    outcome: Callable[[Chain], float],
     *,
     sampling: Sampling | None = None,
 ) -> Float[np.ndarray, "V C"]:
-    """Fork looping chains within their loops under each variant: does the loop go on?
+    """Fork chains at their own windows under each variant, and judge what comes out.
 
     Args:
         model: The model that wrote the chains.
-        chains: Chains that loop.
+        chains: Finished chains.
         variants: Variants that differ from the chains' own inside the window only.
-        when: The steps at which they differ; a chain that it never reaches stays.
-        looped: Whether a chain ends in a loop.
+        when: The steps at which they differ; a chain that it never reaches stays as it is.
+        outcome: A number for a chain, such as whether it ends in a loop.
         sampling: As the chains were decoded.
 
     Returns:
-        1 where the changed chain still ends in a loop, else 0: [V, C].
+        The outcome of each changed chain, [V, C].
     """
     edits = [Edit(variant.name, ALL, variant, when) for variant in variants]
-    found = np.ones((len(variants), len(chains)))
+    found = np.tile([float(outcome(chain)) for chain in chains], (len(variants), 1))
     for e, c, chain in rerun(model, chains, edits, sampling=sampling):
-        found[e, c] = float(looped(chain))
+        found[e, c] = float(outcome(chain))
     return found
 
 

@@ -6,8 +6,10 @@ end loops by luck, and loops may end by any disturbance. So the problems are spl
 - screening half: all neurons by what they add to the logit of the loop's next token
   (`interp.lens.neuron_attribution`); those that add most are tried by forking the chains within
   their loops, and the few that end most loops are kept;
-- test half: the kept neurons against random neurons of the same block that write as much, at the
-  same scale. The difference is paired by problem, with Holm's correction over the neurons.
+- test half: the kept neurons against random neurons of the same block, those nearest in the size
+  of what they write, scaled so that they change the stream as much: for a scale s and sizes r
+  (neuron) and r' (control) by 1 - (1 - s) r / r'. The difference is paired by problem, with Holm's
+  correction over the neurons.
 
     found = search_neurons(model, looping, rows, steps, looped, base=variant)
     found.to_frame()
@@ -26,12 +28,12 @@ import pandas as pd
 from jaxtyping import Float
 
 from interp.chains.chain import Chain
-from interp.counterfactuals.forks import stays
+from interp.counterfactuals.forks import outcomes_within
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError
 from interp.interventions.interventions import Variant, VariantLike, dense
 from interp.interventions.neurons import Neurons
-from interp.interventions.windows import ChainWindows
+from interp.interventions.windows import ChainWindows, When
 from interp.lens.neuron_attribution import NeuronContributions, neuron_contributions
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
@@ -40,6 +42,7 @@ from interp.statistics import mean_interval, paired_difference, problem_table, w
 
 Looped = Callable[[Chain], bool]
 POOL = 4  # controls are drawn from this many times their number of neurons nearest in size
+SILENT = 1e-6  # share of a neuron's size below which another cannot be its control
 
 
 @brief
@@ -54,7 +57,8 @@ class TestedNeuron:
         added: What it adds to the logit of the loop's next token, mean over screening problems.
         size: Norm of what it writes to the stream, likewise.
         screened: Share of the screening chains whose loop it ended.
-        controls: Numbers of the M neurons of the same block that write as much.
+        controls: Numbers of the M neurons of the same block that were changed as much.
+        control_size: Mean norm of what the controls write.
         ended: 1 where the loop of a test chain ended, else 0, [C].
         ended_controls: The same for each control, [M, C].
     """
@@ -68,6 +72,7 @@ class TestedNeuron:
     size: float
     screened: float
     controls: tuple[int, ...]
+    control_size: float
     ended: Float[np.ndarray, " C"]
     ended_controls: Float[np.ndarray, "M C"]
 
@@ -97,9 +102,10 @@ class NeuronSearch:
         """Return a table with one row per tested neuron.
 
         Returns:
-            Columns: base, block, neuron, scale, added, size, screened; ended, ended_low and
-            ended_high, the share of test chains whose loop ended; control, the mean share of the
-            controls; value, low, high, p and p_holm of the difference; n, the test problems.
+            Columns: base, block, neuron, scale, added, size, control_size, screened; ended,
+            ended_low and ended_high, the share of test chains whose loop ended; control, the mean
+            share of the controls; value, low, high, p and p_holm of the difference; n, the number
+            of test problems.
         """
         rows: list[dict[str, Any]] = []
         for one in self.tests:
@@ -108,6 +114,7 @@ class NeuronSearch:
             share, gap = mean_interval(own), paired_difference(control, own)
             row: dict[str, Any] = {"base": self.base, "block": one.block, "neuron": one.neuron}
             row |= {"scale": one.scale, "added": one.added, "size": one.size}
+            row |= {"control_size": one.control_size}
             row |= {"screened": one.screened, "ended": share.value, "ended_low": share.low}
             row |= {"ended_high": share.high, "control": gap.dense, **gap.cells(), "p": gap.p}
             rows.append(row | {"n": gap.n_problems})
@@ -154,7 +161,8 @@ def search_neurons(
         The tested neurons.
 
     Raises:
-        UserError: There are chains of fewer than 4 problems, or a number is out of range.
+        UserError: There are chains of fewer than 4 problems, a number is out of range, or no block
+            has enough neurons.
     """
     names = list(dict.fromkeys(chain.problem for chain in chains))
     if len(names) < 4:
@@ -172,24 +180,27 @@ def search_neurons(
     def ended(half: Sequence[int], changes: Sequence[Neurons]) -> Float[np.ndarray, "V C"]:
         few = [chains[i] for i in half]
         when = ChainWindows.of(few, [steps[i] for i in half])
-        variants = [
-            Variant(f"{base.name} / {one.name}", (*base.interventions(), _during(one, when)))
-            for one in changes
-        ]
-        return 1 - stays(model, few, variants, when, looped, sampling=sampling)
+        variants = [with_neurons(base, one, when) for one in changes]
+        return 1 - outcomes_within(model, few, variants, when, looped, sampling=sampling)
 
     screening, test = halves
     read = neuron_contributions(
         model, [chains[i] for i in screening], [rows[i] for i in screening], blocks=blocks,
         variant=base,
     )  # fmt: skip
-    if lacking := sorted(set(always) - set(read.blocks)):
-        raise UserError(
-            f"search_neurons(always={list(always)}): no neuron of block {lacking} was screened; "
-            f"expected blocks among {list(read.blocks)}."
-        )
     table = read.to_frame()
-    ranked = table.sort_values("added", ascending=False, kind="stable")
+    ranked = table[_controlled(table, controls)]
+    ranked = ranked.sort_values("added", ascending=False, kind="stable")
+    if not len(ranked):
+        raise UserError(
+            f"search_neurons(controls={controls}): no block has so many neurons that write "
+            "anything besides the one to be tested; expected more of them: lower controls."
+        )
+    if lacking := sorted(set(always) - set(ranked["block"])):
+        raise UserError(
+            f"search_neurons(always={list(always)}): no neuron of block {lacking} can be tested; "
+            f"expected blocks among {sorted(set(ranked['block']))}."
+        )
     best = ranked.head(shortlist)
     best = pd.concat([best, *(ranked[ranked["block"] == b].head(tested) for b in always)])
     best = best.drop_duplicates(["block", "neuron"])
@@ -201,14 +212,9 @@ def search_neurons(
     screened = ended(screening, tries).mean(1)
     kept = _kept(tries, screened, tested, always)
     rng = np.random.default_rng(seed)
-    # no neuron that was shortlisted is a control of another
-    used = {(one.block, one.indices[0]) for one in tries}
-    matched = [_matched(read, tries[i], controls, rng, used) for i in kept]
-    flat = [
-        one
-        for i, others in zip(kept, matched, strict=True)
-        for one in (tries[i], *(Neurons(tries[i].block, (j,), tries[i].scale) for j in others))
-    ]
+    matched = [_matched(read, tries[i], controls, rng) for i in kept]
+    flat = [one for i, others in zip(kept, matched, strict=True) for one in (tries[i], *others)]
+    sizes = table.set_index(["block", "neuron"])["size"]
     outcomes = iter(ended(test, flat))
     tests = []
     for i, others in zip(kept, matched, strict=True):
@@ -223,7 +229,8 @@ def search_neurons(
                 added=float(own["added"]),
                 size=float(own["size"]),
                 screened=float(screened[i]),
-                controls=others,
+                controls=tuple(other.indices[0] for other in others),
+                control_size=float(sizes.loc[[(block, o.indices[0]) for o in others]].mean()),
                 ended=first,
                 ended_controls=np.stack([next(outcomes) for _ in others]),
             )
@@ -238,8 +245,19 @@ def search_neurons(
     )
 
 
-def _during(one: Neurons, when: ChainWindows) -> Neurons:
-    return Neurons(one.block, one.indices, one.scale, window=when)
+def with_neurons(base: VariantLike, one: Neurons, when: When | None) -> Variant:
+    """Add scaled neurons to a variant.
+
+    Args:
+        base: The variant.
+        one: The neurons and their scale.
+        when: The window in which they are scaled; None for all steps.
+
+    Returns:
+        The new variant.
+    """
+    step = Neurons(one.block, one.indices, one.scale, window=when)
+    return Variant(f"{base.name} / {one.name}", (*base.interventions(), step))
 
 
 def _kept(
@@ -259,22 +277,26 @@ def _kept(
     return kept
 
 
+def _controlled(table: pd.DataFrame, controls: int) -> np.ndarray:
+    """Whether enough other neurons of a neuron's block write anything, [neurons]."""
+    writes = [
+        int((table.loc[table["block"] == block, "size"] > SILENT * own).sum()) - 1
+        for block, own in table.groupby("block")["size"].max().items()
+    ]
+    enough = dict(zip(table["block"].drop_duplicates(), writes, strict=True))
+    return table["block"].map(enough).to_numpy() >= controls
+
+
 def _matched(
-    read: NeuronContributions,
-    one: Neurons,
-    controls: int,
-    rng: np.random.Generator,
-    used: set[tuple[int, int]],
-) -> tuple[int, ...]:
-    """Random neurons of the same block, of those nearest in the size of what they write."""
+    read: NeuronContributions, one: Neurons, controls: int, rng: np.random.Generator
+) -> list[Neurons]:
+    """Random neurons of the block, nearest in size, changed so that the stream changes as much."""
     size = read.size[read.blocks.index(one.block)].mean(0)  # [F]
-    own = size[one.indices[0]]
-    free = [j for j in range(len(size)) if (one.block, j) not in used]
-    if len(free) < controls:
-        raise UserError(
-            f"search_neurons(controls={controls}): block {one.block} has {len(free)} neurons "
-            "besides those that were shortlisted; expected as many as controls or more: lower "
-            "shortlist or controls."
-        )
-    near = sorted(free, key=lambda j: abs(size[j] - own))[: POOL * controls]
-    return tuple(sorted(int(j) for j in rng.choice(near, controls, replace=False)))
+    own = one.indices[0]
+    free = np.flatnonzero((size > SILENT * size.max()) & (np.arange(len(size)) != own))
+    near = free[np.argsort(np.abs(size[free] - size[own]), kind="stable")][: POOL * controls]
+    drawn = sorted(int(j) for j in rng.choice(near, controls, replace=False))
+    return [
+        Neurons(one.block, (j,), scale=float(1 - (1 - one.scale) * size[own] / size[j]))
+        for j in drawn
+    ]

@@ -2,8 +2,8 @@
 
 arXiv 2602.01999 describes stages: control (how long to think), pivot (words that turn or
 conclude), overt (the words of the reflection). Everything here compares places at which a
-reflection began with places of the same chain at which one could have begun and did not
-(`reflection_pairs`), so the problem and nearly the step are held fixed.
+reflection began with places of the same chain at which one could have begun and did not, behind
+the same token (`reflection_pairs`): the problem, the token read and nearly the step are held fixed.
 
 - `word_trajectories`: log-probability of sets of words by block, at the place and just before it.
 - `steering_directions`: the mean difference of the streams by block, to be added by `Steer`.
@@ -49,6 +49,7 @@ class ReflectionPairs:
         chain: Number of the chain of each pair, [K].
         reflected: Row that chose the first token of the reflection, [K].
         matched: Row of the other place, [K]; no place is used twice.
+        read: Token read at both places of each pair, [K].
         problems: Problem of each chain.
         unmatched: Reflections without a place left to compare with.
     """
@@ -56,6 +57,7 @@ class ReflectionPairs:
     chain: Int[np.ndarray, " K"]
     reflected: Int[np.ndarray, " K"]
     matched: Int[np.ndarray, " K"]
+    read: Int[np.ndarray, " K"]
     problems: tuple[str, ...]
     unmatched: int
 
@@ -93,6 +95,7 @@ def reflection_pairs(
 ) -> ReflectionPairs:
     """Match every reflection in the thinking with the nearest place that did not open one.
 
+    Both places are behind the same token, or a comparison would show mostly what was just read.
     Places are those where a reflection may begin (`Lexicon.boundaries`). A reflection that begins
     elsewhere has no place like it and is left out, as are loops and forced tokens.
 
@@ -109,7 +112,7 @@ def reflection_pairs(
     """
     words, pieces = lexicon_of(model, lexicon), Pieces(model)
     marks = mark(chains, model, lexicon=words)
-    found: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int, int, int]] = []
     unmatched = 0
     for c, chain in enumerate(chains):
         span = chain.thinking
@@ -117,14 +120,16 @@ def reflection_pairs(
         reading = read(pieces, chain.ids[span.start : span.stop])
         places = places_of(reading, words, free[span.start : span.stop]) + span.start
         opened = marks["reflection"][c][places]
+        before = np.concatenate([chain.prompt_ids[-1:], chain.ids])  # row s read before[s]
         rest = places[~opened].tolist()
         for row in places[opened].tolist():
-            if not rest:
+            alike = [other for other in rest if before[other] == before[row]]
+            if not alike:
                 unmatched += 1
                 continue
-            near = min(rest, key=lambda other: abs(other - row))
+            near = min(alike, key=lambda other: abs(other - row))
             rest.remove(near)
-            found.append((c, row, near))
+            found.append((c, row, near, int(before[row])))
     if not found:
         raise UserError(
             f"reflection_pairs: no reflection of the lexicon {words.name!r} has a place of its "
@@ -330,10 +335,10 @@ def steering_directions(
         )
     unit, _ = pd.factorize(pairs.to_frame()["problem"])
     others = (means.sum(0) - means) / (len(means) - 1)  # [P, L, D]
-    further = (gap * others[unit]).sum(-1) > 0  # [K, L]
+    further = (np.sign((gap * others[unit]).sum(-1)) + 1) / 2  # [K, L]; a tie is a half
     return SteeringDirections(
         blocks=tuple(model.layer_map if blocks is None else blocks),
         vectors=means.mean(0).astype(np.float32),
-        told_apart=pairs.by_problem(further.astype(float)).mean(0),
+        told_apart=pairs.by_problem(further).mean(0),
         problems=len(means),
     )

@@ -13,17 +13,17 @@ from tests.analyses.test_time_maps import singles
 from tests.planted import CLOSER, Planted, PlantedBench
 
 PLANTED = Planted(n_blocks=4, closer=2, decoys=1, ends=-4.0)
-SMALL = {"TRIED": 6, "PROBLEMS": 40, "LOOPING": 30, "SHORTLIST": 3, "TESTED": 2, "CONTROLS": 3}
+SMALL = {"TRIED": 6, "PROBLEMS": 24, "LOOPING": 16, "SHORTLIST": 3, "TESTED": 2, "CONTROLS": 3}
 
 
 def computed(planted: Planted, study: StudyData) -> pd.DataFrame:
-    bench = PlantedBench.made(planted, study, problems=40, thinking=96)
+    bench = PlantedBench.made(planted, study, problems=24, thinking=80)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workbench, "of", classmethod(lambda *_: bench))
         patch.setattr(workbench, "candidates", singles)
         for name, value in SMALL.items():
             patch.setattr(loop_neurons, name, value)
-        return loop_neurons._compute(study, {"benchmark": "planted", "thinking": 96})
+        return loop_neurons._compute(study, {"benchmark": "planted", "thinking": 80})
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def test_the_planted_neuron_is_named_and_no_other(found: pd.DataFrame) -> None:
 def test_words_and_figure_say_what_the_table_says(found: pd.DataFrame, study: StudyData) -> None:
     lines = loop_neurons.text(found)
     assert len(lines) == 2
-    assert all(f"neuron {CLOSER} of block 2 ends 1 " in line for line in lines), lines
+    assert all(f"neuron {CLOSER} of block 2 ends 1.00 [" in line for line in lines), lines
     assert all("clearly more than random" in line for line in lines)
     assert "Planted" in loop_neurons.caption(found)
     whole = loop_neurons.figure(found, study)

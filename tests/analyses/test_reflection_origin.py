@@ -11,7 +11,7 @@ from analyses.plumbing.workbench import Workbench
 from tests.planted import Planted, PlantedBench
 
 OPENER = 2
-PLANTED = Planted(n_blocks=5, opener=OPENER, opens_after="?", ends=-1.0)
+PLANTED = Planted(n_blocks=5, opener=OPENER, heeds=True, ends=-4.0)
 
 
 def computed(planted: Planted, study: StudyData, problems: int = 48) -> pd.DataFrame:
@@ -33,7 +33,8 @@ def test_words_rise_at_the_planted_block(found: pd.DataFrame) -> None:
     assert set(at["name"]) == {"overt"}, "no word of the other stages is in the vocabulary"
     assert at.loc[at["p_holm"] < 0.05, "block"].min() == OPENER
     told = found[found["part"] == "direction"]
-    assert (told["value"] > 0.7).all() and len(told) == 5
+    told = told.set_index("block")["value"]
+    assert (told[[2, 3, 4]] > 0.8).all() and (told[[0, 1]] < 0.75).all()
 
 
 def test_the_direction_steers_and_random_ones_do_not(found: pd.DataFrame) -> None:

@@ -10,11 +10,18 @@ import pytest
 from scipy.stats import binom
 
 from interp.chains.chain import Chain
-from interp.counterfactuals.forks import around_loops
-from interp.counterfactuals.neuron_search import NeuronSearch, TestedNeuron, search_neurons
+from interp.counterfactuals.forks import around_loops, outcomes_within
+from interp.counterfactuals.neuron_search import (
+    NeuronSearch,
+    TestedNeuron,
+    search_neurons,
+    with_neurons,
+)
 from interp.diagnosis.loops import find_loop
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant, dense
+from interp.interventions.neurons import Neurons
+from interp.interventions.windows import ChainWindows
 from tests.planted import CLOSER, CYCLE, Planted, chains_of
 
 N = 40
@@ -55,6 +62,8 @@ def test_the_neuron_that_closes_the_loop_is_named_and_no_other() -> None:
     best = frame.iloc[0]
     assert (best["block"], best["neuron"]) == (2, CLOSER)
     assert best["screened"] == best["ended"] == 1 and best["control"] < 0.3
+    own, other = best["size"], best["control_size"]
+    assert own > 2 * other > 0, "controls write less, and are scaled by more"
     assert 1 in set(frame["block"]), "a block that must be tested is"
 
 
@@ -81,7 +90,7 @@ def test_chance_names_a_neuron_as_often_as_it_should() -> None:
             easy = rng.beta(1, 1, len(problems))  # some loops end by any change
             drawn = (rng.random((7, len(problems))) < easy).astype(float)
             tests.append(
-                TestedNeuron(1, neuron, 0.0, 1.0, 1.0, 0.5, tuple(range(10, 16)), drawn[0],
+                TestedNeuron(1, neuron, 0.0, 1.0, 1.0, 0.5, tuple(range(10, 16)), 1.0, drawn[0],
                              drawn[1:])
             )  # fmt: skip
         frame = NeuronSearch("x", 100, (1,), 20, problems, tuple(tests)).to_frame()
@@ -96,7 +105,7 @@ def test_a_neuron_that_ends_all_loops_is_named_where_controls_end_half() -> None
     rng = np.random.default_rng(1)
     problems = tuple(f"p{i}" for i in range(16))
     others = (rng.random((6, 16)) < 0.5).astype(float)
-    one = TestedNeuron(1, 2, -1.0, 1.0, 1.0, 1.0, tuple(range(6)), np.ones(16), others)
+    one = TestedNeuron(1, 2, -1.0, 1.0, 1.0, 1.0, tuple(range(6)), 1.0, np.ones(16), others)
     (row,) = NeuronSearch("x", 8, (1,), 16, problems, (one,)).to_frame().to_dict("records")
     assert row["ended"] == 1 and row["p_holm"] < 0.01 and row["low"] > 0.2
     assert row["control"] == pytest.approx(others.mean()) and row["n"] == 16
@@ -117,15 +126,24 @@ def test_neurons_are_changed_besides_what_the_base_skips() -> None:
     assert found.tests[0].ended.all()
 
 
+def test_a_chain_that_is_never_reached_keeps_its_outcome() -> None:
+    planted = Planted(n_blocks=4, closer=2, decoys=1, ends=-4.0)
+    model, chains, _, within = looping(planted)
+    some = [step if i else None for i, step in enumerate(within[:4])]
+    gone = with_neurons(dense, Neurons(2, (CLOSER,)), when := ChainWindows.of(chains[:4], some))
+    found = outcomes_within(model, chains[:4], [gone, dense], when, looped)
+    assert found.tolist() == [[1, 0, 0, 0], [1, 1, 1, 1]]
+
+
 def test_mistakes_are_named() -> None:
     planted = Planted(n_blocks=4, closer=2, decoys=1, ends=-4.0)
     model, chains, rows, within = looping(planted)
     few: list[Any] = [x[:3] for x in (chains, rows, within)]
     with pytest.raises(UserError, match="chains of 3 problems; expected 4"):
         search_neurons(model, *few, looped, base=dense)
-    with pytest.raises(UserError, match="lower shortlist or controls"):
+    with pytest.raises(UserError, match="no block has so many neurons"):
         searched(planted, controls=8)
-    with pytest.raises(UserError, match=r"no neuron of block \[3\] was screened"):
+    with pytest.raises(UserError, match=r"no neuron of block \[3\] can be tested"):
         searched(planted, blocks=[1, 2], always=[3])
     with pytest.raises(UserError, match="expected 1 or more"):
         searched(planted, tested=0)
