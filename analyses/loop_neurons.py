@@ -54,8 +54,8 @@ CAPTION = (
     "over problems."
 )
 TRIED = 16  # problems on which every variant is tried
-PROBLEMS = 96  # problems on which the looping variants are decoded
-LOOPING = 48  # most looping chains of a variant, half of which screen
+PROBLEMS = 72  # problems on which the looping variants are decoded
+LOOPING = 40  # most looping chains of a variant, half of which screen
 FEWEST = 8  # looping chains below which a variant is left out
 SHORTLIST, TESTED, CONTROLS = 24, 4, 6
 OWN = "#D55E00"

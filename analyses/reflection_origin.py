@@ -59,9 +59,9 @@ CAPTION = (
     "changes when words that open reflections may not be chosen. Filled: Holm-corrected p < .05. "
     "Bars: 95 % intervals over problems."
 )
-PROBLEMS = 96  # half of them fit the directions, half are steered
+PROBLEMS = 72  # half of them fit the directions, half are steered
 BEFORE = 4  # rows before a reflection
-RANDOM = 4  # random directions per block
+RANDOM = 3  # random directions per block
 STRENGTHS = (-1.0, 1.0)  # of the mean difference; 0 is dense
 OUTCOMES = ("reflections", "correct", "no_answer", "thinking_tokens", "looped")
 #: Words of the earlier stages by lexicon; the overt ones are the lexicon's openers.
