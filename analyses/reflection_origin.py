@@ -450,7 +450,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
         partial(plot_changes, found, part="suppress", outcome="correct"),
         partial(plot_changes, found, part="suppress", outcome="thinking_tokens"),
     ]
-    return figure_of_panels(draws, columns=3, width=4.2, height=2.9)
+    return figure_of_panels(draws, columns=2, width=5.6, height=2.9)
 
 
 register_analysis(
