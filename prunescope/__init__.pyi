@@ -301,7 +301,9 @@ from interp.replay.divergence import divergence as _divergence
 from interp.replay.divergence import divergence_table as _divergence_table
 from interp.diagnosis import diversity as _diversity
 from interp.diagnosis import diversity_beside as _diversity_beside
+from interp.effects import effect_agreement as _effect_agreement
 from scaling.curves.equal_cost_comparison import equal_cost as _equal_cost
+from interp.diagnosis import equations as _equations
 from interp.diagnosis import escape_mass as _escape_mass
 from interp.effects import explain as _explain
 from interp.diagnosis import find_episodes as _find_episodes
@@ -425,6 +427,7 @@ class diagnosis:
     diagnose_texts = staticmethod(_diagnose_texts)
     diversity = staticmethod(_diversity)
     diversity_beside = staticmethod(_diversity_beside)
+    equations = staticmethod(_equations)
     escape_mass = staticmethod(_escape_mass)
     find_episodes = staticmethod(_find_episodes)
     find_loop = staticmethod(_find_loop)
@@ -442,6 +445,7 @@ class effects:
     Deltas = _Deltas
     ablations = staticmethod(_ablations)
     block_effects = staticmethod(_block_effects)
+    effect_agreement = staticmethod(_effect_agreement)
     explain = staticmethod(_explain)
     measure_effects = staticmethod(_measure_effects)
     tie = staticmethod(_tie)

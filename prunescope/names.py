@@ -114,8 +114,9 @@ NAMESPACES: Mapping[str, Names] = {
         "Loops, reflections, restatement and diversity of chains.",
         {
             "interp.diagnosis": (
-                "compare_openers diagnose diversity diversity_beside escape_mass find_episodes "
-                "find_loop loop_dynamics opener_mass reflection_benefit reflections restatement"
+                "compare_openers diagnose diversity diversity_beside equations escape_mass "
+                "find_episodes find_loop loop_dynamics opener_mass reflection_benefit reflections "
+                "restatement"
             ),
             "interp.diagnosis.events": "mark",
             "interp.diagnosis.text_table": "diagnose_texts",
@@ -125,7 +126,8 @@ NAMESPACES: Mapping[str, Names] = {
         "What each block does to verdicts and diagnoses, and how that goes with its score.",
         {
             "interp.effects": (
-                "BlockScores Deltas ablations block_effects explain measure_effects tie"
+                "BlockScores Deltas ablations block_effects effect_agreement explain "
+                "measure_effects tie"
             ),
         },
     ),

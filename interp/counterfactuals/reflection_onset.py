@@ -135,8 +135,10 @@ def reflection_pairs(
             f"reflection_pairs: no reflection of the lexicon {words.name!r} has a place of its "
             "chain to be compared with; expected one or more: pass more chains."
         )
-    columns = np.array(found, dtype=np.int64).T
-    return ReflectionPairs(*columns, tuple(c.problem for c in chains), unmatched)
+    chain, reflected, matched, behind = np.array(found, dtype=np.int64).T
+    return ReflectionPairs(
+        chain, reflected, matched, behind, tuple(c.problem for c in chains), unmatched
+    )
 
 
 @brief
@@ -222,12 +224,13 @@ def word_trajectories(
     keys = found.places.chain * width + found.places.step
     at = np.searchsorted(keys, pairs.chain[:, None] * width + rows)  # [2, K, 1 + before]
     at[rows < 0] = len(keys)  # before the chain's first row: the column of nan appended below
-    both: list[dict[tuple[str, str], np.ndarray]] = [{}, {}]
+    own: dict[tuple[str, str], np.ndarray] = {}
+    others: dict[tuple[str, str], np.ndarray] = {}
     for name in sets:
         table = np.pad(
             found.logprob[name].astype(float), ((0, 0), (0, 1)), constant_values=np.nan
         ).T
-        for side, into in enumerate(both):
+        for side, into in enumerate((own, others)):
             values = table[at[side]]  # [K, 1 + before, R]
             there = np.isfinite(values[:, 1:])
             sums = np.where(there, values[:, 1:], 0.0).sum(1)
@@ -235,7 +238,7 @@ def word_trajectories(
                 means = sums / there.sum(1)
             into[name, AT] = pairs.by_problem(values[:, 0])
             into[name, BEFORE] = pairs.by_problem(means)
-    return WordTrajectories(tuple(sets), found.blocks, before, *both, len(pairs))
+    return WordTrajectories(tuple(sets), found.blocks, before, own, others, len(pairs))
 
 
 @brief

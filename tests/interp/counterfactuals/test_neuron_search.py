@@ -36,7 +36,7 @@ def looping(planted: Planted, seed: int = 0) -> tuple[Any, list[Chain], list, li
     """The model, its chains that loop, the tokens of their loops, and steps within them."""
     model = planted.model()
     chains = [c for c in chains_of(model, N, seed=seed) if looped(c)]
-    loops = [find_loop(c.thinking_ids) for c in chains]
+    loops: list[Any] = [find_loop(c.thinking_ids) for c in chains]
     (_, within) = around_loops(loops).values()
     rows = [np.arange(l.onset + l.period, c.n_thinking) for l, c in zip(loops, chains, strict=True)]
     return model, chains, rows, list(within)
@@ -44,7 +44,7 @@ def looping(planted: Planted, seed: int = 0) -> tuple[Any, list[Chain], list, li
 
 def searched(planted: Planted, seed: int = 0, **options: Any) -> NeuronSearch:
     model, chains, rows, within = looping(planted, seed)
-    sizes = {"shortlist": 3, "tested": 2, "controls": 4} | options
+    sizes: dict[str, Any] = {"shortlist": 3, "tested": 2, "controls": 4} | options
     return search_neurons(model, chains, rows, within, looped, **sizes)
 
 
@@ -140,7 +140,7 @@ def test_mistakes_are_named() -> None:
     model, chains, rows, within = looping(planted)
     few: list[Any] = [x[:3] for x in (chains, rows, within)]
     with pytest.raises(UserError, match="chains of 3 problems; expected 4"):
-        search_neurons(model, *few, looped, base=dense)
+        search_neurons(model, few[0], few[1], few[2], looped, base=dense)
     with pytest.raises(UserError, match="no block has so many neurons"):
         searched(planted, controls=8)
     with pytest.raises(UserError, match=r"no neuron of block \[3\] can be tested"):

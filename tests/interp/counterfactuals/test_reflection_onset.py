@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -47,7 +48,8 @@ def test_pairs_lie_in_one_chain_and_only_one_of_them_reflects() -> None:
 
 
 def test_means_are_over_the_pairs_of_a_problem() -> None:
-    pairs = ReflectionPairs(np.array([0, 0, 1, 2]), *[np.arange(4)] * 3, ("a", "b", "a"), 0)
+    rows = np.arange(4)
+    pairs = ReflectionPairs(np.array([0, 0, 1, 2]), rows, rows, rows, ("a", "b", "a"), 0)
     values = np.array([[1.0, 5.0], [2.0, np.nan], [7.0, 1.0], [6.0, np.nan]])
     np.testing.assert_allclose(pairs.by_problem(values), [[3.0, 5.0], [7.0, 1.0]])
 
@@ -117,9 +119,9 @@ def test_mistakes_are_named() -> None:
         word_trajectories(model, chains, pairs, {})
     with pytest.raises(UserError, match="at least one set"):
         word_trajectories(model, chains, pairs, {"x": [1]}, before=0)
-    one = ReflectionPairs(
-        *(x[:1] for x in (pairs.chain, pairs.reflected, pairs.matched, pairs.read)),
-        pairs.problems, 0,
+    one = replace(
+        pairs, chain=pairs.chain[:1], reflected=pairs.reflected[:1], matched=pairs.matched[:1],
+        read=pairs.read[:1],
     )  # fmt: skip
     with pytest.raises(UserError, match="reflections of 1 problem"):
         steering_directions(model, chains, one)
