@@ -240,6 +240,7 @@ from interp.lens import Lens as _Lens
 from interp.interventions.interventions import MeanDelta as _MeanDelta
 from scaling.costs.flops import ModelCost as _ModelCost
 from interp.model.named_cache import NamedCache as _NamedCache
+from interp.interventions.neurons import Neurons as _Neurons
 from interp.errors import NonFiniteError as _NonFiniteError
 from interp.interventions.programs import Order as _Order
 from interp.interventions.patches import Patch as _Patch
@@ -262,6 +263,7 @@ from pruning.scores import Scores as _Scores
 from scaling.engines.server import ServerEngine as _ServerEngine
 from interp.interventions.interventions import Skip as _Skip
 from interp.chains.chain import Span as _Span
+from interp.interventions.interventions import Steer as _Steer
 from scaling.store.study_store import Store as _Store
 from analyses.report.study_comparison import StudyComparison as _StudyComparison
 from scaling.study.config import StudyConfig as _StudyConfig
@@ -269,6 +271,7 @@ from analyses.plumbing.frames import StudyData as _StudyData
 from scaling.study.runner import StudyResult as _StudyResult
 from pruning.sublayers import SublayerPlan as _SublayerPlan
 from pruning.sublayers import SublayerScores as _SublayerScores
+from interp.interventions.suppress import Suppress as _Suppress
 from interp.interventions.windows import Thinking as _Thinking
 from interp.errors import UserError as _UserError
 from interp.interventions.interventions import Variant as _Variant
@@ -487,12 +490,15 @@ class interventions:
     EditDelta = _EditDelta
     EditStream = _EditStream
     MeanDelta = _MeanDelta
+    Neurons = _Neurons
     Order = _Order
     Patch = _Patch
     Repeat = _Repeat
     ResampleDelta = _ResampleDelta
     Scale = _Scale
     Skip = _Skip
+    Steer = _Steer
+    Suppress = _Suppress
     Thinking = _Thinking
     Variant = _Variant
     Window = _Window

@@ -149,10 +149,12 @@ NAMESPACES: Mapping[str, Names] = {
         {
             "interp.interventions.function_edits": "EditDelta EditStream",
             "interp.interventions.interventions": (
-                "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
+                "AblateHeads MeanDelta ResampleDelta Scale Skip Steer Variant dense"
             ),
+            "interp.interventions.neurons": "Neurons",
             "interp.interventions.patches": "Patch",
             "interp.interventions.programs": "Order Repeat program_model",
+            "interp.interventions.suppress": "Suppress",
             "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
         },
     ),

@@ -10,7 +10,7 @@ is the one with the highest dense accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -108,7 +108,12 @@ class Workbench:
         return {p.id: p for p in self.benchmark.problems}
 
     def decode(
-        self, variants: Sequence[VariantLike], problems: int, samples: int = 1
+        self,
+        variants: Sequence[VariantLike],
+        problems: int,
+        samples: int = 1,
+        *,
+        only: Collection[str] | None = None,
     ) -> dict[str, list[Chain]]:
         """Decode the first problems under each variant.
 
@@ -116,11 +121,13 @@ class Workbench:
             variants: the variants.
             problems: number of problems.
             samples: samples per problem.
+            only: ids of those of the problems that are decoded; None for all.
 
         Returns:
             By variant name, its chains, in the same order for all.
         """
         few = self.benchmark.problems[:problems]
+        few = [p for p in few if only is None or p.id in only]
         chains = generate(
             self.model,
             [self.benchmark.prompt(p) for p in few],

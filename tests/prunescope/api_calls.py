@@ -419,6 +419,8 @@ class World:
             "patching_grid": lambda: {
                 "model": self.model, "clean": [6, 7, 8], "corrupt": [6, 9, 8], "answers": (10, 11),
             },
+            "Neurons": lambda: {"block": 1, "indices": (0, 5)},
+            "Steer": lambda: {"block": 1, "direction": vector},
             "Patch": lambda: {"block": 1, "stream": torch.ones(3, 32)},
             "Patch.from_chains": lambda: {
                 "model": self.model, "block": 1, "chains": list(self.chains)[:1],
