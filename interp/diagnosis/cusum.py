@@ -91,7 +91,7 @@ class EarlyWarning:
             [events]; nan where there is no other.
         """
         shares = []
-        for i in np.flatnonzero(self.events):
+        for i in np.flatnonzero(self.events).tolist():
             others = self._at_risk(i)
             others = self._alarmed_by(others[others != i], int(self.onsets[i]))
             shares.append(others.mean() if len(others) else np.nan)
@@ -118,7 +118,7 @@ class EarlyWarning:
             chains at risk at each (one-sided).
         """
         chances, hits = [], 0
-        for i in np.flatnonzero(self.events):
+        for i in np.flatnonzero(self.events).tolist():
             at_risk = self._at_risk(i)
             chances.append(float(self._alarmed_by(at_risk, int(self.onsets[i])).mean()))
             hits += int(self.alarmed[i])

@@ -12,10 +12,13 @@ from analyses import anchors, commitment, loop_warning
 from analyses.plumbing import workbench
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.workbench import Workbench
+from interp.chains.chain import Budget
 from interp.diagnosis.loops import Loop, find_loop
 from interp.interventions.interventions import dense
+from interp.model.reasoning_model import ReasoningModel
+from scaling.benchmarks import load_benchmark
 from tests.analyses.test_time_maps import singles
-from tests.chains import make_chain
+from tests.chains import answered_chain, make_chain
 from tests.planted import NUMBERS, WORD, Planted, PlantedBench
 
 PLANTED = Planted(n_blocks=4, copier=1, brake=2, answerer=3)
@@ -228,3 +231,15 @@ def test_too_few_calm_chains_give_no_alarm(study: StudyData) -> None:
     chains = [make_chain(NUMBERS[:5] * 8, problem=f"p{i}") for i in range(8)]
     series = {"x": [np.zeros(64)] * 8}
     assert loop_warning.alarm_rows(bench, chains, loops, series) == []
+
+
+def test_the_answer_of_a_chain_is_what_its_grader_reads(study: StudyData) -> None:
+    model, benchmark = ReasoningModel.load("testbed"), load_benchmark("arithmetic", limit=1)
+    bench = Workbench(study, model, benchmark, Budget(32, 4))
+    problem = benchmark.problems[0]
+    for said, verdict in ((problem.answer, "correct"), (str(int(problem.answer) + 1), "wrong")):
+        end = model.encode("</think>")[0]
+        chain = answered_chain([], end, model.encode(said), problem=problem.id)
+        assert (bench.answer(chain), bench.verdict(chain)) == (said, verdict)
+    silent = make_chain([], problem=problem.id)
+    assert (bench.answer(silent), bench.verdict(silent)) == (None, "no answer")

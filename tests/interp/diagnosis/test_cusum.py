@@ -98,7 +98,7 @@ def test_chance_is_that_of_the_others_still_at_risk() -> None:
     assert found.hazard_p() == 1, "the only chain at risk says nothing"
     found = watched(0, 0.0)
     alarms = np.full(len(found.alarms), NEVER)
-    event, other = np.flatnonzero(found.events)[:2]
+    event, other = np.flatnonzero(found.events)[:2].tolist()
     control = np.flatnonzero(found.testing)[0]
     alarms[[event, control]] = 5
     told = replace(found, alarms=alarms)
