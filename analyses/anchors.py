@@ -1,8 +1,9 @@
 """Which lines of the thinking decide the answer, and which blocks a deciding line needs.
 
-On dense chains of the longest solved benchmark (`interp.counterfactuals.line_importance`): the
-chain is forked behind and before each line and continued several times; a line is important where
-the answers of the two sets differ (total variation, its small-sample bias removed).
+On the shorter dense chains of the longest solved benchmark
+(`interp.counterfactuals.line_importance`): the chain is forked behind and before each line and
+continued several times; a line is important where the answers of the two sets differ (total
+variation, its small-sample bias removed).
 
 - place: mean importance by quarter of the thinking, and the share of lines with p < .05;
 - kind: lines that open with a word that verifies or backtracks, and the others;
@@ -42,13 +43,13 @@ if TYPE_CHECKING:
 
 TITLE = "Sentences and blocks"
 CAPTION = (
-    "Dense chains of {benchmark}, continued anew behind and before their lines. Left: how far the "
+    "Short dense chains of {benchmark}, continued anew behind and before lines. Left: how far the "
     "two sets of answers are apart (total variation, 0 by chance), by quarter of the thinking and "
     "by the word that opens the line. Right: change of the most important line's importance, and "
     "of the share of continuations behind it that give the chain's answer, when a block is lost; "
     "filled: Holm-corrected p < .05. Bars: 95 % intervals over problems."
 )
-CHAINS, LINES = 12, 8  # dense chains, and most lines per chain
+PROBLEMS, CHAINS, LINES = 24, 12, 8  # problems, their shortest dense chains, lines per chain
 SAMPLES = 8  # continuations per point
 QUARTERS = ("first quarter", "second quarter", "third quarter", "last quarter")
 MEASURES = {"importance": "importance of the anchor", "agree": "continuations that agree"}
@@ -57,7 +58,7 @@ COLOURS = ("#0072B2", "#A6611A")
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide the result; None where the study has nothing to try it on."""
-    return asked_settings(study, n=[CHAINS, LINES, SAMPLES], version=1)
+    return asked_settings(study, n=[PROBLEMS, CHAINS, LINES, SAMPLES], version=1)
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
@@ -73,8 +74,10 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     """
     from scaling.study.variants import block_variant
 
-    bench = Workbench.of(study, settings["benchmark"], settings["thinking"], CHAINS)
-    chains = bench.decode([dense], CHAINS)[dense.name]
+    bench = Workbench.of(study, settings["benchmark"], settings["thinking"], PROBLEMS)
+    whole = bench.decode([dense], PROBLEMS)[dense.name]
+    # a continuation costs what is left of its chain, for every point, sample and block
+    chains = sorted((c for c in whole if len(c.thinking)), key=lambda c: len(c.thinking))[:CHAINS]
     ask = partial(
         line_importance, bench.model, chains, bench.answer, n=SAMPLES, most=LINES,
         lexicon=bench.lexicon, sampling=bench.sampling,

@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import decode
 from interp.decoding.request import Request, fork
 from interp.decoding.sampling import Sampling
@@ -93,6 +93,7 @@ def line_importance(
     lines: Mapping[tuple[str, int], int] | None = None,
     n: int = 16,
     most: int = 12,
+    patience: float = 1.5,
     lexicon: Lexicon | None = None,
     sampling: Sampling | None = None,
     regroupings: int = 499,
@@ -110,6 +111,8 @@ def line_importance(
         lines: One line (from 1) by (problem, sample); other chains are left out. Default: all.
         n: Continuations per point, at least 4.
         most: Most lines per chain; more are joined.
+        patience: Thinking of a continuation, as a multiple of the chain's own (at least 1, and
+            within its budget); one that needs more must answer there.
         lexicon: Tells prose from a formal grammar; default: the model's own.
         sampling: As the chains were decoded.
         regroupings: Random regroupings of the answers.
@@ -126,10 +129,10 @@ def line_importance(
     """
     if not chains or not variants:
         raise UserError("line_importance: expected at least one chain and one variant.")
-    if n < LEAST or regroupings < 19:
+    if n < LEAST or regroupings < 19 or not patience >= 1:
         raise UserError(
-            f"line_importance(n={n}, regroupings={regroupings}): expected n >= {LEAST} and "
-            "regroupings >= 19."
+            f"line_importance(n={n}, regroupings={regroupings}, patience={patience}): expected "
+            f"n >= {LEAST}, regroupings >= 19, patience >= 1."
         )
     where = {(c.problem, c.sample): i for i, c in enumerate(chains)}
     if len(where) < len(chains):
@@ -141,13 +144,16 @@ def line_importance(
         raise UserError("line_importance: no chain has a line that can be left out.")
     # every point of a chain once: it is behind one line and before the next
     points = sorted({(i, k) for i, line in asked_lines for k in (line - 1, line)})
+    budgets = [_patient(c, patience) for c in chains]
     requests: list[Request] = []
     number: dict[tuple[str, int], tuple[int, int]] = {}
     for index, (i, k) in enumerate(points):
         for s in range(n):
             sample = first_sample + index * n + s
             number[chains[i].problem, sample] = (i, k)
-            requests += fork(replace(chains[i], sample=sample), int(ends[i][k]), variants)
+            requests += fork(
+                replace(chains[i], sample=sample), int(ends[i][k]), variants, budgets=budgets[i]
+            )
     found: dict[tuple[str, int, int], list[Chain]] = {}
     for chain in decode(model, requests, sampling=sampling, stop_on_loop=stop_on_loop):
         i, k = number[chain.problem, chain.sample]
@@ -196,6 +202,13 @@ def _last_point(chain: Chain) -> int:
     written = np.flatnonzero(chain.forced)
     first = int(written[0]) if len(written) else chain.n_tokens
     return min(chain.thinking.stop, chain.budget.thinking - 1, first)
+
+
+def _patient(chain: Chain, patience: float) -> Budget:
+    """The budget of a chain's continuations: one token more than it has, or more."""
+    own = chain.thinking.stop
+    most = max(own + 1, int(patience * own))
+    return replace(chain.budget, thinking=min(most, chain.budget.thinking))
 
 
 def _compared(

@@ -24,7 +24,7 @@ from tests.planted import NUMBERS, WORD, Planted, PlantedBench
 PLANTED = Planted(n_blocks=4, copier=1, brake=2, answerer=3)
 SMALL = {
     commitment: {"PROBLEMS": 16, "LINES": 10, "TRIED": 16, "JOINED": 6},
-    anchors: {"CHAINS": 8, "LINES": 4, "SAMPLES": 8},
+    anchors: {"PROBLEMS": 12, "CHAINS": 8, "LINES": 4, "SAMPLES": 8},
     loop_warning: {"PROBLEMS": 80, "TRIED": 6, "READ": 8, "HEATED": 12},
 }
 

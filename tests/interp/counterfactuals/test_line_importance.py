@@ -132,6 +132,22 @@ def test_no_line_decides_where_the_answer_does_not_depend_on_the_thinking() -> N
     np.testing.assert_array_equal(again.rows["distance"], found.rows["distance"])
 
 
+def test_continuations_think_no_longer_than_allowed(
+    model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Request] = []
+
+    def watched(model, requests: list[Request], **_: object) -> Iterator[Chain]:
+        seen.extend(requests)
+        return scripted(model, requests)
+
+    monkeypatch.setattr(module, "decode", watched)
+    for patience, want in ((1.0, 25), (2.0, 48), (9.0, 64)):
+        seen.clear()
+        line_importance(model, [chain_of("p")], answer, patience=patience, lexicon=TESTBED)
+        assert {r.budgets[0].thinking for r in seen} == {want}
+
+
 def test_distance_and_p_of_regroupings() -> None:
     rng = np.random.default_rng(0)
     distance, mean, p = regrouped(["a"] * 10, ["b"] * 10, 499, rng)
@@ -161,6 +177,7 @@ def test_what_cannot_be_asked_is_refused(model: ReasoningModel) -> None:
         ({"variants": []}, "at least one chain and one variant"),
         ({"n": 3}, "n >= 4"),
         ({"regroupings": 5}, "regroupings >= 19"),
+        ({"patience": 0.5}, "patience >= 1"),
         ({"chains": [one, one]}, "occurs twice"),
         ({"lines": {("p", 0): LINES + 1}}, "no line 7"),
         ({"lines": {("q", 0): 1}}, "no line 1 of chain"),
