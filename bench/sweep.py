@@ -1,11 +1,12 @@
 """What many variants and budgets at once save, over one by one.
 
     python -m bench.sweep [--model M] [--device D] [--random-weights CONFIG] [--rounds 3]
-        [--problems 16] [--tokens 256] [--only generation]
+        [--problems 16] [--tokens 256] [--only generation] [--sample N]
 
 Both sides do the same work in one process with interleaved rounds; figures are medians of ratios.
 - generation_speedup: dense and every single skipped block on the same problems. One by one, the
   block is removed and `generate` runs a left-padded batch; at once is one decoding, row-wise.
+  With `--sample`, so many of the models, evenly spread, are measured one by one.
   Useful tokens per second are compared, because sampled chains differ.
 - nested_budget_cost: five budgets of one problem set from one decoding (answers forked from the
   chain at the largest budget), over one decoding per budget by the same decoder.
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--problems", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--sample", type=int, help="models that are measured one by one")
     parser.add_argument("--only", nargs="+", help="generation, nested budgets, teacher-forced")
     options = parse(parser)
     torch.set_num_threads(options.threads)
@@ -72,7 +74,10 @@ def main() -> None:
     variants = [dense, *(Variant(f"no {b}", (Skip(b),)) for b in blocks)]
     every = problems(model, "countdown-3", options.problems, options.tokens, variants)
     plain = problems(model, "countdown-3", options.problems, options.tokens)
-    pruned = [model, *(prune(model, LayerPlan.without(model, b)) for b in blocks)]
+    plans = [LayerPlan.without(model, b) for b in blocks]
+    pruned = [model, *(prune(model, plan, share=True) for plan in plans)]
+    if options.sample:
+        pruned = [pruned[i] for i in np.linspace(0, len(plans), options.sample).astype(int)]
     nested = [replace(r, budgets=tuple(Budget(b, 24) for b in BUDGETS)) for r in plain]
     texts: list[np.ndarray] = []
     if "teacher-forced" in (options.only or ["teacher-forced"]):
@@ -120,6 +125,7 @@ def main() -> None:
         "nested_budget_cost": ratio(rounds.get("nested budgets", [])),
         "teacher_forced_cost": ratio(rounds.get("teacher-forced", [])),
         "variants": len(variants),
+        "one_by_one": len(pruned),
         "problems": options.problems,
         "max_tokens": options.tokens,
         "budgets": list(BUDGETS),

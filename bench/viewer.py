@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 
+from analyses.plumbing.tokenizer_text import TokenizerText
 from analyses.viewer.links import chain_address, selection_address
 from analyses.viewer.local_server import listening, viewer_app
-from analyses.viewer.viewed_study import TokenizerText, ViewedStudy
+from analyses.viewer.viewed_study import ViewedStudy
 from interp.chains.chain import Budget, Chain, Span
 from scaling.grading import Verdict
 from scaling.problem import Problem

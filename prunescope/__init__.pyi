@@ -299,6 +299,7 @@ from interp.replay.divergence import divergence_table as _divergence_table
 from interp.diagnosis import diversity as _diversity
 from interp.diagnosis import diversity_beside as _diversity_beside
 from scaling.curves.equal_cost_comparison import equal_cost as _equal_cost
+from interp.diagnosis import equations as _equations
 from interp.diagnosis import escape_mass as _escape_mass
 from interp.effects import explain as _explain
 from interp.diagnosis import find_episodes as _find_episodes
@@ -422,6 +423,7 @@ class diagnosis:
     diagnose_texts = staticmethod(_diagnose_texts)
     diversity = staticmethod(_diversity)
     diversity_beside = staticmethod(_diversity_beside)
+    equations = staticmethod(_equations)
     escape_mass = staticmethod(_escape_mass)
     find_episodes = staticmethod(_find_episodes)
     find_loop = staticmethod(_find_loop)

@@ -117,8 +117,9 @@ NAMESPACES: Mapping[str, Names] = {
         "Loops, reflections, restatement and diversity of chains.",
         {
             "interp.diagnosis": (
-                "compare_openers diagnose diversity diversity_beside escape_mass find_episodes "
-                "find_loop loop_dynamics opener_mass reflection_benefit reflections restatement"
+                "compare_openers diagnose diversity diversity_beside equations escape_mass "
+                "find_episodes find_loop loop_dynamics opener_mass reflection_benefit reflections "
+                "restatement"
             ),
             "interp.diagnosis.chain_lines": "line_ends",
             "interp.diagnosis.cusum": "early_warning",

@@ -33,7 +33,7 @@ from recovery.overlap import apart
 from recovery.recovery_config import RecoveryConfig
 from recovery.result import Recovered, sentence
 from recovery.run_folder import RunFolder, as_path, check_room
-from recovery.sources import training_set
+from recovery.sources import check_words, training_set
 from recovery.teacher import load_teacher
 from recovery.tokens import fitting, prompts_of
 from recovery.watching import Log, OnStep, Step
@@ -148,6 +148,7 @@ class _RecoveryRun:
         state.wait_for_everyone()
         if self.run.finished:
             return Recovered.read(self.run.path)
+        check_words(self.data, self.model, self.trust_remote_code)
         base = self._base(state)
         log = Log(self.run.log, state.is_main_process)
         student = ReasoningModel.load(

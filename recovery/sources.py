@@ -260,6 +260,24 @@ def testbed_set(model: ReasoningModel, kinds: str, limit: int, seed: int) -> Tra
     return TrainingSet("testbed", tuple(found.values()), note)
 
 
+def check_words(data: Any, model: Any, trust_remote_code: bool = False) -> None:
+    """Refuse the testbed's data for a model without its words, before a weight is read.
+
+    Args:
+        data: the data, as for `training_set`; anything but the testbed's passes.
+        model: a folder, file or Hub name; a model that is loaded passes, it is asked later.
+        trust_remote_code: whether the checkpoint's own code may run.
+
+    Raises:
+        UserError: the tokenizer lacks the words, or cannot be read.
+    """
+    name, _, kinds = str(data).partition(":")
+    if isinstance(data, str) and name == "testbed" and isinstance(model, (str, Path)):
+        from scaling.engines.served_model import weightless
+
+        testbed_set(weightless(model, trust_remote_code=trust_remote_code), kinds, 1, 0)
+
+
 def _testbed_example(problem: Any, model: ReasoningModel, rng: random.Random) -> Example:
     from scaling.problem import Problem
     from testbed.expert import write

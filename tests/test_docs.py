@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -69,22 +70,45 @@ def test_a_block_that_is_not_run_says_why_and_compiles() -> None:
                 assert len(block.reason.split()) >= 2, f"{path.name}:{block.line}"
 
 
-@pytest.mark.parametrize("path", pages(), ids=lambda path: path.name)
-def test_the_python_of_a_page_runs_in_order(path: Path, tmp_path: Path) -> None:
-    lines = [""] * path.read_text(encoding="utf-8").count("\n")
-    for block in blocks(path):
-        if block.reason is None:
-            code = block.code.splitlines()
-            lines[block.line : block.line + len(code)] = code  # errors name the page's own line
-    if not any(lines):
-        return
-    for name in STUDIES:
-        write_study(tmp_path / name)
-    script = tmp_path / f"{path.stem}.py"
-    script.write_text("\n".join(lines), encoding="utf-8")
+RUN = """
+import os, sys, traceback
+for page in sys.argv[1:]:
+    os.chdir(os.path.dirname(page))
+    try:
+        code = open(page, encoding="utf-8").read()
+        exec(compile(code, page, "exec"), {"__name__": "__main__", "__file__": page})
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(f"{os.path.basename(page)} failed")
+"""
+
+
+GROUPS = 3
+
+
+@pytest.mark.parametrize("group", range(GROUPS))
+def test_the_python_of_every_page_runs_in_order(group: int, tmp_path: Path) -> None:
+    # One process for several pages: torch is imported once. Each has a folder and a namespace.
+    made = write_study(tmp_path / "study")
+    scripts = []
+    for path in pages()[group::GROUPS]:
+        lines = [""] * path.read_text(encoding="utf-8").count("\n")
+        for block in blocks(path):
+            if block.reason is None:
+                code = block.code.splitlines()
+                lines[block.line : block.line + len(code)] = code  # errors name the page's own line
+        if not any(lines):
+            continue
+        folder = tmp_path / path.stem
+        for name in STUDIES:
+            if name in "\n".join(lines):
+                shutil.copytree(made, folder / name)
+        folder.mkdir(exist_ok=True)
+        scripts.append(folder / f"{path.stem}.py")
+        scripts[-1].write_text("\n".join(lines), encoding="utf-8")
+    assert len(scripts) >= 2
     said = subprocess.run(
-        [sys.executable, script.name],
-        cwd=tmp_path,
+        [sys.executable, "-c", RUN, *map(str, scripts)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -60,6 +60,13 @@ OUTCOMES = (
         "slips_per_1k", "wrong steps per 1k tokens", "wrong steps per 1k tokens", False, +1
     ),
     OutcomeColumn(
+        "slips_per_100_equations",
+        "wrong equations per 100",
+        "wrong equations per 100",
+        False,
+        +1,
+    ),
+    OutcomeColumn(
         "thinking_tokens", "thinking tokens", "the length of the thinking, in tokens", False, 0
     ),
     OutcomeColumn("self_bleu", "self-BLEU between samples", "self-BLEU between samples", True, +1),
@@ -85,6 +92,9 @@ def with_derived(frame: pd.DataFrame) -> pd.DataFrame:
     if "step_repeated_branches" in frame:
         known = frame["step_repeated_branches"].notna()
         frame["has_repeated_branch"] = (frame["step_repeated_branches"] > 0).where(known) * 1.0
+    if "equations" in frame:
+        stated = frame["equations"].where(frame["equations"] > 0)
+        frame["slips_per_100_equations"] = 100 * frame["equation_slips"] / stated
     slips = [f"step_{kind}" for kind in SLIPS if f"step_{kind}" in frame]
     if slips:
         tokens = frame["thinking_tokens"].where(frame["thinking_tokens"] > 0)

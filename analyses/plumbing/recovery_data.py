@@ -19,6 +19,7 @@ import pandas as pd
 
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.outcome_columns import with_derived
+from analyses.plumbing.tokenizer_text import TokenizerText
 from interp.errors import UserError
 
 DENSE, BEFORE = "dense", "untrained"
@@ -153,7 +154,8 @@ def with_loops(rows: pd.DataFrame, data: StudyData) -> pd.DataFrame:
     keys = ["benchmark", "problem", "variant", "budget", "sample"]
     kept = rows[keys].merge(kept[[*keys, "ids", "thinking_start", "thinking_stop", "finish",
                                   "thinking_finish", "scoring"]], on=keys, how="left")  # fmt: skip
-    pieces = Pieces(_Words(str(data.config["model"])))
+    # A recovery study has no option for a model's own code, so none may run.
+    pieces = Pieces(TokenizerText.of(str(data.config["model"])))
     for index, row in zip(rows.index, kept.to_dict("records"), strict=True):
         if row["scoring"] != "generate":
             continue
@@ -164,20 +166,6 @@ def with_loops(rows: pd.DataFrame, data: StudyData) -> pd.DataFrame:
         if found:
             rows.loc[index, "persisted"] = float(not found[-1].escaped)
     return rows
-
-
-class _Words:
-    """Text of token ids by a checkpoint's tokenizer; its weights are not read."""
-
-    def __init__(self, model: str) -> None:
-        from interp.model.checkpoint_files import locate
-        from interp.model.loading import load_tokenizer
-
-        # A recovery study has no option for a model's own code, so none may run.
-        self._tokenizer: Any = load_tokenizer(locate(model, weights=False), False)
-
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
 
 
 def gains(unit: MeasuredModel) -> pd.DataFrame:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import Event, RLock, Thread
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analyses.plumbing.tokenizer_text import TokenizerText
 from analyses.viewer.chain_table import ChainTable
 from analyses.viewer.chain_view import chain_content, fork_tree
 from analyses.viewer.links import chain_id
@@ -31,52 +31,6 @@ if TYPE_CHECKING:
     from analyses.viewer.token_numbers import TokenNumbers
 
 MOST_FORKS = 200  # chains in one tree
-
-
-@dataclass(frozen=True)
-class TokenizerText:
-    """Decodes ids with a tokenizer alone.
-
-    Attributes:
-        tokenizer: a tokenizer of transformers.
-    """
-
-    tokenizer: Any
-
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Decode token ids.
-
-        Args:
-            ids: token ids.
-            skip_special: whether to leave out special tokens.
-
-        Returns:
-            The text.
-        """
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=skip_special))
-
-    def texts(self, rows: list[list[int]]) -> list[str]:
-        """Decode several chains, special tokens included."""
-        return list(self.tokenizer.batch_decode(rows, skip_special_tokens=False))
-
-    @classmethod
-    def of(cls, model: str, trust_remote_code: bool = False) -> TokenizerText:
-        """Load a model's tokenizer, without its weights.
-
-        Args:
-            model: "testbed", a folder, a GGUF file or a Hub name.
-            trust_remote_code: whether the model's own code may run, for a tokenizer that needs it.
-
-        Returns:
-            The decoder.
-
-        Raises:
-            UserError: the tokenizer is missing, damaged, or needs code that may not run.
-        """
-        from interp.model.checkpoint_files import locate
-        from interp.model.loading import load_tokenizer
-
-        return cls(load_tokenizer(locate(model, weights=False), trust_remote_code))
 
 
 class ViewedStudy:

@@ -83,7 +83,7 @@ class Batch:
         self.sequences: list[SequenceState] = []
         self.table = SlotTable(slots, model.n_blocks, options.record)
         self._variant_number = {variant.name: i for i, variant in enumerate(variants)}
-        self._threads = ThreadTuner(None if model.device.type == "cpu" else (1,))
+        self.threads = ThreadTuner(None if model.device.type == "cpu" else (1,))
         self._moved = self._dirty = True  # rows came or went; the host changed the state of a row
         # row, and tokens ahead of it, of each lane of the last stride, if it had drafts
         self._lanes: tuple[np.ndarray, np.ndarray] | None = None
@@ -199,13 +199,14 @@ class Batch:
             return self._verify(drafts)
         n, table = len(self.sequences), self.table
         used = int((table.prompt[:n] + table.step[:n]).max())
-        passes = max(1, min(self.runner.stride, self.model.max_positions - used))
+        longest = 1 if self.threads.trying else self.runner.stride
+        passes = max(1, min(longest, self.model.max_positions - used))
         table.widen(int(table.step[:n].max()) + passes)
         if self._moved or self._dirty:
             self._read_again(self.runner.behind(table.prompt[:n] + table.step[:n] - 1))
             self._place(np.arange(n), np.zeros(n, np.int64), None)
             self._moved = self._dirty = False
-        with self._threads.stride(n * passes):
+        with self.threads.stride(n * passes):
             return self.runner.decode(n, used, passes, self._script(n, passes))
 
     def _read_again(self, slots: Sequence[int]) -> None:
@@ -299,7 +300,7 @@ class Batch:
         used = int((table.prompt[:n] + steps + sizes).max()) - 1
         script = self._script(n, 1)
         script = None if script is None else script[rows]
-        with self._threads.stride(len(rows)):
+        with self.threads.stride(len(rows)):
             output = self.runner.decode(len(rows), used, 1, script)
         lane_of = first[:, None] + np.minimum(np.arange(width), sizes[:, None] - 1)  # [n, width]
         chosen = output.tokens[lane_of, 0]

@@ -146,8 +146,15 @@ class Scheduler:
             NonFiniteError: a logit is not a finite number; chains finished before are yielded.
             torch.OutOfMemoryError: not even one row fits into memory.
         """
+        try:
+            yield from self._run()
+        finally:
+            self.batch.threads.release()
+
+    def _run(self) -> Iterator[Chain]:
         turns = 0
         while self.waiting or len(self.batch):
+            self.batch.threads.hold()
             try:
                 self._fill()
                 output = self.batch.stride()
@@ -161,6 +168,8 @@ class Scheduler:
             turns += 1
             if self.options.progress and (chains or turns % REPORT_EVERY == 0):
                 self.options.progress(self.made, self.finished, self.total)
+            if chains:
+                self.batch.threads.release()  # the caller has its own number meanwhile
             yield from chains
             if broken is not None:
                 raise broken

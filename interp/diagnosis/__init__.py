@@ -8,6 +8,7 @@
 | `recurrence`, `cusum` | how much a chain resembles its past; alarms before an event |
 | `diversity_measures` | how different a problem's samples are |
 | `diversity_comparison` | variants compared, with accuracy |
+| `equations` | arithmetic in words, checked |
 | `reflection_lexicon`, `openers` | reflections in the text; the probability of opening one |
 | `benefit` | the verdict before and after a reflection |
 
@@ -22,6 +23,7 @@ from interp.diagnosis.benefit import Attempt, Benefit, reflection_benefit
 from interp.diagnosis.diversity_comparison import Beside, diversity_beside
 from interp.diagnosis.diversity_measures import Diversity, branching, diversity, repetition
 from interp.diagnosis.episodes import Episode, find_episodes
+from interp.diagnosis.equations import Equation, Equations, equations
 from interp.diagnosis.escape import EscapeMass, escape_mass
 from interp.diagnosis.hazard import LoopDynamics, episodes_of, loop_dynamics
 from interp.diagnosis.loops import Loop, find_loop, text_loop
@@ -66,7 +68,10 @@ def diagnose(
         tokens; nan for a shorter chain. `loop_entries`, `loop_escapes` and `loop_tokens` count the
         episodes, those that were left, and their tokens (`episodes`). `restated` is the share of
         sentences that restate an earlier one word for word; nan for a lexicon that is not for
-        prose. `reflections`, `reflection_per_1k` and both for each kind leave out the loop and
+        prose. `equations`, `equation_slips`, `equation_noticed` and `equation_mended` count the
+        equations before the loop, those that do not hold, and those of them that a reflection
+        follows or a right one; None for a lexicon that is not for prose.
+        `reflections`, `reflection_per_1k` and both for each kind leave out the loop and
         forced tokens; per-1k fields are nan where no token remains.
     """
     pieces = model if isinstance(model, Pieces) else Pieces(model)
@@ -103,13 +108,20 @@ def diagnose(
         own = chain.thinking_finish == "end" if main == "thinking" else chain.finish == "stop"
         episodes = find_episodes(ids, reading.mask(NUMBER), ended=own)
         restated = restatement(reading.text).share if lexicon.prose else float("nan")
+        checked_equations = equations_before(own_loop, reading, found)
     else:
         found, episodes, restated = reflections("", lexicon), (), float("nan")
+        checked_equations = equations("")
         row["repetition"] = float("nan")
     row["loop_entries"] = len(episodes)
     row["loop_escapes"] = sum(one.escaped for one in episodes)
     row["loop_tokens"] = sum(map(len, episodes))
     row["restated"] = restated
+    slips = checked_equations.slips
+    row["equations"] = len(checked_equations) if lexicon.prose else None
+    row["equation_slips"] = len(slips) if lexicon.prose else None
+    row["equation_noticed"] = sum(e.noticed for e in slips) if lexicon.prose else None
+    row["equation_mended"] = sum(e.mended for e in slips) if lexicon.prose else None
     row["reflections"] = found.total
     row["reflection_per_1k"] = found.rate()
     for kind in lexicon.kinds:
@@ -117,3 +129,20 @@ def diagnose(
         row[f"{name}"] = found.counts[kind]
         row[f"{name}_per_1k"] = found.rate(kind)
     return row
+
+
+def equations_before(loop: Loop | None, reading: TokenizedText, found: Reflection) -> Equations:
+    """The equations of a text before its loop, which would repeat one slip a hundred times.
+
+    Args:
+        loop: the loop in which the text ends.
+        reading: the text.
+        found: its reflections.
+
+    Returns:
+        The equations.
+    """
+    starts = reading.starts
+    stop = len(reading.text) if loop is None else int(starts[loop.onset])
+    places = [int(starts[at]) for at in found.positions.tolist()]
+    return equations(reading.text[:stop], places)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int
 
 from interp.chains.chain import Chain, Span
 from interp.diagnosis.episodes import find_episodes
+from interp.diagnosis.equations import equations
 from interp.diagnosis.loops import Loop, find_loop, marks_of
 from interp.diagnosis.reflection_lexicon import Lexicon, reflections
 from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
@@ -123,10 +124,24 @@ def chain_marks(chain: Chain, pieces: Pieces, lexicon: Lexicon) -> list[TextMark
             seen = reflections(reading, lexicon, loop=loop, forced=forced)
             for at, kind in zip((span.start + seen.positions).tolist(), seen.kinds, strict=True):
                 found.append(TextMark("reflection", kind, at, at + 1))
+            if lexicon.prose:
+                found += _slips(reading, span, loop)
     if chain.answer is not None and chain.thinking.stop < chain.answer.start:
         closing = (chain.thinking.stop, chain.answer.start)
         found.append(TextMark("closing", "end of the thinking", *closing))
     return in_order(found)
+
+
+def _slips(reading: TokenizedText, span: Span, loop: Loop | None) -> list[TextMark]:
+    """A mark per equation that does not hold, before the loop."""
+    stop = len(reading.text) if loop is None else int(reading.starts[loop.onset])
+    found = []
+    for slip in equations(reading.text[:stop]).slips:
+        first, last = reading.token_at(slip.start), reading.token_at(slip.stop - 1)
+        kind = "corrected" if slip.mended else "wrong"
+        said = f"{slip.left} is {slip.value:.6g}" + (", corrected" if slip.mended else "")
+        found.append(TextMark(kind, said, span.start + first, span.start + last + 1))
+    return found
 
 
 def in_order(marks: Iterable[TextMark]) -> list[TextMark]:

@@ -1,4 +1,4 @@
-"""Loops and reflections of plain texts, whatever model wrote them."""
+"""Loops, reflections and wrong equations of plain texts, whatever model wrote them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from interp.diagnosis.equations import equations
 from interp.diagnosis.loops import text_loop
 from interp.diagnosis.reflection_lexicon import reflections
+from interp.diagnosis.token_text import words
 from interp.plumbing.arguments import checked
 
 FIELDS = ("text", "response", "output", "answer")  # of a record, where answers usually are
@@ -23,12 +25,15 @@ def diagnose_texts(texts: Iterable[str]) -> pd.DataFrame:
     Returns:
         One row per text: `row` (from 0), `words`; `loop` ("" without one), `period`, `onset`,
         `wasted` of the loop it ends in, in words; `reflections`, `per_1k` words, and the count of
-        each kind of reflection.
+        each kind of reflection; `equations` that could be read before the loop, and those of them
+        that do not hold, `slips`.
     """
     rows = []
     for number, text in enumerate(texts):
         loop = text_loop(text)
-        found = reflections(text)
+        reading = words(text)
+        found = reflections(reading)
+        stated = equations(text[: int(reading.starts[loop.onset])] if loop else text)
         rows.append(
             {
                 "row": number,
@@ -40,6 +45,8 @@ def diagnose_texts(texts: Iterable[str]) -> pd.DataFrame:
                 "reflections": found.total,
                 "per_1k": found.rate(),
                 **found.counts,
+                "equations": len(stated),
+                "slips": len(stated.slips),
             }
         )
     return pd.DataFrame(rows)

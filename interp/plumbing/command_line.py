@@ -6,7 +6,9 @@ A command is a frozen dataclass whose fields are options, whose docstrings are t
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -55,6 +57,7 @@ EXIT_CODES = {
     1: "the machine or a defect: a full disk, a non-finite logit, a damaged file",
     2: "the caller's mistake: a wrong name, number, option or folder",
     130: "stopped by Ctrl-C; what was finished is kept",
+    141: "the reader of standard output ended, as `head` does; what was finished is kept",
 }
 OWN = 10  # where the options that a command does not share stand
 
@@ -178,11 +181,33 @@ def execute(
             output.line(line)
     except UserError as error:
         return output.end(2, f"{name}: {error}")
+    except BrokenPipeError as error:
+        if not _reader_is_gone():
+            return output.end(1, f"{name}: {error}")
+        return 141
     except (PruneScopeError, OSError) as error:
         return output.end(1, f"{name}: {error}")
     except KeyboardInterrupt:
         return output.end(130, go_on)
     return output.end(0)
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more; it then leads nowhere.
+
+    Without that, Python would try to write what is left at its end, and complain.
+    """
+    try:
+        out = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    if hasattr(select, "poll"):
+        watch = select.poll()
+        watch.register(out, select.POLLOUT)
+        if not any(seen & (select.POLLERR | select.POLLHUP) for _, seen in watch.poll(0)):
+            return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), out)
+    return True
 
 
 def parse(

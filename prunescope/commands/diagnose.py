@@ -14,7 +14,7 @@ from prunescope.commands.shared import table
 
 @command
 class Diagnose(Command, OutOptions):
-    """Find loops and reflections in texts of any model.
+    """Find loops, reflections and wrong equations in texts of any model.
 
     prunescope diagnose answers.jsonl --out diagnosis.csv
     """
@@ -24,6 +24,8 @@ class Diagnose(Command, OutOptions):
         "n": "number of texts",
         "loops": "how many end in a loop",
         "reflections": "number of reflections in all of them",
+        "equations": "number of equations that could be read in all of them",
+        "slips": "how many of those do not hold",
         "file": "the table that --out names",
     }
     file: tyro.conf.Positional[Path]
@@ -41,5 +43,8 @@ class Diagnose(Command, OutOptions):
         yield from table(frame, "texts", self.out, most=20)
         loops = int((frame["loop"] != "").sum())
         total = int(frame["reflections"].sum())
+        stated, slips = int(frame["equations"].sum()), int(frame["slips"].sum())
         said = f"{loops} of {len(frame)} texts end in a loop; {total} reflections."
-        yield Result(said, n=len(frame), loops=loops, reflections=total)
+        said += f" {slips} of {stated} equations do not hold."
+        found = {"loops": loops, "reflections": total, "equations": stated, "slips": slips}
+        yield Result(said, n=len(frame), **found)

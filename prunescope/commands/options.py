@@ -459,7 +459,7 @@ class StudyOptions(
         if self.preset is not None:
             return preset_config(self.preset, **asked | given)
         # what was not given is the default of the settings, and not None
-        usual = ("methods", "temperature")
+        usual = ("methods", "temperature", "top_k", "top_p")
         given = {k: v for k, v in given.items() if v is not None or k not in usual}
         return StudyConfig(**asked | given)
 
@@ -504,6 +504,15 @@ class SamplingOptions:
     """How many early ends of thinking are replaced by "wait" (default 1 2)."""
     temperature: Real = None
     """Sampling temperature (default 1); 0 is greedy."""
+    top_p: Real = None
+    """Sample among the likeliest tokens that together have this probability (default 1: all)."""
+    top_k: Number = None
+    """Sample among so many likeliest tokens (default 0: all)."""
+
+    def spending(self) -> dict[str, Any]:
+        """The settings of the study that these options are."""
+        names = ("samples", "waits", "temperature", "top_p", "top_k")
+        return {name: getattr(self, name) for name in names}
 
 
 @command

@@ -50,6 +50,7 @@ def table(
     out: Path | None = None,
     *,
     columns: Sequence[str] = (),
+    rows: pd.Series | None = None,
     most: int = 400,
 ) -> Lines:
     """A frame as text, as an entry, and as CSV where `out` names a file.
@@ -59,11 +60,14 @@ def table(
         name: its entry.
         out: the file.
         columns: the columns that the text shows; all where none are named.
-        most: rows that the text shows.
+        rows: which rows the text shows; all where this is None.
+        most: the maximum of rows that the text shows.
     """
-    shown = frame[list(columns)] if columns else frame
-    text = shown.head(most).to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="")
-    more = f"\n... {len(frame) - most} more rows" * (len(frame) > most)
+    shown = (frame if rows is None else frame[rows]).head(most)
+    shown = shown[list(columns)] if columns else shown
+    text = shown.to_string(index=False, float_format=lambda v: f"{v:.3f}", na_rep="")
+    left = len(frame) - len(shown)
+    more = f"\n... {left} more rows" * (left > 0)
     yield Result(text + more, **{name: frame})
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

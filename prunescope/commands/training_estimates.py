@@ -32,7 +32,7 @@ def recovery(training: PlannedTraining, config: RecoveryConfig, machine: str | N
     """An estimate: of a named machine, or by a trial on this one."""
     from recovery.lengths import Lengths, lengths_of, tried_answers
     from recovery.recovery_study_costs import shape_without
-    from recovery.sources import training_set
+    from recovery.sources import check_words, training_set
     from recovery.training_costs import estimate_recovery
     from scaling.costs.machines import machine as named
     from scaling.costs.measured_machine import this_machine
@@ -47,6 +47,7 @@ def recovery(training: PlannedTraining, config: RecoveryConfig, machine: str | N
         device = named(machine)
         lengths = lengths_of(training.data, training.model, trust_remote_code=trust, **said)  # pyright: ignore[reportArgumentType]
     else:
+        check_words(training.data, training.model, trust)
         check_weights(training.model)
         model = load(training.model, trust)
         device = this_machine(model)

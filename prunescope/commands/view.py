@@ -55,9 +55,10 @@ class View(Command, FolderOptions, CodeOptions):
     """Open it in the browser."""
 
     def run(self) -> Lines:
+        from analyses.plumbing.tokenizer_text import TokenizerText
         from analyses.viewer.links import selection_address
         from analyses.viewer.single_file import write_single_file
-        from analyses.viewer.viewed_study import TokenizerText, ViewedStudy
+        from analyses.viewer.viewed_study import ViewedStudy
 
         text = None
         if self.tokenizer is not None:

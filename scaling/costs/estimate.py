@@ -199,7 +199,8 @@ class Estimate:
 
     def report(self) -> Iterator[str]:
         """The estimate as lines of text."""
-        yield f"Estimate of {self.what}; nothing was run."
+        tried = any("measured by a trial" in one for one in self.assumptions)
+        yield f"Estimate of {self.what}; {'only a trial' if tried else 'nothing'} was run."
         head = ("stage", "requests", "chains", "tokens", "at most", "FLOPs", "time", "at most")
         rows: list[tuple[str, ...]] = [head]
         for line in (*self.lines, Line.together("all", self.lines)):

@@ -158,7 +158,10 @@ def test_a_preset_and_what_is_given_beside_it(tmp_path: Path) -> None:
         shots_from=(f"mmlu={file}",),
         device="cuda",
         dtype="bfloat16",
+        top_p=0.95,
+        top_k=20,
     ).configs()
+    assert (config.top_p, config.top_k) == (0.95, 20)
     assert config.limit == {"mmlu": 9, "gsm8k": 3}
     assert config.keep == {"math500": {"level": ("1", "2")}}
     assert config.prompts.shots == {"mmlu": 5, "gsm8k": 8}
@@ -167,6 +170,7 @@ def test_a_preset_and_what_is_given_beside_it(tmp_path: Path) -> None:
     assert (config.device, config.dtype) == ("cuda", "bfloat16")
     assert config.out == Path("studies/some.gguf-paper-small")
     (usual,) = commands.Study().configs()
+    assert (usual.top_p, usual.top_k) == (1.0, 0)
     assert (usual.temperature, usual.blocks, usual.methods) == (1.0, True, METHODS)
 
 
@@ -198,6 +202,9 @@ def test_diagnose_finds_the_loop_in_a_file(
     assert "exact" in out.read_text(encoding="utf-8").splitlines()[2]
     assert cli.run(["diagnose", str(file), "--field", "respnse"]) == 2
     assert "'response'" in capsys.readouterr().err
+    file.write_text(json.dumps({"text": "She has 16 - 3 = 12 eggs, and 2 + 2 = 4."}), "utf-8")
+    assert cli.run(["diagnose", str(file)]) == 0
+    assert "1 of 2 equations do not hold." in capsys.readouterr().out
 
 
 def test_report_of_a_study_without_its_model_still_comes(

@@ -276,3 +276,20 @@ def test_standard_output_of_a_process_is_the_object() -> None:
     code = "import sys; from prunescope.cli import main; main(['completion', 'fish', '--json'])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout)["shell"] == "fish"
+
+
+@pytest.mark.parametrize("words", [["study", "--help"], ["diagnose", "FILE"], []])
+def test_a_reader_that_ends_early_is_no_error(words: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "answers.txt"
+    file.write_text("5 + 5 = 10\n" * 3, "utf-8")
+    words = [str(file) if word == "FILE" else word for word in words]
+    read, write = os.pipe()
+    os.close(read)  # nobody reads: what `head` leaves behind once it has its lines
+    try:
+        found = subprocess.run(
+            [sys.executable, "-m", "prunescope", *words],
+            stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert (found.returncode, found.stderr) == (141, "")

@@ -13,7 +13,8 @@ from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet, gold
 from recovery.libraries import quiet
 from recovery.overlap import apart, overlaps
-from recovery.sources import training_set
+from recovery.run import recover
+from recovery.sources import check_words, training_set
 from recovery.tokens import dataset_of, fitting, tokens_of
 from scaling.benchmarks import load_benchmark
 from scaling.problem import Benchmark, Problem
@@ -144,6 +145,18 @@ def test_the_testbeds_training_problems(reasoner: ReasoningModel) -> None:
         training_set("testbed:arithmetics", reasoner)
     with pytest.raises(UserError, match="words of the bundled reasoner"):
         training_set("testbed", tiny("qwen3"), limit=4)
+
+
+def test_words_are_checked_before_a_weight_is_read(
+    tmp_path: Path,
+) -> None:
+    folder = saved(tmp_path / "model")
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    with pytest.raises(UserError, match="words of the bundled reasoner"):
+        recover(folder, config(), tmp_path / "run", plan=(1,))
+    check_words("testbed:arithmetic", "testbed")
+    check_words("problems.jsonl", folder)
 
 
 def test_chains_of_a_study_are_learnt_from_and_refused_where_they_are_measured(

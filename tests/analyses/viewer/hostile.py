@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from analyses.viewer.viewed_study import TokenizerText
+from analyses.plumbing.tokenizer_text import TokenizerText
 from interp.chains.chain import Budget, Span
 from scaling.grading import Verdict
 from scaling.problem import Problem

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from analyses.plumbing.tokenizer_text import TokenizerText
 from analyses.viewer.chain_view import fork_tree, problem_marks
-from analyses.viewer.viewed_study import TokenizerText, ViewedStudy
+from analyses.viewer.viewed_study import ViewedStudy
 from interp.chains.chain import Span
 from interp.diagnosis import TESTBED, Pieces, diagnose, read
 from interp.diagnosis.chain_marks import runs, units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import hypothesis.strategies as st
@@ -62,11 +63,40 @@ def test_a_machine_that_becomes_busy_is_noticed() -> None:
     tuner = machine.tuner((2, 1))
     machine.run(tuner, 200)
     assert tuner.best == 2
-    machine.run(tuner, 6)
+    machine.run(tuner, 8)
     assert tuner.best == 1
     machine.cost = lambda threads, _: 0.5 if threads == 2 else 1.0
     machine.run(tuner, 200)
     assert tuner.best == 2, "the core is free again"
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_on_busy_cores_single_slow_strides_change_nothing(seed: int) -> None:
+    """Strides that lose their core for a while: one thread is best on average, and stays in use."""
+    drawn = random.Random(seed)
+
+    def cost(threads: int, _: int) -> float:
+        lost = drawn.random()  # by one thread now and then, by one of two threads nearly always
+        return 1.0 + (lost < 0.3) * 2.0 if threads == 1 else 0.6 + (lost < 0.9) * 5.0
+
+    machine = PlantedMachine(cost)
+    tuner = machine.tuner((2, 1))
+    machine.run(tuner, 100)
+    spent = machine.run(tuner, 1000)
+    assert spent < 1000 * 64.0 * 1.6 / 0.85  # 1.6: what a stride of one thread costs on average
+    assert machine.used[100:].count(1) > 900
+
+
+def test_a_batch_begins_with_what_the_process_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(thread_tuner, "thread_counts", lambda: (2, 1))
+    monkeypatch.setattr(thread_tuner, "_found", {})
+    machine = PlantedMachine(lambda threads, _: 3.0 if threads == 2 else 1.0)
+    first = ThreadTuner(clock=lambda: machine.now, use=machine.use)
+    machine.run(first, 20)
+    assert first.best == 1
+    machine.used.clear()
+    machine.run(ThreadTuner(clock=lambda: machine.now, use=machine.use), 8)
+    assert machine.used == [1] * 8
 
 
 def test_what_lost_is_tried_ever_more_rarely() -> None:
