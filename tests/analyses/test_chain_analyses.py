@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from analyses import anchors, commitment, loop_warning
-from analyses.plumbing import workbench
+from analyses.plumbing import loop_profile, workbench
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.workbench import Workbench
 from interp.chains.chain import Budget
@@ -25,7 +25,7 @@ PLANTED = Planted(n_blocks=4, copier=1, brake=2, answerer=3)
 SMALL = {
     commitment: {"PROBLEMS": 16, "LINES": 10, "TRIED": 16, "JOINED": 6},
     anchors: {"PROBLEMS": 12, "CHAINS": 8, "LINES": 4, "SAMPLES": 8},
-    loop_warning: {"PROBLEMS": 80, "TRIED": 6, "READ": 8, "HEATED": 12},
+    loop_warning: {"PROBLEMS": 80, "TRIED": 6, "HEATED": 12},
 }
 
 
@@ -174,14 +174,14 @@ def test_without_loops_only_the_temperature_is_left(study: StudyData) -> None:
 def test_the_run_of_restating_lines_that_lasts_to_the_end() -> None:
     known = np.ones(6, dtype=bool)
     alike = np.array([0, 1, 0, 1, 1, 1], dtype=bool)
-    assert loop_warning.run_start(alike, known) == 3
-    assert loop_warning.run_start(~alike, known) is None or not alike[5]
+    assert loop_profile.run_start(alike, known) == 3
+    assert loop_profile.run_start(~alike, known) is None or not alike[5]
     gap = known.copy()
     gap[2] = False  # a line too short to tell does not interrupt
-    assert loop_warning.run_start(alike, gap) == 1
+    assert loop_profile.run_start(alike, gap) == 1
     cut = np.array([0, 1, 1, 1, 1, 0], dtype=bool)  # the last line may be cut
-    assert loop_warning.run_start(cut, known) == 1
-    assert loop_warning.run_start(np.zeros(3, dtype=bool), np.ones(3, dtype=bool)) is None
+    assert loop_profile.run_start(cut, known) == 1
+    assert loop_profile.run_start(np.zeros(3, dtype=bool), np.ones(3, dtype=bool)) is None
 
 
 def test_restating_is_dated_by_its_line(study: StudyData) -> None:
@@ -197,7 +197,7 @@ def test_restating_is_dated_by_its_line(study: StudyData) -> None:
     ]
     found = [find_loop(chains[0].ids), find_loop(chains[1].ids), None, None]
     assert found[0] is not None and found[0].onset == 6, "the full stop before it too"
-    rows = loop_warning.restated_rows(bench, chains, found, dense)
+    rows = loop_profile.restated_rows(bench, chains, found, dense, loop_warning.RATE)
     by_name = {r["name"]: r["value"] for r in rows}
     assert by_name["words"] == 14 - (6 + 7), "its first restating line is the first repeated one"
     assert by_name["meaning less words"] == by_name["meaning"] - by_name["words"]
@@ -213,8 +213,8 @@ def test_kinds_of_loops_and_passes(study: StudyData) -> None:
         moments = [loop_warning.moment(chain, loop, p) for p in loop_warning.PLACES]
         assert moments == [5, 10, 15]
     values = np.r_[np.full(5, np.nan), np.arange(5.0, 30.0)]
-    np.testing.assert_allclose(loop_warning.by_pass(values, 10, 5), [np.nan, 7, 12, 17, 22])
-    short = loop_warning.by_pass(values, 4, 5)
+    np.testing.assert_allclose(loop_profile.by_pass(values, 10, 5), [np.nan, 7, 12, 17, 22])
+    short = loop_profile.by_pass(values, 4, 5)
     assert np.isnan(short[:2]).all()
 
 
