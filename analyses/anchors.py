@@ -49,7 +49,7 @@ CAPTION = (
     "of the share of continuations behind it that give the chain's answer, when a block is lost; "
     "filled: Holm-corrected p < .05. Bars: 95 % intervals over problems."
 )
-PROBLEMS, CHAINS, LINES = 24, 12, 8  # problems, their shortest dense chains, lines per chain
+PROBLEMS, CHAINS, LINES = 24, 18, 10  # problems, their shortest dense chains, lines per chain
 SAMPLES = 8  # continuations per point
 QUARTERS = ("first quarter", "second quarter", "third quarter", "last quarter")
 MEASURES = {"importance": "importance of the anchor", "agree": "continuations that agree"}
@@ -129,7 +129,8 @@ def place_rows(found: LineImportance) -> pd.DataFrame:
 def _row(part: str, name: str, rows: pd.DataFrame) -> dict[str, Any]:
     got = mean_interval(_means(rows, "importance"))
     sure = float(rows["sure"].mean()) if "sure" in rows else np.nan
-    return {"part": part, "name": name, "block": -1, **got.cells(), "p": np.nan,
+    cells = got.cells() | {"high": min(got.high, 1.0)}  # no line is more important than that
+    return {"part": part, "name": name, "block": -1, **cells, "p": np.nan,
             "n": got.n_problems, "lines": len(rows), "baseline": sure}  # fmt: skip
 
 

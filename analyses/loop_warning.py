@@ -4,7 +4,7 @@ On chains of the variant that loops most, one per problem:
 
 - alarm: a CUSUM (`interp.diagnosis.cusum`) on each statistic, its false-alarm rate fixed on half of
   the chains that do not loop and tested on the other half: detections before the loop's first pass,
-  before its first repeated token, and before its second repeat (when it can be seen in the text),
+  before its first repeated token, and before its end (which shows that the alarm works at all),
   against the other chains that were still running;
 - kind: the same by kind of loop: numeric (half of a pass or more is numbers) or of statements,
   exact or a template;
@@ -62,17 +62,17 @@ TITLE = "Loops foretold"
 CAPTION = (
     "{benchmark}, chains of {base}. Left: share of loops before which a CUSUM on the statistic "
     "gave an alarm, less the share of other chains still running that had one by then, before the"
-    " loop's first pass (circles), its first repeated token (squares) and its second repeat "
-    "(triangles); filled: Holm-corrected p < .05. The thresholds allow {rate} of chains without a"
-    " loop an alarm; the rate found on other problems stands beside each name. Then: attention to"
-    " one period back and cosine with the stream there, by passes from the first repeated token; "
-    "and loops over the temperature. Bars: 95 % intervals over problems."
+    " loop's first pass (circles), its first repeated token (squares) and its end (triangles); "
+    "filled: Holm-corrected p < .05. The thresholds allow {rate} of chains without a loop an "
+    "alarm; the rate found on other problems stands beside each name. Then: attention to one "
+    "period back and cosine with the stream there, by passes from the first repeated token; and "
+    "loops over the temperature. Bars: 95 % intervals over problems."
 )
 PROBLEMS, TRIED = 120, 8
 TEMPERATURES = (0.0, 0.3, 0.6, 1.0)
 HEATED = 32  # problems decoded at each temperature
 RATE = 0.1  # share of chains without a loop that may raise an alarm
-PLACES = {"first pass": "o", "first repeat": "s", "second repeat": "^"}
+PLACES = {"first pass": "o", "first repeat": "s", "end": "^"}
 COLOURS = ("#0072B2", "#A6611A", "#8a8a8a")
 
 
@@ -127,11 +127,12 @@ table, in_store = STORED.table, STORED.in_store
 
 def moment(chain: Chain, loop: Loop, place: str) -> int:
     """The token of a chain before which an alarm counts: one of `PLACES`."""
-    repeat = repeat_of(chain, loop)
-    if place == "first pass":
-        return chain.thinking.start + loop.onset
-    later = place == "second repeat"
-    return min(repeat + later * round(loop.wasted / loop.repeats), chain.thinking.stop)
+    moments = {
+        "first pass": chain.thinking.start + loop.onset,
+        "first repeat": repeat_of(chain, loop),
+        "end": chain.thinking.stop,
+    }
+    return moments[place]
 
 
 def statistics_of(

@@ -211,7 +211,7 @@ def test_kinds_of_loops_and_passes(study: StudyData) -> None:
         loop = Loop("exact", 5, 5, 7.0, 35)
         assert loop_warning.kind_of(bench, chain, loop) == kind
         moments = [loop_warning.moment(chain, loop, p) for p in loop_warning.PLACES]
-        assert moments == [5, 10, 15]
+        assert moments == [5, 10, 40]
     values = np.r_[np.full(5, np.nan), np.arange(5.0, 30.0)]
     np.testing.assert_allclose(loop_profile.by_pass(values, 10, 5), [np.nan, 7, 12, 17, 22])
     short = loop_profile.by_pass(values, 4, 5)
