@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
 
 from analyses.plumbing.workbench import Workbench
 from interp.chains.chain import Chain
@@ -246,7 +247,7 @@ def attention_back(
     chosen = np.linspace(0, len(blocks) - 1, most).round().astype(int)
     names = [f"blocks.{blocks[i]}.attn.hook_pattern" for i in chosen]
     kept = model.run_with_cache(ids, variant=variant, names=names)
-    weights = sum(kept[name][0].float().mean(0) for name in names) / len(names)  # [T, T]
+    weights = torch.stack([kept[name][0].float().mean(0) for name in names]).mean(0)  # [T, T]
     found = np.full(stop, np.nan)
     first = len(chain.prompt_ids) - 1
     for s in range(stop):

@@ -221,7 +221,7 @@ def early_warning(
             f" needs at least {2 * int(np.ceil(1 / rate - 1))}. Add chains or raise the rate."
         )
     pooled = np.concatenate(
-        [np.asarray(series[i], np.float64) for i in np.flatnonzero(calibrating)]
+        [np.asarray(series[i], np.float64) for i in np.flatnonzero(calibrating).tolist()]
     )
     pooled = pooled[np.isfinite(pooled)]
     mean = float(pooled.mean()) if len(pooled) else 0.0

@@ -137,9 +137,13 @@ def test_loops_of_the_planted_variant_are_watched(warned: pd.DataFrame) -> None:
     first = alarms[alarms["place"] == "first pass"]
     assert not (first["p_holm"] < 0.01).any()
     assert first["false_alarms"].mean() < 0.25
+    ends = alarms[alarms["place"] == "end"].set_index("name")
+    assert ends["value"].idxmax() in ("text recurrence", "hidden recurrence")
+    assert ends["p_holm"].min() < 0.01, "a loop that is there raises the alarm"
     near = warned[(warned["part"] == "similarity") & (warned["name"] == "similarity")]
     near = near.set_index("x")["value"]
-    assert near[1.0] > near[-1.0] + 0.1, "the stream returns with the text"
+    # this model's stream depends on the last few tokens alone: it returns with the text
+    assert near[1.0] == pytest.approx(1, abs=1e-6) and near[-1.0] < 0.99
     looped = warned[(warned["part"] == "temperature") & (warned["name"] == "skip 2")]
     assert looped["x"].tolist() == list(loop_warning.TEMPERATURES)
     calm = warned[(warned["part"] == "temperature") & (warned["name"] == dense.name)]
