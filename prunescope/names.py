@@ -96,9 +96,12 @@ NAMESPACES: Mapping[str, Names] = {
         },
     ),
     "counterfactuals": Names(
-        "Chains with blocks taken away in a window or handed over; activations patched.",
+        "Chains with blocks taken away in a window or handed over; lines resampled, activations "
+        "patched.",
         {
+            "interp.counterfactuals.answer_commitment": "commitment perturbed_steps",
             "interp.counterfactuals.forks": "along around_loops handover",
+            "interp.counterfactuals.line_importance": "line_importance",
             "interp.counterfactuals.patching": "PatchingGrid patching_grid",
             "interp.counterfactuals.window_maps": "time_map usual_windows",
         },
@@ -119,7 +122,10 @@ NAMESPACES: Mapping[str, Names] = {
                 "find_episodes find_loop loop_dynamics opener_mass reflection_benefit reflections "
                 "restatement"
             ),
+            "interp.diagnosis.chain_lines": "line_ends",
+            "interp.diagnosis.cusum": "early_warning",
             "interp.diagnosis.events": "mark",
+            "interp.diagnosis.recurrence": "hidden_recurrence text_recurrence",
             "interp.diagnosis.text_table": "diagnose_texts",
         },
     ),

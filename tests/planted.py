@@ -247,3 +247,6 @@ class PlantedBench(Workbench):
         if not chain.n_answer:
             return "no answer"
         return "correct" if judge(chain)["correct"] == 1 else "wrong"
+
+    def answer(self, chain: Chain) -> str | None:
+        return self.verdict(chain) if chain.n_answer else None

@@ -34,6 +34,7 @@ from scaling.store.thinking_format import stored_format
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
     from interp.interventions.interventions import VariantLike
+    from scaling.grading import Verdict
 
 SOLVED = 2 / 3  # dense accuracy from which on a benchmark counts as solved
 
@@ -114,6 +115,7 @@ class Workbench:
         samples: int = 1,
         *,
         only: Collection[str] | None = None,
+        sampling: Sampling | None = None,
     ) -> dict[str, list[Chain]]:
         """Decode the first problems under each variant.
 
@@ -122,6 +124,7 @@ class Workbench:
             problems: number of problems.
             samples: samples per problem.
             only: ids of those of the problems that are decoded; None for all.
+            sampling: temperature and filters; the study's by default.
 
         Returns:
             By variant name, its chains, in the same order for all.
@@ -135,7 +138,7 @@ class Workbench:
             budget=self.budget,
             samples=samples,
             seed=int(self.study.config.get("seed", 0)),
-            sampling=self.sampling,
+            sampling=sampling or self.sampling,
             problem_ids=[p.id for p in few],
             stop_on_loop=True,
             thinking=self.benchmark.thinking,
@@ -150,11 +153,19 @@ class Workbench:
         ids = chain.thinking_ids
         return find_loop(ids, read(self.pieces, ids).mask(NUMBER)) if len(ids) else None
 
-    def verdict(self, chain: Chain) -> str:
-        """The grader's outcome for a chain: correct, wrong or no answer."""
+    def graded(self, chain: Chain) -> Verdict:
+        """The grader's judgement of a chain."""
         from scaling.grading import grade
 
-        return grade(self.benchmark, self._by_id[chain.problem], chain, self.model).outcome
+        return grade(self.benchmark, self._by_id[chain.problem], chain, self.model)
+
+    def verdict(self, chain: Chain) -> str:
+        """The grader's outcome for a chain: correct, wrong or no answer."""
+        return self.graded(chain).outcome
+
+    def answer(self, chain: Chain) -> str | None:
+        """The text that the grader reads as a chain's answer; None where it gives none."""
+        return self.graded(chain).extracted
 
     def correct(self, chain: Chain) -> bool:
         """Whether the chain's answer is correct."""
