@@ -40,10 +40,9 @@ def jaxtyped(target: Any = None, *, typechecker: Any = None) -> Any:
         return functools.partial(jaxtyped, typechecker=typechecker)
     if isinstance(target, type):
         made = getattr(target.__init__, "__globals__", {})  # type: ignore[misc]
-        # an __init__ that the project's own check wraps takes what that check converts
-        return (
-            target if made.get("__name__") == __name__ else _whole(target, typechecker=typechecker)
-        )
+        if made.get("__name__") == __name__:  # below the project's own check, which converts
+            return target
+        return _whole(target, typechecker=typechecker)
     watched = _whole(target, typechecker=typechecker)
     return _first_calls(target, watched) if callable(target) else watched
 

@@ -521,7 +521,9 @@ class World:
                 "samples": {v: {"p": [[*range(9)], [*range(1, 10)]]} for v in ("dense", "x")},
                 "correct": {v: {"p": [True, False]} for v in ("dense", "x")},
             },
-            "effect_agreement": lambda: {"first": self.effects, "second": self.effects, "draws": 20},
+            "effect_agreement": lambda: {
+                "first": self.effects, "second": self.effects, "draws": 20,
+            },
             "explain": lambda: {"effects": self.effects, "scores": {"s": numbers}, "draws": 20},
             "equal_cost": lambda: {"rows": self.frame, "draws": 100},
             "find_episodes": lambda: {"ids": [1, 2, 3] * 30},
