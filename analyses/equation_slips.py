@@ -54,10 +54,20 @@ def _by_variant(rows: pd.DataFrame) -> pd.DataFrame:
     return tables.by_variant(rows, columns)
 
 
+def _counted(study: StudyData) -> bool:
+    rows = rows_of(study)
+    return "equations" in rows and bool((rows["equations"].fillna(0) > 0).any())
+
+
+def in_store(study: StudyData) -> bool:
+    """Whether the study has what the table needs: counts in its rows, or the stored table."""
+    return _counted(study) or STORED.in_store(study)
+
+
 def table(study: StudyData) -> pd.DataFrame:
     """One row per benchmark, outcome and variant."""
     rows = rows_of(study)
-    if len(rows) and "equations" in rows and (rows["equations"].fillna(0) > 0).any():
+    if _counted(study):
         found = _by_variant(rows[rows["equations"].notna()])
     else:
         stored = STORED.read(study)
@@ -138,7 +148,13 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
 
 
 register_analysis(
-    "equation_slips", order=95, title=TITLE, caption=CAPTION, table=table, figure=figure
+    "equation_slips",
+    order=95,
+    title=TITLE,
+    caption=CAPTION,
+    table=table,
+    figure=figure,
+    in_store=in_store,
 )
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ __all__ = [
     "EditStream",
     "LayerPlan",
     "MeanDelta",
+    "Order",
     "Patch",
     "Problem",
     "PruneScopeError",
     "RawCapture",
     "ReasoningModel",
+    "Repeat",
     "ResampleDelta",
     "Sampling",
     "Scale",
@@ -87,11 +89,13 @@ from interp.interventions.function_edits import EditDelta as EditDelta
 from interp.interventions.function_edits import EditStream as EditStream
 from pruning.plan import LayerPlan as LayerPlan
 from interp.interventions.interventions import MeanDelta as MeanDelta
+from interp.interventions.programs import Order as Order
 from interp.interventions.patches import Patch as Patch
 from scaling.benchmarks import Problem as Problem
 from interp.errors import PruneScopeError as PruneScopeError
 from interp.activations.store import RawCapture as RawCapture
 from interp.model.reasoning_model import ReasoningModel as ReasoningModel
+from interp.interventions.programs import Repeat as Repeat
 from interp.interventions.interventions import ResampleDelta as ResampleDelta
 from interp.decoding.sampling import Sampling as Sampling
 from interp.interventions.interventions import Scale as Scale
@@ -236,7 +240,9 @@ from interp.lens import Lens as _Lens
 from interp.interventions.interventions import MeanDelta as _MeanDelta
 from scaling.costs.flops import ModelCost as _ModelCost
 from interp.model.named_cache import NamedCache as _NamedCache
+from interp.interventions.neurons import Neurons as _Neurons
 from interp.errors import NonFiniteError as _NonFiniteError
+from interp.interventions.programs import Order as _Order
 from interp.interventions.patches import Patch as _Patch
 from interp.counterfactuals.patching import PatchingGrid as _PatchingGrid
 from interp.heads import Patterns as _Patterns
@@ -248,6 +254,7 @@ from interp.activations.store import RawCapture as _RawCapture
 from interp.activations.store import RawStreams as _RawStreams
 from recovery.result import Recovered as _Recovered
 from recovery.recovery_config import RecoveryConfig as _RecoveryConfig
+from interp.interventions.programs import Repeat as _Repeat
 from interp.decoding.request import Request as _Request
 from interp.interventions.interventions import ResampleDelta as _ResampleDelta
 from interp.decoding.sampling import Sampling as _Sampling
@@ -256,6 +263,7 @@ from pruning.scores import Scores as _Scores
 from scaling.engines.server import ServerEngine as _ServerEngine
 from interp.interventions.interventions import Skip as _Skip
 from interp.chains.chain import Span as _Span
+from interp.interventions.interventions import Steer as _Steer
 from scaling.store.study_store import Store as _Store
 from analyses.report.study_comparison import StudyComparison as _StudyComparison
 from scaling.study.config import StudyConfig as _StudyConfig
@@ -263,6 +271,7 @@ from analyses.plumbing.frames import StudyData as _StudyData
 from scaling.study.runner import StudyResult as _StudyResult
 from pruning.sublayers import SublayerPlan as _SublayerPlan
 from pruning.sublayers import SublayerScores as _SublayerScores
+from interp.interventions.suppress import Suppress as _Suppress
 from interp.interventions.windows import Thinking as _Thinking
 from interp.errors import UserError as _UserError
 from interp.interventions.interventions import Variant as _Variant
@@ -300,6 +309,7 @@ from interp.replay.divergence import divergence_table as _divergence_table
 from interp.diagnosis import diversity as _diversity
 from interp.diagnosis import diversity_beside as _diversity_beside
 from interp.diagnosis.cusum import early_warning as _early_warning
+from interp.effects import effect_agreement as _effect_agreement
 from scaling.curves.equal_cost_comparison import equal_cost as _equal_cost
 from interp.diagnosis import equations as _equations
 from interp.diagnosis import escape_mass as _escape_mass
@@ -340,6 +350,7 @@ from interp.counterfactuals.patching import patching_grid as _patching_grid
 from interp.counterfactuals.answer_commitment import perturbed_steps as _perturbed_steps
 from interp.probes import probe as _probe
 from interp.probes import probe_ahead as _probe_ahead
+from interp.interventions.programs import program_model as _program_model
 from pruning.surgery import prune as _prune
 from pruning.prune_checkpoint import prune_checkpoint as _prune_checkpoint
 from pruning.folder import prune_folder as _prune_folder
@@ -360,6 +371,7 @@ from scaling.study.places import run_on_server as _run_on_server
 from scaling.study.runner import run_study as _run_study
 from interp.activations.forward_cache import run_with_cache as _run_with_cache
 from pruning.surgery import save as _save
+from pruning.surgery import save_program as _save_program
 from pruning.repairs import save_repaired as _save_repaired
 from scaling.curves.fits import scaling_fits as _scaling_fits
 from pruning.criteria import score as _score
@@ -455,6 +467,7 @@ class effects:
     Deltas = _Deltas
     ablations = staticmethod(_ablations)
     block_effects = staticmethod(_block_effects)
+    effect_agreement = staticmethod(_effect_agreement)
     explain = staticmethod(_explain)
     measure_effects = staticmethod(_measure_effects)
     tie = staticmethod(_tie)
@@ -491,14 +504,20 @@ class interventions:
     EditDelta = _EditDelta
     EditStream = _EditStream
     MeanDelta = _MeanDelta
+    Neurons = _Neurons
+    Order = _Order
     Patch = _Patch
+    Repeat = _Repeat
     ResampleDelta = _ResampleDelta
     Scale = _Scale
     Skip = _Skip
+    Steer = _Steer
+    Suppress = _Suppress
     Thinking = _Thinking
     Variant = _Variant
     Window = _Window
     dense = _dense
+    program_model = staticmethod(_program_model)
 
 class judging:
     """A second opinion on answers, from a language model."""
@@ -563,6 +582,7 @@ class pruning:
     read_texts = staticmethod(_read_texts)
     repairs = staticmethod(_repairs)
     save = staticmethod(_save)
+    save_program = staticmethod(_save_program)
     save_repaired = staticmethod(_save_repaired)
     score = staticmethod(_score)
     score_model = staticmethod(_score_model)

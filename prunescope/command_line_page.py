@@ -55,6 +55,7 @@ asked for) is absent. A table is a list of rows with the names of its columns; a
 finite is `null`. Entries may be added by later versions; none is renamed or taken away without a
 deprecation.
 
+<!-- not run: jq reads what comes out -->
 ```bash
 prunescope compare studies/dense studies/pruned --json | jq -r .verdict
 prunescope scale --quick --json 2>/dev/null | jq '.budgets[] | {benchmark, value, low, high}'

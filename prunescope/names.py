@@ -51,6 +51,7 @@ TOP: Homes = {
         "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
     ),
     "interp.interventions.patches": "Patch",
+    "interp.interventions.programs": "Order Repeat",
     "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
     "interp.lens": "contributions",
     "interp.model.delimiters": "Delimiters",
@@ -132,7 +133,8 @@ NAMESPACES: Mapping[str, Names] = {
         "What each block does to verdicts and diagnoses, and how that goes with its score.",
         {
             "interp.effects": (
-                "BlockScores Deltas ablations block_effects explain measure_effects tie"
+                "BlockScores Deltas ablations block_effects effect_agreement explain "
+                "measure_effects tie"
             ),
         },
     ),
@@ -153,9 +155,12 @@ NAMESPACES: Mapping[str, Names] = {
         {
             "interp.interventions.function_edits": "EditDelta EditStream",
             "interp.interventions.interventions": (
-                "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
+                "AblateHeads MeanDelta ResampleDelta Scale Skip Steer Variant dense"
             ),
+            "interp.interventions.neurons": "Neurons",
             "interp.interventions.patches": "Patch",
+            "interp.interventions.programs": "Order Repeat program_model",
+            "interp.interventions.suppress": "Suppress",
             "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
         },
     ),
@@ -188,7 +193,7 @@ NAMESPACES: Mapping[str, Names] = {
             "pruning.repairs": "mend repairs save_repaired",
             "pruning.scores": "Scores",
             "pruning.sublayers": "SublayerPlan SublayerScores",
-            "pruning.surgery": "prune save",
+            "pruning.surgery": "prune save save_program",
             "pruning.weights": "match_latency matched_sparsity sparsify",
             "scaling.study.calibration_source": "CalibrationSource study_chains",
             "scaling.study.model_pruning": "PruneConfig prune_model",

@@ -27,6 +27,7 @@ import torch
 from interp.errors import UserError
 from interp.json_reader import read_json_object
 from interp.model.architecture import dissect
+from interp.model.block_order import block_path, verify, with_blocks
 from interp.model.checkpoint_files import (
     INDEX,
     PRUNING_FILE,
@@ -51,7 +52,6 @@ from pruning.checkpoint import (
 from pruning.model_card import CARD, plan_card
 from pruning.plan import LayerPlan
 from pruning.stored import FLOATS, Stored, copy_weights, few_numbers, stored_weights
-from pruning.surgery import block_path, verify, without_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -117,7 +117,7 @@ def prune_folder(
     plan.check(dense, fingerprint)
     gone = set(plan.removed)
     kept = [i for i, block in enumerate(dense.layer_map) if block not in gone]
-    pruned = without_blocks(dense, kept, share=True)
+    pruned = with_blocks(dense, kept, share=True)
     verify(pruned, dense.name)
     names = _renamed(weights, block_path(dense), kept, dense)
     _same(dense.hf, {key: weight.shape for key, weight in weights.items()}, dense.name)

@@ -75,6 +75,33 @@ def plan_card(
     return card_text(metadata(source, plan.criterion), "\n\n".join(said) + "\n")
 
 
+def program_card(model: ReasoningModel, name: str, blocks: Sequence[int]) -> str:
+    """Return the model card of a checkpoint whose blocks follow a program.
+
+    Args:
+        model: the model that the blocks come from.
+        name: name of the program.
+        blocks: dense index of each block of the checkpoint.
+
+    Returns:
+        The card as Markdown, with YAML metadata.
+    """
+    source = model.name
+    said = [
+        f"# {Path(source).name if Path(source).exists() else source}, {name}",
+        f"The {len(blocks)} blocks are these of the dense model of {model.n_dense} blocks (dense "
+        f"indices, from 0), in this order: {list(blocks)}.",
+    ]
+    if model.provenance:
+        said.append(f"Dequantised from {described(model.provenance)}.")
+    said.append(
+        f"{UNTRAINED} The order is in `{PRUNING_FILE}`. Load it with "
+        "`AutoModelForCausalLM.from_pretrained`, or with `prunescope.ReasoningModel.load`; its own "
+        "blocks count from 0."
+    )
+    return card_text(metadata(source, "layer-program"), "\n\n".join(said) + "\n")
+
+
 def recovered_card(base: str, method: str, said: str) -> str:
     """Return the model card of a checkpoint that was trained after it was pruned.
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from interp.model.block_order import with_blocks
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.arguments import checked
 from pruning.checkpoint import free_target
 from pruning.folder import NotStreamable, prune_folder, stored_dtype
 from pruning.plan import LayerPlan
-from pruning.surgery import save, without_blocks
+from pruning.surgery import save
 
 
 @checked
@@ -73,7 +74,7 @@ def as_stored(model: ReasoningModel, source: str | Path) -> ReasoningModel:
     dtype = stored_dtype(source)
     if dtype is None or all(p.dtype == dtype for p in model.hf.parameters()):
         return model
-    hf = without_blocks(model, list(range(model.n_blocks)), share=True)
+    hf = with_blocks(model, list(range(model.n_blocks)), share=True)
     converted: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for module in hf.modules():
         for name, weight in list(module._parameters.items()):

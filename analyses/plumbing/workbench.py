@@ -10,7 +10,7 @@ is the one with the highest dense accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -113,6 +113,8 @@ class Workbench:
         variants: Sequence[VariantLike],
         problems: int,
         samples: int = 1,
+        *,
+        only: Collection[str] | None = None,
         sampling: Sampling | None = None,
     ) -> dict[str, list[Chain]]:
         """Decode the first problems under each variant.
@@ -121,12 +123,14 @@ class Workbench:
             variants: the variants.
             problems: number of problems.
             samples: samples per problem.
+            only: ids of those of the problems that are decoded; None for all.
             sampling: temperature and filters; the study's by default.
 
         Returns:
             By variant name, its chains, in the same order for all.
         """
         few = self.benchmark.problems[:problems]
+        few = [p for p in few if only is None or p.id in only]
         chains = generate(
             self.model,
             [self.benchmark.prompt(p) for p in few],

@@ -9,7 +9,7 @@ from typing import Any
 
 from analyses.plumbing import style
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.tables import blocks_text, listing, share
+from analyses.plumbing.tables import blocks_text, capital, listing, share
 from analyses.report.decisions import (
     SAFE,
     UNKNOWN,
@@ -21,7 +21,7 @@ from analyses.report.decisions import (
     subject,
     where,
 )
-from analyses.report.removal_changes import Change, Removals, plans, single_blocks
+from analyses.report.removal_changes import Change, Removals, at_chance, plans, single_blocks
 
 MOST_NAMED = 3
 
@@ -164,6 +164,12 @@ def warnings(study: StudyData) -> list[str]:
             f"The model itself is a pruned checkpoint, without {blocks_text(study.removed_before)} "
             f"of the dense model. Where this report says “{style.DENSE}”, it means this checkpoint "
             "as given; nothing here compares it with the model it was pruned from."
+        )
+    for benchmark, level in at_chance(study.rows("accuracy")).items():
+        said.append(
+            f"{capital(style.DENSE)} guesses on {benchmark} ({level}), so no removal can show a "
+            "loss there: its numbers are shown, and no judgement rests on them. Worked examples or "
+            "another form of the question may help (docs/prompts.md)."
         )
     return said
 

@@ -47,6 +47,7 @@ class Change:
         found: the paired difference from dense.
         p: Holm-corrected p value.
         tests: number of tests that were corrected together.
+        at_chance: whether dense is right no more often than a guess: there is nothing to lose.
     """
 
     variant: str
@@ -55,6 +56,7 @@ class Change:
     found: PairedDifference
     p: float
     tests: int
+    at_chance: bool = False
 
     @property
     def n(self) -> int:
@@ -81,7 +83,7 @@ class Change:
     @property
     def ruled_out(self) -> bool:
         """Whether the interval rules out a change for the worse of more than `TOLERANCE`."""
-        return bool(self.outcome.share and self.at_worst <= TOLERANCE)
+        return bool(self.outcome.share and self.at_worst <= TOLERANCE and not self.at_chance)
 
     @property
     def at_worst(self) -> float:
@@ -200,8 +202,9 @@ class Removals:
         return pd.DataFrame(rows, columns=columns)
 
     def harms(self, variant: str) -> list[Change]:
-        """The changes of one variant that decide whether it is safe."""
-        return [change for outcome in HARMFUL for change in self.of(variant, outcome)]
+        """The changes of one variant that decide whether it is safe; not where dense guesses."""
+        found = [change for outcome in HARMFUL for change in self.of(variant, outcome)]
+        return [change for change in found if not change.at_chance]
 
 
 @lru_cache(maxsize=4)
@@ -272,6 +275,7 @@ def compared(
         removed = {name: first[name] for name, _ in names if name in first}
         shown = written if everywhere else {longest}
         found = dict(_differences(rows, [name for name, _ in names], shown, difference))
+    guesses = at_chance(rows)
     changes: dict[tuple[str, str, str], Change] = {}
     families: dict[Any, list[tuple[str, str, str]]] = {}
     for key in found:
@@ -280,8 +284,9 @@ def compared(
         corrected = holm(np.array([found[key].p for key in keys]))
         for key, p in zip(keys, corrected, strict=True):
             name, benchmark, outcome = key
+            guessed = outcome == "correct" and benchmark in guesses
             changes[key] = Change(
-                name, benchmark, BY_COLUMN[outcome], found[key], float(p), len(keys)
+                name, benchmark, BY_COLUMN[outcome], found[key], float(p), len(keys), guessed
             )
     labels = {
         name: tables.blocks_text(removed[name]) if method == "single" else style.pretty(name)
@@ -289,6 +294,31 @@ def compared(
         if name in removed
     }
     return Removals(labels, removed, dict(names), tuple(benchmarks), longest, changes)
+
+
+def at_chance(rows: pd.DataFrame) -> dict[str, str]:
+    """The benchmarks of choices on which dense is right no more often than a guess.
+
+    Args:
+        rows: chains.
+
+    Returns:
+        By benchmark: dense accuracy with its interval, and what a guess gets, in words.
+    """
+    found = {}
+    if not len(rows) or "choice_logprobs" not in rows:
+        return found
+    dense = rows[(rows["variant"] == style.DENSE) & rows["choice_logprobs"].notna()]
+    for name, part in dense.groupby("benchmark", sort=False):
+        chance = float(np.mean([1 / max(len(listed), 1) for listed in part["choice_logprobs"]]))
+        one = tables.estimate(part, "correct")
+        if one["low"] <= chance:
+            bounds = tables.interval(one["low"], one["high"])
+            found[str(name)] = (
+                f"{tables.share(one['value'])} {bounds}, n = {one['problems']}; a guess gets "
+                f"{tables.share(chance)}"
+            )
+    return found
 
 
 def _differences(

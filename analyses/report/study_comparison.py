@@ -23,8 +23,8 @@ import pandas as pd
 
 from analyses.plumbing import style, tables
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.outcome_columns import with_derived
-from analyses.plumbing.tables import listing
+from analyses.plumbing.outcome_columns import BY_COLUMN, with_derived
+from analyses.plumbing.tables import interval, listing, number, p_value
 from analyses.report import verdict
 from analyses.report.chain_appendix import SOURCE, STORED
 from analyses.report.decisions import STUDIES, decide
@@ -44,6 +44,7 @@ KEY = ["problem", "sample"]
 SAME_NOISE, SAME_PROBLEMS, UNPAIRED = "same noise", "same problems", "unpaired"
 ALIKE = 0.5  # share of the smaller set of problems that must be shared for a paired comparison
 SERVER = "ServerEngine"
+AGREEING = ("correct", "looped")  # outcomes by which the blocks of two models are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +255,42 @@ class StudyComparison:
         )
         return verdict.sentence(self.removals, [decision], phrases)
 
+    @cached_property
+    def block_agreement(self) -> pd.DataFrame:
+        """Whether the models need the same blocks: a row per study, benchmark and outcome.
+
+        Empty where no two studies skipped single blocks. Columns as of `Agreements`.
+        """
+        from analyses.block_effects import effects
+        from interp.effects import effect_agreement
+
+        first, frames = {e.outcome: e for e in effects(self.studies[0].data)}, []
+        for study in self.studies[1:]:
+            for one in effects(study.data):
+                if one.outcome not in AGREEING or one.outcome not in first:
+                    continue
+                try:
+                    found = effect_agreement(first[one.outcome], one)
+                except UserError:
+                    continue  # no benchmark, or too few blocks, in common
+                frames.append(found.to_frame().assign(study=study.label))
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+    def _agreements(self) -> list[str]:
+        said = []
+        for row in self.block_agreement.itertuples():
+            name = BY_COLUMN[str(row.outcome)].said
+            if row.spearman != row.spearman:  # nan: the effects of one side are all the same
+                continue
+            said.append(
+                f"Which blocks {row.study} and {self.first} need on {row.benchmark}: the effects "
+                f"on {name} of {row.n_blocks} single blocks agree with a rank correlation of "
+                f"{number(row.spearman)} {interval(row.low, row.high, number)}, "
+                f"{p_value(row.p)}; as noisy as they are, about {number(row.ceiling)} is the most "
+                "that could be seen."
+            )
+        return said
+
     @property
     def notes(self) -> list[str]:
         """What a reader must know: what differs, how it was paired, what was left out."""
@@ -269,7 +306,7 @@ class StudyComparison:
             f"Not compared, as only {label} has it: {listing(names)}."
             for label, names in self.left_out.items()
         ]
-        return said
+        return said + self._agreements()
 
     def glances(self, links: Mapping[tuple[str, str, str], str] | None = None) -> list[GlanceTable]:
         """One table per benchmark: studies down, outcomes across.

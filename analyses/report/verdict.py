@@ -99,6 +99,8 @@ def _of_removals(removals: Removals, blocks: Removals, verb: str) -> str:
         return sentence(removals, [max(safe, key=lambda d: size[d.variant])], phrases)
     every = decisions(removals)
     if not any(d.decisive for d in every):
+        if removals.changes:
+            return "Dense is right no more often than a guess: no removal can show a loss."
         return "No removal can be compared with dense: they share no problem."
     return sentence(removals, every, phrases)
 

@@ -35,6 +35,7 @@ from interp.chains.noise import noise_key
 from interp.errors import UserError
 from interp.interventions.hooks import bypass, running
 from interp.interventions.interventions import Skip, VariantLike, dense
+from interp.interventions.programs import plain_steps
 from interp.interventions.timeline import Timeline, site
 from interp.model.attention import weighing
 from interp.model.holding import holding
@@ -142,7 +143,7 @@ def names_of(model: ReasoningModel, variant: VariantLike = dense) -> tuple[str, 
     anatomy = model.anatomy
     gone = {
         s.block
-        for s in variant.interventions()
+        for s in plain_steps(model, variant)
         if isinstance(s, Skip) and s.part == "block" and s.window is None
     }
     found = [EMBED]

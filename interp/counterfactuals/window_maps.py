@@ -31,6 +31,7 @@ from interp.counterfactuals.edits import ALL, Edit, ablated, rerun, restored
 from interp.decoding.sampling import Sampling
 from interp.errors import UserError, check_known
 from interp.interventions.interventions import Part, VariantLike, dense
+from interp.interventions.programs import Order
 from interp.interventions.timeline import steps_inside
 from interp.interventions.windows import Answer, AtTokens, ChainWindows, When, Window
 from interp.json_reader import short
@@ -283,8 +284,13 @@ def changed_blocks(variant: VariantLike) -> tuple[int, ...]:
         Dense indices in rising order, then `ALL`.
 
     Raises:
-        UserError: The variant changes no block.
+        UserError: The variant changes no block, or the order of all.
     """
+    if any(isinstance(step, Order) for step in variant.interventions()):
+        raise UserError(
+            f"Variant {variant.name!r} changes the order of blocks, which no single block's change "
+            "is; expected Repeat, Skip and the like."
+        )
     found = sorted({step.block for step in variant.interventions()})
     if not found:
         raise UserError(f"Variant {variant.name!r} changes no block; expected one that does.")

@@ -79,7 +79,12 @@ class FusedBlock:
     """
 
     def __init__(
-        self, block: nn.Module, cache: RowCache, found: Kernels, shared: dict[Any, _Workspace]
+        self,
+        block: nn.Module,
+        cache: RowCache,
+        found: Kernels,
+        shared: dict[Any, _Workspace],
+        packed: dict[tuple[int, ...], dict[str, torch.Tensor]],
     ) -> None:
         """Packs the weights of a block.
 
@@ -88,34 +93,18 @@ class FusedBlock:
             cache: the cache to read and write.
             found: the build of the kernels that runs the block.
             shared: buffers by shape, shared by all blocks; a missing one is added.
+            packed: packed weights by the ids of a block's tensors; blocks with the same weights
+                (runs of one block in a program) share them.
         """
         b = cast("Any", block)
         attn, mlp = b.self_attn, b.mlp
         self.run, self.cache, self.index = found.run_block, cache, int(attn.layer_idx)  # type: ignore[attr-defined]
         width = int(attn.head_dim)
         heads, kv = (p.out_features // width for p in (attn.q_proj, attn.k_proj))
-        projections = (attn.q_proj, attn.k_proj, attn.v_proj)
-        # A panel of `up` holds `half` columns of gate_proj, then `half` columns of up_proj.
-        half = found.panel // 2
-        # [inner, D] -> [D, inner] -> [D, inner / half, half]
-        gates = mlp.gate_proj.weight.detach().t().unflatten(1, (-1, half))
-        others = mlp.up_proj.weight.detach().t().unflatten(1, (-1, half))
-        weights = {
-            "qkv": panels(torch.cat([p.weight.detach() for p in projections]).t(), found.panel),
-            "o": panels(attn.o_proj.weight.detach().t(), found.panel),
-            "up": panels(torch.stack([gates, others], 2).flatten(1), found.panel),
-            "down": panels(mlp.down_proj.weight.detach().t(), found.panel),
-            "norm": b.input_layernorm.weight.detach(),
-            "norm_mlp": b.post_attention_layernorm.weight.detach(),
-        }
-        if attn.q_proj.bias is not None:
-            weights["qkv_bias"] = torch.cat([p.bias.detach() for p in projections])
-        if attn.o_proj.bias is not None:
-            weights["o_bias"] = attn.o_proj.bias.detach()
-        for name in ("q_norm", "k_norm"):
-            if (module := getattr(attn, name, None)) is not None:
-                weights[name] = module.weight.detach()
-        self.weights = {name: weight.contiguous() for name, weight in weights.items()}
+        known = tuple(map(id, block.parameters()))
+        if known not in packed:
+            packed[known] = _packed(b, found)
+        self.weights = packed[known]
         d, inner = b.input_layernorm.weight.shape[0], mlp.down_proj.in_features
         self.struct = BlockStruct(
             d=d,
@@ -173,6 +162,33 @@ class FusedBlock:
         return out
 
 
+def _packed(b: Any, found: Kernels) -> dict[str, torch.Tensor]:
+    """Returns the weights of a block as a build of the kernels reads them, by name."""
+    attn, mlp = b.self_attn, b.mlp
+    projections = (attn.q_proj, attn.k_proj, attn.v_proj)
+    # A panel of `up` holds `half` columns of gate_proj, then `half` columns of up_proj.
+    half = found.panel // 2
+    # [inner, D] -> [D, inner] -> [D, inner / half, half]
+    gates = mlp.gate_proj.weight.detach().t().unflatten(1, (-1, half))
+    others = mlp.up_proj.weight.detach().t().unflatten(1, (-1, half))
+    weights = {
+        "qkv": panels(torch.cat([p.weight.detach() for p in projections]).t(), found.panel),
+        "o": panels(attn.o_proj.weight.detach().t(), found.panel),
+        "up": panels(torch.stack([gates, others], 2).flatten(1), found.panel),
+        "down": panels(mlp.down_proj.weight.detach().t(), found.panel),
+        "norm": b.input_layernorm.weight.detach(),
+        "norm_mlp": b.post_attention_layernorm.weight.detach(),
+    }
+    if attn.q_proj.bias is not None:
+        weights["qkv_bias"] = torch.cat([p.bias.detach() for p in projections])
+    if attn.o_proj.bias is not None:
+        weights["o_bias"] = attn.o_proj.bias.detach()
+    for name in ("q_norm", "k_norm"):
+        if (module := getattr(attn, name, None)) is not None:
+            weights[name] = module.weight.detach()
+    return {name: weight.contiguous() for name, weight in weights.items()}
+
+
 def fusable(
     model: ReasoningModel,
     block: nn.Module,
@@ -219,8 +235,8 @@ def fits(model: ReasoningModel, *, head: bool = False) -> bool:
         head: whether the head is copied, too.
     """
     modules = [*model.anatomy.blocks, *([model.head] if head else [])]
-    copies = sum(p.nbytes for module in modules for p in module.parameters())
-    return copies <= SHARE * available_bytes(model.device)
+    weights = {id(p): p.nbytes for module in modules for p in module.parameters()}
+    return sum(weights.values()) <= SHARE * available_bytes(model.device)
 
 
 def fuse(
@@ -244,9 +260,10 @@ def fuse(
     if found is None or not fits(model):
         return {}
     shared: dict[Any, _Workspace] = {}
+    packed: dict[tuple[int, ...], dict[str, torch.Tensor]] = {}
     with torch.inference_mode():
         return {
-            i: FusedBlock(block, cache, found, shared)
+            i: FusedBlock(block, cache, found, shared, packed)
             for i, block in enumerate(model.anatomy.blocks)
             if (only is None or i in only) and fusable(model, block)
         }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
+from functools import partial
 
 from interp.activations.reducers import Moments
 from interp.chains.chain import Budget, Budgets, Chain, Chains
@@ -12,6 +14,7 @@ from interp.decoding.request import Request, check, cross
 from interp.decoding.sampling import Sampling
 from interp.decoding.scheduler import Scheduler
 from interp.decoding.stop_strings import StopStrings
+from interp.decoding.unrolled import refuse_moments, unrolled
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import DecoderName, Question, ReasoningModel
@@ -203,11 +206,25 @@ def decode(
         raise UserError(f"{model.name} has no end-of-sequence token: set tokenizer.eos_token.")
     if moments is not None:
         LiveMoments.check(moments, requests)
+        refuse_moments(model, requests)
     StopStrings(model, stop)  # raises UserError for an invalid stop string
     if not requests:
         return
-    scheduler = Scheduler(model, requests, options)
-    try:
-        yield from scheduler.run()
-    finally:
-        scheduler.close()
+    total, made, finished = sum(len(r.budgets) for r in requests), 0, 0
+    for part in unrolled(model, requests):
+        if progress is not None:
+            report = partial(_onward, progress, made, finished, total)
+            options = replace(options, progress=report)
+        scheduler = Scheduler(part.model, part.requests, options)
+        try:
+            yield from map(part.restored, scheduler.run())
+        finally:
+            scheduler.close()
+        made, finished = made + scheduler.made, finished + scheduler.finished
+
+
+def _onward(
+    progress: Progress, before: int, ended: int, total: int, made: int, finished: int, _: int
+) -> None:
+    """Reports the progress of one part of the requests as that of all."""
+    progress(before + made, ended + finished, total)

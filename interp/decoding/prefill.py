@@ -162,5 +162,5 @@ class Prefill:
 
     def _changes(self, request: Request) -> int:
         """Returns the index of the first block that changes how a request is read."""
-        blocks = [self.model.index_of(i.block) for i in request.changes]
+        blocks = [i.index_in(self.model) for i in request.changes]
         return min((b for b in blocks if b is not None), default=self.model.n_blocks)

@@ -359,8 +359,9 @@ def _spoilt_before(tokens: list[_Token], first: int, text: str) -> bool:
     if before.kind == "line":
         return False
     if before.kind == "other":
-        if before.text == ":" and text[before.start - 1 : before.start].isdigit():
-            return True
+        left = text[before.start - 1 : before.start]
+        if (before.text == ":" and left.isdigit()) or (before.text == "_" and left.isalnum()):
+            return True  # a time of day; an index, as in F_2
         return before.text not in ".,;:!?\"'’”“`|~_>•→⇒#"
     if before.kind != "word":
         return before.kind not in ("equals", "close", "unit")

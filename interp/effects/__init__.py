@@ -13,6 +13,7 @@
 from interp.effects.ablation_variants import Ablation, Deltas, ablations
 from interp.effects.block_scores import BlockScores, ScoresLike, split_half
 from interp.effects.dose import DoseResponse, dose_response
+from interp.effects.effect_agreement import Agreement, Agreements, effect_agreement
 from interp.effects.explain import Explanation, Explanations, explain
 from interp.effects.measure import MeasuredEffects, effects_of_chains, measure_effects
 from interp.effects.paired_effects import Effects, block_effects, effects_of_pairs

@@ -311,7 +311,7 @@ def explain(
                         score=name,
                         of=of,
                         correlation=spearman_interval(score, y, **options),
-                        p=_permutation(score, y, seed),
+                        p=permutation_p(score, y, seed),
                         partial=parts,
                         score_reliability=one.reliability,
                         effect_reliability=split_half(
@@ -389,7 +389,7 @@ def _ranks(values: Float[np.ndarray, "rows L"]) -> Float[np.ndarray, "rows L"]:
     return np.asarray(rankdata(values, axis=1), dtype=float)
 
 
-def _permutation(x: Float[np.ndarray, " L"], y: Float[np.ndarray, " L"], seed: int) -> float:
+def permutation_p(x: Float[np.ndarray, " L"], y: Float[np.ndarray, " L"], seed: int) -> float:
     """Two-sided p value of no relation: how often shuffled blocks correlate as strongly."""
     seen = float(spearman(x[None], y[None])[0])
     if np.isnan(seen):

@@ -17,6 +17,7 @@ from interp.activations.capture import CapturedBatch, Reducer
 from interp.chains.chain import Chain
 from interp.errors import check_known
 from interp.interventions.interventions import VariantLike
+from interp.interventions.programs import plain_steps
 from interp.lens.linear import FrozenNorm, Unembedding
 from interp.lens.logit import EMBEDDING
 from interp.lens.pieces import LensPiece, pieces, slack, strange_model
@@ -253,7 +254,7 @@ def contributions(
     check_readout(model, texts[places.chain[0]].ids)
     head = Unembedding.of(model)
     norm = FrozenNorm.of(model)
-    steps = variant.interventions() if variant is not None else ()
+    steps = plain_steps(model, variant) if variant is not None else ()
     whole = [model.index_of(step.block) for step in steps if step.part == "block"]
     n, k = len(wanted), len(places)
     parts = np.empty((n, model.n_blocks, len(PARTS), k), dtype=np.float32)

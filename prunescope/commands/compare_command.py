@@ -20,6 +20,8 @@ COMPARISON = {
     "verdicts": "by study: No worse, Worse, or Cannot tell",
     "changes": "a row per study, benchmark and outcome: both levels, change, interval, p before "
     "and after correction, problems, smallest visible change, pairing",
+    "blocks": "a row per study, benchmark and outcome: rank agreement of the effects of single "
+    "blocks, p, and the most that could be seen",
     "pairings": "a row per study and benchmark: how it was paired, problems, pairs of chains",
     "differences": "by study: the settings that differ from the first's",
     "left_out": "by study: the benchmarks that were not compared",
@@ -58,6 +60,7 @@ class Compare(Command, OutOptions, CodeOptions):
             verdict=found.headline,
             verdicts={name: found.decision(name) for name in found.removals.labels.values()},
             changes=frame,
+            blocks=found.block_agreement,
             pairings=found.pairings,
             differences=found.differences,
             left_out=found.left_out,

@@ -46,5 +46,6 @@ class Diagnose(Command, OutOptions):
         stated, slips = int(frame["equations"].sum()), int(frame["slips"].sum())
         said = f"{loops} of {len(frame)} texts end in a loop; {total} reflections."
         said += f" {slips} of {stated} equations do not hold."
-        found = {"loops": loops, "reflections": total, "equations": stated, "slips": slips}
-        yield Result(said, n=len(frame), **found)
+        yield Result(
+            said, n=len(frame), loops=loops, reflections=total, equations=stated, slips=slips
+        )

@@ -155,9 +155,9 @@ def test_a_killed_computation_leaves_nothing_and_the_next_one_goes_through(own: 
 def test_what_is_kept_is_named_and_read_without_a_model(own: StudyData) -> None:
     """The made-up study's model cannot be loaded: a kept result needs none."""
     computed = [a for a in catalogue.analyses().values() if a.decodes]
-    assert [a.name for a in computed] == [
-        "ablations", "time_maps", "mechanism", "sets", "commitment", "anchors", "loop_warning",
-    ]  # fmt: skip
+    names = ["ablations", "time_maps", "mechanism", "layer_programs", "sets"]
+    names += ["reflection_origin", "loop_neurons", "commitment", "anchors", "loop_warning"]
+    assert [a.name for a in computed] == names
     assert not set(computed) & set(catalogue.reported(own))
     for analysis in computed:
         settings = importlib.import_module(f"analyses.{analysis.name}").settings_of(own)

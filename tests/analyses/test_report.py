@@ -505,3 +505,22 @@ def test_a_cell_says_what_the_number_is() -> None:
     assert report._cell("value", np.float64(0.5)) == ".50"
     assert report._cell("removed", (3, 4)) == "3 4"
     assert report._cell("value", float("nan")) == "–"
+
+
+def test_a_benchmark_on_which_dense_guesses_is_no_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(fake.BASE, "recall", 0.5)  # of two choices
+    monkeypatch.setitem(fake.LOSS, "recall", {})
+    guessing = StudyData.read(fake.write_study(tmp_path / "study"))
+    assert set(changes.at_chance(guessing.rows("accuracy"))) == {"recall"}
+    assert any("Dense guesses on recall" in line for line in advice.warnings(guessing))
+    assert "keeps recall" not in verdict.headline(guessing)
+    removals = changes.plans(guessing)
+    for variant in removals.labels:
+        assert all(c.benchmark != "recall" for c in decisions.decide(removals, variant).decisive)
+        assert not any(c.ruled_out for c in removals.of(variant) if c.benchmark == "recall")
+
+
+def test_a_benchmark_with_headroom_is_evidence(study: StudyData) -> None:
+    assert not changes.at_chance(study.rows("accuracy"))

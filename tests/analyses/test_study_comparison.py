@@ -229,3 +229,14 @@ def test_studies_without_a_common_benchmark_say_so(tmp_path: Path) -> None:
 def test_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
     studies = [Made().write(tmp_path / place / "study") for place in ("a", "b")]
     assert [s.label for s in compare_studies(studies).studies] == ["a/study", "b/study"]
+
+
+def test_models_that_need_the_same_blocks_are_said_to(tmp_path: Path) -> None:
+    from tests.analyses.fake import write_study
+
+    folders = [write_study(tmp_path / name, seed) for seed, name in enumerate(("one", "two"))]
+    found = compare_studies(folders)
+    table = found.block_agreement.set_index(["benchmark", "outcome"])
+    assert table.loc[("arithmetic", "correct"), "spearman"] > 0.8
+    assert table.loc[("arithmetic", "correct"), "n_blocks"] == 6
+    assert any("Which blocks two and one need on arithmetic" in note for note in found.notes)

@@ -419,6 +419,8 @@ class World:
             "patching_grid": lambda: {
                 "model": self.model, "clean": [6, 7, 8], "corrupt": [6, 9, 8], "answers": (10, 11),
             },
+            "Neurons": lambda: {"block": 1, "indices": (0, 5)},
+            "Steer": lambda: {"block": 1, "direction": vector},
             "Patch": lambda: {"block": 1, "stream": torch.ones(3, 32)},
             "Patch.from_chains": lambda: {
                 "model": self.model, "block": 1, "chains": list(self.chains)[:1],
@@ -567,6 +569,12 @@ class World:
             "noise_at_kl": lambda: {
                 "model": self.model, "texts": self.texts, "like": 0.01, "most": 20,
                 "tolerance": 0.9,
+            },
+            "Order": lambda: {"blocks": (0, 1, 1, 3)},
+            "Repeat": lambda: {"block": 1},
+            "program_model": lambda: {"model": self.model, "program": ps.Order((0, 2, 1, 3))},
+            "save_program": lambda: {
+                "model": self.model, "program": ps.Repeat(1), "out_dir": self.fresh(),
             },
             "outcome": lambda: {
                 "chains": self.chains, "labels": [i % 2 == 0 for i in range(len(self.chains))],

@@ -26,12 +26,13 @@ from transformers import (
 )
 
 from interp.errors import PruneScopeError, UserError
+from interp.model.block_order import shorten
 from interp.model.reasoning_model import ReasoningModel
 from pruning import checkpoint
 from pruning.criteria import score
 from pruning.model_card import plan_card
 from pruning.plan import LayerPlan
-from pruning.surgery import prune, save, shorten, write_checkpoint
+from pruning.surgery import prune, save, write_checkpoint
 from tests.models import tiny, untyped
 from tests.slow_streams import hooks_of, same_weights, snapshot
 
