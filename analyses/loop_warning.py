@@ -4,8 +4,8 @@ On chains of the variant that loops most, one per problem:
 
 - alarm: a CUSUM (`interp.diagnosis.cusum`) on each statistic, its false-alarm rate fixed on half of
   the chains that do not loop and tested on the other half: detections before the loop's first pass,
-  before its first repeated token, and before its end (which shows that the alarm works at all),
-  against the other chains that were still running;
+  before its first repeated token (against the other chains that were still running), and before
+  its end (against all chains that do not loop: it shows that the alarm works at all);
 - kind: the same by kind of loop: numeric (half of a pass or more is numbers) or of statements,
   exact or a template;
 - restated: tokens from the first repeated token to the sentence from which every later one restates
@@ -202,17 +202,28 @@ def alarm_rows(
                 found = early_warning(values, onsets, [c.problem for c in chains], rate=RATE)
             except UserError:
                 return []  # too few chains without a loop
-            rows.append({"part": "alarm", "place": place, "name": name, **alarm_cells(found)})
+            whole = place == "end"
+            cells = alarm_cells(found, whole)
+            rows.append({"part": "alarm", "place": place, "name": name, **cells})
             several = sorted(set(kinds[kinds != ""].tolist()))
             for kind in several if len(several) > 1 else ():
                 head = {"part": "kind", "place": f"{place}, {kind}", "name": name}
-                rows.append(head | alarm_cells(only(found, kinds == kind)))
+                rows.append(head | alarm_cells(only(found, kinds == kind), whole))
     return rows
 
 
-def alarm_cells(found: EarlyWarning) -> dict[str, Any]:
-    """The cells of a row: detections beyond chance, with what they are made of."""
-    beyond, seen, wrong = found.beyond_chance(), found.detected(), found.false_alarms()
+def alarm_cells(found: EarlyWarning, whole: bool = False) -> dict[str, Any]:
+    """The cells of a row: detections beyond chance, with what they are made of.
+
+    Args:
+        found: the alarms.
+        whole: whether chance is the share of all chains without a loop that had an alarm.
+
+    Returns:
+        The cells.
+    """
+    beyond = found.beyond_controls() if whole else found.beyond_chance()
+    seen, wrong = found.detected(), found.false_alarms()
     leads = found.leads()
     row = {
         "value": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "chance": np.nan,

@@ -26,7 +26,13 @@ from jaxtyping import Float, Int
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
-from interp.statistics import Interval, PairedDifference, mean_interval, paired_difference
+from interp.statistics import (
+    Interval,
+    PairedDifference,
+    mean_interval,
+    paired_difference,
+    unpaired_difference,
+)
 
 NEVER = -1  # step of an alarm that was not given
 
@@ -109,6 +115,19 @@ class EarlyWarning:
             return None
         found = paired_difference(chance, self.alarmed[self.events].astype(float))
         return PairedDifference(**{**vars(found), "p": self.hazard_p()})
+
+    def beyond_controls(self) -> PairedDifference:
+        """Compare the share of events with an alarm with that of the test controls.
+
+        Whatever their length: for an event that is not over in a token, such as a whole loop, the
+        chains at risk would be others with the same event.
+
+        Returns:
+            The difference of the shares.
+        """
+        return unpaired_difference(
+            self.alarmed[self.testing].astype(float), self.alarmed[self.events].astype(float)
+        )
 
     def hazard_p(self) -> float:
         """Compute the p value that an alarm makes the event more likely, among chains at risk.

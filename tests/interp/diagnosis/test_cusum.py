@@ -41,6 +41,8 @@ def test_a_known_change_is_found_soon_after_it(shift: float) -> None:
     assert (leads > 0).all() and abs(float(np.median(leads)) - (ONSET - CHANGE)) < 15
     beyond = found.beyond_chance()
     assert beyond is not None and beyond.low > 0.5 and beyond.p < 1e-6
+    whole = found.beyond_controls()
+    assert whole.low > 0.5 and whole.value == pytest.approx(1 - found.false_alarms().value)
     frame = found.to_frame()
     assert (frame["part"] == "event").sum() == 20 and frame["lead"].notna().sum() == 20
 
