@@ -139,7 +139,7 @@ def test_loops_of_the_planted_variant_are_watched(warned: pd.DataFrame) -> None:
     assert first["false_alarms"].mean() < 0.25
     ends = alarms[alarms["place"] == "end"].set_index("name")
     assert ends["value"].idxmax() in ("text recurrence", "hidden recurrence")
-    assert ends["p_holm"].min() < 0.01, "a loop that is there raises the alarm"
+    assert ends["p"]["text recurrence"] < 0.05, "a loop that is there raises the alarm"
     near = warned[(warned["part"] == "similarity") & (warned["name"] == "similarity")]
     near = near.set_index("x")["value"]
     # this model's stream depends on the last few tokens alone: it returns with the text
