@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 
 import prunescope as ps
+from interp.counterfactuals.answer_commitment import Commitment
 from pruning.cost import Cost
 from pruning.criteria.block_influence import influence
 from scaling.store.chain_row import Key
@@ -81,6 +82,16 @@ class World:
         prompts = ["what is 2 + 3 ?", "compute 4 - 1", "what is 9 x 2 ?", "try 5 + 5"]
         made = self.model.generate(prompts, budget=ps.Budget(20, 6), samples=2, record=True)
         return made
+
+    @cached_property
+    def committed(self) -> Any:
+        chain = self.chains[0]
+        ends = np.array([0, len(chain.thinking) // 2, len(chain.thinking)])
+        return Commitment(
+            variants=("dense",), problems=(chain.problem,), samples=(0,), seed=0,
+            layer_map=(0, 1, 2, 3), numbers=(0,), ends=(ends,), finals=((int(chain.ids[0]),),),
+            probability=(np.array([[0.1, 0.9, 0.9]]),),
+        )  # fmt: skip
 
     @cached_property
     def without(self) -> Any:
@@ -520,6 +531,19 @@ class World:
             "diversity_beside": lambda: {
                 "samples": {v: {"p": [[*range(9)], [*range(1, 10)]]} for v in ("dense", "x")},
                 "correct": {v: {"p": [True, False]} for v in ("dense", "x")},
+            },
+            "early_warning": lambda: {
+                "series": list(np.random.default_rng(0).normal(size=(24, 12))),
+                "onsets": [6, 6, *[None] * 22], "problems": [str(i) for i in range(24)],
+            },
+            "hidden_recurrence": lambda: {"streams": np.eye(40, 3)},
+            "perturbed_steps": lambda: {
+                "model": self.model, "chains": list(self.chains)[:1], "found": self.committed,
+            },
+            "line_importance": lambda: {
+                "model": self.model, "chains": list(self.chains)[:1],
+                "answer": lambda chain: str(len(chain.ids) % 3), "n": 4, "most": 2,
+                "regroupings": 19, "patience": 1.0,
             },
             "effect_agreement": lambda: {
                 "first": self.effects, "second": self.effects, "draws": 20,
