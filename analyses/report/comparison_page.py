@@ -10,6 +10,7 @@ import pandas as pd
 from analyses.plumbing.frames import StudyData
 from analyses.report import page
 from analyses.report.chain_appendix import appendix
+from interp.errors import UserError
 
 PAGE = "comparison.html"
 TITLE = "Studies side by side"
@@ -25,7 +26,12 @@ def write_page(comparison: Any, path: Path, trust_remote_code: bool = False) -> 
 
     Returns:
         The file.
+
+    Raises:
+        UserError: the path is a folder.
     """
+    if path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder; name a file, such as {PAGE!r}.")
     first = comparison.studies[0]
     text, note = page.decoder_of(first.data, None, trust_remote_code)
     together = StudyData({"studies": comparison.rows}, pd.DataFrame(), pd.DataFrame())
