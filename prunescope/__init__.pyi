@@ -236,6 +236,7 @@ from interp.lens import Lens as _Lens
 from interp.interventions.interventions import MeanDelta as _MeanDelta
 from scaling.costs.flops import ModelCost as _ModelCost
 from interp.model.named_cache import NamedCache as _NamedCache
+from interp.interventions.neurons import Neurons as _Neurons
 from interp.errors import NonFiniteError as _NonFiniteError
 from interp.interventions.programs import Order as _Order
 from interp.interventions.patches import Patch as _Patch
@@ -258,6 +259,7 @@ from pruning.scores import Scores as _Scores
 from scaling.engines.server import ServerEngine as _ServerEngine
 from interp.interventions.interventions import Skip as _Skip
 from interp.chains.chain import Span as _Span
+from interp.interventions.interventions import Steer as _Steer
 from scaling.store.study_store import Store as _Store
 from analyses.report.study_comparison import StudyComparison as _StudyComparison
 from scaling.study.config import StudyConfig as _StudyConfig
@@ -265,6 +267,7 @@ from analyses.plumbing.frames import StudyData as _StudyData
 from scaling.study.runner import StudyResult as _StudyResult
 from pruning.sublayers import SublayerPlan as _SublayerPlan
 from pruning.sublayers import SublayerScores as _SublayerScores
+from interp.interventions.suppress import Suppress as _Suppress
 from interp.interventions.windows import Thinking as _Thinking
 from interp.errors import UserError as _UserError
 from interp.interventions.interventions import Variant as _Variant
@@ -282,6 +285,7 @@ from interp.influence_profile import by_step as _by_step
 from scaling.engines.budget_check import check_budget as _check_budget
 from scaling.study.model_scoring import choose_plan as _choose_plan
 from interp.statistics import clopper_pearson as _clopper_pearson
+from interp.counterfactuals.answer_commitment import commitment as _commitment
 from pruning.compare import compare as _compare
 from pruning.compare import compare_criteria as _compare_criteria
 from interp.diagnosis import compare_openers as _compare_openers
@@ -300,6 +304,7 @@ from interp.replay.divergence import divergence as _divergence
 from interp.replay.divergence import divergence_table as _divergence_table
 from interp.diagnosis import diversity as _diversity
 from interp.diagnosis import diversity_beside as _diversity_beside
+from interp.diagnosis.cusum import early_warning as _early_warning
 from interp.effects import effect_agreement as _effect_agreement
 from scaling.curves.equal_cost_comparison import equal_cost as _equal_cost
 from interp.diagnosis import equations as _equations
@@ -313,12 +318,15 @@ from interp.decoding.request import fork as _fork
 from interp.probes import gather as _gather
 from scaling.grading import grade as _grade
 from interp.counterfactuals.forks import handover as _handover
+from interp.diagnosis.recurrence import hidden_recurrence as _hidden_recurrence
 from interp.statistics import holm as _holm
 from pruning.calibration import hub_texts as _hub_texts
 from interp.statistics import jeffreys as _jeffreys
 from scaling.judging import judge_at as _judge_at
 from scaling.judging import judge_study as _judge_study
 from interp.lens import lens as _lens
+from interp.diagnosis.chain_lines import line_ends as _line_ends
+from interp.counterfactuals.line_importance import line_importance as _line_importance
 from scaling.benchmarks import load_benchmark as _load_benchmark
 from interp.activations.store import load_raw as _load_raw
 from interp.diagnosis import loop_dynamics as _loop_dynamics
@@ -335,6 +343,7 @@ from interp.probes import outcome as _outcome
 from interp.statistics import paired_difference as _paired_difference
 from interp.statistics import pass_at_k as _pass_at_k
 from interp.counterfactuals.patching import patching_grid as _patching_grid
+from interp.counterfactuals.answer_commitment import perturbed_steps as _perturbed_steps
 from interp.probes import probe as _probe
 from interp.probes import probe_ahead as _probe_ahead
 from interp.interventions.programs import program_model as _program_model
@@ -367,6 +376,7 @@ from interp.statistics import sign_flip as _sign_flip
 from pruning.weights import sparsify as _sparsify
 from interp.statistics import spearman_interval as _spearman_interval
 from scaling.study.calibration_source import study_chains as _study_chains
+from interp.diagnosis.recurrence import text_recurrence as _text_recurrence
 from interp.effects import tie as _tie
 from interp.counterfactuals.window_maps import time_map as _time_map
 from interp.statistics import unpaired_difference as _unpaired_difference
@@ -402,13 +412,16 @@ class chains:
     Span = _Span
 
 class counterfactuals:
-    """Chains with blocks taken away in a window or handed over; activations patched."""
+    """Chains with blocks taken away in a window or handed over; lines resampled, activations patched."""
 
     PatchingGrid = _PatchingGrid
     along = staticmethod(_along)
     around_loops = staticmethod(_around_loops)
+    commitment = staticmethod(_commitment)
     handover = staticmethod(_handover)
+    line_importance = staticmethod(_line_importance)
     patching_grid = staticmethod(_patching_grid)
+    perturbed_steps = staticmethod(_perturbed_steps)
     time_map = staticmethod(_time_map)
     usual_windows = staticmethod(_usual_windows)
 
@@ -428,16 +441,20 @@ class diagnosis:
     diagnose_texts = staticmethod(_diagnose_texts)
     diversity = staticmethod(_diversity)
     diversity_beside = staticmethod(_diversity_beside)
+    early_warning = staticmethod(_early_warning)
     equations = staticmethod(_equations)
     escape_mass = staticmethod(_escape_mass)
     find_episodes = staticmethod(_find_episodes)
     find_loop = staticmethod(_find_loop)
+    hidden_recurrence = staticmethod(_hidden_recurrence)
+    line_ends = staticmethod(_line_ends)
     loop_dynamics = staticmethod(_loop_dynamics)
     mark = staticmethod(_mark)
     opener_mass = staticmethod(_opener_mass)
     reflection_benefit = staticmethod(_reflection_benefit)
     reflections = staticmethod(_reflections)
     restatement = staticmethod(_restatement)
+    text_recurrence = staticmethod(_text_recurrence)
 
 class effects:
     """What each block does to verdicts and diagnoses, and how that goes with its score."""
@@ -483,12 +500,15 @@ class interventions:
     EditDelta = _EditDelta
     EditStream = _EditStream
     MeanDelta = _MeanDelta
+    Neurons = _Neurons
     Order = _Order
     Patch = _Patch
     Repeat = _Repeat
     ResampleDelta = _ResampleDelta
     Scale = _Scale
     Skip = _Skip
+    Steer = _Steer
+    Suppress = _Suppress
     Thinking = _Thinking
     Variant = _Variant
     Window = _Window

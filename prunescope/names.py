@@ -95,9 +95,12 @@ NAMESPACES: Mapping[str, Names] = {
         },
     ),
     "counterfactuals": Names(
-        "Chains with blocks taken away in a window or handed over; activations patched.",
+        "Chains with blocks taken away in a window or handed over; lines resampled, activations "
+        "patched.",
         {
+            "interp.counterfactuals.answer_commitment": "commitment perturbed_steps",
             "interp.counterfactuals.forks": "along around_loops handover",
+            "interp.counterfactuals.line_importance": "line_importance",
             "interp.counterfactuals.patching": "PatchingGrid patching_grid",
             "interp.counterfactuals.window_maps": "time_map usual_windows",
         },
@@ -118,7 +121,10 @@ NAMESPACES: Mapping[str, Names] = {
                 "find_episodes find_loop loop_dynamics opener_mass reflection_benefit reflections "
                 "restatement"
             ),
+            "interp.diagnosis.chain_lines": "line_ends",
+            "interp.diagnosis.cusum": "early_warning",
             "interp.diagnosis.events": "mark",
+            "interp.diagnosis.recurrence": "hidden_recurrence text_recurrence",
             "interp.diagnosis.text_table": "diagnose_texts",
         },
     ),
@@ -148,10 +154,12 @@ NAMESPACES: Mapping[str, Names] = {
         {
             "interp.interventions.function_edits": "EditDelta EditStream",
             "interp.interventions.interventions": (
-                "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
+                "AblateHeads MeanDelta ResampleDelta Scale Skip Steer Variant dense"
             ),
+            "interp.interventions.neurons": "Neurons",
             "interp.interventions.patches": "Patch",
             "interp.interventions.programs": "Order Repeat program_model",
+            "interp.interventions.suppress": "Suppress",
             "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
         },
     ),

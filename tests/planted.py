@@ -10,7 +10,10 @@ stop or the end of thinking; then "no" or seldom "yes", and the end. On top of i
 
 - `copier`: attends to the token `period` - 1 back and writes it: chains loop with that period;
 - `brake`: the same with the other sign, so that the copier's loops need its loss;
-- `opener`: after a full stop it writes "wait";
+- `opener`: after a full stop it writes "wait"; if it `heeds`, only where its attention finds one of
+  some numbers before the full stop;
+- `closer`: one neuron of its MLP closes a cycle of three numbers, whose first two steps are the
+  embedding's: chains loop in it, and no attention takes part;
 - `answerer`: at the end of thinking it writes "yes".
 
 Every other block trades places of two numbers of its own: the embedding gives them the logits
@@ -18,6 +21,8 @@ Every other block trades places of two numbers of its own: the embedding gives t
 up to the names of the two, and noise of a word does not know its name; so a chain without it is
 another chain with the same law, and a paired difference of any outcome that treats numbers alike
 is symmetric around zero: exactly the hypothesis of the sign-flip test.
+
+The block of the closer, and `decoys`, also have neurons that write as much to other numbers.
 """
 
 from __future__ import annotations
@@ -49,6 +54,10 @@ LOGITS = VOCAB + 1
 LARGE = 2000.0
 TRADE = 1.5
 NEVER = -20.0
+FLAG = LOGITS + VOCAB  # where an opener that heeds notes what it found
+HEEDED = NUMBERS[:15]
+CYCLE = NUMBERS[20:23]  # a loop of three words, closed by one neuron
+CLOSER, CLOSES, DECOY = 3, 11.0, 0.8  # its number; logits that it and the other neurons add
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,9 @@ class Planted:
     brake: int | None = None
     opener: int | None = None
     answerer: int | None = None
+    closer: int | None = None
+    decoys: int | None = None  # a block with neurons that write much and hold nothing
+    heeds: bool = False
     period: int = 5
     copy: float = 7.6  # logits that copying adds
     answer: float = 5.0  # logits that the answerer adds to "yes"
@@ -95,19 +107,22 @@ class Planted:
     @property
     def neutral(self) -> tuple[int, ...]:
         """The blocks that carry nothing: they trade places of two numbers."""
-        taken = {self.copier, self.brake, self.opener, self.answerer}
+        taken = {self.copier, self.brake, self.opener, self.answerer, self.closer, self.decoys}
         return tuple(l for l in range(self.n_blocks) if l not in taken)
 
     def _bigrams(self, hf: Any) -> None:
         table = torch.full((VOCAB, VOCAB), NEVER)
         table[:, NUMBERS] = 0.0
-        table[:, WORD["."]] = 1.0
+        table[:, WORD["."]] = 2.0 if self.heeds else 1.0
         table[:, WORD["wait"]] = -3.0
         table[:, END] = self.ends
         for block in self.neutral:
             first, second = pair(block)
             table[:, first] += TRADE
             table[:, second] -= TRADE
+        if self.closer is not None:
+            table[:, CYCLE] = 2.0  # so that a chain comes into it
+            table[CYCLE[0], CYCLE[1]] = table[CYCLE[1], CYCLE[2]] = CLOSES
         for word in (END, WORD["yes"], WORD["no"]):
             table[word] = NEVER
         table[END, [WORD["yes"], WORD["no"]]] = torch.tensor([-2.0, 0.0])
@@ -123,26 +138,43 @@ class Planted:
         if index in (self.copier, self.brake):
             self._copying(block, self.copy if index == self.copier else -self.copy)
         elif index == self.opener:
-            detector(block, WORD["."], {WORD["wait"]: 7.0})
+            detector(block, WORD["."], {WORD["wait"]: 9.0 if self.heeds else 7.0})
+            if self.heeds:
+                look_back(block, 1)
+                block.self_attn.o_proj.weight[FLAG, HEEDED] = 1.0
+                block.mlp.up_proj.weight[0] = 0.0
+                block.mlp.up_proj.weight[0, FLAG] = LARGE / D**0.5
         elif index == self.answerer:
             detector(block, END, {WORD["yes"]: self.answer})
+        elif index in (self.closer, self.decoys):
+            if index == self.closer:
+                detector(block, CYCLE[2], {CYCLE[0]: CLOSES}, CLOSER)
+            for neuron in range(INNER):
+                if index == self.decoys or neuron != CLOSER:
+                    detector(block, None, {NUMBERS[10 + neuron]: DECOY}, neuron)
         else:
             first, second = pair(index)
             detector(block, None, {first: -2 * TRADE, second: 2 * TRADE})
 
     def _copying(self, block: Any, strength: float) -> None:
         """Head 0 attends `period` - 1 back and writes what it finds there into the logits."""
-        attention = block.self_attn
-        half = HEAD // 2
-        turns = 100.0 ** (-torch.arange(half) / half)  # radians a position, as the model's rotary
-        angle = turns * (self.period - 1)
-        seen = D**0.5  # the constant as the norm leaves it
-        attention.q_proj.weight[:half, CONSTANT] = 8.0 / seen
-        attention.k_proj.weight[:half, CONSTANT] = 8.0 * angle.cos() / seen
-        attention.k_proj.weight[half:HEAD, CONSTANT] = 8.0 * angle.sin() / seen
-        size = D**0.5 / LARGE  # of a one-hot entry, as the norm leaves it
-        attention.v_proj.weight[:VOCAB, :VOCAB] = torch.eye(VOCAB) / size
-        attention.o_proj.weight[LOGITS : LOGITS + VOCAB, :VOCAB] = torch.eye(VOCAB) * strength
+        look_back(block, self.period - 1)
+        write = block.self_attn.o_proj.weight[LOGITS : LOGITS + VOCAB, :VOCAB]
+        write.copy_(torch.eye(VOCAB) * strength)
+
+
+def look_back(block: Any, back: int) -> None:
+    """Head 0 finds, one-hot, the token that lies so many positions back."""
+    attention = block.self_attn
+    half = HEAD // 2
+    turns = 100.0 ** (-torch.arange(half) / half)  # radians a position, as the model's rotary
+    angle = turns * back
+    seen = D**0.5  # the constant as the norm leaves it
+    attention.q_proj.weight[:half, CONSTANT] = 8.0 / seen
+    attention.k_proj.weight[:half, CONSTANT] = 8.0 * angle.cos() / seen
+    attention.k_proj.weight[half:HEAD, CONSTANT] = 8.0 * angle.sin() / seen
+    size = D**0.5 / LARGE  # of a one-hot entry, as the norm leaves it
+    attention.v_proj.weight[:VOCAB, :VOCAB] = torch.eye(VOCAB) / size
 
 
 def pair(block: int) -> tuple[int, int]:
@@ -150,15 +182,15 @@ def pair(block: int) -> tuple[int, int]:
     return NUMBERS[2 * block], NUMBERS[2 * block + 1]
 
 
-def detector(block: Any, word: int | None, writes: dict[int, float]) -> None:
-    """The MLP adds `writes` to the logits where `word` is read (None: everywhere)."""
+def detector(block: Any, word: int | None, writes: dict[int, float], neuron: int = 0) -> None:
+    """A neuron adds `writes` to the logits where `word` is read (None: everywhere)."""
     mlp = block.mlp
     seen = D**0.5
     place, size = (CONSTANT, seen) if word is None else (word, seen / LARGE)
-    mlp.gate_proj.weight[0, place] = 20.0 / size  # silu(20) is 20, silu(0) is 0
-    mlp.up_proj.weight[0, CONSTANT] = 1.0 / seen
+    mlp.gate_proj.weight[neuron, place] = 20.0 / size  # silu(20) is 20, silu(0) is 0
+    mlp.up_proj.weight[neuron, CONSTANT] = 1.0 / seen
     for logit, value in writes.items():
-        mlp.down_proj.weight[LOGITS + logit, 0] = value / 20.0
+        mlp.down_proj.weight[LOGITS + logit, neuron] = value / 20.0
 
 
 # ------------------------------------------------------------------------------ its chains
@@ -215,3 +247,6 @@ class PlantedBench(Workbench):
         if not chain.n_answer:
             return "no answer"
         return "correct" if judge(chain)["correct"] == 1 else "wrong"
+
+    def answer(self, chain: Chain) -> str | None:
+        return self.verdict(chain) if chain.n_answer else None

@@ -190,9 +190,9 @@ def test_the_commands_of_a_page_run_and_print_what_it_says(
 
 def masked(text: str) -> set[str]:
     """Lines without their numbers; those with an ellipsis stand for what was left out."""
-    lines = [re.sub(r"[\d.,:+-]+", "#", line) for line in text.splitlines()]
-    found = {re.sub(r"[\s─]+", " ", line).strip() for line in lines if "..." not in line}
-    return found - {"", "#"}
+    kept = [line for line in text.splitlines() if "..." not in line]
+    lines = [re.sub(r"[\d.,:+-]+", "#", line) for line in kept]
+    return {re.sub(r"[\s─]+", " ", line).strip() for line in lines} - {""}
 
 
 def _files_of(page: str, folder: Path) -> None:

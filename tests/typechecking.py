@@ -38,10 +38,13 @@ def jaxtyped(target: Any = None, *, typechecker: Any = None) -> Any:
     """
     if target is None:
         return functools.partial(jaxtyped, typechecker=typechecker)
+    if isinstance(target, type):
+        made = getattr(target.__init__, "__globals__", {})  # type: ignore[misc]
+        if made.get("__name__") == __name__:  # below the project's own check, which converts
+            return target
+        return _whole(target, typechecker=typechecker)
     watched = _whole(target, typechecker=typechecker)
-    if isinstance(target, type) or not callable(target):
-        return watched
-    return _first_calls(target, watched)
+    return _first_calls(target, watched) if callable(target) else watched
 
 
 def _first_calls(plain: Callable[..., Any], watched: Callable[..., Any]) -> Callable[..., Any]:

@@ -128,17 +128,16 @@ def persistence(
     Returns:
         1 where the chain still ends in a loop, else 0: [sets, chains].
     """
-    from interp.counterfactuals.edits import ALL, Edit, rerun
-    from interp.counterfactuals.forks import around_loops
+    from interp.counterfactuals.forks import around_loops, outcomes_within
     from interp.interventions.windows import ChainWindows
 
     (_, within) = around_loops([bench.loop(chain) for chain in looping]).values()
     when = ChainWindows.of(looping, within)
-    edits = [Edit(f"set {i}", ALL, without_heads(base, s, when), when) for i, s in enumerate(sets)]
-    stays = np.ones((len(sets), len(looping)))
-    for e, c, chain in rerun(bench.model, looping, edits, sampling=bench.sampling):
-        stays[e, c] = float(bench.loop(chain) is not None)
-    return stays
+    variants = [without_heads(base, chosen, when) for chosen in sets]
+    return outcomes_within(
+        bench.model, looping, variants, when, lambda chain: bench.loop(chain) is not None,
+        sampling=bench.sampling,
+    )  # fmt: skip
 
 
 def ablations(stays: np.ndarray, best: Sequence[tuple[int, int]]) -> pd.DataFrame:

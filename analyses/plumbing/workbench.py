@@ -10,7 +10,7 @@ is the one with the highest dense accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from scaling.store.thinking_format import stored_format
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
     from interp.interventions.interventions import VariantLike
+    from scaling.grading import Verdict
 
 SOLVED = 2 / 3  # dense accuracy from which on a benchmark counts as solved
 
@@ -108,7 +109,13 @@ class Workbench:
         return {p.id: p for p in self.benchmark.problems}
 
     def decode(
-        self, variants: Sequence[VariantLike], problems: int, samples: int = 1
+        self,
+        variants: Sequence[VariantLike],
+        problems: int,
+        samples: int = 1,
+        *,
+        only: Collection[str] | None = None,
+        sampling: Sampling | None = None,
     ) -> dict[str, list[Chain]]:
         """Decode the first problems under each variant.
 
@@ -116,11 +123,14 @@ class Workbench:
             variants: the variants.
             problems: number of problems.
             samples: samples per problem.
+            only: ids of those of the problems that are decoded; None for all.
+            sampling: temperature and filters; the study's by default.
 
         Returns:
             By variant name, its chains, in the same order for all.
         """
         few = self.benchmark.problems[:problems]
+        few = [p for p in few if only is None or p.id in only]
         chains = generate(
             self.model,
             [self.benchmark.prompt(p) for p in few],
@@ -128,7 +138,7 @@ class Workbench:
             budget=self.budget,
             samples=samples,
             seed=int(self.study.config.get("seed", 0)),
-            sampling=self.sampling,
+            sampling=sampling or self.sampling,
             problem_ids=[p.id for p in few],
             stop_on_loop=True,
             thinking=self.benchmark.thinking,
@@ -143,11 +153,19 @@ class Workbench:
         ids = chain.thinking_ids
         return find_loop(ids, read(self.pieces, ids).mask(NUMBER)) if len(ids) else None
 
-    def verdict(self, chain: Chain) -> str:
-        """The grader's outcome for a chain: correct, wrong or no answer."""
+    def graded(self, chain: Chain) -> Verdict:
+        """The grader's judgement of a chain."""
         from scaling.grading import grade
 
-        return grade(self.benchmark, self._by_id[chain.problem], chain, self.model).outcome
+        return grade(self.benchmark, self._by_id[chain.problem], chain, self.model)
+
+    def verdict(self, chain: Chain) -> str:
+        """The grader's outcome for a chain: correct, wrong or no answer."""
+        return self.graded(chain).outcome
+
+    def answer(self, chain: Chain) -> str | None:
+        """The text that the grader reads as a chain's answer; None where it gives none."""
+        return self.graded(chain).extracted
 
     def correct(self, chain: Chain) -> bool:
         """Whether the chain's answer is correct."""

@@ -14,14 +14,15 @@ can differ.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from interp.chains.chain import Chain
-from interp.counterfactuals.edits import fork_point
+from interp.counterfactuals.edits import ALL, Edit, fork_point, rerun
 from interp.counterfactuals.window_maps import Judge, TimeMap, time_map
 from interp.decoding.generate import decode
 from interp.decoding.request import fork
@@ -153,6 +154,36 @@ def _reproduced(
         for again in decode(model, asked, sampling=sampling, slots=slots, stop_on_loop=stop_on_loop)
     ]
     return float(np.mean(same))
+
+
+@checked
+def outcomes_within(
+    model: ReasoningModel,
+    chains: Sequence[Chain],
+    variants: Sequence[VariantLike],
+    when: ChainWindows,
+    outcome: Callable[[Chain], float],
+    *,
+    sampling: Sampling | None = None,
+) -> Float[np.ndarray, "V C"]:
+    """Fork chains at their own windows under each variant, and judge what comes out.
+
+    Args:
+        model: The model that wrote the chains.
+        chains: Finished chains.
+        variants: Variants that differ from the chains' own inside the window only.
+        when: The steps at which they differ; a chain that it never reaches stays as it is.
+        outcome: A number for a chain, such as whether it ends in a loop.
+        sampling: As the chains were decoded.
+
+    Returns:
+        The outcome of each changed chain, [V, C].
+    """
+    edits = [Edit(variant.name, ALL, variant, when) for variant in variants]
+    found = np.tile([float(outcome(chain)) for chain in chains], (len(variants), 1))
+    for e, c, chain in rerun(model, chains, edits, sampling=sampling):
+        found[e, c] = float(outcome(chain))
+    return found
 
 
 @checked

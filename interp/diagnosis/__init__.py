@@ -5,6 +5,7 @@
 | `loops`, `episodes` | the loop in which a chain ends; every loop it entered |
 | `hazard`, `escape` | rates of entering and leaving loops; the probability of leaving |
 | `restatement` | sentences that repeat an earlier one, in the same or in other words |
+| `recurrence`, `cusum` | how much a chain resembles its past; alarms before an event |
 | `diversity_measures` | how different a problem's samples are |
 | `diversity_comparison` | variants compared, with accuracy |
 | `equations` | arithmetic in words, checked |

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from interp.errors import UserError
-from interp.interventions.interventions import Intervention, Skip, VariantLike
+from interp.interventions.interventions import HEAD, Intervention, Skip, VariantLike
 from interp.interventions.patches import Patch
 from interp.interventions.programs import plain_steps
 from interp.interventions.windows import Site
@@ -117,8 +118,12 @@ class RowHooks:
                     here = None if all(flags) else torch.tensor(flags, device=device)[:, None, None]
                 kept.append(_Op(op.intervention, op.variants, op.source, here, here))
                 self.windowed |= op.intervention.window is not None
-            block = self.model.anatomy.blocks[place[0]]
-            if self.bypass and place[1] == "block" and _never_runs(kept) and _returns_tensor(block):
+            if (
+                self.bypass
+                and place[1] == "block"
+                and _never_runs(kept)
+                and _returns_tensor(self.model.anatomy.blocks[place[0]])
+            ):
                 self._bypassed.append(place[0])
             elif kept:
                 self._ops[place] = kept
@@ -153,14 +158,17 @@ class RowHooks:
         self._site = site
         if not self.windowed:
             return
+        inside: dict[int, torch.Tensor] = {}  # by window: many interventions may share one
         for ops in self._ops.values():
             for op in ops:
                 rows = op.rows
                 if self.static is not None and rows is not None:
                     op.mask = rows = rows[: site.keys.shape[0]]
                 if (window := op.intervention.window) is not None:
-                    inside = window.active(site)[..., None]
-                    op.mask = inside if rows is None else rows & inside
+                    if id(window) not in inside:
+                        inside[id(window)] = window.active(site)[..., None]
+                    here = inside[id(window)]
+                    op.mask = here if rows is None else rows & here
 
     # ---------------------------------------------------------------- hooks
 
@@ -168,16 +176,7 @@ class RowHooks:
         try:
             self._held.enter_context(holding(self.model))
             for (index, part), ops in self._ops.items():
-                if part == "heads":
-                    mixer = self.model.anatomy.output_projection(index)
-                    handle = mixer.register_forward_pre_hook(self._on_heads(ops))
-                    self._undo.append(handle.remove)
-                    continue
-                module = self.model.anatomy.adds(index, part)
-                make = self._on_block if part == "block" else self._on_sublayer
-                wants = part == "block"  # the block's hook reads the block's input
-                handle = module.register_forward_hook(make(ops), with_kwargs=wants)
-                self._undo.append(handle.remove)
+                self._undo.append(self._hooked(index, part, ops).remove)
             if self._bypassed:
                 self._held.enter_context(bypass(self.model, self._bypassed))
         except BaseException:
@@ -189,6 +188,20 @@ class RowHooks:
         while self._undo:
             self._undo.pop()()
         self._held.close()
+
+    def _hooked(self, index: int, part: str, ops: list[_Op]) -> RemovableHandle:
+        anatomy = self.model.anatomy
+        if part == "logits":  # behind the soft caps, so that -inf stays -inf
+            return self.model.hf.register_forward_hook(self._on_logits(ops))
+        if part == "heads":
+            mixer = anatomy.output_projection(index)
+            return mixer.register_forward_pre_hook(self._on_inputs(ops, anatomy.n_heads))
+        if part == "neurons":
+            down = anatomy.down_projection(index)
+            return down.register_forward_pre_hook(self._on_inputs(ops))
+        make = self._on_block if part == "block" else self._on_sublayer
+        wants = part == "block"  # the block's hook reads the block's input
+        return anatomy.adds(index, part).register_forward_hook(make(ops), with_kwargs=wants)
 
     def _on_block(self, ops: list[_Op]) -> Callable[..., Any]:
         def hook(
@@ -229,15 +242,24 @@ class RowHooks:
         """What an intervention makes of a delta, which may have the first rows only."""
         return op.intervention.new_delta(delta, self._site.first(delta.shape[0]))
 
-    def _on_heads(self, ops: list[_Op]) -> Callable[..., Any]:
-        n_heads = self.model.anatomy.n_heads
+    def _on_inputs(self, ops: list[_Op], n_heads: int | None = None) -> Callable[..., Any]:
+        """The hook before a projection into the stream; its inputs as [.., H, d] for heads."""
 
         def hook(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-            z = args[0].unflatten(-1, (n_heads, -1))  # [B, T, H * d] -> [B, T, H, d]
+            z = args[0]  # [B, T, F], or [B, T, H * d] -> [B, T, H, d]
+            z = z if n_heads is None else z.unflatten(-1, (n_heads, -1))
             for op in ops:
-                mask = None if op.mask is None else op.mask[..., None]
+                mask = op.mask if op.mask is None or n_heads is None else op.mask[..., None]
                 z = _select(mask, self._new(op, z), z)
-            return (z.flatten(-2), *args[1:])
+            return (z if n_heads is None else z.flatten(-2), *args[1:])
+
+        return hook
+
+    def _on_logits(self, ops: list[_Op]) -> Callable[..., Any]:
+        def hook(_: nn.Module, _args: Any, output: Any) -> Any:
+            for op in ops:
+                output.logits = _select(op.mask, self._new(op, output.logits), output.logits)
+            return output
 
         return hook
 
@@ -274,7 +296,7 @@ def _places(model: ReasoningModel, variants: Sequence[VariantLike]) -> dict[Plac
     places: dict[Place, list[_Op]] = {}
     for v, variant in enumerate(variants):
         for step in plain_steps(model, variant):
-            index = step.index_in(model)
+            index = HEAD if step.part == "logits" else step.index_in(model)
             if index is None:
                 raise UserError(
                     f"Variant {variant.name!r} touches block {step.block}, which was removed from "
@@ -291,7 +313,7 @@ def _places(model: ReasoningModel, variants: Sequence[VariantLike]) -> dict[Plac
 
 
 def _weight(model: ReasoningModel, index: int) -> torch.Tensor:
-    """A tensor with the device and dtype of a block."""
+    """A tensor with the device and dtype of a block; of the last one for `HEAD`."""
     found = next(model.anatomy.blocks[index].parameters(), None)
     if found is None or found.device.type == "meta":  # offloaded
         return torch.zeros((), dtype=model.dtype, device=model.device)
@@ -439,8 +461,16 @@ def running(
         variant: the variant; None for the model as it is.
         rows: number of rows of the passes.
         at: the steps of the pass and what else interventions may read; windows need it.
+
+    Raises:
+        UserError: the variant suppresses tokens.
     """
     steps = plain_steps(model, variant) if variant is not None else ()
+    if variant is not None and any(step.part == "logits" for step in steps):
+        raise UserError(
+            f"Variant {variant.name!r} suppresses tokens, which changes how tokens are chosen; "
+            "this pass reads tokens and chooses none. Give the variant without its Suppress."
+        )
     gone = {s.block for s in steps if _skips_for_good(s)}
     with bypass(model, present(model, sorted(gone))):
         if variant is None or all(_skips_for_good(step) for step in steps):

@@ -8,10 +8,13 @@ their DENSE index. The delta becomes:
 - `MeanDelta`: a constant vector. `ResampleDelta`: drawn from a pool anew at each position.
 - `Scale`: itself times a gain. `Patch` (`interp.interventions.patches`): the delta of another
   row, or of a stored stream.
+- `Steer`: itself and a direction.
 - `AblateHeads`: itself without some attention heads (their output zero, or a mean).
+- `Neurons` (`interp.interventions.neurons`): itself with some MLP neurons scaled.
 - `EditDelta`: a function of it (`interp.interventions.function_edits`).
 
-`Repeat` and `Order` (`interp.interventions.programs`) say which blocks run instead.
+`Suppress` (`interp.interventions.suppress`) changes no delta but the logits. `Repeat` and `Order`
+(`interp.interventions.programs`) say which blocks run instead.
 
 A window limits an intervention to some steps or events (`interp.interventions.windows`). A part
 skipped inside a window still writes its keys and values, so later tokens attend to a complete
@@ -35,9 +38,11 @@ if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
 Part = Literal["block", "attention", "mlp"]
-PlaceName = Literal["block", "attention", "mlp", "heads"]  # parts, and the heads of attention
+# parts, the heads of attention, the neurons of the MLP, and what the unembedding returns
+PlaceName = Literal["block", "attention", "mlp", "heads", "neurons", "logits"]
 PARTS = ("block", "attention", "mlp")
 HEADING = ("block", "part", "window", "position")  # fields that a name does not list as options
+HEAD = -1  # stands for the block of an intervention on the logits, which changes no block
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +51,9 @@ class Intervention:
 
     Attributes:
         block: dense index of the block.
-        part: "block", "attention" or "mlp"; "heads" for interventions on head outputs only.
+        part: "block", "attention" or "mlp"; another place for classes that act only there.
         window: the steps at which it is in force; None for all.
-        on_heads: whether it changes the outputs of attention heads.
+        places: the values that `part` may have, the default first.
         by_function: whether it calls a function of the caller in every pass.
         by_program: whether it says which blocks run, and changes no delta.
         position: the run of the block that it acts on, by its place in a model whose blocks run
@@ -62,14 +67,14 @@ class Intervention:
     part: PlaceName = field(default="block", kw_only=True)
     window: When | None = field(default=None, kw_only=True)
     position: int | None = field(default=None, kw_only=True, repr=False)
-    on_heads: ClassVar[bool] = False  # whether it changes the heads' outputs
+    places: ClassVar[tuple[str, ...]] = PARTS
     by_function: ClassVar[bool] = False
     by_program: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if self.part not in (*PARTS, "heads") or (self.part == "heads") != self.on_heads:
-            raise UserError(f"part={self.part!r}: expected one of {', '.join(PARTS)}.")
-        if self.block < 0:
+        if self.part not in self.places:
+            raise UserError(f"part={self.part!r}: expected one of {', '.join(self.places)}.")
+        if self.block < 0 and self.part != "logits":
             raise UserError(f"Block {self.block}: expected a dense index of 0 or more.")
         if self.window is not None and not isinstance(self.window, When):
             raise UserError(f"window={self.window!r}: expected a window, such as Window(40).")
@@ -78,7 +83,7 @@ class Intervention:
     def name(self) -> str:
         """The name of the variant that consists of this intervention, such as "skip 3"."""
         said = [type(self).__name__.removesuffix("Delta").lower(), str(self.block)]
-        said += [] if self.part in ("block", "heads") else [self.part]
+        said += [] if self.part == self.places[0] else [self.part]
         for f in fields(self):
             value = getattr(self, f.name)
             if f.name not in HEADING and isinstance(value, (int, float, tuple)):
@@ -144,7 +149,8 @@ class Intervention:
         """The delta that replaces `delta`, with no regard to the window.
 
         Args:
-            delta: what the part adds, [B, T, D] ([B, T, H, d] for heads).
+            delta: what the part adds, [B, T, D] (heads: [B, T, H, d]; the inputs of the MLP's down
+                projection, one per neuron: [B, T, F]; logits: [B, T, V]).
             at: the steps, keys and events of the pass.
 
         Returns:
@@ -267,6 +273,30 @@ class Scale(Intervention):
 @checked
 @brief
 @dataclass(frozen=True, eq=False)
+class Steer(Intervention):
+    """Add a direction to the part's delta (activation steering, arXiv 2308.10248).
+
+    Attributes:
+        direction: the vector [D].
+        strength: its factor; 0 changes nothing.
+    """
+
+    direction: torch.Tensor | None = None
+    strength: float = 1.0
+
+    def new_delta(self, delta: torch.Tensor, at: Site) -> torch.Tensor:
+        """The delta and the direction times the strength [B, T, D]."""
+        direction = needed(self.direction, "Steer(direction=...)", delta, ndim=1)
+        return delta + self.strength * direction.to(delta) if self.strength else delta
+
+    def new_stream(self, before: torch.Tensor, after: torch.Tensor, at: Site) -> torch.Tensor:
+        """The stream leaving the block and the direction times the strength [B, T, D]."""
+        return self.new_delta(after, at)  # not before + (after - before), which rounds
+
+
+@checked
+@brief
+@dataclass(frozen=True, eq=False)
 class AblateHeads(Intervention):
     """Set the outputs of some attention heads to zero or to a mean.
 
@@ -284,7 +314,7 @@ class AblateHeads(Intervention):
     heads: tuple[int, ...] = ()
     means: torch.Tensor | None = None
     part: PlaceName = field(default="heads", kw_only=True)
-    on_heads: ClassVar[bool] = True
+    places: ClassVar[tuple[str, ...]] = ("heads",)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -29,6 +29,7 @@ ATTENTION = ("self_attn", "attention", "attn", "self_attention")
 # what mixes positions in the place of attention: linear attention, state spaces, convolutions
 MIXERS = ("linear_attn", "mamba", "conv", "short_conv", "mixer")
 OUTPUT_PROJECTION = ("o_proj", "out_proj", "dense", "c_proj")
+DOWN_PROJECTION = ("down_proj", "c_proj", "fc2", "dense_4h_to_h", "fc_out", "w2")
 MLP = ("mlp", "feed_forward", "block_sparse_moe", "shared_mlp", "moe", "ffn")
 NORM = (
     *("norm", "final_layernorm", "ln_f", "final_layer_norm", "final_norm"),
@@ -97,6 +98,28 @@ class Anatomy:
         raise UserError(
             f"{type(attention).__name__} has no linear output projection over its {self.n_heads} "
             f"heads (looked for {', '.join(OUTPUT_PROJECTION)})."
+        )
+
+    def down_projection(self, index: int) -> nn.Linear:
+        """The linear layer that maps the neurons of a block's MLP to the residual stream.
+
+        Args:
+            index: position of the block in this model.
+
+        Returns:
+            The layer: [..., F] -> [..., D].
+
+        Raises:
+            UserError: the block has no MLP, or its MLP has no such layer of its own.
+        """
+        mlp = self.sublayer(index, "mlp")
+        for name in DOWN_PROJECTION:
+            if isinstance(found := getattr(mlp, name, None), nn.Linear):
+                return found
+        raise UserError(
+            f"{type(mlp).__name__} has no linear down projection of its own (looked for "
+            f"{', '.join(DOWN_PROJECTION)}; a mixture of experts has one per expert): work on the "
+            "whole MLP there."
         )
 
     def adds(self, index: int, part: str) -> nn.Module:

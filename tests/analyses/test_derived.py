@@ -156,6 +156,7 @@ def test_what_is_kept_is_named_and_read_without_a_model(own: StudyData) -> None:
     """The made-up study's model cannot be loaded: a kept result needs none."""
     computed = [a for a in catalogue.analyses().values() if a.decodes]
     names = ["ablations", "time_maps", "mechanism", "layer_programs", "sets"]
+    names += ["reflection_origin", "loop_neurons", "commitment", "anchors", "loop_warning"]
     assert [a.name for a in computed] == names
     assert not set(computed) & set(catalogue.reported(own))
     for analysis in computed:

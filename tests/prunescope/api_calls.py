@@ -419,6 +419,8 @@ class World:
             "patching_grid": lambda: {
                 "model": self.model, "clean": [6, 7, 8], "corrupt": [6, 9, 8], "answers": (10, 11),
             },
+            "Neurons": lambda: {"block": 1, "indices": (0, 5)},
+            "Steer": lambda: {"block": 1, "direction": vector},
             "Patch": lambda: {"block": 1, "stream": torch.ones(3, 32)},
             "Patch.from_chains": lambda: {
                 "model": self.model, "block": 1, "chains": list(self.chains)[:1],
@@ -518,6 +520,9 @@ class World:
             "diversity_beside": lambda: {
                 "samples": {v: {"p": [[*range(9)], [*range(1, 10)]]} for v in ("dense", "x")},
                 "correct": {v: {"p": [True, False]} for v in ("dense", "x")},
+            },
+            "effect_agreement": lambda: {
+                "first": self.effects, "second": self.effects, "draws": 20,
             },
             "explain": lambda: {"effects": self.effects, "scores": {"s": numbers}, "draws": 20},
             "equal_cost": lambda: {"rows": self.frame, "draws": 100},

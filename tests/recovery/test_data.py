@@ -154,7 +154,7 @@ def test_words_are_checked_before_a_weight_is_read(
     for weights in folder.glob("*.safetensors"):
         weights.unlink()
     with pytest.raises(UserError, match="words of the bundled reasoner"):
-        recover(folder, config(), tmp_path / "run", plan=(1,))
+        recover(folder, config("lora"), tmp_path / "run", plan=(1,))
     check_words("testbed:arithmetic", "testbed")
     check_words("problems.jsonl", folder)
 
