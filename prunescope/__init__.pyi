@@ -15,13 +15,11 @@ __all__ = [
     "EditStream",
     "LayerPlan",
     "MeanDelta",
-    "Order",
     "Patch",
     "Problem",
     "PruneScopeError",
     "RawCapture",
     "ReasoningModel",
-    "Repeat",
     "ResampleDelta",
     "Sampling",
     "Scale",
@@ -89,13 +87,11 @@ from interp.interventions.function_edits import EditDelta as EditDelta
 from interp.interventions.function_edits import EditStream as EditStream
 from pruning.plan import LayerPlan as LayerPlan
 from interp.interventions.interventions import MeanDelta as MeanDelta
-from interp.interventions.programs import Order as Order
 from interp.interventions.patches import Patch as Patch
 from scaling.benchmarks import Problem as Problem
 from interp.errors import PruneScopeError as PruneScopeError
 from interp.activations.store import RawCapture as RawCapture
 from interp.model.reasoning_model import ReasoningModel as ReasoningModel
-from interp.interventions.programs import Repeat as Repeat
 from interp.interventions.interventions import ResampleDelta as ResampleDelta
 from interp.decoding.sampling import Sampling as Sampling
 from interp.interventions.interventions import Scale as Scale

@@ -51,7 +51,6 @@ TOP: Homes = {
         "AblateHeads MeanDelta ResampleDelta Scale Skip Variant dense"
     ),
     "interp.interventions.patches": "Patch",
-    "interp.interventions.programs": "Order Repeat",
     "interp.interventions.windows": "AfterLoop Answer AtTokens Thinking Window",
     "interp.lens": "contributions",
     "interp.model.delimiters": "Delimiters",

@@ -599,9 +599,11 @@ class World:
             },
             "Order": lambda: {"blocks": (0, 1, 1, 3)},
             "Repeat": lambda: {"block": 1},
-            "program_model": lambda: {"model": self.model, "program": ps.Order((0, 2, 1, 3))},
+            "program_model": lambda: {
+                "model": self.model, "program": ps.interventions.Order((0, 2, 1, 3)),
+            },
             "save_program": lambda: {
-                "model": self.model, "program": ps.Repeat(1), "out_dir": self.fresh(),
+                "model": self.model, "program": ps.interventions.Repeat(1), "out_dir": self.fresh(),
             },
             "outcome": lambda: {
                 "chains": self.chains, "labels": [i % 2 == 0 for i in range(len(self.chains))],
