@@ -61,7 +61,8 @@ RECIPE = "4"  # raised when the meaning of a row changes; an older folder is the
 PLAIN_RECIPE = "5"  # of the plain format: a forced answer ends with its line
 BATCH_CHAINS = 64  # chains per commit
 BATCH_SECONDS = 2.0  # seconds between commits
-LIKELIHOOD_PROBLEMS = 64  # problems per batch
+LIKELIHOOD_PROBLEMS = 64  # most problems per batch
+LIKELIHOOD_FLOPS = 2e13  # of a batch on a processor: some minutes, after which rows are kept
 
 
 @checked
@@ -310,12 +311,27 @@ class _Study:
             names = tuple(key.variant for key in left if key.problem == problem)
             lacking.setdefault(names, []).append(problem)
         for names, problems in lacking.items():
-            for start in range(0, len(problems), LIKELIHOOD_PROBLEMS):
-                few = [by_id[p] for p in problems[start : start + LIKELIHOOD_PROBLEMS]]
+            listed = [by_id[p] for p in problems]
+            size = self._likelihood_problems(bench, [p for _, p in listed], len(names))
+            for start in range(0, len(listed), size):
+                few = listed[start : start + size]
                 began = time.monotonic()
                 self.store.add_chains(self._score(bench, few, names, variants))
                 self.progress.scored(len(few) * len(names), time.monotonic() - began)
                 self.progress.tell()
+
+    def _likelihood_problems(self, bench: Benchmark, problems: Sequence[Problem], n: int) -> int:
+        """Problems per batch, by work and not by time: the same batches on every machine."""
+        model: Any = self.engine.model
+        weights = getattr(model, "hf", None)
+        if weights is None or model.device.type != "cpu":
+            return LIKELIHOOD_PROBLEMS
+        few = problems[:: max(1, len(problems) // 8)]
+        tokens = np.mean([
+            len(self.engine.prompt_ids(bench.prompt(p), thinking=bench.thinking)) for p in few
+        ])  # fmt: skip
+        flops = 2.0 * sum(p.numel() for p in weights.parameters()) * float(tokens) * n
+        return int(np.clip(LIKELIHOOD_FLOPS / flops, 1, LIKELIHOOD_PROBLEMS))
 
     def _score(
         self,

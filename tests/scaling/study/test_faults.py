@@ -66,6 +66,24 @@ def test_another_batch_changes_a_row_by_float_noise_alone(tmp_path: Path, calm: 
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="children are forked")
+def test_choices_of_a_large_model_are_kept_after_few_problems(
+    tmp_path: Path, calm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow machine 64 problems take long: rows are kept after as much work, not so many."""
+    kept: list[int] = []
+    add = Store.add_chains
+
+    def counted(self: Store, rows: Any) -> None:
+        kept.append(len({row.key.problem for row in rows if row.key.benchmark == "recall"}))
+        add(self, rows)
+
+    monkeypatch.setattr(runner, "LIKELIHOOD_FLOPS", 1.0)
+    monkeypatch.setattr(Store, "add_chains", counted)
+    run_study(config(tmp_path / "slow"), engine=engine())
+    assert set(kept) <= {0, 1}
+    same_rows(calm, tmp_path / "slow")
+
+
 def test_ctrl_c_ends_within_seconds_keeps_everything_and_says_how_to_go_on(tmp_path: Path) -> None:
     said = disturb(tmp_path, "interrupt", times=3, seed=2)
     assert said["statuses"] == [0, 0]
