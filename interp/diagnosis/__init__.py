@@ -23,7 +23,7 @@ from interp.diagnosis.benefit import Attempt, Benefit, reflection_benefit
 from interp.diagnosis.diversity_comparison import Beside, diversity_beside
 from interp.diagnosis.diversity_measures import Diversity, branching, diversity, repetition
 from interp.diagnosis.episodes import Episode, find_episodes
-from interp.diagnosis.equations import Equation, Equations, equations
+from interp.diagnosis.equations import Equation, Equations, equations, read_equations
 from interp.diagnosis.escape import EscapeMass, escape_mass
 from interp.diagnosis.hazard import LoopDynamics, episodes_of, loop_dynamics
 from interp.diagnosis.loops import Loop, find_loop, text_loop
@@ -111,7 +111,7 @@ def diagnose(
         checked_equations = equations_before(own_loop, reading, found)
     else:
         found, episodes, restated = reflections("", lexicon), (), float("nan")
-        checked_equations = equations("")
+        checked_equations = read_equations("")
         row["repetition"] = float("nan")
     row["loop_entries"] = len(episodes)
     row["loop_escapes"] = sum(one.escaped for one in episodes)
@@ -145,4 +145,4 @@ def equations_before(loop: Loop | None, reading: TokenizedText, found: Reflectio
     starts = reading.starts
     stop = len(reading.text) if loop is None else int(starts[loop.onset])
     places = [int(starts[at]) for at in found.positions.tolist()]
-    return equations(reading.text[:stop], places)
+    return read_equations(reading.text[:stop], places)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 
 from interp.chains.chain import Chain, Span
 from interp.diagnosis.episodes import find_episodes
-from interp.diagnosis.equations import equations
+from interp.diagnosis.equations import read_equations
 from interp.diagnosis.loops import Loop, find_loop, marks_of
 from interp.diagnosis.reflection_lexicon import Lexicon, reflections
 from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read
@@ -136,7 +136,7 @@ def _slips(reading: TokenizedText, span: Span, loop: Loop | None) -> list[TextMa
     """A mark per equation that does not hold, before the loop."""
     stop = len(reading.text) if loop is None else int(reading.starts[loop.onset])
     found = []
-    for slip in equations(reading.text[:stop]).slips:
+    for slip in read_equations(reading.text[:stop]).slips:
         first, last = reading.token_at(slip.start), reading.token_at(slip.stop - 1)
         kind = "corrected" if slip.mended else "wrong"
         said = f"{slip.left} is {slip.value:.6g}" + (", corrected" if slip.mended else "")

@@ -147,6 +147,11 @@ def equations(text: str, reflections: Sequence[int] = ()) -> Equations:
     Returns:
         The equations that could be read whole.
     """
+    return read_equations(text, reflections)
+
+
+def read_equations(text: str, reflections: Sequence[int] = ()) -> Equations:
+    """The same for texts of tokens, which may hold half characters: nothing is refused."""
     found: list[Equation] = []
     for run in _runs(text):
         sides = [_side(run.tokens[a:b], text) for a, b in run.sides]

@@ -61,11 +61,15 @@ def test_options_become_settings() -> None:
         (["--plan", "x.json", "--blocks", "1"], "not by both"),
         (["--data", "nowhere.jsonl"], "No file 'nowhere.jsonl'"),
         (["--preset", "papers"], "Did you mean 'paper'"),
-        (["--blocks", "99"], "block 99 is not there"),
+        (["--blocks", "99", "--data", "FILE"], "block 99 is not there"),
+        (["--blocks", "1"], "words of the bundled reasoner"),
     ],
 )
 def test_a_mistake_is_said(options: list[str], said: str, tmp_path: Path, capsys: Any) -> None:
     base = saved(tmp_path / "tiny")
+    file = tmp_path / "data.jsonl"
+    file.write_text(json.dumps({"question": "what is 2 + 3 ?", "answer": "5"}), encoding="utf-8")
+    options = [str(file) if word == "FILE" else word for word in options]
     assert cli.run(["recover", "--model", str(base), "--out", str(tmp_path / "o"), *options]) == 2
     err = capsys.readouterr().err
     assert said in err
