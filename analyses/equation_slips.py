@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from analyses.loop_anatomy import rows_of
-from analyses.plumbing import panels, style, tables
+from analyses.plumbing import panels, tables
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
@@ -127,10 +127,7 @@ def plot(
     Returns:
         The axes.
     """
-    ax = style.new_axes(ax)
-    part = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
-    style.variant_dots(ax, part, study.variants, COLUMNS[outcome], names)
-    ax.set_title(f"{benchmark}  (n = {int(part['problems'].max())})")
+    ax, _ = panels.outcome_dots(found, benchmark, outcome, study, COLUMNS[outcome], ax, names)
     return ax
 
 

@@ -227,9 +227,7 @@ def plot(
     Returns:
         The axes.
     """
-    ax = style.new_axes(ax)
-    part = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
-    style.variant_dots(ax, part, study.variants, COLUMNS[outcome], names)
+    ax, part = panels.outcome_dots(found, benchmark, outcome, study, COLUMNS[outcome], ax, names)
     highest = float(part["high"].max()) if part["high"].notna().any() else 0.0
     if outcome in RATES:
         ax.set_xlim(-0.03 * highest, 1.1 * highest or 1.0)

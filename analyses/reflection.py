@@ -143,10 +143,7 @@ def plot(
     Returns:
         The axes.
     """
-    ax = style.new_axes(ax)
-    part = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
-    style.variant_dots(ax, part, study.variants, COLUMNS[outcome], names)
-    ax.set_title(f"{benchmark}  (n = {int(part['problems'].max())})")
+    ax, part = panels.outcome_dots(found, benchmark, outcome, study, COLUMNS[outcome], ax, names)
     ends = np.r_[part["low"], part["high"], part["value"], 0.0].astype(float)
     low, high = float(np.nanmin(ends)), float(np.nanmax(ends))
     ax.set_xlim(low - 0.03 * (high - low), high + 0.05 * (high - low) or 1.0)

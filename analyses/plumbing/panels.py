@@ -109,6 +109,36 @@ def by_outcome(
     )  # fmt: skip
 
 
+def outcome_dots(
+    found: pd.DataFrame,
+    benchmark: str,
+    outcome: str,
+    study: StudyData,
+    label: str,
+    ax: Axes | None,
+    names: bool,
+) -> tuple[Axes, pd.DataFrame]:
+    """Draw one outcome of one benchmark: one row per variant.
+
+    Args:
+        found: A table with one row per benchmark, outcome and variant.
+        benchmark: Name of the benchmark.
+        outcome: The outcome.
+        study: The study.
+        label: Name of the outcome on the axis.
+        ax: Axes to draw on; None makes new ones.
+        names: Whether to write the variants' names.
+
+    Returns:
+        The axes, and the rows that are drawn.
+    """
+    ax = style.new_axes(ax)
+    part = found[(found["benchmark"] == benchmark) & (found["outcome"] == outcome)]
+    style.variant_dots(ax, part, study.variants, label, names)
+    ax.set_title(f"{benchmark}  (n = {int(part['problems'].max())})")
+    return ax, part
+
+
 def paired_marks(
     ax: Axes, found: pd.DataFrame, study: StudyData, columns: tuple[str, str], shift: float
 ) -> None:

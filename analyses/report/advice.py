@@ -167,9 +167,9 @@ def warnings(study: StudyData) -> list[str]:
         )
     for benchmark, level in at_chance(study.rows("accuracy")).items():
         said.append(
-            f"{capital(style.DENSE)} guesses on {benchmark} ({level}), so no removal can show a "
-            "loss there: its numbers are shown, and no judgement rests on them. Worked examples or "
-            "another form of the question may help (docs/prompts.md)."
+            f"{capital(style.DENSE)} is not clearly better than a guess on {benchmark} ({level}), "
+            "so no removal can show a loss there: its numbers are shown, and no judgement rests on "
+            "them. Worked examples or another form of the question may help (docs/prompts.md)."
         )
     return said
 

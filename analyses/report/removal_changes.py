@@ -47,7 +47,7 @@ class Change:
         found: the paired difference from dense.
         p: Holm-corrected p value.
         tests: number of tests that were corrected together.
-        at_chance: whether dense is right no more often than a guess: there is nothing to lose.
+        at_chance: whether dense is not clearly better than a guess: no loss could show.
     """
 
     variant: str
@@ -297,7 +297,7 @@ def compared(
 
 
 def at_chance(rows: pd.DataFrame) -> dict[str, str]:
-    """The benchmarks of choices on which dense is right no more often than a guess.
+    """The benchmarks of choices on which dense is not clearly better than a guess.
 
     Args:
         rows: chains.

@@ -100,7 +100,7 @@ def _of_removals(removals: Removals, blocks: Removals, verb: str) -> str:
     every = decisions(removals)
     if not any(d.decisive for d in every):
         if removals.changes:
-            return "Dense is right no more often than a guess: no removal can show a loss."
+            return "Dense is not clearly better than a guess: no removal can show a loss."
         return "No removal can be compared with dense: they share no problem."
     return sentence(removals, every, phrases)
 

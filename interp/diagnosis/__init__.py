@@ -8,7 +8,7 @@
 | `recurrence`, `cusum` | how much a chain resembles its past; alarms before an event |
 | `diversity_measures` | how different a problem's samples are |
 | `diversity_comparison` | variants compared, with accuracy |
-| `equations` | arithmetic in words, checked |
+| `equations`, `equation_reading` | arithmetic in words, checked; how it is read |
 | `reflection_lexicon`, `openers` | reflections in the text; the probability of opening one |
 | `benefit` | the verdict before and after a reflection |
 

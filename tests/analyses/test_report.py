@@ -514,7 +514,9 @@ def test_a_benchmark_on_which_dense_guesses_is_no_evidence(
     monkeypatch.setitem(fake.LOSS, "recall", {})
     guessing = StudyData.read(fake.write_study(tmp_path / "study"))
     assert set(changes.at_chance(guessing.rows("accuracy"))) == {"recall"}
-    assert any("Dense guesses on recall" in line for line in advice.warnings(guessing))
+    assert any(
+        "not clearly better than a guess on recall" in line for line in advice.warnings(guessing)
+    )
     assert "keeps recall" not in verdict.headline(guessing)
     removals = changes.plans(guessing)
     for variant in removals.labels:

@@ -148,13 +148,30 @@ def test_right_solutions_have_no_slips_and_most_of_their_equations_are_read() ->
     not (DATA / "gsm8k_gpt3_model_solutions.jsonl").exists(), reason="the real data is not here"
 )
 def test_slips_stand_in_solutions_that_end_wrong() -> None:
+    counts = counted(every=4)
+    right, wrong = (slips / total for total, slips in (counts[True], counts[False]))
+    assert wrong > 2 * right
+    assert right < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (DATA / "gsm8k_gpt3_model_solutions.jsonl").exists(), reason="the real data is not here"
+)
+def test_the_figures_of_the_page() -> None:
+    counts = counted(every=1)
+    read, slips = (counts[True][i] + counts[False][i] for i in (0, 1))
+    assert (read, slips) == (14_277, 213)
+    assert counts[False][1] > 0.9 * slips
+
+
+def counted(every: int) -> dict[bool, list[int]]:
+    """Equations and slips in the GPT-3 solutions, by whether a solution is right."""
     counts = {True: [0, 0], False: [0, 0]}
-    for line in (DATA / "gsm8k_gpt3_model_solutions.jsonl").read_text().splitlines()[::4]:
+    for line in (DATA / "gsm8k_gpt3_model_solutions.jsonl").read_text().splitlines()[::every]:
         for solution in json.loads(line).values():
             if isinstance(solution, dict):
                 found = equations(solution["solution"])
                 counts[solution["is_correct"]][0] += len(found)
                 counts[solution["is_correct"]][1] += len(found.slips)
-    right, wrong = (slips / total for total, slips in (counts[True], counts[False]))
-    assert wrong > 2 * right
-    assert right < 0.01
+    return counts
