@@ -29,9 +29,12 @@ import pandas as pd
 
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
-from interp.json_reader import parse_json
+from interp.json_reader import parse_json, short
 from interp.model.loading import refusing
 
+# the types that `as_text` writes
+TYPES = {"object", "bool", "float16", "float32", "float64"}
+TYPES |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 FINGERPRINT = "model fingerprint"  # its key in a study's meta
 
 
@@ -173,11 +176,15 @@ def from_text(text: str) -> pd.DataFrame:
     """
     content = parse_json(text, "a stored table")
     with refusing("A stored table is damaged", "Expected names, types and values of its columns."):
-        columns = {
-            c["name"]: pd.Series(c["values"], dtype=c["dtype"], index=range(content["rows"]))
-            for c in content["columns"]
-        }
-        return pd.DataFrame(columns, index=range(content["rows"]))
+        rows = range(content["rows"])
+        columns = {}
+        for column in content["columns"]:
+            values, dtype = column["values"], column["dtype"]
+            # pandas would fill up, with whatever memory a type asks for
+            if not isinstance(values, list) or len(values) != len(rows) or dtype not in TYPES:
+                raise ValueError(f"{len(rows)} rows of {short(column)}")
+            columns[column["name"]] = pd.Series(values, dtype=dtype, index=rows)
+        return pd.DataFrame(columns, index=rows)
 
 
 def _plain(value: Any) -> Any:

@@ -211,11 +211,16 @@ def _is_run(value: Any) -> bool:
     return _listed(value, _whole) and len(value) == 2 and value[0] < value[1]
 
 
+def _is_name(value: Any) -> bool:
+    """Whether it is a text that a file can hold: JSON may have half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
 def _is_piece(value: Any) -> bool:
     return (
         isinstance(value, dict)
-        and isinstance(value.get("key"), str)
-        and isinstance(value.get("shard"), str)
+        and _is_name(value.get("key"))
+        and _is_name(value.get("shard"))
         and _whole(value.get("text"))
         and _whole(value.get("block"))
         and value.get("stream") in STREAMS

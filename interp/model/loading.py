@@ -39,7 +39,7 @@ from interp.model.gguf_file import is_gguf, read_gguf
 from interp.model.gguf_tokenizer import gguf_tokenizer
 from interp.model.gguf_weights import gguf_arguments, slim_reader, unquantised
 from interp.model.memory_needed import check_room
-from interp.model.tokenizer_ids import with_own_ids
+from interp.model.tokenizer_ids import check_merges, with_own_ids
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,7 +70,9 @@ def refusing(what: str | Callable[[], str], expected: str = EXPECTED) -> Iterato
         yield
     except (PruneScopeError, MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # the libraries have no common base, and some raise Exception
+    except BaseException as error:  # the libraries have no common base, and some raise Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # a panic of a library in Rust is no Exception, an interrupt is none of ours
         said = what if isinstance(what, str) else what()
         if "trust_remote_code" in str(error):  # transformers says that it needs the model's code
             expected = OWN_CODE
@@ -162,6 +164,7 @@ def load_tokenizer(place: str | Path, trust_remote_code: bool) -> PreTrainedToke
     with refusing(f"Cannot read the tokenizer of {str(place)!r}", "Expected a tokenizer's files."):
         if is_gguf(place):
             return gguf_tokenizer(read_gguf(place))
+        check_merges(Path(place))
         found = AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust_remote_code)
         return with_own_ids(found, str(place))
 

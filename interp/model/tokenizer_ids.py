@@ -8,10 +8,12 @@ BPE then reads its digits in other pieces, and saves them so.
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError, printable, reason_of
+from interp.json_reader import parse_json, short
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,6 +27,7 @@ PROBE = (
     "we'LL  two   three    spaces \n café naïve Straße Ünïcödé e\u0301 ½ ² Ⅻ ٣٤٥ 中文字 日本語 "
     "한국어 русский हिन्दी 😀 👩\u200d🚀 🇫🇷 ∑∫√ \u00a0end."
 )
+PREFIX = re.compile(rb'"continuing_subword_prefix"\s*:\s*"[^"]')
 MOST_SPECIAL = 64  # special tokens in the probe
 # What describes another backend than tokenizer.json, or is derived from it.
 BACKEND = (
@@ -93,6 +96,37 @@ def check_saved(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
             f"{FILE} that it saves, so the checkpoint would not read as this model does. Pass a "
             "tokenizer that is saved whole (PreTrainedTokenizerFast(tokenizer_file=...))."
         )
+
+
+def check_merges(folder: Path) -> None:
+    """Refuse a tokenizer.json whose merges contradict its prefix: reading it would end the process.
+
+    The library takes the prefix off the second part of every merge without a look at it, which is a
+    panic in the middle of a character, and not one that Python can catch.
+
+    Args:
+        folder: a checkpoint folder; anything else is not looked at.
+
+    Raises:
+        UserError: a merge continues a word without the prefix.
+    """
+    file = folder / FILE
+    if not file.is_file() or not PREFIX.search(raw := file.read_bytes()):
+        return
+    content = parse_json(raw.decode("utf-8", "surrogatepass"), str(file))
+    found = content.get("model") if isinstance(content, dict) else None
+    prefix = found.get("continuing_subword_prefix") if isinstance(found, dict) else None
+    merges = found.get("merges") if isinstance(found, dict) else None
+    if not isinstance(prefix, str) or not isinstance(merges, list):
+        return
+    for merge in merges:
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        second = parts[-1] if isinstance(parts, list) and parts else ""
+        if isinstance(second, str) and not second.startswith(prefix):
+            raise UserError(
+                f"{file} is damaged: the merge {short(merge)} continues a word without its "
+                f"continuing_subword_prefix {short(prefix)}. Fetch it again."
+            )
 
 
 def probe_of(own: Tokenizer) -> list[str]:

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 TABLES = ("config", "variants", "scores", "problems", "cells", "chains", "diversity", "sessions")
 DEFINING = {"config", "meta", "problems", "variants"}
+# The columns without which rows cannot be told apart or used.
+NEEDED = {name: frozenset(key) for name, key in checksums.GUARDED.items()} | {
+    "meta": frozenset(("key", "value")),
+    "checks": frozenset(("name", "key", "hash")),
+}
 Row = dict[str, Any]
 # UnicodeDecodeError: SQLite repeats damaged text of the schema in its error message.
 UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
@@ -113,13 +118,17 @@ def rescue(folder: str | Path, out: str | Path) -> Rescued:
     finally:
         db.close()
     dropped = _drop({**found, "meta": meta}, marks)
-    damaged = tuple(n for n, table in {**found, "meta": meta}.items() if table.damaged)
     with Store(target) as store:
         if "derived" in found:
             with closing(sqlite3.connect(store.path)) as new, new:
                 new.execute(DERIVED)
         kept = {name: _put(store, name, table) for name, table in found.items()}
-        store.put("meta", meta.rows)
+        kept_facts = _put(store, "meta", meta)
+        damaged = tuple(
+            name
+            for name, table in {**found, "meta": meta}.items()
+            if table.damaged or len(table.rows) > (kept | {"meta": kept_facts})[name]
+        )
         result = Rescued(target, kept, damaged, dropped)
         if not result.resumable:  # `Store.claim` refuses a folder with other settings
             store.put("config", [{"key": "rescued", "value": '"incomplete, to be read only"'}])
@@ -222,6 +231,8 @@ class _Table:
         except UNREADABLE as error:
             _not_locked(Path(name), error)
             columns = []
+        if not {row[1] for row in columns}.issuperset(NEEDED.get(name, ())):
+            columns = []  # the schema is damaged
         self.damaged = not columns
         self.columns = [row[1] for row in columns]
         self.key = [row[1] for row in sorted(columns, key=lambda row: row[5]) if row[5]]

@@ -26,7 +26,15 @@ LOCK = "study.lock"
 PATIENCE = 30.0  # seconds to wait for another program that holds the file
 COARSE = 50_000_000  # nanoseconds by which a file's time of change may be late
 CHECKED = 3  # first schema version in which rows have checksums
-DAMAGE = ("no such", "decode", "malformed", "duplicate column", "already exists", "corrupt")
+DAMAGE = (
+    "no such",
+    "decode",
+    "malformed",
+    "duplicate column",
+    "already exists",
+    "corrupt",
+    "unsupported file format",
+)
 
 
 class StoreError(PruneScopeError, OSError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from interp.errors import UserError
+from interp.json_reader import parse_json, short
 from interp.model.delimiters import Delimiters
 
 FORMAT = "thinking format"  # the key in the table `meta`
@@ -30,9 +32,13 @@ def stored_format(meta: Mapping[str, str]) -> Delimiters | None:
 
     Returns:
         The format; None for a study older than this fact.
+
+    Raises:
+        UserError: the fact is damaged.
     """
     if FORMAT not in meta:
         return None
-    content = json.loads(meta[FORMAT])
-    content.pop("name")
+    content = parse_json(meta[FORMAT], f"{FORMAT} of the study")
+    if not isinstance(content, dict) or not isinstance(content.pop("name", None), str):
+        raise UserError(f"{FORMAT} of the study: expected a name and texts, not {short(content)}.")
     return Delimiters.from_dict(content)

@@ -97,6 +97,8 @@ def test_it_is_computed_once_and_anew_for_other_settings_or_another_model(own: S
         '{"rows": 1, "columns": [3]}',
         '{"rows": 2, "columns": [{"name": "x", "dtype": "int64", "values": [1]}]}',
         '{"rows": 1, "columns": [{"name": "x", "dtype": "none", "values": [1]}]}',
+        '{"rows": 9007199254740992, "columns": [{"name": "x", "dtype": "int64", "values": 1}]}',
+        '{"rows": 1, "columns": [{"name": "x", "dtype": "S2147483647", "values": ["a"]}]}',
         '{"rows": 1, "columns": [{"name": "x", "dtype": "int64", "values": ["a"]}]}',
     ],
 )

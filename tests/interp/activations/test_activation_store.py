@@ -218,6 +218,7 @@ DAMAGED: list[tuple[str, Any]] = [
     ("pieces is", lambda index: index.update(pieces=[3])),
     ("pieces is", changed_piece(text="no text")),
     ("pieces is", changed_piece(shard=7)),
+    ("pieces is", changed_piece(key="\ud83e")),
     ("pieces is", changed_piece(block=True)),
     ("pieces is", changed_piece(stream=["resid_post"])),
     ("pieces is", changed_piece(positions=[[2, 1]])),

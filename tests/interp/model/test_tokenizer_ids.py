@@ -100,3 +100,33 @@ def test_a_damaged_file_is_said(place: Path) -> None:
     (place / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(UserError, match="tokenizer"):
         load_tokenizer(place, False)
+
+
+@pytest.mark.parametrize("prefix", ["##", "\u2581x", "a"])
+def test_merges_that_contradict_their_prefix_are_refused(place: Path, prefix: str) -> None:
+    """The library would cut off the prefix unseen, which can end the whole process."""
+    file = place / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["model"]["continuing_subword_prefix"] = prefix
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="continuing_subword_prefix"):
+        load_tokenizer(place, False)
+
+
+def test_a_panic_of_a_library_is_an_error(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """pyo3's PanicException is no Exception, and has no name that could be imported."""
+    panic = type("PanicException", (BaseException,), {})
+
+    def panics(*_: object, **__: object) -> None:
+        raise panic("range end index 5 out of range for slice of length 3")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", panics)
+    with pytest.raises(UserError, match="range end index 5"):
+        load_tokenizer(place, False)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_tokenizer(place, False)

@@ -24,6 +24,7 @@ from scaling.store.rescue import rescue
 from scaling.store.schema import DERIVED
 from scaling.store.study_file import FILE, StoreError
 from scaling.store.study_store import Store
+from scaling.store.thinking_format import FORMAT, stored_format
 from scaling.study import runner
 from scaling.study.config import StudyConfig
 from scaling.study.runner import run_study
@@ -257,6 +258,55 @@ def test_what_cannot_be_rescued_is_said(tmp_path: Path, calm: Path) -> None:
     with pytest.raises(StoreError, match="Nothing of"):
         rescue(folder, tmp_path / "new")
     assert not (tmp_path / "new" / FILE).exists()
+
+
+def changed(file: Path, *statements: str) -> None:
+    """The schema of a file is changed as damage would."""
+    with sqlite3.connect(file) as db:
+        db.execute("PRAGMA writable_schema=ON")
+        for statement in statements:
+            db.execute(statement)
+    db.close()
+
+
+def test_a_schema_that_lost_a_column_is_damage(tmp_path: Path, calm: Path) -> None:
+    folder = copy_of(calm, tmp_path / "broken")
+    changed(
+        folder / FILE,
+        "UPDATE sqlite_master SET sql=replace(sql, 'value TEXT', 'valve TEXT') WHERE name='meta'",
+    )
+    with pytest.raises(StoreError, match="damaged"):
+        Store(folder)
+    found = rescue(folder, tmp_path / "new")
+    assert found.damaged == ("meta",) and not found.resumable
+    assert found.rows["chains"] == len(Store(calm, read_only=True).rows())
+
+
+def test_a_row_without_a_value_is_left_out_and_is_damage(tmp_path: Path, calm: Path) -> None:
+    """Its hash is lost too, so nothing else tells that it is not as it was written."""
+    folder = copy_of(calm, tmp_path / "broken")
+    bare = "UPDATE sqlite_master SET sql=replace(sql, ' NOT NULL', '') WHERE name='meta'"
+    changed(folder / FILE, bare, "DELETE FROM checks")
+    changed(folder / FILE, "UPDATE meta SET value=NULL WHERE key='model fingerprint'")
+    found = rescue(folder, tmp_path / "new")
+    assert "meta" in found.damaged and not found.resumable
+    with Store(tmp_path / "new", read_only=True) as store:
+        assert "model fingerprint" not in store.meta()
+
+
+def test_a_format_of_sqlite_that_does_not_exist_is_damage(tmp_path: Path, calm: Path) -> None:
+    folder = copy_of(calm, tmp_path / "broken")
+    with (folder / FILE).open("r+b") as file:
+        file.seek(44)  # the number of the schema's format
+        file.write((9).to_bytes(4, "big"))
+    with pytest.raises(StoreError, match=r"damaged.*unsupported file format"):
+        Store(folder, read_only=True)
+
+
+@pytest.mark.parametrize("text", ['{"name"', "[]", '{"think_start": "x"}', '{"name": 3}'])
+def test_a_thinking_format_that_is_not_as_it_was_written_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="thinking format"):
+        stored_format({FORMAT: text})
 
 
 def test_a_whole_store_is_copied_whole(tmp_path: Path, calm: Path) -> None:
