@@ -213,7 +213,8 @@ def test_report_of_a_study_without_its_model_still_comes(
     """With the analysis that asks for the model; the others: `test_command_output`."""
     from analyses.plumbing import catalogue
 
-    monkeypatch.setattr(catalogue, "reported", lambda _: (catalogue.load("bi_vs_effects"),))
+    some = tuple(map(catalogue.load, ("block_effects", "bi_vs_effects")))
+    monkeypatch.setattr(catalogue, "reported", lambda _: some)
     folder = write_study(tmp_path / "study")
     assert cli.run(["report", str(folder)]) == 0
     assert str(folder / "report.html") in capsys.readouterr().out
