@@ -284,12 +284,9 @@ def plot_shares(shares: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.plot(part["explained"], y, ls="none", marker=marker, color=colour, label=benchmark)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.4, -1.1)  # room for the key
-    ax.set_xlim(-0.02, 1.02)
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".50", ".75", "1"])
-    ax.set_xlabel("share of the explainable that is explained")
+    style.share_axis(ax, "share of the explainable that is explained", axis="x")
     ax.set_title("Block Influence on …")
     ax.tick_params(axis="y", length=0)
-    ax.grid(axis="x")
     ax.legend(fontsize=7.5, loc="upper center", ncols=4, columnspacing=1.2, handletextpad=0.3)
     return ax
 

@@ -24,6 +24,7 @@ import pandas as pd
 from analyses.criterion_contest import KINDS, TOGETHER, Contest, Set, calibration
 from interp.errors import UserError
 from interp.plumbing.command_line import Lines, command, run_command
+from interp.plumbing.whole_files import write_whole
 
 FILE = "measures.json"
 
@@ -58,9 +59,7 @@ def measured(contest: Contest, sets: list[Set], patience: float) -> dict[str, di
         few = todo[start : start + TOGETHER]
         for removed, lost, astray in zip(few, survival.share(few), free.share(few), strict=True):
             known[named(removed)] = {"lost": float(lost), "astray": float(astray)}
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(known, indent=1), encoding="utf-8")
-        part.replace(file)
+        write_whole(file, json.dumps(known, indent=1))
         sys.stderr.write(f"{start + len(few)} of {len(todo)} sets\n")
     return known
 

@@ -31,6 +31,7 @@ from interp.decoding.generate import generate as generate_chains
 from interp.errors import UserError
 from interp.interventions.interventions import Skip, Variant, dense
 from interp.plumbing.command_line import Lines, command, run_command
+from interp.plumbing.whole_files import write_whole
 from interp.statistics import mean_interval, paired_difference, with_holm
 
 if TYPE_CHECKING:
@@ -78,9 +79,7 @@ class Contest:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def _write(self, name: str, content: Any) -> None:
-        part = self.folder / f"{name}.part"
-        part.write_text(json.dumps(content, indent=1), encoding="utf-8")
-        part.replace(self.folder / name)
+        write_whole(self.folder / name, json.dumps(content, indent=1))
 
     def decide(self, model: ReasoningModel, methods: Sequence[str], sizes: Sequence[int]) -> None:
         """Make the plans of every method that has none yet, and keep them.

@@ -72,10 +72,7 @@ def plot(found: pd.DataFrame, benchmark: str, study: StudyData, ax: Axes | None 
     ax = style.new_axes(ax)
     part = found[found["benchmark"] == benchmark]
     panels.paired_marks(ax, part, study, ("strict", "lenient"), 0.15)
-    ax.set_xlim(-0.02, 1.02)
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".50", ".75", "1"])
-    ax.grid(axis="x")
-    ax.set_xlabel("accuracy")
+    style.share_axis(ax, axis="x")
     ax.set_title(f"{benchmark}  (n = {int(part['problems'].max())})")
     return ax
 

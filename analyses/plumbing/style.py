@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -271,17 +271,18 @@ def label_points(ax: Axes, points: Sequence[tuple[str, float, float, str]]) -> N
         ax.text(x + 0.05 * across, place, name, color=colour, fontsize=7.4, va="center")
 
 
-def share_axis(ax: Axes, label: str = "accuracy") -> None:
-    """Set a vertical axis for shares, the same in every figure.
+def share_axis(ax: Axes, label: str = "accuracy", axis: Literal["x", "y"] = "y") -> None:
+    """Set an axis for shares, the same in every figure.
 
     Args:
         ax: the axes.
         label: label of the axis.
+        axis: "x" or "y".
     """
-    ax.set_ylim(-0.02, 1.02)
-    ax.set_yticks([0, 0.25, 0.5, 0.75, 1.0], ["0", ".25", ".50", ".75", "1"])
-    ax.set_ylabel(label)
-    ax.grid(axis="y")
+    ticks = {"ticks": [0, 0.25, 0.5, 0.75, 1.0], "ticklabels": ["0", ".25", ".50", ".75", "1"]}
+    options = {"lim": (-0.02, 1.02), "label": label, **ticks}
+    ax.set(**{f"{axis}{name}": value for name, value in options.items()})  # type: ignore[arg-type]
+    ax.grid(axis=axis)
 
 
 def block_axis(ax: Axes, blocks: Sequence[int]) -> None:
@@ -339,7 +340,7 @@ def save(figure: Figure, folder: Any, name: str) -> list[str]:
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     with style():
         figure.savefig(png, dpi=160)
-        figure.set_layout_engine("none")  # keep the layout of the PNG
+        figure.set_layout_engine(None)  # keep the layout of the PNG, and save a pass for it
         figure.savefig(svg, metadata={"Date": None})
     return [png.name, svg.name]
 

@@ -63,7 +63,10 @@ class ChainTable:
         Returns:
             The table.
         """
-        frame = store.rows()
+        order = ["benchmark", "position", "place", "thinking_budget", "waits_allowed", "sample"]
+        columns = list(dict.fromkeys([*FILTERS.values(), *NUMBERS.values()]))
+        columns.remove("removed")
+        frame = store.columns([*columns, "position", "thinking_budget", "waits_allowed"])
         variants = store.frame("variants")
         removed = {
             str(name): tuple(map(int, json.loads(text)))
@@ -71,10 +74,8 @@ class ChainTable:
         }
         kinds = dict(zip(variants["variant"], variants["kind"], strict=True))
         for name in ("loop", "step_kind"):
-            frame[name] = frame.get(name, "")
             frame[name] = frame[name].fillna("").replace("", NONE)
         for name in NUMBERS.values():
-            frame[name] = frame.get(name, 0)
             frame[name] = frame[name].fillna(0).astype(np.int64)
         place = {
             name: i
@@ -86,10 +87,8 @@ class ChainTable:
             )
         }
         frame["place"] = [place[name] for name in frame["variant"]]
-        order = ["benchmark", "position", "place", "thinking_budget", "waits_allowed", "sample"]
         frame = frame.sort_values(order, kind="stable").reset_index(drop=True)
-        columns = dict.fromkeys([*FILTERS.values(), *NUMBERS.values()])
-        return cls(frame[[name for name in columns if name != "removed"]], removed)
+        return cls(frame[columns], removed)
 
     def __len__(self) -> int:
         return len(self.rows)

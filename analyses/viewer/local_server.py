@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 from starlette.applications import Starlette
@@ -93,6 +94,7 @@ def viewer_app(study: ViewedStudy) -> Starlette:
         _static("/viewer.css", page_assets.asset(page_assets.STYLE), "text/css"),
         _static("/viewer.js", page_assets.script(), "text/javascript"),
         Route("/api/overview", whole),
+        Route("/api/check", _said(lambda _: as_json(study.check.result()))),
         Route("/api/search", _said(search)),
         Route("/api/texts", _said(texts)),
         Route("/api/chain/{row:int}", _said(lambda r: as_json(study.chain(r.path_params["row"])))),
@@ -104,11 +106,14 @@ def viewer_app(study: ViewedStudy) -> Starlette:
 
 
 def serve(study: ViewedStudy, place: socket.socket) -> None:
-    """Serve a study until Ctrl-C.
+    """Serve a study until Ctrl-C, or until it turns out to be damaged.
 
     Args:
         study: the open study.
         place: a listening socket (`listening`); it is closed at the end.
+
+    Raises:
+        DamagedStoreError: a row is not as it was written.
     """
     import uvicorn
 
@@ -119,8 +124,17 @@ def serve(study: ViewedStudy, place: socket.socket) -> None:
         server_header=False,
         lifespan="off",
     )
+    server = uvicorn.Server(config)
+
+    def end_if_damaged(check: Future[None]) -> None:
+        if check.exception() is not None:
+            server.should_exit = True
+
+    study.check.add_done_callback(end_if_damaged)
     with place:
-        uvicorn.Server(config).run(sockets=[place])
+        server.run(sockets=[place])
+    if study.check.done():
+        study.check.result()
 
 
 def listening(port: int | None) -> socket.socket:

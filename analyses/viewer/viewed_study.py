@@ -1,13 +1,13 @@
 """An open study: what the pages of the viewer ask for, as JSON values.
 
-The study is opened read-only once and checked once (`Store`). Calls from several threads take
-turns.
+The study is opened read-only once. Every row is checked in the background, so that the list is
+there at once, and no chain is shown before that. Calls from several threads take turns.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from threading import Event, RLock, Thread
@@ -24,6 +24,7 @@ from interp.diagnosis import Pieces
 from interp.errors import UserError
 from scaling.problem import Problem
 from scaling.store.chain_row import Key, stored_chain
+from scaling.store.stored_benchmark import stored_problem
 from scaling.store.study_store import Store
 from scaling.store.thinking_format import stored_format
 
@@ -43,9 +44,15 @@ class ViewedStudy:
         trust_remote_code: whether the model's own code may run, for a tokenizer that needs it.
         index_folder: where the text index is kept; default: the cache folder.
 
+    Attributes:
+        check: the check of every row; its result is a `DamagedStoreError` where one is not as it
+            was written.
+
     Raises:
         UserError: there is no study, it has no chains, or its tokenizer cannot be read.
     """
+
+    check: Future[None]
 
     def __init__(
         self,
@@ -58,7 +65,7 @@ class ViewedStudy:
     ) -> None:
         self.folder = Path(folder)
         self._lock, self._stop, self._thread = RLock(), Event(), None
-        self._store = Store(folder, read_only=True)
+        self._store = Store(folder, read_only=True, check=False)
         try:
             self.model = str(self._store.config().get("model", "testbed"))
             self.table = ChainTable.read(self._store)
@@ -66,8 +73,9 @@ class ViewedStudy:
                 raise UserError(f"The study in {str(folder)!r} has no chains yet; run it first.")
             self._text = text or self._own_text(trust_remote_code)
             form = stored_format(self._store.meta())
-        except BaseException:
+        except Exception:
             self._store.close()
+            check_rows(self.folder)  # what could not be read may be damage, which says more
             raise
         self._pieces = Pieces(self._text)
         self._plain = form is not None and form.is_plain
@@ -76,9 +84,9 @@ class ViewedStudy:
             from analyses.viewer.token_numbers import TokenNumbers
 
             self.numbers = TokenNumbers(self._store)
-        rows = {chain_id(key): i for key, i in self.table.row_of.items()}
-        name = str(getattr(self._text.tokenizer, "name_or_path", self.model))
-        self._index = TextIndex(self._store.path, self._text.texts, rows, name, index_folder)
+        self._index_folder = index_folder
+        self._checker = ThreadPoolExecutor(1)
+        self.check = self._checker.submit(check_rows, self.folder)
 
     def _own_text(self, trust_remote_code: bool) -> TokenizerText:
         try:
@@ -105,14 +113,21 @@ class ViewedStudy:
         }
         return {**facts, "table": self.table.columns(rows)}
 
+    @cached_property
+    def _index(self) -> TextIndex:
+        rows = {chain_id(key): i for key, i in self.table.row_of.items()}
+        name = str(getattr(self._text.tokenizer, "name_or_path", self.model))
+        return TextIndex(self._store.path, self._text.texts, rows, name, self._index_folder)
+
     def build_index(self) -> None:
-        """Index the texts in the background."""
-        self._thread = Thread(target=self._index.update, args=(self._stop,), daemon=True)
+        """Index the texts in the background, once they are checked."""
+        self._thread = Thread(target=self.index_now, daemon=True)
         self._thread.start()
 
     def index_now(self) -> None:
-        """Index the texts, and wait for it."""
-        self._index.update(self._stop)
+        """Index the texts, and wait for it; those of a damaged study are not indexed."""
+        if self.check.exception() is None:
+            self._index.update(self._stop)
 
     def search(self, query: str) -> dict[str, Any]:
         """Search the texts.
@@ -123,6 +138,7 @@ class ViewedStudy:
         Returns:
             `rows`: row numbers; `indexed` and `total`: how many chains were searched, of how many.
         """
+        self.check.result()
         found = self._index.search(query).tolist()
         return {"rows": found, "indexed": self._index.indexed(), "total": len(self.table)}
 
@@ -196,6 +212,7 @@ class ViewedStudy:
             self._name(child, ids)
 
     def _key(self, row: int) -> Key:
+        self.check.result()
         if not 0 <= row < len(self.table):
             raise UserError(f"There is no chain {row}; the study has {len(self.table)}.")
         return self.table.keys[row]
@@ -208,13 +225,7 @@ class ViewedStudy:
     @cached_property
     def _problems(self) -> dict[tuple[str, str], Problem]:
         return {
-            (row["benchmark"], row["problem"]): Problem(
-                id=row["problem"],
-                question=row["question"],
-                answer=row["answer"],
-                choices=tuple(json.loads(row["choices"])),
-                metadata=json.loads(row["metadata"]),
-            )
+            (row["benchmark"], row["problem"]): stored_problem(row)
             for row in self._store.frame("problems").to_dict("records")
         }
 
@@ -225,8 +236,9 @@ class ViewedStudy:
     # ------------------------------------------------------------------ closing
 
     def close(self) -> None:
-        """Stop the indexing after its current batch, and close the file."""
+        """Stop the indexing after its current batch, end the check, and close the file."""
         self._stop.set()
+        self._checker.shutdown()
         if self._thread is not None:
             self._thread.join()
         self._store.close()
@@ -236,3 +248,15 @@ class ViewedStudy:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_rows(folder: Path) -> None:
+    """Check every row of a study.
+
+    Args:
+        folder: the study.
+
+    Raises:
+        DamagedStoreError: a row is not as it was written.
+    """
+    Store(folder, read_only=True).close()

@@ -18,7 +18,7 @@ they read finished chains again.
 
 from __future__ import annotations
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Chain, TextDecoder
 from interp.diagnosis.benefit import Attempt, Benefit, reflection_benefit
 from interp.diagnosis.diversity_comparison import Beside, diversity_beside
 from interp.diagnosis.diversity_measures import Diversity, branching, diversity, repetition
@@ -37,7 +37,7 @@ from interp.diagnosis.reflection_lexicon import (
     reflections,
 )
 from interp.diagnosis.restatement import Restatement, restatement, stream_embedder
-from interp.diagnosis.token_text import NUMBER, Pieces, Reads, TokenizedText, read, words
+from interp.diagnosis.token_text import NUMBER, Pieces, TokenizedText, read, words
 from interp.plumbing.arguments import checked
 
 WINDOW = 128  # tokens over which repetition is measured
@@ -45,7 +45,7 @@ WINDOW = 128  # tokens over which repetition is measured
 
 @checked
 def diagnose(
-    chain: Chain, model: Reads, lexicon: Lexicon | None = None
+    chain: Chain, model: TextDecoder, lexicon: Lexicon | None = None
 ) -> dict[str, str | int | float | None]:
     """Diagnose one chain: its loop, reflections and repetition, as one flat row.
 

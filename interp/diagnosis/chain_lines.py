@@ -13,10 +13,10 @@ import re
 import numpy as np
 from jaxtyping import Int
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Chain, TextDecoder
 from interp.diagnosis.reflection_lexicon import Lexicon, lexicon_of
 from interp.diagnosis.restatement import sentences
-from interp.diagnosis.token_text import Reads, read
+from interp.diagnosis.token_text import read
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
 
@@ -27,7 +27,7 @@ FEWEST = 3  # lines; thinking with fewer is split by tokens
 @checked
 def line_ends(
     chain: Chain,
-    model: Reads,
+    model: TextDecoder,
     *,
     lexicon: Lexicon | None = None,
     every: int = 16,

@@ -19,23 +19,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
-from interp.plumbing.notebook import as_table
+from interp.plumbing.notebook import OneRow
 
 Ids = Sequence[int] | Int[np.ndarray, " _"]
 
 
-@as_table
 @dataclass(frozen=True)
-class Diversity:
+class Diversity(OneRow):
     """Diversity of the samples of one problem (the module describes each measure).
 
     Attributes:
@@ -71,10 +69,6 @@ class Diversity:
     answered: float
     accuracy: float
     length: int | None
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a table with one row."""
-        return pd.DataFrame([asdict(self)])
 
 
 @checked

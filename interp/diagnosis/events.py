@@ -22,11 +22,11 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Chain, TextDecoder
 from interp.chains.masks import Masks
 from interp.diagnosis.loops import find_loop
 from interp.diagnosis.reflection_lexicon import Lexicon, lexicon_of, reflections
-from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
+from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
 
@@ -37,7 +37,7 @@ NEAR = 16  # tokens
 @checked
 def mark(
     chains: Sequence[Chain],
-    model: Reads,
+    model: TextDecoder,
     *,
     lexicon: Lexicon | None = None,
     decision: float = DECISION,
@@ -71,7 +71,7 @@ def mark(
 
 
 def _mark(
-    chain: Chain, model: Reads, lexicon: Lexicon, decision: float, near: int
+    chain: Chain, model: TextDecoder, lexicon: Lexicon, decision: float, near: int
 ) -> dict[str, Bool[np.ndarray, " S"]]:
     size = chain.n_tokens
     own = ~chain.forced

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Chain, TextDecoder
 from interp.diagnosis.episodes import Episode, find_episodes
-from interp.diagnosis.token_text import NUMBER, Pieces, Reads, read
+from interp.diagnosis.token_text import NUMBER, Pieces, read
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
@@ -95,7 +95,7 @@ class LoopDynamics:
         return axes
 
 
-def episodes_of(chain: Chain, model: Reads) -> tuple[Episode, ...]:
+def episodes_of(chain: Chain, model: TextDecoder) -> tuple[Episode, ...]:
     """Find the episodes of a chain's thinking (of its answer, where there is no thinking).
 
     Args:
@@ -115,7 +115,7 @@ def episodes_of(chain: Chain, model: Reads) -> tuple[Episode, ...]:
 @checked
 def loop_dynamics(
     chains: Sequence[Chain],
-    model: Reads,
+    model: TextDecoder,
     *,
     edges: Sequence[int] = EDGES,
     level: float = 0.95,

@@ -17,11 +17,10 @@ looping in new words is not seen here (`restatement`).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Int
 
 from interp.chains.chain import Chain
@@ -29,15 +28,14 @@ from interp.chains.periods import MIN_REPEATS, MIN_TOKENS, tail_period
 from interp.diagnosis.token_text import NUMBER, read, word_ids, words
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
-from interp.plumbing.notebook import as_table
+from interp.plumbing.notebook import OneRow
 
 MIN_TEMPLATE = 3  # fewest different tokens in one period of a template, numbers aside
 MARK = -1  # stands for a run of number tokens
 
 
-@as_table
 @dataclass(frozen=True)
-class Loop:
+class Loop(OneRow):
     """A loop at the end of a chain.
 
     Attributes:
@@ -53,10 +51,6 @@ class Loop:
     onset: int
     repeats: float
     wasted: int
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a table with one row."""
-        return pd.DataFrame([asdict(self)])
 
 
 @checked

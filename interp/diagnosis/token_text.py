@@ -14,10 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
+
+from interp.chains.chain import TextDecoder
 
 _NUMBER_WORD = (
     r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen"
@@ -34,30 +36,13 @@ NUMBER = re.compile(
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*|\d|[^\w\s]|_")
 
 
-@runtime_checkable
-class Reads(Protocol):
-    """The part of a model that diagnosis needs: decoding ids to text."""
-
-    def text(self, ids: Any, skip_special: bool = True) -> str:
-        """Decode token ids to text.
-
-        Args:
-            ids: Token ids.
-            skip_special: Whether special tokens are left out.
-
-        Returns:
-            The text.
-        """
-        ...
-
-
 class Pieces:
     """Wraps a model's `text`, and decodes each single token only once.
 
     Make one for many chains of one model.
     """
 
-    def __init__(self, model: Reads) -> None:
+    def __init__(self, model: TextDecoder) -> None:
         self._model = model
         self._pieces: dict[int, str] = {}
         self.lexicon_name: str = getattr(model, "lexicon_name", "")
@@ -134,7 +119,7 @@ class TokenizedText:
         return inside[self.starts] & (self.stops > self.starts)
 
 
-def read(model: Reads, ids: Sequence[int] | Int[np.ndarray, " S"]) -> TokenizedText:
+def read(model: TextDecoder, ids: Sequence[int] | Int[np.ndarray, " S"]) -> TokenizedText:
     """Decode ids to text, special tokens included, and align the tokens with it.
 
     Args:

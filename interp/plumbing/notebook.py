@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import html
 import unicodedata
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_table", "escaped", "table_html"]
+__all__ = ["OneRow", "Points", "as_table", "escaped", "table_html"]
 C = TypeVar("C", bound=type)
 ROWS = 24  # rows of a table that are shown
 WIDEST = 60  # characters of a cell
@@ -32,6 +33,34 @@ def as_table(cls: C) -> C:
 
     cls._repr_html_ = _repr_html_
     return cls
+
+
+@as_table
+class OneRow:
+    """A dataclass whose fields are the cells of one row."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(self)])  # type: ignore[call-overload]
+
+
+@as_table
+class Points:
+    """A result of many points, each of them a dataclass.
+
+    Attributes:
+        points: The points.
+    """
+
+    points: tuple[Any, ...]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with one row per point."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(point) for point in self.points])
 
 
 def table_html(frame: pd.DataFrame, title: str = "") -> str:

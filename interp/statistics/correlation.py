@@ -14,22 +14,19 @@ Compare with the ceiling that the reliability of the effects allows (`interp.eff
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
-from interp.plumbing.notebook import as_table
 from interp.statistics.intervals import Bounded, check_level
 
 PARTIAL = "partial spearman, bootstrap se on fisher z"
 
 
-@as_table
 @dataclass(frozen=True)
 class Correlation(Bounded):
     """Spearman's rho over `n` blocks with its interval; nan where a quantity is constant.
@@ -49,10 +46,6 @@ class Correlation(Bounded):
     level: float
     n: int
     method: str = "spearman, bootstrap se on fisher z"
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a table with one row."""
-        return pd.DataFrame([asdict(self)])
 
 
 def spearman(

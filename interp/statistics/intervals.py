@@ -17,17 +17,16 @@ Sources: Brown, Cai, DasGupta 2001 (Jeffreys); Korn and Graubard 1998, Dean and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Shaped
 from scipy import stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
-from interp.plumbing.notebook import as_table
+from interp.plumbing.notebook import OneRow
 
 PRIOR_RATIO = 0.41  # the variance ratio is shrunk towards this value
 PRIOR_WEIGHT = 0.6  # weight of the prior ratio, in problems
@@ -35,7 +34,7 @@ RAISED = 1.6  # raise, in units of (ratio - floor) / sqrt(informative problems +
 LOST = 0.2  # share of trials subtracted where every problem is always or never solved
 
 
-class Bounded:
+class Bounded(OneRow):
     """What has a value and the limits of its interval."""
 
     value: float
@@ -55,7 +54,6 @@ class Bounded:
         return {name: self.value, f"{prefix}low": self.low, f"{prefix}high": self.high}
 
 
-@as_table
 @dataclass(frozen=True)
 class Interval(Bounded):
     """An estimate with its interval, and the data it was estimated from.
@@ -77,10 +75,6 @@ class Interval(Bounded):
     n_problems: int
     n_samples: int
     method: str
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a table with one row."""
-        return pd.DataFrame([asdict(self)])
 
 
 def check_level(level: float) -> float:

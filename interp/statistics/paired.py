@@ -15,23 +15,20 @@ problems. Caveat: p value and interval use different arguments and may disagree 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Shaped
 from scipy import optimize, stats
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
-from interp.plumbing.notebook import as_table
 from interp.statistics.intervals import Bounded, check_level, effective_limits, t_limits
 
 ENUMERATED = 14  # most problems for which all 2^n sign patterns are listed
 LATTICE = 200_000  # longest distribution that is convolved, in steps
 
 
-@as_table
 @dataclass(frozen=True)
 class PairedDifference(Bounded):
     """Mean over problems of (variant - dense), with its interval and p value.
@@ -75,10 +72,6 @@ class PairedDifference(Bounded):
         if self.n_problems < 2:
             return float("nan")
         return smallest_effect(self.sd, self.n_problems, power=power, tests=tests)
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return a table with one row."""
-        return pd.DataFrame([asdict(self)])
 
 
 @checked

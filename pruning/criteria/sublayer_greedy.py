@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 
 from interp.model.reasoning_model import ReasoningModel
+from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import forward
 from interp.replay.shared_prefix import Base, SharedPrefix
@@ -22,8 +23,10 @@ from interp.replay.teacher_forced import scored_batches
 from interp.statistics.jackknife import jackknife_ratio
 from pruning.calibration import Calibration
 from pruning.cost import Cost, ScoringJob
+from pruning.criteria import criterion
 from pruning.criteria.prefix import Tables
 from pruning.criteria.steps import removals
+from pruning.scores import Scores
 from pruning.sublayers import PARTS, Sublayer, SublayerScores
 
 
@@ -58,6 +61,46 @@ def greedy_cost(job: ScoringJob) -> Cost:
     above = (job.n_blocks + 1) / 2 / job.n_blocks  # passes of a candidate, on average
     forwards = float((left * above).sum()) + 2 * steps - 1
     return Cost(forwards, readouts=float((left + 2).sum()), steps=steps)
+
+
+def greedy_criterion(name: str, paper: str, measure: Measure) -> Callable[..., Scores]:
+    """Register the criterion that removes the sublayer of least harm, one after another.
+
+    Args:
+        name: the criterion's name.
+        paper: its source.
+        measure: what candidates are judged by.
+
+    Returns:
+        The registered function.
+    """
+
+    def greedy(
+        model: ReasoningModel,
+        calibration: Calibration,
+        *,
+        remove: int | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> SublayerScores:
+        """Find the greedy order of sublayers.
+
+        Args:
+            model: the model to score.
+            calibration: the calibration texts; the registered criterion makes them from its
+                `texts`.
+            remove: the largest number of removals. Default: a quarter of the blocks, at least 3.
+            batch_tokens: the largest number of tokens per forward pass.
+
+        Returns:
+            Scores of the first step, and the order of removal.
+
+        Raises:
+            UserError: `remove` is out of range, or the texts are unusable.
+        """
+        return greedy_sublayers(name, model, calibration, measure, remove, batch_tokens)
+
+    register = criterion(name, paper=paper, cost=greedy_cost, kind="greedy", removes="sublayers")
+    return register(greedy)
 
 
 @torch.no_grad()

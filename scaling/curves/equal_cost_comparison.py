@@ -14,7 +14,7 @@ is corrected over the whole table of one axis. docs/internals.md describes the t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from jaxtyping import Float
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
+from interp.plumbing.notebook import Points
 from interp.statistics import holm, sign_flip, smallest_effect
 from interp.statistics.intervals import check_level
 from interp.statistics.paired import mover_limits
@@ -85,14 +86,10 @@ class EqualCost:
 
 @brief
 @dataclass(frozen=True)
-class EqualCosts:
+class EqualCosts(Points):
     """All comparisons of one axis."""
 
     points: tuple[EqualCost, ...]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per benchmark, variant and cost."""
-        return pd.DataFrame([asdict(point) for point in self.points])
 
 
 def with_costs(

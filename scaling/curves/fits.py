@@ -17,7 +17,7 @@ model trained for shorter chains. Sources: s1 (arXiv 2501.19393) for the slope; 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from jaxtyping import Float
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
+from interp.plumbing.notebook import Points
 from interp.statistics.intervals import check_level
 from scaling.curves.outcomes import by_budget, check_rows, groups
 
@@ -86,14 +87,10 @@ class ScalingFit:
 
 @brief
 @dataclass(frozen=True)
-class ScalingFits:
+class ScalingFits(Points):
     """All fits of a study."""
 
     points: tuple[ScalingFit, ...]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per benchmark, variant and form."""
-        return pd.DataFrame([asdict(point) for point in self.points])
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ cost in `scaling.curves.equal_cost_comparison`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from interp.errors import check_known
-from interp.plumbing.notebook import as_table
+from interp.plumbing.notebook import Points
 from interp.plumbing.plots import axes_of, lines_with_bands
 from interp.statistics import holm, mean_interval, paired_difference
 from scaling.curves.outcomes import NEEDED, check_rows, groups, share, table, where
@@ -75,16 +75,11 @@ class SequentialPoint:
     n_samples: int
 
 
-@as_table
 @dataclass(frozen=True)
-class SequentialScaling:
+class SequentialScaling(Points):
     """All points of a study's sequential scaling."""
 
     points: tuple[SequentialPoint, ...]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per benchmark, variant and budget."""
-        return pd.DataFrame([asdict(point) for point in self.points])
 
     def plot(self, ax: Axes | None = None, *, x: str = "thinking_budget") -> Axes:
         """Plot accuracy over the budget or over a cost, one line per benchmark and variant.
@@ -187,16 +182,11 @@ class WaitPoint:
     n_problems: int
 
 
-@as_table
 @dataclass(frozen=True)
-class WaitExtensions:
+class WaitExtensions(Points):
     """All points of a study's "wait" extensions."""
 
     points: tuple[WaitPoint, ...]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per benchmark, variant, thinking budget and number of waits."""
-        return pd.DataFrame([asdict(point) for point in self.points])
 
 
 def wait_extensions(rows: pd.DataFrame) -> WaitExtensions:

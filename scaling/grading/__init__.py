@@ -15,11 +15,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, TypeVar
 
 import numpy as np
 
-from interp.chains.chain import Chain, answer_texts
+from interp.chains.chain import Chain, TextDecoder, answer_texts
 from interp.errors import NonFiniteError
 from interp.plumbing.arguments import checked
 from interp.plumbing.registry import Registry
@@ -128,25 +128,8 @@ def get_grader(name: str) -> Grader:
     return REGISTRY.get(name)
 
 
-@runtime_checkable
-class TextModel(Protocol):
-    """The part of a model that grading needs: token ids to text."""
-
-    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Decode token ids to text.
-
-        Args:
-            ids: token ids.
-            skip_special: whether to leave special tokens out.
-
-        Returns:
-            The text.
-        """
-        ...
-
-
 @checked
-def grade(benchmark: Benchmark, problem: Problem, chain: Chain, model: TextModel) -> Verdict:
+def grade(benchmark: Benchmark, problem: Problem, chain: Chain, model: TextDecoder) -> Verdict:
     """Judge a chain by the first of its `answer_texts` that announces an answer.
 
     Args:

@@ -14,6 +14,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 CREATE = """
@@ -51,13 +52,31 @@ def key_of(table: str, row: Row) -> str:
     Returns:
         The values of the key's columns, as JSON.
     """
-    return json.dumps([row[name] for name in GUARDED[table]], default=repr)
+    return _key_text([row[name] for name in GUARDED[table]])
+
+
+_key_text = json.JSONEncoder(default=repr).encode  # made once: a check reads every row
 
 
 def hash_of(row: Row) -> str:
     """16 hex digits of SHA-256 over a row as SQLite returns it, column names included."""
-    text = repr(sorted(row.items()))
+    return _hashed(repr(sorted(row.items())))
+
+
+def _hashed(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _keys_and_hashes(db: sqlite3.Connection, table: str) -> Iterator[tuple[str, str]]:
+    """`key_of` and `hash_of` of every row; the columns are sorted once, not for each row."""
+    cursor = db.execute(f"SELECT * FROM {table}")
+    names = [column[0] for column in cursor.description]
+    ordered = sorted(range(len(names)), key=names.__getitem__)
+    template = ", ".join(f"({names[at]!r}, ".replace("%", "%%") + "%r)" for at in ordered)
+    in_order, key_parts = itemgetter(*ordered), [names.index(name) for name in GUARDED[table]]
+    for values in cursor:
+        key = _key_text([values[at] for at in key_parts])
+        yield key, _hashed(f"[{template % in_order(values)}]")
 
 
 def any_text(data: bytes) -> str:
@@ -152,9 +171,8 @@ def damaged_rows(db: sqlite3.Connection) -> dict[str, list[str]]:
         found = db.execute("SELECT name, key, hash FROM checks")
         wanted = {(name, key): value for name, key, value in found}
         for table in GUARDED:
-            for row in _rows(db, f"SELECT * FROM {table}"):
-                key = key_of(table, row)
-                if wanted.pop((table, key), None) != hash_of(row):
+            for key, value in _keys_and_hashes(db, table):
+                if wanted.pop((table, key), None) != value:
                     bad.setdefault(table, []).append(key)
         for table, key in wanted:
             bad.setdefault(table if table in GUARDED else "checks", []).append(f"{key}, lost")

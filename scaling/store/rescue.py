@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from interp.errors import UserError
 from interp.plumbing.notebook import as_table
-from scaling.store import checksums
+from scaling.store import checksums, study_file
 from scaling.store.schema import DERIVED, SCHEMA_VERSION
 from scaling.store.study_file import FILE, StoreError, held
 from scaling.store.study_store import Store
@@ -138,7 +138,8 @@ def rescue(folder: str | Path, out: str | Path) -> Rescued:
 def _opened(path: Path) -> sqlite3.Connection:
     """Open the file without the checks of `Store`, which would refuse it; the WAL is read too."""
     try:
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
+        uri = f"{path.resolve().as_uri()}?mode=ro"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=study_file.PATIENCE)
         db.text_factory = checksums.any_text
         db.execute("SELECT name FROM sqlite_master").fetchall()
     except UNREADABLE as error:

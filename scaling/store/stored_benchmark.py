@@ -55,6 +55,17 @@ def problem_rows(bench: Benchmark) -> list[dict[str, Any]]:
     ]
 
 
+def stored_problem(row: Mapping[Any, Any]) -> Problem:
+    """The problem of a row of the table `problems`."""
+    return Problem(
+        id=row["problem"],
+        question=row["question"],
+        answer=row["answer"],
+        choices=tuple(json.loads(row["choices"])),
+        metadata=json.loads(row["metadata"]),
+    )
+
+
 def stored_benchmark(meta: Mapping[str, str], problems: pd.DataFrame, name: str) -> Benchmark:
     """A benchmark of a stored study.
 
@@ -76,16 +87,7 @@ def stored_benchmark(meta: Mapping[str, str], problems: pd.DataFrame, name: str)
     return Benchmark(
         name=name,
         version=entry.version,
-        problems=tuple(
-            Problem(
-                id=row["problem"],
-                question=row["question"],
-                answer=row["answer"],
-                choices=tuple(json.loads(row["choices"])),
-                metadata=json.loads(row["metadata"]),
-            )
-            for row in rows.to_dict("records")
-        ),
+        problems=tuple(stored_problem(row) for row in rows.to_dict("records")),
         scoring=entry.scoring,
         grader=rest.partition(":")[0] or entry.grader,
         thinking=entry.thinking,

@@ -51,9 +51,11 @@ class StudyFile:
     Args:
         folder: folder of the study; it is created if missing (unless `read_only`).
         read_only: open an existing study without taking the lock.
+        check: whether every row is checked now; without it, the caller does so later by opening
+            the study again.
     """
 
-    def __init__(self, folder: str | Path, *, read_only: bool = False) -> None:
+    def __init__(self, folder: str | Path, *, read_only: bool = False, check: bool = True) -> None:
         self.folder = Path(folder)
         self.path = self.folder / FILE
         self._lock: FolderLock | None = None
@@ -63,14 +65,15 @@ class StudyFile:
         else:
             self._lock = FolderLock(self.folder / LOCK, "the study")
         try:
-            self._db = self._connect(read_only)
+            self._db = self._connect(read_only, check)
             self._opened = file_identity(self.path)
         except BaseException:
             self._release()
             raise
 
-    def _connect(self, read_only: bool) -> sqlite3.Connection:
+    def _connect(self, read_only: bool, check: bool) -> sqlite3.Connection:
         checked = _Checked(self.path)
+        check = check and not checked.before
         with self._explained():
             if read_only:
                 uri = f"{self.path.resolve().as_uri()}?mode=ro"
@@ -80,11 +83,11 @@ class StudyFile:
             else:
                 db = sqlite3.connect(self.path, isolation_level=None, timeout=PATIENCE)
             try:
-                self._ready(db, read_only, check=not checked.before)
+                self._ready(db, read_only, check=check)
                 if read_only and self._version(db) < schema.SCHEMA_VERSION:
                     db = _in_memory(db)
                 self._migrate(db)
-                if not checked.before:
+                if check:
                     if bad := checksums.damaged_rows(db):
                         raise sqlite3.DatabaseError(
                             f"rows that are not as written: {checksums.said(bad)}"

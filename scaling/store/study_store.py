@@ -9,7 +9,7 @@ How the file is opened and upgraded: `scaling.store.study_file`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,12 @@ class Store(StudyFile):
     Args:
         folder: folder of the study; it is created if missing (unless `read_only`).
         read_only: open an existing study without taking the lock.
+        check: whether every row is checked now; without it, the caller does so later by opening
+            the study again.
     """
 
-    def __init__(self, folder: str | Path, *, read_only: bool = False) -> None:
-        super().__init__(folder, read_only=read_only)
+    def __init__(self, folder: str | Path, *, read_only: bool = False, check: bool = True) -> None:
+        super().__init__(folder, read_only=read_only, check=check)
 
     def __enter__(self) -> Store:
         return self
@@ -208,6 +210,22 @@ class Store(StudyFile):
         found = pd.DataFrame(texts, frame.index)
         found = found[[name for name in found.columns if name not in frame.columns]]
         return pd.concat([frame, found], axis=1)
+
+    def columns(self, names: Sequence[str]) -> pd.DataFrame:
+        """Some columns of every chain, sorted by key; quicker than `rows` where chains are many.
+
+        Args:
+            names: columns of the table `chains`, or measures of its diagnosis (None where a chain
+                lacks one).
+
+        Returns:
+            The columns.
+        """
+        with self._explained():
+            own = [row[1] for row in self._db.execute("PRAGMA table_info(chains)")]
+        asked = [n if n in own else f"json_extract(diagnosis, '$.\"{n}\"') AS {n}" for n in names]
+        order = ", ".join(Key._fields)
+        return self._frame(f"SELECT {', '.join(asked)} FROM chains ORDER BY {order}")
 
     def ids_of(self, key: Key) -> np.ndarray:
         """The token ids of one chain: int32 [S].

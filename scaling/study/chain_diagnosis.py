@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from interp.chains.chain import Chain
+from interp.chains.chain import Chain, TextDecoder
 from interp.diagnosis import TESTBED, Pieces, diagnose
-from scaling.grading import TextModel
 from scaling.grading.testbed_answer import testbed_problem
 from scaling.problem import Problem
 
@@ -23,7 +22,7 @@ class Diagnoser:
         model: decodes token ids to text.
     """
 
-    def __init__(self, model: TextModel) -> None:
+    def __init__(self, model: TextDecoder) -> None:
         self._pieces = Pieces(model)
 
     def columns(self, problem: Problem, chain: Chain) -> dict[str, Any]:

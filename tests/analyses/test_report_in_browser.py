@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from analyses.report.page import write_report
-from tests.analyses import fake
 from tests.headless import HeadlessPage, browser_missing
 
 pytestmark = pytest.mark.skipif(bool(browser_missing()), reason=browser_missing() or "-")
@@ -39,21 +37,15 @@ return [...document.querySelectorAll(arguments[0])].map(e => {
 PARTS = (".glance td, .glance td .n, .glance th", "p, li, h2, figcaption", "pre, pre mark", "a")
 
 
-@pytest.fixture(scope="module")
-def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    out = tmp_path_factory.mktemp("browser")
-    return write_report(folder, out, text=fake.text).as_uri()
-
-
 @pytest.fixture(
     scope="module",
     params=[(1280, False), (1280, True), (390, False), (390, True)],
     ids=["wide", "wide dark", "phone", "phone dark"],
 )
-def page(report: str, request: pytest.FixtureRequest) -> Iterator[HeadlessPage]:
+def page(report_page: Path, request: pytest.FixtureRequest) -> Iterator[HeadlessPage]:
     width, dark = request.param
     with HeadlessPage(width=width, dark=dark) as opened:
-        opened.driver.get(report)
+        opened.driver.get(report_page.as_uri())
         yield opened
 
 

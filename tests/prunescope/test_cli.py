@@ -208,8 +208,13 @@ def test_diagnose_finds_the_loop_in_a_file(
 
 
 def test_report_of_a_study_without_its_model_still_comes(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """With the analysis that asks for the model; the others: `test_command_output`."""
+    from analyses.plumbing import catalogue
+
+    some = tuple(map(catalogue.load, ("block_effects", "bi_vs_effects")))
+    monkeypatch.setattr(catalogue, "reported", lambda _: some)
     folder = write_study(tmp_path / "study")
     assert cli.run(["report", str(folder)]) == 0
     assert str(folder / "report.html") in capsys.readouterr().out

@@ -97,6 +97,10 @@ const source = {
     }
     return this.get("api/overview");
   },
+  /** Waits until the server has checked every row; an error where one is damaged. */
+  async check() {
+    if (!this.embedded) await this.get("api/check");
+  },
   async chain(row) {
     if (this.embedded) return this.embedded.chains[row];
     if (!this.cache.has(row)) {

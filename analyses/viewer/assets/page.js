@@ -181,5 +181,6 @@ window.addEventListener("hashchange", render);
     fillHelp();
     await render();
     document.documentElement.dataset.ready = "yes";
+    await source.check();
   } catch (error) { fail(error); }
 })();

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from analyses.viewer.viewed_study import ViewedStudy
+from scaling.store.study_file import FILE
 from tests.analyses.viewer.hostile import TEXT, write_hostile_study
 
 
@@ -33,6 +37,16 @@ def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         remove=(2,), waits=(), blocks=False, out=folder,
     )  # fmt: skip
     run_study(config, engine=LocalEngine(ReasoningModel.load("testbed")))
+    return folder
+
+
+@pytest.fixture
+def damaged(real_folder: Path, tmp_path: Path) -> Path:
+    """The real study, one of whose problems has changed since it was written."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(real_folder, folder)
+    with closing(sqlite3.connect(folder / FILE)) as db, db:
+        db.execute("UPDATE problems SET question = question || '?' WHERE position = 1")
     return folder
 
 

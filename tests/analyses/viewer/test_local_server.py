@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import socket
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,12 +15,13 @@ from starlette.testclient import TestClient
 from analyses.viewer.local_server import HOST, listening, viewer_app
 from analyses.viewer.viewed_study import ViewedStudy
 from interp.errors import UserError
+from scaling.store.study_file import FILE, DamagedStoreError
 from tests.analyses.viewer.hostile import LONG, NAMES
 
 URL = f"http://{HOST}:8765"
 PATHS = [
     "/", "/viewer.css", "/viewer.js", "/api/overview", "/api/search?q=wait", "/api/texts?rows=0",
-    "/api/chain/0", "/api/forks/0", "/api/kl/0?variant=dense",
+    "/api/chain/0", "/api/forks/0", "/api/kl/0?variant=dense", "/api/check",
 ]  # fmt: skip
 
 
@@ -117,3 +121,28 @@ def test_without_a_port_a_free_one_is_found() -> None:
     assert first.getsockname()[1] != second.getsockname()[1]
     first.close()
     second.close()
+
+
+def test_of_a_damaged_study_the_list_is_shown_and_then_the_damage(damaged: Path) -> None:
+    with ViewedStudy(damaged, index_folder=damaged.parent) as study:
+        study.index_now()
+        client = TestClient(viewer_app(study), base_url=URL)
+        assert client.get("/api/overview").status_code == 200
+        for path in ("check", "chain/0", "forks/0", "texts?rows=0", "search?q=wait"):
+            answer = client.get(f"/api/{path}")
+            assert answer.status_code == 400
+            assert "1 of problems" in answer.json()["error"]
+            assert "prunescope rescue" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "damage", ["diagnosis = '{'", "sample = 'x'", "thinking_budget = 'x'", "position = x'80'"]
+)
+def test_a_list_that_cannot_be_read_is_damage(damaged: Path, damage: str) -> None:
+    with closing(sqlite3.connect(damaged / FILE)) as db, db:
+        db.execute(f"UPDATE chains SET {damage} WHERE budget = '48' AND position = 1")
+    with (
+        pytest.raises(DamagedStoreError, match="of chains"),
+        ViewedStudy(damaged, index_folder=damaged.parent) as study,
+    ):
+        study.chain(0)

@@ -96,6 +96,16 @@ def test_a_study_whose_tokenizer_is_gone_says_what_to_do(
     assert code == 2 and "--tokenizer" in error
 
 
+@pytest.mark.parametrize("export", [False, True])
+def test_a_damaged_study_ends_it_with_what_to_do(
+    damaged: Path, cached: Path, capsys: pytest.CaptureFixture[str], export: bool
+) -> None:
+    words = ("--export", cached / "page.html") if export else ("--port", "0")
+    code, _, error = view(capsys, damaged, *words)
+    assert code == 2 and "1 of problems" in error and "prunescope rescue" in error
+    assert not (cached / "page.html").exists()
+
+
 def test_it_serves_until_it_is_stopped(real_folder: Path, cached: Path) -> None:
     words = [sys.executable, "-m", "prunescope", "view", str(real_folder), "--port", "0"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cached), "PYTHONPATH": str(Path.cwd())}

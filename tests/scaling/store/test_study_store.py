@@ -104,6 +104,18 @@ def test_packed_ids_come_back(values: list[int]) -> None:
     assert unpack(pack(np.array(values, dtype="<i4")), "<i4").tolist() == values
 
 
+def test_some_columns_are_those_of_the_rows(tmp_path: Path) -> None:
+    with Store(tmp_path) as store:
+        store.add_chains([row("b", looped=1, loop="exact"), row("a", loop=None), row("c")])
+        names = ["problem", "tokens", "loop", "looped"]
+        found, rows = store.columns(names), store.rows()
+    assert list(found.columns) == names
+    assert found["problem"].tolist() == rows["problem"].tolist() == ["a", "b", "c"]
+    assert found["tokens"].tolist() == rows["tokens"].tolist()
+    assert found["loop"].isna().tolist() == [True, False, True]
+    assert found["loop"][1] == "exact" and found["looped"][1] == 1
+
+
 def test_plain_values_are_json() -> None:
     mixed = {"a": np.float32(0.5), "b": float("inf"), "c": (np.int64(1), [np.bool_(True)])}
     assert plain(mixed) == {"a": 0.5, "b": None, "c": [1, [True]]}
