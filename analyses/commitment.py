@@ -28,6 +28,7 @@ from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, p_value, share, signed
+from analyses.plumbing.work import Work, first
 from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.counterfactuals.answer_commitment import (
     EDITS,
@@ -121,6 +122,22 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     frame.loc[shares, ["low", "high"]] = frame.loc[shares, ["low", "high"]].clip(0, 1)
     frame.insert(0, "benchmark", settings["benchmark"])
     return frame
+
+
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model; every line is read with what comes before it."""
+    n, tried, blocks = first(bench, PROBLEMS), first(bench, TRIED), bench.model.n_blocks
+    lines, joined, steps = n * (LINES + 1), tried * (JOINED + 1), n * 2 * (2 * PER_SIDE + 1)
+    asked = 2 * n + tried * (1 + blocks)  # an answer of a few words, where the own one is long
+    return [
+        Work("dense chains", n),
+        Work("chains without each block", tried * blocks, altered=True),
+        Work("short answers", asked, 0.0, 0.1),
+        Work("lines of dense chains", lines, float(lines), 0.5, passes=1),
+        Work("lines dropped or changed", steps + n, float(steps), passes=1),
+        Work("dense lines without each block", joined * (1 + blocks), None, 0.5, passes=1),
+        Work("own lines without each block", joined * blocks, None, 0.5, altered=True, passes=1),
+    ]
 
 
 STORED = StoredTable("commitment", settings_of, _compute)
@@ -418,7 +435,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "commitment", order=250, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

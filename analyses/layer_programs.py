@@ -29,6 +29,7 @@ from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, p_value, share, signed
+from analyses.plumbing.work import Work, first
 from analyses.plumbing.workbench import (
     Workbench,
     fitting_budget,
@@ -70,6 +71,7 @@ PROBLEMS = 48  # half of them to select on
 TESTED = 4  # samples per problem on the other half
 CALIBRATED = 8  # dense chains on which the noise is matched
 TOLERANCE = 0.1  # relative error of the noise's KL
+NOISE_PASSES = 12  # over the calibration, for one program: its KL, and four or five scales of noise
 MOST_SAMPLES = 2  # of the dense model, times the number of programs
 FAILING = (0.2, 0.9)  # dense accuracy of a benchmark to try programs on
 ARMS = {"programs": "#0072B2", "noise": "#7A7A7A", "samples": "#D55E00"}
@@ -126,6 +128,23 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     frame = contest(bench, int(settings["seed"]))
     frame.insert(0, "benchmark", settings["benchmark"])
     return frame
+
+
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model."""
+    n, kinds = first(bench, PROBLEMS), usual_programs(bench.model)
+    programs = sum(len(few) for few in kinds.values())
+    samples, tested = MOST_SAMPLES * programs + 1, n // 2
+    anew = (1 + len(kinds) + 1) * tested * TESTED
+    return [
+        Work("dense and programs", (1 + programs) * n, altered=True),
+        Work("KL of programs and noise", programs * min(CALIBRATED, n), passes=NOISE_PASSES),
+        Work("noisy models", programs * n, float(programs * n), altered=True),
+        Work("dense samples", samples * n, (1.1 * programs + 1) * n),
+        Work("best programs on the other half", anew, float(anew), altered=True),
+        Work("the best noise on the other half", 2 * tested * TESTED, altered=True),
+        Work("dense on the other half again", tested * TESTED),
+    ]
 
 
 STORED = StoredTable("layer_programs", settings_of, _compute)
@@ -372,7 +391,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "layer_programs", order=236, title=TITLE, caption=caption, table=table, figure=figure,
-    text=text, in_store=in_store, decodes=True,
+    text=text, stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

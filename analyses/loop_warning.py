@@ -42,6 +42,7 @@ from analyses.plumbing.loop_profile import (
 )
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, p_value, share, signed
+from analyses.plumbing.work import Work, first, looping_chains, search_of_loops
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
 from interp.chains.chain import Chain
 from interp.diagnosis import NUMBER, read
@@ -116,6 +117,20 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     frame.insert(0, "base", found.variant.name if found.variant is not None else "")
     frame.insert(0, "benchmark", settings["benchmark"])
     return frame
+
+
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model."""
+    n, heated = first(bench, PROBLEMS), first(bench, HEATED)
+    loops = looping_chains(bench, PROBLEMS, READ)
+    hot = 2 * len(TEMPERATURES) * heated
+    return [
+        *search_of_loops(bench, TRIED, PROBLEMS),
+        Work("streams, influence and KL", n, float(n), altered=True, passes=4),
+        Work("lines, for their meaning", n, float(n), altered=True, passes=1),
+        Work("attention at loops", min(READ, n), loops, altered=True, passes=1),
+        Work("temperatures", hot, float(hot), altered=True),
+    ]
 
 
 STORED = StoredTable("loop_warning", settings_of, _compute)
@@ -427,7 +442,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "loop_warning", order=270, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":
