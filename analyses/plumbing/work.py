@@ -68,7 +68,8 @@ class Lengths:
         dense: mean tokens of a dense chain.
         altered: mean tokens of the chains of all other variants.
         most: tokens of a chain at most.
-        loops: share of loops of the single block or plan whose chains loop most.
+        loops: share of loops of the single block or plan whose chains loop most; of all benchmarks
+            where only plans were tried on this one.
     """
 
     prompt: float
@@ -90,8 +91,8 @@ class Lengths:
         budget = bench.budget
         most = float(budget.thinking + budget.answer + len(bench.model.delimiter_ids.closing))
         parts = [largest_budget(bench.study.rows(name)) for name in ("accuracy", "blocks")]
-        rows = pd.concat([part for part in parts if len(part)] or parts)
-        rows = rows[rows["benchmark"] == bench.benchmark.name] if len(rows) else rows
+        every = pd.concat([part for part in parts if len(part)] or parts)
+        rows = every[every["benchmark"] == bench.benchmark.name] if len(every) else every
         prompt = bench.benchmark.prompt(bench.benchmark.problems[0])
         asked = float(len(bench.model.prompt_ids(prompt, thinking=True)))
         if not len(rows):
@@ -101,13 +102,19 @@ class Lengths:
         dense = rows["variant"] == style.DENSE
         own = float(tokens[dense].mean()) if dense.any() else most / 2
         other = float(tokens[~dense].mean()) if (~dense).any() else own
-        loops = rows[~dense].groupby("variant")["looped"].mean() if "looped" in rows else []
-        worst = float(np.max(loops)) if len(loops) else 1.0
-        return cls(float(rows["prompt_tokens"].mean()), own, other, most, worst)
+        return cls(float(rows["prompt_tokens"].mean()), own, other, most, _loops(rows, every))
 
     def mean(self, work: Work) -> float:
         """Tokens that a row of `work` decodes or reads of its chain, as expected."""
         return max(1.0, work.share * (self.altered if work.altered else self.dense))
+
+
+def _loops(rows: pd.DataFrame, every: pd.DataFrame) -> float:
+    """The largest share of loops of a variant; of any benchmark, where its own tried no block."""
+    tried = rows if (rows["kind"] == "block").any() else every
+    changed = tried[tried["variant"] != style.DENSE]
+    shares = changed.groupby(["benchmark", "variant"])["looped"].mean().dropna()
+    return float(shares.max()) if len(shares) else 1.0
 
 
 def first(bench: Workbench, problems: int) -> int:

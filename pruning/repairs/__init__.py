@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Repaired:
         maps: the linear maps that were folded, as hooks would apply them to the model without the
             plan's blocks; empty if the repair is no such map.
         folded: whether `model` is repaired by itself. Otherwise it is the pruned model, and the
-            repair acts while `live(model, maps)` is open.
+            repair acts while `applied()` is open.
     """
 
     model: ReasoningModel
@@ -60,6 +60,10 @@ class Repaired:
     record: Mapping[str, Any]
     maps: tuple[Map, ...] = ()
     folded: bool = True
+
+    def applied(self) -> AbstractContextManager[None]:
+        """While open, `model` is repaired, if need be by hooks: maps that no weight holds."""
+        return nullcontext() if self.folded else live(self.model, self.maps)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per cut.
@@ -172,8 +176,8 @@ def check_storable(name: str, plan: LayerPlan) -> None:
         raise UserError(
             f"Repair {name!r} of {plan.name!r} is a matrix on the residual stream between blocks, "
             "and no weight of this architecture can hold one (a norm reads the stream), so there "
-            "is no checkpoint of it. Use it in memory, `with live(repaired.model, repaired.maps)`, "
-            "or choose a repair that folds, such as replaceme."
+            "is no checkpoint of it. Use it in memory, `with repaired.applied(): ...`, or "
+            "choose a repair that folds, such as replaceme."
         )
 
 
@@ -264,7 +268,7 @@ def mend(
         record |= {"calibration": texts.hash, "n_tokens": texts.n_tokens}
         record["n_texts"] = len(texts.sequences)
         if measure:
-            with nullcontext() if found.folded else live(found.model, found.maps):
+            with found.applied():
                 removed, repaired = divergences(model, [plan or found.plan, found.model], texts)
             record["kl"] = {"removed": removed, "repaired": repaired}
     found.model.name = f"{model.name} {found.plan.name} + {name}"

@@ -11,7 +11,7 @@ first to the last on the stream of the model repaired so far (there: one map per
 fitted on the streams of the whole model); its lambda is 1e-6, not relative.
 
 W need not be invertible and is no rotation, so it cannot be folded past a norm: the map stays a
-hook, `with live(repaired.model, repaired.maps)`, and `save_repaired` refuses. If the run starts the
+hook, `with repaired.applied()`, and `save_repaired` refuses. If the run starts the
 model, the map goes into the embedding, which is exact (a tied head is untied).
 """
 

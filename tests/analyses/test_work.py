@@ -162,6 +162,10 @@ def test_lengths_are_those_of_the_study(study: StudyData, bench: PlantedBench) -
     assert found.dense == pytest.approx(spent[dense].mean())
     assert found.altered == pytest.approx(spent[~dense].mean())
     assert found.loops == rows[~dense].groupby("variant")["looped"].mean().max() > 0
+    alone = {p: f[f["kind"] != "block"] for p, f in study.purposes.items() if "kind" in f}
+    alone["blocks"] = study.rows("blocks").assign(benchmark="another", looped=0.875)
+    elsewhere = replace(study, purposes=alone)
+    assert Lengths.of(replace(named, study=elsewhere)).loops == 0.875, "no block was tried here"
     unknown = Lengths.of(bench)
     assert (unknown.dense, unknown.altered, unknown.loops) == (found.most / 2, found.most / 2, 1.0)
 

@@ -66,7 +66,7 @@ def test_a_run_that_adds_nothing_is_repaired_to_the_whole_model() -> None:
         plant_identity(model, block)
     repaired = ghosted(model, 2, 3)
     assert torch.equal(repaired.maps[0].matrix, torch.eye(model.d_model, dtype=torch.float64))
-    with live(repaired.model, repaired.maps):
+    with repaired.applied():
         torch.testing.assert_close(logits(repaired.model), logits(model), **close_to(model))
 
 
@@ -84,7 +84,7 @@ def test_the_divergence_is_that_of_the_live_maps() -> None:
     model = tiny("qwen3", 6)
     repaired = ghosted(model, 1, 4)
     data = Calibration.of(model, texts(model, LENGTHS))
-    with live(repaired.model, repaired.maps):
+    with repaired.applied():
         (wanted,) = divergences(model, [repaired.model], data)
     kl = repaired.record["kl"]
     assert kl["repaired"] == pytest.approx(wanted) and kl["repaired"] < kl["removed"]
@@ -96,7 +96,7 @@ def test_the_decoder_runs_with_the_maps() -> None:
     model = tiny("qwen3", 5, ends=False)
     repaired = ghosted(model, 2, 3)
     ids = texts(model, (9,))[0].tolist()
-    with live(repaired.model, repaired.maps):
+    with repaired.applied():
         (chain,) = repaired.model.generate([ids], [dense], Budget(24, 4), sampling=GREEDY)
         whole = torch.tensor([[*ids, *chain.ids.tolist()]])
         with torch.no_grad():
@@ -115,7 +115,7 @@ def test_a_matrix_between_blocks_has_no_checkpoint(tmp_path: Path) -> None:
         assert not repaired.folded and "hooks" in repaired.record["fold"]
         with pytest.raises(UserError, match="no checkpoint of it") as refused:
             save_repaired(repaired, tmp_path / "out")
-        assert "live(repaired.model, repaired.maps)" in str(refused.value)
+        assert "with repaired.applied()" in str(refused.value)
     assert not list(tmp_path.iterdir())
 
 
