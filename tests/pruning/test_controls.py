@@ -217,6 +217,15 @@ def test_one_seed_is_one_noise() -> None:
     assert np.allclose(ratios, larger.sigma / one.sigma, rtol=1e-2)
 
 
+def test_a_good_guess_spares_trials_and_gives_the_same_noise() -> None:
+    model = tiny("qwen3", 2)
+    data = texts(model, LENGTHS)
+    found = noise_at_kl(model, data, 0.1, seed=3)
+    again = noise_at_kl(model, data, 0.1, seed=3, start=found.sigma)
+    assert again.trail == found.trail[-1:] and len(found.trail) > 1
+    assert same_weights(again.model, snapshot(found.model))
+
+
 def test_noise_that_cannot_be_had_is_refused() -> None:
     model = tiny("qwen3", 2)
     data = texts(model, LENGTHS)
@@ -228,3 +237,6 @@ def test_noise_that_cannot_be_had_is_refused() -> None:
         noise_at_kl(model, data, -1.0)
     with pytest.raises(UserError, match="tolerance"):
         noise_at_kl(model, data, 0.1, tolerance=0.0)
+    for start in (0.0, -1.0, 1e4):
+        with pytest.raises(UserError, match="start"):
+            noise_at_kl(model, data, 0.1, start=start)
