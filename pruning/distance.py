@@ -68,7 +68,8 @@ def divergences(
         UserError: no counted token is predicted.
         NonFiniteError: a divergence is inf or nan.
     """
-    for each in (model, *(o for o in others if isinstance(o, ReasoningModel))):
+    known = [] if reference else [model]  # who has read before has a readout
+    for each in (*known, *(o for o in others if isinstance(o, ReasoningModel))):
         check_readout(each, calibration.sequences[0])
     sums = torch.zeros(len(others), dtype=torch.float64)
     tokens = 0

@@ -60,7 +60,7 @@ Stated = Callable[[Workbench, dict[str, Any]], Sequence[Work]]
 
 
 @dataclass(frozen=True)
-class Lengths:
+class StudyLengths:
     """Tokens of a study's chains on one benchmark.
 
     Attributes:
@@ -79,7 +79,7 @@ class Lengths:
     loops: float
 
     @classmethod
-    def of(cls, bench: Workbench) -> Lengths:
+    def of(cls, bench: Workbench) -> StudyLengths:
         """Read them from a study; half of the budget where it has no such chains.
 
         Args:
@@ -124,7 +124,7 @@ def first(bench: Workbench, problems: int) -> int:
 
 def looping_chains(bench: Workbench, problems: int, most: int) -> float:
     """Chains that loop, as expected, among those of the variant that loops most."""
-    return min(float(most), Lengths.of(bench).loops * first(bench, problems))
+    return min(float(most), StudyLengths.of(bench).loops * first(bench, problems))
 
 
 def search_of_loops(bench: Workbench, tried: int, problems: int) -> list[Work]:
@@ -154,7 +154,7 @@ def estimate(bench: Workbench, name: str, works: Sequence[Work]) -> Estimate:
     from scaling.costs.model_shape import ModelShape
     from scaling.costs.study_costs import memory_of
 
-    lengths = Lengths.of(bench)
+    lengths = StudyLengths.of(bench)
     shape, machine = ModelShape.of(bench.model.hf.config), this_machine(bench.model)
     side = min(machine.rows, max([work.rows for work in works if not work.passes], default=1))
     longest = lengths.prompt + lengths.most
@@ -174,7 +174,7 @@ def estimate(bench: Workbench, name: str, works: Sequence[Work]) -> Estimate:
     )
 
 
-def line_of(work: Work, lengths: Lengths, shape: ModelShape, machine: Machine) -> Line:
+def line_of(work: Work, lengths: StudyLengths, shape: ModelShape, machine: Machine) -> Line:
     """The cost of one piece of work: as expected, and with all rows at full length."""
     from scaling.costs.estimate import Line
 

@@ -18,7 +18,7 @@ from analyses.plumbing import catalogue, work, workbench
 from analyses.plumbing.command import AnalysisCommand, AnalysisOptions
 from analyses.plumbing.derived import derived
 from analyses.plumbing.frames import StudyData
-from analyses.plumbing.work import Lengths, Work, line_of
+from analyses.plumbing.work import StudyLengths, Work, line_of
 from analyses.plumbing.workbench import Workbench
 from interp.chains.chain import Chain
 from interp.decoding.scheduler import Scheduler
@@ -96,7 +96,7 @@ def test_rows_and_tokens_are_those_of_the_run(
     assert 0 < exact <= len(chains) <= most
     if all(one.expected is None for one in asked):
         assert len(chains) == exact
-    lengths = Lengths.of(bench)
+    lengths = StudyLengths.of(bench)
     assert max(chain.n_tokens for chain in chains) <= lengths.most
     assert sum(map(decoded_tokens, chains)) <= most * lengths.most
 
@@ -122,7 +122,7 @@ def test_an_analysis_cannot_be_registered_without_its_work() -> None:
 # --------------------------------------------------------------------------------- arithmetic
 
 MACHINE = Machine("slow", 1e9, 1e9, 1e12, 4, 8, "made up", 1.0, decoding=(0.01, 0.001))
-LENGTHS = Lengths(prompt=10.0, dense=20.0, altered=30.0, most=50.0, loops=0.5)
+LENGTHS = StudyLengths(prompt=10.0, dense=20.0, altered=30.0, most=50.0, loops=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_lengths_are_those_of_the_study(study: StudyData, bench: PlantedBench) -
     rows = rows[rows["thinking_budget"] == rows["thinking_budget"].max()]
     assert {"plan", "block"} <= set(rows["kind"])
     named = replace(bench, benchmark=replace(bench.benchmark, name="countdown-4"))
-    found = Lengths.of(named)
+    found = StudyLengths.of(named)
     spent = np.minimum(rows["thinking_tokens"], 48) + np.minimum(rows["answer_tokens"], 4)
     dense = rows["variant"] == "dense"
     closing = len(bench.model.delimiter_ids.closing)
@@ -165,8 +165,10 @@ def test_lengths_are_those_of_the_study(study: StudyData, bench: PlantedBench) -
     alone = {p: f[f["kind"] != "block"] for p, f in study.purposes.items() if "kind" in f}
     alone["blocks"] = study.rows("blocks").assign(benchmark="another", looped=0.875)
     elsewhere = replace(study, purposes=alone)
-    assert Lengths.of(replace(named, study=elsewhere)).loops == 0.875, "no block was tried here"
-    unknown = Lengths.of(bench)
+    assert StudyLengths.of(replace(named, study=elsewhere)).loops == 0.875, (
+        "no block was tried here"
+    )
+    unknown = StudyLengths.of(bench)
     assert (unknown.dense, unknown.altered, unknown.loops) == (found.most / 2, found.most / 2, 1.0)
 
 
