@@ -409,14 +409,15 @@ def noise_at_kl(
         trail.append((sigma, distance(new)))
         return trail[-1][1]
 
-    low, high = 0.0, math.inf  # KL below and above the target
+    below: Tried | None = None
+    above: Tried | None = None  # the nearest scales with a KL below and above the target
     sigma = start
     while len(trail) < most and sigma < NOTHING_LEFT:
         kl = at(sigma)
         if abs(kl - target) <= tolerance * target:
             break
-        low, high = (sigma, high) if kl < target else (low, sigma)
-        sigma = _next(sigma, kl, target, low, high)
+        below, above = ((sigma, kl), above) if kl < target else (below, (sigma, kl))
+        sigma = _next(below, above, target, len(trail))
     else:
         nearest = min(trail, key=lambda tried: abs(tried[1] - target))
         raise UserError(
@@ -437,15 +438,24 @@ def noise_at_kl(
     )
 
 
-def _next(sigma: float, kl: float, target: float, low: float, high: float) -> float:
+Tried = tuple[float, float]  # a scale, and the KL that it gave
+
+
+def _next(below: Tried | None, above: Tried | None, target: float, trials: int) -> float:
     """The next scale to try.
 
-    KL grows with sigma squared while it is small; bisect if that guess is outside (low, high).
+    KL grows with sigma squared while it is small. Once a scale on either side is known, a power law
+    through both is taken in turn with their middle, so that no law of KL takes many trials.
     """
-    guess = sigma * min(8.0, max(1 / 8, math.sqrt(target / kl))) if kl > 0 else 8 * sigma
-    if low < guess < high and not (low > 0 and high / low < 1.05):
-        return guess
-    return math.sqrt(low * high) if low > 0 else high / 2
+    if below is None or above is None:
+        sigma, kl = below or above or (0.01, 0.0)
+        guess = math.sqrt(target / kl) if kl > 0 else 8.0
+        more = 1.1 if trials > 1 else 1.0  # beyond the target, so that the next is between two
+        return sigma * (min(8.0, more * guess) if above is None else max(1 / 8, guess / more))
+    share = 0.5
+    if trials % 2 and below[1] > 0:
+        share = math.log(target / below[1]) / math.log(above[1] / below[1])
+    return below[0] * (above[0] / below[0]) ** min(0.95, max(0.05, share))
 
 
 def _add_noise(old: Matrix, own: Matrix, sigma: float, seed: int, index: int) -> None:
