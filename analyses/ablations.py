@@ -28,8 +28,10 @@ from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.outcome_columns import BY_COLUMN
 from analyses.plumbing.tables import ALPHA, blocks_text, capital, interval, signed
+from analyses.plumbing.work import Work, first
 from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.errors import UserError
+from interp.interventions.interventions import PARTS
 from interp.statistics import paired_difference, with_holm
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         rows of "scale" (`interp.effects.dose`).
     """
     from interp.effects import Deltas, ablations, effects_of_chains
-    from interp.interventions.interventions import PARTS, dense
+    from interp.interventions.interventions import dense
 
     wanted = PROBLEMS + CALIBRATION
     bench = Workbench.of(study, settings["benchmark"], settings["thinking"], wanted)
@@ -129,6 +131,18 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         ([asked[row] for row in rows], frame.groupby("outcome", sort=False).ngroup())
     )
     return frame.iloc[place].reset_index(drop=True)
+
+
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model."""
+    n, blocks = first(bench, PROBLEMS), bench.model.n_blocks
+    wanted = first(bench, PROBLEMS + CALIBRATION)
+    return [
+        Work("dense chains", wanted),
+        Work("contributions of blocks", wanted - n or wanted, passes=1),
+        Work("halves of blocks, and other contents", (len(PARTS) + 2) * blocks * n, altered=True),
+        Work("contributions scaled", min(DOSED, blocks) * len(GAINS) * n, altered=True),
+    ]
 
 
 STORED = StoredTable("ablations", settings_of, _compute)
@@ -423,7 +437,7 @@ def _named(
 
 register_analysis(
     "ablations", order=210, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

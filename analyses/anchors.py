@@ -27,6 +27,7 @@ from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, share, signed
+from analyses.plumbing.work import Work, first
 from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.chains.chain import Chain
 from interp.counterfactuals.line_importance import LineImportance, line_importance
@@ -94,6 +95,18 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     frame = with_holm(pd.concat(frames, ignore_index=True), ["part", "name"])
     frame.insert(0, "benchmark", settings["benchmark"])
     return frame
+
+
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model; a continuation decodes what its point has left."""
+    n = first(bench, PROBLEMS)
+    few, lost = min(CHAINS, n), 1 + bench.model.n_blocks
+    points, again = few * (LINES + 1) * SAMPLES, 2 * few * SAMPLES * lost
+    return [
+        Work("dense chains", n),
+        Work("continuations at every line", points, float(points), 0.5),
+        Work("anchors again, without each block", again, float(again), 0.5, altered=True),
+    ]
 
 
 STORED = StoredTable("anchors", settings_of, _compute)
@@ -299,7 +312,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "anchors", order=260, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -28,19 +28,26 @@ from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, p_value, share, signed
+from analyses.plumbing.work import Work, first
 from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.counterfactuals.answer_commitment import (
     EDITS,
     PLACES,
-    Commitment,
     commitment,
-    gradual_p,
     perturbed_steps,
+)
+from interp.counterfactuals.commitment_rows import (
+    along_rows,
+    curve_rows,
+    own_rows,
+    sharp_rows,
+    step_rows,
+    where_rows,
 )
 from interp.errors import UserError
 from interp.interventions.interventions import dense
 from interp.model.delimiters import FINAL_ANSWER
-from interp.statistics import PairedDifference, mean_interval, paired_difference, with_holm
+from interp.statistics import with_holm
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +71,6 @@ TRIED, JOINED = 16, 12  # problems and most lines per chain where every block is
 SHORT = 16  # tokens of an answer that is scored as it is
 PER_SIDE = 6  # lines tried before and after the boundary
 GRID = tuple(np.linspace(0, 1, 21).round(2).tolist())
-MEASURES = {"fraction": "share of the thinking", "boundary": "lines"}
 SHIFTS = {
     ("along", "settled"): ("change in the share that settles", "same dense chains: the answer"),
     ("along", "fraction"): ("shift (share of the thinking)", "same dense chains: the line"),
@@ -101,7 +107,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     ask = FINAL_ANSWER if written and np.median(written) > SHORT else ""
     read = partial(commitment, model, lexicon=bench.lexicon, ask=ask)
     found = read(whole, most=LINES)
-    frames = [curve_rows(found), where_rows(found), sharp_rows(found, -1, "every line")]
+    frames = [curve_rows(found, GRID), where_rows(found), sharp_rows(found, -1, "every line")]
     with suppress(UserError):  # no chain is settled by one of its lines
         steps = perturbed_steps(model, whole, found, per_side=PER_SIDE, ask=ask)
         frames.append(step_rows(steps))
@@ -123,112 +129,24 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model; every line is read with what comes before it."""
+    n, tried, blocks = first(bench, PROBLEMS), first(bench, TRIED), bench.model.n_blocks
+    lines, joined, steps = n * (LINES + 1), tried * (JOINED + 1), n * 2 * (2 * PER_SIDE + 1)
+    asked = 2 * n + tried * (1 + blocks)  # an answer of a few words, where the own one is long
+    return [
+        Work("dense chains", n),
+        Work("chains without each block", tried * blocks, altered=True),
+        Work("short answers", asked, 0.0, 0.1),
+        Work("lines of dense chains", lines, float(lines), 0.5, passes=1),
+        Work("lines dropped or changed", steps + n, float(steps), passes=1),
+        Work("dense lines without each block", joined * (1 + blocks), None, 0.5, passes=1),
+        Work("own lines without each block", joined * blocks, None, 0.5, altered=True, passes=1),
+    ]
+
+
 STORED = StoredTable("commitment", settings_of, _compute)
 table, in_store = STORED.table, STORED.in_store
-
-
-# ------------------------------------------------------------------------------------ rows
-
-
-def _row(part: str, name: str, block: int, found: Any, **more: Any) -> dict[str, Any]:
-    row = {"part": part, "name": name, "block": block, "x": np.nan, "named": "",
-           "baseline": np.nan, "p": np.nan, "n": found.n_problems, **found.cells()}  # fmt: skip
-    if isinstance(found, PairedDifference):
-        row |= {"p": found.p, "baseline": found.dense}
-    return row | more
-
-
-def curve_rows(found: Commitment) -> pd.DataFrame:
-    """The mean curve of the dense model at shares of the thinking."""
-    values = found.by_fraction(GRID)
-    means = [pd.Series(v).groupby(list(found.problems), sort=False).mean() for v in values.T]
-    return pd.DataFrame([
-        _row("curve", "probability", -1, mean_interval(v.to_numpy()), x=x)
-        for x, v in zip(GRID, means, strict=True)
-    ])  # fmt: skip
-
-
-def where_rows(found: Commitment) -> pd.DataFrame:
-    """Where the dense model's chains are settled, as a share of the thinking and in lines."""
-    rows = []
-    for name in MEASURES:
-        each = pd.Series(getattr(found, name)(), index=list(found.problems)).dropna()
-        if len(each):
-            rows.append(_row("where", name, -1, mean_interval(each.groupby(level=0).mean())))
-    return pd.DataFrame(rows)
-
-
-def sharp_rows(found: Commitment, block: int, named: str = "") -> pd.DataFrame:
-    """The share of change in the largest rise beside gradual change, and how many chains are sharp.
-
-    Args:
-        found: curves whose first variant wrote the chains.
-        block: the lost block; -1: none.
-        named: "every line" where lines are not joined.
-
-    Returns:
-        Rows, or none where no curve changes. The first has the share itself with the interval
-        of its excess, and p of that; the second the share of chains with Fisher's p < .05; the
-        third how many times the second largest rise the largest one is, the median over chains.
-    """
-    gap = found.sharper_than_gradual()
-    if gap is None:
-        return pd.DataFrame()
-    mean, excess = gap.variant, gap.cells()
-    shares = found.sharpness()
-    sure = [
-        float(gradual_p(float(g), len(ends) - 1) < ALPHA)
-        for g, ends in zip(shares, found.ends, strict=True)
-        if np.isfinite(g)
-    ]
-    several = mean_interval(np.array(sure))
-    first = _row("sharp", "largest rise", block, gap, named=named)
-    first |= {"value": mean, "low": mean - gap.value + excess["low"],
-              "high": mean - gap.value + excess["high"]}  # fmt: skip
-    second = _row("sharp", "chains that are sharp", block, several, named=named)
-    times = found.jump_ratio()
-    middle = {"value": float(np.nanmedian(times)), "low": np.nan, "high": np.nan}
-    third = first | {"name": "largest over second", "p": np.nan, "baseline": np.nan} | middle
-    return pd.DataFrame([first, second, third])
-
-
-def along_rows(found: Commitment, variant: int, block: int) -> pd.DataFrame:
-    """The shift of the boundary along the same chains, and of the share that settles."""
-    shifts = [(name, found.moved(variant, name)) for name in MEASURES]
-    rows = [_row("along", name, block, one) for name, one in shifts if one is not None]
-    rows.append(_row("along", "settled", block, found.settled(variant)))
-    return pd.DataFrame(rows)
-
-
-def own_rows(base: Commitment, own: Commitment, block: int) -> pd.DataFrame:
-    """The shift of the boundary from dense chains to the variant's own, paired by problem."""
-    rows = []
-    for name in MEASURES:
-        sides = [
-            pd.Series(getattr(one, name)(), index=list(one.problems)).groupby(level=0).mean()
-            for one in (base, own)
-        ]
-        both = pd.concat(sides, axis=1).dropna()
-        if len(both):
-            shift = paired_difference(both[0].to_numpy(), both[1].to_numpy())
-            rows.append(_row("own", name, block, shift))
-    return pd.DataFrame(rows)
-
-
-def step_rows(steps: Any) -> pd.DataFrame:
-    """Shares of lines that move the answer, by edit and place, and their differences."""
-    rows = []
-    for edit in EDITS:
-        means = steps.means(edit)
-        for place in PLACES:
-            if place in means and means[place].notna().any():
-                got = mean_interval(means[place].dropna().to_numpy())
-                rows.append(_row("step", edit, -1, got, named=place))
-        for one, other in (("before", "after"), ("boundary", "after")):
-            gap = steps.compare(edit, one, other)
-            if gap is not None:
-                rows.append(_row("step", edit, -1, gap, named=f"{other} less {one}"))
-    return pd.DataFrame(rows)
 
 
 # ----------------------------------------------------------------------------------- words
@@ -418,7 +336,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "commitment", order=250, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ answer is right. docs/beyond/layer_programs.md compares this with what papers re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData, largest_budget
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, p_value, share, signed
+from analyses.plumbing.work import Work, first
 from analyses.plumbing.workbench import (
     Workbench,
     fitting_budget,
@@ -48,7 +50,8 @@ from interp.errors import UserError
 from interp.interventions.interventions import VariantLike, dense
 from interp.interventions.programs import program_blocks, program_model
 from pruning.calibration import Calibration
-from pruning.controls import noise_at_kl
+from pruning.controls import Noised, noise_at_kl
+from pruning.distance import divergences
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,6 +73,7 @@ PROBLEMS = 48  # half of them to select on
 TESTED = 4  # samples per problem on the other half
 CALIBRATED = 8  # dense chains on which the noise is matched
 TOLERANCE = 0.1  # relative error of the noise's KL
+NOISE_PASSES = 5  # over the calibration per program: its KL, dense once, and about three scales
 MOST_SAMPLES = 2  # of the dense model, times the number of programs
 FAILING = (0.2, 0.9)  # dense accuracy of a benchmark to try programs on
 ARMS = {"programs": "#0072B2", "noise": "#7A7A7A", "samples": "#D55E00"}
@@ -88,7 +92,7 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
         "thinking": fitting_budget(study, benchmark),
         "n": [PROBLEMS, TESTED, CALIBRATED, MOST_SAMPLES, *RUN_LENGTHS],
         "tolerance": TOLERANCE,
-        "version": 1,
+        "version": 2,
     }
 
 
@@ -128,6 +132,23 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model."""
+    n, kinds = first(bench, PROBLEMS), usual_programs(bench.model)
+    programs = sum(len(few) for few in kinds.values())
+    samples, tested = MOST_SAMPLES * programs + 1, n // 2
+    anew = (1 + len(kinds) + 1) * tested * TESTED
+    return [
+        Work("dense and programs", (1 + programs) * n, altered=True),
+        Work("KL of programs and noise", programs * min(CALIBRATED, n), passes=NOISE_PASSES),
+        Work("noisy models", programs * n, float(programs * n), altered=True),
+        Work("dense samples", samples * n, (1.1 * programs + 1) * n),
+        Work("best programs on the other half", anew, float(anew), altered=True),
+        Work("the best noise on the other half", 2 * tested * TESTED, altered=True),
+        Work("dense on the other half again", tested * TESTED),
+    ]
+
+
 STORED = StoredTable("layer_programs", settings_of, _compute)
 table, in_store = STORED.table, STORED.in_store
 
@@ -161,11 +182,11 @@ def contest(bench: Workbench, seed: int = 0, *, controls: bool = True) -> pd.Dat
     n_samples = min(max(affordable, 1), MOST_SAMPLES * len(programs))
     calibration = Calibration.of(model, chains[dense.name][:CALIBRATED])
     if controls:
-        noisy = {}
-        for i, (name, (kind, variant)) in enumerate(programs.items()):
-            found = noisy_model(model, calibration, variant, seed + i)
-            if found is not None:
-                noisy[f"like {name}"] = (kind, _decoded_by(bench, found, len(problems)))
+        noisy, scales = {}, {}
+        for name, made in noisy_models(model, calibration, variants, seed):
+            scales[f"like {name}"] = (made.target, made.seed, made.sigma)
+            chains_of_it = _decoded_by(bench, made.model, len(problems))
+            noisy[f"like {name}"] = (programs[name][0], chains_of_it)
         if noisy:
             arms["noise"] = _tries(bench, noisy, {})
         fresh = bench.decode([dense], len(problems), n_samples + 1)[dense.name]
@@ -184,11 +205,11 @@ def contest(bench: Workbench, seed: int = 0, *, controls: bool = True) -> pd.Dat
             found, asked = found[:1], []
         anew = bench.decode([dense, *dict.fromkeys(asked)], tested, TESTED)
         if name == "noise":
-            like = found[0].name.removeprefix("like ")
-            place = list(programs).index(like)
-            again = noisy_model(model, calibration, programs[like][1], seed + place)
-            assert again is not None  # it was there before
-            anew[found[0].name] = _decoded_by(bench, again, tested, TESTED)
+            kl, drawn, sigma = scales[found[0].name]
+            again = noise_at_kl(
+                model, calibration, kl, seed=drawn, tolerance=TOLERANCE, start=sigma
+            )
+            anew[found[0].name] = _decoded_by(bench, again.model, tested, TESTED)
         outcomes = {n: _correct(bench, few, tested) for n, few in anew.items()}
         base = outcomes[dense.name]
         if name == "samples":  # a sample is no model: what it gives elsewhere is known already
@@ -200,25 +221,36 @@ def contest(bench: Workbench, seed: int = 0, *, controls: bool = True) -> pd.Dat
     return pd.concat(frames, ignore_index=True)
 
 
-def noisy_model(
-    model: ReasoningModel, calibration: Calibration, program: VariantLike, seed: int
-) -> ReasoningModel | None:
-    """A dense model with noise on its weights, as far from the dense model as a program is.
+def noisy_models(
+    model: ReasoningModel, calibration: Calibration, programs: Sequence[VariantLike], seed: int
+) -> Iterator[tuple[str, Noised]]:
+    """Dense models with noise on their weights, each as far from the dense model as a program is.
+
+    The KL of all programs is measured in one reading of the dense model, and each search for a
+    scale begins where the last one would put it if KL grew with its square.
 
     Args:
         model: the dense model.
         calibration: the chains on which the KL is measured.
-        program: the program.
-        seed: of the noise.
+        programs: the programs.
+        seed: of the noise; each program's is its own.
 
-    Returns:
-        The noisy model; None where no noise has this KL, or the program changes nothing.
+    Yields:
+        Name of the program and its noisy model; programs whose KL no noise has are left out, and
+        those that change nothing.
     """
-    whole = program_model(model, program)
-    try:
-        return noise_at_kl(model, calibration, whole, seed=seed, tolerance=TOLERANCE).model
-    except UserError:
-        return None
+    whole = [program_model(model, program) for program in programs]
+    kls = divergences(model, whole, calibration)
+    last: Noised | None = None
+    for i, (program, kl) in enumerate(zip(programs, kls, strict=True)):
+        start = 0.01 if last is None or not kl else last.sigma * math.sqrt(kl / last.kl)
+        try:
+            last = noise_at_kl(
+                model, calibration, kl, seed=seed + i, tolerance=TOLERANCE, start=min(start, 1.0)
+            )
+        except UserError:
+            continue
+        yield program.name, last
 
 
 def _decoded_by(
@@ -372,7 +404,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "layer_programs", order=236, title=TITLE, caption=caption, table=table, figure=figure,
-    text=text, in_store=in_store, decodes=True,
+    text=text, stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

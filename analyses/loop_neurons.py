@@ -30,6 +30,7 @@ from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, share, signed
+from analyses.plumbing.work import Work, first, looping_chains, search_of_loops
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
 from interp.chains.chain import Chain
 from interp.counterfactuals.forks import around_loops, outcomes_within
@@ -157,6 +158,23 @@ def after_effects(
     return pd.DataFrame(rows)
 
 
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model, for two looping variants at most."""
+    n, cost = first(bench, PROBLEMS), first(bench, PROBLEMS // 2)
+    most, loops = min(LOOPING, n), looping_chains(bench, PROBLEMS, LOOPING)
+    half, likely = (most + 1) // 2, loops / 2
+    screened, tested = 2 * (SHORTLIST + TESTED), TESTED + 1
+    forks, ends = screened + tested * (2 + CONTROLS), 0.6
+    again = 2 * (1 + tested) * cost
+    return [
+        *search_of_loops(bench, TRIED, PROBLEMS),
+        Work("without the attention alone", n, float(n), altered=True),
+        Work("what neurons write at loops", 2 * half, 2 * likely, altered=True, passes=2),
+        Work("forks with a neuron changed", 2 * half * forks, 2 * likely * forks, ends, True),
+        Work("dense with a neuron changed", again, float(again)),
+    ]
+
+
 STORED = StoredTable("loop_neurons", settings_of, _compute)
 table, in_store = STORED.table, STORED.in_store
 
@@ -237,7 +255,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "loop_neurons", order=244, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

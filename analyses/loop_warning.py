@@ -42,12 +42,13 @@ from analyses.plumbing.loop_profile import (
 )
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, p_value, share, signed
+from analyses.plumbing.work import Work, first, looping_chains, search_of_loops
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
 from interp.chains.chain import Chain
 from interp.diagnosis import NUMBER, read
-from interp.diagnosis.cusum import EarlyWarning, early_warning
+from interp.diagnosis.cusum import early_warning
 from interp.diagnosis.loops import Loop
-from interp.diagnosis.recurrence import hidden_recurrence, text_recurrence
+from interp.effects.token_statistics import token_statistics
 from interp.errors import UserError
 from interp.interventions.interventions import VariantLike, dense
 from interp.statistics import mean_interval, paired_difference, with_holm
@@ -106,7 +107,7 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         chains, variant = found.chains, found.variant
         loops = [bench.loop(chain) for chain in chains]
         streams = streams_of(bench, chains, variant, loops)
-        series = statistics_of(bench, chains, variant, streams)
+        series = token_statistics(bench.model, chains, variant, streams)
         rows += alarm_rows(bench, chains, loops, series)
         rows += restated_rows(bench, chains, loops, variant, RATE)
         rows += around_rows(bench, chains, loops, variant, streams)
@@ -118,11 +119,25 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model."""
+    n, heated = first(bench, PROBLEMS), first(bench, HEATED)
+    loops = looping_chains(bench, PROBLEMS, READ)
+    hot = 2 * len(TEMPERATURES) * heated
+    return [
+        *search_of_loops(bench, TRIED, PROBLEMS),
+        Work("streams, influence and KL", n, float(n), altered=True, passes=4),
+        Work("lines, for their meaning", n, float(n), altered=True, passes=1),
+        Work("attention at loops", min(READ, n), loops, altered=True, passes=1),
+        Work("temperatures", hot, float(hot), altered=True),
+    ]
+
+
 STORED = StoredTable("loop_warning", settings_of, _compute)
 table, in_store = STORED.table, STORED.in_store
 
 
-# -------------------------------------------------------------------------------- series
+# -------------------------------------------------------------------------------- alarms
 
 
 def moment(chain: Chain, loop: Loop, place: str) -> int:
@@ -133,41 +148,6 @@ def moment(chain: Chain, loop: Loop, place: str) -> int:
         "end": chain.thinking.stop,
     }
     return moments[place]
-
-
-def statistics_of(
-    bench: Workbench, chains: Sequence[Chain], variant: VariantLike, streams: Sequence[np.ndarray]
-) -> dict[str, list[np.ndarray]]:
-    """The statistics that are watched: for each, one number per thinking token of each chain.
-
-    Args:
-        bench: the study's model.
-        chains: the chains.
-        variant: the variant that wrote them.
-        streams: the result of `streams_of`.
-
-    Returns:
-        By name, the series of each chain, of the passes that chose the tokens.
-    """
-    from interp.influence_profile import recorded
-    from interp.replay.divergence import divergence
-
-    kl = divergence(bench.model, chains, variant).quantities["kl"]
-    written = [c.stream for c in recorded(bench.model, chains, variant)]
-    series: dict[str, list[np.ndarray]] = {
-        "entropy": [c.entropy for c in chains],
-        "surprisal": [-c.logprob for c in chains],
-        "Block Influence": [s.influence.mean(1) for s in written if s is not None],
-        "stream norm": [s.post_norm[:, -1] for s in written if s is not None],
-        "KL from dense": list(kl),
-        "hidden recurrence": [hidden_recurrence(s) for s in streams],
-        "text recurrence": [text_recurrence(c.ids[: c.thinking.stop]) for c in chains],
-    }
-    stops = [c.thinking.stop for c in chains]
-    return {
-        name: [np.asarray(v, float)[:n] for v, n in zip(few, stops, strict=True)]
-        for name, few in series.items()
-    }
 
 
 def alarm_rows(
@@ -182,7 +162,7 @@ def alarm_rows(
         bench: tells numbers in the text.
         chains: the chains.
         loops: the loop of each chain.
-        series: the result of `statistics_of`.
+        series: the result of `token_statistics`.
 
     Returns:
         The rows; none where too few chains do not loop.
@@ -203,45 +183,13 @@ def alarm_rows(
             except UserError:
                 return []  # too few chains without a loop
             whole = place == "end"
-            cells = alarm_cells(found, whole)
+            cells = found.cells(whole)
             rows.append({"part": "alarm", "place": place, "name": name, **cells})
             several = sorted(set(kinds[kinds != ""].tolist()))
             for kind in several if len(several) > 1 else ():
                 head = {"part": "kind", "place": f"{place}, {kind}", "name": name}
-                rows.append(head | alarm_cells(only(found, kinds == kind), whole))
+                rows.append(head | found.only(kinds == kind).cells(whole))
     return rows
-
-
-def alarm_cells(found: EarlyWarning, whole: bool = False) -> dict[str, Any]:
-    """The cells of a row: detections beyond chance, with what they are made of.
-
-    Args:
-        found: the alarms.
-        whole: whether chance is the share of all chains without a loop that had an alarm.
-
-    Returns:
-        The cells.
-    """
-    beyond = found.beyond_controls() if whole else found.beyond_chance()
-    seen, wrong = found.detected(), found.false_alarms()
-    leads = found.leads()
-    row = {
-        "value": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "chance": np.nan,
-        "n": int(found.events.sum()), "n_controls": int(found.testing.sum()), "x": np.nan,
-        "lead": float(np.median(leads)) if len(leads) else np.nan,
-        **seen.cells("detected", "detected_"), **wrong.cells("false_alarms", "false_alarms_"),
-    }  # fmt: skip
-    if beyond is not None:
-        row |= {**beyond.cells(), "p": beyond.p, "chance": beyond.dense}
-    return row
-
-
-def only(found: EarlyWarning, mask: np.ndarray) -> EarlyWarning:
-    """The same alarms for some of the events, with all controls."""
-    kept = ~found.events | mask
-    problems = tuple(p for p, k in zip(found.problems, kept, strict=True) if k)
-    few = {n: getattr(found, n)[kept] for n in ("onsets", "events", "calibrating", "alarms")}
-    return replace(found, problems=problems, **few)
 
 
 def kind_of(bench: Workbench, chain: Chain, loop: Loop) -> str:
@@ -427,7 +375,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "loop_warning", order=270, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, share, signed
+from analyses.plumbing.work import Work, first, looping_chains, search_of_loops
 from analyses.plumbing.workbench import Looping, Workbench, asked_settings, most_looping
 from interp.chains.chain import Chain
 from interp.errors import UserError
@@ -95,6 +96,26 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     for position, (name, value) in enumerate((("benchmark", bench.benchmark.name), ("base", base))):
         frame.insert(position, name, value)
     return frame
+
+
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model."""
+    n, blocks = first(bench, PROBED), bench.model.n_blocks
+    read, tried = min(CHAINS, n), first(bench, TRIED)
+    loops = looping_chains(bench, 2 * LOOPING, LOOPING)
+    most = min(LOOPING, first(bench, 2 * LOOPING))
+    again = first(bench, 2 * LOOPING)
+    return [
+        Work("dense chains", n * PROBED_SAMPLES),
+        *search_of_loops(bench, TRIED, 2 * LOOPING),
+        Work("contributions and lens: dense", read, passes=2),
+        Work("contributions and lens: loops", most, loops, passes=4, altered=True),
+        Work("attention of heads at loops", most, loops, passes=1, altered=True),
+        Work("forks without heads", (1 + DRAWS) * most, (1 + DRAWS) * loops, 0.6, altered=True),
+        Work("probes: loops", again, float(again), passes=1, altered=True),
+        Work("probes: wrong answers", n * PROBED_SAMPLES, n * PROBED_SAMPLES, passes=1),
+        Work("KL without each block", tried * blocks, passes=4, altered=True),
+    ]
 
 
 STORED = StoredTable("mechanism", settings_of, _compute)
@@ -302,7 +323,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "mechanism", order=230, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

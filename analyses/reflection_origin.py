@@ -31,6 +31,7 @@ from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.panels import figure_of_panels
 from analyses.plumbing.tables import ALPHA, interval, number, share, signed
+from analyses.plumbing.work import Work, first
 from analyses.plumbing.workbench import Workbench, asked_settings
 from interp.chains.chain import Chain
 from interp.diagnosis.openers import opener_ids
@@ -140,6 +141,18 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     first = ["part", "name", "when", "block", "outcome"]
     last = ["value", "low", "high", "p", "p_holm", "before", "after", "n"]
     return frame[[*first, *last]].assign(benchmark=bench.benchmark.name, pairs=len(pairs))
+
+
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model."""
+    n = first(bench, PROBLEMS)
+    steered = min(3, bench.model.n_blocks) * len(STRENGTHS) * (1 + RANDOM) * (n // 2)
+    return [
+        Work("dense chains", n),
+        Work("words ruled out", len(suppressors(bench)) * n, altered=True),
+        Work("words and directions by block", n + (n + 1) // 2, float(n), passes=2),
+        Work("steered", steered, float(steered)),
+    ]
 
 
 STORED = StoredTable("reflection_origin", settings_of, _compute)
@@ -455,7 +468,7 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
 
 register_analysis(
     "reflection_origin", order=242, title=TITLE, caption=caption, table=table, figure=figure,
-    text=text, in_store=in_store, decodes=True,
+    text=text, stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.derived import StoredTable
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import ALPHA, interval, share, signed
+from analyses.plumbing.work import Work, first, looping_chains, search_of_loops
 from analyses.plumbing.workbench import Workbench, asked_settings, most_looping
 
 if TYPE_CHECKING:
@@ -115,6 +116,26 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     first = ["part", "base", "outcome", "window", "block"]
     frame.insert(0, "benchmark", settings["benchmark"])
     return frame[["benchmark", *first, *(c for c in frame if c not in ("benchmark", *first))]]
+
+
+def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
+    """What `_compute` does with the model; a fork at a share of a chain decodes the rest."""
+    n, blocks = first(bench, PROBLEMS), bench.model.n_blocks
+    loops = looping_chains(bench, 2 * LOOPING, LOOPING)
+    most = min(LOOPING, first(bench, 2 * LOOPING))
+    # parts of the chain: the whole, the prompt, all steps, four quarters, reflections, the answer
+    parts = 9 if bench.openers else 8
+    mapped, lost = parts * blocks * n, 3 * blocks * n
+    return [
+        Work("dense chains", n),
+        Work("map: a block skipped in a part", mapped, 0.8 * mapped, share=0.6, altered=True),
+        Work("forks: a block lost on the way", lost, float(lost), share=0.5, altered=True),
+        Work("forks again, as a control", n, float(n), share=0.75),
+        *search_of_loops(bench, TRIED, 2 * LOOPING),
+        Work("before loops: another block", most * blocks, loops * blocks, 0.6, altered=True),
+        Work("restored: blocks given back", 2 * most * (blocks + 1), 2 * loops, 0.6, altered=True),
+        Work("restored, control", most, loops, 0.6, altered=True),
+    ]
 
 
 STORED = StoredTable("time_maps", settings_of, _compute)
@@ -291,7 +312,7 @@ def _titled(ax: Any, found: pd.DataFrame, part: str, window: str, outcome: str) 
 
 register_analysis(
     "time_maps", order=220, title=TITLE, caption=caption, table=table, figure=figure, text=text,
-    in_store=in_store, decodes=True,
+    stored=STORED, work=work,
 )  # fmt: skip
 
 if __name__ == "__main__":

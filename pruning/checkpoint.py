@@ -222,9 +222,8 @@ def plan_record(model: ReasoningModel, plan: LayerPlan, fingerprint: str) -> dic
             from its files.
 
     Returns:
-        Plain JSON values; `provenance` where the weights come from a GGUF file.
+        Plain JSON values, with the model's `lineage`.
     """
-    origin = {"provenance": model.provenance} if model.provenance else {}
     return {
         "format": FORMAT,
         "layer_map": list(plan.layer_map),
@@ -235,8 +234,22 @@ def plan_record(model: ReasoningModel, plan: LayerPlan, fingerprint: str) -> dic
         "source": model.name,
         "fingerprint": fingerprint,
         "plan": json.loads(plan.to_json()),
-        **origin,
+        **lineage(model),
     }
+
+
+def lineage(model: ReasoningModel) -> dict[str, Any]:
+    """Where a model's weights and blocks come from: what every record of it passes on.
+
+    Args:
+        model: the model.
+
+    Returns:
+        `provenance` where the weights come from a GGUF file; `program` where the blocks are those
+        of a program of layers: the block of the original model that each dense index runs.
+    """
+    origin: dict[str, Any] = {"provenance": model.provenance} if model.provenance else {}
+    return origin | ({"program": list(model.program)} if model.program else {})
 
 
 def _size(n_bytes: int) -> str:

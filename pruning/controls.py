@@ -38,7 +38,7 @@ from interp.plumbing.notebook import as_table
 from interp.plumbing.plots import axes_of
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration, Part
-from pruning.distance import divergences
+from pruning.distance import divergences, readings
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from pruning.weights.matrices import Matrix, matrices
@@ -358,6 +358,7 @@ def noise_at_kl(
     seed: int = 0,
     tolerance: float = 0.02,
     most: int = 40,
+    start: float = 0.01,
     part: Part | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Noised:
@@ -370,6 +371,7 @@ def noise_at_kl(
         seed: the seed of the noise. One seed gives one noise per kind of device.
         tolerance: relative error allowed in the divergence, between 0 and 1.
         most: the largest number of scales to try, at least 2.
+        start: the scale that is tried first; a good guess spares passes.
         part: which tokens of the texts count. Default: all.
         batch_tokens: tokens per forward pass.
 
@@ -380,12 +382,15 @@ def noise_at_kl(
         UserError: an argument is out of range, the divergence is not above 0, or no scale reaches
             it.
     """
-    if not 0 < tolerance < 1 or most < 2:
-        raise UserError("noise_at_kl: expected a tolerance between 0 and 1, and most >= 2.")
+    if not 0 < tolerance < 1 or most < 2 or not 0 < start < NOTHING_LEFT:
+        raise UserError(
+            "noise_at_kl: expected a tolerance between 0 and 1, most >= 2, and a start above 0."
+        )
     calibration = Calibration.of(model, texts, part)
+    reference = list(readings(model, calibration, batch_tokens))  # once for all scales
 
     def distance(other: ReasoningModel | VariantLike) -> float:
-        return divergences(model, [other], calibration, batch_tokens)[0]
+        return divergences(model, [other], calibration, batch_tokens, reference=reference)[0]
 
     target = float(like) if isinstance(like, (int, float)) else distance(like)
     if not target > 0 or not math.isfinite(target):
@@ -404,14 +409,15 @@ def noise_at_kl(
         trail.append((sigma, distance(new)))
         return trail[-1][1]
 
-    low, high = 0.0, math.inf  # KL below and above the target
-    sigma = 0.01
+    below: Tried | None = None
+    above: Tried | None = None  # the nearest scales with a KL below and above the target
+    sigma = start
     while len(trail) < most and sigma < NOTHING_LEFT:
         kl = at(sigma)
         if abs(kl - target) <= tolerance * target:
             break
-        low, high = (sigma, high) if kl < target else (low, sigma)
-        sigma = _next(sigma, kl, target, low, high)
+        below, above = ((sigma, kl), above) if kl < target else (below, (sigma, kl))
+        sigma = _next(below, above, target, len(trail))
     else:
         nearest = min(trail, key=lambda tried: abs(tried[1] - target))
         raise UserError(
@@ -432,15 +438,24 @@ def noise_at_kl(
     )
 
 
-def _next(sigma: float, kl: float, target: float, low: float, high: float) -> float:
+Tried = tuple[float, float]  # a scale, and the KL that it gave
+
+
+def _next(below: Tried | None, above: Tried | None, target: float, trials: int) -> float:
     """The next scale to try.
 
-    KL grows with sigma squared while it is small; bisect if that guess is outside (low, high).
+    KL grows with sigma squared while it is small. Once a scale on either side is known, a power law
+    through both is taken in turn with their middle, so that no law of KL takes many trials.
     """
-    guess = sigma * min(8.0, max(1 / 8, math.sqrt(target / kl))) if kl > 0 else 8 * sigma
-    if low < guess < high and not (low > 0 and high / low < 1.05):
-        return guess
-    return math.sqrt(low * high) if low > 0 else high / 2
+    if below is None or above is None:
+        sigma, kl = below or above or (0.01, 0.0)
+        guess = math.sqrt(target / kl) if kl > 0 else 8.0
+        more = 1.1 if trials > 1 else 1.0  # beyond the target, so that the next is between two
+        return sigma * (min(8.0, more * guess) if above is None else max(1 / 8, guess / more))
+    share = 0.5
+    if trials % 2 and below[1] > 0:
+        share = math.log(target / below[1]) / math.log(above[1] / below[1])
+    return below[0] * (above[0] / below[0]) ** min(0.95, max(0.05, share))
 
 
 def _add_noise(old: Matrix, own: Matrix, sigma: float, seed: int, index: int) -> None:

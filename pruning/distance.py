@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from interp.errors import UserError
 from interp.interventions.hooks import running
@@ -16,6 +18,27 @@ from interp.replay.chunked_forward import forward
 from interp.replay.teacher_forced import finite, position_chunks, readout, scored_batches
 from pruning.calibration import Calibration
 
+Reading = tuple[Any, Any, Tensor]  # a batch, its targets, and the stream that predicts them
+
+
+@torch.no_grad()
+def readings(
+    model: ReasoningModel, calibration: Calibration, batch_tokens: int = BATCH_TOKENS
+) -> Iterator[Reading]:
+    """Read the calibration set: the last stream wherever a token that counts is predicted.
+
+    Args:
+        model: the model that reads.
+        calibration: the token sequences.
+        batch_tokens: tokens per forward pass.
+
+    Yields:
+        Each batch, its targets, and the stream behind the last block [K, D].
+    """
+    counted = calibration.counted()
+    for batch, targets in scored_batches(model, calibration.sequences, counted, batch_tokens):
+        yield batch, targets, targets.pick(forward(model, batch.ids))
+
 
 @torch.no_grad()
 def divergences(
@@ -23,6 +46,8 @@ def divergences(
     others: Sequence[ReasoningModel | VariantLike],
     calibration: Calibration,
     batch_tokens: int = BATCH_TOKENS,
+    *,
+    reference: Sequence[Reading] | None = None,
 ) -> list[float]:
     """Mean KL(model || other) per token for each of `others`.
 
@@ -34,6 +59,7 @@ def divergences(
         others: other models with the same vocabulary, or variants of `model`.
         calibration: the token sequences.
         batch_tokens: tokens per forward pass.
+        reference: `readings` of `model` on `calibration`, to measure against it again and again.
 
     Returns:
         One divergence per item of `others`, in nats, at least 0.
@@ -42,13 +68,12 @@ def divergences(
         UserError: no counted token is predicted.
         NonFiniteError: a divergence is inf or nan.
     """
-    counted = calibration.counted()
-    for each in (model, *(o for o in others if isinstance(o, ReasoningModel))):
+    known = [] if reference else [model]  # who has read before has a readout
+    for each in (*known, *(o for o in others if isinstance(o, ReasoningModel))):
         check_readout(each, calibration.sequences[0])
     sums = torch.zeros(len(others), dtype=torch.float64)
     tokens = 0
-    for batch, targets in scored_batches(model, calibration.sequences, counted, batch_tokens):
-        base = targets.pick(forward(model, batch.ids))
+    for batch, targets, base in reference or readings(model, calibration, batch_tokens):
         tokens += len(base)
         for row, other in enumerate(others):
             whose, variant = (other, None) if isinstance(other, ReasoningModel) else (model, other)

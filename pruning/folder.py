@@ -36,6 +36,7 @@ from interp.model.checkpoint_files import (
     checked_n_dense,
     folder_blocks,
     locate,
+    program_of,
     provenance_of,
 )
 from interp.model.gguf_file import is_gguf
@@ -187,6 +188,7 @@ class Outline(ReasoningModel):
         layer_map: Sequence[int] | None,
         n_dense: int | None,
         provenance: Mapping[str, Any] | None = None,
+        program: Sequence[int] = (),
     ) -> None:
         self.hf = hf
         self.name = name
@@ -194,6 +196,7 @@ class Outline(ReasoningModel):
         self.layer_map = checked_layer_map(layer_map, self.n_blocks)
         self.n_dense = checked_n_dense(n_dense, self.layer_map)
         self.provenance = dict(provenance or {})
+        self.program = tuple(program)
 
 
 def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline:
@@ -220,7 +223,9 @@ def outline(folder: Path, name: str, trust_remote_code: bool = False) -> Outline
                 "quantise the result."
             )
         hf = without_storage(config, trust_remote_code)
-        return Outline(hf, name, *folder_blocks(str(folder)), provenance_of(str(folder)))
+        place = str(folder)
+        blocks, origin = folder_blocks(place), provenance_of(place)
+        return Outline(hf, name, *blocks, origin, program_of(place))
 
 
 # ---------------------------------------------------------------------------- the weights

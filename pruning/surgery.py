@@ -30,6 +30,7 @@ from pruning.checkpoint import (
     FORMAT,
     SHARD_BYTES,
     free_target,
+    lineage,
     plan_record,
     whole_or_nothing,
     write_json,
@@ -93,7 +94,8 @@ def save_program(model: ReasoningModel, program: VariantLike, out_dir: str | Pat
     """Write the checkpoint in which a program's blocks follow each other (a passthrough merge).
 
     It is an ordinary checkpoint, in which every run of a block has weights of its own. Its blocks
-    count from 0 in the program's order; `program` in pruning.json says which dense block each is.
+    count from 0 in the program's order; `program` in pruning.json says which block of the original
+    model each is, also in checkpoints that are pruned from it, and for a program of a program.
 
     Args:
         model: the model; it is not changed.
@@ -112,7 +114,6 @@ def save_program(model: ReasoningModel, program: VariantLike, out_dir: str | Pat
     blocks = list(program_blocks(model, program))
     record = {
         "format": FORMAT,
-        "program": blocks,
         "name": program.name,
         "source": model.name,
         "source_blocks": model.n_dense,
@@ -135,9 +136,8 @@ def write_checkpoint(
     Args:
         model: the model.
         out_dir: the new folder; it must not exist, or be empty.
-        record: the content of pruning.json (plain JSON values). `layer_map` and `n_blocks` are
-            added
-            from the model, and `provenance` where its weights come from a GGUF file.
+        record: the content of pruning.json (plain JSON values). `layer_map`, `n_blocks` and the
+            model's `lineage` are added.
         card: the model card, Markdown.
         shard_bytes: the approximate size of one file of weights, in bytes.
 
@@ -153,7 +153,6 @@ def write_checkpoint(
     own = {"layer_map": list(model.layer_map), "n_blocks": model.n_dense}
     if wrong := [k for k, v in own.items() if k in record and record[k] != v]:
         raise ValueError(f"write_checkpoint: record[{wrong[0]!r}] is not that of the model.")
-    origin = {"provenance": model.provenance} if model.provenance else {}
     hf = with_blocks(model, list(range(model.n_blocks)), share=True)  # its own configuration
     verify(hf, model.name)
     n_bytes = sum(weight.nbytes for weight in hf.parameters())
@@ -162,6 +161,6 @@ def write_checkpoint(
         model.tokenizer.save_pretrained(folder)
         check_saved(model.tokenizer, folder)
         write_json(folder / "delimiters.json", model.delimiters.to_dict())
-        write_json(folder / PRUNING_FILE, {**record, **own, **origin})
+        write_json(folder / PRUNING_FILE, {**record, **own, **lineage(model)})
         (folder / CARD).write_text(card, encoding="utf-8")
     return target

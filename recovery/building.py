@@ -20,6 +20,7 @@ from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
 from recovery.examples import Example, TrainingSet
 from recovery.recovery_config import RecoveryConfig
+from recovery.rollouts import Rollouts
 from recovery.watching import Log, OnStep, Watch
 from recovery.writing import Writer
 
@@ -295,6 +296,7 @@ def _distiller(
         "args": DistillationConfig(**given, **_sampled(config), beta=config.beta),
         "teacher_model": job.teacher.hf,
         "given": answers,
+        "rollouts": Rollouts.of(config),
         **_on_prompts(job, config, student),
     }
 

@@ -91,6 +91,11 @@ class RecoveryConfig:
         verified: whether method self keeps only right answers.
         on_policy: whether distill uses the model's own answers.
         beta: distill's divergence: 1 is the reverse KL, 0 the forward KL, between them a mixture.
+        start_length: tokens of an answer that distill writes in its first step; the length grows to
+            thinking + answer (`recovery.rollouts`). 0: the whole length from the beginning.
+        full_at: share of the training at which the whole length is reached.
+        overlap: distill cuts an answer where less than this share of the likeliest next tokens of
+            teacher and student are the same (`recovery.rollouts`). 0: it cuts nothing.
         kl: weight of the KL to the pruned model in rl.
         bf16: mixed precision. Default: on CUDA.
         gradient_checkpointing: recompute activations in the backward pass. Default: on CUDA.
@@ -131,6 +136,9 @@ class RecoveryConfig:
     verified: bool = False
     on_policy: bool = True
     beta: float = 1.0
+    start_length: int = 0
+    full_at: float = 0.5
+    overlap: float = 0.0
     kl: float = 0.0
     bf16: bool | None = None
     gradient_checkpointing: bool | None = None
@@ -158,7 +166,7 @@ class RecoveryConfig:
         least: dict[str, float] = {
             "batch": 1, "micro": 1, "context": 8, "rank": 1, "check_every": 1, "patience": 1,
             "save_every": 1, "log_every": 1, "thinking": 1, "answer": 1, "samples": 1,
-            "held_out": 0, "weight_decay": 0, "clip": 0, "kl": 0,
+            "held_out": 0, "weight_decay": 0, "clip": 0, "kl": 0, "start_length": 0,
         }  # fmt: skip
         for name, minimum in least.items():
             if not getattr(self, name) >= minimum:
@@ -177,6 +185,24 @@ class RecoveryConfig:
             raise UserError(
                 f"dropout={self.dropout}, warmup={self.warmup}, beta={self.beta}: expected shares "
                 "between 0 and 1."
+            )
+        if not 0 < self.full_at <= 1 or not 0 <= self.overlap <= 1:
+            raise UserError(
+                f"full_at={self.full_at}, overlap={self.overlap}: expected a share of the training "
+                "above 0, and a share of tokens from 0 to 1."
+            )
+        if self.start_length > self.thinking + self.answer:
+            raise UserError(
+                f"start_length: {self.start_length} is more than the whole length, thinking + "
+                f"answer = {self.thinking + self.answer}: expected a shorter one, or 0."
+            )
+        if (self.start_length or self.overlap) and not (
+            self.method == "distill" and self.on_policy
+        ):
+            raise UserError(
+                "start_length and overlap are about answers that the model writes for method "
+                f"distill; this run ({self.method!r}, on_policy={self.on_policy}) has none: leave "
+                "them out."
             )
         if not self.temperature > 0 or not 0 < self.top_p <= 1:
             raise UserError(
@@ -236,5 +262,8 @@ class RecoveryConfig:
 
     def settings(self) -> dict[str, Any]:
         """Everything that determines the weights, as JSON values, without what only reports."""
-        found = {k: v for k, v in asdict(self).items() if k not in ("log_every", "merge")}
+        left_out = ["log_every", "merge"]
+        if not self.start_length and not self.overlap:  # as before there were any
+            left_out += ["start_length", "full_at", "overlap"]
+        found = {k: v for k, v in asdict(self).items() if k not in left_out}
         return json.loads(json.dumps(found, default=str))

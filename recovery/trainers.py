@@ -26,7 +26,8 @@ from trl.trainer.distillation_trainer import DistillationTrainer
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from interp.errors import NonFiniteError, PruneScopeError
+from interp.errors import NonFiniteError, PruneScopeError, UserError
+from recovery.rollouts import Rollouts
 from recovery.watching import Watch
 from recovery.writing import Writer
 
@@ -120,6 +121,13 @@ class WatchedTrainer:
                 f"({str(error).splitlines()[0] if str(error) else error!r}); {kept}. Free some "
                 "space and run the same command again; it goes on from there."
             ) from error
+
+    def share_over(self) -> float:
+        """The share of the training that is over, by tokens or by steps, 0 to 1."""
+        share = self.state.global_step / max(1, self.state.max_steps)  # type: ignore[attr-defined]
+        if self.watch.limit is not None:
+            share = max(share, self.tokens_seen / self.watch.limit)
+        return min(1.0, share)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Schedule by tokens if there is a limit of tokens, otherwise as transformers does.
@@ -226,7 +234,12 @@ class OnPrompts(WatchedTrainer):
         step = self.state.global_step  # type: ignore[attr-defined]
         # An evaluation uses the same noise every time; each step has noise of its own.
         label = f"step {step}/{process}" if hf.training else f"look/{process}/{self._asked[0]}"
-        return self.writer.write(hf, prompt_ids, label)
+        longest = self._longest() if hf.training else None
+        return self.writer.write(hf, prompt_ids, label, longest=longest)
+
+    def _longest(self) -> int | None:
+        """Tokens of a completion at most, in this step; None: the writer's whole budget."""
+        return None
 
 
 def trimmed(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -251,7 +264,37 @@ def trimmed(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Distiller(OnPrompts, DistillationTrainer):
-    """KL to the dense model at every token of a completion: method distill."""
+    """KL to the dense model at every token of a completion: method distill.
+
+    Attributes:
+        rollouts: how long the completions of a step are. Looks at held-out examples are not
+            shortened, so that they compare over the training.
+    """
+
+    def __init__(self, *args: Any, rollouts: Rollouts, **kwargs: Any) -> None:
+        self.rollouts = rollouts
+        super().__init__(*args, **kwargs)
+
+    def _longest(self) -> int:
+        return self.rollouts.length(self.share_over())
+
+    def _completions(self, prompt_ids: list[list[int]]) -> list[list[int]] | None:
+        found = super()._completions(prompt_ids)
+        if found is None:
+            if self.rollouts.start or self.rollouts.overlap:
+                raise UserError(
+                    "start_length and overlap need the package's own decoder: here TRL writes the "
+                    "answers, because the model is sharded or served. Leave them out, or train "
+                    "with DDP."
+                )
+            return None
+        model = self.accelerator.unwrap_model(self.model)
+        if not self.rollouts.overlap or not model.training:
+            return found
+        return [
+            self.rollouts.cut(model, self.teacher_model, prompt, own)
+            for prompt, own in zip(prompt_ids, found, strict=True)
+        ]
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         found = self._completions(prompt_ids)

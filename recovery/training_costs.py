@@ -30,6 +30,7 @@ from interp.errors import UserError
 from recovery.answers import AT_A_TIME
 from recovery.lengths import Lengths
 from recovery.recovery_config import RecoveryConfig
+from recovery.rollouts import Rollouts
 from recovery.training_memory import TrainedShape, memory
 from scaling.costs.estimate import WORKSPACE, Estimate, Line, checked_share
 from scaling.costs.machines import Machine
@@ -66,7 +67,8 @@ def estimate_recovery(
             for x in (train, held)
         )
     else:
-        train, held = train.written(written), held.written(written)
+        own = share * Rollouts.of(config).mean
+        train, held = train.written(own), held.written(written)
     if not len(train):
         raise UserError(
             f"No example of {len(lengths)} has an answer and fits into {config.context} tokens: "

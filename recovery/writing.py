@@ -11,7 +11,7 @@ ends there; what the engine writes after it is not part of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,12 @@ class Writer:
     seed: int = 0
 
     def write(
-        self, hf: Any, prompts: Sequence[Sequence[int]], label: str, samples: int = 1
+        self,
+        hf: Any,
+        prompts: Sequence[Sequence[int]],
+        label: str,
+        samples: int = 1,
+        longest: int | None = None,
     ) -> list[list[int]]:
         """Write completions of every prompt with the weights of `hf`.
 
@@ -49,11 +54,15 @@ class Writer:
             prompts: token ids of each prompt.
             label: gives this call its own noise, such as the step and the process.
             samples: completions per prompt.
+            longest: tokens of a completion at most. Default: the whole budget.
 
         Returns:
             Token ids of the completions, `samples` per prompt, in the order of the prompts.
         """
         training = hf.training
+        budget = self.budget
+        if longest is not None and longest < budget.thinking:
+            budget = replace(budget, thinking=longest)
         try:
             model = self.like.around(hf)
             requests = [
@@ -62,13 +71,13 @@ class Writer:
                     prompt_ids=tuple(int(t) for t in prompt),
                     sample=sample,
                     seed=self.seed,
-                    budgets=(self.budget,),
+                    budgets=(budget,),
                 )
                 for i, prompt in enumerate(prompts)
                 for sample in range(samples)
             ]
             found = {
-                (chain.problem, chain.sample): own_tokens(chain)
+                (chain.problem, chain.sample): own_tokens(chain)[:longest]
                 for chain in decode(model, requests, sampling=self.sampling, stop_on_loop=True)
             }
         finally:

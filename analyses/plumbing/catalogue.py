@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from interp.errors import UserError
 from interp.plumbing.registry import Registry
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from analyses.plumbing.derived import StoredTable
     from analyses.plumbing.frames import StudyData
+    from analyses.plumbing.work import Stated
 
     Table = Callable[[StudyData], pd.DataFrame]
     Draw = Callable[[pd.DataFrame, StudyData], Figure | None]
@@ -39,7 +42,8 @@ class Analysis:
         text: paragraphs for the report, from the table. Default: none.
         in_store: whether the study already holds the data of the table. Without it, the report
             always has the analysis; with it, only once the data are there.
-        decodes: whether `table` generates with the study's model if no result is stored yet.
+        stored: for a table that is generated with the study's model once and then kept.
+        work: what that generation does, in rows: an analysis with `stored` has it.
     """
 
     name: str
@@ -50,7 +54,13 @@ class Analysis:
     figure: Draw
     text: Callable[[pd.DataFrame], list[str]] | None = None
     in_store: Callable[[StudyData], bool] | None = None
-    decodes: bool = False
+    stored: StoredTable | None = None
+    work: Stated | None = None
+
+    @property
+    def decodes(self) -> bool:
+        """Whether `table` generates with the study's model if no result is stored yet."""
+        return self.stored is not None
 
     def caption_of(self, found: pd.DataFrame) -> str:
         """The caption of the figure.
@@ -101,7 +111,8 @@ def register_analysis(
     figure: Draw,
     text: Callable[[pd.DataFrame], list[str]] | None = None,
     in_store: Callable[[StudyData], bool] | None = None,
-    decodes: bool = False,
+    stored: StoredTable | None = None,
+    work: Stated | None = None,
 ) -> Analysis:
     """Register the analysis of a module.
 
@@ -114,16 +125,24 @@ def register_analysis(
         figure: draws a figure of the table, or returns None.
         text: paragraphs for the report, from the table. Default: none.
         in_store: whether the study already holds the data of the table. Default: the report always
-            has the analysis.
-        decodes: whether `table` generates with the study's model if no result is stored yet.
+            has the analysis; with `stored`, once its result is there.
+        stored: for a table that is generated with the study's model once and then kept.
+        work: what that generation does, in rows (`analyses.plumbing.work`), for `--estimate`.
 
     Returns:
         The analysis.
 
     Raises:
-        UserError: another module has the name.
+        UserError: another module has the name, or of `stored` and `work` only one is given.
     """
-    made = Analysis(name, order, title, caption, table, figure, text, in_store, decodes)
+    if (stored is None) != (work is None):
+        raise UserError(
+            f"Analysis {name!r}: expected `stored` and `work` together, because whoever runs what "
+            "decodes asks first how long it takes (--estimate)."
+        )
+    if stored is not None:
+        in_store = stored.in_store
+    made = Analysis(name, order, title, caption, table, figure, text, in_store, stored, work)
     REGISTRY.add(name, made, table)
     return made
 

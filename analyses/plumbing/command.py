@@ -1,20 +1,20 @@
 """The command line that all analyses share: `python -m analyses.NAME --study DIR`.
 
 Reads the study, writes DIR/figures/NAME.png and .svg and DIR/tables/NAME.csv, and prints their
-paths.
+paths. `--estimate` prints what will be decoded and about how long that takes, and decodes nothing.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from analyses.plumbing import catalogue, style
 from interp.errors import UserError
-from interp.plumbing.command_line import File, Lines, command, execute, parse
+from interp.plumbing.command_line import File, Flag, Lines, command, execute, parse
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +48,32 @@ def make(name: str, study: StudyData, folder: Path) -> tuple[pd.DataFrame, list[
     return found, written
 
 
+def estimated(name: str, study: StudyData) -> Iterator[str]:
+    """What an analysis will decode and read with the model, and about how long that takes here.
+
+    Args:
+        name: name of the analysis.
+        study: the study.
+
+    Yields:
+        The lines of the estimate; one line where nothing will be decoded.
+    """
+    from analyses.plumbing import work
+
+    analysis = catalogue.load(name)
+    if analysis.stored is None or analysis.work is None:
+        yield f"{name} decodes nothing: it reads what the study holds."
+        return
+    settings = analysis.stored.settings_of(study)
+    if settings is None:
+        yield f"{name} decodes nothing: this study has no benchmark that it could be tried on."
+    elif analysis.stored.in_store(study):
+        yield f"{name} decodes nothing: the study already keeps its result."
+    else:
+        bench = work.workbench_of(study, settings)
+        yield from work.estimate(bench, name, analysis.work(bench, settings)).report()
+
+
 @command
 class AnalysisOptions:
     """What every analysis takes."""
@@ -56,6 +82,9 @@ class AnalysisOptions:
     """Folder of the study."""
     out: File = None
     """Where to write (default: the study's folder)."""
+    estimate: Flag = False
+    """Only say what will be decoded and read with the study's model (rows, tokens, passes) and
+    about how long that takes on this machine, from a trial of a few seconds."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +103,13 @@ class AnalysisCommand:
     first: Callable[[StudyData], Any] | None = None
 
     def run(self) -> Lines:
-        """Makes the table and the figure; yields the files written."""
+        """Makes the table and the figure; yields the files written, or the lines of an estimate."""
         from analyses.plumbing.frames import StudyData
 
         study = StudyData.read(self.options.study)
+        if self.options.estimate:
+            yield from estimated(self.name, study)
+            return
         if self.first is not None:
             try:
                 self.first(study)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from interp.model.reasoning_model import ReasoningModel
 
-PASS_ROWS = 16  # rows that would cost as much as the fixed part of a pass through a block
+PASS_ROWS = 8  # rows that would cost as much as the fixed part of a pass through a block
 
 Blocks = tuple[int, ...]
 

@@ -17,11 +17,11 @@ more likely. Shapes: S_c tokens of chain c, C chains.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from interp.errors import UserError
 from interp.plumbing.arguments import checked
@@ -145,6 +145,43 @@ class EarlyWarning:
         for p in chances:
             law = np.convolve(law, [1 - p, p])
         return float(min(1.0, law[hits:].sum()))
+
+    def cells(self, whole: bool = False) -> dict[str, float]:
+        """Return the detections beyond chance as the cells of a row, with what they are made of.
+
+        Args:
+            whole: Whether chance is the share of all other controls with an alarm
+                (`beyond_controls`), instead of the chains at risk (`beyond_chance`).
+
+        Returns:
+            value, low, high and p of the difference; chance, detected and false_alarms (with
+            limits), n (events), n_controls, lead (median steps). nan where there is nothing.
+        """
+        beyond = self.beyond_controls() if whole else self.beyond_chance()
+        seen, wrong, leads = self.detected(), self.false_alarms(), self.leads()
+        row = {
+            "value": np.nan, "low": np.nan, "high": np.nan, "p": np.nan, "chance": np.nan,
+            "n": int(self.events.sum()), "n_controls": int(self.testing.sum()),
+            "lead": float(np.median(leads)) if len(leads) else np.nan,
+            **seen.cells("detected", "detected_"), **wrong.cells("false_alarms", "false_alarms_"),
+        }  # fmt: skip
+        if beyond is not None:
+            row |= {**beyond.cells(), "p": beyond.p, "chance": beyond.dense}
+        return row
+
+    def only(self, mask: Bool[np.ndarray, " C"]) -> EarlyWarning:
+        """Return the same alarms for some of the events, with all controls.
+
+        Args:
+            mask: Which events stay, [C]; controls stay whatever it says.
+
+        Returns:
+            The alarms.
+        """
+        kept = ~self.events | mask
+        problems = tuple(p for p, k in zip(self.problems, kept, strict=True) if k)
+        few = {n: getattr(self, n)[kept] for n in ("onsets", "events", "calibrating", "alarms")}
+        return replace(self, problems=problems, **few)
 
     def _at_risk(self, event: int) -> np.ndarray:
         """The chains that were still running at an event, itself among them."""

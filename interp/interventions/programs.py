@@ -269,5 +269,6 @@ def in_order(
         name=f"{model.name} {name}",
         delimiters=model.delimiters,
         provenance=model.provenance,
+        program=[model.program[b] if model.program else b for b in blocks],
         preferred_decoder=model.preferred_decoder,
     )

@@ -168,6 +168,35 @@ def provenance_of(place: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, dict) else {}
 
 
+def program_of(place: str) -> tuple[int, ...]:
+    """Which block of the original model each dense index of a program of layers runs.
+
+    Args:
+        place: a folder, GGUF file or Hub name. The checkpoint of a program says it in its
+            pruning.json, and so does one that was pruned from it, whose `layer_map` says which of
+            these blocks are left.
+
+    Returns:
+        One block per dense index; empty where the model is no program.
+
+    Raises:
+        UserError: the field does not have the form that `save_program` writes.
+    """
+    if is_gguf(place) and not Path(place).is_dir():
+        return ()
+    content = side_file(place, PRUNING_FILE) or {}
+    found, n_blocks = content.get("program"), content.get("n_blocks")
+    if found is None:
+        return ()
+    numbers = isinstance(found, list) and all(type(b) is int and b >= 0 for b in found)
+    if not numbers or not found or (n_blocks is not None and len(found) != n_blocks):
+        raise UserError(
+            f"{PRUNING_FILE} of {place}: program is {short(found)}: expected the number of a block "
+            "for each of the model's own `n_blocks`. Write the program again (save_program)."
+        )
+    return tuple(found)
+
+
 def checked_layer_map(layer_map: Any, n_blocks: int) -> tuple[int, ...]:
     """Check a layer map against the number of blocks.
 

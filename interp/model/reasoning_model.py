@@ -33,6 +33,7 @@ from interp.model.checkpoint_files import (
     folder_blocks,
     folder_delimiters,
     locate,
+    program_of,
     provenance_of,
 )
 from interp.model.delimiters import (
@@ -111,6 +112,7 @@ class ReasoningModel:
         layer_map: Sequence[int] | None = None,
         n_dense: int | None = None,
         provenance: Mapping[str, Any] | None = None,
+        program: Sequence[int] = (),
         preferred_decoder: DecoderName = "auto",
     ) -> None:
         self.hf = hf
@@ -126,6 +128,8 @@ class ReasoningModel:
         self.n_dense = checked_n_dense(n_dense, self.layer_map)  # blocks of the dense model
         #: The GGUF file that the weights come from (name, sha256, quantisation); else empty.
         self.provenance: dict[str, Any] = dict(provenance or {})
+        #: Of a program of layers: the original model's block that each dense index runs; else ().
+        self.program: tuple[int, ...] = tuple(program)
         hf.eval()
 
     # ---------------------------------------------------------------- loading
@@ -228,6 +232,7 @@ class ReasoningModel:
                 layer_map=layer_map,
                 n_dense=n_dense,
                 provenance=provenance_of(place),
+                program=program_of(place),
             )
             if declared is not None and delimiters is None:
                 model.format_origin = "file"
@@ -255,6 +260,7 @@ class ReasoningModel:
             layer_map=layer_map or self.layer_map,
             n_dense=self.n_dense,
             provenance=self.provenance,
+            program=self.program,
             preferred_decoder=self.preferred_decoder,
         )
 

@@ -139,6 +139,13 @@ class Recover(
     """distill on given answers (the data's) instead of the model's own: the control."""
     beta: Real = None
     """distill: 1 reverse KL, 0 forward KL, between them a mixture."""
+    start_length: Number = None
+    """distill: tokens of an answer in the first step, growing to the whole length (ShortOPD)."""
+    full_at: Real = None
+    """Share of the training at which that is reached (0.5 unless said otherwise)."""
+    overlap: Real = None
+    """distill: cut an answer where teacher and student share less than this part of their
+    likeliest next tokens (0 to 1)."""
     bf16: Flag = False
     """Mixed precision (it is on with CUDA anyway)."""
 
@@ -208,7 +215,8 @@ class Recover(
         given: dict[str, Any] = {"method": self.method, "seed": self.seed}
         plain = ("weights", "epochs", "tokens", "batch", "micro", "context", "rank", "alpha",
                  "dropout", "held_out", "check_every", "patience", "save_every", "log_every",
-                 "thinking", "answer", "samples", "beta")  # fmt: skip
+                 "thinking", "answer", "samples", "beta", "start_length", "full_at",
+                 "overlap")  # fmt: skip
         asked = {name: getattr(self, name) for name in plain} | {"steps": self.max_steps}
         given |= {name: value for name, value in asked.items() if value is not None}
         several = ("rates", "targets", "packing", "verified", "bf16")

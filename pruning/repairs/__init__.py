@@ -9,7 +9,8 @@ Adding the file is enough: the folder is searched on the first call. `repairs()`
 and cost; `mend` applies a repair.
 
 A repair returns a new model that shares no weight with the caller's. It is an ordinary checkpoint
-of the same architecture (`save_repaired`, law 8). If the repair is a linear map on the residual
+of the same architecture (`save_repaired`, law 8), but for maps that no weight can hold
+(`on_stream`): those stay hooks. If the repair is a linear map on the residual
 stream or on an MLP, the maps are returned as well (`Repaired.maps`), so that the folded weights
 can be compared with hooks: `live(prune(model, plan), repaired.maps)`. Shared code: `machinery/`.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from interp.plumbing.notebook import as_table
 from interp.plumbing.registry import Registry
 from pruning.cost import FORWARD, Cost, RepairJob, Stated, checked_cost, cost_of
 from pruning.plan import LayerPlan
+from pruning.repairs.machinery.cuts import cuts
 from pruning.repairs.machinery.live import Map, live
 
 NOT_OPTIONS = ("model", "plan", "texts", "seed")
@@ -48,12 +51,19 @@ class Repaired:
             entry per cut.
         maps: the linear maps that were folded, as hooks would apply them to the model without the
             plan's blocks; empty if the repair is no such map.
+        folded: whether `model` is repaired by itself. Otherwise it is the pruned model, and the
+            repair acts while `applied()` is open.
     """
 
     model: ReasoningModel
     plan: LayerPlan
     record: Mapping[str, Any]
     maps: tuple[Map, ...] = ()
+    folded: bool = True
+
+    def applied(self) -> AbstractContextManager[None]:
+        """While open, `model` is repaired, if need be by hooks: maps that no weight holds."""
+        return nullcontext() if self.folded else live(self.model, self.maps)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per cut.
@@ -77,6 +87,7 @@ class Repair:
         stated: its cost, as registered (`price` gives the cost of a job).
         needs_texts: whether it needs calibration texts.
         needs_plan: False if it can choose the blocks itself.
+        on_stream: whether its maps are on the stream and no weight can hold them.
     """
 
     name: str
@@ -85,6 +96,7 @@ class Repair:
     stated: Stated
     needs_texts: bool
     needs_plan: bool
+    on_stream: bool = False
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -111,7 +123,13 @@ REGISTRY = Registry[Repair]("repair", __name__, entry_points="prunescope.repairs
 
 
 def repair(
-    name: str, *, paper: str, cost: Stated, needs_texts: bool = True, needs_plan: bool = True
+    name: str,
+    *,
+    paper: str,
+    cost: Stated,
+    needs_texts: bool = True,
+    needs_plan: bool = True,
+    on_stream: bool = False,
 ) -> Callable[[Callable[..., Repaired]], Callable[..., Repaired]]:
     """Register the decorated function as a repair.
 
@@ -121,6 +139,8 @@ def repair(
         cost: a `Cost`, or a function of a `RepairJob` and of the options it names that returns one.
         needs_texts: whether it needs calibration texts.
         needs_plan: False if it can choose the blocks itself.
+        on_stream: True if its maps are on the stream and no weight can hold them, except where the
+            removed run starts the model.
 
     Returns:
         The decorator; it returns the function unchanged.
@@ -131,9 +151,34 @@ def repair(
 
     def build(function: Callable[..., Repaired]) -> Repair:
         stated = checked_cost(f"repair {name!r}", cost, function)
-        return Repair(name, checked(function), paper, stated, needs_texts, needs_plan)
+        return Repair(name, checked(function), paper, stated, needs_texts, needs_plan, on_stream)
 
     return REGISTRY.register(name, build)
+
+
+def folds_into_weights(plan: LayerPlan) -> bool:
+    """Whether weights can hold matrices on the stream at a plan's cuts: only at the embedding."""
+    return all(cut.before is None for cut in cuts(plan))
+
+
+@checked
+def check_storable(name: str, plan: LayerPlan) -> None:
+    """Check that a checkpoint can hold a repair of a plan, before it is fitted.
+
+    Args:
+        name: the repair.
+        plan: the plan.
+
+    Raises:
+        UserError: the repair's maps are on the stream behind a block.
+    """
+    if REGISTRY.get(name).on_stream and not folds_into_weights(plan):
+        raise UserError(
+            f"Repair {name!r} of {plan.name!r} is a matrix on the residual stream between blocks, "
+            "and no weight of this architecture can hold one (a norm reads the stream), so there "
+            "is no checkpoint of it. Use it in memory, `with repaired.applied(): ...`, or "
+            "choose a repair that folds, such as replaceme."
+        )
 
 
 def per_cut(job: RepairJob) -> Cost:
@@ -223,7 +268,8 @@ def mend(
         record |= {"calibration": texts.hash, "n_tokens": texts.n_tokens}
         record["n_texts"] = len(texts.sequences)
         if measure:
-            removed, repaired = divergences(model, [plan or found.plan, found.model], texts)
+            with found.applied():
+                removed, repaired = divergences(model, [plan or found.plan, found.model], texts)
             record["kl"] = {"removed": removed, "repaired": repaired}
     found.model.name = f"{model.name} {found.plan.name} + {name}"
     return replace(found, record=record)
@@ -241,11 +287,13 @@ def save_repaired(repaired: Repaired, out_dir: str | Path) -> Path:
         The folder.
 
     Raises:
-        UserError: the folder exists.
+        UserError: the folder exists, or the repair is made of hooks that no checkpoint can hold.
         PruneScopeError: the disk is too small, or a file could not be written.
     """
     from pruning.repairs.machinery.repair_saving import write
 
+    if not repaired.folded:
+        check_storable(str(repaired.record["repair"]), repaired.plan)
     return write(repaired.model, repaired.plan, repaired.record, out_dir)
 
 

@@ -151,8 +151,10 @@ def _repaired(
 ) -> PrunedCheckpoint:
     """The repaired checkpoint, in the dtype of the model's files."""
     from pruning.prune_checkpoint import as_stored
-    from pruning.repairs import mend, repairs, save_repaired
+    from pruning.repairs import check_storable, mend, repairs, save_repaired
 
+    if plan is not None:
+        check_storable(config.repair, plan)
     needed = plan is None or repairs()[config.repair].needs_texts
     calibration = config.source.calibration(model) if needed else None
     repaired = mend(

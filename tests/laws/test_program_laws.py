@@ -6,6 +6,7 @@ The checkpoint (`save_program`) is loaded by `AutoModelForCausalLM` and knows no
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,13 @@ from interp.interventions.interventions import (
 )
 from interp.interventions.programs import Order, Repeat, program_blocks, program_model
 from interp.interventions.windows import Window
-from interp.model.checkpoint_files import side_file
+from interp.model.checkpoint_files import PRUNING_FILE, side_file
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.divergence import divergence
 from interp.replay.teacher_forced import losses
+from pruning.folder import prune_folder
 from pruning.plan import LayerPlan
-from pruning.surgery import prune, save_program
+from pruning.surgery import prune, save, save_program
 from tests.backends import fused, use
 from tests.laws.test_surgery_laws import loaded, stored
 from tests.models import ARCHS, tiny
@@ -113,6 +115,39 @@ def test_a_checkpoint_stores_every_run_of_a_block(tmp_path: Path) -> None:
     with torch.no_grad():  # without the second run, it is the dense model
         torch.testing.assert_close(again.hf(ids).logits, model.hf(ids).logits, **close_to(model))
     assert model.n_blocks == 3 and len({id(b) for b in model.blocks}) == 3
+
+
+def test_what_is_pruned_from_a_program_still_says_whose_blocks_it_has(tmp_path: Path) -> None:
+    """Written either way, and pruned twice: block i is `program[layer_map[i]]` of the original."""
+    model = tiny(n_blocks=3)
+    source = save_program(model, Variant("p", (Order((0, 1, 2, 1, 2)),)), tmp_path / "program")
+    loaded = ReasoningModel.load(source)
+    assert loaded.program == (0, 1, 2, 1, 2) and not model.program
+    streamed = prune_folder(source, [1], tmp_path / "streamed")
+    saved = save(loaded, LayerPlan.without(loaded, 1), tmp_path / "saved")
+    twice = prune_folder(streamed, [4], tmp_path / "twice")
+    key = "model.layers.{}.mlp.up_proj.weight"
+    own = [stored(source)[key.format(block)] for block in range(3)]
+    for folder, left in ((streamed, [0, 2, 1, 2]), (saved, [0, 2, 1, 2]), (twice, [0, 2, 1])):
+        record = json.loads((folder / PRUNING_FILE).read_text())
+        assert [record["program"][b] for b in record["layer_map"]] == left
+        pruned = ReasoningModel.load(folder)
+        assert pruned.program == loaded.program and pruned.n_blocks == len(left)
+        for i, block in enumerate(left):
+            assert stored(folder)[key.format(i)] == own[block]
+    again = save_program(
+        ReasoningModel.load(saved), Variant("q", (Order((4, 0)),)), tmp_path / "again"
+    )
+    assert ReasoningModel.load(again).program == (2, 0), "a program of a program is composed"
+
+
+@pytest.mark.parametrize("wrong", ["0 1", [0, -1, 2], [0, 1], [0, 1.5, 2], []])
+def test_a_damaged_program_is_refused(wrong: Any, tmp_path: Path) -> None:
+    folder = save_program(tiny(n_blocks=3), Variant("p", (Order((2, 1, 0)),)), tmp_path / "out")
+    record = json.loads((folder / PRUNING_FILE).read_text()) | {"program": wrong}
+    (folder / PRUNING_FILE).write_text(json.dumps(record))
+    with pytest.raises(UserError, match="program is"):
+        ReasoningModel.load(folder)
 
 
 def test_once_is_dense_to_the_bit() -> None:

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from interp.errors import NonFiniteError, UserError
 from pruning.calibration import Calibration
-from pruning.controls import against_chance, all_plans, n_plans, noise_at_kl, random_plans
+from pruning.controls import (
+    _next,
+    against_chance,
+    all_plans,
+    n_plans,
+    noise_at_kl,
+    random_plans,
+)
 from pruning.plan import LayerPlan
 from pruning.surgery import prune
 from pruning.weights.matrices import matrices
@@ -217,6 +224,40 @@ def test_one_seed_is_one_noise() -> None:
     assert np.allclose(ratios, larger.sigma / one.sigma, rtol=1e-2)
 
 
+def test_a_good_guess_spares_trials_and_gives_the_same_noise() -> None:
+    model = tiny("qwen3", 2)
+    data = texts(model, LENGTHS)
+    found = noise_at_kl(model, data, 0.1, seed=3)
+    again = noise_at_kl(model, data, 0.1, seed=3, start=found.sigma)
+    assert again.trail == found.trail[-1:] and len(found.trail) > 1
+    assert same_weights(again.model, snapshot(found.model))
+
+
+@pytest.mark.parametrize("target", [1e-3, 0.1, 2.0])
+@pytest.mark.parametrize("start", [1e-4, 0.01, 1.0])
+def test_no_law_of_the_divergence_takes_many_trials(target: float, start: float) -> None:
+    """Powers, one that saturates, one that jumps: a few trials, whatever the first guess."""
+    laws = {
+        "square": lambda x: 3 * x**2,
+        "fourth power": lambda x: 50 * x**4,
+        "root": lambda x: x**0.5,
+        "saturates": lambda x: 2.5 * (1 - np.exp(-40 * x**2)),
+        "steep": lambda x: 1e-4 * np.expm1(min(30 * x, 600.0)),
+        "jumps": lambda x: 3 * x**2 + (0.5 * target if x > 0.2 * target else 0.0),
+    }
+    for name, law in laws.items():
+        below: tuple[float, float] | None = None
+        above: tuple[float, float] | None = None
+        sigma, trials = start, 0
+        while abs((kl := float(law(sigma))) - target) > 0.02 * target:
+            trials += 1
+            below, above = ((sigma, kl), above) if kl < target else (below, (sigma, kl))
+            sigma = _next(below, above, target, trials)
+            assert trials < 24, name
+        if name == "square" and 0.1 < start / (target / 3) ** 0.5 < 10:
+            assert trials <= 2
+
+
 def test_noise_that_cannot_be_had_is_refused() -> None:
     model = tiny("qwen3", 2)
     data = texts(model, LENGTHS)
@@ -228,3 +269,6 @@ def test_noise_that_cannot_be_had_is_refused() -> None:
         noise_at_kl(model, data, -1.0)
     with pytest.raises(UserError, match="tolerance"):
         noise_at_kl(model, data, 0.1, tolerance=0.0)
+    for start in (0.0, -1.0, 1e4):
+        with pytest.raises(UserError, match="start"):
+            noise_at_kl(model, data, 0.1, start=start)

@@ -31,7 +31,8 @@ from tests.models import tiny, untyped
 from tests.registries import forget
 from tests.slow_streams import hooks_of, logprobs, same_weights, snapshot, texts
 
-NAMES = ["laco", "linearpatch", "llm-streamline", "procrustes", "prune-comp", "replaceme"]
+NAMES = ["ghosted-layers", "laco", "linearpatch", "llm-streamline", "procrustes", "prune-comp",
+         "replaceme"]  # fmt: skip
 LENGTHS = (20, 14, 9, 17, 12, 20)
 FEW_STEPS = {"llm-streamline": {"steps": 4, "look": 2, "batch_texts": 3}}
 
@@ -368,6 +369,7 @@ def test_the_registry_says_what_each_repair_is() -> None:
     assert all(r.paper and r.stated is not None for r in found.values())
     assert [name for name, r in found.items() if not r.needs_texts] == ["laco"]
     assert [name for name, r in found.items() if not r.needs_plan] == ["laco"]
+    assert [name for name, r in found.items() if r.on_stream] == ["ghosted-layers"]
     assert found["prune-comp"].options == ("average", "part", "batch_tokens")
     assert "seed" not in found["llm-streamline"].options
 

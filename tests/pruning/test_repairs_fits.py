@@ -22,8 +22,9 @@ from pruning.distance import divergences
 from pruning.plan import LayerPlan
 from pruning.repairs import live, mend
 from pruning.repairs.linearpatch import channel_gains
+from pruning.repairs.machinery.normal_equations import NormalEquations
 from pruning.repairs.procrustes import Sums, nearest
-from pruning.repairs.replaceme import RIDGES, NormalEquations
+from pruning.repairs.replaceme import RIDGES
 from pruning.surgery import prune
 from tests.models import tiny
 from tests.slow_streams import streams, texts

@@ -47,6 +47,23 @@ def test_a_known_change_is_found_soon_after_it(shift: float) -> None:
     assert (frame["part"] == "event").sum() == 20 and frame["lead"].notna().sum() == 20
 
 
+def test_the_cells_of_a_row_and_some_of_the_events() -> None:
+    found = watched(0, 3.0)
+    row, beyond = found.cells(), found.beyond_chance()
+    assert beyond is not None and (row["value"], row["p"]) == (beyond.value, beyond.p)
+    assert (row["n"], row["detected"], row["chance"]) == (20, 1.0, beyond.dense)
+    assert row["lead"] == np.median(found.leads())
+    whole = found.cells(whole=True)
+    assert whole["value"] == found.beyond_controls().value
+    assert whole["false_alarms"] == row["false_alarms"] == found.false_alarms().value
+    mask = np.zeros(len(found.problems), dtype=bool)
+    mask[[0, 3]] = True
+    few = found.only(mask)
+    assert few.cells()["n"] == 2 and few.cells()["n_controls"] == row["n_controls"]
+    assert few.problems[:2] == ("p0", "p3") and len(few.problems) == 62
+    assert few.onsets[:2].tolist() == found.onsets[[0, 3]].tolist()
+
+
 def test_without_a_change_alarms_keep_to_the_stated_rate() -> None:
     """False alarms of new chains, and the p value of detections that are none."""
     runs = [watched(seed, 0.0) for seed in range(150)]
