@@ -91,7 +91,7 @@ def test_the_planted_slips_are_counted(
         monkeypatch.setattr(
             tokenizer_text.TokenizerText,
             "of",
-            classmethod(lambda cls, name, trust=False: Decoder()),
+            classmethod(lambda cls, name: Decoder()),
         )
         equation_slips.STORED.table(study)
     found = equation_slips.table(study)
