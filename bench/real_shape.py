@@ -2,6 +2,7 @@
 
     python -m bench.real_shape --model M [--data gsm8k.jsonl] [--prompts 64] [--tokens 384]
         [--removed 1 2 3] [--batches 16 32 64] [--looping 8] [--only variants|looping]
+        [--vllm COMMAND]
 
 - variants: the dense model and one plan per number of `--removed` blocks (the last but one and
   those before it, which Block Influence often takes first), each on all prompts, at temperature 1.
@@ -9,6 +10,8 @@
   per variant on the model without the blocks, in the best of the batch sizes.
   `ratio_to_roofline`: over the least time of the same work (prompts read once up to the block that
   a plan changes first, then the tokens), by the matrix rate at as many rows and the copy rate.
+  `ratio_to_vllm`, with `--vllm` (the command that `make vllm` prints): over `vllm serve` of each
+  pruned checkpoint in float32 on as many threads, all prompts asked at once, warm.
 - looping: `--looping` greedy rows of the largest plan that loop, to the end of the budget, with
   drafts over without. Rows that do not loop are left out first (by one decoding).
 M is a folder, a Hub name or a GGUF file. Without `--data`, prompts are countdown problems. The last
@@ -17,7 +20,13 @@ line is one JSON object.
 
 from __future__ import annotations
 
+import json
 import statistics
+import tempfile
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,8 +42,9 @@ from interp.decoding.sampling import Sampling
 from interp.interventions.interventions import Skip, Variant, dense
 from interp.model.reasoning_model import ReasoningModel
 from pruning.plan import LayerPlan
-from pruning.surgery import prune
+from pruning.surgery import prune, save
 from scaling.benchmarks import load_benchmark
+from tests.scaling.engines.served_process import ServedProcess
 
 GREEDY = Sampling(temperature=0.0)
 
@@ -103,14 +113,18 @@ def variants_at_once(
     tried = {size: hf_rate(clock, model, plain[:size], options.tokens) for size in options.batches}
     best = max(tried, key=lambda size: tried[size])
     useful = seconds = 0.0
-    for variant in variants:
-        blocks = [step.block for step in variant.interventions()]
-        pruned = prune(model, LayerPlan.without(model, *blocks)) if blocks else model
+    for plan in plans_of(model, variants):
+        pruned = prune(model, plan) if plan.removed else model
         for first in range(0, len(plain), best):
             part = plain[first : first + best]
             took, made = clock(lambda m=pruned, p=part: hf_generate(m, p, options.tokens))
             useful, seconds = useful + made, seconds + took
     mine = statistics.median(ours)
+    beside: dict[str, Any] = {}
+    if options.vllm:
+        served = vllm_rate(clock, model, options, plain, plans_of(model, variants))
+        beside = {"vllm_tokens_per_second": round(served, 1)}
+        beside["ratio_to_vllm"] = round(mine / served, 2)
     return {
         "tokens_per_second": round(mine, 1),
         "hf_generate_tokens_per_second": round(useful / seconds, 1),
@@ -119,7 +133,66 @@ def variants_at_once(
         "ratio_to_roofline": round(mine / statistics.median(limits), 3),
         "prompts": options.prompts,
         "variants": len(variants),
+        **beside,
     }
+
+
+def plans_of(model: ReasoningModel, variants: list[Variant]) -> list[LayerPlan]:
+    """The plan that removes each variant's blocks."""
+    return [
+        LayerPlan.without(model, *(step.block for step in variant.interventions()))
+        for variant in variants
+    ]
+
+
+def vllm_rate(
+    clock: Clock,
+    model: ReasoningModel,
+    options: Any,
+    requests: list[Request],
+    plans: list[LayerPlan],
+) -> float:
+    """Tokens per second of `vllm serve`, over one server per plan; starting is not counted."""
+    made = seconds = 0.0
+    for plan in plans:
+        with tempfile.TemporaryDirectory() as home:
+            folder = save(model, plan, Path(home) / "checkpoint")
+            server = ServedProcess(
+                "vllm", folder, Path(home), vllm=options.vllm, threads=options.threads
+            )
+            try:
+                server.start()
+                server.wait()
+                completed(server, requests, 4)  # warm
+                took, counts = clock(lambda s=server: completed(s, requests, options.tokens))
+            finally:
+                server.kill()
+        made, seconds = made + sum(counts), seconds + took
+    return made / seconds
+
+
+def completed(server: ServedProcess, requests: Sequence[Request], tokens: int) -> list[int]:
+    """Tokens of each request's completion, all asked at once."""
+
+    def ask(request: Request) -> int:
+        body = {
+            "model": server.name,
+            "prompt": list(request.prompt_ids),
+            "max_tokens": tokens,
+            "temperature": 1.0,
+            "top_k": 0,
+            "seed": request.sample,
+        }
+        asked = urllib.request.Request(
+            f"{server.url}/v1/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(asked, timeout=3600) as reply:
+            return int(json.load(reply)["usage"]["completion_tokens"])
+
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(pool.map(ask, requests))
 
 
 def hf_rate(clock: Clock, model: ReasoningModel, requests: list[Request], tokens: int) -> float:
@@ -167,6 +240,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="*", default=[16, 32, 64])
     parser.add_argument("--looping", type=int, default=8)
     parser.add_argument("--only", choices=("variants", "looping"))
+    parser.add_argument("--vllm", help="the command vllm, to measure it beside (`make vllm`)")
     options = parse(parser)
     torch.set_num_threads(options.threads)
     model = load(options)

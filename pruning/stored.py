@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +34,7 @@ BITS |= dict.fromkeys(("F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8)
 BITS |= dict.fromkeys(("U16", "I16", "F16", "BF16"), 16)
 BITS |= dict.fromkeys(("U32", "I32", "F32"), 32)
 BITS |= dict.fromkeys(("U64", "I64", "F64", "C64"), 64)
+WORD = 2**64  # every number of the format, and the product of a shape, is below it
 CHUNK = 2**24  # bytes copied at a time
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -141,9 +144,11 @@ def _entry(file: Path, key: str, entry: Any, start: int) -> Stored:
     if dtype not in BITS:
         raise ValueError(f"{name} has the unknown dtype {short(dtype)}")
     for what, numbers in (("shape", shape), ("data_offsets", offsets)):
-        whole = isinstance(numbers, list) and all(type(i) is int and i >= 0 for i in numbers)
+        whole = isinstance(numbers, list) and all(type(i) is int and 0 <= i < WORD for i in numbers)
         if not whole or (what == "data_offsets" and len(numbers) != 2):
             raise ValueError(f"{name} has the {what} {short(numbers)}")
+    if any(product >= WORD for product in accumulate(shape, operator.mul)):
+        raise ValueError(f"{name} has the shape {short(shape)}")
     bits = math.prod(shape) * BITS[dtype]
     if bits != 8 * (offsets[1] - offsets[0]):
         raise ValueError(

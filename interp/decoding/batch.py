@@ -22,6 +22,7 @@ from interp.chains.periods import LOOP_CHECK, loop_start
 from interp.decoding.decode_options import DecodeOptions
 from interp.decoding.decoder_choice import runner_for
 from interp.decoding.drafts import CPU_LANES, CUDA_LANES, Draft, shares
+from interp.decoding.free_cores import free_cores
 from interp.decoding.request import Request
 from interp.decoding.sequence import SequenceState, Task
 from interp.decoding.slot_table import SlotTable
@@ -83,7 +84,7 @@ class Batch:
         self.sequences: list[SequenceState] = []
         self.table = SlotTable(slots, model.n_blocks, options.record)
         self._variant_number = {variant.name: i for i, variant in enumerate(variants)}
-        self.threads = ThreadTuner(None if model.device.type == "cpu" else (1,))
+        self.threads = ThreadTuner(None if model.device.type == "cpu" else (1,), free=free_cores)
         self._moved = self._dirty = True  # rows came or went; the host changed the state of a row
         # row, and tokens ahead of it, of each lane of the last stride, if it had drafts
         self._lanes: tuple[np.ndarray, np.ndarray] | None = None

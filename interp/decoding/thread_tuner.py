@@ -7,7 +7,8 @@ recently, some try another. The measure is seconds per row and pass. A number th
 more and more rarely, until several strides in a row are slow; then all numbers are tried again.
 Single strides say little on a busy machine, where a stride may lose its core for a while: they
 reject a number that is far slower, but only means choose one. What a process has found is where
-its next batch begins.
+its next batch begins. More threads than there are free cores are not tried at all, where the
+machine tells how many are free.
 
 The user's choice is kept: if OMP_NUM_THREADS is set, or if `torch.set_num_threads` set a number
 other than torch's default, the number does not change. The number of threads changes results only
@@ -81,6 +82,7 @@ class ThreadTuner:
         *,
         clock: Callable[[], float] = time.perf_counter,
         use: Callable[[int], None] = torch.set_num_threads,
+        free: Callable[[], float | None] = lambda: None,
     ) -> None:
         """Begins with the number that was best in this process, at first with the largest.
 
@@ -89,11 +91,14 @@ class ThreadTuner:
                 is found about them is kept for the next batch.
             clock: returns the time in seconds.
             use: sets the number of threads.
+            free: returns how many cores this process can have, above which no number is tried; None
+                if that is not known.
         """
         self._kept = _found if counts is None else {}
         self.counts = thread_counts() if counts is None else counts
-        self.best = self._kept[self.counts].best if self.counts in self._kept else self.counts[0]
-        self._clock, self._use = clock, use
+        self._clock, self._use, self._free = clock, use, free
+        kept = self._kept.get(self.counts)
+        self.best = self._affordable()[0] if kept is None else kept.best
         self._before: int | None = None  # the number outside, while this one holds its own
         self._current: int | None = None
         # running mean: seconds per unit of work with the best number
@@ -103,7 +108,6 @@ class ThreadTuner:
         self._trial: tuple[int, list[float]] | None = None
         self._rival: tuple[int, float] | None = None  # the number that lost last, and its mean
         # strides between two trials of a number, and until the next one
-        kept = self._kept.get(self.counts)
         self._gap = dict.fromkeys(self.counts, EVERY) if kept is None else dict(kept.gaps)
         self._wait = dict.fromkeys(self.counts, 0) if kept is None else dict(self._gap)
 
@@ -158,10 +162,22 @@ class ThreadTuner:
             else:
                 self.release()
 
+    def _affordable(self) -> tuple[int, ...]:
+        """Returns the numbers for which there are cores, and the smallest one."""
+        free = self._free()
+        if free is None:
+            return self.counts
+        return tuple(c for c in self.counts if c < free + 0.5) or self.counts[-1:]
+
     def _next(self) -> int:
         """Returns the number of threads for the next stride; begins a trial if one is due."""
         if self._trial is None and self._settled >= SETTLED:
             due = [c for c in self.counts if c != self.best and self._wait[c] <= 0]
+            if due:
+                affordable = self._affordable()
+                for count in due:  # asked again after as many strides as after a lost trial
+                    self._wait[count] = 0 if count in affordable else self._gap[count]
+                due = [c for c in due if c in affordable]
             self._trial = (due[0], []) if due else None
         return self.best if self._trial is None else self._trial[0]
 

@@ -317,6 +317,12 @@ def overlapping(header: Header) -> Header:
     return header | {other: header[other] | {"data_offsets": [start, start + length]}}
 
 
+def with_nothing(*shape: int) -> Any:
+    """One more weight, of this shape and without a byte."""
+    entry = {"dtype": "F32", "shape": list(shape), "data_offsets": [0, 0]}
+    return lambda header: header | {"nothing": entry}
+
+
 MALFORMED: dict[str, Any] = {
     "an unknown dtype": changed(FIRST, dtype="BOGUS"),
     "a dtype of another width": changed(FIRST, dtype="F16"),
@@ -334,6 +340,8 @@ MALFORMED: dict[str, Any] = {
     "a shape of text": changed(LAST, shape="32"),
     "a negative shape": changed(LAST, shape=[-4, -8]),
     "a shape beyond counting": changed(LAST, shape=[10**30]),
+    "no numbers, but a size of 65 bits": with_nothing(0, 2**64),
+    "no numbers, but a product of 80 bits before": with_nothing(2**40, 2**40, 0),
     "no shape": lambda header: header | {LAST: {"dtype": "F32", "data_offsets": [0, 0]}},
     "a list": lambda header: [header],
     "a field that is no number in JSON": changed(FIRST, more=float("-inf")),

@@ -31,8 +31,10 @@ class PlantedMachine:
                 self.stride += 1
         return self.now - begin
 
-    def tuner(self, counts: tuple[int, ...]) -> ThreadTuner:
-        return ThreadTuner(counts, clock=lambda: self.now, use=self.use)
+    def tuner(
+        self, counts: tuple[int, ...], free: Callable[[], float | None] = lambda: None
+    ) -> ThreadTuner:
+        return ThreadTuner(counts, clock=lambda: self.now, use=self.use, free=free)
 
     def use(self, count: int) -> None:
         self.threads = count
@@ -85,6 +87,24 @@ def test_on_busy_cores_single_slow_strides_change_nothing(seed: int) -> None:
     spent = machine.run(tuner, 1000)
     assert spent < 1000 * 64.0 * 1.6 / 0.85  # 1.6: what a stride of one thread costs on average
     assert machine.used[100:].count(1) > 900
+
+
+def test_more_threads_than_free_cores_are_never_tried() -> None:
+    machine = PlantedMachine(lambda threads, _: 1.0 / threads)
+    machine.run(machine.tuner((4, 2, 1), free=lambda: 2.2), 300)
+    assert set(machine.used) == {2, 1}
+    machine.used.clear()
+    machine.run(machine.tuner((4, 2, 1), free=lambda: 0.1), 300)
+    assert set(machine.used) == {1}
+
+
+def test_cores_that_become_free_are_used() -> None:
+    machine = PlantedMachine(lambda threads, _: 1.0 / threads)
+    tuner = machine.tuner((2, 1), free=lambda: 1.0 if machine.stride < 100 else 2.0)
+    machine.run(tuner, 100)
+    assert set(machine.used) == {1}
+    machine.run(tuner, 20)
+    assert tuner.best == 2
 
 
 def test_a_batch_begins_with_what_the_process_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,10 +30,22 @@ class ServedProcess:
         model: folder of the checkpoint.
         home: folder for its caches and its log.
         key: the key that it asks for (vLLM only); "" for none.
+        vllm: the command of vLLM.
+        threads: threads of vLLM.
     """
 
-    def __init__(self, kind: str, model: Path, home: Path, key: str = "") -> None:
+    def __init__(
+        self,
+        kind: str,
+        model: Path,
+        home: Path,
+        key: str = "",
+        *,
+        vllm: str = VLLM,
+        threads: int = 1,
+    ) -> None:
         self.kind, self.model, self.key = kind, model, key
+        self.vllm, self.threads = vllm, threads
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = int(free.getsockname()[1])
@@ -50,7 +62,7 @@ class ServedProcess:
             return (command, "serve", str(self.model), "--device", "cpu")
         sizes = ("--dtype", "float32", "--max-model-len", str(POSITIONS), "--enforce-eager")
         key = ("--api-key", self.key) if self.key else ()
-        return (VLLM, "serve", str(self.model), "--served-model-name", self.name, *sizes, *key)
+        return (self.vllm, "serve", str(self.model), "--served-model-name", self.name, *sizes, *key)
 
     def _environment(self, home: Path) -> Mapping[str, str]:
         offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
@@ -62,7 +74,7 @@ class ServedProcess:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CACHE_ROOT": str(home),
             "VLLM_NO_USAGE_STATS": "1",
-            "OMP_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": str(self.threads),
         }
 
     @property
