@@ -66,9 +66,9 @@ PER_SIDE = 6  # lines tried before and after the boundary
 GRID = tuple(np.linspace(0, 1, 21).round(2).tolist())
 MEASURES = {"fraction": "share of the thinking", "boundary": "lines"}
 SHIFTS = {
-    ("along", "settled"): ("change in the share that settles", "same dense chains: the answer"),
-    ("along", "fraction"): ("shift (share of the thinking)", "same dense chains: the line"),
-    ("own", "fraction"): ("shift (share of the thinking)", "its own chains: the line"),
+    ("along", "settled"): ("change in the share that settles", "dense chains: answers that settle"),
+    ("along", "fraction"): ("shift (share of the thinking)", "dense chains: where they settle"),
+    ("own", "fraction"): ("shift (share of the thinking)", "own chains: where they settle"),
 }
 EDIT_COLOURS = ("#0072B2", "#D55E00")
 
@@ -143,7 +143,7 @@ def curve_rows(found: Commitment) -> pd.DataFrame:
     values = found.by_fraction(GRID)
     means = [pd.Series(v).groupby(list(found.problems), sort=False).mean() for v in values.T]
     return pd.DataFrame([
-        _row("curve", "probability", -1, mean_interval(v.to_numpy()), x=x)
+        _row("curve", "probability", -1, mean_interval(v.to_numpy(), bounds=(0, 1)), x=x)
         for x, v in zip(GRID, means, strict=True)
     ])  # fmt: skip
 
@@ -154,7 +154,9 @@ def where_rows(found: Commitment) -> pd.DataFrame:
     for name in MEASURES:
         each = pd.Series(getattr(found, name)(), index=list(found.problems)).dropna()
         if len(each):
-            rows.append(_row("where", name, -1, mean_interval(each.groupby(level=0).mean())))
+            most = 1.0 if name == "fraction" else np.inf
+            got = mean_interval(each.groupby(level=0).mean().to_numpy(), bounds=(0.0, most))
+            rows.append(_row("where", name, -1, got))
     return pd.DataFrame(rows)
 
 
@@ -222,7 +224,7 @@ def step_rows(steps: Any) -> pd.DataFrame:
         means = steps.means(edit)
         for place in PLACES:
             if place in means and means[place].notna().any():
-                got = mean_interval(means[place].dropna().to_numpy())
+                got = mean_interval(means[place].dropna().to_numpy(), bounds=(0, 1))
                 rows.append(_row("step", edit, -1, got, named=place))
         for one, other in (("before", "after"), ("boundary", "after")):
             gap = steps.compare(edit, one, other)
@@ -312,7 +314,7 @@ def plot_curve(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.fill_between(rows["x"], rows["low"], rows["high"], color=EDIT_COLOURS[0], alpha=0.15, lw=0)
     style.share_axis(ax, "probability of the final answer")
     ax.set_xlabel("share of the thinking that is read")
-    ax.set_title(f"dense chains, n = {int(rows['n'].max())}")
+    ax.set_title(f"dense, n = {int(rows['n'].max())} problems")
     return ax
 
 
@@ -333,11 +335,9 @@ def plot_sharp(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     sure = (rows["p_holm"] < ALPHA).to_numpy()
     style.marks(ax, rows["block"].to_numpy(), rows["value"], sure, style.INK, size=4.6)
     ax.plot(rows["block"], rows["baseline"], "_", color=style.QUIET, ms=9)
-    blocks = [int(b) for b in rows["block"]]
-    style.block_axis(ax, [b for b in blocks if b >= 0])
-    ax.set_xticks([-1, *ax.get_xticks()], ["d", *(f"{x:g}" for x in ax.get_xticks())])
+    style.block_axis(ax, [int(b) for b in rows["block"]], "dense")
     style.share_axis(ax, "share of all change")
-    ax.set_title("in the one largest rise")
+    ax.set_title("change in the one largest rise")
     return ax
 
 
@@ -388,8 +388,8 @@ def plot_steps(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xticks(range(len(PLACES)), [f"{p} it" if p != "boundary" else "itself" for p in PLACES])
     ax.set_xlabel("place of the line relative to the settling line")
     style.share_axis(ax, "answers that move")
-    ax.legend(frameon=False, fontsize=7.6)
-    ax.set_title("one line dropped or changed")
+    style.key_above(ax)
+    ax.set_title("one line is changed")
     return ax
 
 
