@@ -267,8 +267,9 @@ def write_whole(path: Path, html: str) -> Path:
 
 
 def _unbroken(text: str) -> str:
-    """A sentence whose "n = 40" and "p < .001" are not broken at the end of a line."""
-    return text.replace(" = ", "\u00a0=\u00a0").replace(" < ", "\u00a0<\u00a0")
+    """A sentence whose "n = 40", "p < .001" and "Random −2" are not broken at a line's end."""
+    text = text.replace(" = ", "\u00a0=\u00a0").replace(" < ", "\u00a0<\u00a0")
+    return text.replace("\u2009", "\u202f")
 
 
 def model_name(model: str) -> str:
