@@ -140,10 +140,10 @@ def place_rows(found: LineImportance) -> pd.DataFrame:
 
 
 def _row(part: str, name: str, rows: pd.DataFrame) -> dict[str, Any]:
-    got = mean_interval(_means(rows, "importance"))
+    # no line is more important than that
+    got = mean_interval(_means(rows, "importance"), bounds=(-np.inf, 1))
     sure = float(rows["sure"].mean()) if "sure" in rows else np.nan
-    cells = got.cells() | {"high": min(got.high, 1.0)}  # no line is more important than that
-    return {"part": part, "name": name, "block": -1, **cells, "p": np.nan,
+    return {"part": part, "name": name, "block": -1, **got.cells(), "p": np.nan,
             "n": got.n_problems, "lines": len(rows), "baseline": sure}  # fmt: skip
 
 
@@ -259,7 +259,7 @@ def plot_lines(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.scatter(rows["value"], rows.index, color=colours, s=24, zorder=4)
     style.row_axis(ax, [str(name) for name in rows["name"]])
     ax.axvline(0, color=style.INK, lw=0.8)
-    ax.set_xlabel("importance of a line")
+    ax.set_xlabel("importance of a line (total variation)")
     ax.grid(axis="x")
     ax.set_title(f"n = {int(rows['n'].max())} problems")
     return ax
@@ -288,7 +288,7 @@ def plot_anchor(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     style.block_axis(ax, [int(b) for b in rows["block"]])
     ax.set_ylabel("change when the block is lost")
     ax.grid(axis="y")
-    ax.legend(frameon=False, fontsize=7.6)
+    style.key_above(ax)
     return ax
 
 

@@ -72,9 +72,9 @@ SHORT = 16  # tokens of an answer that is scored as it is
 PER_SIDE = 6  # lines tried before and after the boundary
 GRID = tuple(np.linspace(0, 1, 21).round(2).tolist())
 SHIFTS = {
-    ("along", "settled"): ("change in the share that settles", "same dense chains: the answer"),
-    ("along", "fraction"): ("shift (share of the thinking)", "same dense chains: the line"),
-    ("own", "fraction"): ("shift (share of the thinking)", "its own chains: the line"),
+    ("along", "settled"): ("change in the share that settles", "dense chains: answers that settle"),
+    ("along", "fraction"): ("shift (share of the thinking)", "dense chains: where they settle"),
+    ("own", "fraction"): ("shift (share of the thinking)", "own chains: where they settle"),
 }
 EDIT_COLOURS = ("#0072B2", "#D55E00")
 
@@ -230,7 +230,7 @@ def plot_curve(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.fill_between(rows["x"], rows["low"], rows["high"], color=EDIT_COLOURS[0], alpha=0.15, lw=0)
     style.share_axis(ax, "probability of the final answer")
     ax.set_xlabel("share of the thinking that is read")
-    ax.set_title(f"dense chains, n = {int(rows['n'].max())}")
+    ax.set_title(f"dense, n = {int(rows['n'].max())} problems")
     return ax
 
 
@@ -251,11 +251,9 @@ def plot_sharp(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     sure = (rows["p_holm"] < ALPHA).to_numpy()
     style.marks(ax, rows["block"].to_numpy(), rows["value"], sure, style.INK, size=4.6)
     ax.plot(rows["block"], rows["baseline"], "_", color=style.QUIET, ms=9)
-    blocks = [int(b) for b in rows["block"]]
-    style.block_axis(ax, [b for b in blocks if b >= 0])
-    ax.set_xticks([-1, *ax.get_xticks()], ["d", *(f"{x:g}" for x in ax.get_xticks())])
+    style.block_axis(ax, [int(b) for b in rows["block"]], "dense")
     style.share_axis(ax, "share of all change")
-    ax.set_title("in the one largest rise")
+    ax.set_title("change in the one largest rise")
     return ax
 
 
@@ -306,8 +304,8 @@ def plot_steps(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_xticks(range(len(PLACES)), [f"{p} it" if p != "boundary" else "itself" for p in PLACES])
     ax.set_xlabel("place of the line relative to the settling line")
     style.share_axis(ax, "answers that move")
-    ax.legend(frameon=False, fontsize=7.6)
-    ax.set_title("one line dropped or changed")
+    style.key_above(ax)
+    ax.set_title("one line is changed")
     return ax
 
 

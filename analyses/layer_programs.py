@@ -353,12 +353,18 @@ def plot_best(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         sure = row["p_holm"] < ALPHA
         style.marks(ax, row["value"], place, sure, colour, size=4.8)
         ax.plot([row["apparent"]], [place], marker="|", ms=10, mew=1.6, color=colour)
-        kind = row["kind"] if row["arm"] == "programs" else row["arm"]
-        names.append(f"best {kind}: {row['name']} (of {int(row['tries'])})")
+        of = {"noise": "noisy models", "samples": "samples", ANY: "programs"}
+        kind = of.get(row["kind"] if row["arm"] == "programs" else row["arm"], f"{row['kind']}s")
+        names.append(f"best of {int(row['tries'])} {kind}: {row['name']}")
     ax.axvline(0, color=style.INK, lw=0.8)
     style.row_axis(ax, names, fontsize=7.6)
-    ax.set_xlabel("difference from dense (bar: where selected; dot: other half)")
+    ax.locator_params(axis="x", nbins=5)
+    ax.set_xlabel("accuracy less dense")
     ax.grid(axis="x")
+    ax.plot([], [], "|", ms=10, mew=1.6, color=style.QUIET, label="where selected")
+    ax.plot([], [], "o", ms=4.8, color=style.QUIET, label="on the other half")
+    ax.set_title("the best try")
+    style.key_above(ax)
     return ax
 
 
@@ -379,12 +385,14 @@ def plot_oracle(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         colour = ARMS[row["arm"]]
         ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4)
         style.marks(ax, row["value"], place, True, colour, size=4.8)
-        among = "all" if row["kind"] == "all" else "dense wrong"
-        names.append(f"any of {int(row['tries'])} {row['arm']}, {among}")
+        among = "all problems" if row["kind"] == "all" else "dense is wrong"
+        arm = "noisy models" if row["arm"] == "noise" else row["arm"]
+        names.append(f"{int(row['tries'])} {arm}, {among}")
     style.row_axis(ax, names, fontsize=7.6)
     ax.set_xlim(-0.02, 1.02)
-    ax.set_xlabel("problems solved by at least one try")
+    ax.set_xlabel("share of problems")
     ax.grid(axis="x")
+    ax.set_title("solved by at least one try")
     return ax
 
 

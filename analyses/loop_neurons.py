@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
 TITLE = "One neuron that holds a loop?"
 CAPTION = (
-    "{benchmark}. Share of looping chains whose loop ended when one neuron was ablated (x 0) or "
-    "its sign flipped (x -1) from within the loop on, on problems that did not choose it. Orange: "
+    "{benchmark}. Share of looping chains whose loop ended when one neuron was ablated (× 0) or "
+    "its sign flipped (× −1) from within the loop on, on problems that did not choose it. Orange: "
     "the neuron, filled where clearly more than random neurons of the same block, changed so that "
     "the stream changes as much (grey: their mean; Holm-corrected p < .05). Bars: 95 % intervals "
     "over problems."
@@ -227,13 +227,17 @@ def plot(found: pd.DataFrame, base: str, ax: Axes | None = None) -> Axes:
         sure = row["p_holm"] < ALPHA and row["value"] > 0
         style.marks(ax, row["ended"], place - 0.12, sure, OWN, size=4.6)
         style.marks(ax, row["control"], place + 0.16, True, style.QUIET, size=4.6)
-        names.append(f"{int(row['block'])}.{int(row['neuron'])} x {row['scale']:g}")
+        names.append(
+            f"block {int(row['block'])}, neuron {int(row['neuron'])}, × {number(row['scale'], 0)}"
+        )
     style.row_axis(ax, names, fontsize=7.6)
     ax.set_xlim(-0.04, 1.04)
     ax.set_xlabel("share of loops that ended")
     ax.grid(axis="x")
     ax.set_title(f"loops of {style.pretty(base)}")
-    ax.set_title(f"n = {int(rows['n'].max())}", loc="right", fontsize=7.6, fontweight="normal")
+    ax.set_title(
+        f"n = {int(rows['n'].max())} chains", loc="right", fontsize=7.6, fontweight="normal"
+    )
     return ax
 
 

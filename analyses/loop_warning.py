@@ -289,15 +289,16 @@ def plot_alarms(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ax.hlines(at, mine["low"], mine["high"], color=COLOURS[i], lw=1.3)
         sure = (mine["p_holm"] < ALPHA).to_numpy()
         style.marks(ax, mine["value"].to_numpy(), at, sure, COLOURS[i], marker=marker, size=4.6)
+        ax.plot([], [], marker, color=COLOURS[i], ms=4.6, label=f"before its {place}")
     first = rows[rows["place"] == "first pass"].set_index("name").reindex(names)
     style.row_axis(
         ax, [f"{n}\n{share(r)} false" for n, r in first["false_alarms"].items()], fontsize=7.6
     )
     ax.axvline(0, color=style.INK, lw=0.8)
-    ax.set_xlim(-1.04, 1.04)
-    ax.set_xlabel("loops with an alarm, less chance")
+    ax.set_xlabel(f"share of {int(rows['n'].max())} loops with an alarm, less chance")
     ax.grid(axis="x")
-    ax.set_title(f"alarms before {int(rows['n'].max())} loops")
+    ax.set_title("alarms")
+    style.key_above(ax)
     return ax
 
 
@@ -321,7 +322,7 @@ def plot_around(found: pd.DataFrame, ax: Axes | None = None, *, part: str) -> Ax
     ax.set_xlabel("pass from the first repeated token")
     ax.set_ylabel("attention" if part == "attention" else "cosine")
     ax.grid(axis="y")
-    ax.set_title(f"{part} one period back, n = {int(rows['n'].max())}")
+    ax.set_title(f"{part} one period back, n = {int(rows['n'].max())} loops")
     return ax
 
 
@@ -345,8 +346,9 @@ def plot_temperature(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
         ends.append((style.pretty(str(name)), float(last["x"]), float(last["value"]), colour))
     style.share_axis(ax, "chains that loop")
     ax.set_xlabel("temperature")
-    ax.set_title(f"loops, n = {int(rows['n'].max())}")
+    ax.set_title(f"loops, n = {int(rows['n'].max())} problems")
     style.label_ends(ax, ends)
+    ax.set_xticks(TEMPERATURES)
     return ax
 
 

@@ -381,10 +381,10 @@ def plot_words(found: pd.DataFrame, ax: Axes | None = None, *, when: str = "at")
                      colour))  # fmt: skip
     ax.axhline(0, color=style.INK, lw=0.8)
     ax.grid(axis="y")
-    style.block_axis(ax, [int(b) for b in rows["block"].unique() if b >= 0])
-    ax.set_ylabel("difference in nats")
-    ax.set_title("at reflections" if when == "at" else f"in the {BEFORE} rows before")
-    style.label_ends(ax, ends, room=0.27)
+    style.block_axis(ax, [int(b) for b in rows["block"].unique()], "embeddings")
+    ax.set_ylabel("log-probability, less elsewhere (nats)", fontsize=8.4)
+    ax.set_title("words read at reflections" if when == "at" else f"in the {BEFORE} rows before")
+    style.label_ends(ax, ends, room=0.2)
     return ax
 
 
@@ -404,7 +404,7 @@ def plot_told(found: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.axhline(0.5, color=style.QUIET, lw=0.8, ls=":")
     style.share_axis(ax, "pairs told apart")
     style.block_axis(ax, [int(b) for b in rows["block"]])
-    ax.set_title("one direction per block")
+    ax.set_title("told apart by one direction per block")
     return ax
 
 
@@ -431,7 +431,10 @@ def plot_changes(
         colour = style.QUIET if random else COLOURS["overt"]
         ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=1.4)
         style.marks(ax, row["value"], place, row["p_holm"] < ALPHA, colour, size=4.6)
-        steered = f"block {int(row['block'])}, {row['when']}" if part == "steering" else ""
+        steered = ""
+        if part == "steering":
+            strength = signed(float(row["when"]), lambda v: number(v, 0))
+            steered = f"block {int(row['block'])}, {strength} × direction"
         names.append(("random" if random else steered) if part == "steering" else row["name"])
     ax.axvline(0, color=style.INK, lw=0.8)
     style.row_axis(ax, names, fontsize=7.6)

@@ -204,8 +204,8 @@ def text(found: pd.DataFrame) -> list[str]:
         deepest = told.groupby("method", sort=False)["n_removed"].transform("max")
         shown = [_scaling_words(r) for r in told[told["n_removed"] == deepest].to_dict("records")]
         said.append(
-            f"{benchmark}: accuracy for each doubling of the tokens spent: {'; '.join(shown)}."
-            + _equal_words(last)
+            f"{tables.capital(str(benchmark))}: accuracy gained per doubling of the tokens spent: "
+            f"{'; '.join(shown)}." + _equal_words(last)
         )
     return said
 

@@ -101,7 +101,7 @@ def prune_folder(
     folder = _on_disk(str(source))
     weights = stored_weights(folder)
     dense = outline(folder, name or str(source), trust_remote_code)
-    fingerprint = _fingerprint(dense, weights)
+    fingerprint = stored_fingerprint(dense, weights)
     if not isinstance(plan, LayerPlan):
         plan = LayerPlan(
             removed=tuple(plan),
@@ -289,11 +289,16 @@ def _copy_side_files(folder: Path, part: Path) -> None:
 # ------------------------------------------------------------------------- the fingerprint
 
 
-def _fingerprint(dense: ReasoningModel, weights: Mapping[str, Stored]) -> str:
-    """`ReasoningModel.fingerprint` of the loaded model, computed from its files.
+def stored_fingerprint(dense: ReasoningModel, weights: Mapping[str, Stored]) -> str:
+    """Compute `ReasoningModel.fingerprint` from a model's files, reading a few numbers of each.
 
-    Empty if a weight is not stored in the form it is used in (a mixture of experts), or is no
-    float.
+    Args:
+        dense: the model, without weights.
+        weights: its weights, from `pruning.stored.stored_weights`.
+
+    Returns:
+        The fingerprint of the loaded model; empty if a weight is not stored in the form it is used
+        in (a mixture of experts), or is no float.
     """
     found = Fingerprint(dense.hf.config, dense.layer_map)
     tied = getattr(dense.hf, "all_tied_weights_keys", None) or {}

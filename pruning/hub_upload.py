@@ -6,13 +6,21 @@ named. The token is that of `huggingface_hub` (`hf auth login`, or HF_TOKEN).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from interp.errors import PruneScopeError, UserError
+from interp.json_reader import read_json_object
 from interp.model.checkpoint_files import locate
 from interp.plumbing.arguments import checked
+from pruning.model_card import shared_name
+
+#: Keys whose values say where something came from.
+PLACES = ("source", "data", "teacher", "_name_or_path", "base_model_name_or_path")
+TOKENIZER = "tokenizer.json"  # the text of tokens may look like a path
 
 
 @checked
@@ -57,6 +65,9 @@ def check_push(name: str, *, public: bool = False) -> None:
 def push_to_hub(folder: str | Path, name: str, *, public: bool = False) -> str:
     """Upload a checkpoint with its model card; the repository is made if it is not there.
 
+    Its JSON files may say where on this machine the model came from. What is uploaded says the
+    folder's name instead; the files here stay as they are.
+
     Args:
         folder: the checkpoint.
         name: the repository, OWNER/NAME.
@@ -69,7 +80,7 @@ def push_to_hub(folder: str | Path, name: str, *, public: bool = False) -> str:
         UserError: the folder is no checkpoint, or `check_push` refuses the name.
         PruneScopeError: the Hub cannot be reached, or refuses the upload.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     place = Path(folder)
     if not place.is_dir():
@@ -79,10 +90,34 @@ def push_to_hub(folder: str | Path, name: str, *, public: bool = False) -> str:
     api = HfApi()
     with _said(name):
         url = api.create_repo(name, private=not public, exist_ok=True)
-        api.upload_folder(
-            repo_id=url.repo_id, folder_path=place, commit_message="Upload by PruneScope"
-        )
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        operations = [
+            CommitOperationAdd(path.relative_to(place).as_posix(), _without_paths(path))
+            for path in files
+        ]
+        api.create_commit(url.repo_id, operations, commit_message="Upload by PruneScope")
     return str(url)
+
+
+def _without_paths(file: Path) -> str | bytes:
+    """What is uploaded for a file: its path, or the bytes of a JSON object that names paths."""
+    if file.suffix != ".json" or file.name == TOKENIZER:
+        return str(file)
+    content = read_json_object(file)
+    shared = _shared("", content)
+    return str(file) if shared == content else (json.dumps(shared, indent=2) + "\n").encode()
+
+
+def _shared(key: str, value: Any) -> Any:
+    """A JSON value in which every path on this machine is the name of what is there."""
+    if isinstance(value, dict):
+        return {name: _shared(name, inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shared(key, inner) for inner in value]
+    if isinstance(value, str) and (key in PLACES or value.startswith(("~/", "./", "../"))
+                                   or Path(value).is_absolute()):  # fmt: skip
+        return shared_name(value)
+    return value
 
 
 @contextmanager

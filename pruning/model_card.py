@@ -50,7 +50,7 @@ def plan_card(
     gone = [l for l in range(model.n_dense) if l not in plan.layer_map]
     why = f"by the criterion `{plan.criterion}`" if plan.criterion else "by name"
     said = [
-        f"# {Path(source).name if Path(source).exists() else source}, {plan.name}",
+        f"# {shared_name(source)}, {plan.name}",
         f"Blocks removed from the dense model of {model.n_dense} blocks: {gone} (dense indices, "
         f"from 0), chosen {why}. Block i here is dense block `layer_map[i]`: "
         f"{list(plan.layer_map)}.",
@@ -88,7 +88,7 @@ def program_card(model: ReasoningModel, name: str, blocks: Sequence[int]) -> str
     """
     source = model.name
     said = [
-        f"# {Path(source).name if Path(source).exists() else source}, {name}",
+        f"# {shared_name(source)}, {name}",
         f"The {len(blocks)} blocks are these of the dense model of {model.n_dense} blocks (dense "
         f"indices, from 0), in this order: {list(blocks)}.",
     ]
@@ -205,6 +205,18 @@ def _hub_name(source: str) -> str | None:
     name = source.rpartition(":")[0] if is_gguf(source) and ":" in source else source
     there = Path(name).expanduser().exists()
     return name if _HUB_NAME.fullmatch(name) and not there and not is_gguf(name) else None
+
+
+def shared_name(source: str) -> str:
+    """What others may read of where a model comes from.
+
+    Args:
+        source: "testbed", a Hub name, a folder or a GGUF file.
+
+    Returns:
+        A Hub name as it is; of a path on this machine its last part.
+    """
+    return source if _hub_name(source) is not None else Path(source).name or source
 
 
 def _number(value: float) -> str:

@@ -211,7 +211,7 @@ def around_rows(
         for x, column in zip(PASSES, values.T, strict=True):
             column = column[np.isfinite(column)]
             if len(column):
-                got = mean_interval(column)
+                got = mean_interval(column, bounds=(0.0 if part == "attention" else -1.0, 1.0))
                 rows.append(row_of(part, part, got.cells(), got.n_problems, x=float(x)))
     zero = PASSES.index(0)
     values = np.array(tables["attention"]).reshape(-1, len(PASSES))

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from analyses.plumbing import tables
 
 if TYPE_CHECKING:
@@ -78,7 +80,25 @@ OUTCOMES = (
     ),
 )
 SLIPS = ("arithmetic_slip", "copying_slip", "lost_state", "missed_solution", "false_yes")
+#: Shares besides those of `OUTCOMES`, and what ends the name of a column that is never negative.
+SHARES = ("noticed", "slips_noticed", "slips_mended")
+COUNTED = ("_per_1k", "_per_100_equations", "_tokens", "equations")
 BY_COLUMN = {outcome.column: outcome for outcome in OUTCOMES}
+
+
+def bounds_of(column: str) -> tuple[float, float]:
+    """The smallest and the largest value that an outcome of a chain can have.
+
+    Args:
+        column: its column.
+
+    Returns:
+        The bounds, at which the interval of its mean is cut; infinite where none are known.
+    """
+    known = BY_COLUMN.get(column)
+    if column in SHARES or (known is not None and known.share):
+        return 0.0, 1.0
+    return (0.0 if known is not None or column.endswith(COUNTED) else -np.inf), np.inf
 
 
 def with_derived(frame: pd.DataFrame) -> pd.DataFrame:

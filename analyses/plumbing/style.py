@@ -285,17 +285,32 @@ def share_axis(ax: Axes, label: str = "accuracy", axis: Literal["x", "y"] = "y")
     ax.grid(axis=axis)
 
 
-def block_axis(ax: Axes, blocks: Sequence[int]) -> None:
+def block_axis(ax: Axes, blocks: Sequence[int], before: str = "") -> None:
     """Set a horizontal axis of blocks by dense index.
 
     Args:
         ax: the axes.
-        blocks: dense indices.
+        blocks: dense indices; -1 is what stands before block 0.
+        before: the word for -1, such as "dense"; its first letter is the label there.
     """
     blocks = sorted(int(b) for b in set(blocks))
-    every = 1 if len(blocks) <= 24 else 2 if len(blocks) <= 48 else 4
-    ax.set_xticks(blocks[::every])
-    ax.set_xlabel("block (dense index)")
+    first = [b for b in blocks if b < 0]
+    rest = blocks[len(first) :]
+    every = 1 if len(rest) <= 24 else 2 if len(rest) <= 48 else 4
+    shown = [*first, *rest[::every]]
+    ax.set_xticks(shown, [before[:1] if b < 0 else str(b) for b in shown])
+    ax.set_xlabel("block (dense index" + f"; {before[:1]}: {before}" * bool(first) + ")")
+
+
+def key_above(ax: Axes, **options: Any) -> None:
+    """Write the key above the panel, at the right, where no point can be under it.
+
+    Args:
+        ax: the axes, whose lines have labels.
+        **options: options of `Axes.legend`.
+    """
+    options = {"fontsize": 7.6, "ncols": 3, "handletextpad": 0.3, "columnspacing": 1.0, **options}
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.98), borderpad=0.2, **options)
 
 
 def variant_axis(ax: Axes, names: Sequence[str], *, labels: bool = True) -> None:

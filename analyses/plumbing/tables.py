@@ -57,7 +57,9 @@ def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     values = frame.dropna(subset=[column])
     if not len(values):
         return {"value": np.nan, "low": np.nan, "high": np.nan, "problems": 0, "chains": 0}
-    found = mean_interval(matrix(values, column))
+    from analyses.plumbing.outcome_columns import bounds_of
+
+    found = mean_interval(matrix(values, column), bounds=bounds_of(column))
     return found.cells() | {"problems": int(values["problem"].nunique()), "chains": len(values)}
 
 

@@ -34,12 +34,16 @@ class TokenizerText:
         return list(self.tokenizer.batch_decode(rows, skip_special_tokens=False))
 
     @classmethod
-    def of(cls, model: str, trust_remote_code: bool = False) -> TokenizerText:
+    def of(
+        cls, model: str, trust_remote_code: bool = False, download: bool = False
+    ) -> TokenizerText:
         """Load a model's tokenizer, without its weights.
 
         Args:
             model: "testbed", a folder, a GGUF file or a Hub name.
             trust_remote_code: whether the model's own code may run, for a tokenizer that needs it.
+            download: whether to contact the Hub. A study is read without a network: its model was
+                here when it was measured, and a Hub that does not answer costs a minute.
 
         Returns:
             The decoder.
@@ -50,4 +54,5 @@ class TokenizerText:
         from interp.model.checkpoint_files import locate
         from interp.model.loading import load_tokenizer
 
-        return cls(load_tokenizer(locate(model, weights=False), trust_remote_code))
+        place = locate(model, weights=False, download=download)
+        return cls(load_tokenizer(place, trust_remote_code, download))

@@ -55,27 +55,6 @@ class ShownChain:
         return "none" if self.outcome == "no answer" else self.outcome
 
 
-def tokenizer_text(model: str, trust_remote_code: bool = False) -> Callable[[Sequence[int]], str]:
-    """Load the model's tokenizer without its weights, to decode token ids.
-
-    Args:
-        model: "testbed", a folder or a Hub name, as named by the study (which may come from
-            others).
-        trust_remote_code: whether the model's own code may run, for a tokenizer that needs it.
-
-    Returns:
-        A function from token ids to text.
-
-    Raises:
-        UserError: the tokenizer is missing, damaged, or needs code that may not run.
-    """
-    from interp.model.checkpoint_files import locate
-    from interp.model.loading import load_tokenizer
-
-    tokenizer = load_tokenizer(locate(model, weights=False), trust_remote_code)
-    return lambda ids: str(tokenizer.decode(list(map(int, ids)), skip_special_tokens=True))
-
-
 def shown_chain(
     row: Mapping[str, Any],
     name: str,

@@ -25,10 +25,10 @@ from analyses.plumbing import catalogue, style
 from analyses.plumbing.command import make
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.tables import number, share
+from analyses.plumbing.tokenizer_text import TokenizerText
 from analyses.report.advice import advice, warnings
 from analyses.report.captions import captions
 from analyses.report.chain_appendix import appendix
-from analyses.report.chain_text import tokenizer_text
 from analyses.report.figure_svg import inline_svg
 from analyses.report.glance import dense_name, glance
 from analyses.report.glossary import GLOSSARY
@@ -267,8 +267,9 @@ def write_whole(path: Path, html: str) -> Path:
 
 
 def _unbroken(text: str) -> str:
-    """A sentence whose "n = 40" and "p < .001" are not broken at the end of a line."""
-    return text.replace(" = ", "\u00a0=\u00a0").replace(" < ", "\u00a0<\u00a0")
+    """A sentence whose "n = 40", "p < .001" and "Random −2" are not broken at a line's end."""
+    text = text.replace(" = ", "\u00a0=\u00a0").replace(" < ", "\u00a0<\u00a0")
+    return text.replace("\u2009", "\u202f")
 
 
 def model_name(model: str) -> str:
@@ -338,7 +339,7 @@ def decoder_of(
     from interp.errors import UserError
 
     try:
-        return text or tokenizer_text(str(study.config.get("model")), trust_remote_code), ""
+        return text or TokenizerText.of(str(study.config.get("model")), trust_remote_code).text, ""
     except UserError as error:  # no tokenizer here; the rest of the report does not need it
         return None, f"Their text is not shown: the tokenizer could not be loaded ({error})."
 

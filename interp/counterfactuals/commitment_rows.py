@@ -38,7 +38,7 @@ def curve_rows(found: Commitment, grid: Sequence[float]) -> pd.DataFrame:
     values = found.by_fraction(grid)
     means = [pd.Series(v).groupby(list(found.problems), sort=False).mean() for v in values.T]
     return pd.DataFrame([
-        _row("curve", "probability", -1, mean_interval(v.to_numpy()), x=x)
+        _row("curve", "probability", -1, mean_interval(v.to_numpy(), bounds=(0, 1)), x=x)
         for x, v in zip(grid, means, strict=True)
     ])  # fmt: skip
 
@@ -49,7 +49,9 @@ def where_rows(found: Commitment) -> pd.DataFrame:
     for name in MEASURES:
         each = pd.Series(getattr(found, name)(), index=list(found.problems)).dropna()
         if len(each):
-            rows.append(_row("where", name, -1, mean_interval(each.groupby(level=0).mean())))
+            most = 1.0 if name == "fraction" else np.inf
+            got = mean_interval(each.groupby(level=0).mean().to_numpy(), bounds=(0.0, most))
+            rows.append(_row("where", name, -1, got))
     return pd.DataFrame(rows)
 
 
@@ -117,7 +119,7 @@ def step_rows(steps: PerturbedSteps) -> pd.DataFrame:
         means = steps.means(edit)
         for place in PLACES:
             if place in means and means[place].notna().any():
-                got = mean_interval(means[place].dropna().to_numpy())
+                got = mean_interval(means[place].dropna().to_numpy(), bounds=(0, 1))
                 rows.append(_row("step", edit, -1, got, named=place))
         for one, other in (("before", "after"), ("boundary", "after")):
             gap = steps.compare(edit, one, other)

@@ -31,6 +31,8 @@ from interp.statistics import holm, mean_interval, paired_difference
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+#: Measures in [0, 1].
+SHARES = ("self_bleu", "distinct_1", "distinct_2", "distinct_4", "edit_distance")
 #: Measures; +1 where a higher value means more diverse, -1 where it means less.
 MEASURES = {
     "self_bleu": -1,
@@ -90,7 +92,8 @@ class Beside:
             for v, variant in enumerate(self.variants):
                 if not np.isfinite(table[v]).any():
                     continue
-                value, accuracy = mean_interval(table[v], level), mean_interval(self.accuracy[v])
+                value = mean_interval(table[v], level, (0.0, 1.0 if name in SHARES else np.inf))
+                accuracy = mean_interval(self.accuracy[v], bounds=(0.0, 1.0))
                 row = {"measure": name, "variant": variant, **value.cells()}
                 row |= {"change": 0.0, "change_low": np.nan, "change_high": np.nan, "p": np.nan}
                 row |= {"accuracy": accuracy.value, "accuracy_change": 0.0, "accuracy_p": np.nan}

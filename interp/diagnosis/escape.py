@@ -122,8 +122,9 @@ class EscapeMass:
         rows = []
         for (variant, number), part in frame.groupby(["variant", "pass"], sort=True):
             each = part.groupby("problem")["chance"].agg(["sum", "size"])
-            chance, low, high, episodes = mean_over_units(*each.to_numpy(float).T)
-            low, high = np.clip((low, high), 0, 1)
+            chance, low, high, episodes = mean_over_units(
+                each["sum"].to_numpy(float), each["size"].to_numpy(float), (0, 1)
+            )
             rows.append((variant, number, chance, low, high, episodes, len(each)))
         columns = ["variant", "pass", "chance", "low", "high", "episodes", "problems"]
         return pd.DataFrame(rows, columns=columns)

@@ -92,7 +92,7 @@ class OpenerMass:
             The mean mass per place, the lower and upper limit of its 95 % jackknife interval over
             problems, and the number of places.
         """
-        return mean_over_units(*self.by_problem())
+        return mean_over_units(*self.by_problem(), bounds=(0, 1))
 
     def by_problem(self) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
         """The summed mass and the number of places of every problem."""

@@ -30,13 +30,14 @@ BUNDLED = "testbed"
 MOST_BLOCKS = 1_000  # far above any real model, and quick to build; more means a damaged file
 
 
-def locate(source: str, weights: bool = True) -> str:
+def locate(source: str, weights: bool = True, download: bool = True) -> str:
     """The folder, GGUF file or Hub name that `source` stands for.
 
     Args:
         source: "testbed", a folder, a Hub name, FILE.gguf, FOLDER:FILE.gguf or
             HUB_NAME:FILE.gguf. A GGUF file on the Hub is downloaded.
         weights: whether a folder must hold weights; if False, a config.json is enough.
+        download: whether to contact the Hub; if False, only its local cache is read.
 
     Returns:
         The path of a folder or of a GGUF file, or the Hub name unchanged.
@@ -54,7 +55,7 @@ def locate(source: str, weights: bool = True) -> str:
         return str(folder)
     path = Path(source).expanduser()
     if is_gguf(source) and not path.is_dir():
-        return str(locate_gguf(source))
+        return str(locate_gguf(source, download))
     if path.is_dir():
         if not (path / "config.json").is_file():
             if files := sorted(path.glob("*.gguf")):

@@ -137,12 +137,13 @@ def is_gguf(place: str | Path) -> bool:
     return str(place).lower().endswith(SUFFIX)
 
 
-def locate_gguf(source: str) -> Path:
+def locate_gguf(source: str, download: bool = True) -> Path:
     """The GGUF file that `source` stands for.
 
     Args:
         source: FILE.gguf, FOLDER:FILE.gguf, or HUB_NAME:FILE.gguf (downloaded into the Hub's
             cache).
+        download: whether to contact the Hub; if False, only its local cache is read.
 
     Raises:
         UserError: there is no such file.
@@ -166,7 +167,7 @@ def locate_gguf(source: str) -> Path:
     from transformers.utils.hub import cached_file
 
     try:
-        found = cached_file(place, name)
+        found = cached_file(place, name, local_files_only=not download)
     except Exception as error:  # offline, gated, no such name: many kinds
         lines = str(error).strip().splitlines()
         raise UserError(

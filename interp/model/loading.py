@@ -144,7 +144,9 @@ def check_depth(content: Mapping[str, Any], where: str) -> None:
             check_depth(value, where)
 
 
-def load_tokenizer(place: str | Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    place: str | Path, trust_remote_code: bool, download: bool = True
+) -> PreTrainedTokenizerBase:
     """Read the tokenizer of a folder, GGUF file or Hub name, without reading weights.
 
     It gives the same ids as its tokenizer.json, if there is one.
@@ -152,6 +154,7 @@ def load_tokenizer(place: str | Path, trust_remote_code: bool) -> PreTrainedToke
     Args:
         place: the folder, GGUF file or Hub name.
         trust_remote_code: whether the model's own code may run.
+        download: whether to contact the Hub; if False, only its local cache is read.
 
     Returns:
         The tokenizer.
@@ -161,12 +164,17 @@ def load_tokenizer(place: str | Path, trust_remote_code: bool) -> PreTrainedToke
     """
     from transformers import AutoTokenizer
 
-    with refusing(f"Cannot read the tokenizer of {str(place)!r}", "Expected a tokenizer's files."):
+    expected = "Expected a tokenizer's files."
+    if not download and not Path(place).exists():
+        expected = f"The Hub is not asked here: `hf download {place}` fetches the files."
+    with refusing(f"Cannot read the tokenizer of {str(place)!r}", expected):
         if is_gguf(place):
             return gguf_tokenizer(read_gguf(place))
         check_merges(Path(place))
-        found = AutoTokenizer.from_pretrained(str(place), trust_remote_code=trust_remote_code)
-        return with_own_ids(found, str(place))
+        found = AutoTokenizer.from_pretrained(
+            str(place), trust_remote_code=trust_remote_code, local_files_only=not download
+        )
+        return with_own_ids(found, str(place), download)
 
 
 def without_storage(config: Any, trust_remote_code: bool, **options: Any) -> PreTrainedModel:

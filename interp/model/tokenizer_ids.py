@@ -37,17 +37,20 @@ BACKEND = (
 )  # fmt: skip
 
 
-def with_own_ids(tokenizer: PreTrainedTokenizerBase, place: str) -> PreTrainedTokenizerBase:
+def with_own_ids(
+    tokenizer: PreTrainedTokenizerBase, place: str, download: bool = True
+) -> PreTrainedTokenizerBase:
     """The tokenizer, or one made of its tokenizer.json where it gives other ids than that file.
 
     Args:
         tokenizer: as transformers loaded it.
         place: the folder or Hub name that it comes from.
+        download: whether to contact the Hub; if False, only its local cache is read.
 
     Raises:
         UserError: the ids differ, and the file alone does not give its own ids either.
     """
-    file = _file(place)
+    file = _file(place, download)
     if file is None or not getattr(tokenizer, "is_fast", False):
         return tokenizer
     own = _read(file)
@@ -157,11 +160,13 @@ def _read(file: Path) -> Tokenizer:
     return own
 
 
-def _file(place: str) -> Path | None:
+def _file(place: str, download: bool) -> Path | None:
     if Path(place).is_dir():
         file = Path(place) / FILE
         return file if file.is_file() else None
     from transformers.utils.hub import cached_file
 
-    found = cached_file(place, FILE, _raise_exceptions_for_missing_entries=False)
+    found = cached_file(
+        place, FILE, local_files_only=not download, _raise_exceptions_for_missing_entries=False
+    )
     return Path(found) if found else None

@@ -110,8 +110,10 @@ class Divergence:
         Returns:
             Mean, lower bound, upper bound, number of tokens; nan and 0 if no token counts.
         """
-        each = self.sums(quantity, masks)
-        return mean_over_units(*(np.array(list(one.values()), np.float64) for one in each))
+        sums, counts = (
+            np.array(list(one.values()), np.float64) for one in self.sums(quantity, masks)
+        )
+        return mean_over_units(sums, counts)
 
     def by_event(self, events: Masks, quantity: str = "kl") -> pd.DataFrame:
         """One row per event: mean, interval, number of tokens.

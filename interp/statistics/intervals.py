@@ -32,6 +32,7 @@ PRIOR_RATIO = 0.41  # the variance ratio is shrunk towards this value
 PRIOR_WEIGHT = 0.6  # weight of the prior ratio, in problems
 RAISED = 1.6  # raise, in units of (ratio - floor) / sqrt(informative problems + 1)
 LOST = 0.2  # share of trials subtracted where every problem is always or never solved
+ROUNDING = 1e-5  # how far float32 may carry an outcome past its bounds
 
 
 class Bounded(OneRow):
@@ -188,33 +189,46 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
 
 
 @checked
-def mean_interval(values: Shaped[np.ndarray, "*_"], level: float = 0.95) -> Interval:
+def mean_interval(
+    values: Shaped[np.ndarray, "*_"],
+    level: float = 0.95,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Interval:
     """Compute an interval for the mean of outcomes over problems.
 
     Outcomes in {0, 1} give Jeffreys' interval on effective counts (see the module). Any other
-    numbers give Student's t over problem means (nan limits for a single problem). Every problem has
-    the same weight, however many samples it has.
+    numbers give Student's t over problem means (nan limits for a single problem), cut at the bounds
+    of the quantity: its mean lies between them, so what is cut off never covers it. Every problem
+    has the same weight, however many samples it has.
 
     Args:
         values: Outcomes, [problems] or [problems, samples], nan where missing.
         level: Confidence level.
+        bounds: Smallest and largest value that an outcome can have, such as (0, 1) for a share.
 
     Returns:
         The mean with its interval.
 
     Raises:
-        UserError: The outcomes have another shape, are infinite, or there are none.
+        UserError: The outcomes have another shape, are infinite, are outside the bounds, or there
+            are none.
     """
     tail = check_level(level)
     table = as_outcomes(values)
     seen = ~np.isnan(table)
+    outside = seen & ((table < bounds[0] - ROUNDING) | (table > bounds[1] + ROUNDING))
+    if outside.any():
+        raise UserError(
+            f"mean_interval: an outcome is {table[outside][0]:g}; expected {bounds[0]:g} to "
+            f"{bounds[1]:g}, the bounds of the quantity."
+        )
     means = np.nanmean(table, axis=1)
     sizes = seen.sum(axis=1)
     if np.isin(table[seen], (0.0, 1.0)).all():
         low, high = map(float, effective_limits(means, float(np.mean(1 / sizes)), tail))
         method = "jeffreys" if (sizes == 1).all() else "effective jeffreys"
     else:
-        low, high = t_limits(means, tail)
+        low, high = np.clip(t_limits(means, tail), *bounds).tolist()
         method = "clustered t"
     return Interval(float(means.mean()), low, high, level, len(means), int(seen.sum()), method)
 

@@ -60,13 +60,16 @@ def jackknife_ratio(
 
 
 def mean_over_units(
-    sums: Float[np.ndarray, " N"], counts: Float[np.ndarray, " N"]
+    sums: Float[np.ndarray, " N"],
+    counts: Float[np.ndarray, " N"],
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> tuple[float, float, float, int]:
     """Compute the mean of totals over units, with its 95 % jackknife interval.
 
     Args:
         sums: Sum per unit, [N].
         counts: Number of summands per unit, [N]; units without any are left out.
+        bounds: Smallest and largest value of a summand, at which the interval is cut.
 
     Returns:
         The mean, its lower and upper limit, and the number of summands; nan and 0 without any.
@@ -74,5 +77,5 @@ def mean_over_units(
     has = counts > 0
     if not has.any():
         return float("nan"), float("nan"), float("nan"), 0
-    low, high = jackknife_ratio(sums[None, has], counts[None, has])
+    low, high = np.clip(jackknife_ratio(sums[None, has], counts[None, has]), *bounds)
     return float(sums.sum() / counts.sum()), float(low[0]), float(high[0]), int(counts.sum())

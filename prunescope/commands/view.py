@@ -62,7 +62,7 @@ class View(Command, FolderOptions, CodeOptions):
 
         text = None
         if self.tokenizer is not None:
-            text = TokenizerText.of(self.tokenizer, self.trust_remote_code)
+            text = TokenizerText.of(self.tokenizer, self.trust_remote_code, download=True)
         yield f"Opening {self.study}; a large study takes some seconds."
         with ViewedStudy(
             self.study, text=text, measure=self.measure, trust_remote_code=self.trust_remote_code

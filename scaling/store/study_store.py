@@ -19,7 +19,7 @@ from interp.errors import UserError, check_known, look_up
 from interp.plumbing.arguments import checked
 from scaling.store import checksums
 from scaling.store.chain_row import ChainRow, Key, unpack
-from scaling.store.settings_words import settings_differences
+from scaling.store.settings_words import SettingsDifference, settings_differences
 from scaling.store.study_file import StudyFile
 
 if TYPE_CHECKING:
@@ -62,21 +62,14 @@ class Store(StudyFile):
             UserError: the folder holds a study with other settings, model or problems.
         """
         wanted = {k: _json(v) for k, v in config.items()}
-        with self._explained():
-            found = dict(self._db.execute("SELECT key, value FROM config"))
-        meta = self.meta()
-        if not found:
+        if not self.config():
             with self._transaction() as db:
                 for table, facts in (("config", wanted), ("meta", identity)):
                     pairs = sorted(facts.items())
                     db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", pairs)
                     checksums.seal(db, table, [{"key": key} for key, _ in pairs])
             return True
-        known = {key: value for key, value in meta.items() if key in identity}
-        differs = settings_differences(
-            self.config(), known, {k: json.loads(v) for k, v in wanted.items()}, identity
-        )
-        if differs:
+        if differs := self.differences(config, identity):
             said = "; ".join(one.said() for one in differs)
             raise UserError(
                 f"The folder {str(self.folder)!r} holds a study of another configuration: {said}. "
@@ -84,6 +77,14 @@ class Store(StudyFile):
                 f"the folder if you no longer need it."
             )
         return False
+
+    def differences(
+        self, config: Mapping[str, Any], identity: Mapping[str, str]
+    ) -> list[SettingsDifference]:
+        """What differs between the study in the folder and another; arguments as for `claim`."""
+        known = {key: value for key, value in self.meta().items() if key in identity}
+        wanted = {k: json.loads(_json(v)) for k, v in config.items()}
+        return list(settings_differences(self.config(), known, wanted, identity))
 
     def config(self) -> dict[str, Any]:
         """The settings of the study."""

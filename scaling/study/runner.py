@@ -37,13 +37,13 @@ from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
 from scaling.problem import Benchmark, Problem
 from scaling.store.chain_row import LIKELIHOOD, ChainRow, Key, chain_row, likelihood_row
-from scaling.store.stored_benchmark import problem_rows, prompting_facts
+from scaling.store.stored_benchmark import problem_rows
 from scaling.store.study_file import StoreError
 from scaling.store.study_store import Store
-from scaling.store.thinking_format import format_fact
-from scaling.study.cells import Cell, cut, requests_left, subtract, wanted
+from scaling.study.cells import requests_left, subtract, wanted
 from scaling.study.chain_diagnosis import Diagnoser
 from scaling.study.config import StudyConfig
+from scaling.study.finished_study import cells_of, identity_of, weightless_engine
 from scaling.study.preflight import check_names
 from scaling.study.problem_sets import gather
 from scaling.study.sample_diversity import measure_diversity, note_duplicates
@@ -57,8 +57,6 @@ if TYPE_CHECKING:
 
 __all__ = ["StudyResult", "run_study"]
 
-RECIPE = "4"  # raised when the meaning of a row changes; an older folder is then refused
-PLAIN_RECIPE = "5"  # of the plain format: a forced answer ends with its line
 BATCH_CHAINS = 64  # chains per commit
 BATCH_SECONDS = 2.0  # seconds between commits
 LIKELIHOOD_PROBLEMS = 64  # most problems per batch
@@ -126,7 +124,7 @@ def run_study(
     check_names(config)
     progress = Progress(on_event)
     progress.begin("load", "reading problems and the model")
-    engine = engine or local_engine(config)
+    engine = engine or weightless_engine(config) or local_engine(config)
     if origin := getattr(engine, "provenance", None):
         progress.note(f"weights dequantised from {described(origin)}")
     config = config.fitted(engine.model)
@@ -136,7 +134,7 @@ def run_study(
     if words is not None:
         progress.note(f"thinking format: {words.described}")
     with Store(config.out) as store:
-        store.claim(config.settings(), _identity(engine, problems))
+        store.claim(config.settings(), identity_of(engine, problems))
         with _session(store, progress, engine):
             return _Study(config, engine, store, progress, problems, spare).run()
 
@@ -146,18 +144,6 @@ def local_engine(config: StudyConfig) -> Engine:
     from scaling.engines.local import LocalEngine
 
     return LocalEngine(config.load_model())
-
-
-def _identity(engine: Engine, problems: Sequence[Benchmark]) -> dict[str, str]:
-    found = {f"problems {b.name}": b.fingerprint for b in problems}
-    origin = getattr(engine, "provenance", None)  # of a model from a GGUF file
-    if origin:
-        found["model file"] = described(origin)
-    words = getattr(engine.model, "delimiters", None)  # an engine of one's own may know none
-    found |= {} if words is None else format_fact(words)
-    found |= prompting_facts(problems)
-    recipe = PLAIN_RECIPE if words is not None and words.is_plain else RECIPE
-    return {"recipe": recipe, "model fingerprint": engine.fingerprint(), **found}
 
 
 @contextmanager
@@ -266,18 +252,9 @@ class _Study:
         self, variants: Mapping[str, VariantLike]
     ) -> list[tuple[Benchmark, dict[Key, Budget | None]]]:
         """Each benchmark with every chain that its cells ask for; the cells are stored."""
-        frame = self.store.frame("variants").set_index("variant")
-        kinds = {
-            name: (str(frame.loc[name, "kind"]), str(frame.loc[name, "method"]))
-            for name in variants
-        }
-        plan, cells = [], list[Cell]()
-        for bench in self.problems:
-            own = cut(self.config, bench, kinds)
-            cells += own
-            plan.append((bench, wanted(bench, own)))
-        self.store.put("cells", [cell.as_row() for cell in cells])
-        return plan
+        cells = cells_of(self.config, self.store, self.problems, variants)
+        self.store.put("cells", [cell.as_row() for _, own in cells for cell in own])
+        return [(bench, wanted(bench, own)) for bench, own in cells]
 
     def _expect(self, name: str, requests: Sequence[Any]) -> None:
         for request in requests:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ N = 24
 class Decoder:
     """Text of ids by `WORDS`."""
 
-    def text(self, ids: list[int], skip_special: bool = True) -> str:
+    def text(self, ids: Sequence[int], skip_special: bool = True) -> str:
         return "".join(WORDS[int(i)] for i in ids)
 
 
@@ -91,7 +92,7 @@ def test_the_planted_slips_are_counted(
         monkeypatch.setattr(
             tokenizer_text.TokenizerText,
             "of",
-            classmethod(lambda cls, name, trust=False: Decoder()),
+            classmethod(lambda cls, name: Decoder()),
         )
         equation_slips.STORED.table(study)
     found = equation_slips.table(study)

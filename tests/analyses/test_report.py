@@ -4,12 +4,14 @@ import html.parser
 import json
 import re
 import shlex
+import socket
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
@@ -490,6 +492,27 @@ def test_without_the_tokenizer_the_report_says_so_and_stands(
     page = report.write_report(folder, tmp_path).read_text(encoding="utf-8")
     assert "the tokenizer could not be loaded" in page
     assert "thinking tokens" in page and "<mark" not in page
+
+
+@pytest.mark.parametrize("model", ["nobody/none", "nobody/none:none.gguf"])
+def test_the_report_of_a_model_of_the_hub_asks_no_network(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    asked: list[Any] = []
+
+    def refuse(*place: Any, **_: Any) -> Any:
+        asked.append(place)
+        raise OSError("no network")
+
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    study = StudyData.read(folder)
+    study = replace(study, config={**study.config, "model": model})
+    decode, note = report.decoder_of(study, None, False)
+    assert decode is None and not asked
+    assert "hf download" in note or "none.gguf" in note
 
 
 def test_a_folder_without_a_study_is_the_callers_mistake(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_words_and_panels(costed: StudyData) -> None:
     said = analysis.text(found)
     assert len(said) == 1  # one benchmark has budgets enough for a slope
     assert said[0].startswith(
-        "countdown-4: accuracy for each doubling of the tokens spent: dense +"
+        "Countdown-4: accuracy gained per doubling of the tokens spent: dense +"
     )
     assert "At equal FLOPs, of 6 pruned variants" in said[0]
     assert analysis.text(found.iloc[:0]) == []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analyses.plumbing import style, tables
+from analyses.plumbing import outcome_columns, style, tables
 from analyses.plumbing.frames import StudyData, as_blocks, largest_budget
 from tests.analyses import fake
 
@@ -122,3 +122,25 @@ def test_words_of_numbers() -> None:
     assert style.pretty("shortgpt-2") == "ShortGPT\u2009−2"
     assert as_blocks("[3, 1]") == (3, 1)
     assert as_blocks(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("column", "bounds"),
+    [
+        ("correct", (0.0, 1.0)),
+        ("noticed", (0.0, 1.0)),
+        ("repetition", (0.0, 1.0)),
+        ("backtracking_per_1k", (0.0, np.inf)),
+        ("thinking_tokens", (0.0, np.inf)),
+        ("effect", (-np.inf, np.inf)),
+    ],
+)
+def test_the_interval_of_an_outcome_stays_inside_its_bounds(
+    column: str, bounds: tuple[float, float]
+) -> None:
+    rows = pd.DataFrame({"problem": list("abcd"), "sample": 0, column: [0.0, 0.0, 0.1, 1.0]})
+    rows.loc[4] = ["e", 0, 0.05]
+    found = tables.estimate(rows, column)
+    assert outcome_columns.bounds_of(column) == bounds
+    assert bounds[0] <= found["low"] < found["value"] < found["high"] <= bounds[1]
+    assert (found["low"] < 0) == (bounds[0] < 0)

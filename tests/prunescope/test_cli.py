@@ -13,6 +13,7 @@ import torch
 
 from interp.errors import NonFiniteError, UserError
 from interp.kernels import library
+from interp.model import loading
 from prunescope import cli, commands
 from prunescope.progress import StudyBar, describe, duration
 from scaling.study.defaults import METHODS
@@ -222,7 +223,7 @@ def test_report_of_a_study_without_its_model_still_comes(
 
 
 def test_a_study_of_the_bundled_reasoner_from_command_to_report(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "study"
     arguments = ["study", "--benchmarks", "arithmetic", "--limit", "3", "--budgets", "8", "16"]
@@ -238,7 +239,13 @@ def test_a_study_of_the_bundled_reasoner_from_command_to_report(
     db.close()
     assert before >= 3 * 2 * 2
     written = (out / "report.html").stat().st_mtime_ns
-    assert cli.run(arguments) == 0  # again: nothing is decoded twice, nor reported
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the weights are read")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loading, "load_weights", refuse)
+        assert cli.run(arguments) == 0  # again: nothing is decoded twice, nor reported
     said = capsys.readouterr()
     assert "Nothing to do" in said.out and str(out / "report.html") in said.out
     assert (out / "report.html").stat().st_mtime_ns == written

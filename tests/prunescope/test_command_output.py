@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +16,7 @@ import pytest
 
 from interp.plumbing.command_line import EXIT_CODES
 from prunescope import cli, command_line_page, progress
-from prunescope.commands import Study, completion
+from prunescope.commands import Study
 from prunescope.commands.output import ALWAYS, plain
 from prunescope.progress import StudyBar
 from scaling.study.study_progress import Event
@@ -204,72 +202,6 @@ def test_values_become_plain() -> None:
 def test_the_documentation_is_made_from_the_commands() -> None:
     written = command_line_page.FILE.read_text(encoding="utf-8")
     assert written == command_line_page.page(), "run: python -m prunescope.command_line_page"
-
-
-def completed(script: str, *words: str) -> list[str]:
-    """What bash completes after these words."""
-    shell = shutil.which("bash")
-    if shell is None:
-        pytest.skip("there is no bash")
-    quoted = " ".join(f"'{w}'" for w in words)
-    asked = (
-        f"{script}\nCOMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _prunescope\n"
-        'printf "%s\\n" "${COMPREPLY[@]}"'
-    )
-    found = subprocess.run(
-        [shell, "--norc", "-c", asked], capture_output=True, text=True, check=True,
-        env={"PATH": os.environ["PATH"]},
-    )  # fmt: skip
-    assert found.stderr == ""
-    return found.stdout.split()
-
-
-def test_bash_completes_commands_options_and_values(capsys: pytest.CaptureFixture[str]) -> None:
-    capsys.readouterr()
-    assert cli.run(["completion", "bash"]) == 0
-    script = capsys.readouterr().out
-    assert completed(script, "prunescope", "st") == ["study"]
-    assert set(completed(script, "prunescope", "")) >= {*cli.COMMANDS, "--version"}
-    assert completed(script, "prunescope", "testbed", "") == ["train", "evaluate"]
-    assert "--stop-after" in completed(script, "prunescope", "testbed", "train", "--st")
-    assert completed(script, "prunescope", "study", "--no-b") == ["--no-blocks"]
-    assert completed(script, "prunescope", "study", "--limit", "5", "--qu") == [
-        "--quick",
-        "--quiet",
-    ]
-    assert completed(script, "prunescope", "completion", "f") == ["fish"]
-    assert completed(script, "prunescope", "nothing", "--x") == []
-
-
-@pytest.mark.parametrize(("shell", "check"), [("zsh", ["zsh", "-n"]), ("fish", ["fish", "-n"])])
-def test_the_other_shells_read_their_scripts(
-    shell: str, check: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    capsys.readouterr()
-    assert cli.run(["completion", shell]) == 0
-    script = capsys.readouterr().out
-    for path, command in cli.leaves():
-        assert path[-1] in script and command.__doc__
-    assert "estimate" in script and "{{" not in script
-    if shutil.which(check[0]) is None:
-        pytest.skip(f"{shell} is not installed: its syntax is not checked")
-    file = tmp_path / "script"
-    file.write_text(script, encoding="utf-8")
-    subprocess.run([*check, str(file)], check=True)
-
-
-def test_the_options_that_are_completed_are_those_of_the_help(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    tree = completion.completions(dict(cli.leaves()))
-    for path, _ in cli.leaves():
-        capsys.readouterr()
-        with pytest.raises(SystemExit):
-            cli.run([*path, "--help"])
-        listed = set(
-            re.findall(r"^[│| ]*(?:-h, )?(--[a-z][a-z0-9-]*)", capsys.readouterr().out, re.M)
-        )
-        assert listed == {word for word in tree[path] if word.startswith("--")}, path
 
 
 def test_standard_output_of_a_process_is_the_object() -> None:

@@ -49,7 +49,7 @@ def test_the_fingerprint_is_read_off_the_files(
     cast(model, dtype)
     place = written(model, tmp_path / "dense", max_shard_size="40KB")
     weights = stored_weights(place)
-    read = folder_module._fingerprint(outline(place, "any name"), weights)
+    read = folder_module.stored_fingerprint(outline(place, "any name"), weights)
     assert read == ReasoningModel.load(place).fingerprint() != ""
 
 

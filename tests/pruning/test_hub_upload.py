@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +16,10 @@ import pytest
 from huggingface_hub.errors import LocalTokenNotFoundError, RepositoryNotFoundError
 
 from interp.errors import PruneScopeError, UserError
+from interp.model.checkpoint_files import PRUNING_FILE, locate
 from prunescope import cli
 from pruning.hub_upload import check_push, push_to_hub
+from pruning.model_card import shared_name
 from pruning.prune_checkpoint import prune_checkpoint
 
 
@@ -25,6 +29,7 @@ class FakeHub:
 
     private: dict[str, bool] = field(default_factory=dict)  # repository -> whether it is private
     files: dict[str, set[str]] = field(default_factory=dict)
+    content: dict[str, bytes] = field(default_factory=dict)  # by name of the file
     calls: list[str] = field(default_factory=list)
     error: Exception | None = None
 
@@ -47,9 +52,13 @@ class FakeHub:
         self.private.setdefault(name, private)
         return huggingface_hub.RepoUrl(f"https://huggingface.co/{name}")
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
-        self.calls.append("upload_folder")
-        self.files[repo_id] = {path.name for path in Path(folder_path).iterdir()}
+    def create_commit(self, repo_id: str, operations: list[Any], *, commit_message: str) -> None:
+        self.calls.append("create_commit")
+        self.files[repo_id] = set()
+        for one in operations:
+            self.files[repo_id].add(one.path_in_repo)
+            with one.as_file() as stream:
+                self.content[one.path_in_repo] = stream.read()
 
 
 @pytest.fixture
@@ -69,6 +78,42 @@ def test_a_checkpoint_is_pushed_whole_and_privately(hub: FakeHub, checkpoint: Pa
     assert hub.private == {"you/short": True}
     assert hub.files["you/short"] == {path.name for path in checkpoint.iterdir()}
     assert {"README.md", "pruning.json", "model.safetensors"} <= hub.files["you/short"]
+
+
+def test_no_path_of_this_machine_is_uploaded(
+    hub: FakeHub, checkpoint: Path, tmp_path: Path
+) -> None:
+    dense = tmp_path / "my dense"
+    shutil.copytree(locate("testbed"), dense)
+    made = prune_checkpoint(str(dense), [3], tmp_path / "mine")
+    record = json.loads((made / PRUNING_FILE).read_text("utf-8"))
+    assert record["source"] == str(dense)
+    record |= {"repair": {"source": str(dense)}, "recovery": {"data": [f"{tmp_path}/texts.jsonl"]}}
+    (made / PRUNING_FILE).write_text(json.dumps(record), "utf-8")
+    push_to_hub(made, "you/mine")
+    pushed = json.loads(hub.content[PRUNING_FILE])
+    assert pushed["source"] == pushed["repair"]["source"] == "my dense"
+    assert pushed["recovery"] == {"data": ["texts.jsonl"]}
+    assert pushed["plan"] == record["plan"] and pushed["fingerprint"] == record["fingerprint"]
+    assert not [name for name, text in hub.content.items() if str(tmp_path).encode() in text]
+    assert json.loads((made / PRUNING_FILE).read_text("utf-8")) == record  # the file here
+    for name in hub.files["you/mine"] - {PRUNING_FILE}:
+        assert hub.content[name] == (made / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "shared"),
+    [
+        ("testbed", "testbed"),
+        ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B"),
+        ("you/m:m.Q4.gguf", "you/m:m.Q4.gguf"),
+        ("/data/models/mine/", "mine"),
+        ("~/models/mine", "mine"),
+        ("/data/m.gguf", "m.gguf"),
+    ],
+)
+def test_a_name_of_the_hub_is_shared_and_a_path_is_not(source: str, shared: str) -> None:
+    assert shared_name(source) == shared
 
 
 def test_it_is_public_where_that_is_asked(hub: FakeHub, checkpoint: Path) -> None:

@@ -33,6 +33,7 @@ from interp.statistics import (
     spearman_interval,
 )
 from interp.statistics.intervals import effective_limits, jeffreys_limits
+from interp.statistics.jackknife import mean_over_units
 from interp.statistics.paired import _convolved, _drawn, _enumerated, _lattice, mover_limits
 
 P = 30
@@ -195,6 +196,30 @@ def test_numbers_other_than_verdicts_get_student_t() -> None:
     found = mean_interval(values)
     assert found.method == "clustered t"
     assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.3, 0.97])
+def test_a_bounded_quantity_keeps_its_interval_inside_and_its_coverage(mean: float) -> None:
+    rng = np.random.default_rng(1)
+    covered, past = [], 0
+    for _ in range(500):
+        values = rng.beta(mean * 2, (1 - mean) * 2, size=12)
+        free, cut = mean_interval(values), mean_interval(values, bounds=(0.0, 1.0))
+        assert 0 <= cut.low <= cut.value <= cut.high <= 1
+        assert (cut.low, cut.high) == (max(free.low, 0.0), min(free.high, 1.0))
+        covered.append([one.low <= mean <= one.high for one in (free, cut)])
+        past += free.low < 0 or free.high > 1
+    free_rate, cut_rate = np.mean(covered, axis=0)
+    assert cut_rate == free_rate
+    assert past > 50 or mean == 0.3  # what is mended does happen
+    assert np.isnan(mean_interval(np.array([0.5]), bounds=(0.0, 1.0)).high)
+
+
+def test_totals_over_units_stay_inside_their_bounds() -> None:
+    sums, counts = np.array([0.0, 0.0, 0.9]), np.ones(3)
+    assert mean_over_units(sums, counts)[1] < 0
+    mean, low, high, n = mean_over_units(sums, counts, (0, 1))
+    assert (mean, low, n) == (pytest.approx(0.3), 0.0, 3) and high == 1.0
 
 
 def test_bootstrap_of_means_matches_theory_and_general_statistic() -> None:
