@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from analyses.plumbing import tables
+from analyses.plumbing.number_text import number, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,7 @@ class OutcomeColumn:
 
     def words(self, value: float) -> str:
         """A value of this outcome as text."""
-        return tables.share(value) if self.share else tables.number(value)
+        return share(value) if self.share else number(value)
 
 
 OUTCOMES = (

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from analyses.plumbing.number_text import number as number
+from analyses.plumbing.number_text import share as share
+from analyses.plumbing.outcome_columns import bounds_of
 from interp.statistics import (
     PairedDifference,
     mean_interval,
@@ -57,8 +60,6 @@ def estimate(frame: pd.DataFrame, column: str) -> dict[str, Any]:
     values = frame.dropna(subset=[column])
     if not len(values):
         return {"value": np.nan, "low": np.nan, "high": np.nan, "problems": 0, "chains": 0}
-    from analyses.plumbing.outcome_columns import bounds_of
-
     found = mean_interval(matrix(values, column), bounds=bounds_of(column))
     return found.cells() | {"problems": int(values["problem"].nunique()), "chains": len(values)}
 
@@ -200,39 +201,6 @@ def order_rows(table: pd.DataFrame, study: StudyData) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------- words
-
-
-def share(value: float) -> str:
-    """A share as .71, 1.00 or .00: two digits, no leading zero."""
-    if not np.isfinite(value):
-        return "\u2013"
-    text = f"{abs(value):.2f}"
-    text = text[1:] if text.startswith("0") else text
-    return ("\u2212" if value < 0 and float(f"{value:.2f}") != 0 else "") + text
-
-
-def number(value: float, digits: int = 2) -> str:
-    """A short number with a true minus sign.
-
-    Args:
-        value: the number; None or nan becomes a dash.
-        digits: digits after the point, for absolute values below 10.
-
-    Returns:
-        The text.
-    """
-    if value is None or not np.isfinite(value):
-        return "\u2013"
-    if abs(value) >= 1000:
-        text = f"{abs(value):,.0f}"
-    elif abs(value) >= 100:
-        text = f"{abs(value):.0f}"
-    elif abs(value) >= 10:
-        text = f"{abs(value):.1f}"
-    else:
-        text = f"{abs(value):.{digits}f}"
-    zero = not any(c in "123456789" for c in text)
-    return ("\u2212" if value < 0 and not zero else "") + text
 
 
 def signed(value: float, words: Callable[[float], str] = share) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp.errors import UserError, check_known, look_up
+from interp.json_reader import short
 from interp.plumbing.arguments import checked
 from scaling.store import checksums
 from scaling.store.chain_row import ChainRow, Key, unpack
@@ -221,9 +222,15 @@ class Store(StudyFile):
 
         Returns:
             The columns.
+
+        Raises:
+            UserError: a name is none that a column or measure can have.
         """
-        with self._explained():
-            own = [row[1] for row in self._db.execute("PRAGMA table_info(chains)")]
+        if not names or not all(name.isidentifier() for name in names):
+            raise UserError(
+                f"Store.columns: expected names of columns or measures, not {short(list(names))}."
+            )
+        own = self._columns("chains")
         asked = [n if n in own else f"json_extract(diagnosis, '$.\"{n}\"') AS {n}" for n in names]
         order = ", ".join(Key._fields)
         return self._frame(f"SELECT {', '.join(asked)} FROM chains ORDER BY {order}")

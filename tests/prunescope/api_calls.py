@@ -485,6 +485,10 @@ class World:
             "Store.claim": lambda: {
                 "config": {"model": "m"}, "identity": {"model fingerprint": "f"},
             },
+            "Store.columns": lambda: {"names": ("outcome", "looped")},
+            "Store.differences": lambda: {
+                "config": {"model": "m"}, "identity": {"model fingerprint": "f"},
+            },
             "Store.frame": lambda: {"table": "chains"},
             "Store.ids_of": lambda: {"key": Key("b", "p", "dense", "64", 0)},
             "Store.put": lambda: {
