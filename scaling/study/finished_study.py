@@ -119,7 +119,8 @@ def weightless_engine(config: StudyConfig) -> WeightlessEngine | None:
             done = store.done()
             whole = all(wanted(bench, own).keys() <= done for bench, own in cells)
             return engine if variants and whole else None
-    except PruneScopeError:  # loading the model says what is wrong
+    # loading the model says what is wrong; the Hub's library raises OSError where it is not reached
+    except (PruneScopeError, OSError):
         return None
 
 

@@ -15,6 +15,7 @@ from interp.model import loading
 from interp.model.checkpoint_files import WEIGHTS, locate
 from interp.model.reasoning_model import ReasoningModel
 from scaling.store.study_store import Store
+from scaling.study import finished_study
 from scaling.study.config import StudyConfig
 from scaling.study.finished_study import weightless_engine
 from scaling.study.runner import run_study
@@ -73,3 +74,14 @@ def test_other_weights_and_other_settings_are_refused_as_before(config: StudyCon
     assert weightless_engine(config) is None
     with pytest.raises(UserError, match="weights or configuration"):
         run_study(config)
+
+
+def test_a_hub_that_is_not_reached_leaves_the_answer_to_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreached(*_: object) -> None:
+        raise OSError("We couldn't connect")
+
+    Store(tmp_path).close()
+    monkeypatch.setattr(finished_study, "_engine", unreached)
+    assert finished_study.weightless_engine(StudyConfig(out=tmp_path)) is None
