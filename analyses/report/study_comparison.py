@@ -34,6 +34,7 @@ from interp.errors import UserError, look_up
 from interp.plumbing.arguments import checked
 from interp.plumbing.brief_repr import brief
 from interp.statistics import PairedDifference, unpaired_difference
+from scaling.store.chain_row import LIKELIHOOD
 from scaling.store.settings_words import SettingsDifference, settings_differences
 from scaling.study.variants import REMOVED_BEFORE
 
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
 KEY = ["problem", "sample"]
 SAME_NOISE, SAME_PROBLEMS, UNPAIRED = "same noise", "same problems", "unpaired"
 ALIKE = 0.5  # share of the smaller set of problems that must be shared for a paired comparison
+SAME = {  # what studies without any difference have, by whether options were scored
+    False: "{} gives the same chains as {}, token for token",
+    True: "{} chooses the same options as {}",
+}
 SERVER = "ServerEngine"
 AGREEING = ("correct", "looped")  # outcomes by which the blocks of two models are compared
 
@@ -142,7 +147,8 @@ class Pairing:
         changed: problems of one name that ask or expect something else.
         budgets: thinking tokens of the first and of the other.
         chains: chains that are compared: pairs, or those of the other study.
-        equal: pairs that are the same token for token.
+        equal: pairs that are the same token for token; of scored choices, that chose the same.
+        scored: whether options were scored and nothing was generated.
     """
 
     study: str
@@ -155,6 +161,7 @@ class Pairing:
     budgets: tuple[int, int]
     chains: int
     equal: int
+    scored: bool = False
 
     @property
     def said(self) -> str:
@@ -175,15 +182,17 @@ class Pairing:
                 f"intervals are wider for it.{tail}"
             )
         left = f" of {max(self.first, self.other)}" * (max(self.first, self.other) > self.shared)
-        how = "problems and sampling noise" if self.kind == SAME_NOISE else "problems"
+        drawn = self.kind == SAME_NOISE and not self.scored
+        how = "problems and sampling noise" if drawn else "problems"
         noise = "" if self.kind == SAME_NOISE else "; the sampling noise is not shared"
         changed = f" {self.changed} problems of the same name differ and are left out." * bool(
             self.changed
         )
-        return (
-            f"paired by {how}: {self.shared}{left} problems, {self.chains} pairs of chains, "
-            f"{self.equal} the same token for token{noise}.{changed}{tail}"
-        )
+        if self.scored:
+            pairs = f"{self.equal} with the same choice"
+        else:
+            pairs = f"{self.chains} pairs of chains, {self.equal} the same token for token{noise}"
+        return f"paired by {how}: {self.shared}{left} problems, {pairs}.{changed}{tail}"
 
 
 @checked
@@ -238,11 +247,13 @@ class StudyComparison:
         mine = [p for p in self.pairings if p.study == label]
         paired = [p for p in mine if p.kind != UNPAIRED]
         if mine and paired == mine and all(p.equal == p.chains for p in mine):
-            n = sum(p.chains for p in mine)
-            places = listing([p.benchmark for p in mine])
-            return (
-                f"{label} gives the same chains as {self.first}, token for token: {n} on {places}."
-            )
+            said = []
+            for scored, words in SAME.items():
+                if part := [p for p in mine if p.scored == scored]:
+                    places = listing([p.benchmark for p in part])
+                    words = words.format(label if not said else "it", self.first)
+                    said.append(f"{words}: {sum(p.chains for p in part)} on {places}")
+            return "; ".join(said) + "."
         decision = decide(self.removals, variant)
         if not decision.decisive:
             return f"{label} and {self.first} have no benchmark in common."
@@ -484,9 +495,11 @@ def _pairing(
     if paired:
         kind = SAME_NOISE if _same_noise(first, other, reference, rows) else SAME_PROBLEMS
         rows = rows[rows["problem"].isin(list(same))]
-    columns = [*KEY, "ids_hash", "tokens"]
+    scored = {*reference["scoring"], *rows["scoring"]} == {LIKELIHOOD}
+    told = "extracted" if scored else "ids_hash"  # a scored row has no tokens
+    columns = [*KEY, told]
     both = reference[columns].merge(rows[columns], on=KEY) if paired else rows[:0]
-    equal = int((both["ids_hash_x"] == both["ids_hash_y"]).sum()) if paired else 0
+    equal = int((both[f"{told}_x"] == both[f"{told}_y"]).sum()) if paired else 0
     budgets = [int(f["thinking_budget"].max()) for f in (reference, rows)]
     found = Pairing(
         study=other.label,
@@ -499,6 +512,7 @@ def _pairing(
         budgets=(budgets[0], budgets[1]),
         chains=len(both) if paired else len(rows),
         equal=equal,
+        scored=scored,
     )
     return found, rows.assign(paired=paired)
 

@@ -64,7 +64,7 @@ class Made:
                 for budget in self.budgets:
                     for purpose in ("accuracy", "sequential"):
                         cells.append({"purpose": purpose, "benchmark": benchmark,
-                                      "variant": "dense", "budget": str(budget),
+                                      "variant": "dense", "budget": str(budget or "likelihood"),
                                       "n_problems": self.problems, "samples": 1})  # fmt: skip
                     for i in numbers:
                         noise = np.random.default_rng([self.seed, i]).random(7)
@@ -122,6 +122,22 @@ def test_equal_studies_give_no_change_and_say_that_the_chains_are_the_same(tmp_p
     assert (found.to_frame()["change"] == 0).all()
     assert not found.to_frame()["clear"].any()
     assert [d.key for d in found.differences["other"]] == ["model", "model fingerprint"]
+
+
+def test_scored_options_are_the_same_where_the_choice_is(tmp_path: Path) -> None:
+    high, low = Made({"recall": 0.9}, budgets=(0,)), Made({"recall": 0.3}, budgets=(0,))
+    (tmp_path / "lost").mkdir()
+    found = compared(tmp_path / "lost", high, low)
+    (pairing,) = found.pairings
+    frame = found.to_frame().set_index("outcome")
+    assert frame.loc["correct", "change"] < -0.4
+    assert pairing.equal < pairing.chains == 60  # they have no tokens, which are the same
+    assert re.match(r"other \w+ recall \(", found.headline), found.headline
+    assert f"problems: 60 problems, {pairing.equal} with the same choice." in pairing.said
+    (tmp_path / "kept").mkdir()
+    assert compared(tmp_path / "kept", high, high).headline == (
+        "other chooses the same options as first: 60 on recall."
+    )
 
 
 def test_disjoint_problems_are_compared_unpaired_and_said_to_be(tmp_path: Path) -> None:
