@@ -19,6 +19,7 @@ def write_single_file(
     where: Mapping[str, str] | None = None,
     search: str = "",
     on_chain: Callable[[], object] = lambda: None,
+    questions: bool = True,
 ) -> int:
     """Write a selection into one file.
 
@@ -28,6 +29,8 @@ def write_single_file(
         where: value by filter (`chain_table.FILTERS`); default: all chains.
         search: only chains whose text holds this.
         on_chain: called after each chain.
+        questions: whether the page holds the questions and their right answers; without them it can
+            be passed on where the problems may not. What a chain repeats of its question stays.
 
     Returns:
         The number of chains.
@@ -50,7 +53,8 @@ def write_single_file(
     here = {int(row): i for i, row in enumerate(rows)}
     chains, trees, fork_of, groups = [], [], [], {}
     for row in here:
-        chains.append({**study.chain(row), "row": here[row]})
+        withheld = {} if questions else {"question": None, "gold": None}
+        chains.append({**study.chain(row), "row": here[row], **withheld})
         key = study.table.keys[row]
         group = (key.benchmark, key.problem, key.sample)
         if group not in groups:

@@ -49,6 +49,9 @@ class View(Command, FolderOptions, CodeOptions):
     """Folder or Hub name to read the tokenizer from (default: the study's model)."""
     export: File = None
     """Write the selection into this HTML file, which needs no server, and end."""
+    no_questions: Flag = False
+    """With --export: leave out questions and right answers, for problems that may not be passed on.
+    What a chain repeats of its question stays."""
     port: Number = None
     """Port (default 8765, or a free one where that is taken)."""
     open: Flag = False
@@ -60,6 +63,8 @@ class View(Command, FolderOptions, CodeOptions):
         from analyses.viewer.single_file import write_single_file
         from analyses.viewer.viewed_study import ViewedStudy
 
+        if self.no_questions and self.export is None:
+            raise UserError("--no-questions is for --export FILE.html; a served page has them.")
         text = None
         if self.tokenizer is not None:
             text = TokenizerText.of(self.tokenizer, self.trust_remote_code, download=True)
@@ -71,7 +76,8 @@ class View(Command, FolderOptions, CodeOptions):
             chosen = study.table.select(where)
             if self.export is not None:
                 with progress.bar(total=len(chosen)) as bar:
-                    n = write_single_file(study, self.export, where, search, bar.update)
+                    asked = not self.no_questions
+                    n = write_single_file(study, self.export, where, search, bar.update, asked)
                 size = self.export.stat().st_size / 1e6
                 said = f"Page: {self.export} ({n} chains, {size:.1f} MB)"
                 yield Result(said, page=str(self.export), chains=n)

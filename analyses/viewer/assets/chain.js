@@ -167,7 +167,7 @@ function facts(chain) {
   const end = f.scoring === "likelihood" ? "The choices were scored; nothing was generated."
     : `${plural(f.tokens, "token")} (${count(f.thinking_tokens)} thinking), ${said("ending", f.finish)}; thinking ended ${said("thinking", f.thinking_finish)}.`;
   return make("p", { class: "facts" }, badge(f.outcome), answer === null ? ", " : make("span", {}, " answered ", make("q", { dir: "auto" }, answer), ", "),
-    "expected ", make("q", { dir: "auto" }, visible(chain.gold)), ". ", end);
+    ...(chain.gold === null ? [] : ["expected ", make("q", { dir: "auto" }, visible(chain.gold)), ". "]), end);
 }
 
 /** Rows like this one but for one part of the key. */
@@ -214,7 +214,8 @@ async function showChain(row, options) {
     make("h1", {}, make("bdi", {}, visible(chain.problem.startsWith(chain.benchmark) ? chain.problem : `${chain.benchmark}: ${chain.problem}`))),
     make("div", { class: "choosers" }, chooser(row, "variant", "variant", options), chooser(row, "budget", "budget", options), chooser(row, "sample", "sample", options), compare,
       make("a", { href: address("/", { problem: chain.problem, benchmark: chain.benchmark }) }, "all chains of this problem")));
-  const question = make("details", { class: "question", open: chain.question.length < 400 }, make("summary", {}, "Question"), make("p", { dir: "auto" }, visible(chain.question)));
+  const question = make("details", { class: "question", open: (chain.question ?? "").length < 400 }, make("summary", {}, "Question"),
+    chain.question === null ? make("p", { class: "withheld" }, "This page was written without questions and right answers.") : make("p", { dir: "auto" }, visible(chain.question)));
   const body = beside ? pair(chain, beside, options) : [facts(chain), strip(chain, { side: "a", token: state.token, kl: chain.numbers?.kl }), markList(chain, "a"),
     textOf(chain, 0, chain.texts.length, { query: options.q, side: "a" })];
   const missing = options.with && other < 0 && options.with !== chain.variant ? make("p", { class: "notice" }, "The variant ", make("bdi", {}, visible(options.with)), " has no chain at this budget and sample.") : null;

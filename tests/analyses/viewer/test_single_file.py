@@ -85,6 +85,19 @@ def test_a_selection_is_numbered_anew(hostile: ViewedStudy, tmp_path: Path) -> N
     assert [tree["tree"]["rows"] for tree in data["forks"]] == [[0], [1]]
 
 
+def test_a_page_without_questions_has_none_of_them(hostile: ViewedStudy, tmp_path: Path) -> None:
+    out = tmp_path / "page.html"
+    assert write_single_file(hostile, out, questions=False) == len(hostile.table)
+    page = Elements(out.read_text(encoding="utf-8"))
+    data = json.loads(next(text for _, text in page.inside if text.startswith('{"overview"')))
+    whole = [hostile.chain(row) for row in range(len(hostile.table))]
+    assert all(chain["question"] and chain["gold"] for chain in whole)
+    for chain, there in zip(whole, data["chains"], strict=True):
+        assert there == {**chain, "question": None, "gold": None}
+    for question in {chain["question"] for chain in whole}:
+        assert inert_json(question) not in out.read_text(encoding="utf-8")
+
+
 def test_inert_json_cannot_end_its_element() -> None:
     value = ["</script>", "<!--<script>", "\u2028", "&lt;", "\ud800"]
     text = inert_json(value)

@@ -59,6 +59,7 @@ def test_the_selection_is_written_into_one_file(
     ("words", "said"),
     [
         (("--where", "variant"), "expected NAME=VALUE"),
+        (("--no-questions",), "--no-questions is for --export"),
         (("--where", "colour=red"), "benchmark"),
         (("--where", "variant=dens"), "dense"),
         (("--port", "99999"), "choose another one with --port"),

@@ -164,6 +164,19 @@ def test_an_exported_file_opens_without_a_server(
     assert [url for url in page.requests() if not url.startswith("file://")] == []
 
 
+def test_a_page_without_questions_says_so(
+    page: HeadlessPage, real: ViewedStudy, tmp_path: Path
+) -> None:
+    out = tmp_path / "page.html"
+    write_single_file(real, out, {"variant": "dense"}, questions=False)
+    page.open(out.as_uri())
+    go(page, chain_address(real.table.keys[0]), "main h1")
+    assert page.text(".question .withheld") == (
+        "This page was written without questions and right answers."
+    )
+    assert "expected" not in page.text(".facts") and not page.complaints()
+
+
 # ---------------------------------------------------------------- filter, search, step
 
 
