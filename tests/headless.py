@@ -5,8 +5,28 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+# Contrast is left out: it takes minutes on a page of thousands of drawn points, and has tests of its own.
+# Of what a drawing holds, its names and three links are read; the rest is put back afterwards.
+FAULTS = """
+const done = arguments[arguments.length - 1];
+const drawings = [...document.querySelectorAll('svg')].map(svg => [svg, [...svg.childNodes]]);
+for (const [svg] of drawings) svg.replaceChildren(
+  ...svg.querySelectorAll(':scope > title, :scope > desc'),
+  ...[...svg.querySelectorAll('a')].slice(0, 3).map(link => link.cloneNode(true)));
+const how = {resultTypes: ['violations'], elementRef: false, preload: false,
+             rules: {'color-contrast': {enabled: false}}};
+axe.run(how).then(found => found.violations
+  .filter(v => v.impact === 'serious' || v.impact === 'critical')
+  .flatMap(v => v.nodes.map(n => `${v.id}: ${v.help}: ${n.target.join(' ')}: ${n.html}`)),
+  error => [String(error)]).then(said => {
+    for (const [svg, all] of drawings) svg.replaceChildren(...all);
+    done(said);
+  });
+"""
 READY = "return document.documentElement.dataset.ready === 'yes'"
 
 
@@ -87,6 +107,12 @@ class HeadlessPage:
     def text(self, selector: str) -> str:
         """The text of the first element of a selector, as it is drawn."""
         return str(self.run("return document.querySelector(arguments[0]).innerText", selector))
+
+    def faults(self) -> list[str]:
+        """The serious and critical faults of accessibility that axe-core finds."""
+        self.run(AXE.read_text("utf-8"))
+        self.driver.set_script_timeout(120)
+        return list(self.driver.execute_async_script(FAULTS))
 
     def complaints(self) -> list[str]:
         """What the console has said since the last call, the policy's refusals included."""

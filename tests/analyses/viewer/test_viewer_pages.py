@@ -437,3 +437,26 @@ def test_every_control_has_a_name_and_can_be_reached(
             .filter(e => e.tabIndex < 0).length"""
         )
         assert unreachable == 0
+
+
+# ---------------------------------------------------------------- accessibility
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["wide", "phone"])
+def test_axe_finds_no_serious_fault(
+    real: ViewedStudy, real_url: str, width: int, dark: bool
+) -> None:
+    key = real.table.keys[0]
+    other = next(k.variant for k in real.table.keys if k.variant != key.variant)
+    faults = []
+    with HeadlessPage(width=width, dark=dark) as opened:
+        opened.open(real_url)
+        for address in ("#/", chain_address(key, token=3), chain_address(key, beside=other)):
+            go(opened, address, "main h1, main #rows li")
+            opened.run("for (const part of document.querySelectorAll('details')) part.open = true")
+            faults += [f"{address}: {fault}" for fault in opened.faults()]
+        opened.press("?")
+        opened.until("return document.getElementById('help').open")
+        faults += [f"help: {fault}" for fault in opened.faults()]
+    assert not faults, "\n".join(faults[:20])
