@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 AXE = Path(__file__).parent / "axe" / "axe.min.js"
-# Contrast is left out: it takes minutes on a page of thousands of drawn points, and has tests of its own.
+# Contrast is left out: it takes minutes on a page of many drawn points, and has tests of its own.
 # Of what a drawing holds, its names and three links are read; the rest is put back afterwards.
 FAULTS = """
 const done = arguments[arguments.length - 1];
