@@ -22,6 +22,7 @@ from analyses.viewer.links import chain_id
 from analyses.viewer.text_index import TextIndex
 from interp.diagnosis import Pieces
 from interp.errors import UserError
+from pruning.model_card import shared_name
 from scaling.problem import Problem
 from scaling.store.chain_row import Key, stored_chain
 from scaling.store.stored_benchmark import stored_problem
@@ -108,7 +109,7 @@ class ViewedStudy:
         """The same for some rows only."""
         facts = {
             "study": self.folder.resolve().name,
-            "model": self.model,
+            "model": shared_name(self.model),  # a page may be passed on: no local path
             "measured": self.numbers is not None,
         }
         return {**facts, "table": self.table.columns(rows)}

@@ -98,6 +98,15 @@ def test_a_page_without_questions_has_none_of_them(hostile: ViewedStudy, tmp_pat
         assert inert_json(question) not in out.read_text(encoding="utf-8")
 
 
+def test_a_page_names_no_local_path(
+    hostile: ViewedStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hostile, "model", str(tmp_path / "mine.gguf"))
+    write_single_file(hostile, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "mine.gguf" in text and str(tmp_path) not in text
+
+
 def test_inert_json_cannot_end_its_element() -> None:
     value = ["</script>", "<!--<script>", "\u2028", "&lt;", "\ud800"]
     text = inert_json(value)
