@@ -133,7 +133,7 @@ class Section:
 
 @checked
 def write_report(
-    folder: str | Path,
+    study: str | Path | StudyData,
     out: str | Path | None = None,
     *,
     text: Callable[[Sequence[int]], str] | None = None,
@@ -143,8 +143,8 @@ def write_report(
     """Write the report of a study.
 
     Args:
-        folder: folder of the study.
-        out: where to write; None is `folder`.
+        study: folder of the study, or its frames.
+        out: where to write; None is the folder of the study.
         text: token ids to text, for the sample chains; None uses the tokenizer of the study's
             model.
         trust_remote_code: whether that tokenizer may run its own code. The study's own setting does
@@ -155,14 +155,20 @@ def write_report(
         The path of the report.
 
     Raises:
-        UserError: there is no study, or it has no chains yet.
+        UserError: there is no study, it has no chains yet, or there is no place to write to.
     """
     from interp.errors import UserError
 
-    study = StudyData.read(folder)
-    target = Path(out or folder)
+    if not isinstance(study, StudyData):
+        study = StudyData.read(study)
+    place = out or study.folder
+    if place is None:
+        raise UserError("This study was made in memory: say in `out` where its report goes.")
+    target = Path(place)
     if not any(len(frame) for frame in study.purposes.values()):
-        raise UserError(f"The study in {str(folder)!r} has no chains yet; run it, then report.")
+        raise UserError(
+            f"The study in {str(study.folder)!r} has no chains yet; run it, then report."
+        )
     found: dict[str, pd.DataFrame] = {}
     sections = []
     for analysis in catalogue.reported(study):  # what was computed is shown

@@ -14,10 +14,11 @@ from prunescope.commands.output import Result, files
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analyses.plumbing.frames import StudyData
     from analyses.report.glance import GlanceTable
 
 
-def report(folder: Path, out: Path | None = None, trust_remote_code: bool = False) -> Path:
+def report(study: StudyData, out: Path | None = None, trust_remote_code: bool = False) -> Path:
     """Write a report, saying which part is being made."""
     from analyses.plumbing import catalogue
     from analyses.report.page import write_report
@@ -29,7 +30,7 @@ def report(folder: Path, out: Path | None = None, trust_remote_code: bool = Fals
             bar.set_description_str(f"report: {title}")
             bar.update()
 
-        return write_report(folder, out, trust_remote_code=trust_remote_code, on_step=step)
+        return write_report(study, out, trust_remote_code=trust_remote_code, on_step=step)
 
 
 def preset_name(preset: str | None) -> str:

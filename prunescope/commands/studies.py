@@ -109,6 +109,7 @@ class Study(Command, StudyOptions, SamplingOptions, PlaceOptions, JudgeOptions):
         ]
 
     def run(self) -> Lines:
+        from analyses.plumbing.frames import StudyData
         from scaling.judging.judge_study import judge_at
 
         self.check_estimate()
@@ -130,12 +131,12 @@ class Study(Command, StudyOptions, SamplingOptions, PlaceOptions, JudgeOptions):
                 )
                 yield from said_of(judged, config.out)
             elif done.chains_added == 0 and up_to_date(config.out):
-                yield from finished(done, config.out / REPORT)
+                yield from finished(done, StudyData.read(config.out), config.out / REPORT)
                 continue
-            path = None
+            study, path = StudyData.read(config.out), None
             if not self.no_report:
-                path = report(config.out, trust_remote_code=self.trust_remote_code)
-            yield from finished(done, path)
+                path = report(study, trust_remote_code=self.trust_remote_code)
+            yield from finished(done, study, path)
 
 
 def up_to_date(folder: Path) -> bool:
@@ -155,16 +156,14 @@ def up_to_date(folder: Path) -> bool:
     return path.stat().st_mtime >= max(ends, default=0.0)
 
 
-def finished(done: StudyResult, path: Path | None) -> Lines:
+def finished(done: StudyResult, study: StudyData, path: Path | None) -> Lines:
     """What a study found, where it is, and what to do next.
 
     Args:
-        done: the study.
+        done: what was measured.
+        study: its frames, read afterwards.
         path: its report; None where there is none.
     """
-    from analyses.plumbing.frames import StudyData
-
-    study = StudyData.read(done.folder)
     changes, said, tables = found_by(study)
     for text in tables:
         yield f"{text}\n"
@@ -345,8 +344,9 @@ class Report(Command, OutOptions, CodeOptions):
             yield from compare.run()
             return
         folder = next(iter(self.studies))
-        path = report(folder, self.out, self.trust_remote_code)
-        _, said, _ = found_by(StudyData.read(folder))
+        study = StudyData.read(folder)
+        path = report(study, self.out, self.trust_remote_code)
+        _, said, _ = found_by(study)
         yield Result(f"{said}\nReport: {path}", report=path, verdict=said)
         yield NextStep(f"prunescope view {shlex.quote(str(folder))}")
 

@@ -231,6 +231,7 @@ def estimate_here(
             "multiple of the computed time that it took in the trial",
             "chains of removals as long as those of random ones in the trial (at most: all that "
             "the budgets allow)",
-            "loading the model and the report are not counted",
+            "loading the model and the report are not counted; the report takes about a quarter of "
+            "a minute, and two seconds per 1,000 chains",
         ),
     )

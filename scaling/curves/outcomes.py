@@ -9,6 +9,7 @@ readings of the same chains; `by_budget` arranges the chains of one variant by t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -202,24 +203,28 @@ def by_budget(rows: pd.DataFrame, axis: str = "spent") -> BudgetTable:
             "axis='spent'."
         )
     rows = where(rows, (rows["thinking_budget"] > 0) & (rows["waits_allowed"] == 0))
-    parts = {int(budget): part for budget, part in rows.groupby("thinking_budget")}
-    budgets = tuple(sorted(parts))
-    shared = set.intersection(*(set(p["problem"]) for p in parts.values())) if parts else set()
-    problems = sorted(shared)
-    costs, right, samples = [], [], 0
-    for budget in budgets:
-        part = where(parts[budget], parts[budget]["problem"].isin(shared))
-        if not problems:
-            break
-        samples = max(samples, int(part.groupby("problem").size().max()))
-        costs.append(np.nanmean(table(part, axis, problems), axis=1))
-        right.append(np.nanmean(table(part, "outcome", problems), axis=1))
-    shape = (len(budgets), len(problems))
-    cost = np.array(costs, dtype=float).reshape(shape)
+    budgets, at = np.unique(rows["thinking_budget"].to_numpy(np.int64), return_inverse=True)
+    names, who = np.unique(rows["problem"].to_numpy(dtype=str), return_inverse=True)
+    shape = (len(budgets), len(names))
+    cells = at * len(names) + who
+
+    def summed(values: Float[np.ndarray, " C"]) -> Float[np.ndarray, "B P"]:
+        return np.bincount(cells, values, minlength=math.prod(shape)).reshape(shape)
+
+    counts = summed(np.ones(len(rows)))
+    shared = (counts > 0).all(axis=0)
+    counts = counts[:, shared]
+    cost = summed(rows[axis].to_numpy(dtype=float))[:, shared] / counts
     if not (np.isfinite(cost) & (cost > 0)).all():
         raise UserError(f"The column {axis!r} holds costs that are not positive numbers.")
-    accuracy = np.array(right, dtype=float).reshape(shape)
-    return BudgetTable(budgets, tuple(problems), cost, accuracy, samples)
+    right = (rows["outcome"] == "correct").to_numpy(dtype=float)
+    return BudgetTable(
+        budgets=tuple(budgets.tolist()),
+        problems=tuple(names[shared].tolist()),
+        cost=cost,
+        accuracy=summed(right)[:, shared] / counts,
+        samples=int(counts.max(initial=0)),
+    )
 
 
 # ------------------------------------------------------------------------------ outcomes as such
