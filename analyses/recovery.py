@@ -52,9 +52,11 @@ HUES = {
     "self": "#009E73",
     "distill": "#CC79A7",
     "distill-off": "#E69F00",
+    "distill-short": "#882255",
+    "distill-overlap": "#332288",
     "rl": "#56B4E9",
 }
-MARKS = dict(zip(HUES, "osD^vPX", strict=True))
+MARKS = dict(zip(HUES, "osD^vP<>X", strict=True))
 
 
 # ------------------------------------------------------------------------- tables

@@ -37,11 +37,24 @@ from recovery.watching import Step
 FILE = "study.json"
 LOCK = "recovery-study.lock"
 DENSE = "dense"
-#: The methods of the study: the five, and the control of on-policy distillation.
-STUDY_METHODS = ("lora", "full", "self", "distill", "distill-off", "rl")
+#: What each method of the study changes in a run of the method before its hyphen: the five, the
+#: control of on-policy distillation, and distillation with answers that begin short, or that end
+#: where teacher and student part.
+STUDY_METHODS: Mapping[str, Mapping[str, Any]] = {
+    "lora": {},
+    "full": {},
+    "self": {},
+    "distill": {},
+    "distill-off": {"on_policy": False},
+    "distill-short": {"start_length": 64, "full_at": 0.5},
+    "distill-overlap": {"overlap": 0.4},
+    "rl": {"batch": 16, "samples": 8},
+}
+DEFAULT_METHODS = ("lora", "full", "self", "distill", "distill-off", "rl")
 #: Learning rates for a model of 3 million weights, which needs higher ones than one of 8 billion. A
 #: single rate was the best on held-out examples of 1e-4, 5e-4, 1e-3 and 2e-3 (rl: of 5e-5, 2e-4 and
-#: 1e-3, by reward) without the last three blocks; distill-off was as good at 1e-3.
+#: 1e-3, by reward) without the last three blocks; distill-off was as good at 1e-3. A
+#: method without an entry trains at the rates of the one before its hyphen.
 STUDY_RATES: Mapping[str, tuple[float, ...]] = {
     "lora": (1e-5, 5e-4, 2e-3),
     "full": (5e-4,),
@@ -85,7 +98,7 @@ class RecoveryStudy:
     criteria: tuple[str, ...] = ("shortgpt", "chain-aware")
     remove: tuple[int, ...] = (1, 2, 3)
     controls: tuple[str, ...] = ("reverse-order-3",)
-    methods: tuple[str, ...] = STUDY_METHODS
+    methods: tuple[str, ...] = DEFAULT_METHODS
     tokens: int = 20_000
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: dict(STUDY_RATES))
     benchmarks: tuple[str, ...] = BENCHMARKS
@@ -163,8 +176,9 @@ class RecoveryStudy:
         Returns:
             The settings.
         """
+        base = method.partition("-")[0]
         common: dict[str, Any] = {
-            "rates": tuple(self.rates[method]),
+            "rates": tuple(self.rates.get(method) or self.rates[base]),
             "steps": self.tokens,  # never reached first: a step has at least one token
             "tokens": self.tokens,
             "batch": 8,
@@ -178,12 +192,9 @@ class RecoveryStudy:
             "answer": 24,
             "seed": self.seed,
         }
-        if method == "distill-off":
-            return RecoveryConfig("distill", on_policy=False, **common)
-        if method == "rl":
-            rl = {"batch": 16, "samples": 8, "held_out": min(8, self.held_out)}
-            return RecoveryConfig("rl", **{**common, **rl})
-        return RecoveryConfig(method, **common)
+        if base == "rl":
+            common["held_out"] = min(8, self.held_out)
+        return RecoveryConfig(base, **{**common, **STUDY_METHODS[method]})
 
 
 @dataclass(frozen=True)

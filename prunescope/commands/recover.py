@@ -295,7 +295,9 @@ class RecoverStudy(Command, SeedOptions, EstimateOptions):
     controls: Annotated[tuple[str, ...] | None, unset("[CRITERION-N ...]")] = None
     """More plans (default reverse-order-3, which costs something for certain)."""
     methods: Names = ()
-    """Methods (default: all, and off-policy distillation as a control)."""
+    """Methods (default: all, and off-policy distillation as a control). There are also
+    distill-short (short answers first) and distill-overlap (answers end where teacher and student
+    part)."""
     tokens: Number = None
     """Training tokens of every run."""
     jobs: int = 2
