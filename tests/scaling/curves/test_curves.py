@@ -231,6 +231,34 @@ def test_budgets_of_the_same_problems() -> None:
         by_budget(small.assign(flops=0.0), "flops")
 
 
+chain = st.tuples(
+    st.sampled_from(["p0", "p1", "p10", "p2"]), st.sampled_from([16, 64, 128]), st.integers(0, 2)
+)
+
+
+@given(st.dictionaries(chain, st.tuples(st.booleans(), st.floats(0.5, 1e6)), min_size=1))
+def test_budgets_are_the_means_of_each_problem(
+    drawn: dict[tuple[str, int, int], tuple[bool, float]],
+) -> None:
+    frame = pd.DataFrame(
+        {"problem": p, "thinking_budget": b, "sample": s, "waits_allowed": 0, "cost": cost,
+         "outcome": "correct" if right else "wrong"}
+        for (p, b, s), (right, cost) in drawn.items()
+    )  # fmt: skip
+    budgets = sorted({b for _, b, _ in drawn})
+    problems = sorted({p for p, _, _ in drawn})
+    problems = [p for p in problems if all(any(k[:2] == (p, b) for k in drawn) for b in budgets)]
+    found = by_budget(frame, "cost")
+    assert (found.budgets, found.problems) == (tuple(budgets), tuple(problems))
+    for i, b in enumerate(budgets):
+        for j, p in enumerate(problems):
+            mine = [value for key, value in drawn.items() if key[:2] == (p, b)]
+            assert found.accuracy[i, j] == pytest.approx(np.mean([right for right, _ in mine]))
+            assert found.cost[i, j] == pytest.approx(np.mean([cost for _, cost in mine]))
+    sizes = Counter(k[:2] for k in drawn if k[0] in problems)
+    assert found.samples == max(sizes.values(), default=0)
+
+
 def test_waits_are_compared_with_none_on_the_same_problems() -> None:
     plain = rows([["1"], ["2"], ["2"], ["2"]])
     longer = rows([["1"], ["1"], ["1"]], budget="64+1wait", waits_allowed=1, waits=1)
