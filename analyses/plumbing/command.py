@@ -1,7 +1,8 @@
 """The command line that all analyses share: `python -m analyses.NAME --study DIR`.
 
 Reads the study, writes DIR/figures/NAME.png and .svg and DIR/tables/NAME.csv, and prints their
-paths. `--estimate` prints what will be decoded and about how long that takes, and decodes nothing.
+paths; progress goes to standard error. `--estimate` prints what will be decoded and about how long
+that takes, and decodes nothing.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from analyses.plumbing import catalogue, style
+from analyses.plumbing.work_lines import WorkLines
 from interp.errors import UserError
 from interp.plumbing.command_line import File, Flag, Lines, command, execute, parse
+from interp.plumbing.work_listener import listening
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,12 +113,13 @@ class AnalysisCommand:
         if self.options.estimate:
             yield from estimated(self.name, study)
             return
-        if self.first is not None:
-            try:
-                self.first(study)
-            except UserError as error:
-                sys.stderr.write(f"{error}\n")
-        _, written = make(self.name, study, self.options.out or self.options.study)
+        with WorkLines() as lines, listening(lines):
+            if self.first is not None:
+                try:
+                    self.first(study)
+                except UserError as error:
+                    sys.stderr.write(f"{error}\n")
+            _, written = make(self.name, study, self.options.out or self.options.study)
         if not written:
             raise UserError(f"This study has no rows that {self.name} could be made of.")
         yield from map(str, written)

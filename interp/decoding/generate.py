@@ -19,6 +19,7 @@ from interp.errors import UserError
 from interp.interventions.interventions import VariantLike
 from interp.model.reasoning_model import DecoderName, Question, ReasoningModel
 from interp.plumbing.arguments import checked
+from interp.plumbing.work_listener import tell
 
 
 @checked
@@ -177,7 +178,8 @@ def decode(
             blocks with torch.compile; False does neither.
         drafts: whether rows that repeat themselves draft their next tokens, which is faster and
             changes no chain.
-        progress: function called with (generated tokens, finished chains, total chains).
+        progress: function called with (generated tokens, finished chains, total chains); by default
+            whoever listens (`interp.plumbing.work_listener`) is told.
         decoder: "fast", "generic", or "auto" for the one that the model prefers.
 
     Yields:
@@ -212,15 +214,19 @@ def decode(
         return
     total, made, finished = sum(len(r.budgets) for r in requests), 0, 0
     for part in unrolled(model, requests):
-        if progress is not None:
-            report = partial(_onward, progress, made, finished, total)
-            options = replace(options, progress=report)
+        report = partial(_onward, progress or _told, made, finished, total)
+        options = replace(options, progress=report)
         scheduler = Scheduler(part.model, part.requests, options)
         try:
             yield from map(part.restored, scheduler.run())
         finally:
             scheduler.close()
         made, finished = made + scheduler.made, finished + scheduler.finished
+
+
+def _told(made: int, finished: int, total: int) -> None:
+    """Reports to whoever listens."""
+    tell("decoding", finished, total, made)
 
 
 def _onward(

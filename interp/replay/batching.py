@@ -19,6 +19,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.work_listener import tell
 
 Ids = Sequence[int] | np.ndarray
 BATCH_TOKENS = 4096
@@ -100,7 +101,7 @@ def batches(
     chosen = range(len(sequences)) if only is None else only
     order = sorted(chosen, key=lambda text: -lengths[text])
     group: list[int] = []
-    longest = real = 0
+    longest = real = done = read = 0
     for text in order:
         wider = max(longest, lengths[text])
         pass_width = wider if chunk_tokens is None else min(wider, chunk_tokens)
@@ -108,12 +109,15 @@ def batches(
         wasteful = real > batch_tokens // 4 and lengths[text] < (1 - MAX_WASTE) * longest
         if group and (full or wasteful):
             yield _collate(model, sequences, group, longest)
+            done, read = done + len(group), read + real
+            tell("reading", done, len(order), read)
             group, longest, real = [], 0, 0
         group.append(text)
         longest = max(longest, lengths[text])
         real += lengths[text]
     if group:
         yield _collate(model, sequences, group, longest)
+        tell("reading", len(order), len(order), read + real)
 
 
 def _collate(
