@@ -50,6 +50,20 @@ def bar(**options: Any) -> Any:
     return tqdm(leave=False, disable=hidden, **options)
 
 
+def write(text: str) -> None:
+    """Write a line of progress, above a bar if there is one.
+
+    Args:
+        text: the line.
+    """
+    from tqdm import tqdm
+
+    if _SILENT.get():
+        return
+    with tqdm.external_write_mode(sys.stderr):
+        show(text, sys.stderr)
+
+
 class StudyBar:
     """A progress bar for `run_study`: a context manager to pass as `on_event`."""
 
@@ -83,12 +97,7 @@ class StudyBar:
 
     def write(self, text: str) -> None:
         """Write a line above the bar."""
-        from tqdm import tqdm
-
-        if _SILENT.get():
-            return
-        with tqdm.external_write_mode(sys.stderr):
-            show(text, sys.stderr)
+        write(text)
 
 
 def describe(event: Event) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -243,11 +246,13 @@ def _main_process() -> bool:
 
 
 class Bar:
-    """Progress of a training on the terminal; nothing into a pipe, where the log is read."""
+    """Progress of a training: a bar on a terminal, lines elsewhere."""
 
     def __init__(self) -> None:
         form = "{desc:<28} {percentage:3.0f}% |{bar:24}| {postfix}"
         self._bar = progress.bar(total=1000, bar_format=form)
+        self._terminal = sys.stderr.isatty()
+        self._said = -math.inf
 
     def __enter__(self) -> Bar:
         return self
@@ -265,8 +270,13 @@ class Bar:
             said.append(f"held out {step.held_out:.3f}")
         if step.seconds_left is not None:
             said.append(f"about {progress.duration(step.seconds_left)} left")
-        self._bar.set_postfix_str(", ".join(said), refresh=False)
-        self._bar.refresh()
+        words = ", ".join(said)
+        if self._terminal:
+            self._bar.set_postfix_str(words, refresh=False)
+            self._bar.refresh()
+        elif step.message or time.monotonic() - self._said >= progress.LINE_EVERY:
+            self._said = time.monotonic()
+            progress.write(f"{step.stage}: {100 * step.done:.0f} %{words and ', '}{words}")
 
 
 @command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def test_a_pruned_model_is_trained_and_goes_into_the_next_command(
     assert "Rate 1.0e-03: 2 steps" in said.out
     assert f"Checkpoint: {out / 'model'}" in said.out
     assert f"Adapter: {out / 'adapter'}" in said.out
+    assert re.search(r"^[\w -]+: \d+ %", said.err, re.MULTILINE)  # progress, without a terminal
     lines = [json.loads(x) for x in (out / "log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 2
     assert cli.run(["prune", "--model", str(out / "model"), "--blocks", "3",
