@@ -51,7 +51,7 @@ def test_every_method_has_a_run_at_the_same_tokens() -> None:
         assert {c.method for c in configs} == {"lora", "full", "self", "distill", "rl"}
         plain, short, cut = (quick.config(f"distill{end}") for end in ("", "-short", "-overlap"))
         assert short == replace(plain, start_length=64, full_at=0.5)
-        assert cut == replace(plain, overlap=0.4)
+        assert cut == replace(plain, overlap=0.65)
         assert quick.config("distill-off") == replace(plain, on_policy=False)
     with pytest.raises(UserError, match="Did you mean 'full'"):
         RecoveryStudy(methods=("fulll",))
