@@ -37,8 +37,8 @@ from recovery.watching import Step
 FILE = "study.json"
 LOCK = "recovery-study.lock"
 DENSE = "dense"
-#: Cuts half of the answers of the bundled reasoner without its last three blocks, before training: the
-#: least window of an answer shares .57 to .71 of the likeliest tokens (median .65).
+#: Cuts half of the answers of the bundled reasoner without its last three blocks, before training:
+#: the least window of an answer shares .57 to .71 of the likeliest tokens (median .65).
 OVERLAP = 0.65
 #: What each method of the study changes in a run of the method before its hyphen: the five, the
 #: control of on-policy distillation, and distillation with answers that begin short, or that end
