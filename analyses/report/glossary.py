@@ -24,7 +24,8 @@ GLOSSARY = {
     "interval for itself. Differences are paired: same problems, same sampling noise.",
     "p": "The chance of a difference at least this large if the removal changed nothing "
     "(sign-flip test over problems), after Holm's correction for all tests of the same outcome.",
-    "clear": "p < .05 after correction. A change that is not clear is not shown to be absent.",
+    "clear": "p < .05 after correction, and zero is outside the interval. A change that is not "
+    "clear is not shown to be absent.",
     "suspected": "The interval excludes zero, but with this many tests that may be chance.",
     "safe": f"On every benchmark the interval rules out a loss of accuracy, or a rise of loops or "
     f"of missing answers, of more than {share(TOLERANCE)}.",

@@ -4,7 +4,7 @@ A `Change` is one number of the report's first table: a paired difference with i
 corrected p value, and the smallest true change that this many problems would have shown. Whatever
 the report says about a removal is decided here, by three fixed rules:
 
-- clear: p < .05 after Holm's correction;
+- clear: p < .05 after Holm's correction, and an interval without zero;
 - ruled out: the whole interval lies on the good side of a loss of `TOLERANCE`;
 - neither: there are too few problems to tell, and `Change.needed` says how many there should be.
 """
@@ -65,8 +65,14 @@ class Change:
 
     @property
     def clear(self) -> bool:
-        """Whether the change is clear after Holm's correction."""
-        return bool(self.p < tables.ALPHA)
+        """Whether p < .05 after Holm's correction, and the interval leaves zero out.
+
+        A few large changes can make p small (it counts signs weighed by size) and the interval, by
+        the standard deviation, so wide that it reaches over zero: nothing is said to be clear that
+        its own interval does not carry.
+        """
+        found = self.found
+        return bool(self.p < tables.ALPHA and (found.low > 0 or found.high < 0))
 
     @property
     def worse(self) -> float:
