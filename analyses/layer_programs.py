@@ -33,7 +33,7 @@ from analyses.plumbing.tables import ALPHA, interval, p_value, share, signed
 from analyses.plumbing.work import Work, first
 from analyses.plumbing.workbench import (
     Workbench,
-    fitting_budget,
+    decoding_settings,
     longest_solved,
     problem_settings,
 )
@@ -89,7 +89,7 @@ def settings_of(study: StudyData) -> dict[str, Any] | None:
         return None
     return {
         **found,
-        "thinking": fitting_budget(study, benchmark),
+        **decoding_settings(study, benchmark),
         "n": [PROBLEMS, TESTED, CALIBRATED, MOST_SAMPLES, *RUN_LENGTHS],
         "tolerance": TOLERANCE,
         "version": 2,

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from analyses.plumbing.work_lines import LINE_EVERY, WorkLines
 from interp.errors import printable
 from interp.plumbing.command_line import show
+from interp.plumbing.work_listener import listening
 
 if TYPE_CHECKING:
     from scaling.study.study_progress import Event
 
-LINE_EVERY = 15.0  # seconds between lines, where there is no terminal
 _SILENT = ContextVar("silent", default=False)
 
 
@@ -48,6 +49,16 @@ def bar(**options: Any) -> Any:
 
     hidden = _SILENT.get() or not sys.stderr.isatty()
     return tqdm(leave=False, disable=hidden, **options)
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Show how far long work inside is that has no bar: what is decoded, read or tried."""
+    if _SILENT.get():
+        yield
+        return
+    with WorkLines() as lines, listening(lines):
+        yield
 
 
 def write(text: str) -> None:
@@ -102,6 +113,8 @@ class StudyBar:
 
 def describe(event: Event) -> str:
     """The state of a study in words: "1,240 of 3,780 chains, 4,512 tokens/s, about 3 min left"."""
+    if event.kind == "progress" and event.message:
+        return event.message
     said = [f"{event.chains:,} of {event.chains_total:,} chains"]
     if event.rate > 0:
         said.append(f"{event.rate:,.0f} tokens/s")

@@ -93,7 +93,18 @@ class Analysis:
         Returns:
             True without `in_store`, or if the data are there.
         """
-        return self.in_store is None or self.in_store(study)
+        return self.in_store is None or self.in_store(self.as_kept(study))
+
+    def as_kept(self, study: StudyData) -> StudyData:
+        """The study with the limit on problems (`StudyData.limit`) of the result that it holds.
+
+        Args:
+            study: the study.
+
+        Returns:
+            The study; unchanged if it holds no result, or one of as many problems as usual.
+        """
+        return study if self.stored is None else self.stored.as_kept(study) or study
 
 
 REGISTRY = Registry[Analysis](

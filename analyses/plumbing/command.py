@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from analyses.plumbing import catalogue, style
 from analyses.plumbing.work_lines import WorkLines
 from interp.errors import UserError
-from interp.plumbing.command_line import File, Flag, Lines, command, execute, parse
+from interp.plumbing.command_line import File, Flag, Lines, Number, command, execute, parse
 from interp.plumbing.work_listener import listening
 
 if TYPE_CHECKING:
@@ -77,6 +77,33 @@ def estimated(name: str, study: StudyData) -> Iterator[str]:
         yield from work.estimate(bench, name, analysis.work(bench, settings)).report()
 
 
+def limited(name: str, study: StudyData, limit: int | None) -> StudyData:
+    """A study with a limit on the problems of an analysis.
+
+    Args:
+        name: name of the analysis.
+        study: the study.
+        limit: problems at most; None for as many as usual.
+
+    Returns:
+        The study.
+
+    Raises:
+        UserError: the limit is below 2, or the analysis has no use for one.
+    """
+    if limit is None:
+        return study
+    if limit < 2:
+        raise UserError(f"--limit {limit}: expected 2 or more, or nothing has an interval.")
+    few, stored = replace(study, limit=limit), catalogue.load(name).stored
+    usual = None if stored is None else stored.settings_of(study)
+    if stored is None or (usual is not None and stored.settings_of(few) == usual):
+        raise UserError(
+            f"--limit {limit}: {name} reads the chains that the study has, all of them."
+        )
+    return few
+
+
 @command
 class AnalysisOptions:
     """What every analysis takes."""
@@ -85,6 +112,9 @@ class AnalysisOptions:
     """Folder of the study."""
     out: File = None
     """Where to write (default: the study's folder)."""
+    limit: Number = None
+    """At most that many problems where the study's model decodes again (default: 24 to 120, as the
+    analysis needs them). Each number has a result of its own."""
     estimate: Flag = False
     """Only say what will be decoded and read with the study's model (rows, tokens, passes) and
     about how long that takes on this machine, from a trial of a few seconds."""
@@ -109,7 +139,7 @@ class AnalysisCommand:
         """Makes the table and the figure; yields the files written, or the lines of an estimate."""
         from analyses.plumbing.frames import StudyData
 
-        study = StudyData.read(self.options.study)
+        study = limited(self.name, StudyData.read(self.options.study), self.options.limit)
         if self.options.estimate:
             yield from estimated(self.name, study)
             return

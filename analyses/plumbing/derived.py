@@ -3,7 +3,7 @@
 Decoding for a figure takes minutes, so its table is computed once and stored in the table
 `derived`: one row per (name, settings). The settings hold everything that decides the result: the
 model's fingerprint, the problems, and the analysis's options. Other settings make another row;
-only a damaged one is overwritten.
+only a damaged one is overwritten. A study that asks for few problems has settings of its own.
 
     found = derived(study, "time_maps", settings, lambda: compute(...))
 
@@ -18,8 +18,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from interp.model.loading import refusing
 TYPES = {"object", "bool", "float16", "float32", "float64"}
 TYPES |= {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 FINGERPRINT = "model fingerprint"  # its key in a study's meta
+LIMIT = "limit"  # its key in the settings of an analysis, where a study has one
 
 
 def derived(
@@ -102,18 +103,19 @@ def kept(study: StudyData, name: str, settings: Mapping[str, Any] | None) -> pd.
     from scaling.store.study_file import FILE
 
     path = Path(study.folder) / FILE
-    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
-        there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'derived'").fetchone()
-        if there is None:
-            return None
-        row = db.execute(
-            "SELECT frame FROM derived WHERE name = ? AND settings = ?",
-            (name, _key(study, settings)),
-        ).fetchone()
+    asked = "SELECT frame FROM derived WHERE name = ? AND settings = ?"
+    rows = _selected(path, asked, (name, _key(study, settings)))
     try:
-        return None if row is None else from_text(row[0])
+        return from_text(rows[0][0]) if rows else None
     except UserError:  # damaged: it is computed again
         return None
+
+
+def _selected(path: Path, asked: str, values: tuple[str, ...]) -> list[tuple[Any, ...]]:
+    """Rows of the table `derived`; none where a study's file does not have it."""
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'derived'").fetchone()
+        return [] if there is None else db.execute(asked, values).fetchall()
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,33 @@ class StoredTable:
     def in_store(self, study: StudyData) -> bool:
         """Whether the study already holds the result, so that `table` only reads it."""
         return kept(study, self.name, self.settings_of(study)) is not None
+
+    def as_kept(self, study: StudyData) -> StudyData | None:
+        """The study with the limit on problems of the result that it holds.
+
+        Args:
+            study: the study.
+
+        Returns:
+            The study without a limit if it holds that result, else with the largest limit under
+            which it holds one. None if it holds none.
+        """
+        from scaling.store.study_file import FILE
+
+        whole = replace(study, limit=None)
+        settings = self.settings_of(whole)
+        if settings is None or study.folder is None:
+            return None
+        if self.in_store(whole):
+            return whole
+        asked = "SELECT settings FROM derived WHERE name = ?"
+        limits = set()
+        for (text,) in _selected(Path(study.folder) / FILE, asked, (self.name,)):
+            with suppress(ValueError, AttributeError):  # a stranger's row
+                limits.add(json.loads(text).get(LIMIT))
+        numbers = sorted((n for n in limits if isinstance(n, int)), reverse=True)
+        tried = (replace(study, limit=n) for n in numbers)
+        return next((few for few in tried if self.in_store(few)), None)
 
 
 def _key(study: StudyData, settings: Mapping[str, Any]) -> str:

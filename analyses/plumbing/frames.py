@@ -44,6 +44,8 @@ class StudyData:
         meta: facts about the study: versions, fingerprints.
         sessions: one row per run of the study; None for rows made in memory.
         folder: folder of the study; None for rows made in memory.
+        limit: problems that an analysis takes where it decodes with the study's model;
+            None: as many as it usually does.
     """
 
     purposes: Mapping[str, pd.DataFrame]
@@ -53,6 +55,7 @@ class StudyData:
     meta: Mapping[str, str] = field(default_factory=dict)
     sessions: pd.DataFrame | None = None
     folder: Path | None = None
+    limit: int | None = None
 
     @classmethod
     def read(cls, folder: str | Path) -> StudyData:

@@ -56,8 +56,8 @@ class WorkLines:
 
     def words(self, heard: Heard, now: float) -> str:
         """The state in words: "decoding 312 of 1,728 chains, 81 tokens/s, after 12 min"."""
-        said = [f"{heard.doing} {heard.done:,} of {heard.total:,} chains"]
-        if now > self._since:
+        said = [str(heard)]
+        if heard.tokens and now > self._since:
             said.append(f"{heard.tokens / (now - self._since):,.0f} tokens/s")
         minutes = (now - self._began) / 60
         said.append(f"after {minutes:.0f} min" if minutes >= 1 else f"after {60 * minutes:.0f} s")

@@ -2,6 +2,7 @@
 
 Chains for an analysis are decoded like the study's own: the same model (its fingerprint is
 checked), sampling, seed and problems. A dense chain decoded here therefore equals the study's.
+Under a limit (`StudyData.limit`) only the first problems are taken.
 
 The benchmark is the one with the longest dense thinking among those with a dense accuracy of two
 thirds or more: an unsolved problem has nothing to lose, and takes the longest. If there is none, it
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from analyses.plumbing import style
-from analyses.plumbing.derived import FINGERPRINT
+from analyses.plumbing.derived import FINGERPRINT, LIMIT
 from analyses.plumbing.frames import StudyData, largest_budget
 from interp.chains.chain import Budget, Chain
 from interp.decoding.generate import generate
@@ -60,7 +61,7 @@ class Workbench:
         """Load the model and the problems.
 
         Where the study has fewer problems than wanted and the benchmark generates its own, more of
-        the same list are added.
+        the same list are added; never more than `StudyData.limit`.
 
         Args:
             study: the study, in a folder.
@@ -77,7 +78,9 @@ class Workbench:
         model = study_model(study.config, study.meta)
         rows = study.rows("accuracy")
         answer = int(rows.loc[rows["benchmark"] == benchmark, "answer_budget"].max())
-        return cls(study, model, _benchmark(study, benchmark, problems), Budget(thinking, answer))
+        found = _benchmark(study, benchmark, problems)
+        found = replace(found, problems=found.problems[: study.limit])
+        return cls(study, model, found, Budget(thinking, answer))
 
     @property
     def sampling(self) -> Sampling:
@@ -296,7 +299,22 @@ def asked_settings(study: StudyData, **own: Any) -> dict[str, Any] | None:
         The settings; None where the study has no generated benchmark.
     """
     found = solved_settings(study, **own)
-    return found and found | {"thinking": fitting_budget(study, found["benchmark"])}
+    return found and found | decoding_settings(study, found["benchmark"])
+
+
+def decoding_settings(study: StudyData, benchmark: str) -> dict[str, Any]:
+    """The settings that decide what an analysis decodes: the budget, and how many problems.
+
+    Args:
+        study: the study.
+        benchmark: name of the benchmark.
+
+    Returns:
+        JSON values; the number of problems only where the study limits it.
+    """
+    few = study.limit
+    most = {} if few is None else {LIMIT: few}
+    return {"thinking": fitting_budget(study, benchmark), **most}
 
 
 def solved_settings(study: StudyData, **own: Any) -> dict[str, Any] | None:

@@ -174,8 +174,9 @@ def write_report(
     for analysis in catalogue.reported(study):  # what was computed is shown
         if on_step is not None:
             on_step(analysis.title)
-        found[analysis.name], written = make(analysis.name, study, target)
-        section = _section(analysis, study, found, written)
+        asked = analysis.as_kept(study)
+        found[analysis.name], written = make(analysis.name, asked, target)
+        section = _section(analysis, asked, found, written)
         if section is not None:
             sections.append(section)
     decode, note = decoder_of(study, text, trust_remote_code)

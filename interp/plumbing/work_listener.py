@@ -21,16 +21,22 @@ class Heard:
     """How far some work is.
 
     Attributes:
-        doing: "decoding" or "reading".
-        done: chains that are finished.
-        total: all chains of this part of the work.
-        tokens: tokens decoded or read so far.
+        doing: "decoding", "reading", "trying" or "skipping".
+        done: how many of what is counted are finished.
+        total: all of this part of the work.
+        tokens: tokens decoded or read so far; 0 where they are not counted.
+        what: what is counted: chains, sets of blocks, blocks.
     """
 
     doing: str
     done: int
     total: int
-    tokens: int
+    tokens: int = 0
+    what: str = "chains"
+
+    def __str__(self) -> str:
+        """In words: "decoding 312 of 1,728 chains"."""
+        return f"{self.doing} {self.done:,} of {self.total:,} {self.what}"
 
 
 Listener = Callable[[Heard], None]
@@ -51,14 +57,15 @@ def listening(listener: Listener) -> Iterator[None]:
         _LISTENER.reset(token)
 
 
-def tell(doing: str, done: int, total: int, tokens: int) -> None:
+def tell(doing: str, done: int, total: int, tokens: int = 0, what: str = "chains") -> None:
     """Tell the listener, if there is one, how far some work is.
 
     Args:
-        doing: "decoding" or "reading".
-        done: chains that are finished.
-        total: all chains of this part of the work.
-        tokens: tokens decoded or read so far.
+        doing: "decoding", "reading", "trying" or "skipping".
+        done: how many of what is counted are finished.
+        total: all of this part of the work.
+        tokens: tokens decoded or read so far; 0 where they are not counted.
+        what: what is counted.
     """
     if (listener := _LISTENER.get()) is not None:
-        listener(Heard(doing, done, total, tokens))
+        listener(Heard(doing, done, total, tokens, what))

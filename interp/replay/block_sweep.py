@@ -31,6 +31,7 @@ from interp.interventions.interventions import PARTS, Part
 from interp.model.readout import readout
 from interp.model.reasoning_model import ReasoningModel
 from interp.plumbing.notebook import as_table
+from interp.plumbing.work_listener import tell
 from interp.replay.batching import BATCH_TOKENS, Ids
 from interp.replay.chunked_forward import forward
 from interp.replay.shared_prefix import Base, SharedPrefix
@@ -286,7 +287,8 @@ class Sweeper:
         else:
             trunk.renew(self._base)
         finals = []
-        for skipped in swept:
+        for tried, skipped in enumerate(swept):
+            tell("skipping", tried, len(swept), what="blocks")
             stream = trunk.entering[skipped]
             if part != "block":
                 stream = trunk.run(self._base, skipped, stream, part)

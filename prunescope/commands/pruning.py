@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from interp.errors import UserError
 from interp.plumbing.command_line import File, Lines, Number, Settings, Word, command, unset
+from prunescope import progress
 from prunescope.commands.machine_options import scoring_estimate
 from prunescope.commands.options import (
     CalibrationOptions,
@@ -129,7 +130,8 @@ class Score(Command, ScoringOptions):
         if self.compare is not None:
             yield from self._compared(model, source, self.compare)
             return
-        found = score_model(model, self.method, source, remove=self.remove, **options)
+        with progress.heard():
+            found = score_model(model, self.method, source, remove=self.remove, **options)
         frame = found.to_frame()
         columns = ["block", "part", "score", "low", "high", "rank"]
         shown = [c for c in columns if c in frame]
@@ -157,7 +159,8 @@ class Score(Command, ScoringOptions):
         """Rankings side by side, then the agreement of every pair."""
         from pruning.compare import compare_criteria
 
-        found = compare_criteria(model, source.calibration(model), names, self.seed)
+        with progress.heard():
+            found = compare_criteria(model, source.calibration(model), names, self.seed)
         ranks, agreement = found.to_frame(), found.agreement()
         yield Result("\n".join(found.lines()), comparison=ranks, agreement=agreement)
         if self.out is None:
@@ -228,7 +231,8 @@ class Prune(Command, PlanOptions, ScoringOptions, HubOptions):
         out = free_target(self.target(self.out))
         self.check_push()
         source = self.source(reading=self.remove is not None or self.repair is not None)
-        found = prune_model(replace(config, source=source), out)
+        with progress.heard():
+            found = prune_model(replace(config, source=source), out)
         if found.repair:
             said = f"Repaired by {self.repair}"
             if kl := found.repair.get("kl"):

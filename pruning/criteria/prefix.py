@@ -24,6 +24,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.holding import holding
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.work_listener import tell
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.shared_prefix import Base, SharedPrefix
 from interp.replay.teacher_forced import Targets, finite, position_chunks, readout, scored_batches
@@ -262,7 +263,8 @@ def judge_sets(
         base = model.final_norm(targets.pick(trunk.entering[-1]))
         streams, before = trunk.entering[:1], gone[order[0]]
         trunk.entering.clear()
-        for row in order:
+        for tried, row in enumerate(order):
+            tell("trying", tried, len(order), what="sets of blocks")
             pairs = zip(before, gone[row], strict=True)
             same = next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
             del streams[same + 1 :]  # keep what the previous candidate has in common

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.work_listener import tell
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import check_readout
 from interp.replay.chunked_forward import forward
@@ -173,7 +174,8 @@ def _step(
         tables.count(targets)
         dense = targets.pick(forward(model, batch.ids)) if measure.divergence and removed else None
         trunk, finals = SharedPrefix(base, batch.ids), []
-        for sublayer in candidates:
+        for tried, sublayer in enumerate(candidates):
+            tell("skipping", tried, len(candidates), what="halves of blocks")
             index = model.layer_map.index(sublayer.block)
             stream = trunk.run(base, index, trunk.entering[index], sublayer.part)
             for above in range(index + 1, model.n_blocks):

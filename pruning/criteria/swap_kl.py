@@ -21,6 +21,7 @@ import torch
 
 from interp.errors import UserError, check_known
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.work_listener import tell
 from interp.replay.batching import BATCH_TOKENS
 from interp.replay.block_sweep import check_readout
 from interp.replay.teacher_forced import scored_batches
@@ -81,6 +82,7 @@ def swap_kl(
         added += _norms(walk, batch.mask & batch.pad(counted))
         finals = []
         for l in range(pairs):
+            tell("trying", l, pairs, what="swaps")
             for blocks, start in ways:
                 stream = walk.entering[l + start]
                 for slot in range(start, 2):

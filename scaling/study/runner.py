@@ -32,6 +32,7 @@ from interp.model.chat import RawPrompt
 from interp.model.gguf_file import described
 from interp.plumbing.arguments import checked
 from interp.plumbing.notebook import as_table
+from interp.plumbing.work_listener import listening
 from scaling.engines.engine import Engine
 from scaling.engines.ray_worker import program
 from scaling.grading import grade, grade_likelihood
@@ -237,15 +238,18 @@ class _Study:
             return variants
         self.store.put("problems", [row for b in self.problems for row in problem_rows(b)])
         chains: list[Chain] = []
-        if scored(self.config):
-            self.progress.begin("calibration", "dense chains on spare problems, the blocks' scores")
-            chains = calibration_chains(self.config, self.engine, self.problems, self.spare)
-            for bench in self.problems:
-                ids = {f"calibration/{p.id}" for p in self.spare[bench.name] or bench.problems}
-                mine = [c for c in chains if c.problem in ids]
-                ended = sum(c.thinking_finish != "forced" for c in mine)
-                self.progress.know(bench.name, sum(c.n_tokens for c in mine), ended)
-        decide(self.config, self.engine, self.store, chains, self.progress.note)
+        with listening(self.progress.hear):
+            if scored(self.config):
+                self.progress.begin(
+                    "calibration", "dense chains on spare problems, the blocks' scores"
+                )
+                chains = calibration_chains(self.config, self.engine, self.problems, self.spare)
+                for bench in self.problems:
+                    ids = {f"calibration/{p.id}" for p in self.spare[bench.name] or bench.problems}
+                    mine = [c for c in chains if c.problem in ids]
+                    ended = sum(c.thinking_finish != "forced" for c in mine)
+                    self.progress.know(bench.name, sum(c.n_tokens for c in mine), ended)
+            decide(self.config, self.engine, self.store, chains, self.progress)
         return read_variants(self.store)
 
     def plan(

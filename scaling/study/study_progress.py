@@ -17,6 +17,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from interp.plumbing.work_listener import Heard
+
 
 @dataclass(frozen=True)
 class Event:
@@ -25,7 +27,7 @@ class Event:
     Attributes:
         kind: "stage" (a new stage begins), "progress", "note" (information for the user) or "done".
         stage: name of the current stage.
-        message: text for the user.
+        message: text for the user; of "progress": how far work is that the counts do not cover.
         chains: chains finished in this run.
         chains_total: chains that this run will finish.
         tokens: tokens decoded in this run.
@@ -85,6 +87,7 @@ class Progress:
         self.chains = 0
         self.chains_total = 0
         self.stage = ""
+        self.task = ""  # what within the stage is at work, for `hear`
 
     @property
     def decode_seconds(self) -> float:
@@ -275,12 +278,17 @@ class Progress:
             stage: name of the stage.
             message: text for the user.
         """
-        self.stage = stage
+        self.stage, self.task = stage, ""
         self._send("stage", message)
 
     def tell(self) -> None:
         """Send the current progress."""
         self._send("progress", "")
+
+    def hear(self, heard: Heard) -> None:
+        """Send how far work is that is not counted here, such as that of a criterion."""
+        if self._clock() - self._told >= EVERY:
+            self._send("progress", f"{self.task}: {heard}" if self.task else str(heard))
 
     def note(self, message: str) -> None:
         """Send a message for the user."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from scaling.store.study_store import Store
 from scaling.study import defaults
 from scaling.study.config import StudyConfig
 from scaling.study.preflight import chooses, method_of
+from scaling.study.study_progress import Progress
 
 if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
@@ -153,7 +154,7 @@ def decide(
     engine: Engine,
     store: Store,
     chains: Sequence[Chain],
-    note: Callable[[str], object] = str,
+    progress: Progress,
 ) -> None:
     """Score the blocks, make the plans, and commit both.
 
@@ -162,21 +163,24 @@ def decide(
         engine: scores the blocks.
         store: the open store.
         chains: calibration chains.
-        note: is told of a plan that a repair does not find; the study does without it.
+        progress: is told of each method, and of a plan that a repair does not find; the study does
+            without it.
     """
     from pruning.plan import LayerPlan
 
     scores, variants = [], [variant_row("dense", "dense")]
     most = max(config.remove_counts, default=1)
     first = [method for method in scored(config) if method not in config.methods]
-    for method in (*first, *config.methods):
+    methods = (*first, *config.methods)
+    for n, method in enumerate(methods, start=1):
+        progress.task = f"blocks by {method} ({n} of {len(methods)})"
         name, draw = method_of(method)
         if chooses(name):
             for count in config.remove_counts:
                 try:
                     plan = replace(engine.choose(name, chains, count), name=f"{method}-{count}")
                 except UserError as error:
-                    note(f"{method}-{count} is left out: {error}")
+                    progress.note(f"{method}-{count} is left out: {error}")
                     continue
                 variants.append(plan_row(plan, method))
             continue

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analyses.plumbing import catalogue
-from analyses.plumbing.derived import as_text, derived, from_text, kept
+from analyses.plumbing.derived import LIMIT, as_text, derived, from_text, kept
 from analyses.plumbing.frames import StudyData
 from interp.errors import UserError
 from scaling.store.study_store import Store
@@ -166,3 +166,33 @@ def test_what_is_kept_is_named_and_read_without_a_model(own: StudyData) -> None:
         derived(own, analysis.name, settings, lambda: pd.DataFrame({"x": [1.5]}))
         assert analysis.table(own)["x"].tolist() == [1.5]
     assert set(computed) <= set(catalogue.reported(own))
+
+
+def test_the_report_shows_the_result_of_most_problems(own: StudyData) -> None:
+    sets, endings = catalogue.load("sets"), catalogue.load("endings")
+    stored = sets.stored
+    assert stored is not None and own.folder is not None
+    usual = stored.settings_of(own)
+    assert usual is not None and LIMIT not in usual
+    assert not sets.reported(own) and sets.as_kept(own) is own
+
+    def keep(limit: int | None) -> None:
+        few = replace(own, limit=limit)
+        settings = stored.settings_of(few)
+        assert settings == (usual if limit is None else usual | {LIMIT: limit})
+        derived(few, "sets", settings, lambda: pd.DataFrame({"x": [limit or 0]}))
+
+    for limit, shown in ((8, 8), (3, 8), (12, 12), (None, None)):
+        keep(limit)
+        found = sets.as_kept(own)
+        assert sets.reported(own) and found.limit == shown
+        assert sets.table(found)["x"].tolist() == [shown or 0]
+        assert stored.in_store(own) == (shown is None)  # only whoever asks for few gets few
+    with Store(own.folder) as store:
+        rows = store.frame("derived")
+        damaged = [{**row, "frame": "{"} for row in rows.to_dict("records") if "12" in row["frame"]]
+        strange = {**rows.iloc[0].to_dict(), "settings": "[1]"}
+        whole = next(r for r in rows.to_dict("records") if LIMIT not in json.loads(r["settings"]))
+        store.put("derived", [*damaged, strange, {**whole, "frame": "{"}])
+    assert sets.as_kept(own).limit == 8, "damaged results are passed over"
+    assert endings.as_kept(own) is own

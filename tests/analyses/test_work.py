@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -205,6 +206,69 @@ def test_what_needs_no_decoding_is_said(study: StudyData, tmp_path: Path) -> Non
     assert stored is not None and own.folder is not None
     derived(own, "anchors", stored.settings_of(own), lambda: pd.DataFrame({"x": [1.0]}))
     assert "already keeps its result" in said("anchors", own.folder)
+
+
+def test_a_limit_takes_the_first_problems(
+    study: StudyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Workbench] = []
+    module = importlib.import_module("analyses.sets")
+    monkeypatch.setattr(workbench, "study_model", lambda *_: PLANTED.model())
+    monkeypatch.setattr(work, "workbench_of", keeping(made, work.workbench_of))
+    monkeypatch.setattr(module, "PROBLEMS", 6)
+    assert study.folder is not None
+    for limit, rows in ((None, 6), (4, 4), (2, 2), (100, 6)):
+        options = AnalysisOptions(study=study.folder, estimate=True, limit=limit)
+        words = "\n".join(AnalysisCommand("sets", options).run())
+        row = next(line for line in words.splitlines() if "each block skipped" in line)
+        assert f" {5 * rows} " in row
+    everything = made[0].benchmark.problems
+    for bench, limit in zip(made, (None, 4, 2, 100), strict=True):
+        assert bench.benchmark.problems == everything[:limit]
+
+
+def keeping(made: list[Workbench], make: Any) -> Any:
+    def kept(*given: Any) -> Workbench:
+        made.append(make(*given))
+        return made[-1]
+
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "said"),
+    [
+        ("sets", 1, "expected 2 or more"),
+        ("sets", -4, "expected 2 or more"),
+        ("endings", 4, "reads the chains that the study has"),
+        ("reflection", 4, "reads the chains that the study has"),
+    ],
+)
+def test_a_limit_without_use_is_refused(study: StudyData, name: str, limit: int, said: str) -> None:
+    assert study.folder is not None
+    with pytest.raises(UserError, match=said):
+        list(AnalysisCommand(name, AnalysisOptions(study=study.folder, limit=limit)).run())
+
+
+@pytest.mark.parametrize("name", DECODING)
+def test_few_problems_are_enough_or_refused(
+    name: str, study: StudyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module(f"analyses.{name}")
+    bench = PlantedBench.made(PLANTED, study, problems=2, thinking=48)
+    monkeypatch.setattr(Workbench, "of", classmethod(lambda *_: bench))
+    monkeypatch.setattr(workbench, "candidates", singles)
+    for constant, value in SMALL[name].items():
+        if constant not in ("PROBLEMS", "TRIED"):
+            monkeypatch.setattr(module, constant, value)
+    settings: dict[str, Any] = {"benchmark": "planted", "thinking": 48, "seed": 0}
+    settings["plans"] = {"two": (0, 1)}
+    with contextlib.suppress(UserError):
+        found = module._compute(bench.study, settings)
+        if len(found):
+            assert all(catalogue.load(name).text_of(found))
+            figure = module.figure(found, bench.study)
+            assert figure is None or figure.axes
 
 
 def test_help_teaches_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -289,6 +289,8 @@ def test_progress_says_how_long_it_will_take(capsys: pytest.CaptureFixture[str])
     event = Event("progress", "arithmetic", chains=10, chains_total=40, tokens=100,
                   tokens_expected=400, rate=20.0, seconds=20.0, seconds_left=200.0)  # fmt: skip
     assert describe(event) == "10 of 40 chains, 20 tokens/s, about 3 min left"
+    heard = Event("progress", "calibration", "trying 12 of 138 sets of blocks", chains_total=9)
+    assert describe(heard) == heard.message
     with StudyBar() as bar:
         bar(Event("stage", "arithmetic", "40 chains"))
         bar(event)

@@ -14,7 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analyses.plumbing import work_lines
 from interp.plumbing.command_line import EXIT_CODES
+from interp.plumbing.work_listener import tell
 from prunescope import cli, command_line_page, progress
 from prunescope.commands import Study
 from prunescope.commands.output import ALWAYS, plain
@@ -189,6 +191,19 @@ def test_progress_can_be_silenced(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.silenced(False), StudyBar() as bar:
         bar(Event("stage", "arithmetic", "40 chains"))
     assert "arithmetic" in capsys.readouterr().err
+
+
+def test_long_work_is_heard_unless_it_is_silenced(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_lines, "LINE_EVERY", 0.0)
+    with progress.heard():
+        tell("trying", 12, 138, what="sets of blocks")
+    assert "trying 12 of 138 sets of blocks, after 0 s" in capsys.readouterr().err
+    with progress.silenced(), progress.heard():
+        tell("trying", 12, 138, what="sets of blocks")
+    tell("trying", 13, 138)
+    assert capsys.readouterr().err == ""
 
 
 def test_values_become_plain() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 import pruning.criteria
 from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
+from interp.plumbing.work_listener import Heard, listening
 from pruning.calibration import Calibration
 from pruning.cost import checked_cost
 from pruning.criteria import Cost, ScoringJob, criteria, criteria_table, criterion, score
@@ -382,6 +384,19 @@ def test_scoring_leaves_the_model_alone(name: str) -> None:
     assert same_weights(model, before)
     assert hooks_of(model) == hooks
     assert all("forward" not in block.__dict__ for block in model.blocks)
+
+
+@pytest.mark.parametrize("name", DATA_DRIVEN)
+def test_whoever_listens_hears_how_far_it_is(name: str) -> None:
+    model, heard = tiny("qwen3", 4), list[Heard]()
+    with listening(heard.append):
+        run(name, model, texts(model, LENGTHS))
+    assert heard and all(0 <= one.done <= one.total for one in heard)
+    tried = [one for one in heard if one.doing in ("trying", "skipping")]
+    many = {"chain-aware", "chain-survival", "evopress", "perplexity", "skip-kl", "sleb", "swap-kl"}
+    assert bool(tried) == (name in many)
+    for before, after in pairwise(tried):  # counted one by one, from the start of each step
+        assert after.done in (before.done + 1, 0)
 
 
 @pytest.mark.parametrize("name", DATA_DRIVEN)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from interp.errors import NonFiniteError, UserError
+from interp.plumbing.work_listener import Heard
 from scaling.engines.local import LocalEngine
 from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
@@ -126,6 +127,26 @@ def test_events_tell_how_far_it_is(finished: tuple[Path, WatchedEngine, list[Eve
     assert last.chains == last.chains_total
     assert last.tokens == last.tokens_expected > 0
     assert last.seconds_left == 0
+
+
+def test_what_a_criterion_does_is_told_once_a_second() -> None:
+    now = [0.0]
+    events: list[Event] = []
+    progress = Progress(events.append, clock=lambda: now[0])
+    progress.begin("calibration")
+    progress.task = "blocks by skip-kl (2 of 5)"
+    for seconds in (0.2, 0.9, 1.0, 1.5, 2.0):
+        now[0] = seconds
+        progress.hear(Heard("skipping", round(10 * seconds), 24, what="blocks"))
+    said = [(e.seconds, e.message) for e in events if e.kind == "progress"]
+    assert said == [
+        (1.0, "blocks by skip-kl (2 of 5): skipping 10 of 24 blocks"),
+        (2.0, "blocks by skip-kl (2 of 5): skipping 20 of 24 blocks"),
+    ]
+    progress.begin("recall")
+    now[0] = 5.0
+    progress.hear(Heard("reading", 1, 1_200, 9))
+    assert events[-1].message == "reading 1 of 1,200 chains"
 
 
 def test_a_finished_study_decodes_nothing_again(
