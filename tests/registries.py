@@ -19,6 +19,19 @@ def forget(registry: Registry[Any], name: str) -> None:
 
 
 @contextmanager
+def as_before(registry: Registry[Any]) -> Iterator[None]:
+    """A registry that is afterwards what it was, whatever was added or replaced meanwhile."""
+    registry.entries()  # its modules are imported
+    kept = [(place, dict(place)) for place in (registry._entries, registry._sources)]
+    try:
+        yield
+    finally:
+        for place, before in kept:
+            place.clear()
+            place.update(before)
+
+
+@contextmanager
 def dropped_in(
     package: ModuleType, registry: Registry[Any], folder: Path
 ) -> Iterator[Callable[[str, str], None]]:

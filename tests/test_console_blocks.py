@@ -22,7 +22,9 @@ from typing import Any
 import pytest
 import tyro
 
+from analyses.plumbing import catalogue
 from prunescope import cli
+from tests.registries import as_before
 
 ROOT = Path(__file__).parents[1]
 FILES = ["README.md", "CONTRIBUTING.md", "bench/README.md"]
@@ -136,7 +138,8 @@ def _module_takes(module: str, words: list[str], monkeypatch: pytest.MonkeyPatch
         parser = argparse.ArgumentParser
         patched.setattr(parser, "parse_args", read(parser.parse_args))
         patched.setattr(sys, "argv", [module, *words])
-        with warnings.catch_warnings():
+        # run as __main__, an analysis registers functions of __main__ in the place of its own
+        with warnings.catch_warnings(), as_before(catalogue.REGISTRY):
             warnings.filterwarnings("ignore", "'.*' found in sys.modules", RuntimeWarning)
             with pytest.raises(Accepted):
                 runpy.run_module(module, run_name="__main__", alter_sys=True)
