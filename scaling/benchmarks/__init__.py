@@ -117,6 +117,8 @@ def generated(
     default_limit: int,
     scoring: Scoring = "generate",
     thinking: bool = True,
+    instruction: str = "",
+    form: PromptForm | None = None,
 ) -> Callable[[Make], Make]:
     """Register a function (n, seed) -> n problems.
 
@@ -127,6 +129,8 @@ def generated(
         default_limit: number of problems unless `limit` is given.
         scoring: "generate" or "likelihood" (see `Benchmark`).
         thinking: whether the prompt opens the model's thinking.
+        instruction: text appended to every question.
+        form: how it writes a question in running text; None if it is asked in its own way only.
 
     Returns:
         The decorator. The function's docstring becomes the benchmark's line in listings.
@@ -139,10 +143,11 @@ def generated(
             scoring=scoring,
             grader=grader,
             thinking=thinking,
-            instruction="",
+            instruction=instruction,
             doc=(function.__doc__ or "").strip(),
             make=function,
             default_limit=default_limit,
+            form=form,
         )
 
     return REGISTRY.register(name, build)

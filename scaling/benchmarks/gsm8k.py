@@ -11,6 +11,7 @@ from scaling.problem import Problem
 from scaling.prompting import PromptForm
 from scaling.records import Hub, Record
 
+QUESTION_AND_ANSWER = PromptForm("Q: {question}\nA:")
 STEP_BY_STEP = "Please reason step by step, and put your final answer within \\boxed{}."
 
 
@@ -21,7 +22,7 @@ STEP_BY_STEP = "Please reason step by step, and put your final answer within \\b
     instruction=STEP_BY_STEP,
     hub=Hub("openai/gsm8k", "test", "main"),
     typical=(1319, 240),
-    form=PromptForm("Q: {question}\nA:"),
+    form=QUESTION_AND_ANSWER,
 )
 def gsm8k(record: Record) -> Problem:
     """Grade-school word problems with integer answers."""
