@@ -52,7 +52,8 @@ def test_every_analysis_makes_a_table_and_files(
 ) -> None:
     found, written = make(name, study, tmp_path)
     assert len(found) > 0
-    assert {path.suffix for path in written} == {".csv", ".png", ".svg"}
+    figures = set() if name == "extraction" else {".png", ".svg"}  # the two readings never differ
+    assert {path.suffix for path in written} == {".csv"} | figures
     assert all(path.stat().st_size > 500 for path in written)
 
 
@@ -79,7 +80,8 @@ def test_names_of_any_kind_are_drawn_as_they_are(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph")  # no font draws a control character
         _, written = make(name, odd, tmp_path)
-    assert {path.suffix for path in written} >= ({".csv"} if name == "diversity" else {".svg"})
+    undrawn = name in ("diversity", "extraction")
+    assert {path.suffix for path in written} >= ({".csv"} if undrawn else {".svg"})
 
 
 def test_a_logarithmic_axis_has_plain_numbers() -> None:

@@ -53,6 +53,12 @@ def test_readings_stand_side_by_side(study: StudyData) -> None:
     assert extraction.text(found) == [f"The two readings differ on 0 of {len(rows):,} chains."]
     other = found.assign(saved=[3, *[0] * (len(found) - 1)], disagree=1)
     assert "3 of" in extraction.text(other)[0]
+    assert extraction.figure(found, study) is None  # nothing differs: the sentence says it
+    alone = other.assign(disagree=(other["benchmark"] == "recall").astype(int))
+    drawn = extraction.figure(other, study)
+    assert drawn is not None and len(drawn.axes) == other["benchmark"].nunique()
+    few = extraction.figure(alone.assign(disagree=alone.index == 0), study)
+    assert few is not None and len(few.axes) == 1
     ax = extraction.plot(found, "countdown-4", study)
     drawn = {round(float(np.atleast_1d(line.get_xdata())[0]), 6) for line in ax.get_lines()}
     assert round(float(one["lenient"]), 6) in drawn
