@@ -88,7 +88,8 @@ def test_the_page_is_well_formed_and_needs_nothing_from_outside(page: str) -> No
     for source in tags.sources:
         own = ("#", chain_appendix.VIEWER)
         assert source.startswith(own), source[:80]
-    assert tags.seen.count("figure") == len(ALWAYS)
+    # all but the two readings of answers, which agree in this study
+    assert tags.seen.count("figure") == len(ALWAYS) - 1
     assert tags.seen.count("img") == 0
 
 
