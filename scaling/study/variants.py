@@ -1,8 +1,8 @@
 """The variants of a study: dense, each method's plans, and every single block skipped.
 
-They are decided once, from scores on calibration chains, and stored with their plans, so a study
-that is resumed never decides again. The calibration chains are the model's own, on problems that
-are not measured where the benchmark has spare ones.
+They are decided once, from scores on calibration chains, and stored with their plans, method by
+method, so a study that is resumed never decides again. The calibration chains are the model's own,
+on problems that are not measured where the benchmark has spare ones.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def decide(
     chains: Sequence[Chain],
     progress: Progress,
 ) -> None:
-    """Score the blocks, make the plans, and commit both.
+    """Score the blocks and make the plans; each method is committed by itself.
+
+    A search may take hours, so what an earlier run decided is kept.
 
     Args:
         config: the study.
@@ -166,40 +168,59 @@ def decide(
         progress: is told of each method, and of a plan that a repair does not find; the study does
             without it.
     """
-    from pruning.plan import LayerPlan
-
-    scores, variants = [], [variant_row("dense", "dense")]
-    most = max(config.remove_counts, default=1)
     first = [method for method in scored(config) if method not in config.methods]
     methods = (*first, *config.methods)
+    judged = set(store.frame("scores")["criterion"])
+    named = set(store.frame("variants")["variant"])
     for n, method in enumerate(methods, start=1):
         progress.task = f"blocks by {method} ({n} of {len(methods)})"
-        name, draw = method_of(method)
-        if chooses(name):
-            for count in config.remove_counts:
-                try:
-                    plan = replace(engine.choose(name, chains, count), name=f"{method}-{count}")
-                except UserError as error:
-                    progress.note(f"{method}-{count} is left out: {error}")
-                    continue
-                variants.append(plan_row(plan, method))
-            continue
-        found = engine.score(name, chains, config.seed + DRAW * draw, most)
-        scores += [
-            {**_score_row(row), "criterion": method} for row in found.to_frame().to_dict("records")
-        ]
-        if method not in config.methods:
-            continue
-        for count in config.remove_counts:
-            plan = LayerPlan.lowest(found, remove=count, name=f"{method}-{count}")
-            variants.append(plan_row(plan, method))
+        counts = config.remove_counts if method in config.methods else ()
+        if chooses(method_of(method)[0]):
+            for count in counts:
+                if f"{method}-{count}" not in named:
+                    store.put("variants", _chosen(engine, chains, method, count, progress))
+        elif method not in judged or not {f"{method}-{count}" for count in counts} <= named:
+            scores, plans = _scored(config, engine, chains, method, counts)
+            store.put("scores", scores)
+            store.put("variants", plans)
     blocks = [(block_variant(block).name, block) for block in engine.layer_map]
-    variants += [variant_row(name, "block", "single", (block,)) for name, block in blocks]
+    variants = [variant_row(name, "block", "single", (block,)) for name, block in blocks]
     n_dense = getattr(engine.model, "n_dense", None)
     before = json.dumps(lacking(engine.layer_map, n_dense))
     store.put("meta", [{"key": REMOVED_BEFORE, "value": before}])
-    store.put("scores", scores)
-    store.put("variants", variants)  # last: the rows mark the stage as complete
+    # last: the row of dense marks the stage as complete
+    store.put("variants", [*variants, variant_row("dense", "dense")])
+
+
+def _chosen(
+    engine: Engine, chains: Sequence[Chain], method: str, count: int, progress: Progress
+) -> list[dict[str, Any]]:
+    """The row of a plan that a repair finds; none where it finds none."""
+    try:
+        found = engine.choose(method_of(method)[0], chains, count)
+    except UserError as error:
+        progress.note(f"{method}-{count} is left out: {error}")
+        return []
+    return [plan_row(replace(found, name=f"{method}-{count}"), method)]
+
+
+def _scored(
+    config: StudyConfig,
+    engine: Engine,
+    chains: Sequence[Chain],
+    method: str,
+    counts: Sequence[int],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of a criterion's scores, and of its plans of so many blocks."""
+    from pruning.plan import LayerPlan
+
+    name, draw = method_of(method)
+    most = max(config.remove_counts, default=1)
+    found = engine.score(name, chains, config.seed + DRAW * draw, most)
+    frame = found.to_frame().to_dict("records")
+    plans = (LayerPlan.lowest(found, remove=n, name=f"{method}-{n}") for n in counts)
+    scores = [{**_score_row(row), "criterion": method} for row in frame]
+    return scores, [plan_row(plan, method) for plan in plans]
 
 
 def lacking(layer_map: Sequence[int], n_dense: int | None) -> tuple[int, ...]:
@@ -217,13 +238,16 @@ def lacking(layer_map: Sequence[int], n_dense: int | None) -> tuple[int, ...]:
 
 
 def read_variants(store: Store) -> dict[str, VariantLike]:
-    """The study's decided variants by name; empty if they are not decided yet."""
+    """The study's variants by name, dense first; empty until all of them are decided."""
     from interp.interventions.interventions import dense
     from pruning.plan import LayerPlan
     from pruning.repaired_plan import RepairedPlan
 
+    rows = sorted(store.frame("variants").to_dict("records"), key=lambda r: r["kind"] != "dense")
+    if not rows or rows[0]["kind"] != "dense":
+        return {}
     found: dict[str, Any] = {}
-    for row in store.frame("variants").to_dict("records"):
+    for row in rows:
         if row["kind"] == "dense":
             found[row["variant"]] = dense
         elif row["kind"] == "plan":

@@ -18,6 +18,7 @@ from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
 from scaling.study.runner import run_study
 from scaling.study.study_progress import Event, Progress
+from scaling.study.variants import read_variants
 from tests import models
 
 
@@ -184,6 +185,62 @@ def test_what_was_finished_before_an_error_is_kept(
     with Store(tmp_path, read_only=True) as store, Store(finished[0], read_only=True) as whole:
         keys = ["benchmark", "problem", "variant", "budget", "sample", "ids_hash"]
         assert store.rows()[keys].equals(whole.rows()[keys])
+
+
+class DyingEngine(WatchedEngine):
+    """Dies when it has judged blocks so many times, and notes by what it judged them."""
+
+    def __init__(self, judgements: int) -> None:
+        super().__init__()
+        self.judgements = judgements
+        self.judged: list[str] = []
+
+    def _judging(self, name: str) -> None:
+        if len(self.judged) == self.judgements:
+            raise NonFiniteError("died")
+        self.judged.append(name)
+
+    def score(self, name: str, *rest: Any) -> Any:
+        self._judging(name)
+        return super().score(name, *rest)
+
+    def choose(self, name: str, *rest: Any) -> Any:
+        self._judging(name)
+        return super().choose(name, *rest)
+
+
+def test_what_was_decided_before_an_end_is_not_decided_again(tmp_path: Path) -> None:
+    own: dict[str, Any] = {
+        "methods": ("skip-kl", "laco", "random", "random@1"),
+        "remove": (1, 2),
+        "samples": 1,
+        "waits": (),
+    }
+
+    def kept(out: Path) -> list[Any]:
+        with Store(out, read_only=True) as store:
+            frames = store.frame("scores"), store.frame("variants")
+            assert next(iter(read_variants(store))) == "dense"
+        return [
+            frame.sort_values(list(frame)[:2]).fillna(-1).to_numpy().tolist() for frame in frames
+        ]
+
+    whole = DyingEngine(99)
+    run_study(config(tmp_path / "whole", **own), engine=whole)
+    total = len(whole.judged)
+    assert total == 4 + 2  # Block Influence, three criteria, and a repair for each number
+    for survived in range(total):
+        out, before = tmp_path / str(survived), DyingEngine(survived)
+        with pytest.raises(NonFiniteError, match="died"):
+            run_study(config(out, **own), engine=before)
+        with Store(out, read_only=True) as store:
+            assert not read_variants(store) and not len(store.rows())
+        after = DyingEngine(99)
+        run_study(config(out, **own), engine=after)
+        # a repair that finds nothing is asked again; nothing else is judged twice
+        both = [name for name in (*before.judged, *after.judged) if name != "laco"]
+        assert both == [name for name in whole.judged if name != "laco"]
+        assert kept(out) == kept(tmp_path / "whole")
 
 
 def test_another_configuration_is_refused_before_decoding(
