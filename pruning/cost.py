@@ -208,9 +208,9 @@ def sets_cost(runs: float, sets: float, n_blocks: int) -> Cost:
         n_blocks: number of blocks L of the model.
 
     Returns:
-        The cost per text.
+        The cost per text; the dense model is read out once for many sets.
     """
-    return Cost(forwards=runs / n_blocks, readouts=2 * sets)
+    return Cost(forwards=runs / n_blocks, readouts=sets + 1)
 
 
 def runs_of_drawn(n_blocks: int, n: int, sets: float | None = None) -> float:

@@ -11,7 +11,7 @@ batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -57,6 +57,9 @@ def _mixer(model: ReasoningModel, index: int) -> tuple[Any, ...]:
     module = model.anatomy.attention[index] or model.blocks[index]
     shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
     return type(module).__name__, shapes
+
+
+HELD = 2**26  # most numbers of candidates' streams that wait for the head (256 MiB)
 
 
 class SwappableBlocks(SharedPrefix):
@@ -117,25 +120,25 @@ class Tables:
     def add(
         self,
         base: Float[Tensor, "K D"],
-        finals: Sequence[Float[Tensor, "K D"]],
+        finals: Mapping[int, Float[Tensor, "K D"]],
         targets: Targets,
-        first: int = 0,
     ) -> None:
-        """Add the normed streams of the base and of candidates `first`, `first` + 1, ...
+        """Add the normed streams of the base and of some candidates.
+
+        The base is read out once per call, which costs as much as a candidate: give several.
 
         Args:
             base: final-normed stream of the base at the scored positions [K, D].
-            finals: the same for each candidate [K, D].
+            finals: by row of a candidate, the same [K, D]. The base's loss is added with row 0.
             targets: the scored tokens.
-            first: the row of the first candidate. The base's loss is added only if it is 0.
         """
         device = self._loss.device
         for part in position_chunks(self.model, len(targets.texts)):
             ids, texts = targets.ids[part], targets.texts[part]
             p = readout(self.model, base[part]).log_softmax(-1)
-            if first == 0:
+            if 0 in finals:
                 self._loss[-1].index_add_(0, texts, _nll(p, ids).to(device))
-            for row, normed in enumerate(finals, start=first):
+            for row, normed in finals.items():
                 q = readout(self.model, normed[part]).log_softmax(-1)
                 self._loss[row].index_add_(0, texts, _nll(q, ids).to(device))
                 for name, table in self._tables.items():
@@ -253,6 +256,7 @@ def judge_sets(
     size = len(sequences) if pieces is None else 1 + max(int(p.max()) for p in pieces)
     tables = Tables(model, len(candidates), size, divergence)
     dense = Base(model)
+    finals: dict[int, Float[Tensor, "K D"]] = {}
     gone = [[i in removed for i in range(model.n_blocks)] for removed in candidates]
     order = sorted(range(len(candidates)), key=lambda row: gone[row])
     for batch, targets in scored_batches(model, sequences, counted, batch_tokens):
@@ -272,7 +276,10 @@ def judge_sets(
                 last = streams[-1]
                 streams.append(last if gone[row][i] else trunk.run(dense, i, last))
             before = gone[row]
-            tables.add(base, [model.final_norm(targets.pick(streams[-1]))], targets, first=row)
+            finals[row] = model.final_norm(targets.pick(streams[-1]))
+            if len(finals) * base.numel() >= HELD or tried == len(order) - 1:
+                tables.add(base, finals, targets)
+                finals.clear()
     return tables
 
 

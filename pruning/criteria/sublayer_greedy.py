@@ -183,5 +183,5 @@ def _step(
             finals.append(model.final_norm(targets.pick(stream)))
         if dense is None:
             dense = model.final_norm(targets.pick(trunk.entering[-1]))
-        tables.add(dense, finals, targets)
+        tables.add(dense, dict(enumerate(finals)), targets)
     return tables

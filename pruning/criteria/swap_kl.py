@@ -91,7 +91,8 @@ def swap_kl(
                     stream = walk.run_in(above, above, stream)
                 finals.append(model.final_norm(targets.pick(stream)))
             walk.entering[l] = walk.entering[-1]  # frees x_l, which no pair above needs
-        tables.add(model.final_norm(targets.pick(walk.entering[-1])), finals, targets)
+        base = model.final_norm(targets.pick(walk.entering[-1]))
+        tables.add(base, dict(enumerate(finals)), targets)
     kl = tables.divergence("kl").reshape(pairs, len(ways), n_texts)
     # [L, ways, N] each; the first and last block have one neighbour, which is used twice
     below, above = kl[[0, *range(pairs)]], kl[[*range(pairs), pairs - 1]]

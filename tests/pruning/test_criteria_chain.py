@@ -14,7 +14,7 @@ from interp.interventions.interventions import Skip, Variant
 from interp.model.reasoning_model import ReasoningModel
 from interp.replay.batching import BATCH_TOKENS
 from pruning.calibration import Calibration
-from pruning.criteria import score
+from pruning.criteria import prefix, score
 from pruning.criteria.chain_aware import FreeRuns
 from pruning.criteria.chain_survival import Survival
 from pruning.plan import LayerPlan
@@ -45,6 +45,25 @@ def slow_lost(
         parts = np.array_split(each, -(-len(each) // window))
         found.append(sum(1 - np.prod(part) for part in parts))
     return found
+
+
+def test_the_dense_model_is_read_out_once_for_many_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("qwen3", 4)
+    sets = [*combinations(range(4), 2), (3,), (0, 1, 2)]
+    read, asked = prefix.readout, list[int]()
+
+    def counted(model: ReasoningModel, normed: Any) -> Any:
+        asked.append(len(normed))
+        return read(model, normed)
+
+    monkeypatch.setattr(prefix, "readout", counted)
+    given = survival(model, texts(model, (6, 17, 4, 30)))
+    whole = given.lost(sets)
+    assert len(asked) == 1 + len(sets)
+    asked.clear()
+    monkeypatch.setattr(prefix, "HELD", 1)  # each set by itself
+    np.testing.assert_array_equal(given.lost(sets), whole)
+    assert len(asked) == 2 * len(sets)
 
 
 @pytest.mark.parametrize("window", [512, 7, 1])
