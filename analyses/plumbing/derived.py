@@ -167,7 +167,7 @@ class StoredTable:
         asked = "SELECT settings FROM derived WHERE name = ?"
         limits = set()
         for (text,) in _selected(Path(study.folder) / FILE, asked, (self.name,)):
-            with suppress(ValueError, AttributeError):  # a stranger's row
+            with suppress(ValueError, AttributeError, TypeError):  # a stranger's row
                 limits.add(json.loads(text).get(LIMIT))
         numbers = sorted((n for n in limits if isinstance(n, int)), reverse=True)
         tried = (replace(study, limit=n) for n in numbers)

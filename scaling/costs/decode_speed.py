@@ -1,8 +1,10 @@
 """How long decoding takes: passes over n rows, each a + b n seconds, and how many passes there are.
 
 A pass reads the weights once for all rows (a) and, for each row, its keys and values, while it
-multiplies with every weight for each row (b, the larger of the two). A batch is kept full: a row
-that ends gives its place to the next request, so the passes are the makespan of list scheduling.
+multiplies with every weight for each row (b, the larger of the two). Of a measured machine b comes
+from batches that mostly wait for the weights, so a pass takes no less than its products take in a
+forward pass. A batch is kept full: a row that ends gives its place to the next request, so the
+passes are the makespan of list scheduling.
 """
 
 from __future__ import annotations
@@ -22,17 +24,19 @@ SPARE = 0.5  # of the free memory: what the local engine leaves for the passes
 
 @dataclass(frozen=True)
 class Pace:
-    """How long a decoding pass over n rows takes: fixed + each * n seconds.
+    """How long a decoding pass over n rows takes: fixed + each * n seconds, or least * n.
 
     Attributes:
         fixed: seconds per pass.
         each: seconds per row of a pass.
         rows: rows decoded side by side.
+        least: seconds per row of a pass, however many there are.
     """
 
     fixed: float
     each: float
     rows: int
+    least: float = 0.0
 
     def seconds(self, lengths: Shaped[np.ndarray, " N"]) -> float:
         """Seconds for decoding requests of these lengths; a finished row is refilled at once.
@@ -43,7 +47,10 @@ class Pace:
         Returns:
             The time in seconds.
         """
-        return self.fixed * makespan(lengths, self.rows) + self.each * float(lengths.sum())
+        tokens = float(lengths.sum())
+        return max(
+            self.fixed * makespan(lengths, self.rows) + self.each * tokens, self.least * tokens
+        )
 
 
 def makespan(lengths: Shaped[np.ndarray, " N"], rows: int) -> float:
@@ -99,11 +106,12 @@ def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float)
     Returns:
         The pace.
     """
-    if machine.decoding is not None:
-        return Pace(*machine.decoding, rows_at_once(shape, machine, longest))
-    bandwidth = machine.bandwidth * machine.efficiency
     flops = machine.flops * machine.efficiency
     keys = max(1, round(context))
+    if machine.decoding is not None:
+        rows = rows_at_once(shape, machine, longest)
+        return Pace(*machine.decoding, rows, float(shape.cost.token(keys)) / flops)
+    bandwidth = machine.bandwidth * machine.efficiency
     read = shape.kv * machine.number_bytes * context / bandwidth
     return Pace(
         fixed=shape.weights * machine.number_bytes / bandwidth,

@@ -30,7 +30,8 @@ class Machine:
         source: where the figures are from.
         efficiency: the part of both peaks that is reached.
         decoding: if it was measured (`scaling.costs.measured_machine`), (a, b): a decoding pass
-            over n rows of the measured model takes a + b n seconds.
+            over n rows of the measured model takes a + b n seconds, and no less than its products
+            take at `flops`.
     """
 
     name: str
@@ -50,7 +51,8 @@ class Machine:
             fixed, each = self.decoding
             return (
                 f"{self.name}, {self.source}: {self.flops / 1e9:,.3g} GFLOP/s in a forward pass; "
-                f"a pass of decoding over n rows takes {fixed * 1e3:.2f} + {each * 1e3:.3f} n ms"
+                f"a pass of decoding over n rows takes {fixed * 1e3:.2f} + {each * 1e3:.3f} n ms, "
+                "and no less than its products in a forward pass"
             )
         kind = {2: "bfloat16", 4: "float32"}[self.number_bytes]
         return (
