@@ -195,18 +195,18 @@ class DyingEngine(WatchedEngine):
         self.judgements = judgements
         self.judged: list[str] = []
 
-    def _judging(self, name: str) -> None:
+    def _judging(self, name: Any) -> None:
         if len(self.judged) == self.judgements:
             raise NonFiniteError("died")
         self.judged.append(name)
 
-    def score(self, name: str, *rest: Any) -> Any:
-        self._judging(name)
-        return super().score(name, *rest)
+    def score(self, *args: Any, **kwargs: Any) -> Any:
+        self._judging(args[0])
+        return super().score(*args, **kwargs)
 
-    def choose(self, name: str, *rest: Any) -> Any:
-        self._judging(name)
-        return super().choose(name, *rest)
+    def choose(self, *args: Any, **kwargs: Any) -> Any:
+        self._judging(args[0])
+        return super().choose(*args, **kwargs)
 
 
 def test_what_was_decided_before_an_end_is_not_decided_again(tmp_path: Path) -> None:
