@@ -1,6 +1,8 @@
-"""Where training data comes from: one name, four kinds.
+"""Where training data comes from: one name, five kinds.
 
 - `testbed`, `testbed:KIND,KIND`: training problems with the expert's chains, never the test split;
+- `word-problems`: questions that are made here, with gold answers and without chains (self, distill
+  and rl have them written), never those that a study asks;
 - `s1k`: s1K of the Hub (simplescaling/s1K, arXiv 2501.19393);
 - FILE (.jsonl, .json, .parquet): s1K's schema or a chat format, recognised by their fields;
 - FOLDER: the right chains of the dense model in a finished study.
@@ -28,7 +30,9 @@ from recovery.examples import Example, TrainingSet, gold
 from scaling.records import Hub, Record, read_file, read_hub
 
 S1K = Hub("simplescaling/s1K", "train")
-TESTBED_EXAMPLES = 2000
+USUAL_EXAMPLES = 2000  # of what is made here
+WORDS = "word-problems"
+TRAINING = 2**40  # added to the seed of what a study may ask as well: its seeds end at 2**32
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 ROLES |= {"system": "system"}
 
@@ -46,7 +50,7 @@ def training_set(
     Args:
         data: a name (see the module), examples, or a training set, which is returned as it is.
         model: its delimiters separate thinking from answer, and its tokenizer writes the testbed.
-        limit: the largest number of examples. Default: all; 2000 for the testbed.
+        limit: the largest number of examples. Default: all; 2000 of what is made here.
         seed: the seed of the choice of examples.
         grader: the grader for gold answers. Default: none.
 
@@ -68,7 +72,9 @@ def training_set(
         get_grader(grader)
     name = str(data)
     if name.partition(":")[0] == "testbed":
-        return testbed_set(model, name.partition(":")[2], limit or TESTBED_EXAMPLES, seed)
+        return testbed_set(model, name.partition(":")[2], limit or USUAL_EXAMPLES, seed)
+    if name == WORDS:
+        return words_set(limit or USUAL_EXAMPLES, seed)
     if Path(name).is_dir():
         found = study_set(Path(name), model)
     else:
@@ -219,7 +225,28 @@ def _judged(identity: str, question: str, solution: str, grader: str) -> dict[st
     return {"problem": problem, "grader": grader}
 
 
-# ------------------------------------------------------------------------- the testbed
+# ------------------------------------------------------------------------- what is made here
+
+
+def words_set(limit: int, seed: int) -> TrainingSet:
+    """Make word problems, asked as a study asks them.
+
+    Args:
+        limit: how many.
+        seed: the seed.
+
+    Returns:
+        The examples, without answers.
+    """
+    from scaling.benchmarks import load_benchmark
+    from scaling.benchmarks.word_problems import word_problems
+
+    bench = load_benchmark(WORDS, limit=1)
+    made = (
+        Example(p.id, bench.prompt(p), thinks=bench.thinking, problem=p, grader=bench.grader)
+        for p in word_problems(limit, TRAINING + seed)
+    )
+    return TrainingSet(WORDS, tuple(made))
 
 
 def testbed_set(model: ReasoningModel, kinds: str, limit: int, seed: int) -> TrainingSet:

@@ -74,10 +74,11 @@ class Recover(
     blocks: Numbers = ()
     """Prune these blocks first, by dense index."""
     data: str = "testbed"
-    """testbed, testbed:KIND,KIND, s1k, a file (s1K's schema or chat messages), or the folder of
-    a study, for the dense model's right chains."""
+    """testbed, testbed:KIND,KIND, word-problems (questions without answers, for self, distill and
+    rl), s1k, a file (s1K's schema or chat messages), or the folder of a study, for the dense
+    model's right chains."""
     limit: Number = None
-    """At most that many examples (testbed: 2000 unless said otherwise)."""
+    """At most that many examples (of what is made here: 2000 unless said otherwise)."""
     grader: str = ""
     """Who judges answers to a file's gold ones (math, numeric, choice); needed by rl and
     --verified."""

@@ -147,6 +147,22 @@ def test_the_testbeds_training_problems(reasoner: ReasoningModel) -> None:
         training_set("testbed", tiny("qwen3"), limit=4)
 
 
+def test_word_problems_are_asked_as_a_study_asks_and_are_never_its_own() -> None:
+    bench = load_benchmark("word-problems", limit=30)
+    found = training_set("word-problems", tiny("qwen3"), limit=30)
+    assert found == training_set("word-problems", tiny("qwen3"), limit=30)
+    assert len(found.verifiable()) == len(found) == 30
+    assert len(training_set("word-problems", tiny("qwen3"), seed=1)) == 2000
+    first = found.examples[0]
+    assert first.problem is not None and first.question == bench.prompt(first.problem)
+    assert not {e.problem.question for e in found.examples if e.problem} & {
+        p.question for p in bench.problems
+    }
+    assert len(apart(found, [bench])) == 30
+    with pytest.raises(UserError, match="method self"):
+        found.answered()
+
+
 def test_words_are_checked_before_a_weight_is_read(
     tmp_path: Path,
 ) -> None:
