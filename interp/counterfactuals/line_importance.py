@@ -40,6 +40,7 @@ from interp.plumbing.brief_repr import brief
 if TYPE_CHECKING:
     from interp.model.reasoning_model import ReasoningModel
 
+MOST_REGROUPINGS = 100_000  # its p values are as fine as anybody reads, and the draw ends
 LEAST = 4  # continuations with another line, below which a line has no importance
 Answer = Callable[[Chain], Hashable]
 
@@ -125,14 +126,14 @@ def line_importance(
 
     Raises:
         UserError: There are no chains or variants, a problem's sample occurs twice, `n` or
-            `regroupings` is too small, a line does not exist, or no line can be forked at.
+            `regroupings` is out of range, a line does not exist, or no line can be forked at.
     """
     if not chains or not variants:
         raise UserError("line_importance: expected at least one chain and one variant.")
-    if n < LEAST or regroupings < 19 or not patience >= 1:
+    if n < LEAST or not 19 <= regroupings <= MOST_REGROUPINGS or not patience >= 1:
         raise UserError(
             f"line_importance(n={n}, regroupings={regroupings}, patience={patience}): expected "
-            f"n >= {LEAST}, regroupings >= 19, patience >= 1."
+            f"n >= {LEAST}, regroupings from 19 to {MOST_REGROUPINGS:,}, patience >= 1."
         )
     where = {(c.problem, c.sample): i for i, c in enumerate(chains)}
     if len(where) < len(chains):

@@ -27,6 +27,7 @@ from interp.plumbing.command_line import (
     command,
     unset,
 )
+from interp.plumbing.work_listener import Heard, listening
 from prunescope import progress
 from prunescope.commands.options import EstimateOptions, HubOptions, PlanOptions, files_of
 from prunescope.commands.output import ESTIMATE, Command, NextStep, Result, estimated, files
@@ -254,12 +255,24 @@ class Bar:
         self._bar = progress.bar(total=1000, bar_format=form)
         self._terminal = sys.stderr.isatty()
         self._said = -math.inf
+        self._heard = listening(self.hear)
 
     def __enter__(self) -> Bar:
+        self._heard.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._heard.__exit__(None, None, None)
         self._bar.close()
+
+    def hear(self, heard: Heard) -> None:
+        """Show how far the answers are that a step trains on: they take longer than the step."""
+        if self._terminal:
+            self._bar.set_postfix_str(str(heard), refresh=False)
+            self._bar.refresh()
+        elif time.monotonic() - self._said >= progress.LINE_EVERY:
+            self._said = time.monotonic()
+            progress.write(f"  {heard}")
 
     def __call__(self, step: Any) -> None:
         self._bar.set_description_str(step.stage, refresh=False)

@@ -20,6 +20,7 @@ from interp.plumbing.work_listener import tell
 from prunescope import cli, command_line_page, progress
 from prunescope.commands import Study
 from prunescope.commands.output import ALWAYS, plain
+from prunescope.commands.recover import Bar
 from prunescope.progress import StudyBar
 from scaling.study.study_progress import Event
 from tests.analyses.fake import write_study
@@ -203,6 +204,17 @@ def test_long_work_is_heard_unless_it_is_silenced(
     with progress.silenced(), progress.heard():
         tell("trying", 12, 138, what="sets of blocks")
     tell("trying", 13, 138)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_training_tells_of_the_answers_that_it_writes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Bar():
+        tell("decoding", 3, 16, 700)
+        tell("decoding", 4, 16, 720)  # within fifteen seconds
+    assert capsys.readouterr().err == "  decoding 3 of 16 chains\n"
+    tell("decoding", 5, 16, 900)
     assert capsys.readouterr().err == ""
 
 
