@@ -105,9 +105,7 @@ def test_gathering_some_blocks_gives_those_of_all_in_the_order_asked() -> None:
     model = tiny("gemma3", 4)
     chains = some_chains(model)
     whole = gather(model, chains, PICKS)
-    gather(
-        model, chains, PICKS, blocks=[2, 0]
-    )  # a class of blocks is run once to see what it gives
+    gather(model, chains, PICKS, blocks=[2, 0])  # what a block gives is tried once
     calls: list[int] = []
     inner: Any = model.blocks[3]
     handle = inner.self_attn.register_forward_hook(lambda *_: calls.append(1))
