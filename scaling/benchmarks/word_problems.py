@@ -2,7 +2,7 @@
 
 They need no download, no list of them is on the Web, and there are as many as anybody asks for, so
 they serve for a first look at a model, and for training that must not have seen a public test set.
-They are easier than GSM8K, and all of one kind.
+They are all of one kind; how hard they are beside GSM8K was not measured.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def question(story: Story) -> int:
     form=QUESTION_AND_ANSWER,
 )
 def word_problems(n: int, seed: int) -> list[Problem]:
-    """Word problems made here, two to four changes of one quantity (easier than GSM8K)."""
+    """Word problems made here: two to four changes of one quantity."""
     draw, found = random.Random(f"word problems, version 1, seed {seed}"), dict[str, Problem]()
     while len(found) < n:
         story, before = begin(draw), None
