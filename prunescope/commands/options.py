@@ -200,13 +200,21 @@ class BenchmarkOptions:
     """Read the worked examples from a file of yours; GSM8K has eight of its own."""
     chat_template: Literal["auto", "yes", "no"] = "auto"
     """Ask through the model's chat template: auto (where it has one), yes or no."""
+    without_template: Names = ()
+    """Benchmarks asked without the chat template, whatever --chat-template says, such as
+    mmlu-text."""
 
     def prompts(self) -> PromptChoice:
         """How the benchmarks are asked."""
         from scaling.benchmarks import PromptChoice
 
         shots = counts_of(self.shots, "--shots")
-        return PromptChoice(self.chat_template, shots, files_of(self.shots_from, "--shots-from"))
+        return PromptChoice(
+            self.chat_template,
+            shots,
+            files_of(self.shots_from, "--shots-from"),
+            self.without_template,
+        )
 
 
 @command

@@ -37,11 +37,13 @@ class PromptChoice:
         chat_template: "yes" or "no", or "auto": where the model has one.
         shots: number of worked examples by benchmark.
         shots_from: file of worked examples by benchmark, where it is not the benchmark's own.
+        without_template: benchmarks asked without the chat template, whatever `chat_template` is.
     """
 
     chat_template: str = "auto"
     shots: Mapping[str, int] = field(default_factory=dict, hash=False)
     shots_from: Mapping[str, str] = field(default_factory=dict, hash=False)
+    without_template: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.chat_template not in CHAT_TEMPLATE:
@@ -61,7 +63,11 @@ class PromptChoice:
         Raises:
             UserError: a name is not among them, or a file is given and no number of examples.
         """
-        for what, given in (("shots", self.shots), ("shots_from", self.shots_from)):
+        for what, given in (
+            ("shots", self.shots),
+            ("shots_from", self.shots_from),
+            ("without_template", self.without_template),
+        ):
             if strange := sorted(set(given) - set(names)):
                 raise UserError(
                     f"{what}: {strange} is not among the benchmarks ({', '.join(names)})."
@@ -74,7 +80,8 @@ class PromptChoice:
 
     def settings(self) -> dict[str, Any]:
         """What decides a row, for JSON; the examples themselves are part of the problems."""
-        return {k: v for k, v in asdict(self).items() if k != "shots_from"}
+        left_out = {"shots_from"} if self.without_template else {"shots_from", "without_template"}
+        return {k: v for k, v in asdict(self).items() if k not in left_out}
 
     def prompting(
         self,
@@ -103,16 +110,17 @@ class PromptChoice:
             UserError: the model has no template, or examples are missing or cannot be read.
         """
         shots = self.shots.get(name, 0)
+        template = "no" if name in self.without_template else self.chat_template
         if form is None or make is None:
-            if shots or self.chat_template == "no":
+            if shots or template == "no":
                 raise UserError(
                     f"{name!r} generates its problems and asks them in its own way: leave it out "
-                    "of --shots, and --chat-template as it is."
+                    "of --shots and --without-template, and --chat-template as it is."
                 )
             return None
-        if self.chat_template == "yes" and not has_template:
+        if template == "yes" and not has_template:
             raise UserError("chat_template 'yes': the model has no chat template; leave it 'auto'.")
-        chat = has_template if self.chat_template == "auto" else self.chat_template == "yes"
+        chat = has_template if template == "auto" else template == "yes"
         if not shots:
             return None if chat else Prompting(form)
         file = Path(self.shots_from.get(name) or OWN / f"{name}.jsonl")

@@ -69,8 +69,15 @@ def read_preset(name: str) -> dict[str, Any]:
     asked = content.get("prompts", {})
     if not isinstance(asked, dict) or not isinstance(asked.get("shots", {}), dict):
         raise UserError(f"{file.name}: prompts is {short(asked)}; expected tables.")
-    if wrong := sorted(set(asked) - {"chat_template", "shots"}):
-        raise UserError(f"{file.name}: prompts has {wrong[0]!r}; expected chat_template and shots.")
+    if wrong := sorted(set(asked) - {"chat_template", "shots", "without_template"}):
+        raise UserError(
+            f"{file.name}: prompts has {wrong[0]!r}; expected chat_template, shots and "
+            "without_template."
+        )
+    if not isinstance(asked.get("without_template", []), list):
+        raise UserError(
+            f"{file.name}: without_template is {short(asked['without_template'])}; expected a list."
+        )
     return content
 
 
@@ -97,7 +104,13 @@ def preset_config(name: str, **given: Any) -> StudyConfig:
         content = {key: _only(value, names) for key, value in content.items()}
     shots = {**_only(own.get("shots", {}), names or own.get("shots", {})), **asked.shots}
     chat = own.get("chat_template", "auto") if asked.chat_template == "auto" else None
-    content["prompts"] = PromptChoice(chat or asked.chat_template, shots, asked.shots_from)
+    bare = [name for name in own.get("without_template", []) if not names or name in names]
+    content["prompts"] = PromptChoice(
+        chat or asked.chat_template,
+        shots,
+        asked.shots_from,
+        tuple(dict.fromkeys([*bare, *asked.without_template])),
+    )
     return StudyConfig(**content | told)
 
 

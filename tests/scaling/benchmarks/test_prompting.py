@@ -73,6 +73,11 @@ def test_the_letter_through_the_chat_template(tmp_path: Path) -> None:
     raw = mmlu(tmp_path, template=True, chat_template="no")
     assert isinstance(raw.prompt(raw.problems[0]), RawPrompt)
     assert len({bench.fingerprint, raw.fingerprint, replace(raw, prompting=None).fingerprint}) == 3
+    for rule in ("auto", "yes"):
+        named = mmlu(tmp_path, template=True, chat_template=rule, without_template=("mmlu",))
+        assert named.fingerprint == raw.fingerprint
+        other = mmlu(tmp_path, template=True, chat_template=rule, without_template=("gsm8k",))
+        assert other.fingerprint == bench.fingerprint
 
 
 def test_the_text_of_the_option(tmp_path: Path) -> None:

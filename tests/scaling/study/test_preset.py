@@ -91,6 +91,7 @@ def test_what_is_given_replaces_the_preset() -> None:
         ("[keep.math500]\nlevel = 3", "expected lists of values"),
         ("prompts = 3", "expected tables"),
         ("[prompts]\nshot = 3", "prompts has 'shot'"),
+        ("[prompts]\nwithout_template = 'mmlu'", "without_template is 'mmlu'; expected a list"),
         ("budgets = [", "is not TOML"),
         ("budgets = [0]", "not a whole number"),
     ],
@@ -100,6 +101,18 @@ def test_a_preset_that_cannot_be(tmp_path: Path, text: str, said: str) -> None:
     file.write_text(text)
     with pytest.raises(UserError, match=said):
         preset_config(str(file))
+
+
+def test_a_preset_names_benchmarks_without_the_template(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(
+        'benchmarks = ["gsm8k", "mmlu-text"]\n[prompts]\nwithout_template = ["mmlu-text"]'
+    )
+    assert preset_config(str(file)).prompts == PromptChoice(without_template=("mmlu-text",))
+    both = preset_config(str(file), prompts=PromptChoice(without_template=("gsm8k",)))
+    assert both.prompts.without_template == ("mmlu-text", "gsm8k")
+    only = preset_config(str(file), benchmarks=("gsm8k",))  # of another benchmark
+    assert only.prompts == PromptChoice()
 
 
 def test_a_preset_that_is_not_there() -> None:
@@ -136,6 +149,12 @@ def test_settings_of_earlier_studies_are_as_they_were() -> None:
     assert not {"prompts", "keep"} & set(StudyConfig().settings())
     asked = StudyConfig(benchmarks=("gsm8k",), prompts=PromptChoice("no"))
     assert asked.settings()["prompts"] == {"chat_template": "no", "shots": {}}
+    named = StudyConfig(
+        benchmarks=("mmlu-text",), prompts=PromptChoice(without_template=("mmlu-text",))
+    )
+    assert named.settings()["prompts"]["without_template"] == ("mmlu-text",)
+    with pytest.raises(UserError, match=r"without_template: .* is not among the benchmarks"):
+        StudyConfig(benchmarks=("gsm8k",), prompts=PromptChoice(without_template=("mmlu",)))
     with pytest.raises(UserError, match=r"shots: .* is not among the benchmarks"):
         StudyConfig(benchmarks=("gsm8k",), prompts=PromptChoice(shots={"mmlu": 5}))
     with pytest.raises(UserError, match="which gets no examples"):
