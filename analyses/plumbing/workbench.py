@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from analyses.plumbing import style
 from analyses.plumbing.derived import FINGERPRINT, LIMIT
@@ -31,6 +32,7 @@ from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 from scaling.problem import Benchmark, Problem
 from scaling.store.thinking_format import stored_format
+from scaling.study.variants import DTYPE
 
 if TYPE_CHECKING:
     from interp.decoding.sampling import Sampling
@@ -350,7 +352,7 @@ def problem_settings(study: StudyData, benchmark: str) -> dict[str, Any]:
 
 
 def study_model(config: Mapping[str, Any], meta: Mapping[str, str]) -> ReasoningModel:
-    """Load the model of a study.
+    """Load the model of a study, in the precision of its weights there.
 
     Args:
         config: the study's settings.
@@ -362,14 +364,23 @@ def study_model(config: Mapping[str, Any], meta: Mapping[str, str]) -> Reasoning
     Raises:
         UserError: the model differs from the study's.
     """
-    model = ReasoningModel.load(str(config["model"]), delimiters=stored_format(meta))
+    model = ReasoningModel.load(
+        str(config["model"]), delimiters=stored_format(meta), dtype=meta.get(DTYPE)
+    )
     expected = meta.get(FINGERPRINT)
-    if expected is not None and model.fingerprint() != expected:
-        raise UserError(
-            f"The model {config['model']!r} is not the one that this study was made with (its "
-            "weights or configuration changed): run the study again, into another folder."
-        )
-    return model
+    if expected is None or model.fingerprint() == expected:
+        return model
+    if DTYPE not in meta:  # a study of an earlier version, maybe made in less precision
+        for dtype in (torch.bfloat16, torch.float16):
+            again = ReasoningModel.load(
+                str(config["model"]), delimiters=stored_format(meta), dtype=dtype
+            )
+            if again.fingerprint() == expected:
+                return again
+    raise UserError(
+        f"The model {config['model']!r} is not the one that this study was made with (its weights "
+        "or configuration changed): run the study again, into another folder."
+    )
 
 
 def _benchmark(study: StudyData, name: str, wanted: int) -> Benchmark:

@@ -36,7 +36,7 @@ from interp.plumbing.brief_repr import brief
 from interp.statistics import PairedDifference, unpaired_difference
 from scaling.store.chain_row import LIKELIHOOD
 from scaling.store.settings_words import SettingsDifference, settings_differences
-from scaling.study.variants import REMOVED_BEFORE
+from scaling.study.variants import DTYPE, REMOVED_BEFORE
 
 if TYPE_CHECKING:
     from scaling.store.study_store import Store
@@ -555,6 +555,8 @@ def _differing(
         f"problems {p.benchmark}" for p in pairings
         if p.study == other.label and (p.first != p.other or p.shared < p.first)
     }  # fmt: skip
+    if DTYPE not in one.meta or DTYPE not in two.meta:  # studies of earlier versions do not say it
+        counted.add(DTYPE)
     found = [d for d in found if d.key not in counted and d.key != REMOVED_BEFORE]
     engines = [s.engine.split(":")[0] or "not recorded" for s in (first, other)]
     if engines[0] != engines[1]:

@@ -42,6 +42,11 @@ class LocalEngine(EngineText):
         self.on_tokens: Callable[[int], object] | None = None  # given to it: tokens of a `decode`
 
     @property
+    def dtype(self) -> str:
+        """The precision of the weights, such as "bfloat16"."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def about(self) -> str:
         """The device, the decoder and its backend for the blocks, as recorded in the store."""
         from interp.decoding.model_runner import choose

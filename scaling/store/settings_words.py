@@ -21,6 +21,7 @@ _NAMES = {
     "recipe": "the recipe of a row",
     "model fingerprint": "the model's weights or configuration",
     "model file": "the model's file",
+    "model dtype": "the precision of the weights",
     "removed before": "the blocks that the model lacks",
     FORMAT: "the thinking format",
 }

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pruning.plan import LayerPlan
 
 REMOVED_BEFORE = "removed before"  # key in `meta`: JSON list of blocks that the model itself lacks
+DTYPE = "model dtype"  # key in `meta`: the precision of the weights, where it is known
 INFLUENCE = "shortgpt"  # Block Influence: scored in every study, whatever its methods are
 DRAW = 1000  # between the seeds of two draws, so that studies of seeds 0, 1, 2 have others
 LONGEST_CALIBRATION = 1024  # thinking tokens per chain
@@ -188,6 +189,8 @@ def decide(
     n_dense = getattr(engine.model, "n_dense", None)
     before = json.dumps(lacking(engine.layer_map, n_dense))
     store.put("meta", [{"key": REMOVED_BEFORE, "value": before}])
+    if dtype := getattr(engine, "dtype", config.dtype):
+        store.put("meta", [{"key": DTYPE, "value": dtype}])
     # last: the row of dense marks the stage as complete
     store.put("variants", [*variants, variant_row("dense", "dense")])
 
