@@ -1,10 +1,10 @@
 """How long decoding takes: passes over n rows, each a + b n seconds, and how many passes there are.
 
 A pass reads the weights once for all rows (a) and, for each row, its keys and values, while it
-multiplies with every weight for each row (b, the larger of the two). Of a measured machine b comes
-from batches that mostly wait for the weights, so a pass takes no less than its products take in a
-forward pass. A batch is kept full: a row that ends gives its place to the next request, so the
-passes are the makespan of list scheduling.
+multiplies with every weight for each row (b, the larger of the two). On a measured machine a and b
+come from small batches, which mostly wait for the weights, so a full batch is measured too, and a
+pass takes no less per row. A batch is kept full: a row that ends gives its place to the next
+request, so the passes are the makespan of list scheduling.
 """
 
 from __future__ import annotations
@@ -106,11 +106,11 @@ def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float)
     Returns:
         The pace.
     """
+    if machine.decoding is not None:
+        fixed, each, full = machine.decoding
+        return Pace(fixed, each, rows_at_once(shape, machine, longest), full)
     flops = machine.flops * machine.efficiency
     keys = max(1, round(context))
-    if machine.decoding is not None:
-        rows = rows_at_once(shape, machine, longest)
-        return Pace(*machine.decoding, rows, float(shape.cost.token(keys)) / flops)
     bandwidth = machine.bandwidth * machine.efficiency
     read = shape.kv * machine.number_bytes * context / bandwidth
     return Pace(

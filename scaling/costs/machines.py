@@ -29,9 +29,8 @@ class Machine:
         rows: the largest number of chains that the local engine decodes side by side.
         source: where the figures are from.
         efficiency: the part of both peaks that is reached.
-        decoding: if it was measured (`scaling.costs.measured_machine`), (a, b): a decoding pass
-            over n rows of the measured model takes a + b n seconds, and no less than its products
-            take at `flops`.
+        decoding: if it was measured (`scaling.costs.measured_machine`), (a, b, c): a decoding pass
+            over n rows of the measured model takes the larger of a + b n and c n seconds.
     """
 
     name: str
@@ -42,17 +41,17 @@ class Machine:
     rows: int
     source: str
     efficiency: float = EFFICIENCY
-    decoding: tuple[float, float] | None = None
+    decoding: tuple[float, float, float] | None = None
 
     @property
     def about(self) -> str:
         """The figures as a sentence."""
         if self.decoding is not None:
-            fixed, each = self.decoding
+            fixed, each, full = self.decoding
             return (
                 f"{self.name}, {self.source}: {self.flops / 1e9:,.3g} GFLOP/s in a forward pass; "
                 f"a pass of decoding over n rows takes {fixed * 1e3:.2f} + {each * 1e3:.3f} n ms, "
-                "and no less than its products in a forward pass"
+                f"and no less than {full * 1e3:.3f} n ms"
             )
         kind = {2: "bfloat16", 4: "float32"}[self.number_bytes]
         return (

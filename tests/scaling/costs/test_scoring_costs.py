@@ -24,6 +24,7 @@ from pruning.criteria import criteria, score
 from pruning.criteria.prefix import judge_sets
 from pruning.plan import LayerPlan
 from pruning.repairs import mend
+from scaling.costs import measured_machine
 from scaling.costs.decode_speed import Pace, pace_of
 from scaling.costs.machines import machine
 from scaling.costs.measured_machine import this_machine
@@ -222,6 +223,20 @@ def test_a_measured_machine_is_one_like_those_by_name(model: ReasoningModel) -> 
         estimate_scoring(shape, ["sleb"], calibration, d, removals=2) for d in (twice, device)
     )
     assert fast.seconds == pytest.approx(slow.seconds / 2)
+
+
+def test_passes_of_few_and_of_many_rows_are_measured(
+    model: ReasoningModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen rows wait for the weights as one does; in a full batch the products take longer."""
+    prompts, fixed, each, full = 0.05, 0.3, 0.001, 0.01
+
+    def decoded(_: ReasoningModel, rows: int, tokens: int) -> tuple[float, int]:
+        reading = prompts * rows if rows > measured_machine.ROWS else 0.0
+        return reading + tokens * max(fixed + each * rows, full * rows), tokens
+
+    monkeypatch.setattr(measured_machine, "_decoded", decoded)
+    assert this_machine(model).decoding == pytest.approx((fixed, each, full))
 
 
 @pytest.mark.slow
