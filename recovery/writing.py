@@ -1,8 +1,8 @@
 """Completions written by the model in training, through the package's own decoder.
 
 On-policy methods spend most of their time writing. The decoder writes many rows in one batch and
-uses the weights of that step, adapters included. Noise is keyed by (seed, step, process, row), so a
-run that was killed and continues writes the same completions.
+uses the weights of that step, adapters included, in their own precision. Noise is keyed by (seed,
+step, process, row), so a run that was killed and continues writes the same completions.
 
 Only the model's own tokens are returned. If a budget or a loop ended the thinking, the completion
 ends there; what the engine writes after it is not part of it.
@@ -60,6 +60,9 @@ class Writer:
             Token ids of the completions, `samples` per prompt, in the order of the prompts.
         """
         training = hf.training
+        # accelerate's, in mixed precision: under autocast the decoder's kernels would get queries
+        # in another type than the keys in its cache
+        mixed = hf.__dict__.pop("forward", None)
         budget = self.budget
         if longest is not None and longest < budget.thinking:
             budget = replace(budget, thinking=longest)
@@ -82,6 +85,8 @@ class Writer:
             }
         finally:
             hf.train(training)
+            if mixed is not None:
+                hf.forward = mixed
         return [found[r.problem, r.sample] for r in requests]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,22 @@ def test_a_writer_repeats_itself_and_leaves_the_model_training() -> None:
     assert first != writer.write(model.hf, prompts, "step 2/0", samples=2)
     assert len({tuple(row) for row in first}) > 1  # another row and sample, other noise
     assert all(1 <= len(row) <= 10 for row in first)
+
+
+def test_a_writer_writes_outside_mixed_precision() -> None:
+    """Queries under autocast would be bfloat16 and the cache's keys float32: Triton refuses."""
+    model = tiny("qwen3")
+    writer = Writer(model, Budget(6, 4), Sampling(), seed=3)
+    prompts = [model.prompt_ids("what is 3 + 4 ?")]
+    plain = writer.write(model.hf, prompts, "step 1/0")
+    hf: Any = copy.deepcopy(model.hf)
+    forward = torch.autocast("cpu", torch.bfloat16)(type(hf).forward)
+    hf.forward = mixed = MethodType(forward, hf)  # as accelerate does it
+    seen: list[bool] = []
+    hf.model.register_forward_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
+    assert writer.write(hf, prompts, "step 1/0") == plain
+    assert seen and not any(seen)
+    assert hf.forward is mixed
 
 
 def test_the_reward_is_the_verifiers_word() -> None:
