@@ -241,7 +241,8 @@ class AtTokens(When):
         """The generated positions that read one of the ids, or follow one closely enough."""
         steps = at.needed("steps", "AtTokens")
         trail = at.needed("trail", "AtTokens")
-        hits = torch.isin(trail, ids_on(self.ids, trail.device))
+        # not torch.isin: with many ids it sorts, and waits for the device, which no graph may
+        hits = (trail[..., None] == ids_on(self.ids, trail.device)).any(-1)
         length = steps.shape[1]
         if self.after:
             # prefix sums [B, R + T + 1]: a hit in the last `after` + 1 tokens raises the sum
