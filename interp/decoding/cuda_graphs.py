@@ -12,8 +12,10 @@ GPU: they give `CudaGraphs` a recorder that traces a pass into a list of CPU ope
 
 from __future__ import annotations
 
+import gc
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -106,9 +108,21 @@ class CudaGraphs:
         torch.cuda.synchronize()
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with _nothing_collected(), torch.cuda.graph(graph, pool=self._pool):
             function()
         return graph.replay
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """No garbage is collected: freeing an old graph is not permitted while one is captured."""
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def _NOT_YET() -> None:  # noqa: N802

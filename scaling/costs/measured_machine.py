@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TEXT_TOKENS, CHAIN_TOKENS, ROWS = 256, 24, 16
 FULL_TOKENS = 2, 8  # of the chains of a full batch: passes are what the second takes longer
+CUDA_FULL_TOKENS = 8, 72  # a pass takes milliseconds there, as long as what else there is to do
 
 
 def this_machine(model: ReasoningModel) -> Machine:
@@ -78,7 +79,7 @@ def _decoding(model: ReasoningModel, rows: int) -> float:
 
 def _full_pass(model: ReasoningModel, rows: int) -> float:
     """Seconds of a pass over so many rows, without those that read their prompts."""
-    few, many = FULL_TOKENS
+    few, many = CUDA_FULL_TOKENS if model.device.type == "cuda" else FULL_TOKENS
     _decoded(model, rows, few)  # warms up: buffers, on a CUDA device captured passes
     (short, some), (long, more) = _decoded(model, rows, few), _decoded(model, rows, many)
     return (long - short) / max(1, more - some)

@@ -6,6 +6,7 @@ chains come out right only if a pass depends on tensors that stay where they are
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -137,3 +138,51 @@ def test_drafted_passes_are_captured_too(monkeypatch: pytest.MonkeyPatch) -> Non
     for chain in got:
         assert same_chain(chain, want[key(chain)]), chain.variant
     assert counts["replayed"]
+
+
+class _OldGraph:
+    """A graph in a reference cycle, as a runner leaves it behind: only the collector frees it."""
+
+    freed = False
+
+    def __init__(self) -> None:
+        self.runner = self
+
+    def __del__(self) -> None:
+        _OldGraph.freed = True
+
+
+def test_no_old_graph_is_freed_while_one_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA refuses that, and ends the capture; seen on an H200 as a failure from run to run."""
+    freed: list[bool] = []
+
+    class Graph:
+        def replay(self) -> None: ...
+
+    @contextmanager
+    def capturing(graph: Graph, pool: Any) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capturing)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def work() -> None:
+        _OldGraph()
+        garbage: list[Any] = []
+        for _ in range(3 * gc.get_threshold()[0]):  # enough for the collector to run
+            garbage.append([])
+        freed.append(_OldGraph.freed)
+
+    CudaGraphs()._capture(work)
+    assert freed == [False] and gc.isenabled()
+    work()
+    assert freed == [False, True]  # the test would see it
+
+    def fails() -> None:
+        raise RuntimeError("not captured")
+
+    with pytest.raises(RuntimeError, match="not captured"):
+        CudaGraphs()._capture(fails)
+    assert gc.isenabled()
