@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from analyses.plumbing.workbench import Workbench
 from interp.chains.chain import Chain
@@ -69,7 +70,8 @@ def copying(
     pruned = prune(bench.model, LayerPlan.without(bench.model, *gone, name="looping"), share=True)
     loops = [bench.loop(chain) for chain in looping]
     periods = [x.period if x is not None and x.kind == "exact" else None for x in loops]
-    with HeadLens(pruned) as reader:
+    # a copy in half precision rounds more than the model, and chooses other tokens here and there
+    with HeadLens(pruned, dtype=torch.promote_types(pruned.dtype, torch.float32)) as reader:
         scores = reader.scores(looping, loop_rows(bench, looping), periods=periods)
         n_heads = reader.n_heads
     frame = scores.to_frame()

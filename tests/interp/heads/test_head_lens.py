@@ -639,6 +639,42 @@ def test_a_half_precision_model_can_be_read_in_float32() -> None:
 # ------------------------------------------------------------------------------- what is refused
 
 
+def half_model() -> ReasoningModel:
+    hf = Qwen3ForCausalLM._from_config(config("qwen3", 2), dtype=torch.bfloat16)
+    return ReasoningModel.load(hf, tokenizer(), name="half", dtype="bfloat16")
+
+
+def test_in_half_precision_single_logits_may_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Qwen2.5-0.5B in bfloat16 the copy's largest deviation is .18 of the largest logit."""
+
+    def rounded(model: ReasoningModel, stream: torch.Tensor) -> torch.Tensor:
+        logits = readout(model, stream).clone()
+        logits[..., 0] += 0.18 * logits.abs().max()
+        return logits
+
+    readout = module.readout
+    monkeypatch.setattr(module, "readout", rounded)
+    HeadLens(half_model()).close()
+    with pytest.raises(UserError, match="other logits than the model"):
+        HeadLens(tiny("qwen3", 2))
+
+
+def test_a_half_precision_model_that_is_rendered_wrongly_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bridged = module.bridged
+
+    def drifted(hf: Qwen3ForCausalLM, model: ReasoningModel) -> object:
+        with torch.no_grad():
+            untyped(hf).model.layers[1].self_attn.q_proj.weight.neg_()
+            untyped(hf).model.layers[1].self_attn.v_proj.weight.neg_()
+        return bridged(hf, model)
+
+    monkeypatch.setattr(module, "bridged", drifted)
+    with pytest.raises(UserError, match="other logits than the model"):
+        HeadLens(half_model())
+
+
 class UnheardOf(Qwen3ForCausalLM):
     """A model under a name that transformer-lens does not know."""
 
