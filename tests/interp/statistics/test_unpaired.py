@@ -19,7 +19,7 @@ VALUES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=4)
 @settings(deadline=None, max_examples=60)
 def test_the_p_value_is_that_of_all_relabellings(one: list[float], two: list[float]) -> None:
     both = one + two
-    found = unpaired_difference(one, two)
+    found = unpaired_difference(np.array(one), np.array(two))
     apart = []
     for chosen in combinations(range(len(both)), len(one)):
         mine = [both[i] for i in chosen]
@@ -38,5 +38,7 @@ def test_one_against_many(turned: bool) -> None:
     assert found.p == pytest.approx(0.1)
     assert found.value == (-1.0 if turned else 1.0)
     assert -1 <= found.low <= found.value <= found.high <= 1
-    amounts = unpaired_difference([0.5], [2.0, 3.0])  # one says nothing of its spread
+    amounts = unpaired_difference(
+        np.array([0.5]), np.array([2.0, 3.0])
+    )  # one says nothing of its spread
     assert math.isnan(amounts.low) and amounts.p == pytest.approx(1 / 3)
