@@ -97,8 +97,8 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     Returns:
         part: "words", "direction", "steering", "suppress". name: set of words; "direction",
         "random" or "direction less random"; the kinds ruled out. when: moment (words) or strength
-        (steering). before, after: the means that are compared. n: problems. Empty where the dense
-        chains have too few reflections to compare.
+        (steering). before, after: the means that are compared. n: problems. Only "suppress" where
+        too few reflections have a place to be compared with; empty where there are none.
     """
     from interp.counterfactuals.reflection_onset import (
         reflection_pairs,
@@ -110,37 +110,36 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
     ruled_out = suppressors(bench)
     found = bench.decode([dense, *ruled_out], PROBLEMS)
     plain = found[dense.name]
+    outcomes = {name: outcomes_of(bench, chains) for name, chains in found.items()}
+    if not outcomes[dense.name]["reflections"].any():
+        return pd.DataFrame()
+    parts, n_pairs = [], 0
     fitted, steered = plain[0::2], plain[1::2]
-    try:
+    with contextlib.suppress(UserError):  # hardly a reflection with a place to be compared with
         pairs = reflection_pairs(bench.model, plain, bench.lexicon)
+        words = word_trajectories(bench.model, plain, pairs, word_sets(bench), before=BEFORE)
+        named = words.to_frame().rename(columns={"words": "name"})
+        parts.append(named.assign(part="words", outcome="logprob"))
+        n_pairs = len(pairs)
         few = reflection_pairs(bench.model, fitted, bench.lexicon)
         directions = steering_directions(bench.model, fitted, few)
-    except UserError:
-        return pd.DataFrame()  # hardly a reflection
-    words = word_trajectories(bench.model, plain, pairs, word_sets(bench), before=BEFORE)
-    named = words.to_frame().rename(columns={"words": "name"}).assign(part="words")
-    told = directions.to_frame().rename(columns={"told_apart": "value", "norm": "after"})
-    told = told.assign(part="direction", name="direction", n=directions.problems)
-    outcomes = {name: outcomes_of(bench, chains) for name, chains in found.items()}
-    parts = [
-        named.assign(outcome="logprob"),
-        told.assign(outcome="told apart"),
-        steering(bench, steered, directions, Thinking() & AtTokens(tuple(few.read.tolist()))),
-        with_holm(
-            pd.DataFrame(
-                {"part": "suppress", "name": name.removeprefix("no "), **row}
-                for name, after in outcomes.items()
-                if name != dense.name
-                for row in compared(outcomes[dense.name], after)
-            ),
-            "part",
-        ),
-    ]
-    frame = pd.concat(parts, ignore_index=True)
-    frame["when"] = frame["when"].fillna("").astype(str)
+        told = directions.to_frame().rename(columns={"told_apart": "value", "norm": "after"})
+        told = told.assign(part="direction", name="direction", n=directions.problems)
+        when = Thinking() & AtTokens(tuple(few.read.tolist()))
+        parts.append(told.assign(outcome="told apart"))
+        parts.append(steering(bench, steered, directions, when))
+    ruled = (
+        {"part": "suppress", "name": name.removeprefix("no "), **row}
+        for name, after in outcomes.items()
+        if name != dense.name
+        for row in compared(outcomes[dense.name], after)
+    )
+    parts.append(with_holm(pd.DataFrame(ruled), "part"))
     first = ["part", "name", "when", "block", "outcome"]
     last = ["value", "low", "high", "p", "p_holm", "before", "after", "n"]
-    return frame[[*first, *last]].assign(benchmark=bench.benchmark.name, pairs=len(pairs))
+    frame = pd.concat(parts, ignore_index=True).reindex(columns=[*first, *last])
+    frame["when"] = frame["when"].astype(object).fillna("").astype(str)
+    return frame.assign(benchmark=bench.benchmark.name, pairs=n_pairs)
 
 
 def work(bench: Workbench, _settings: dict[str, Any]) -> list[Work]:
@@ -322,7 +321,9 @@ def text(found: pd.DataFrame) -> list[str]:
             f"{name} words clearly {begins} (most at {int(top['block'])}: "
             f"{signed(top['value'], number)} {interval(top['low'], top['high'], number)} nats)"
         )
-    if said:
+    if not said:
+        lines.append("Too few reflections have a like place to be compared with: none was read.")
+    else:
         lines.append(f"At reflections the lens reads more of: {'; '.join(said)}.")
     told = found[found["part"] == "direction"]
     if len(told):
@@ -457,16 +458,20 @@ def figure(found: pd.DataFrame, _study: StudyData) -> Figure | None:
     """
     if not len(found):
         return None
-    draws = [
-        partial(plot_words, found, when="at"),
-        partial(plot_words, found, when="before"),
-        partial(plot_told, found),
-        partial(plot_changes, found, outcome="reflections"),
-        partial(plot_changes, found, outcome="correct"),
-        partial(plot_changes, found, part="suppress", outcome="correct"),
-        partial(plot_changes, found, part="suppress", outcome="thinking_tokens"),
-    ]
-    return figure_of_panels(draws, columns=2, width=5.6, height=2.9)
+    draws = {
+        "words": [partial(plot_words, found, when=when) for when in ("at", "before")],
+        "direction": [partial(plot_told, found)],
+        "steering": [
+            partial(plot_changes, found, outcome=outcome) for outcome in ("reflections", "correct")
+        ],
+        "suppress": [
+            partial(plot_changes, found, part="suppress", outcome=outcome)
+            for outcome in ("correct", "thinking_tokens")
+        ],
+    }
+    there = set(found["part"])
+    panels = [draw for part, own in draws.items() if part in there for draw in own]
+    return figure_of_panels(panels, columns=2, width=5.6, height=2.9)
 
 
 register_analysis(

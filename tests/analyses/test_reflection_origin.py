@@ -8,6 +8,8 @@ import pytest
 from analyses import reflection_origin
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.workbench import Workbench
+from interp.counterfactuals import reflection_onset
+from interp.errors import UserError
 from tests.planted import Planted, PlantedBench
 
 OPENER = 2
@@ -67,6 +69,25 @@ def test_words_and_figure_say_what_the_table_says(found: pd.DataFrame, study: St
     assert "Planted" in reflection_origin.caption(found)
     whole = reflection_origin.figure(found, study)
     assert whole is not None and len(whole.axes) == 7
+
+
+def test_reflections_without_a_like_place_can_still_be_ruled_out(
+    found: pd.DataFrame, study: StudyData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of real models on few problems: half of the work was thrown away with the other half."""
+
+    def none(*_: object) -> None:
+        raise UserError("no reflection has a place to be compared with")
+
+    monkeypatch.setattr(reflection_onset, "reflection_pairs", none)
+    alone = computed(PLANTED, study)
+    whole = found[found["part"] == "suppress"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone.drop(columns="pairs"), whole.drop(columns="pairs"))
+    assert (alone["pairs"] == 0).all()
+    lines = reflection_origin.text(alone)
+    assert lines[0].startswith("Too few reflections") and lines[1].startswith("Without the words")
+    drawn = reflection_origin.figure(alone, study)
+    assert drawn is not None and len(drawn.axes) == 2
 
 
 def test_what_does_not_reflect_gives_nothing(study: StudyData) -> None:

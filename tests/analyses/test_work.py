@@ -122,7 +122,7 @@ def test_an_analysis_cannot_be_registered_without_its_work() -> None:
 
 # --------------------------------------------------------------------------------- arithmetic
 
-MACHINE = Machine("slow", 1e9, 1e9, 1e12, 4, 8, "made up", 1.0, decoding=(0.01, 0.001))
+MACHINE = Machine("slow", 1e9, 1e9, 1e12, 4, 8, "made up", 1.0, decoding=(0.01, 0.001, 0.0))
 LENGTHS = StudyLengths(prompt=10.0, dense=20.0, altered=30.0, most=50.0, loops=0.5)
 
 
