@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from interp.interventions.interventions import VariantLike
     from scaling.grading import Verdict
 
+GIVING_WAY = 3  # variants that loop too much, before the one that loops most is taken
 SOLVED = 2 / 3  # dense accuracy from which on a benchmark counts as solved
 
 
@@ -202,26 +203,31 @@ class Looping:
     looping: tuple[Chain, ...] = ()
 
 
-def most_looping(bench: Workbench, tried: int, problems: int) -> Looping:
+def most_looping(bench: Workbench, tried: int, problems: int, *, spared: float = 0.0) -> Looping:
     """Find the variant that loops most, among all single blocks and plans.
 
     Args:
         bench: the study's model and problems.
         tried: number of problems on which every variant is tried.
         problems: number of problems on which the chosen variant is decoded.
+        spared: share of its chains that must not loop, for those that are compared with them; a
+            variant that loops more gives way to the next, up to `GIVING_WAY` times.
 
     Returns:
         The variant and its chains.
     """
     variants = candidates(bench)
     found = bench.decode(variants, tried)
-    counts = {name: sum(bench.loop(c) is not None for c in few) for name, few in found.items()}
-    worst = max(variants, key=lambda v: counts[v.name])
-    if not counts[worst.name]:
-        return Looping(found, None)
-    chains = tuple(bench.decode([worst], problems)[worst.name])
-    looping = tuple(c for c in chains if bench.loop(c) is not None)
-    return Looping(found, worst, chains, looping)
+    counts = {v.name: sum(bench.loop(c) is not None for c in found[v.name]) for v in variants}
+    order = sorted((v for v in variants if counts[v.name]), key=lambda v: -counts[v.name])
+    last: Looping | None = None
+    for worst in order[: 1 + (GIVING_WAY if spared else 0)]:
+        chains = tuple(bench.decode([worst], problems)[worst.name])
+        looping = tuple(c for c in chains if bench.loop(c) is not None)
+        last = last or Looping(found, worst, chains, looping)
+        if len(looping) <= (1 - spared) * len(chains):
+            return Looping(found, worst, chains, looping)
+    return last or Looping(found, None)
 
 
 def candidates(bench: Workbench) -> list[VariantLike]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,9 @@ from analyses import time_maps
 from analyses.plumbing import workbench
 from analyses.plumbing.frames import StudyData
 from analyses.plumbing.workbench import Workbench, fitting_budget, longest_solved, most_looping
+from interp.diagnosis.loops import Loop
 from interp.interventions.interventions import Skip, Variant
+from tests.chains import make_chain
 from tests.planted import Planted, PlantedBench
 
 PLANTED = Planted(n_blocks=4, copier=1, brake=2, answerer=3)
@@ -69,6 +73,50 @@ def test_the_variant_that_loops_most_is_found(bench: PlantedBench) -> None:
         assert all(bench.loop(chain) is not None for chain in got.looping)
         patch.setattr(workbench, "candidates", lambda b: singles(b)[:1])
         assert most_looping(bench, 4, 8).variant is None
+
+
+class CountedLoops(Workbench):
+    """A bench without a model: of `skip b`, the chains of the first `loops[b]` problems loop."""
+
+    def __init__(self, loops: tuple[int, ...]) -> None:
+        self.__dict__.update(loops=loops, decoded=[])
+
+    def decode(self, variants: Any, problems: int, *_: Any, **__: Any) -> Any:
+        self.decoded.extend(v.name for v in variants)
+        return {
+            v.name: [make_chain([1], variant=v.name, problem=str(i)) for i in range(problems)]
+            for v in variants
+        }
+
+    def loop(self, chain: Any) -> Any:
+        block = int(chain.variant.removeprefix("skip "))
+        return Loop("exact", 0, 2, 3, 1) if int(chain.problem) < self.loops[block] else None
+
+
+@pytest.mark.parametrize(
+    ("loops", "spared", "chosen"),
+    [
+        ((1, 10, 7, 8), 0.0, 1),
+        ((1, 10, 7, 8), 0.2, 3),
+        ((1, 10, 7, 9), 0.2, 2),
+        ((10, 9, 10, 9), 0.2, 0),  # none leaves enough: the one that loops most
+        ((10, 9, 9, 9, 2), 0.2, 0),  # it gives way three times, and not for ever
+        ((0, 0), 0.2, None),
+    ],
+)
+def test_one_that_loops_too_much_gives_way(
+    loops: tuple[int, ...], spared: float, chosen: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = [Variant(f"skip {b}", (Skip(b),)) for b in range(len(loops))]
+    monkeypatch.setattr(workbench, "candidates", lambda _: variants)
+    bench: Any = CountedLoops(loops)
+    got = most_looping(bench, 10, 10, spared=spared)
+    if chosen is None:
+        assert got.variant is None
+    else:
+        assert got.variant is variants[chosen]
+        assert len(got.chains) == 10 and len(got.looping) == loops[chosen]
+    assert len(bench.decoded) <= len(loops) + 4
 
 
 def test_words_and_figure_say_what_the_table_says(found: pd.DataFrame, study: StudyData) -> None:
