@@ -346,6 +346,10 @@ def text(found: pd.DataFrame) -> list[str]:
     for name, rows in ruled.groupby("name", sort=False):
         own = rows.set_index("outcome")
         right, length = own.loc["correct"], own.loc["thinking_tokens"]
+        counts = own.loc[["reflections", "thinking_tokens"], ["value", "low", "high"]]
+        if not counts.to_numpy(dtype=float).any():
+            lines.append(f"The words of {name} open nothing here: ruled out, no chain changes.")
+            continue
         lines.append(
             f"Without the words of {name}, accuracy changes by {signed(right['value'])} "
             f"{interval(right['low'], right['high'])} and thinking by "

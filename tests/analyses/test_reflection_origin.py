@@ -66,6 +66,9 @@ def test_words_and_figure_say_what_the_table_says(found: pd.DataFrame, study: St
     assert any(line.startswith("Without the words of reflection") for line in lines)
     none = reflection_origin.text(found.assign(p_holm=1.0))
     assert any(line.startswith("No direction") for line in none) and "nowhere" in none[0]
+    unused = found["part"] == "suppress"  # words that no chain has
+    still = found.assign(**{c: found[c].mask(unused, 0.0) for c in ("value", "low", "high")})
+    assert any("open nothing here" in line for line in reflection_origin.text(still))
     assert "Planted" in reflection_origin.caption(found)
     whole = reflection_origin.figure(found, study)
     assert whole is not None and len(whole.axes) == 7
