@@ -29,6 +29,7 @@ DENSE = "dense"
 CHAINS = "#chains:"  # begins the mark of a point that has chains behind it
 INK = "#1a1a1a"
 QUIET = "#6b6b6b"
+BLOCK_LABEL = 0.24  # inches of an axis per number of a block, names at the ends of lines included
 #: These methods keep their hue in every study; the others take the remaining hues in order.
 _OWN_HUE = {"shortgpt": "#0072B2", "reverse-order": "#D55E00", "random": "#7A7A7A"}
 _OTHER_HUES = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#5B4FA2")
@@ -286,7 +287,7 @@ def share_axis(ax: Axes, label: str = "accuracy", axis: Literal["x", "y"] = "y")
 
 
 def block_axis(ax: Axes, blocks: Sequence[int], before: str = "") -> None:
-    """Set a horizontal axis of blocks by dense index.
+    """Set a horizontal axis of blocks by dense index; every one that has room is named.
 
     Args:
         ax: the axes.
@@ -296,8 +297,10 @@ def block_axis(ax: Axes, blocks: Sequence[int], before: str = "") -> None:
     blocks = sorted(int(b) for b in set(blocks))
     first = [b for b in blocks if b < 0]
     rest = blocks[len(first) :]
-    every = 1 if len(rest) <= 24 else 2 if len(rest) <= 48 else 4
-    shown = [*first, *rest[::every]]
+    figure: Any = ax.get_figure(root=True)
+    room = ax.get_position().width * figure.get_figwidth() / BLOCK_LABEL
+    every = next((e for e in (1, 2, 4, 8) if len(rest) <= e * room), 16)
+    shown = [*first, *rest[every - 1 if first else 0 :: every]]  # -1 is a label, too
     ax.set_xticks(shown, [before[:1] if b < 0 else str(b) for b in shown])
     ax.set_xlabel("block (dense index" + f"; {before[:1]}: {before}" * bool(first) + ")")
 

@@ -3,6 +3,7 @@
 import importlib
 import warnings
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -230,3 +232,23 @@ def test_names_at_ends_stand_clear_of_marks_beyond_the_lines(scale: str) -> None
     assert set(names) == {"a", "b"}
     assert all(9 < x < ax.get_xlim()[1] for x, _ in names.values())
     assert names["a"][1] > names["b"][1]
+
+
+@pytest.mark.parametrize("room", [False, True])
+@pytest.mark.parametrize("n_blocks", [5, 16, 24, 36, 61, 80])
+@pytest.mark.parametrize(("columns", "width"), [(1, 5.6), (2, 5.6), (1, 9.0), (3, 4.0)])
+def test_numbers_of_blocks_never_lie_on_each_other(
+    n_blocks: int, columns: int, width: float, room: bool
+) -> None:
+    with style.style():
+        figure, grid = style.panels(columns, columns=columns, width=width)
+        for ax in grid:
+            ax.plot(range(-1, n_blocks), range(-1, n_blocks))
+            style.block_axis(ax, range(-1, n_blocks), "embeddings")
+            if room:
+                style.label_ends(ax, [("a name", n_blocks - 1, 1.0, "#000000")], room=0.2)
+        FigureCanvasAgg(figure).draw()
+    for ax in grid:
+        boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+        assert len(boxes) >= min(n_blocks, 5)
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
