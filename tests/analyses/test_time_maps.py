@@ -78,6 +78,9 @@ def test_the_variant_that_loops_most_is_found(bench: PlantedBench) -> None:
 class CountedLoops(Workbench):
     """A bench without a model: of `skip b`, the chains of the first `loops[b]` problems loop."""
 
+    loops: tuple[int, ...]
+    decoded: list[str]
+
     def __init__(self, loops: tuple[int, ...]) -> None:
         self.__dict__.update(loops=loops, decoded=[])
 
