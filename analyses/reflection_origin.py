@@ -115,14 +115,17 @@ def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
         return pd.DataFrame()
     parts, n_pairs = [], 0
     fitted, steered = plain[0::2], plain[1::2]
+    pairs = few = directions = None
     with contextlib.suppress(UserError):  # hardly a reflection with a place to be compared with
         pairs = reflection_pairs(bench.model, plain, bench.lexicon)
+        few = reflection_pairs(bench.model, fitted, bench.lexicon)
+        directions = steering_directions(bench.model, fitted, few)
+    if pairs is not None:
+        n_pairs = len(pairs)
         words = word_trajectories(bench.model, plain, pairs, word_sets(bench), before=BEFORE)
         named = words.to_frame().rename(columns={"words": "name"})
         parts.append(named.assign(part="words", outcome="logprob"))
-        n_pairs = len(pairs)
-        few = reflection_pairs(bench.model, fitted, bench.lexicon)
-        directions = steering_directions(bench.model, fitted, few)
+    if few is not None and directions is not None:
         told = directions.to_frame().rename(columns={"told_apart": "value", "norm": "after"})
         told = told.assign(part="direction", name="direction", n=directions.problems)
         when = Thinking() & AtTokens(tuple(few.read.tolist()))

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from analyses.plumbing import style
 from analyses.plumbing.derived import FINGERPRINT, LIMIT
@@ -370,19 +369,16 @@ def study_model(config: Mapping[str, Any], meta: Mapping[str, str]) -> Reasoning
     Raises:
         UserError: the model differs from the study's.
     """
-    model = ReasoningModel.load(
-        str(config["model"]), delimiters=stored_format(meta), dtype=meta.get(DTYPE)
-    )
+    # a study of an earlier version does not say its precision; it may be less than the usual one
+    told = [meta[DTYPE]] if DTYPE in meta else [None, "bfloat16", "float16"]
     expected = meta.get(FINGERPRINT)
-    if expected is None or model.fingerprint() == expected:
-        return model
-    if DTYPE not in meta:  # a study of an earlier version, maybe made in less precision
-        for dtype in (torch.bfloat16, torch.float16):
-            again = ReasoningModel.load(
-                str(config["model"]), delimiters=stored_format(meta), dtype=dtype
-            )
-            if again.fingerprint() == expected:
-                return again
+    for dtype in told:
+        model = ReasoningModel.load(
+            str(config["model"]), delimiters=stored_format(meta), dtype=dtype
+        )
+        if expected is None or model.fingerprint() == expected:
+            return model
+        del model  # two do not always fit into memory
     raise UserError(
         f"The model {config['model']!r} is not the one that this study was made with (its weights "
         "or configuration changed): run the study again, into another folder."
