@@ -54,7 +54,7 @@ PROBLEMS = 32
 CALIBRATION = 12  # further problems: their whole dense chains (with prompt) give means and pools
 DOSED = 4  # blocks that are scaled
 GAINS = (0.25, 0.5, 0.75, 1.5)
-SHOWN = ("correct", "looped", "thinking_tokens", "reflection_per_1k")
+SHOWN = ("correct", "looped", "slips_per_100_equations", "thinking_tokens", "reflection_per_1k")
 
 Key = tuple[str, str]  # ablation, part
 HALVES: dict[Key, tuple[str, str, str]] = {  # name, colour, marker
@@ -72,7 +72,7 @@ DOSES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#AA4499", "D"))
 
 def settings_of(study: StudyData) -> dict[str, Any] | None:
     """The settings that decide the result; None where the study has nothing to try it on."""
-    return asked_settings(study, n=[PROBLEMS, CALIBRATION, DOSED], gains=list(GAINS), version=1)
+    return asked_settings(study, n=[PROBLEMS, CALIBRATION, DOSED], gains=list(GAINS), version=2)
 
 
 def _compute(study: StudyData, settings: dict[str, Any]) -> pd.DataFrame:
@@ -231,7 +231,7 @@ def caption(found: pd.DataFrame) -> str:
 def text(found: pd.DataFrame) -> list[str]:
     """Sentences: which half matters where, how far the kinds of ablation agree, and the doses."""
     lines = []
-    for outcome in ("correct", "looped"):
+    for outcome in ("correct", "looped", "slips_per_100_equations"):
         part = found[found["outcome"] == outcome]
         if len(part):
             said = BY_COLUMN[outcome].said

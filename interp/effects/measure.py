@@ -6,8 +6,9 @@
 
 The dense model and every ablation answer the same prompts with the same noise, in one batch. Each
 outcome is compared with the dense model's, paired by problem and sample (`paired_effects`).
-Outcomes of a chain are those in `PLAIN`, one reflection rate per kind of the lexicon, and those of
-`extra`; docs/internals.md describes them. Outcomes of a problem (at least 2 samples) are the
+Outcomes of a chain are those in `PLAIN`, one reflection rate per kind of the lexicon, wrong
+equations per 100 where the lexicon is for prose, and those of `extra`; docs/internals.md describes
+them. Outcomes of a problem (at least 2 samples) are the
 measures of `diversity`, on the dense samples and the ablation's cut to the same length (the
 shortest of both), with `sample_accuracy`, the accuracy of the same samples.
 
@@ -322,6 +323,10 @@ def _row(
         "restated": seen["restated"],
         "reflection_per_1k": seen["reflection_per_1k"],
     }
+    if lexicon.prose:
+        stated = seen["equations"]
+        slips = 100 * seen["equation_slips"] / stated if stated else np.nan
+        row["slips_per_100_equations"] = slips
     for kind in lexicon.kinds:
         name = f"{kind.replace(' ', '_')}_per_1k"
         row[name] = seen[name]

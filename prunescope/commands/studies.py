@@ -87,6 +87,9 @@ class Study(Command, StudyOptions, SamplingOptions, PlaceOptions, JudgeOptions):
     """Leave out skipping every single block in turn."""
     block_problems: Number = None
     """Problems on which every block is skipped (default: each benchmark's, at most --limit)."""
+    calibration: Number = None
+    """Problems per benchmark whose dense chains the criteria read, none of them measured where
+    there are enough (default 8)."""
     no_report: Flag = False
     """Only the rows; `prunescope report` makes the report later."""
 
@@ -102,6 +105,7 @@ class Study(Command, StudyOptions, SamplingOptions, PlaceOptions, JudgeOptions):
                 **self.spending(),
                 blocks=False if self.no_blocks else None if self.preset else True,
                 block_problems=self.block_problems,
+                calibration=self.calibration,
                 seed=seed,
                 out=base if len(self.seeds) == 1 else base / f"seed-{seed}",
             )

@@ -18,7 +18,6 @@ from scaling.costs.machines import Machine
 from scaling.costs.model_shape import ModelShape
 from scaling.costs.study_work import SHARE, Part, parts_of, sized_benchmarks
 from scaling.store.chain_row import LIKELIHOOD
-from scaling.study.defaults import CALIBRATION_PROBLEMS
 
 if TYPE_CHECKING:
     from scaling.engines.engine import Engine
@@ -117,7 +116,7 @@ def own_calibration(
         prompt += part.prompt
         tokens, most = tokens + share * allowed, most + allowed
         longest, answer = max(longest, thinking), max(answer, load.answer)
-    n, few = max(1, len(generated)), CALIBRATION_PROBLEMS
+    n, few = max(1, len(generated)), config.calibration_problems
     written = 0.0 if prompts_only else few * tokens
     return CalibrationSize(
         texts=few * n,

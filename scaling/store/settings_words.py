@@ -18,6 +18,7 @@ _NAMES = {
     "seed": "the seed",
     "prompts": "worked examples and chat template",
     "keep": "the problems that are kept",
+    "calibration": "the calibration problems per benchmark (--calibration)",
     "recipe": "the recipe of a row",
     "model fingerprint": "the model's weights or configuration",
     "model file": "the model's file",

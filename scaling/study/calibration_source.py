@@ -126,14 +126,13 @@ class CalibrationSource:
 
     def _spare(self, config: StudyConfig, model: ReasoningModel) -> list[tuple[Benchmark, Problem]]:
         """Problems that a study would calibrate on; measured ones if none are spare."""
-        from scaling.study.defaults import CALIBRATION_PROBLEMS
         from scaling.study.problem_sets import gather
 
         problems, spare = gather(config, model)
         return [
             (bench, problem)
             for bench in problems
-            for problem in (spare[bench.name] or bench.problems)[:CALIBRATION_PROBLEMS]
+            for problem in (spare[bench.name] or bench.problems)[: config.calibration_problems]
         ]
 
     def _questions(self, model: ReasoningModel) -> list[Question]:

@@ -47,6 +47,8 @@ class StudyConfig:
         blocks: whether to skip every single block in turn, or the benchmarks on which to do so.
         block_problems: problems on which blocks are skipped, at most those measured; None takes
             the default, and no more than `limit`.
+        calibration: problems per benchmark whose dense chains the criteria read, none of them
+            measured where there are enough; None takes `CALIBRATION_PROBLEMS`.
         temperature: sampling temperature; 0 is greedy.
         top_k: sample from the k likeliest tokens only; 0 takes all.
         top_p: sample from the likeliest tokens with this total probability; 1 takes all.
@@ -75,6 +77,7 @@ class StudyConfig:
     waits: tuple[int, ...] | None = None
     blocks: bool | tuple[str, ...] = True
     block_problems: int | None = None
+    calibration: int | None = None
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -96,7 +99,7 @@ class StudyConfig:
             values = getattr(self, name) or ()
             if len(set(values)) != len(values):
                 raise UserError(f"{name}: {list(values)} names something twice.")
-        for name in ("answer", "samples", "limit", "block_problems"):
+        for name in ("answer", "samples", "limit", "block_problems", "calibration"):
             given = getattr(self, name)
             for value in given.values() if isinstance(given, Mapping) else (given,):
                 if value is not None and value < 1:
@@ -140,6 +143,11 @@ class StudyConfig:
         if self.waits is not None:
             return self.waits
         return defaults.QUICK_WAITS if self.quick else defaults.WAITS
+
+    @property
+    def calibration_problems(self) -> int:
+        """Problems per benchmark whose dense chains the criteria read."""
+        return self.calibration or defaults.CALIBRATION_PROBLEMS
 
     def workload(self, benchmark: str) -> Workload:
         """The workload of a benchmark: this configuration's own numbers over the defaults."""
@@ -227,6 +235,8 @@ class StudyConfig:
         }
         if self.prompts != PromptChoice():  # a study without them was stored without the key
             found["prompts"] = self.prompts.settings()
+        if self.calibration_problems != defaults.CALIBRATION_PROBLEMS:  # stored without it before
+            found["calibration"] = self.calibration_problems
         if self.keep:
             found["keep"] = {
                 name: {field: [str(v) for v in values] for field, values in own.items()}

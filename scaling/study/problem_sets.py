@@ -14,7 +14,6 @@ from interp.errors import UserError
 from scaling.benchmarks import benchmarks, choose, load_benchmark, with_prompting
 from scaling.problem import Benchmark, Problem
 from scaling.study.config import StudyConfig
-from scaling.study.defaults import CALIBRATION_PROBLEMS
 
 
 def gather(
@@ -37,7 +36,7 @@ def gather(
         bench, rest = _one(config, name)
         has_template = getattr(reader, "has_chat_template", True)
         found.append(with_prompting(bench, config.prompts, has_template))
-        spare[name] = rest[:CALIBRATION_PROBLEMS]
+        spare[name] = rest[: config.calibration_problems]
     _check_ids(found)
     return found, spare
 
@@ -53,8 +52,8 @@ def _one(config: StudyConfig, name: str) -> tuple[Benchmark, tuple[Problem, ...]
     if name in config.keep:
         raise UserError(f"keep: {name!r} generates its problems; there is nothing to choose from.")
     if entry.scoring == "generate":
-        try:  # generated problems nest: the first n of n + 8 are the n
-            more = load_benchmark(name, data, limit + CALIBRATION_PROBLEMS, config.seed)
+        try:  # generated problems nest: the first n of n + m are the n
+            more = load_benchmark(name, data, limit + config.calibration_problems, config.seed)
             return more.first(limit), more.problems[limit:]
         except UserError:
             pass  # fewer exist: there are no spare ones, or the next line raises the error

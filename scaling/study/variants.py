@@ -18,7 +18,6 @@ from interp.errors import UserError
 from scaling.engines.engine import Engine
 from scaling.problem import Benchmark, Problem
 from scaling.store.study_store import Store
-from scaling.study import defaults
 from scaling.study.config import StudyConfig
 from scaling.study.preflight import chooses, method_of
 from scaling.study.study_progress import Progress
@@ -119,7 +118,7 @@ def calibration_chains(
         load = config.workload(bench.name)
         few = spare.get(bench.name) or bench.problems
         thinking = min(max(load.budgets), LONGEST_CALIBRATION)
-        for problem in few[: defaults.CALIBRATION_PROBLEMS]:
+        for problem in few[: config.calibration_problems]:
             ids = engine.prompt_ids(bench.prompt(problem), thinking=bench.thinking)
             requests.append(
                 Request(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from interp.chains.chain import Budget, Chain
-from interp.diagnosis import TESTBED, Pieces, diagnose, diversity
+from interp.diagnosis import NATURAL, TESTBED, Pieces, diagnose, diversity
 from interp.effects import (
     Deltas,
     ablations,
@@ -23,6 +23,7 @@ from interp.interventions.interventions import MeanDelta, ResampleDelta, Variant
 from interp.interventions.windows import Window
 from interp.model.reasoning_model import ReasoningModel
 from interp.statistics import paired_difference
+from tests.chains import make_chain
 from tests.models import tiny
 from tests.slow_streams import hooks_of, plant_identity, same_weights, snapshot, streams, texts
 
@@ -178,6 +179,25 @@ def test_plots_go_into_the_axes_given(found: MeasuredEffects) -> None:
     assert found.dose("tokens", "mlp").plot(ax) is ax
     assert "mlp" in ax.get_xlabel()
     plt.close("all")
+
+
+def test_wrong_equations_are_counted_where_the_lexicon_is_for_prose() -> None:
+    reasoner = ReasoningModel.load("testbed")
+    said = {"dense": "2 + 3 = 5 ; 4 + 1 = 6", "skip block 1": "2 + 3 = 6 ; 4 + 1 = 6"}
+    trial = ablations(reasoner, ("skip",), ("block",), blocks=(1,))[0]
+    names = {"dense": "dense", "skip block 1": trial.variant.name}
+    chains = [
+        make_chain(reasoner.encode(text), problem=str(i), variant=names[who])
+        for who, text in said.items()
+        for i in range(3)
+    ] + [make_chain(reasoner.encode("2 + 3"), problem="3", variant=v) for v in names.values()]
+    found = effects_of_chains(chains, [trial], reasoner, lexicon=NATURAL)
+    (row,) = found.of("slips_per_100_equations").to_frame().to_dict("records")
+    # one of two is wrong, then both; a chain without equations has no share and no pair
+    assert (row["dense"], row["variant"], row["effect"]) == (50, 100, 50)
+    assert row["n_problems"] == 3
+    spoken = effects_of_chains(chains, [trial], reasoner, lexicon=TESTBED)
+    assert "slips_per_100_equations" not in {*spoken.effects, *spoken.missing}
 
 
 def test_the_model_is_as_it_was(model: ReasoningModel) -> None:

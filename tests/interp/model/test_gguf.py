@@ -479,6 +479,20 @@ def test_estimates_need_no_weights(qwen3: Path) -> None:
     assert ModelShape.of(qwen3).weights == sum(p.numel() for p in loaded(qwen3).parameters())
 
 
+def test_the_table_of_names_is_made_once(qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[Any, ...]] = []
+    plain = gguf.get_tensor_name_map
+
+    def counted(*asked: Any) -> Any:
+        made.append(asked)
+        return plain(*asked)
+
+    monkeypatch.setattr(gguf, "get_tensor_name_map", counted)
+    torch.testing.assert_close(logits(loaded(qwen3)), logits(dense("qwen3")), atol=1e-5, rtol=0)
+    assert len(made) == 2  # for the check and for the weights, however many modules there are
+    assert gguf.get_tensor_name_map is counted
+
+
 @pytest.mark.parametrize("shortest", [2, 4096])
 def test_the_reader_passes_over_the_vocabulary_and_is_quiet(
     shortest: int, qwen3: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -16,9 +16,10 @@ from interp.plumbing.work_listener import Heard
 from scaling.engines.local import LocalEngine
 from scaling.store.study_store import Store
 from scaling.study.config import StudyConfig
+from scaling.study.problem_sets import gather
 from scaling.study.runner import run_study
 from scaling.study.study_progress import Event, Progress
-from scaling.study.variants import read_variants
+from scaling.study.variants import calibration_chains, read_variants
 from tests import models
 
 
@@ -112,6 +113,23 @@ def test_calibration_problems_are_not_measured(
     used = {r.problem for r in engine.asked if r.problem.startswith("calibration/")}
     assert used
     assert not {name.removeprefix("calibration/") for name in used} & measured
+
+
+def test_as_many_calibration_problems_as_asked_for(tmp_path: Path) -> None:
+    usual, asked = config(tmp_path), config(tmp_path, calibration=11)
+    (_, few), (benches, more) = gather(usual), gather(asked)
+    assert len(few["arithmetic"]) == 8 and len(more["arithmetic"]) == 11
+    assert more["arithmetic"][:8] == few["arithmetic"]  # more of the same, so 8 and 11 compare
+    assert not {p.id for p in more["arithmetic"]} & {p.id for b in benches for p in b.problems}
+    engine = WatchedEngine()
+    chains = calibration_chains(asked, engine, [b for b in benches if b.name == "arithmetic"], more)
+    assert len({c.problem for c in chains}) == 11
+    # a study of the usual number was stored without it, and goes on
+    assert "calibration" not in usual.settings()
+    assert config(tmp_path, calibration=8).settings() == usual.settings()
+    assert asked.settings()["calibration"] == 11
+    with pytest.raises(UserError, match="calibration: 0 is not at least 1"):
+        config(tmp_path, calibration=0)
 
 
 def test_events_tell_how_far_it_is(finished: tuple[Path, WatchedEngine, list[Event]]) -> None:
