@@ -148,9 +148,13 @@ class Line:
         return Line(stage=stage or self.stage, **counts)
 
     def slower(self, factor: float) -> Line:
-        """The stage with `factor` times its seconds."""
-        seconds = {"seconds": factor * self.seconds, "most_seconds": factor * self.most_seconds}
-        return replace(self, **seconds)
+        """The stage with `factor` times its seconds.
+
+        A trial that was faster than computed does not lower the most: the two were measured minutes
+        apart, and a machine that others use as well may be as slow again as it was then.
+        """
+        most = max(factor, 1.0) * self.most_seconds
+        return replace(self, seconds=factor * self.seconds, most_seconds=most)
 
 
 @as_table

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from interp.chains.chain import Budget
 from interp.errors import UserError
 from scaling.costs.decode_speed import Pace, makespan, pace_of, rows_at_once, spread_lengths
+from scaling.costs.estimate import Line
 from scaling.costs.flops import ModelCost
 from scaling.costs.machines import MACHINES, machine
 from scaling.costs.model_shape import ModelShape, read_config
@@ -248,6 +249,12 @@ def test_a_trial_of_a_tiny_model_says_how_many_tokens(tmp_path: Path) -> None:
     assert "measured here" in " ".join(found.assumptions)
     size = (tmp_path / "real" / FILE).stat().st_size
     assert 1 / 2 < found.disk / size < 2
+
+
+def test_a_quick_trial_does_not_lower_the_most() -> None:
+    line = Line("gsm8k", 96, 96, 3e4, 6e4, 1e12, 240.0, 250.0)
+    assert (line.slower(0.5).seconds, line.slower(0.5).most_seconds) == (120.0, 250.0)
+    assert (line.slower(2.0).seconds, line.slower(2.0).most_seconds) == (480.0, 500.0)
 
 
 @pytest.mark.slow
