@@ -299,8 +299,12 @@ def block_axis(ax: Axes, blocks: Sequence[int], before: str = "") -> None:
     rest = blocks[len(first) :]
     figure: Any = ax.get_figure(root=True)
     room = ax.get_position().width * figure.get_figwidth() / BLOCK_LABEL
-    every = next((e for e in (1, 2, 4, 8) if len(rest) <= e * room), 16)
-    shown = [*first, *rest[every - 1 if first else 0 :: every]]  # -1 is a label, too
+    span = rest[-1] - rest[0] + 1 if rest else 0  # blocks that are not drawn take room, too
+    every = next((e for e in (1, 2, 4, 8) if span <= e * room), 16)
+    shown = first[:]  # -1 is a label, too
+    for block in rest:
+        if not shown or block - shown[-1] >= every:
+            shown.append(block)
     ax.set_xticks(shown, [before[:1] if b < 0 else str(b) for b in shown])
     ax.set_xlabel("block (dense index" + f"; {before[:1]}: {before}" * bool(first) + ")")
 

@@ -228,7 +228,8 @@ def estimate_here(
             f"measured here by a trial of {trial.chains:,} chains in {trial.seconds:.0f} s, "
             f"{problems} problems per benchmark ({LIKELIHOOD_PROBLEMS} where choices are scored)",
             f"{machine.about}; at most {machine.rows} rows side by side; every stage takes the "
-            "multiple of the computed time that it took in the trial (at most: or the computed one)",
+            "multiple of the computed time that it took in the trial (at most: no less than "
+            "computed)",
             "chains of removals as long as those of random ones in the trial (at most: all that "
             "the budgets allow)",
             "loading the model and the report are not counted; the report takes about a quarter of "

@@ -235,16 +235,18 @@ def test_names_at_ends_stand_clear_of_marks_beyond_the_lines(scale: str) -> None
 
 
 @pytest.mark.parametrize("room", [False, True])
+@pytest.mark.parametrize("gone", [(), (10, 12, 23)])  # a plan's blocks are not drawn
 @pytest.mark.parametrize("n_blocks", [5, 16, 24, 36, 61, 80])
 @pytest.mark.parametrize(("columns", "width"), [(1, 5.6), (2, 5.6), (1, 9.0), (3, 4.0)])
 def test_numbers_of_blocks_never_lie_on_each_other(
-    n_blocks: int, columns: int, width: float, room: bool
+    n_blocks: int, columns: int, width: float, gone: tuple[int, ...], room: bool
 ) -> None:
+    there = [block for block in range(-1, n_blocks) if block not in gone]
     with style.style():
         figure, grid = style.panels(columns, columns=columns, width=width)
         for ax in grid:
             ax.plot(range(-1, n_blocks), range(-1, n_blocks))
-            style.block_axis(ax, range(-1, n_blocks), "embeddings")
+            style.block_axis(ax, there, "embeddings")
             if room:
                 style.label_ends(ax, [("a name", n_blocks - 1, 1.0, "#000000")], room=0.2)
         FigureCanvasAgg(figure).draw()
