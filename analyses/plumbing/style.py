@@ -298,7 +298,7 @@ def block_axis(ax: Axes, blocks: Sequence[int], before: str = "") -> None:
     first = [b for b in blocks if b < 0]
     rest = blocks[len(first) :]
     figure: Any = ax.get_figure(root=True)
-    room = ax.get_position().width * figure.get_figwidth() / BLOCK_LABEL
+    room = ax.bbox.width / figure.dpi / BLOCK_LABEL  # of the panel itself, in a subfigure, too
     span = rest[-1] - rest[0] + 1 if rest else 0  # blocks that are not drawn take room, too
     every = next((e for e in (1, 2, 4, 8) if span <= e * room), 16)
     shown = first[:]  # -1 is a label, too

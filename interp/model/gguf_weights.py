@@ -38,10 +38,16 @@ def gguf_arguments(file: GgufFile, bare: PreTrainedModel) -> tuple[str, dict[str
         UserError: a package is missing, a type of tensor cannot be dequantised, or the tensors are
             not those of the model.
     """
+    import transformers
+
     check_packages()
     check_types(file)
     check_names(file, bare)
-    return str(file.path.parent), {"gguf_file": file.path.name}
+    arguments: dict[str, Any] = {"gguf_file": file.path.name}
+    # newer versions keep the weights of some architectures packed, and advise float32 for all
+    if plain := getattr(transformers, "GgufConfig", None):
+        arguments["quantization_config"] = plain(dequantize=True)
+    return str(file.path.parent), arguments
 
 
 def check_types(file: GgufFile) -> None:

@@ -254,3 +254,18 @@ def test_numbers_of_blocks_never_lie_on_each_other(
         boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
         assert len(boxes) >= min(n_blocks, 5)
         assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_numbers_of_blocks_in_half_a_figure_have_half_the_room() -> None:
+    with style.style():
+        whole = Figure(figsize=(11.2, 3), layout="constrained")
+        halves: Any = whole.subfigures(1, 2)
+        axes = [half.subplots() for half in halves]
+        for ax in axes:
+            style.block_axis(ax, range(24))
+        axes[1].set_yticks([0], ["a long name of a row"])
+        FigureCanvasAgg(whole).draw()
+    for ax in axes:
+        boxes = [t.get_window_extent() for t in ax.get_xticklabels() if t.get_text()]
+        assert len(boxes) >= 12
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
