@@ -117,6 +117,7 @@ def pace_of(shape: ModelShape, machine: Machine, context: float, longest: float)
         fixed=shape.weights * machine.number_bytes / bandwidth,
         each=max(read, shape.cost.token(keys) / flops),
         rows=rows_at_once(shape, machine, longest),
+        least=machine.host,
     )
 
 

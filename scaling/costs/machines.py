@@ -3,7 +3,9 @@
 Peak FLOP/s are of dense matrix products in the number format named (data sheets like to give twice
 that, "with sparsity"). A decoder reaches a share of a peak only; `efficiency` is that share, of
 FLOP/s and of bandwidth alike. It is an assumption, shown with every estimate: this package's own
-engine reached .43 of the roofline on a CPU (bench/README.md); on a GPU it has not been measured.
+engine reached .43 of the roofline on a CPU, and .36 to .74 on one H100 (bench/README.md). Small
+models wait for the host there, whatever the roofline says, so a token takes no less than it took
+with the smallest model that was measured.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from interp.errors import UserError, did_you_mean
 
 EFFICIENCY = 0.4
+HOST = 1 / 15_527  # seconds per token: Qwen3-0.6B's shape, 64 rows, one H100 (bench/results)
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Machine:
         rows: the largest number of chains that the local engine decodes side by side.
         source: where the figures are from.
         efficiency: the part of both peaks that is reached.
+        host: seconds that a decoded token takes at least, for the work of the host.
         decoding: if it was measured (`scaling.costs.measured_machine`), (a, b, c): a decoding pass
             over n rows of the measured model takes the larger of a + b n and c n seconds.
     """
@@ -41,6 +45,7 @@ class Machine:
     rows: int
     source: str
     efficiency: float = EFFICIENCY
+    host: float = 0.0
     decoding: tuple[float, float, float] | None = None
 
     @property
@@ -58,14 +63,23 @@ class Machine:
             f"{self.name}: {self.flops / 1e12:.4g} TFLOP/s {kind}, "
             f"{self.bandwidth / 1e12:.3g} TB/s, {self.memory / 1e9:.0f} GB ({self.source}), "
             f"of which {self.efficiency:.0%} is assumed to be reached"
+            + (f"; at most {1 / self.host:,.0f} tokens/s, for the host" if self.host else "")
         )
 
 
 MACHINES = {
-    "h200": Machine("H200", 989.4e12, 4.8e12, 141e9, 2, 256, "NVIDIA H200 SXM data sheet"),
-    "h100": Machine("H100", 989.4e12, 3.35e12, 80e9, 2, 256, "NVIDIA H100 SXM data sheet"),
-    "a100": Machine("A100", 312e12, 2.039e12, 80e9, 2, 256, "NVIDIA A100 80GB SXM data sheet"),
-    "rtx4090": Machine("RTX 4090", 165.2e12, 1.008e12, 24e9, 2, 256, "NVIDIA Ada white paper"),
+    "h200": Machine(
+        "H200", 989.4e12, 4.8e12, 141e9, 2, 256, "NVIDIA H200 SXM data sheet", host=HOST
+    ),
+    "h100": Machine(
+        "H100", 989.4e12, 3.35e12, 80e9, 2, 256, "NVIDIA H100 SXM data sheet", host=HOST
+    ),
+    "a100": Machine(
+        "A100", 312e12, 2.039e12, 80e9, 2, 256, "NVIDIA A100 80GB SXM data sheet", host=HOST
+    ),
+    "rtx4090": Machine(
+        "RTX 4090", 165.2e12, 1.008e12, 24e9, 2, 256, "NVIDIA Ada white paper", host=HOST
+    ),
 }
 CPU_CORE_FLOPS = 96e9  # 3 GHz, two units of eight float32 multiply-adds a cycle (AVX2)
 CPU_BANDWIDTH = 51.2e9  # two channels of DDR4-3200

@@ -14,6 +14,7 @@ passes. Loading the model and writing the report are not counted.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -36,6 +37,9 @@ from scaling.store.chain_row import LIKELIHOOD
 from scaling.study.config import StudyConfig
 from scaling.study.variants import scored
 
+if TYPE_CHECKING:
+    from interp.model.reasoning_model import ReasoningModel
+
 ROW_BYTES, TOKEN_BYTES = 1900.0, 1.6  # of a chain in the store, and of each of its tokens
 
 
@@ -56,6 +60,7 @@ def estimate_on(config: StudyConfig, machine: Machine, *, share: float = SHARE) 
     """
     checked_share(share)
     shape = ModelShape.of(config.model, config.trust_remote_code)
+    config = config.fitted(_without_weights(config))
     _check_remove(config, shape)
     benches = sized_benchmarks(config)
     parts = parts_of(config, benches, shape.n_blocks)
@@ -90,6 +95,27 @@ def estimate_on(config: StudyConfig, machine: Machine, *, share: float = SHARE) 
             "already; loading them and the report are not counted",
         ),
     )
+
+
+def _without_weights(config: StudyConfig) -> ReasoningModel | None:
+    """The model, for its thinking format, which decides how long answers are.
+
+    Args:
+        config: the settings of the study.
+
+    Returns:
+        The model; None where there is no tokenizer.
+    """
+    from scaling.engines.served_model import weightless
+
+    try:
+        return weightless(
+            config.model,
+            delimiters=config.thinking_format,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except UserError:
+        return None
 
 
 def memory_of(shape: ModelShape, rows: int, longest: float, number_bytes: int) -> float:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -477,6 +478,20 @@ def test_estimates_need_no_weights(qwen3: Path) -> None:
     from scaling.costs.model_shape import ModelShape
 
     assert ModelShape.of(qwen3).weights == sum(p.numel() for p in loaded(qwen3).parameters())
+
+
+def test_an_estimate_knows_how_long_the_answers_of_a_plain_model_are(qwen3: Path) -> None:
+    from scaling.costs.machines import machine
+    from scaling.costs.study_costs import estimate_on
+    from scaling.study.config import StudyConfig
+
+    model = ReasoningModel.load(str(qwen3))
+    assert model.delimiters.is_plain
+    setting = StudyConfig(model=str(qwen3), benchmarks=("arithmetic", "word-problems"), limit=4)
+    found = estimate_on(setting, machine("h200"))
+    assert found.tokens == estimate_on(setting.fitted(model), machine("h200")).tokens
+    # what the study of a model with delimiters would spend, and this model's was said to
+    assert found.tokens < estimate_on(replace(setting, answer=512), machine("h200")).tokens
 
 
 def test_the_table_of_names_is_made_once(qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,6 +220,11 @@ def test_a_slower_machine_takes_longer_and_longer_chains_more(qwen: Path) -> Non
     slower = estimate_on(few, machine("a100"))
     assert slower.tokens == found.tokens
     assert slower.seconds > found.seconds
+    no_faster = found.tokens * machine("h200").host
+    assert found.seconds >= no_faster > 0
+    host = estimate_on(few, replace(machine("h200"), host=1.0))
+    generated = [line for line in host.lines if line.tokens and line.stage != "calibration"]
+    assert generated and all(line.seconds >= line.tokens for line in generated)
     more = estimate_on(few, machine("h200"), share=0.9)
     assert found.tokens < more.tokens <= found.total("most_tokens")
 
