@@ -52,7 +52,7 @@ def measured(contest: Contest, sets: list[Set], patience: float) -> dict[str, di
     if not todo:
         return known
     model = ReasoningModel.load("testbed")
-    chains = calibration(model, contest.settings["calibration"])
+    chains = calibration(model, contest.settings["calibration"], contest.seed)
     survival = Survival.of(model, chains, None, WINDOW, BATCH_TOKENS)
     free = FreeRuns(model, survival.calibration, None, None, None, 0, patience, BATCH_TOKENS)
     for start in range(0, len(todo), TOGETHER):

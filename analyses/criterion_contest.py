@@ -44,7 +44,8 @@ KINDS = ("countdown-4", "countdown-5")
 METHODS = ("shortgpt", "angular", "cka", "taylor+", "perplexity", "skip-kl", "sleb", "evopress")
 OURS = ("chain-survival", "chain-aware")
 BUDGET = Budget(1024, 32)
-CALIBRATION_SEED, TEST_SEED, NOISE_SEED = 11, 12, 0
+CALIBRATION_SEED, TEST_SEED = 11, 12  # of the first contest; others add DRAWS each
+DRAWS = 100
 TOGETHER = 6  # sets decoded in one batch
 
 Set = tuple[int, ...]
@@ -74,6 +75,11 @@ class Contest:
         self.plans: dict[str, dict[str, list[int]]] = self._read("plans.json") or {}
         self.outcomes: dict[str, dict[str, list[int]]] = self._read("outcomes.json") or {}
 
+    @property
+    def seed(self) -> int:
+        """The seed; a contest of seed 0 is stored without it."""
+        return int(self.settings.get("seed", 0))
+
     def _read(self, name: str) -> Any:
         path = self.folder / name
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -94,7 +100,7 @@ class Contest:
         todo = [m for m in methods if not {str(n) for n in sizes} <= set(self.plans.get(m, {}))]
         if not todo:
             return
-        chains = calibration(model, self.settings["calibration"])
+        chains = calibration(model, self.settings["calibration"], self.seed)
         for method in todo:
             began = time.monotonic()
             own = criteria()[method].options
@@ -131,7 +137,7 @@ class Contest:
             todo = [s for s in sets if _name(s) not in known]
             for start in range(0, len(todo), TOGETHER):
                 few = todo[start : start + TOGETHER]
-                known |= dict(examined(model, kind, self.settings["problems"], few))
+                known |= dict(examined(model, kind, self.settings["problems"], few, self.seed))
                 self._write("outcomes.json", self.outcomes)
                 _say(f"{kind}: {start + len(few)} of {len(todo)} sets")
 
@@ -148,25 +154,27 @@ class Contest:
         return np.array(self.outcomes[kind][_name(removed)], dtype=float)
 
 
-def calibration(model: ReasoningModel, count: int) -> list[Any]:
+def calibration(model: ReasoningModel, count: int, seed: int = 0) -> list[Any]:
     """Decode the dense model's own chains on training problems of each kind.
 
     Args:
         model: the dense model.
         count: number of problems per kind.
+        seed: the contest's seed: other problems and other noise.
 
     Returns:
         The chains.
     """
     from testbed.problems import generate
 
-    problems = [p for kind in KINDS for p in generate(kind, count, CALIBRATION_SEED, "train")]
+    drawn = CALIBRATION_SEED + DRAWS * seed
+    problems = [p for kind in KINDS for p in generate(kind, count, drawn, "train")]
     asked = [p.question for p in problems]
-    return list(generate_chains(model, asked, budget=BUDGET, seed=NOISE_SEED, stop_on_loop=True))
+    return list(generate_chains(model, asked, budget=BUDGET, seed=seed, stop_on_loop=True))
 
 
 def examined(
-    model: ReasoningModel, kind: str, count: int, sets: Sequence[Set]
+    model: ReasoningModel, kind: str, count: int, sets: Sequence[Set], seed: int = 0
 ) -> Iterator[tuple[str, list[int]]]:
     """Decode test problems without each set, and check the answers.
 
@@ -175,6 +183,7 @@ def examined(
         kind: the kind of problem.
         count: number of problems.
         sets: tuples of dense indices.
+        seed: the contest's seed: other problems and other noise.
 
     Yields:
         The set's name, and 1 or 0 for each problem.
@@ -182,14 +191,14 @@ def examined(
     from testbed.problems import generate
     from testbed.verify import check_answer
 
-    problems = generate(kind, count, TEST_SEED, "test")
+    problems = generate(kind, count, TEST_SEED + DRAWS * seed, "test")
     variants = [Variant(_name(s), tuple(map(Skip, s))) if s else dense for s in sets]
     chains = generate_chains(
         model,
         [p.question for p in problems],
         variants,
         BUDGET,
-        seed=NOISE_SEED,
+        seed=seed,
         problem_ids=[p.id for p in problems],
         stop_on_loop=True,
     )
@@ -372,6 +381,8 @@ class CriterionContest:
     """Test problems of each kind."""
     calibration: int = 32
     """Training problems of each kind."""
+    seed: int = 0
+    """Other problems, of both kinds, and other noise."""
 
     def run(self) -> Lines:
         """Holds the contest; yields the differences and the files written."""
@@ -380,6 +391,8 @@ class CriterionContest:
         methods, remove = list(self.methods), list(self.remove)
         model = ReasoningModel.load("testbed")
         settings = {"problems": self.problems, "calibration": self.calibration}
+        if self.seed:
+            settings["seed"] = self.seed
         contest = Contest(self.out, settings | {"model": model.fingerprint()})
         contest.decide(model, methods, remove)
         contest.run(model, contest.sets(methods, remove))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from analyses import contest_measures, criterion_contest
+from interp.errors import UserError
 from interp.model.reasoning_model import ReasoningModel
 
 
@@ -57,3 +58,32 @@ def test_a_folder_without_a_contest_is_refused(tmp_path: Path, capsys: Any) -> N
     with pytest.raises(SystemExit):
         contest_measures.main(["--out", str(tmp_path)])
     assert "No contest" in capsys.readouterr().err
+
+
+def test_another_seed_is_another_contest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int, str]] = []
+    noise: list[int] = []
+
+    def drawn(kind: str, count: int, seed: int, split: str) -> list[Any]:
+        asked.append((kind, seed, split))
+        return []
+
+    def written(*_: Any, seed: int, **__: Any) -> list[Any]:
+        noise.append(seed)
+        return []
+
+    monkeypatch.setattr("testbed.problems.generate", drawn)
+    monkeypatch.setattr(criterion_contest, "generate_chains", written)
+    for seed in (0, 1):
+        criterion_contest.calibration(None, 4, seed)  # type: ignore[arg-type]
+        list(criterion_contest.examined(None, "countdown-4", 4, [(3,)], seed))  # type: ignore[arg-type]
+    first, second = asked[:3], asked[3:]
+    assert [(kind, split) for kind, _, split in first] == [
+        (kind, split) for kind, _, split in second
+    ]
+    assert not {seed for _, seed, _ in first} & {seed for _, seed, _ in second}
+    assert noise == [0, 0, 1, 1]
+    old = criterion_contest.Contest(tmp_path / "old", {"problems": 4, "calibration": 4})
+    assert old.seed == 0  # stored before there were seeds
+    with pytest.raises(UserError, match="other settings"):
+        criterion_contest.Contest(tmp_path / "old", {"problems": 4, "calibration": 4, "seed": 1})
