@@ -22,6 +22,7 @@ from analyses.report.decisions import (
     where,
 )
 from analyses.report.removal_changes import Change, Removals, at_chance, plans, single_blocks
+from scaling.study.variants import DTYPE
 
 MOST_NAMED = 3
 
@@ -135,12 +136,51 @@ def next_command(study: StudyData, made: Sequence[Decision]) -> str:
     places = [b for b in removals.benchmarks if b in {c.benchmark for c in open_}]
     words: list[Any] = ["prunescope", "study", "--model", model, "--benchmarks", *places]
     words += ["--methods", *methods, "--remove", *counts, "--limit", problems_needed(open_)]
-    match study.config.get("sampling"):
-        case [int() | float() as temperature, *_] if temperature != 1:
-            words += ["--temperature", f"{temperature:g}"]
-    words += ["--seeds", study.config["seed"]] if study.config.get("seed") else []
-    words += ["--no-blocks", "--out", f"{study.folder or 'study'}-more"]
-    return shlex.join(map(str, words))
+    words += [*_as_before(study, places), "--samples", 1, "--waits", "--no-blocks"]
+    return shlex.join(map(str, [*words, "--out", f"{study.folder or 'study'}-more"]))
+
+
+def _as_before(study: StudyData, places: Sequence[str]) -> list[Any]:
+    """The options that change what is measured, where the study did not leave them out.
+
+    Files of `--data` and `--shots-from` are not in the store.
+
+    Args:
+        study: the study.
+        places: the benchmarks of the command.
+
+    Returns:
+        Words of a command.
+    """
+    from scaling.study import defaults
+
+    config, words = study.config, list[Any]()
+    loads = config.get("workloads")
+    own = [loads.get(b) for b in places] if isinstance(loads, Mapping) else []
+    budgets = [max(load.get("budgets") or (0,)) for load in own if isinstance(load, Mapping)]
+    usual = [max(defaults.TESTBED.get(b, defaults.GENERIC).budgets, default=0) for b in places]
+    if len(set(budgets)) == 1 and budgets != usual and budgets[0]:
+        words += ["--budgets", budgets[0]]
+    match config.get("sampling"):
+        case [int() | float() as temperature, int() as top_k, int() | float() as top_p]:
+            words += ["--temperature", f"{temperature:g}"] if temperature != 1 else []
+            words += ["--top-k", top_k] if top_k else []
+            words += ["--top-p", f"{top_p:g}"] if top_p != 1 else []
+    words += ["--seeds", config["seed"]] if config.get("seed") else []
+    words += ["--calibration", config["calibration"]] if config.get("calibration") else []
+    asked = config.get("prompts")
+    if isinstance(asked, Mapping):
+        if asked.get("chat_template") not in (None, "auto"):
+            words += ["--chat-template", asked["chat_template"]]
+        bare = [b for b in asked.get("without_template") or () if b in places]
+        words += ["--without-template", *bare] if bare else []
+        shots = asked.get("shots")
+        told = shots.items() if isinstance(shots, Mapping) else ()
+        some = [f"{name}={n}" for name, n in told if name in places]
+        words += ["--shots", *some] if some else []
+    precision = study.meta.get(DTYPE)
+    words += ["--dtype", precision] if precision and precision != "float32" else []
+    return words
 
 
 def warnings(study: StudyData) -> list[str]:

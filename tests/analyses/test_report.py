@@ -362,6 +362,25 @@ def test_the_command_that_would_tell_is_one_that_the_program_takes(study: StudyD
     assert options.out is not None and options.out.name != Path(str(study.folder)).name
 
 
+def test_the_command_measures_what_the_study_measured(study: StudyData) -> None:
+    loads = {name: {"problems": 6, "budgets": [512]} for name in fake.PROBLEMS}
+    prompts = {"chat_template": "no", "shots": {"recall": 3, "other": 2},
+               "without_template": ["countdown-4", "other"]}  # fmt: skip
+    settings = {"model": "testbed", "workloads": loads, "sampling": [0.7, 20, 0.9], "seed": 3,
+                "calibration": 32, "prompts": prompts}  # fmt: skip
+    meta = {**study.meta, "model dtype": "bfloat16"}
+    small = replace(few(study, 6, config={**study.config, **settings}), meta=meta)
+    (unknown,) = [a for a in advice.advice(small) if a.kind == decisions.UNKNOWN]
+    options = parse(Study, "prunescope study", shlex.split(unknown.command)[2:], "")
+    (made,) = options.configs()
+    assert made.budgets == (512,) and made.samples == 1 and made.wait_counts == ()
+    assert (made.temperature, made.top_k, made.top_p, made.seed) == (0.7, 20, 0.9, 3)
+    assert (made.calibration, made.dtype, made.blocks) == (32, "bfloat16", False)
+    assert made.prompts.chat_template == "no"
+    assert set(made.prompts.without_template) == {"countdown-4"} & set(made.benchmarks)
+    assert dict(made.prompts.shots) == {b: 3 for b in ("recall",) if b in made.benchmarks}
+
+
 @pytest.mark.parametrize(
     ("sizes", "smoke"),
     [
