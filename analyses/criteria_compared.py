@@ -23,7 +23,7 @@ import pandas as pd
 from analyses.plumbing import panels, style
 from analyses.plumbing.catalogue import register_analysis
 from analyses.plumbing.frames import StudyData, largest_budget
-from analyses.plumbing.tables import ALPHA, interval, matrix, share, signed
+from analyses.plumbing.tables import ALPHA, interval, share, signed
 from interp.statistics import paired_difference, with_holm
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def kept_by_method(rows: pd.DataFrame) -> Kept:
     drawn: dict[str, dict[int, list[Any]]] = {}
     for (label, count), part in rows.groupby(["method", "n_removed"], sort=False):
         name = str(label).partition("@")[0]
-        values = np.nanmean(matrix(part, "correct", problems), axis=1)
+        values = part.groupby("problem")["correct"].mean().reindex(problems).to_numpy(float)
         drawn.setdefault(name, {}).setdefault(int(count), []).append(values)
     return {
         name: {count: np.mean(values, axis=0) for count, values in own.items()}
@@ -75,14 +75,17 @@ def compared(kept: Kept) -> list[dict[str, Any]]:
     rows = []
     for one, two in combinations(kept, 2):
         counts = sorted(set(kept[one]) & set(kept[two]))
-        both = [np.array([kept[name][count] for count in counts]) for name in (one, two)]
         if not counts:
             continue
-        best, other = (two, one) if np.nanmean(both[1]) > np.nanmean(both[0]) else (one, two)
+        first, second = (np.mean([kept[name][n] for n in counts], axis=0) for name in (one, two))
+        better = np.nansum(second - first) > 0  # over problems that both have at every number
+        best, other = (two, one) if better else (one, two)
         for count in (ALL, *counts):
             some = counts if count == ALL else [int(count)]
             more, less = (np.mean([kept[n][c] for c in some], axis=0) for n in (best, other))
             there = np.isfinite(more) & np.isfinite(less)
+            if not there.any():
+                continue
             found = paired_difference(less[there], more[there])
             row = {"method": best, "other": other, "n_removed": str(count)}
             row |= {"kept": found.variant, "other_kept": found.dense, **found.cells("difference")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,6 +48,18 @@ def test_pairs_are_compared_at_the_numbers_that_both_removed() -> None:
     assert pair["difference"] == pytest.approx(3 / 4 - 1 / 3)
     counts = found[(found["method"] == "a") & (found["other"] == "random")]["n_removed"]
     assert counts.tolist() == ["all", "1"]
+
+
+def test_a_problem_that_one_side_lacks_is_left_out_of_the_pair() -> None:
+    whole = rows({("a", 1): [1, 0, 1], ("b", 1): [0, 1, 0]})
+    part = whole[(whole["method"] == "a") | (whole["problem"] != "q1")]  # a study cut short
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (every, one) = compared(kept_by_method(part))
+    assert (every["method"], every["difference"], every["n_problems"]) == ("a", 1.0, 2)
+    assert one["n_removed"] == "1" and one["difference"] == 1.0
+    apart = whole[(whole["method"] == "a") == (whole["problem"] == "q0")]
+    assert compared(kept_by_method(apart)) == []
 
 
 @given(st.integers(0, 2**32 - 1))
