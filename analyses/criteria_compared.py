@@ -3,8 +3,9 @@
 Differences from dense (`accuracy_vs_removed`) do not say which of two methods is better: both may
 lose something clearly, one of them more. Here the accuracy that two methods keep at the largest
 budget is compared on the same problems with the same noise, at each number of blocks that both
-removed, and over all of these together (a problem's mean). Draws of one criterion ("random@1")
-count as one method: their mean.
+removed, and over all numbers together (a problem's mean) where both removed every number of the
+study: one that found no plan of three blocks would seem to keep more. Draws of one criterion
+("random@1") count as one method: their mean.
 
 p values: sign-flip tests over problems, Holm-corrected over all pairs of one benchmark and number.
 The method that keeps most is named after the fact; the correction over all pairs allows for that.
@@ -12,7 +13,6 @@ The method that keeps most is named after the fact; the correction over all pair
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -64,23 +64,25 @@ def kept_by_method(rows: pd.DataFrame) -> Kept:
 
 
 def compared(kept: Kept) -> list[dict[str, Any]]:
-    """Every two methods: at each number of blocks that both removed, and over all of these.
+    """Every two methods: at each number of blocks that both removed, and over all of the study.
 
     Args:
         kept: the result of `kept_by_method`.
 
     Returns:
-        Rows; the method that keeps more over all numbers comes first.
+        Rows; the method that keeps more over the numbers of both comes first.
     """
     rows = []
+    every = {count for own in kept.values() for count in own}
     for one, two in combinations(kept, 2):
         counts = sorted(set(kept[one]) & set(kept[two]))
         if not counts:
             continue
+        whole = [ALL] if set(counts) == every else []
         first, second = (np.mean([kept[name][n] for n in counts], axis=0) for name in (one, two))
         better = np.nansum(second - first) > 0  # over problems that both have at every number
         best, other = (two, one) if better else (one, two)
-        for count in (ALL, *counts):
+        for count in (*whole, *counts):
             some = counts if count == ALL else [int(count)]
             more, less = (np.mean([kept[n][c] for c in some], axis=0) for n in (best, other))
             there = np.isfinite(more) & np.isfinite(less)
@@ -108,7 +110,7 @@ def table(study: StudyData) -> pd.DataFrame:
 
 
 def ranking(found: pd.DataFrame, benchmark: str) -> pd.DataFrame:
-    """The methods of one benchmark over all numbers of blocks, the one that keeps most first.
+    """The methods that removed every number of blocks, the one that keeps most over all first.
 
     Args:
         found: the result of `table`.
@@ -119,6 +121,8 @@ def ranking(found: pd.DataFrame, benchmark: str) -> pd.DataFrame:
         p_holm), negative where it keeps less.
     """
     whole = found[(found["benchmark"] == benchmark) & (found["n_removed"] == ALL)]
+    if not len(whole):
+        return pd.DataFrame()
     sides = [
         whole[["method", "kept"]],
         whole[["other", "other_kept"]].set_axis(["method", "kept"], axis=1),
@@ -129,7 +133,7 @@ def ranking(found: pd.DataFrame, benchmark: str) -> pd.DataFrame:
     for method, kept in means.iloc[1:].items():
         pair = whole[(whole[["method", "other"]] == [means.index[0], method]).all(axis=1)]
         sign = -1
-        if not len(pair):  # methods that removed other numbers may be ordered otherwise in a pair
+        if not len(pair):  # over the problems that both have, the order may be another
             pair = whole[(whole[["method", "other"]] == [method, means.index[0]]).all(axis=1)]
             sign = 1
         if not len(pair):
@@ -146,9 +150,11 @@ def text(found: pd.DataFrame) -> list[str]:
     said = []
     for benchmark in found["benchmark"].unique():
         rows, own = ranking(found, benchmark), found[found["benchmark"] == benchmark]
+        if not len(rows):
+            continue
         first, rest = rows.iloc[0], rows.iloc[1:]
-        clear = rest[rest["p_holm"] < ALPHA]
-        unclear = [style.pretty(m) for m in rest.loc[rest["p_holm"] >= ALPHA, "method"]]
+        less = (rest["p_holm"] < ALPHA) & (rest["difference"] < 0)
+        clear, unclear = rest[less], [style.pretty(m) for m in rest.loc[~less, "method"]]
         counts = sorted({int(n) for n in own["n_removed"] if n != ALL})
         span = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
         line = (
@@ -207,7 +213,9 @@ def figure(found: pd.DataFrame, study: StudyData) -> Figure | None:
     Returns:
         The figure; None where there are no rows.
     """
-    names: Sequence[str] = panels.benchmarks_in(found, study) if len(found) else ()
+    if not len(found):
+        return None
+    names = panels.benchmarks_in(found[found["n_removed"] == ALL], study)
     return panels.figure_of_panels([partial(plot, found, name) for name in names])
 
 

@@ -40,14 +40,22 @@ RIGHT = {
 def test_pairs_are_compared_at_the_numbers_that_both_removed() -> None:
     found = pd.DataFrame(compared(kept_by_method(rows(RIGHT))))
     whole = found[found["n_removed"] == "all"].set_index(["method", "other"])
-    assert set(whole.index) == {("a", "b"), ("a", "random"), ("random", "b")}
+    assert set(whole.index) == {("a", "b")}  # random removed one block only
     pair = whole.loc[("a", "b")]
     assert (pair["kept"], pair["other_kept"], pair["difference"]) == (0.5, 0.125, 0.375)
     # draws count as one method, their mean: 1/3, 0, 1, 0; only one block was drawn
-    pair = whole.loc[("a", "random")]
-    assert pair["difference"] == pytest.approx(3 / 4 - 1 / 3)
-    counts = found[(found["method"] == "a") & (found["other"] == "random")]["n_removed"]
-    assert counts.tolist() == ["all", "1"]
+    pair = found[(found["method"] == "a") & (found["other"] == "random")]
+    assert pair["n_removed"].tolist() == ["1"]
+    assert pair["difference"].tolist() == pytest.approx([3 / 4 - 1 / 3])
+
+
+def test_a_method_that_removed_fewer_blocks_does_not_seem_to_keep_more() -> None:
+    right = {**RIGHT, ("laco", 1): [1, 1, 1, 1]}  # it found no plan of two
+    found = pd.DataFrame(compared(kept_by_method(rows(right)))).assign(benchmark="x", p_holm=0.01)
+    assert ranking(found, "x")["method"].tolist() == ["a", "b"]
+    assert "laco" not in " ".join(criteria_compared.text(found)).lower()
+    alone = found[found["n_removed"] != "all"]
+    assert not len(ranking(alone, "x")) and criteria_compared.text(alone) == []
 
 
 def test_a_problem_that_one_side_lacks_is_left_out_of_the_pair() -> None:
